@@ -1,0 +1,189 @@
+//! Planes of a chunk: their kinds, sizes, and how rows are packed into them.
+
+use super::{UNIT, codes, groups, padded};
+use crate::MAX_PLANE_BYTES;
+use crate::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+use half::f16;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+
+/// What a plane holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlaneKind {
+    /// Codes, or for q3 their two low bits.
+    Codes,
+    /// Third bits of q3 codes.
+    HighBits,
+    /// f16 scales, two a word.
+    Scales,
+    /// u4 zero points, eight a word, or f16 offsets, two a word.
+    Offsets,
+    /// A table of f32 values.
+    Codebook,
+    /// f16 or f32 weights as they are.
+    Values,
+}
+
+impl PlaneKind {
+    /// The kind as manifests and shard entries write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Codes => "codes",
+            Self::HighBits => "high_bits",
+            Self::Scales => "scales",
+            Self::Offsets => "offsets",
+            Self::Codebook => "codebook",
+            Self::Values => "values",
+        }
+    }
+}
+
+/// A plane's kind and its size before padding to [`crate::PLANE_ALIGNMENT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaneSize {
+    /// What the plane holds.
+    pub kind: PlaneKind,
+    /// 32-bit words.
+    pub words: usize,
+}
+
+/// The planes of a chunk of `rows` × `columns` weights in `scheme`, in the order in which they are stored.
+pub fn plane_sizes(scheme: Scheme, rows: usize, columns: usize) -> Vec<PlaneSize> {
+    let units = rows * padded(columns) / UNIT;
+    let plane = |kind, words| PlaneSize { kind, words };
+    let g = match scheme {
+        Scheme::F32 => return vec![plane(PlaneKind::Values, units * UNIT)],
+        Scheme::F16 => return vec![plane(PlaneKind::Values, units * UNIT / 2)],
+        Scheme::Grouped(g) => g,
+    };
+    let all_groups = rows * groups(columns, g.group);
+    let mut planes = vec![plane(PlaneKind::Codes, units * codes::code_words(g.bits))];
+    if g.bits == Bits::B3 {
+        planes.push(plane(PlaneKind::HighBits, units));
+    }
+    planes.push(plane(PlaneKind::Scales, all_groups.div_ceil(2)));
+    match g.offset {
+        Offset::None => {}
+        Offset::U4 => planes.push(plane(PlaneKind::Offsets, all_groups.div_ceil(8))),
+        Offset::F16 => planes.push(plane(PlaneKind::Offsets, all_groups.div_ceil(2))),
+    }
+    if g.codebook == Codebook::Learned {
+        planes.push(plane(PlaneKind::Codebook, g.bits.levels() as usize));
+    }
+    planes
+}
+
+/// Cuts `rows` × `columns` weights into chunks of whole rows whose planes are at most [`MAX_PLANE_BYTES`] large. All
+/// chunks but the last have the same number of rows, a multiple of 8 where more than 8 rows fit.
+pub fn row_chunks(scheme: Scheme, rows: usize, columns: usize) -> Vec<Range<usize>> {
+    row_chunks_of(scheme, rows, columns, MAX_PLANE_BYTES)
+}
+
+fn row_chunks_of(scheme: Scheme, rows: usize, columns: usize, max_plane_bytes: u64) -> Vec<Range<usize>> {
+    let row_bytes = plane_sizes(scheme, 1, columns).iter().map(|p| p.words as u64 * 4).max().unwrap_or(4).max(4);
+    let fit = usize::try_from(max_plane_bytes / row_bytes).unwrap_or(usize::MAX).max(1);
+    let step = if fit > 8 { fit / 8 * 8 } else { fit };
+    (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
+}
+
+/// Codes, scales and offsets of a block of whole rows: what a quantization algorithm hands over to be packed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QuantizedRows {
+    /// `rows × padded(columns)` codes.
+    pub codes: Vec<u8>,
+    /// `rows × groups` scales.
+    pub scales: Vec<f16>,
+    /// u4 zero points (each 0 to 15), one a scale; empty unless the scheme has them.
+    pub zero_points: Vec<u8>,
+    /// f16 offsets, one a scale; empty unless the scheme has them.
+    pub offsets: Vec<f16>,
+    /// Table of `2^bits` values; empty unless the scheme has one.
+    pub codebook: Vec<f32>,
+}
+
+/// The planes of one chunk, in the order of [`plane_sizes`], unpadded.
+pub type PlaneBuffers = Vec<(PlaneKind, Vec<u32>)>;
+
+/// Packs the rows of one chunk.
+///
+/// # Panics
+/// If the lengths do not fit `scheme`, `rows` and `columns`.
+pub fn pack_quantized(scheme: Grouped, rows: usize, columns: usize, block: &QuantizedRows) -> PlaneBuffers {
+    let sizes = plane_sizes(Scheme::Grouped(scheme), rows, columns);
+    let words = |kind| vec![0u32; sizes.iter().find(|p| p.kind == kind).map_or(0, |p| p.words)];
+    let (mut low, mut high) = (words(PlaneKind::Codes), words(PlaneKind::HighBits));
+    codes::pack(scheme.bits, &block.codes, &mut low, &mut high);
+    assert_eq!(block.scales.len(), rows * groups(columns, scheme.group), "a scale a group");
+    sizes
+        .iter()
+        .map(|p| {
+            let plane = match p.kind {
+                PlaneKind::Codes => std::mem::take(&mut low),
+                PlaneKind::HighBits => std::mem::take(&mut high),
+                PlaneKind::Scales => halves(&block.scales),
+                PlaneKind::Offsets if scheme.offset == Offset::U4 => nibbles(&block.zero_points),
+                PlaneKind::Offsets => halves(&block.offsets),
+                PlaneKind::Codebook => block.codebook.iter().map(|v| v.to_bits()).collect(),
+                PlaneKind::Values => unreachable!("grouped schemes have no values plane"),
+            };
+            assert_eq!(plane.len(), p.words, "{} plane of {rows} × {columns}", p.kind.name());
+            (p.kind, plane)
+        })
+        .collect()
+}
+
+/// Packs rows of f32 values as f32. `values` has `rows × columns` entries.
+pub fn pack_f32(rows: usize, columns: usize, values: &[f32]) -> PlaneBuffers {
+    assert_eq!(values.len(), rows * columns);
+    let mut words = vec![0u32; rows * padded(columns)];
+    if columns > 0 {
+        for (to, from) in words.chunks_exact_mut(padded(columns)).zip(values.chunks_exact(columns)) {
+            to.iter_mut().zip(from).for_each(|(t, f)| *t = f.to_bits());
+        }
+    }
+    vec![(PlaneKind::Values, words)]
+}
+
+/// Packs rows of f32 values as f16, rounded to nearest even. `values` has `rows × columns` entries.
+pub fn pack_f16(rows: usize, columns: usize, values: &[f32]) -> PlaneBuffers {
+    assert_eq!(values.len(), rows * columns);
+    let mut rounded = vec![f16::ZERO; rows * padded(columns)];
+    if columns > 0 {
+        for (to, from) in rounded.chunks_exact_mut(padded(columns)).zip(values.chunks_exact(columns)) {
+            to.iter_mut().zip(from).for_each(|(t, f)| *t = f16::from_f32(*f));
+        }
+    }
+    vec![(PlaneKind::Values, halves(&rounded))]
+}
+
+fn halves(values: &[f16]) -> Vec<u32> {
+    values.chunks(2).map(|p| u32::from(p[0].to_bits()) | p.get(1).map_or(0, |v| u32::from(v.to_bits()) << 16)).collect()
+}
+
+fn nibbles(values: &[u8]) -> Vec<u32> {
+    values.chunks(8).map(|c| c.iter().enumerate().fold(0, |w, (i, v)| w | u32::from(v & 15) << (4 * i))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_all_rows_and_fit_the_plane_limit() {
+        let q4 = Grouped { bits: Bits::B4, group: 32, offset: Offset::None, codebook: Codebook::Uniform };
+        let chunks = row_chunks(Scheme::Grouped(q4), 128_256, 2048);
+        assert_eq!(chunks, [0..65_536, 65_536..128_256], "141 MiB of codes are two chunks");
+        let chunks = row_chunks_of(Scheme::F32, 100, 64, 64 * 4 * 20);
+        assert_eq!(chunks.iter().map(|c| c.len()).collect::<Vec<_>>(), [16, 16, 16, 16, 16, 16, 4]);
+    }
+
+    #[test]
+    fn three_bits_are_exactly_three_bits() {
+        let q3 = Grouped { bits: Bits::B3, group: 128, offset: Offset::None, codebook: Codebook::Uniform };
+        let planes = plane_sizes(Scheme::Grouped(q3), 7, 576);
+        let bits: usize = planes.iter().filter(|p| p.kind != PlaneKind::Scales).map(|p| p.words * 32).sum();
+        assert_eq!(bits, 7 * 576 * 3);
+        assert_eq!(planes.last().unwrap().words, 18, "5 groups a row (4.5 rounded up), 35 scales, two a word");
+    }
+}

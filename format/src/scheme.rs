@@ -1,0 +1,169 @@
+//! [`Scheme`]: how one tensor's numbers are stored, as data.
+//!
+//! A quantization algorithm chooses codes, scales and offsets *for* a scheme; a kernel decodes a scheme; neither
+//! needs to know the other. For a code `c` of a group with scale `s`:
+//!
+//! | offset | codebook | value |
+//! | --- | --- | --- |
+//! | `none` | `uniform` | `s × (c − 2^(bits−1))` |
+//! | `u4` (zero point `z`, 0 to 15) | `uniform` | `s × (c − z × 2^bits / 16)` |
+//! | `f16` (offset `o`) | `uniform` | `s × c + o` |
+//! | `none` | `learned` (table `t`) | `s × t[c]` |
+
+use serde::{Deserialize, Serialize};
+
+/// How one tensor's numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Scheme {
+    /// 32-bit floats as they are.
+    F32,
+    /// 16-bit floats as they are.
+    F16,
+    /// Integer codes in groups along the input dimension, one f16 scale a group.
+    Grouped(Grouped),
+}
+
+/// Integer codes with a scale a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grouped {
+    /// Width of a code.
+    pub bits: Bits,
+    /// Weights that share a scale: 32, 64 or 128. The last group of a row may be shorter.
+    pub group: usize,
+    /// What is subtracted from or added to a code.
+    #[serde(default)]
+    pub offset: Offset,
+    /// What a code stands for.
+    #[serde(default)]
+    pub codebook: Codebook,
+}
+
+/// Width of a code, written as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub enum Bits {
+    /// Three bits: a plane of two low bits and a plane of high bits.
+    B3,
+    /// Four bits.
+    B4,
+    /// Eight bits.
+    B8,
+}
+
+impl Bits {
+    /// The width as a number.
+    pub const fn get(self) -> u32 {
+        match self {
+            Self::B3 => 3,
+            Self::B4 => 4,
+            Self::B8 => 8,
+        }
+    }
+
+    /// Number of different codes.
+    pub const fn levels(self) -> u32 {
+        1 << self.get()
+    }
+}
+
+impl From<Bits> for u32 {
+    fn from(bits: Bits) -> u32 {
+        bits.get()
+    }
+}
+
+impl TryFrom<u32> for Bits {
+    type Error = String;
+    fn try_from(bits: u32) -> Result<Self, String> {
+        match bits {
+            3 => Ok(Self::B3),
+            4 => Ok(Self::B4),
+            8 => Ok(Self::B8),
+            _ => Err(format!("no scheme has {bits} bits (3, 4 and 8 exist)")),
+        }
+    }
+}
+
+/// What is stored beside a group's scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Offset {
+    /// Nothing: codes are centred on `2^(bits−1)`.
+    #[default]
+    None,
+    /// A four-bit zero point in steps of `2^bits / 16` codes.
+    U4,
+    /// An f16 that is added.
+    F16,
+}
+
+/// What a code stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Codebook {
+    /// Evenly spaced values.
+    #[default]
+    Uniform,
+    /// A table of `2^bits` f32 values, one table a tensor (4 and 3 bits, offset `none`).
+    Learned,
+}
+
+impl Scheme {
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let Self::Grouped(g) = self else { return Ok(()) };
+        if ![32, 64, 128].contains(&g.group) {
+            return Err(format!("a group of {} weights (32, 64 and 128 exist)", g.group));
+        }
+        if g.offset == Offset::U4 && g.bits == Bits::B8 {
+            return Err("8-bit codes have no u4 zero points".into());
+        }
+        if g.codebook == Codebook::Learned && (g.bits == Bits::B8 || g.offset != Offset::None) {
+            return Err("learned codebooks have 3 or 4 bits and no offset".into());
+        }
+        Ok(())
+    }
+
+    /// Bits a weight, scales and offsets included, before padding.
+    pub fn bits_per_weight(&self) -> f64 {
+        match self {
+            Self::F32 => 32.0,
+            Self::F16 => 16.0,
+            Self::Grouped(g) => {
+                let offset = match g.offset {
+                    Offset::None => 0.0,
+                    Offset::U4 => 4.0,
+                    Offset::F16 => 16.0,
+                };
+                f64::from(g.bits.get()) + (16.0 + offset) / g.group as f64
+            }
+        }
+    }
+}
+
+/// `q4/32`, `q3/64+u4`, `q4/32 learned`, `f16`: as plans, tables and file names write a scheme.
+impl std::fmt::Display for Scheme {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::F32 => f.pad("f32"),
+            Self::F16 => f.pad("f16"),
+            Self::Grouped(g) => {
+                let mut text = format!("q{}/{}", g.bits.get(), g.group);
+                match g.offset {
+                    Offset::None => {}
+                    Offset::U4 => text += "+u4",
+                    Offset::F16 => text += "+f16",
+                }
+                if g.codebook == Codebook::Learned {
+                    text += " learned";
+                }
+                f.pad(&text)
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Shards: valid safetensors files whose data lies at multiples of 256 bytes.
+//!
+//! safetensors forbids holes between entries, so each plane's padding is part of its entry (a flat `U32` array), and
+//! the JSON header is padded with spaces. The whole file's layout follows from the entries' names and sizes alone, so
+//! it is known before a single weight is quantized.
+
+use crate::{PLANE_ALIGNMENT, align};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+/// Where everything lies in one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardLayout {
+    /// The file's first bytes: header length and padded JSON. Its own length is a multiple of [`PLANE_ALIGNMENT`].
+    pub header: Vec<u8>,
+    /// Entries in file order.
+    pub entries: Vec<ShardEntry>,
+    /// Size of the whole file in bytes.
+    pub file_bytes: u64,
+}
+
+/// One entry (plane) of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardEntry {
+    /// Name in the safetensors header, `TENSOR.CHUNK.KIND`.
+    pub name: String,
+    /// From the start of the file, a multiple of [`PLANE_ALIGNMENT`].
+    pub offset: u64,
+    /// Size with padding, a multiple of [`PLANE_ALIGNMENT`].
+    pub padded_bytes: u64,
+}
+
+/// Lays out a shard of entries given by name and unpadded size in bytes (a multiple of 4).
+///
+/// # Errors
+/// If two entries have one name or a size is no whole number of words.
+pub fn layout_shard(entries: &[(String, u64)]) -> Result<ShardLayout, ShardError> {
+    let (mut at, mut infos) = (0usize, Vec::with_capacity(entries.len()));
+    let mut names = std::collections::BTreeSet::new();
+    for (name, bytes) in entries {
+        if !bytes.is_multiple_of(4) || !names.insert(name) {
+            return Err(ShardError::Entry { name: name.clone(), bytes: *bytes });
+        }
+        let padded = align(*bytes) as usize;
+        infos.push((name.clone(), TensorInfo { dtype: Dtype::U32, shape: vec![padded / 4], data_offsets: (at, at + padded) }));
+        at += padded;
+    }
+    let metadata = Metadata::new(None, infos).map_err(|e| ShardError::Header(e.to_string()))?;
+    let json = serde_json::to_vec(&metadata).map_err(|e| ShardError::Header(e.to_string()))?;
+    let header_bytes = align(8 + json.len() as u64);
+    let mut header = Vec::with_capacity(header_bytes as usize);
+    header.extend_from_slice(&(header_bytes - 8).to_le_bytes());
+    header.extend_from_slice(&json);
+    header.resize(header_bytes as usize, b' ');
+    let mut offset = header_bytes;
+    let entries = entries
+        .iter()
+        .map(|(name, bytes)| {
+            let entry = ShardEntry { name: name.clone(), offset, padded_bytes: align(*bytes) };
+            offset += entry.padded_bytes;
+            entry
+        })
+        .collect();
+    Ok(ShardLayout { header, entries, file_bytes: offset })
+}
+
+/// Reads a shard's header from the whole file's bytes: entries in file order, every length and offset checked.
+///
+/// # Errors
+/// If the header is truncated, oversized, not JSON, or its offsets overlap, leave holes or leave the file, or an entry
+/// does not lie at a multiple of [`PLANE_ALIGNMENT`].
+pub fn read_shard(bytes: &[u8]) -> Result<Vec<ShardEntry>, ShardError> {
+    let (n, metadata) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| ShardError::Header(e.to_string()))?;
+    let start = 8 + n as u64;
+    let mut entries: Vec<ShardEntry> = metadata
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| ShardEntry {
+            name,
+            offset: start + info.data_offsets.0 as u64,
+            padded_bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+        })
+        .collect();
+    entries.sort_by_key(|e| (e.offset, e.padded_bytes));
+    match entries.iter().find(|e| !e.offset.is_multiple_of(PLANE_ALIGNMENT) || !e.padded_bytes.is_multiple_of(PLANE_ALIGNMENT)) {
+        Some(e) => Err(ShardError::Unaligned { name: e.name.clone(), offset: e.offset, bytes: e.padded_bytes }),
+        None => Ok(entries),
+    }
+}
+
+/// What can be wrong with a shard's header.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShardError {
+    /// An entry that cannot be written.
+    #[error("entry {name} of {bytes} bytes is no whole number of words or is there twice")]
+    Entry {
+        /// The entry's name.
+        name: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The safetensors header itself is bad.
+    #[error("not a valid safetensors header: {0}")]
+    Header(String),
+    /// A plane that no kernel could bind.
+    #[error("entry {name} at byte {offset} with {bytes} bytes is not aligned to {PLANE_ALIGNMENT} bytes")]
+    Unaligned {
+        /// The entry's name.
+        name: String,
+        /// Its offset from the start of the file.
+        offset: u64,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_a_valid_safetensors_file_with_aligned_entries() {
+        let sizes = [("a.0.codes".to_string(), 1000), ("a.0.scales".to_string(), 4), ("b.0.values".to_string(), 512)];
+        let layout = layout_shard(&sizes).unwrap();
+        let mut file = layout.header.clone();
+        file.resize(layout.file_bytes as usize, 7);
+        assert_eq!(read_shard(&file).unwrap(), layout.entries);
+        assert_eq!(safetensors::SafeTensors::deserialize(&file).unwrap().tensor("a.0.codes").unwrap().shape(), [256]);
+        assert!(layout.entries.iter().all(|e| e.offset % 256 == 0 && e.padded_bytes % 256 == 0));
+        file.pop();
+        assert!(matches!(read_shard(&file), Err(ShardError::Header(_))), "a truncated file is refused");
+    }
+}
