@@ -1,0 +1,5 @@
+//! Text in, token ids out, and back.
+
+mod error;
+
+pub use error::TextError;
