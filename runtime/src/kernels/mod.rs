@@ -7,8 +7,13 @@
 //! * activations are f32, rows of `padded(columns)` values, zero beyond the true columns;
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
+pub mod stream_read;
+
+/// Positions in a page of the key/value cache.
+pub const PAGE: usize = 64;
+
 /// Shader files by kernel name.
-const SOURCES: &[(&str, &str)] = &[];
+const SOURCES: &[(&str, &str)] = &[("stream_read", include_str!("stream_read.wgsl"))];
 
 /// Files for `#import`, from `shared/`.
 const SHARED: &[(&str, &str)] = &[];
