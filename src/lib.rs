@@ -1,1 +1,8 @@
-//! placeholder
+//! haikuq: decoder checkpoints to small WebGPU packages, proven by real inference.
+//!
+//! Data flows one way: [`checkpoint`] reads files, [`architecture`] gives their tensors canonical names and a
+//! [`haikuq_format::DecoderSpec`]. Nothing after that knows a model family's name.
+
+pub mod architecture;
+pub mod checkpoint;
+pub mod cli;
