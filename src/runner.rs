@@ -1,9 +1,12 @@
 //! A package loaded on a native GPU: what `run`, `chat`, `score`, `validate` and `bench` have in common.
 
+use crate::model::{BoxError, LanguageModel};
 use anyhow::Context as _;
-use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress};
+use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderError, DecoderOptions, LoadProgress, SequenceId};
 use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::kernels::sample::SampleParams;
 use haikuq_runtime::package::{FolderSource, Package};
+use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::{GenerationDefaults, Tokenizer};
 use std::path::Path;
 use std::sync::Arc;
@@ -66,6 +69,36 @@ impl Runner {
     pub fn generation_defaults(&self) -> anyhow::Result<GenerationDefaults> {
         Ok(pollster::block_on(self.package.generation_defaults())?)
     }
+}
+
+impl LanguageModel for Runner {
+    fn score_window(&mut self, ids: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<(), BoxError> {
+        Ok(pollster::block_on(self.decoder.score(ids, on_row))?)
+    }
+
+    fn generate_greedy(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, BoxError> {
+        let id = self.decoder.create_sequence()?;
+        let result = pollster::block_on(greedy(&mut self.decoder, id, prompt, max_new));
+        self.decoder.remove_sequence(id)?;
+        Ok(result?)
+    }
+}
+
+async fn greedy(decoder: &mut Decoder, id: SequenceId, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, DecoderError> {
+    let params = SampleParams::new(&SamplingOptions::greedy(), 0.0);
+    for chunk in prompt.chunks(decoder.prefill_chunk()) {
+        decoder.prefill(id, chunk)?;
+    }
+    let mut ids = Vec::new();
+    let mut next = decoder.sample_first(id, params).await?;
+    while ids.len() < max_new {
+        ids.push(next);
+        if ids.len() == max_new || decoder.spec().eos_token_ids.contains(&next) {
+            break;
+        }
+        next = decoder.decode(&[(id, next)], &[params]).await?[0];
+    }
+    Ok(ids)
 }
 
 /// Whether `path` is a folder with a haikuq manifest.

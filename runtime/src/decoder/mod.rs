@@ -21,6 +21,7 @@ pub use support::require_supported;
 pub use weights::LoadProgress;
 
 use crate::gpu::{Dispatch, Gpu};
+use crate::kernels::attention::Token;
 use crate::kernels::sample::{Sample, SampleParams};
 use crate::package::Package;
 use cache::KvCache;
@@ -92,6 +93,10 @@ struct Buffers {
     mlp: wgpu::Buffer,
     /// Partial results of split attention.
     partials: wgpu::Buffer,
+    /// Inverse frequencies of each rope table.
+    inv_freqs: Vec<wgpu::Buffer>,
+    /// Gains of queries and keys, a layer each; none without such norms.
+    qk_norms: Vec<wgpu::Buffer>,
     /// Rows of the residual stream that logits are wanted for \[logit_rows, padded(hidden)\].
     head_input: wgpu::Buffer,
     head_normed: wgpu::Buffer,
@@ -109,7 +114,7 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn new(gpu: &Gpu, spec: &DecoderSpec, chunk: usize, max_sequences: usize) -> Self {
+    fn new(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights, cache: &KvCache, chunk: usize, max_sequences: usize) -> Self {
         let rows = |label, width: usize, rows: usize| gpu.storage(label, (rows * padded(width) * 4) as u64);
         let hidden = |label| rows(label, spec.hidden_size, chunk);
         let logit_rows = (MAX_LOGIT_BYTES / (padded(spec.vocab_size) * 4)).clamp(MAX_BATCH, chunk.max(MAX_BATCH));
@@ -121,7 +126,12 @@ impl Buffers {
             query: rows("query", spec.attention_size(), chunk),
             attention: rows("attention", spec.attention_size(), chunk),
             mlp: rows("mlp", spec.intermediate_size, chunk),
-            partials: gpu.storage("attention partials", graph::partials_bytes(spec)),
+            partials: gpu.storage(
+                "attention partials",
+                graph::partials_bytes(&graph::attention_shape(spec, cache.precision.is_f16(), cache.max_pages)),
+            ),
+            inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &r.inv_freq)).collect(),
+            qk_norms: qk_norms(gpu, spec, weights),
             head_input: rows("head input", spec.hidden_size, logit_rows),
             head_normed: rows("head normed", spec.hidden_size, logit_rows),
             logits: rows("logits", spec.vocab_size, logit_rows),
@@ -177,10 +187,10 @@ impl Decoder {
         let spec = package.manifest().spec.clone();
         require_supported(&spec)?;
         let max_context = options.max_context.map_or(spec.max_context, |n| n.clamp(1, spec.max_context));
-        let (max_sequences, prefill_chunk) = (options.max_sequences.max(1), options.prefill_chunk.clamp(MAX_BATCH, 4096));
+        let (max_sequences, prefill_chunk) = (options.max_sequences.max(1), options.prefill_chunk.clamp(32, 4096).next_multiple_of(32));
         let weights = Weights::load(&gpu, package, progress).await?;
         let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
-        let buffers = Buffers::new(&gpu, &spec, prefill_chunk, max_sequences);
+        let buffers = Buffers::new(&gpu, &spec, &weights, &cache, prefill_chunk, max_sequences);
         gpu.check()?;
         Ok(Self { gpu, spec, weights, cache, buffers, graphs: Graphs::default(), max_context, prefill_chunk })
     }
@@ -254,9 +264,8 @@ impl Decoder {
         if tokens.len() > self.prefill_chunk {
             return Err(DecoderError::ContextOverflow { needed: tokens.len(), limit: self.prefill_chunk });
         }
-        self.append(id, tokens)?;
+        let step = self.append(id, tokens)?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        let step = Step::of_prefill(tokens.len());
         self.encode_body(&mut encoder, step)?;
         self.copy_head_rows(&mut encoder, tokens.len() - 1, 1);
         self.encode_head(&mut encoder, 1)?;
@@ -295,7 +304,7 @@ impl Decoder {
     /// [`DecoderError::Gpu`].
     pub async fn sample_first(&mut self, id: SequenceId, params: SampleParams) -> Result<u32, DecoderError> {
         // The sampling kernel finds the sequence's row in the token list.
-        self.gpu.write(&self.buffers.tokens, 0, &[[0u32, 0, id.row as u32, 0]]);
+        self.gpu.write(&self.buffers.tokens, 0, &[Token { sequence: id.row as u32, ..Token::default() }]);
         self.gpu.write(&self.buffers.sample_params, 0, &[params]);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.encode_sample(&mut encoder, 1)?;
@@ -334,17 +343,21 @@ impl Decoder {
     }
 
     /// Checks ids, makes room and writes the step's token list for consecutive tokens of one sequence.
-    fn append(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), DecoderError> {
+    fn append(&mut self, id: SequenceId, tokens: &[u32]) -> Result<Step, DecoderError> {
         if tokens.is_empty() {
             return Err(DecoderError::NoTokens);
         }
         let start = self.cache.len(id)?;
         self.check_ids(tokens.iter().copied())?;
         self.reserve(id, start + tokens.len())?;
-        let entries: Vec<[u32; 4]> =
-            tokens.iter().enumerate().map(|(i, t)| [*t, (start + i) as u32, id.row as u32, 0]).collect();
+        let step = Step::of_prefill(tokens.len());
+        let mut entries: Vec<Token> = (start..)
+            .zip(tokens)
+            .map(|(position, token)| Token { id: *token, position: position as u32, sequence: id.row as u32, spare: 0 })
+            .collect();
+        entries.resize(step.tokens(), Token::IDLE);
         self.gpu.write(&self.buffers.tokens, 0, &entries);
-        Ok(())
+        Ok(step)
     }
 
     fn write_batch(&mut self, batch: &[(SequenceId, u32)]) -> Result<(), DecoderError> {
@@ -359,7 +372,7 @@ impl Decoder {
         for (id, token) in batch {
             let position = self.cache.len(*id)?;
             self.reserve(*id, position + 1)?;
-            entries.push([*token, position as u32, id.row as u32, 0]);
+            entries.push(Token { id: *token, position: position as u32, sequence: id.row as u32, spare: 0 });
         }
         self.gpu.write(&self.buffers.tokens, 0, &entries);
         Ok(())
@@ -433,4 +446,27 @@ fn encode(encoder: &mut wgpu::CommandEncoder, dispatches: &[Dispatch]) {
     for dispatch in dispatches {
         dispatch.encode(&mut pass);
     }
+}
+
+/// Gains of queries and keys of each layer, one after the other as `rope_cache` reads them.
+fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
+    if spec.qk_norm.is_none() {
+        return Vec::new();
+    }
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    let buffers = (0..spec.num_layers())
+        .map(|layer| {
+            let parts = ["q_norm", "k_norm"].map(|n| weights.get(&format!("layers.{layer}.{n}.gain")));
+            let joined = gpu.storage("q and k gains", parts.iter().map(|m| m.columns as u64 * 4).sum());
+            let mut at = 0;
+            for part in parts {
+                let plane = &part.chunks[0].planes[0].1;
+                encoder.copy_buffer_to_buffer(&plane.buffer, plane.offset, &joined, at, part.columns as u64 * 4);
+                at += part.columns as u64 * 4;
+            }
+            joined
+        })
+        .collect();
+    gpu.queue.submit([encoder.finish()]);
+    buffers
 }

@@ -1,6 +1,5 @@
 //! Forced decoding: logits at every position of a given text.
 
-use super::graph::Step;
 use super::{Decoder, DecoderError};
 
 impl Decoder {
@@ -24,9 +23,9 @@ impl Decoder {
     ) -> Result<(), DecoderError> {
         let mut position = 0;
         for chunk in tokens.chunks(self.prefill_chunk) {
-            self.append(id, chunk)?;
+            let step = self.append(id, chunk)?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.encode_body(&mut encoder, Step::of_prefill(chunk.len()))?;
+            self.encode_body(&mut encoder, step)?;
             self.gpu.queue.submit([encoder.finish()]);
             self.cache.advance(id, chunk.len())?;
             for first in (0..chunk.len()).step_by(self.buffers.logit_rows) {
