@@ -2,9 +2,8 @@
 
 use crate::model::{BoxError, LanguageModel};
 use anyhow::Context as _;
-use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderError, DecoderOptions, LoadProgress, SequenceId};
+use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderError, DecoderOptions, LoadProgress, Next, SequenceId};
 use haikuq_runtime::gpu::{Gpu, GpuOptions};
-use haikuq_runtime::kernels::sample::SampleParams;
 use haikuq_runtime::package::{FolderSource, Package};
 use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::{GenerationDefaults, Tokenizer};
@@ -85,18 +84,19 @@ impl LanguageModel for Runner {
 }
 
 async fn greedy(decoder: &mut Decoder, id: SequenceId, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, DecoderError> {
-    let params = SampleParams::new(&SamplingOptions::greedy(), 0.0);
+    const GREEDY: SamplingOptions = SamplingOptions::greedy();
+    let choice = Choice { sampling: &GREEDY, step: 0 };
     for chunk in prompt.chunks(decoder.prefill_chunk()) {
         decoder.prefill(id, chunk)?;
     }
     let mut ids = Vec::new();
-    let mut next = decoder.sample_first(id, params).await?;
+    let mut next = decoder.sample_first(id, choice).await?;
     while ids.len() < max_new {
         ids.push(next);
         if ids.len() == max_new || decoder.spec().eos_token_ids.contains(&next) {
             break;
         }
-        next = decoder.decode(&[(id, next)], &[params]).await?[0];
+        next = decoder.decode(&[Next { sequence: id, token: next, choice }]).await?[0];
     }
     Ok(ids)
 }

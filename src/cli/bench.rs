@@ -4,9 +4,8 @@ use super::Context;
 use super::generation::LoadArgs;
 use crate::runner::Runner;
 use clap::Args;
-use haikuq_runtime::decoder::{Decoder, MemoryUse, SequenceId};
+use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId};
 use haikuq_runtime::gpu::{AdapterDescription, Gpu};
-use haikuq_runtime::kernels::sample::SampleParams;
 use haikuq_runtime::kernels::stream_read::StreamRead;
 use haikuq_runtime::sampling::SamplingOptions;
 use serde::Serialize;
@@ -72,16 +71,15 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let needed = args.depth + args.prompt_tokens.max(1) + args.decode_tokens;
     anyhow::ensure!(needed <= decoder.max_context(), "{needed} positions are asked for, but the context ends at {}", decoder.max_context());
 
-    let (mut prefill, mut first, mut decode) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut first, mut decode) = (Vec::new(), Vec::new());
     // The first round compiles pipelines and warms caches; it does not count.
     for round in 0..=args.repeat {
         let times = pollster::block_on(measure(decoder, &args, batch))?;
         if round > 0 {
-            prefill.push(times.prefill);
             first.push(times.first_token);
             decode.push(times.decode);
         }
-        context.note(format_args!("round {round} of {}: prompt {:.3} s, decode {:.3} s", args.repeat, times.prefill.as_secs_f64(), times.decode.as_secs_f64()));
+        context.note(format_args!("round {round} of {}: prompt {:.3} s, decode {:.3} s", args.repeat, times.first_token.as_secs_f64(), times.decode.as_secs_f64()));
     }
     let rate = |tokens: usize, times: &mut Vec<Duration>| (tokens > 0).then(|| tokens as f64 / median(times).as_secs_f64());
     let decode_rate = rate(args.decode_tokens * batch, &mut decode);
@@ -96,7 +94,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
         batch,
         repeat: args.repeat,
         load_s,
-        prefill_tokens_per_second: rate(args.prompt_tokens, &mut prefill),
+        prefill_tokens_per_second: rate(args.prompt_tokens, &mut first),
         time_to_first_token_s: (args.prompt_tokens > 0).then(|| median(&mut first).as_secs_f64()),
         decode_tokens_per_second: decode_rate,
         memory: decoder.memory(),
@@ -113,7 +111,6 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 struct Times {
-    prefill: Duration,
     first_token: Duration,
     decode: Duration,
 }
@@ -129,7 +126,8 @@ async fn measure(decoder: &mut Decoder, args: &BenchArgs, batch: usize) -> anyho
 }
 
 async fn measure_with(decoder: &mut Decoder, args: &BenchArgs, sequences: &[SequenceId]) -> anyhow::Result<Times> {
-    let params = SampleParams::new(&SamplingOptions::greedy(), 0.0);
+    const GREEDY: SamplingOptions = SamplingOptions::greedy();
+    let choice = Choice { sampling: &GREEDY, step: 0 };
     // Without any token there is nothing to decode from: one stands in for an empty prompt, outside the measured time.
     let warm = args.depth + usize::from(args.depth + args.prompt_tokens == 0);
     for id in sequences {
@@ -138,18 +136,18 @@ async fn measure_with(decoder: &mut Decoder, args: &BenchArgs, sequences: &[Sequ
     decoder.logits(1).await?;
     let started = Instant::now();
     prefill(decoder, sequences[0], args.prompt_tokens)?;
-    let mut token = decoder.sample_first(sequences[0], params).await?;
+    let mut token = decoder.sample_first(sequences[0], choice).await?;
     let first_token = started.elapsed();
     for id in &sequences[1..] {
         prefill(decoder, *id, args.prompt_tokens)?;
-        decoder.sample_first(*id, params).await?;
+        decoder.sample_first(*id, choice).await?;
     }
     let started = Instant::now();
     for _ in 0..args.decode_tokens {
-        let step: Vec<_> = sequences.iter().map(|id| (*id, token)).collect();
-        token = decoder.decode(&step, &vec![params; step.len()]).await?[0];
+        let step: Vec<_> = sequences.iter().map(|id| Next { sequence: *id, token, choice }).collect();
+        token = decoder.decode(&step).await?[0];
     }
-    Ok(Times { prefill: first_token, first_token, decode: started.elapsed() })
+    Ok(Times { first_token, decode: started.elapsed() })
 }
 
 /// Fixed, varied ids: speed does not depend on which.

@@ -42,6 +42,9 @@ pub enum DecoderError {
         /// The vocabulary's size.
         vocab_size: usize,
     },
+    /// The logits are not numbers.
+    #[error("the model's logits are not finite numbers: the checkpoint or the conversion is broken")]
+    NotFinite,
     /// Nothing to do: an empty prompt or batch.
     #[error("there are no tokens to decode")]
     NoTokens,

@@ -13,7 +13,11 @@ use crate::kernels::attention_decode::{AttentionDecode, splits};
 use crate::kernels::attention_prefill::AttentionPrefill;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
-use crate::kernels::weights::{Embed, FusedNorm, GpuMatrix, Projection, ProjectionOutput};
+use crate::kernels::embed::Embed;
+use crate::kernels::matmul::Matmul;
+use crate::kernels::matvec::{Matvec, Norm};
+use crate::kernels::projection::{Output, Projection};
+use crate::kernels::weights::GpuMatrix;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
 use std::collections::HashMap;
@@ -122,12 +126,13 @@ pub(super) struct Context<'a> {
 
 impl Context<'_> {
     fn body(&self, step: Step) -> Result<Vec<Dispatch>, GpuError> {
-        let (spec, b, tokens) = (self.spec, self.buffers, step.tokens() as u32);
+        let (spec, b) = (self.spec, self.buffers);
         let embed = Embed {
-            table: self.weights.get("embedding"),
+            matrix: self.weights.get("embedding"),
             tokens: (&b.tokens).into(),
             output: (&b.hidden).into(),
-            num_tokens: tokens,
+            output_stride: padded(spec.hidden_size),
+            token_count: step.tokens(),
             multiplier: spec.embedding_multiplier,
         };
         let mut graph = embed.bind(self.gpu)?;
@@ -141,7 +146,7 @@ impl Context<'_> {
     fn attention_block(&self, layer: usize, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
         let (spec, b) = (self.spec, self.buffers);
         let name = |part: &str| format!("layers.{layer}.{part}");
-        self.normed_projection(step, &name("attention_norm"), &name("qkv"), &b.qkv, ProjectionOutput::Store, graph)?;
+        self.normed_projection(step, &name("attention_norm"), &name("qkv"), &b.qkv, Output::Store, graph)?;
 
         let (shape, num_tokens) = (attention_shape(spec, self.cache.precision.is_f16(), self.cache.max_pages), step.tokens() as u32);
         let (keys, values) = &self.cache.pools[layer];
@@ -188,7 +193,7 @@ impl Context<'_> {
             Step::Many(_) => graph.push(AttentionPrefill { num_tokens, shape, scores, buffers }.bind(self.gpu)?),
         }
 
-        let residual = ProjectionOutput::Residual { multiplier: spec.residual_multiplier };
+        let residual = Output::Residual { multiplier: spec.residual_multiplier };
         self.projection(step, None, &name("attention_output"), &b.attention, &b.hidden, residual, graph)
     }
 
@@ -196,36 +201,35 @@ impl Context<'_> {
         let (spec, b) = (self.spec, self.buffers);
         let name = |part: &str| format!("layers.{layer}.{part}");
         let (up, output) = if spec.gated_mlp {
-            (name("gate_up"), ProjectionOutput::Glu(spec.activation))
+            (name("gate_up"), Output::Glu(spec.activation))
         } else {
-            (name("up"), ProjectionOutput::Activate(spec.activation))
+            (name("up"), Output::Activate(spec.activation))
         };
         self.normed_projection(step, &name("mlp_norm"), &up, &b.mlp, output, graph)?;
-        let residual = ProjectionOutput::Residual { multiplier: spec.residual_multiplier };
+        let residual = Output::Residual { multiplier: spec.residual_multiplier };
         self.projection(step, None, &name("down"), &b.mlp, &b.hidden, residual, graph)
     }
 
     fn head(&self, rows: usize) -> Result<Vec<Dispatch>, GpuError> {
         let (spec, b) = (self.spec, self.buffers);
         let matrix = if spec.tied_head { "embedding" } else { "head" };
-        let output = ProjectionOutput::Logits { multiplier: spec.logit_multiplier, softcap: spec.logit_softcap };
-        let mut graph = Vec::new();
-        let (tokens, bias) = (rows as u32, self.bias("head"));
-        let projection = |input, norm| Projection {
+        let output = Output::Logits { multiplier: spec.logit_multiplier, softcap: spec.logit_softcap };
+        let few = rows <= MAX_BATCH;
+        let projection = Projection {
             matrix: self.weights.get(matrix),
-            num_tokens: tokens,
-            norm,
-            bias,
-            input,
+            input: if few { &b.head_input } else { &b.head_normed }.into(),
+            input_stride: padded(spec.hidden_size),
             output: (&b.logits).into(),
+            output_stride: padded(spec.vocab_size),
+            tokens: rows,
+            bias: self.bias("head"),
             mode: output,
         };
-        if rows <= MAX_BATCH {
-            graph.extend(projection((&b.head_input).into(), Some(self.fused_norm("final_norm"))).matvec(self.gpu)?);
-        } else {
-            graph.push(self.norm(tokens, "final_norm", &b.head_input, &b.head_normed)?);
-            graph.extend(projection((&b.head_normed).into(), None).matmul(self.gpu)?);
+        if few {
+            return Matvec { projection, norm: Some(self.fused_norm("final_norm")) }.bind(self.gpu);
         }
+        let mut graph = vec![self.norm(rows, "final_norm", &b.head_input, &b.head_normed)?];
+        graph.extend(Matmul { projection }.bind(self.gpu)?);
         Ok(graph)
     }
 
@@ -236,14 +240,14 @@ impl Context<'_> {
         norm: &str,
         matrix: &str,
         output: &wgpu::Buffer,
-        mode: ProjectionOutput,
+        mode: Output,
         graph: &mut Vec<Dispatch>,
     ) -> Result<(), GpuError> {
         let b = self.buffers;
         match step {
             Step::Few(_) => self.projection(step, Some(norm), matrix, &b.hidden, output, mode, graph),
             Step::Many(tokens) => {
-                graph.push(self.norm(tokens as u32, norm, &b.hidden, &b.normed)?);
+                graph.push(self.norm(tokens, norm, &b.hidden, &b.normed)?);
                 self.projection(step, None, matrix, &b.normed, output, mode, graph)
             }
         }
@@ -257,33 +261,35 @@ impl Context<'_> {
         matrix: &str,
         input: &wgpu::Buffer,
         output: &wgpu::Buffer,
-        mode: ProjectionOutput,
+        mode: Output,
         graph: &mut Vec<Dispatch>,
     ) -> Result<(), GpuError> {
+        let weights = self.weights.get(matrix);
         let projection = Projection {
-            matrix: self.weights.get(matrix),
-            num_tokens: step.tokens() as u32,
-            norm: norm.map(|name| self.fused_norm(name)),
-            bias: self.bias(matrix),
+            matrix: weights,
             input: input.into(),
+            input_stride: padded(weights.columns),
             output: output.into(),
+            output_stride: padded(mode.width(weights.rows)),
+            tokens: step.tokens(),
+            bias: self.bias(matrix),
             mode,
         };
         graph.extend(match step {
-            Step::Few(_) => projection.matvec(self.gpu)?,
-            Step::Many(_) => projection.matmul(self.gpu)?,
+            Step::Few(_) => Matvec { projection, norm: norm.map(|name| self.fused_norm(name)) }.bind(self.gpu)?,
+            Step::Many(_) => Matmul { projection }.bind(self.gpu)?,
         });
         Ok(())
     }
 
-    fn norm(&self, tokens: u32, name: &str, from: &wgpu::Buffer, to: &wgpu::Buffer) -> Result<Dispatch, GpuError> {
+    fn norm(&self, tokens: usize, name: &str, from: &wgpu::Buffer, to: &wgpu::Buffer) -> Result<Dispatch, GpuError> {
         let columns = self.spec.hidden_size as u32;
         let gain = self.vector(&format!("{name}.gain"));
-        RmsNorm { tokens, columns, norm: self.spec.norm, x: from.into(), gain, bias: None, y: to.into() }.bind(self.gpu)
+        RmsNorm { tokens: tokens as u32, columns, norm: self.spec.norm, x: from.into(), gain, bias: None, y: to.into() }.bind(self.gpu)
     }
 
-    fn fused_norm(&self, name: &str) -> FusedNorm<'_> {
-        FusedNorm { gain: self.vector(&format!("{name}.gain")), epsilon: self.spec.norm.epsilon }
+    fn fused_norm(&self, name: &str) -> Norm<'_> {
+        Norm { gain: self.vector(&format!("{name}.gain")), epsilon: self.spec.norm.epsilon }
     }
 
     fn bias(&self, matrix: &str) -> Option<Binding<'_>> {

@@ -21,9 +21,10 @@ pub use support::require_supported;
 pub use weights::LoadProgress;
 
 use crate::gpu::{Dispatch, Gpu};
-use crate::kernels::attention::Token;
-use crate::kernels::sample::{Sample, SampleParams};
+use crate::kernels::attention::{IDLE, Token};
+use crate::kernels::sample::{Sample, SampleParams, seen_words};
 use crate::package::Package;
+use crate::sampling::SamplingOptions;
 use cache::KvCache;
 use graph::{Graphs, Step};
 use haikuq_format::DecoderSpec;
@@ -54,6 +55,32 @@ impl Default for DecoderOptions {
     fn default() -> Self {
         Self { cache: CachePrecision::Auto, max_sequences: MAX_BATCH, max_context: None, prefill_chunk: 512 }
     }
+}
+
+/// How the next token of a sequence is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// Temperature and kin.
+    pub sampling: &'a SamplingOptions,
+    /// Tokens chosen so far: which random number is used.
+    pub step: u64,
+}
+
+impl Choice<'_> {
+    fn params(&self, sequence: SequenceId) -> SampleParams {
+        SampleParams::new(self.sampling, self.step, sequence.row as u32)
+    }
+}
+
+/// A sequence's part in a decode step.
+#[derive(Clone, Copy, Debug)]
+pub struct Next<'a> {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Its newest token, whose keys and values are not in the cache yet.
+    pub token: u32,
+    /// How the token after it is chosen.
+    pub choice: Choice<'a>,
 }
 
 /// What a loaded decoder takes of the GPU's memory, in bytes.
@@ -105,7 +132,9 @@ struct Buffers {
     logit_rows: usize,
     /// Sampling parameters, one a row of a batch.
     sample_params: wgpu::Buffer,
-    /// Tokens that have occurred, one bit an id, `vocab.div_ceil(32)` words a sequence.
+    /// Where the sampling kernels work.
+    sample_scratch: wgpu::Buffer,
+    /// Tokens that have occurred, one bit an id, [`seen_words`] a sequence.
     seen: wgpu::Buffer,
     /// Chosen ids \[MAX_BATCH\].
     chosen: wgpu::Buffer,
@@ -137,7 +166,8 @@ impl Buffers {
             logits: rows("logits", spec.vocab_size, logit_rows),
             logit_rows,
             sample_params: gpu.storage("sample parameters", (MAX_BATCH * size_of::<SampleParams>()) as u64),
-            seen: gpu.storage("seen tokens", (max_sequences * spec.vocab_size.div_ceil(32) * 4) as u64),
+            sample_scratch: gpu.storage("sampling", Sample::scratch_bytes(MAX_BATCH as u32, spec.vocab_size as u32)),
+            seen: gpu.storage("seen tokens", max_sequences as u64 * u64::from(seen_words(spec.vocab_size as u32)) * 4),
             chosen: gpu.storage("chosen tokens", (MAX_BATCH * 4) as u64),
             chosen_staging: gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("chosen tokens, mapped"),
@@ -162,6 +192,7 @@ impl Buffers {
             &self.head_normed,
             &self.logits,
             &self.sample_params,
+            &self.sample_scratch,
             &self.seen,
             &self.chosen,
             &self.chosen_staging,
@@ -283,17 +314,18 @@ impl Decoder {
     ///
     /// # Errors
     /// [`DecoderError`]; the sequences keep their lengths then.
-    pub async fn decode(&mut self, batch: &[(SequenceId, u32)], params: &[SampleParams]) -> Result<Vec<u32>, DecoderError> {
+    pub async fn decode(&mut self, batch: &[Next<'_>]) -> Result<Vec<u32>, DecoderError> {
         self.write_batch(batch)?;
-        self.gpu.write(&self.buffers.sample_params, 0, params);
+        let params: Vec<_> = batch.iter().map(|n| n.choice.params(n.sequence)).collect();
+        self.gpu.write(&self.buffers.sample_params, 0, &params);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.encode_body(&mut encoder, Step::of_decode(batch.len()))?;
         self.copy_head_rows(&mut encoder, 0, batch.len());
         self.encode_head(&mut encoder, batch.len())?;
         self.encode_sample(&mut encoder, batch.len())?;
         self.gpu.queue.submit([encoder.finish()]);
-        for (id, _) in batch {
-            self.cache.advance(*id, 1)?;
+        for next in batch {
+            self.cache.advance(next.sequence, 1)?;
         }
         self.chosen(batch.len()).await
     }
@@ -302,10 +334,8 @@ impl Decoder {
     ///
     /// # Errors
     /// [`DecoderError::Gpu`].
-    pub async fn sample_first(&mut self, id: SequenceId, params: SampleParams) -> Result<u32, DecoderError> {
-        // The sampling kernel finds the sequence's row in the token list.
-        self.gpu.write(&self.buffers.tokens, 0, &[Token { sequence: id.row as u32, ..Token::default() }]);
-        self.gpu.write(&self.buffers.sample_params, 0, &[params]);
+    pub async fn sample_first(&mut self, id: SequenceId, choice: Choice<'_>) -> Result<u32, DecoderError> {
+        self.gpu.write(&self.buffers.sample_params, 0, &[choice.params(id)]);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.encode_sample(&mut encoder, 1)?;
         self.gpu.queue.submit([encoder.finish()]);
@@ -314,7 +344,7 @@ impl Decoder {
 
     /// Says which tokens count as having occurred in a sequence, for the repetition penalty.
     pub fn set_seen(&mut self, id: SequenceId, tokens: &[u32]) {
-        let words = self.spec.vocab_size.div_ceil(32);
+        let words = seen_words(self.spec.vocab_size as u32) as usize;
         let mut bits = vec![0u32; words];
         for token in tokens.iter().map(|t| *t as usize).filter(|t| *t < self.spec.vocab_size) {
             bits[token / 32] |= 1 << (token % 32);
@@ -339,7 +369,8 @@ impl Decoder {
     }
 
     async fn chosen(&self, count: usize) -> Result<Vec<u32>, DecoderError> {
-        Ok(self.gpu.map(&self.buffers.chosen_staging, count).await?)
+        let ids: Vec<u32> = self.gpu.map(&self.buffers.chosen_staging, count).await?;
+        if ids.contains(&IDLE) { Err(DecoderError::NotFinite) } else { Ok(ids) }
     }
 
     /// Checks ids, makes room and writes the step's token list for consecutive tokens of one sequence.
@@ -360,19 +391,19 @@ impl Decoder {
         Ok(step)
     }
 
-    fn write_batch(&mut self, batch: &[(SequenceId, u32)]) -> Result<(), DecoderError> {
+    fn write_batch(&mut self, batch: &[Next<'_>]) -> Result<(), DecoderError> {
         if batch.is_empty() {
             return Err(DecoderError::NoTokens);
         }
         if batch.len() > MAX_BATCH {
             return Err(DecoderError::TooManySequences(MAX_BATCH));
         }
-        self.check_ids(batch.iter().map(|(_, t)| *t))?;
+        self.check_ids(batch.iter().map(|n| n.token))?;
         let mut entries = Vec::with_capacity(batch.len());
-        for (id, token) in batch {
-            let position = self.cache.len(*id)?;
-            self.reserve(*id, position + 1)?;
-            entries.push(Token { id: *token, position: position as u32, sequence: id.row as u32, spare: 0 });
+        for Next { sequence, token, .. } in batch {
+            let position = self.cache.len(*sequence)?;
+            self.reserve(*sequence, position + 1)?;
+            entries.push(Token { id: *token, position: position as u32, sequence: sequence.row as u32, spare: 0 });
         }
         self.gpu.write(&self.buffers.tokens, 0, &entries);
         Ok(())
@@ -420,15 +451,16 @@ impl Decoder {
     fn encode_sample(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
         let b = &self.buffers;
         let sample = Sample {
-            rows,
-            vocab_size: self.spec.vocab_size,
-            logits: &b.logits,
-            params: &b.sample_params,
-            tokens: &b.tokens,
-            seen: &b.seen,
-            chosen: &b.chosen,
+            rows: rows as u32,
+            vocab: self.spec.vocab_size as u32,
+            logits: (&b.logits).into(),
+            params: (&b.sample_params).into(),
+            seen: (&b.seen).into(),
+            scratch: (&b.sample_scratch).into(),
+            chosen: (&b.chosen).into(),
+            next: None,
         };
-        encode(encoder, self.graphs.sample(rows, || sample.bind(&self.gpu))?);
+        encode(encoder, self.graphs.sample(rows, || Ok(sample.bind(&self.gpu)?.into()))?);
         encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.chosen_staging, 0, (MAX_BATCH * 4) as u64);
         Ok(())
     }

@@ -9,9 +9,8 @@ mod options;
 pub use conversation::Conversation;
 pub use options::{Completion, FinishReason, GenerateOptions, TokenEvent, Usage};
 
-use crate::decoder::{Decoder, DecoderError, MAX_BATCH};
-use crate::kernels::sample::SampleParams;
-use crate::sampling::{self, SamplingError};
+use crate::decoder::{Choice, Decoder, DecoderError, MAX_BATCH, Next};
+use crate::sampling::SamplingError;
 use crate::text::{StopStrings, StreamDecoder, Tokenizer};
 use std::ops::ControlFlow;
 use web_time::Instant;
@@ -25,12 +24,6 @@ pub enum GenerateError {
     /// A sampling option is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
-    /// The logits are not numbers: the model or its package is broken.
-    #[error("the model's logits after {position} tokens are not finite numbers; the checkpoint or the conversion is broken")]
-    NotFinite {
-        /// Tokens before it.
-        position: usize,
-    },
 }
 
 /// One text to write.
@@ -65,12 +58,11 @@ pub async fn generate(
             break;
         }
         for group in growing.chunks(MAX_BATCH) {
-            let batch: Vec<_> = group.iter().map(|i| (requests[*i].conversation.sequence, texts[*i].last)).collect();
-            let params: Vec<_> = group.iter().map(|i| texts[*i].params(&requests[*i])).collect();
-            let chosen = decoder.decode(&batch, &params).await?;
-            for ((&i, id), (_, fed)) in group.iter().zip(chosen).zip(batch) {
-                requests[i].conversation.cached.push(fed);
-                texts[i].accept(id, &requests[i], decoder.max_context(), on_token)?;
+            let batch: Vec<_> = group.iter().map(|i| texts[*i].next(&requests[*i])).collect();
+            let chosen = decoder.decode(&batch).await?;
+            for (&i, id) in group.iter().zip(chosen) {
+                requests[i].conversation.cached.push(texts[i].last);
+                texts[i].accept(id, &requests[i], decoder.max_context(), on_token);
             }
         }
     }
@@ -141,16 +133,18 @@ impl<'a> Text<'a> {
         if request.options.sampling.repetition_penalty != 1.0 {
             decoder.set_seen(sequence, request.prompt);
         }
-        let params = text.params(request);
-        let id = decoder.sample_first(sequence, params).await?;
-        text.accept(id, request, decoder.max_context(), on_token)?;
+        let id = decoder.sample_first(sequence, text.choice(request.options)).await?;
+        text.accept(id, request, decoder.max_context(), on_token);
         Ok(text)
     }
 
-    /// Parameters of the next choice.
-    fn params(&self, request: &Request<'_>) -> SampleParams {
-        let sampling = &request.options.sampling;
-        SampleParams::new(sampling, sampling::uniform(sampling.seed, self.chosen as u64))
+    fn choice<'o>(&self, options: &'o GenerateOptions) -> Choice<'o> {
+        Choice { sampling: &options.sampling, step: self.chosen as u64 }
+    }
+
+    /// This text's part in the next step.
+    fn next<'o>(&self, request: &Request<'o>) -> Next<'o> {
+        Next { sequence: request.conversation.sequence, token: self.last, choice: self.choice(request.options) }
     }
 
     /// Takes a chosen token in: text, events, and whether this was the last one.
@@ -160,10 +154,7 @@ impl<'a> Text<'a> {
         request: &Request<'_>,
         max_context: usize,
         on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
-    ) -> Result<(), GenerateError> {
-        if id == SampleParams::NOTHING {
-            return Err(GenerateError::NotFinite { position: request.prompt.len() + self.ids.len() });
-        }
+    ) {
         let now = Instant::now();
         let first = *self.first_token.get_or_insert(now);
         self.chosen += 1;
@@ -199,7 +190,6 @@ impl<'a> Text<'a> {
                 let _ = on_token(TokenEvent { index: self.index, id: None, text: &rest });
             }
         }
-        Ok(())
     }
 
     fn finish(self) -> Completion {
