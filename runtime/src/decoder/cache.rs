@@ -6,7 +6,7 @@
 
 use super::DecoderError;
 use crate::gpu::{Gpu, GpuError};
-use crate::kernels::PAGE;
+use crate::kernels::attention::PAGE;
 use haikuq_format::DecoderSpec;
 use serde::{Deserialize, Serialize};
 

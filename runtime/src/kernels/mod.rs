@@ -7,16 +7,30 @@
 //! * activations are f32, rows of `padded(columns)` values, zero beyond the true columns;
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
+pub mod embed;
+pub mod matmul;
+pub mod matvec;
+pub mod projection;
 pub mod stream_read;
-
-/// Positions in a page of the key/value cache.
-pub const PAGE: usize = 64;
+pub mod weights;
 
 /// Shader files by kernel name.
-const SOURCES: &[(&str, &str)] = &[("stream_read", include_str!("stream_read.wgsl"))];
+const SOURCES: &[(&str, &str)] = &[
+    ("embed", include_str!("embed.wgsl")),
+    ("matmul", include_str!("matmul.wgsl")),
+    ("matvec", include_str!("matvec.wgsl")),
+    ("stream_read", include_str!("stream_read.wgsl")),
+];
 
 /// Files for `#import`, from `shared/`.
-const SHARED: &[(&str, &str)] = &[];
+const SHARED: &[(&str, &str)] = &[
+    ("activation", include_str!("shared/activation.wgsl")),
+    ("octet", include_str!("shared/octet.wgsl")),
+    ("output", include_str!("shared/output.wgsl")),
+    ("projection", include_str!("shared/projection.wgsl")),
+    ("scheme", include_str!("shared/scheme.wgsl")),
+    ("unit", include_str!("shared/unit.wgsl")),
+];
 
 /// The WGSL file of a kernel, before preprocessing.
 pub fn source(kernel: &str) -> Option<&'static str> {
