@@ -7,11 +7,33 @@
 //! * activations are f32, rows of `padded(columns)` values, zero beyond the true columns;
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
+pub mod attention;
+pub mod attention_decode;
+pub mod attention_prefill;
+pub mod rms_norm;
+pub mod rope_cache;
+pub mod sample;
+
 /// Shader files by kernel name.
-const SOURCES: &[(&str, &str)] = &[];
+const SOURCES: &[(&str, &str)] = &[
+    ("attention_combine", include_str!("attention_combine.wgsl")),
+    ("attention_decode", include_str!("attention_decode.wgsl")),
+    ("attention_prefill", include_str!("attention_prefill.wgsl")),
+    ("mark_seen", include_str!("mark_seen.wgsl")),
+    ("rms_norm", include_str!("rms_norm.wgsl")),
+    ("rope_cache", include_str!("rope_cache.wgsl")),
+    ("sample_choose", include_str!("sample_choose.wgsl")),
+    ("sample_scan", include_str!("sample_scan.wgsl")),
+];
 
 /// Files for `#import`, from `shared/`.
-const SHARED: &[(&str, &str)] = &[];
+const SHARED: &[(&str, &str)] = &[
+    ("attention_score", include_str!("shared/attention_score.wgsl")),
+    ("cache", include_str!("shared/cache.wgsl")),
+    ("sampling", include_str!("shared/sampling.wgsl")),
+    ("sin_cos", include_str!("shared/sin_cos.wgsl")),
+    ("workgroup_sum", include_str!("shared/workgroup_sum.wgsl")),
+];
 
 /// The WGSL file of a kernel, before preprocessing.
 pub fn source(kernel: &str) -> Option<&'static str> {
