@@ -6,3 +6,5 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod cli;
+pub mod convert;
+pub mod quantize;

@@ -5,6 +5,10 @@
 
 mod completions;
 mod context;
+mod convert;
+mod progress;
+pub mod table;
+pub mod units;
 
 pub use context::Context;
 
@@ -37,9 +41,10 @@ pub struct Cli {
 }
 
 /// A verb. Adding one is its file, its line here and its line in [`Command::run`].
+#[allow(missing_docs, reason = "each verb's text stands on its Args")]
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
+    Convert(convert::ConvertArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -50,6 +55,7 @@ impl Command {
     /// Whatever kept it from being done; [`Context::finish`] reports it.
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Convert(args) => convert::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }
     }

@@ -8,8 +8,8 @@
 //! The candidates lie side by side in vector lanes and the weights follow one another, so a sum is always taken in
 //! the order of the weights: the result depends neither on the width of the CPU's vectors nor on the number of threads.
 
-use half::f16;
 use haikuq_format::scheme::{Bits, Grouped, Offset};
+use half::f16;
 
 /// Scales tried in the first pass: four vectors of eight lanes.
 pub(super) const CANDIDATES: usize = 32;
@@ -51,11 +51,12 @@ impl Codes {
         Self { max: levels - 1.0, zero_step: levels / 16.0, middle: 8, bits: scheme.bits, offset: scheme.offset }
     }
 
-    /// Weights up to this size have a scale that f16 can hold.
+    /// Weights up to this size have a scale that f16 can hold, whichever candidate wins (the widest maps the largest
+    /// weight to a little over half of the codes on its side).
     pub(super) fn largest_weight(&self) -> f32 {
         match self.offset {
-            Offset::F16 => f16::MAX.to_f32(),
-            _ => f16::MAX.to_f32() * self.zero_step * 8.0,
+            Offset::F16 => f16::MAX.to_f32() / 2.0,
+            _ => f16::MAX.to_f32() * self.zero_step * 4.0,
         }
     }
 }
