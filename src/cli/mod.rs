@@ -3,8 +3,17 @@
 //! Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 validation below its
 //! thresholds.
 
+mod bench;
+mod chat;
 mod completions;
 mod context;
+mod convert;
+mod doctor;
+mod generation;
+mod progress;
+mod run;
+pub mod table;
+pub mod units;
 
 pub use context::Context;
 
@@ -37,9 +46,14 @@ pub struct Cli {
 }
 
 /// A verb. Adding one is its file, its line here and its line in [`Command::run`].
+#[allow(missing_docs, reason = "each verb's text stands on its Args")]
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
+    Convert(convert::ConvertArgs),
+    Run(run::RunArgs),
+    Chat(chat::ChatArgs),
+    Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -50,6 +64,11 @@ impl Command {
     /// Whatever kept it from being done; [`Context::finish`] reports it.
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Convert(args) => convert::run(args, context),
+            Self::Run(args) => run::run(args, context),
+            Self::Chat(args) => chat::run(args, context),
+            Self::Bench(args) => bench::run(args, context),
+            Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }
     }
