@@ -7,5 +7,7 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod cli;
+pub mod files;
 pub mod golden;
 pub mod model;
+pub mod validate;

@@ -5,6 +5,11 @@
 
 mod completions;
 mod context;
+mod golden;
+mod model;
+mod progress;
+mod score;
+mod validate;
 
 pub use context::Context;
 
@@ -41,6 +46,12 @@ pub struct Cli {
 pub enum Command {
     #[allow(missing_docs, reason = "each verb's text stands on its Args")]
     Completions(completions::CompletionsArgs),
+    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
+    Golden(golden::GoldenArgs),
+    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
+    Score(score::ScoreArgs),
+    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
+    Validate(validate::ValidateArgs),
 }
 
 impl Command {
@@ -51,6 +62,9 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Completions(args) => completions::run(args, context),
+            Self::Golden(args) => golden::run(args, context),
+            Self::Score(args) => score::run(args, context),
+            Self::Validate(args) => validate::run(args, context),
         }
     }
 }
@@ -59,5 +73,14 @@ impl Cli {
     /// From what was typed to what was meant: the verb, and what all verbs share.
     pub fn prepare(self) -> (Command, Context) {
         (self.command, Context::new(self.adapter, self.verbose, self.quiet))
+    }
+}
+
+/// A whole number of at least 1.
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
     }
 }
