@@ -8,12 +8,17 @@ mod chat;
 mod completions;
 mod context;
 mod convert;
+mod convert_progress;
 mod doctor;
 mod generation;
+mod golden;
+mod model;
 mod progress;
 mod run;
+mod score;
 pub mod table;
 pub mod units;
+mod validate;
 
 pub use context::Context;
 
@@ -50,6 +55,9 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Convert(convert::ConvertArgs),
+    Golden(golden::GoldenArgs),
+    Validate(validate::ValidateArgs),
+    Score(score::ScoreArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
@@ -70,6 +78,9 @@ impl Command {
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),
+            Self::Golden(args) => golden::run(args, context),
+            Self::Score(args) => score::run(args, context),
+            Self::Validate(args) => validate::run(args, context),
         }
     }
 }
@@ -78,5 +89,14 @@ impl Cli {
     /// From what was typed to what was meant: the verb, and what all verbs share.
     pub fn prepare(self) -> (Command, Context) {
         (self.command, Context::new(self.adapter, self.verbose, self.quiet))
+    }
+}
+
+/// A whole number of at least 1.
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
     }
 }
