@@ -27,6 +27,7 @@ impl Matmul<'_> {
         let mut flags = projection.flags();
         if gpu.description.kind == "Cpu" && gpu.capabilities.subgroups {
             flags.extend(["SUBGROUPS", "BROADCAST"]);
+            flags.extend((gpu.capabilities.subgroup_min_size >= 8).then_some("BROADCAST_8"));
         }
         let constants = [("WORKGROUP", f64::from(WORKGROUP)), ("ACTIVATION", projection.mode.activation())];
         let bind = |chunk: &super::weights::GpuChunk| {

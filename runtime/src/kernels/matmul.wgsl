@@ -2,9 +2,10 @@
 // unpacks its rows' weights into registers, where each serves all tokens of the tile. The tile's activations lie in
 // workgroup memory, where all invocations read the same address at the same time. Everything is f32.
 //
-// BROADCAST (needs SUBGROUPS; for adapters of kind Cpu) reads four activations at once, one in each of the subgroup's
-// first four lanes, and hands them round. GPUs broadcast reads of one address by themselves; software reads it again
-// for every lane, which took two thirds of the time.
+// BROADCAST (needs SUBGROUPS; for adapters of kind Cpu) reads four activations at once, one in each of a subgroup's
+// first four lanes, and hands them round; BROADCAST_8 (also, where no subgroup has fewer lanes) reads eight. GPUs
+// broadcast reads of one address by themselves; software reads it again for every lane, which took two thirds of the
+// time.
 
 #import projection
 #import unit
@@ -22,6 +23,7 @@ const FOURS: u32 = 8u;
 var<workgroup> tile: array<f32, 512>;
 var<private> subgroup_lane: u32;
 
+// Keeps a vec4 of activations.
 fn stage(i: u32, x: vec4<f32>) {
     tile[4u * i] = x.x;
     tile[4u * i + 1u] = x.y;
@@ -29,10 +31,22 @@ fn stage(i: u32, x: vec4<f32>) {
     tile[4u * i + 3u] = x.w;
 }
 
-fn staged(i: u32) -> vec4<f32> {
-    // No subgroup has fewer than four lanes.
+// Staged vec4s `i` and `i + 1`. A subgroup has at least four lanes.
+fn staged(i: u32) -> mat2x4<f32> {
+#ifdef BROADCAST_8
+    let x = tile[4u * i + (subgroup_lane & 7u)];
+    return mat2x4(
+        subgroupBroadcast(x, 0u), subgroupBroadcast(x, 1u), subgroupBroadcast(x, 2u), subgroupBroadcast(x, 3u),
+        subgroupBroadcast(x, 4u), subgroupBroadcast(x, 5u), subgroupBroadcast(x, 6u), subgroupBroadcast(x, 7u),
+    );
+#else
     let x = tile[4u * i + (subgroup_lane & 3u)];
-    return vec4(subgroupBroadcast(x, 0u), subgroupBroadcast(x, 1u), subgroupBroadcast(x, 2u), subgroupBroadcast(x, 3u));
+    let z = tile[4u * i + 4u + (subgroup_lane & 3u)];
+    return mat2x4(
+        subgroupBroadcast(x, 0u), subgroupBroadcast(x, 1u), subgroupBroadcast(x, 2u), subgroupBroadcast(x, 3u),
+        subgroupBroadcast(z, 0u), subgroupBroadcast(z, 1u), subgroupBroadcast(z, 2u), subgroupBroadcast(z, 3u),
+    );
+#endif
 }
 #else
 var<workgroup> tile: array<vec4<f32>, 128>;
@@ -41,8 +55,8 @@ fn stage(i: u32, x: vec4<f32>) {
     tile[i] = x;
 }
 
-fn staged(i: u32) -> vec4<f32> {
-    return tile[i];
+fn staged(i: u32) -> mat2x4<f32> {
+    return mat2x4(tile[i], tile[i + 1u]);
 }
 #endif
 
@@ -53,15 +67,14 @@ var<private> sums: array<vec4<f32>, 16>;
 // staged vec4s `at` and `at + 1`.
 fn multiply(sum: vec4<f32>, low: mat4x4<f32>, high: mat4x4<f32>, at: u32) -> vec4<f32> {
     let x = staged(at);
-    let z = staged(at + 1u);
-    var result = fma(low[0], vec4(x.x), sum);
-    result = fma(low[1], vec4(x.y), result);
-    result = fma(low[2], vec4(x.z), result);
-    result = fma(low[3], vec4(x.w), result);
-    result = fma(high[0], vec4(z.x), result);
-    result = fma(high[1], vec4(z.y), result);
-    result = fma(high[2], vec4(z.z), result);
-    return fma(high[3], vec4(z.w), result);
+    var result = fma(low[0], vec4(x[0].x), sum);
+    result = fma(low[1], vec4(x[0].y), result);
+    result = fma(low[2], vec4(x[0].z), result);
+    result = fma(low[3], vec4(x[0].w), result);
+    result = fma(high[0], vec4(x[1].x), result);
+    result = fma(high[1], vec4(x[1].y), result);
+    result = fma(high[2], vec4(x[1].z), result);
+    return fma(high[3], vec4(x[1].w), result);
 }
 
 // Adds columns 4i to 4i + 7 of the unit, for all tokens.
