@@ -7,7 +7,9 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod cli;
+pub mod convert;
 pub mod files;
 pub mod golden;
 pub mod model;
+pub mod quantize;
 pub mod validate;

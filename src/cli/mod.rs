@@ -5,10 +5,14 @@
 
 mod completions;
 mod context;
+mod convert;
 mod golden;
 mod model;
 mod progress;
 mod score;
+mod steps;
+pub mod table;
+pub mod units;
 mod validate;
 
 pub use context::Context;
@@ -42,15 +46,13 @@ pub struct Cli {
 }
 
 /// A verb. Adding one is its file, its line here and its line in [`Command::run`].
+#[allow(missing_docs, reason = "each verb's text stands on its Args")]
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
+    Convert(convert::ConvertArgs),
     Completions(completions::CompletionsArgs),
-    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
     Golden(golden::GoldenArgs),
-    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
     Score(score::ScoreArgs),
-    #[allow(missing_docs, reason = "each verb's text stands on its Args")]
     Validate(validate::ValidateArgs),
 }
 
@@ -61,6 +63,7 @@ impl Command {
     /// Whatever kept it from being done; [`Context::finish`] reports it.
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Convert(args) => convert::run(args, context),
             Self::Completions(args) => completions::run(args, context),
             Self::Golden(args) => golden::run(args, context),
             Self::Score(args) => score::run(args, context),

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::model::{open, open_tokenizer};
-use super::progress::Progress;
+use super::steps::Steps;
 use crate::files::write_atomically;
 use crate::golden::file::read_input_ids;
 use crate::golden::record::{Outputs, record};
@@ -91,7 +91,7 @@ struct ScoreJson {
 pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let windows = args.windows()?;
     let mut opened = open(&args.model, args.reference)?;
-    let mut progress = Progress::new(context, windows.len(), "windows");
+    let mut progress = Steps::new(context, windows.len(), "windows");
     let start = Instant::now();
     // Nobody reads the largest logits if they are not written.
     let top = if args.out.is_some() { TOP } else { 1 };

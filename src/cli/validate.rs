@@ -1,7 +1,7 @@
 //! `haikuq validate`: a package against golden outputs.
 
 use super::model::{is_package, open, open_tokenizer};
-use super::progress::Progress;
+use super::steps::Steps;
 use super::{BELOW_THRESHOLDS, Context};
 use crate::golden::file::Golden;
 use crate::validate::report::{Ingredients, Report, write_report};
@@ -61,7 +61,7 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let tokenizer = open_tokenizer(&args.package)?;
     let mut opened = open(&args.package, args.reference)?;
 
-    let mut progress = Progress::new(context, golden.outputs.windows, "windows");
+    let mut progress = Steps::new(context, golden.outputs.windows, "windows");
     let outcome = crate::validate::compare(opened.model.as_mut(), &golden, &mut |done| progress.set(done))?;
     let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_else(|_| format!("{ids:?}"));
     let report = Report::new(Ingredients {
