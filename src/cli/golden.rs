@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::model::{open_checkpoint, open_tokenizer};
-use super::steps::Steps;
+use super::progress::Progress;
 use crate::files::{file_entry, write_atomically};
 use crate::golden::file::{Generation, Golden};
 use crate::golden::record::record;
@@ -100,9 +100,9 @@ pub fn run(args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let (decoder, mut reference) = open_checkpoint(&args.checkpoint)?;
     let checkpoint = decoder.checkpoint().source_files().iter().map(|p| file_entry(p)).collect::<Result<_, _>>()?;
 
-    let mut progress = Steps::new(context, cut.windows.len(), "windows");
+    let mut progress = Progress::new(context, cut.windows.len(), "windows");
     let outputs = record(&mut reference, &cut.windows, args.top, &mut |done| progress.set(done))?;
-    let mut progress = Steps::new(context, prompts.len(), "prompts");
+    let mut progress = Progress::new(context, prompts.len(), "prompts");
     let mut generations = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
         let prompt_ids = prompt.encode(&tokenizer, true)?;

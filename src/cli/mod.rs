@@ -3,14 +3,19 @@
 //! Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 validation below its
 //! thresholds.
 
+mod bench;
+mod chat;
 mod completions;
 mod context;
 mod convert;
+mod convert_progress;
+mod doctor;
+mod generation;
 mod golden;
 mod model;
 mod progress;
+mod run;
 mod score;
-mod steps;
 pub mod table;
 pub mod units;
 mod validate;
@@ -50,10 +55,14 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Convert(convert::ConvertArgs),
-    Completions(completions::CompletionsArgs),
     Golden(golden::GoldenArgs),
-    Score(score::ScoreArgs),
     Validate(validate::ValidateArgs),
+    Score(score::ScoreArgs),
+    Run(run::RunArgs),
+    Chat(chat::ChatArgs),
+    Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 impl Command {
@@ -64,6 +73,10 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Convert(args) => convert::run(args, context),
+            Self::Run(args) => run::run(args, context),
+            Self::Chat(args) => chat::run(args, context),
+            Self::Bench(args) => bench::run(args, context),
+            Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),
             Self::Golden(args) => golden::run(args, context),
             Self::Score(args) => score::run(args, context),

@@ -5,6 +5,8 @@ use crate::checkpoint::Checkpoint;
 use crate::golden::reference::Reference;
 use crate::golden::stored::StoredWeights;
 use crate::model::LanguageModel;
+pub use crate::runner::is_package;
+use crate::runner::{Runner, RunnerOptions};
 use anyhow::Context as _;
 use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
 use std::path::Path;
@@ -21,7 +23,7 @@ pub struct Opened {
 const REFERENCE: &str = "reference (CPU, f32)";
 
 /// Opens a checkpoint with the reference, and a package on the GPU, or with the reference if that is asked for.
-pub fn open(path: &Path, on_reference: bool) -> anyhow::Result<Opened> {
+pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
     let reference = |model: Reference| Opened { model: Box::new(model), adapter: REFERENCE.into() };
     if !is_package(path) {
         return Ok(reference(open_checkpoint(path)?.1));
@@ -30,7 +32,9 @@ pub fn open(path: &Path, on_reference: bool) -> anyhow::Result<Opened> {
         let weights = StoredWeights::open(path)?;
         return Ok(reference(Reference::load(&weights.manifest.spec, |name| weights.read(name))?));
     }
-    anyhow::bail!("packages run with --reference alone so far")
+    let runner = Runner::load(path, options, &mut |_| {})?;
+    let adapter = runner.decoder.gpu().description.name.clone();
+    Ok(Opened { model: Box::new(runner), adapter })
 }
 
 /// Opens a checkpoint and reads all its weights.
@@ -57,9 +61,4 @@ pub fn open_tokenizer(folder: &Path) -> anyhow::Result<Tokenizer> {
     let template = template.with_context(|| format!("{}: chat_template.jinja", folder.display()))?;
     let files = TokenizerFiles { tokenizer: &tokenizer, config: config.as_deref(), chat_template: template.as_deref() };
     Tokenizer::from_files(files).with_context(|| format!("cannot load the tokenizer of {}", folder.display()))
-}
-
-/// Whether `path` is a folder with a haikuq manifest.
-pub fn is_package(path: &Path) -> bool {
-    path.join(haikuq_format::manifest::MANIFEST_FILE).is_file()
 }

@@ -1,12 +1,14 @@
 //! `haikuq score`: perplexity of a checkpoint or package on a text.
 
 use super::Context;
+use super::generation::CacheArg;
 use super::model::{open, open_tokenizer};
-use super::steps::Steps;
+use super::progress::Progress;
 use crate::files::write_atomically;
 use crate::golden::file::read_input_ids;
 use crate::golden::record::{Outputs, record};
 use crate::golden::text::{read_documents, windows};
+use crate::runner::RunnerOptions;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -43,6 +45,9 @@ pub struct ScoreArgs {
     /// Write nll, logsumexp, top_ids and top_logits of every position to this safetensors file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Precision of a package's key/value cache
+    #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
+    cache: CacheArg,
     /// Run a package's weights through the f32 reference on the CPU, to tell quantization from kernels
     #[arg(long)]
     reference: bool,
@@ -90,8 +95,8 @@ struct ScoreJson {
 /// Runs the verb.
 pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let windows = args.windows()?;
-    let mut opened = open(&args.model, args.reference)?;
-    let mut progress = Steps::new(context, windows.len(), "windows");
+    let mut opened = open(&args.model, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
+    let mut progress = Progress::new(context, windows.len(), "windows");
     let start = Instant::now();
     // Nobody reads the largest logits if they are not written.
     let top = if args.out.is_some() { TOP } else { 1 };

@@ -1,9 +1,11 @@
 //! `haikuq validate`: a package against golden outputs.
 
+use super::generation::CacheArg;
 use super::model::{is_package, open, open_tokenizer};
-use super::steps::Steps;
+use super::progress::Progress;
 use super::{BELOW_THRESHOLDS, Context};
 use crate::golden::file::Golden;
+use crate::runner::RunnerOptions;
 use crate::validate::report::{Ingredients, Report, write_report};
 use crate::validate::thresholds::Thresholds;
 use anyhow::{Context as _, bail};
@@ -39,6 +41,12 @@ pub struct ValidateArgs {
     /// Write report.json, report.md and report.html to this folder
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
+    /// Only the first N golden windows
+    #[arg(long, value_name = "N", value_parser = super::positive)]
+    windows: Option<usize>,
+    /// Precision of the key/value cache
+    #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
+    cache: CacheArg,
     /// Run the package's weights through the f32 reference on the CPU, to tell quantization from kernels; proves
     /// nothing about the package on a GPU
     #[arg(long)]
@@ -56,12 +64,13 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let path = args.package.join(MANIFEST_FILE);
     let manifest = std::fs::read(&path).with_context(|| path.display().to_string())?;
     let manifest = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?;
-    let golden = Golden::read(&args.golden)?;
+    let mut golden = Golden::read(&args.golden)?;
+    golden.outputs.truncate(args.windows.unwrap_or(usize::MAX));
     let thresholds = args.thresholds(&manifest.provenance.recipe)?;
     let tokenizer = open_tokenizer(&args.package)?;
-    let mut opened = open(&args.package, args.reference)?;
+    let mut opened = open(&args.package, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
 
-    let mut progress = Steps::new(context, golden.outputs.windows, "windows");
+    let mut progress = Progress::new(context, golden.outputs.windows, "windows");
     let outcome = crate::validate::compare(opened.model.as_mut(), &golden, &mut |done| progress.set(done))?;
     let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_else(|_| format!("{ids:?}"));
     let report = Report::new(Ingredients {
