@@ -146,6 +146,35 @@ impl Scheme {
     }
 }
 
+/// The inverse of [`Scheme`]'s `Display`.
+impl std::str::FromStr for Scheme {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("{text:?} is no scheme; write f32, f16, or bits and group such as q4/32, q3/64+u4, q8/32+f16");
+        match text {
+            "f32" => return Ok(Self::F32),
+            "f16" => return Ok(Self::F16),
+            _ => {}
+        }
+        let (body, codebook) = match text.strip_suffix(" learned") {
+            Some(body) => (body, Codebook::Learned),
+            None => (text, Codebook::Uniform),
+        };
+        let (bits, group) = body.strip_prefix('q').and_then(|t| t.split_once('/')).ok_or_else(unknown)?;
+        let (group, offset) = match group.split_once('+') {
+            None => (group, Offset::None),
+            Some((group, "u4")) => (group, Offset::U4),
+            Some((group, "f16")) => (group, Offset::F16),
+            Some(_) => return Err(unknown()),
+        };
+        let number = |t: &str| t.parse::<u32>().map_err(|_| unknown());
+        let scheme =
+            Self::Grouped(Grouped { bits: Bits::try_from(number(bits)?)?, group: number(group)? as usize, offset, codebook });
+        scheme.check().map(|()| scheme).map_err(|why| format!("{text:?}: {why}"))
+    }
+}
+
 /// `q4/32`, `q3/64+u4`, `q4/32 learned`, `f16`: as plans, tables and file names write a scheme.
 impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -164,6 +193,21 @@ impl std::fmt::Display for Scheme {
                 }
                 f.pad(&text)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes_are_read_as_they_are_written() {
+        for text in ["f32", "f16", "q4/32", "q3/64+u4", "q8/128+f16", "q4/32 learned"] {
+            assert_eq!(text.parse::<Scheme>().unwrap().to_string(), text);
+        }
+        for text in ["", "q4", "q5/32", "q4/31", "q8/32+u4", "q4/32+f32", "q4/32+u4 learned", "Q4/32"] {
+            assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
     }
 }

@@ -87,7 +87,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
             keep(match e {
                 wgpu::Error::OutOfMemory { source } => GpuError::OutOfMemory(source.to_string()),
-                other => GpuError::Validation(other.to_string()),
+                other => GpuError::Validation(with_causes(&other)),
             });
         }));
         let keep = keep_first(&failure);
@@ -265,4 +265,18 @@ impl Gpu {
         staging.unmap();
         Ok(out)
     }
+}
+
+/// An error's text and that of its causes which it does not quote itself; naga's reasons lie deep.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = error.to_string();
+        if !text.contains(line.trim()) {
+            text = format!("{}: {line}", text.trim_end());
+        }
+        cause = error.source();
+    }
+    text
 }

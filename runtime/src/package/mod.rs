@@ -16,6 +16,7 @@ pub use error::PackageError;
 pub use source::FolderSource;
 pub use source::{ByteSource, LocalFuture, MemorySource, SourceError};
 
+use crate::text::{GenerationDefaults, TextError, Tokenizer, TokenizerFiles};
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest, Plane, TensorEntry, entry_name};
 use haikuq_format::shard::read_shard;
@@ -104,6 +105,32 @@ impl Package {
         match self.manifest.files.iter().find(|f| f.name == name) {
             Some(entry) => self.read_checked(entry).await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// The package's tokenizer with its chat template.
+    ///
+    /// # Errors
+    /// If `tokenizer.json` is not listed, a file is not what the manifest says, or it is no tokenizer.
+    pub async fn tokenizer(&self) -> Result<Tokenizer, PackageError> {
+        let tokenizer = self.read_file("tokenizer.json").await?;
+        let config = self.read_optional("tokenizer_config.json").await?;
+        let chat_template = match self.read_optional("chat_template.jinja").await? {
+            Some(bytes) => Some(String::from_utf8(bytes).map_err(|e| TextError::Template { why: e.to_string() })?),
+            None => None,
+        };
+        let (config, chat_template) = (config.as_deref(), chat_template.as_deref());
+        Ok(Tokenizer::from_files(TokenizerFiles { tokenizer: &tokenizer, config, chat_template })?)
+    }
+
+    /// What the checkpoint recommends for generation; nothing where the package has no `generation_config.json`.
+    ///
+    /// # Errors
+    /// If the file is not what the manifest says or cannot be parsed.
+    pub async fn generation_defaults(&self) -> Result<GenerationDefaults, PackageError> {
+        match self.read_optional("generation_config.json").await? {
+            Some(bytes) => Ok(GenerationDefaults::from_json(&bytes)?),
+            None => Ok(GenerationDefaults::default()),
         }
     }
 

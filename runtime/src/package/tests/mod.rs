@@ -1,5 +1,9 @@
 //! A package is read when it is whole, and refused with its own error for each way of not being so.
 
+// Writing a package to a folder and running Python is for native hosts.
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+mod python;
+
 use super::test_package::{build_f32, tiny_spec};
 use super::*;
 use haikuq_format::manifest::{ManifestError, shard_name};

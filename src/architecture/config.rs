@@ -1,0 +1,129 @@
+//! Typed access to `config.json`, with the key and the file in every error.
+
+use super::ArchitectureError;
+use haikuq_format::spec::Activation;
+use serde_json::Value;
+use std::path::Path;
+
+/// Largest size in a config: products of two still fit a `usize`.
+const MAX_SIZE: usize = 1 << 24;
+
+/// Most layers in a config: lists of them are built before any tensor is looked at.
+const MAX_LAYERS: usize = 1 << 12;
+
+/// A table of `config.json` (the whole, or one nested in it). A missing key and `null` are the same.
+pub(super) struct Config<'a> {
+    path: &'a Path,
+    /// Where the table stands, such as `rope_parameters.`; empty for the whole.
+    prefix: String,
+    value: &'a Value,
+    generation: Option<&'a Value>,
+}
+
+impl<'a> Config<'a> {
+    pub(super) fn new(path: &'a Path, value: &'a Value, generation: Option<&'a Value>) -> Self {
+        Self { path, prefix: String::new(), value, generation }
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.value.get(key).filter(|v| !v.is_null())
+    }
+
+    fn wrong(&self, key: &str, found: &Value, expected: &str) -> ArchitectureError {
+        ArchitectureError::Value {
+            path: self.path.into(),
+            key: format!("{}{key}", self.prefix),
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    pub(super) fn unsupported(&self, key: &str, found: &str, supported: &str) -> ArchitectureError {
+        ArchitectureError::Unsupported {
+            path: self.path.into(),
+            key: format!("{}{key}", self.prefix),
+            found: found.into(),
+            supported: supported.into(),
+        }
+    }
+
+    /// A positive whole number, up to [`MAX_SIZE`].
+    pub(super) fn size(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
+        self.at_most(key, default, MAX_SIZE)
+    }
+
+    /// A number of layers, up to [`MAX_LAYERS`].
+    pub(super) fn layers(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
+        self.at_most(key, default, MAX_LAYERS)
+    }
+
+    fn at_most(&self, key: &str, default: usize, limit: usize) -> Result<usize, ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let number = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=limit).contains(n));
+        number.ok_or_else(|| self.wrong(key, value, &format!("a whole number from 1 to {limit}")))
+    }
+
+    /// A finite number, if the key is there.
+    pub(super) fn optional_number(&self, key: &str) -> Result<Option<f64>, ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.as_f64().filter(|n| n.is_finite());
+        number.map(Some).ok_or_else(|| self.wrong(key, value, "a number"))
+    }
+
+    /// A finite number.
+    pub(super) fn number(&self, key: &str, default: f64) -> Result<f64, ArchitectureError> {
+        Ok(self.optional_number(key)?.unwrap_or(default))
+    }
+
+    /// A number that must be there and be positive.
+    pub(super) fn required_positive(&self, key: &str) -> Result<f64, ArchitectureError> {
+        match self.optional_number(key)? {
+            Some(number) if number > 0.0 => Ok(number),
+            _ => Err(self.wrong(key, self.get(key).unwrap_or(&Value::Null), "a positive number")),
+        }
+    }
+
+    pub(super) fn flag(&self, key: &str, default: bool) -> Result<bool, ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.wrong(key, value, "true or false"))
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_str().map(Some).ok_or_else(|| self.wrong(key, value, "a text"))
+    }
+
+    /// A nested table.
+    pub(super) fn table(&self, key: &str) -> Result<Option<Config<'a>>, ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        if !value.is_object() {
+            return Err(self.wrong(key, value, "a table"));
+        }
+        Ok(Some(Config { path: self.path, prefix: format!("{}{key}.", self.prefix), value, generation: None }))
+    }
+
+    /// `hidden_act`.
+    pub(super) fn activation(&self, key: &str, default: &str) -> Result<Activation, ArchitectureError> {
+        match self.text(key)?.unwrap_or(default) {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            other => Err(self.unsupported(key, other, "silu, gelu, gelu_new, gelu_pytorch_tanh")),
+        }
+    }
+
+    /// Token ids under `key`: one, a list of them, or none. `generation_config.json` decides where it has the key,
+    /// as it does when transformers generates.
+    pub(super) fn token_ids(&self, key: &str, default: Option<u32>) -> Result<Vec<u32>, ArchitectureError> {
+        let generation = self.generation.and_then(|g| g.get(key)).filter(|v| !v.is_null());
+        // An explicit null means that there is none; only a key that is absent has the default.
+        let Some(value) = generation.or_else(|| self.value.get(key)) else { return Ok(default.into_iter().collect()) };
+        let wrong = || self.wrong(key, value, "a token id or a list of them");
+        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
+        match value {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(list) => list.iter().map(id).collect(),
+            one => Ok(vec![id(one)?]),
+        }
+    }
+}

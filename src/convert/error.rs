@@ -1,0 +1,131 @@
+//! What can go wrong between a checkpoint and a package.
+
+use crate::architecture::ArchitectureError;
+use crate::quantize::{RecipeError, TooLarge};
+use haikuq_format::manifest::ManifestError;
+use haikuq_format::shard::ShardError;
+use std::path::PathBuf;
+
+/// What can go wrong between a checkpoint and a package.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// The checkpoint.
+    #[error(transparent)]
+    Architecture(#[from] ArchitectureError),
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A weight that the recipe's scheme cannot hold.
+    #[error(
+        "tensor {tensor}: {source}; the recipe f32, or an override with scheme = \"f32\" for this tensor, stores it as it is"
+    )]
+    TooLarge {
+        /// Canonical name.
+        tensor: String,
+        /// Where and how large.
+        source: TooLarge,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {what} {path}: {source}", path = path.display())]
+    Io {
+        /// `read`, `write`, …
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A shard cannot be written; what came before it is kept.
+    #[error(
+        "cannot write {path}: {source}; finished shards are kept: once the cause is gone, the same command with --resume goes on from them",
+        path = path.display()
+    )]
+    Write {
+        /// The shard.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// There is something under the final name.
+    #[error("{path} exists already; --force replaces it once the new package is complete", path = path.display())]
+    Exists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// There is something under the final name that is not ours to replace.
+    #[error("{path} exists and is no haikuq package, so it is not replaced: choose another --out", path = path.display())]
+    NotOurs {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target has no name of its own.
+    #[error("{path} cannot be the name of a package", path = path.display())]
+    BadTarget {
+        /// The target.
+        path: PathBuf,
+    },
+    /// An interrupted conversion of the same plan.
+    #[error(
+        "{path} holds an interrupted conversion of the same plan, {finished} of {shards} shards done: add --resume to go on from there, or --force to start afresh",
+        path = path.display()
+    )]
+    Unfinished {
+        /// The work folder.
+        path: PathBuf,
+        /// Complete shards.
+        finished: usize,
+        /// All shards.
+        shards: usize,
+    },
+    /// An interrupted conversion of something else.
+    #[error(
+        "{path} holds an interrupted conversion with another {what}: repeat that one, remove the folder, or add --force without --resume to start afresh",
+        path = path.display()
+    )]
+    Differs {
+        /// The work folder.
+        path: PathBuf,
+        /// `plan (recipe, shard size or version)` or `checkpoint`.
+        what: &'static str,
+    },
+    /// A folder in the way that no conversion made.
+    #[error("{path} is in the way and is no interrupted conversion: move it", path = path.display())]
+    NoJournal {
+        /// The work folder.
+        path: PathBuf,
+    },
+    /// Another process works in the folder.
+    #[error("{path} is in use by another haikuq", path = path.display())]
+    Busy {
+        /// The work folder.
+        path: PathBuf,
+    },
+    /// A source file changed while it was read.
+    #[error("{file} changed while it was being converted")]
+    SourceChanged {
+        /// The file.
+        file: String,
+    },
+    /// A shard that cannot be laid out.
+    #[error(transparent)]
+    Layout(#[from] ShardError),
+    /// A manifest that our own reader would refuse.
+    #[error("the package would be invalid, so it is not put in place: {0}")]
+    Manifest(ManifestError),
+    /// Threads cannot be started.
+    #[error("cannot start {jobs} threads: {why}")]
+    Threads {
+        /// How many.
+        jobs: usize,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl ConvertError {
+    /// For `map_err`: an [`ConvertError::Io`] of `path`.
+    pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+}

@@ -1,0 +1,130 @@
+//! Files around a conversion: what there is before it, hashing, synced writing.
+
+use super::ConvertError;
+use haikuq_format::manifest::{FileEntry, MANIFEST_FILE};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// A source file as the file system describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SourceFile {
+    #[serde(skip)]
+    pub(super) path: PathBuf,
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    /// Nanoseconds since 1970, for telling whether a file changed; no part of any package.
+    pub(super) modified: u64,
+}
+
+impl SourceFile {
+    /// Whether two descriptions are of one unchanged file, wherever its folder lies now.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        (&self.name, self.bytes, self.modified) == (&other.name, other.bytes, other.modified)
+    }
+}
+
+pub(super) fn stat_all(paths: &[PathBuf]) -> Result<Vec<SourceFile>, ConvertError> {
+    paths.iter().map(|path| stat(path)).collect()
+}
+
+fn stat(path: &Path) -> Result<SourceFile, ConvertError> {
+    let metadata = fs::metadata(path).map_err(ConvertError::io("read", path))?;
+    let since_epoch = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(SourceFile {
+        path: path.into(),
+        name: file_name(path),
+        bytes: metadata.len(),
+        modified: since_epoch.map_or(0, |d| d.as_nanos() as u64),
+    })
+}
+
+/// SHA-256 of every source, in order; a file that changed since it was described is an error.
+pub(super) fn hash_sources(sources: &[SourceFile]) -> Result<Vec<FileEntry>, ConvertError> {
+    let hash = |source: &SourceFile| {
+        let (bytes, sha256) = hash_file(&source.path).map_err(ConvertError::io("read", &source.path))?;
+        if bytes != source.bytes || !stat(&source.path)?.same(source) {
+            return Err(ConvertError::SourceChanged { file: source.name.clone() });
+        }
+        Ok(FileEntry { name: source.name.clone(), bytes, sha256 })
+    };
+    sources.iter().map(hash).collect()
+}
+
+/// Size and SHA-256 of a file, read in pieces.
+pub(crate) fn hash_file(path: &Path) -> std::io::Result<(u64, String)> {
+    let (mut file, mut buffer) = (File::open(path)?, vec![0u8; 1 << 20]);
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok((bytes, hex(&hash.finalize()))),
+            n => {
+                hash.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, b| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
+
+/// Refuses a target that is there already, unless it is a package and may be replaced, or an empty folder.
+pub(super) fn check_target(out: &Path, force: bool) -> Result<(), ConvertError> {
+    if out.file_name().is_none() {
+        return Err(ConvertError::BadTarget { path: out.into() });
+    }
+    if fs::symlink_metadata(out).is_err() || is_empty_folder(out) {
+        return Ok(());
+    }
+    match (out.join(MANIFEST_FILE).is_file(), force) {
+        (true, true) => Ok(()),
+        (true, false) => Err(ConvertError::Exists { path: out.into() }),
+        (false, _) => Err(ConvertError::NotOurs { path: out.into() }),
+    }
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Copies the files that packages carry over, and describes the copies.
+pub(super) fn copy_companions(from: &[PathBuf], package: &Path) -> Result<Vec<FileEntry>, ConvertError> {
+    let copy = |path: &PathBuf| {
+        let bytes = fs::read(path).map_err(ConvertError::io("read", path))?;
+        write_synced(&package.join(file_name(path)), &bytes)?;
+        Ok(FileEntry { name: file_name(path), bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
+    };
+    from.iter().map(copy).collect()
+}
+
+/// Writes a file and waits until it is on disk.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|source| ConvertError::Write { path: path.into(), source })
+}
+
+/// Waits until a folder's entries are on disk, where the system can (Windows cannot open folders).
+pub(super) fn sync_folder(path: &Path) -> Result<(), ConvertError> {
+    if cfg!(unix) {
+        File::open(path).and_then(|f| f.sync_all()).map_err(ConvertError::io("sync", path))?;
+    }
+    Ok(())
+}
+
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

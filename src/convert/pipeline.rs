@@ -1,0 +1,170 @@
+//! The stream: chunks are quantized in order by all threads while one more writes and hashes what is done.
+
+use super::files::hash_sources;
+use super::plan::{CHUNKS_IN_MEMORY, block_rows};
+use super::work::{FinishedShard, WorkFolder};
+use super::{ConvertError, Plan, PlannedShard, Progress};
+use crate::architecture::Decoder;
+use crate::quantize::{StoredRows, store_rows};
+use haikuq_format::align;
+use haikuq_format::manifest::FileEntry;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+/// A quantized chunk on its way to disk: its blocks of rows, in order.
+type StoredChunk = Vec<StoredRows>;
+
+/// Converts every shard that is not finished yet. Returns the sources with their hashes.
+pub(super) fn run(
+    decoder: &Decoder,
+    plan: &Plan,
+    jobs: usize,
+    work: &mut WorkFolder,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Vec<FileEntry>, ConvertError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(jobs)
+        .build()
+        .map_err(|e| ConvertError::Threads { jobs, why: e.to_string() })?;
+    let sources = work.sources().to_vec();
+    let remaining = &plan.shards[work.finished()..];
+    std::thread::scope(|scope| {
+        let hasher = scope.spawn(|| hash_sources(&sources));
+        // One chunk is being quantized and one written; the rest of the allowance waits here.
+        let (sender, receiver) = sync_channel::<StoredChunk>(CHUNKS_IN_MEMORY as usize - 2);
+        let work = &mut *work;
+        let writer = scope.spawn(move || {
+            remaining.iter().try_for_each(|shard| write_shard(plan, shard, &receiver, work, progress)).map(|()| work)
+        });
+        let mut result = Ok(());
+        for &(t, c) in remaining.iter().flat_map(|s| &s.chunks) {
+            let chunk = match pool.install(|| quantize_chunk(decoder, plan, t, c, progress)) {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            };
+            // A writer that is gone has an error of its own, which is the one to report.
+            if sender.send(chunk).is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // An error in the weights ends the writer too, by an empty channel: the cause goes first.
+        result?;
+        let work = written?;
+        let hashes = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        work.set_source_hashes(&hashes)?;
+        Ok(hashes)
+    })
+}
+
+/// Reads and quantizes the chunk's blocks of rows, in parallel.
+fn quantize_chunk(
+    decoder: &Decoder,
+    plan: &Plan,
+    t: usize,
+    c: usize,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<StoredChunk, ConvertError> {
+    let tensor = &plan.tensors[t];
+    let (chunk, columns) = (&tensor.chunks[c], tensor.columns());
+    let (end, step) = (chunk.first_row + chunk.rows, block_rows(columns));
+    let starts: Vec<usize> = (chunk.first_row..end).step_by(step).collect();
+    let block = |&start: &usize| {
+        let rows = start..end.min(start + step);
+        let mut values = vec![0.0; rows.len() * columns];
+        decoder.read_rows(&tensor.name, rows, &mut values)?;
+        let stored = store_rows(tensor.scheme, columns, &values).map_err(|mut source| {
+            source.row += start;
+            ConvertError::TooLarge { tensor: tensor.name.clone(), source }
+        })?;
+        progress(Progress::Weights(values.len() as u64));
+        Ok(stored)
+    };
+    // Of several errors, the first in the order of rows is reported, however the threads ran.
+    let blocks: Vec<Result<StoredRows, ConvertError>> = starts.par_iter().map(block).collect();
+    let blocks = blocks.into_iter().collect::<Result<_, _>>()?;
+    if c + 1 == tensor.chunks.len() {
+        decoder.release(&tensor.name);
+    }
+    Ok(blocks)
+}
+
+/// Takes the shard's chunks from the channel, writes and hashes them, and notes the shard once it is on disk.
+fn write_shard(
+    plan: &Plan,
+    shard: &PlannedShard,
+    chunks: &Receiver<StoredChunk>,
+    work: &mut WorkFolder,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(), ConvertError> {
+    let path = work.package().join(&shard.name);
+    let unfinished = path.with_extension("unfinished");
+    let failed = |source| ConvertError::Write { path: path.clone(), source };
+    let mut out = HashedFile::create(&unfinished).map_err(failed)?;
+    out.write(&shard.layout.header).map_err(failed)?;
+    let mut errors = Vec::with_capacity(shard.chunks.len());
+    for &(t, c) in &shard.chunks {
+        let Ok(blocks) = chunks.recv() else {
+            return Err(failed(std::io::Error::other("conversion stopped")));
+        };
+        for (p, plane) in plan.tensors[t].chunks[c].planes.iter().enumerate() {
+            for block in &blocks {
+                out.write(&little_endian(&block.planes[p].1)).map_err(failed)?;
+            }
+            out.write(&[0; haikuq_format::PLANE_ALIGNMENT as usize][..(align(plane.bytes) - plane.bytes) as usize])
+                .map_err(failed)?;
+        }
+        let sum = |of: fn(&StoredRows) -> f64| blocks.iter().map(of).sum::<f64>();
+        errors.push((sum(|b| b.squared_error), sum(|b| b.squared_norm)));
+    }
+    let (bytes, sha256) = out.finish().map_err(failed)?;
+    assert_eq!(bytes, shard.layout.file_bytes, "{} was planned otherwise", shard.name);
+    std::fs::rename(&unfinished, &path).map_err(failed)?;
+    super::files::sync_folder(work.package())?;
+    work.add_shard(FinishedShard::new(sha256, &errors))?;
+    progress(Progress::Shard(work.finished()));
+    Ok(())
+}
+
+/// A file that is hashed as it is written.
+struct HashedFile {
+    file: File,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl HashedFile {
+    fn create(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { file: File::create(path)?, hash: Sha256::new(), bytes: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until all is on disk; returns size and SHA-256.
+    fn finish(self) -> std::io::Result<(u64, String)> {
+        self.file.sync_all()?;
+        Ok((self.bytes, super::files::hex(&self.hash.finalize())))
+    }
+}
+
+/// Words as the format stores them.
+fn little_endian(words: &[u32]) -> std::borrow::Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        bytemuck::cast_slice(words).into()
+    } else {
+        words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>().into()
+    }
+}

@@ -1,0 +1,258 @@
+//! [`Plan`]: the whole package, down to the last offset, before any weight is read.
+
+use super::ConvertError;
+use super::files::SourceFile;
+use crate::quantize::Recipe;
+use haikuq_format::layout::{plane_sizes, row_chunks};
+use haikuq_format::manifest::{
+    Chunk, FORMAT_NAME, FORMAT_VERSION, FileEntry, Plane, Provenance, TensorEntry, entry_name, shard_name,
+};
+use haikuq_format::scheme::Scheme;
+use haikuq_format::shard::{ShardLayout, layout_shard};
+use haikuq_format::spec::TensorClass;
+use haikuq_format::{DecoderSpec, Manifest, align};
+use sha2::{Digest, Sha256};
+use std::ops::Range;
+
+/// Weights in a block of rows, the unit that a thread quantizes: half a megabyte as f32, which a core's cache holds.
+const BLOCK_WEIGHTS: usize = 1 << 17;
+
+/// Chunks in memory at once: one being quantized, one waiting, one being written.
+pub(super) const CHUNKS_IN_MEMORY: u64 = 3;
+
+/// Memory of the program itself, its tables and the hashing of the sources, generously.
+const BASE_MEMORY: u64 = 24 << 20;
+
+/// Bytes of an entry in a shard's header beside its name, at most.
+const HEADER_ENTRY_BYTES: u64 = 100;
+
+/// The whole package, before any weight is read.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the recipe.
+    pub recipe: String,
+    /// Every tensor with its scheme and chunks; errors are not known yet.
+    pub tensors: Vec<TensorEntry>,
+    /// Every shard, laid out.
+    pub shards: Vec<PlannedShard>,
+    /// Threads that quantize, which the expected memory depends on.
+    pub jobs: usize,
+}
+
+/// One shard of a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedShard {
+    /// File name.
+    pub name: String,
+    /// Header and places of all planes.
+    pub layout: ShardLayout,
+    /// Its chunks as (tensor, chunk) of [`Plan::tensors`], in file order. A chunk never spans two shards.
+    pub chunks: Vec<(usize, usize)>,
+}
+
+impl PlannedShard {
+    /// Its entry in the manifest.
+    pub(super) fn entry(&self, sha256: &str) -> FileEntry {
+        FileEntry { name: self.name.clone(), bytes: self.layout.file_bytes, sha256: sha256.into() }
+    }
+}
+
+impl Plan {
+    /// Plans the package of `spec` by `recipe`, in shards of at most `shard_bytes` (more where eight rows of a
+    /// matrix need more).
+    ///
+    /// # Errors
+    /// If the recipe does not fit the spec.
+    pub fn new(spec: &DecoderSpec, recipe: &Recipe, shard_bytes: u64, jobs: usize) -> Result<Self, ConvertError> {
+        let specs = spec.tensors();
+        let schemes = recipe.schemes(&specs)?;
+        let mut tensors: Vec<TensorEntry> = specs
+            .into_iter()
+            .zip(schemes)
+            .map(|(t, scheme)| TensorEntry {
+                name: t.name,
+                class: t.class,
+                shape: t.shape,
+                scheme,
+                chunks: Vec::new(),
+                relative_error: None,
+            })
+            .collect();
+        let mut drafts: Vec<Draft> = vec![Draft::default()];
+        for (t, tensor) in tensors.iter_mut().enumerate() {
+            let (rows, columns) = (tensor.rows(), tensor.columns());
+            for (c, range) in chunk_rows(&tensor.name, tensor.scheme, rows, columns, shard_bytes).into_iter().enumerate() {
+                let entries = chunk_entries(&tensor.name, c, tensor.scheme, range.len(), columns);
+                let needed = stored_bytes(&entries);
+                if drafts.last().is_some_and(|d| !d.chunks.is_empty() && Draft::HEADER + d.bytes + needed > shard_bytes) {
+                    drafts.push(Draft::default());
+                }
+                if let Some(draft) = drafts.last_mut() {
+                    draft.bytes += needed;
+                    draft.entries.extend(entries);
+                    draft.chunks.push((t, c));
+                }
+                tensor.chunks.push(Chunk { first_row: range.start, rows: range.len(), planes: Vec::new() });
+            }
+        }
+        let count = drafts.len();
+        let mut shards = Vec::with_capacity(count);
+        for (s, draft) in drafts.into_iter().enumerate() {
+            let layout = layout_shard(&draft.entries)?;
+            let mut placed = layout.entries.iter();
+            for &(t, c) in &draft.chunks {
+                let (scheme, columns) = (tensors[t].scheme, tensors[t].columns());
+                let chunk = &mut tensors[t].chunks[c];
+                let sizes = plane_sizes(scheme, chunk.rows, columns);
+                chunk.planes = sizes
+                    .iter()
+                    .zip(placed.by_ref())
+                    .map(|(size, entry)| Plane { kind: size.kind, shard: s, offset: entry.offset, bytes: size.words as u64 * 4 })
+                    .collect();
+            }
+            shards.push(PlannedShard { name: shard_name(s, count), layout, chunks: draft.chunks });
+        }
+        Ok(Self { recipe: recipe.name.clone(), tensors, shards, jobs })
+    }
+
+    /// Bytes of all shards.
+    pub fn total_bytes(&self) -> u64 {
+        self.shards.iter().map(|s| s.layout.file_bytes).sum()
+    }
+
+    /// Number of weights, vectors included.
+    pub fn weights(&self) -> u64 {
+        self.tensors.iter().map(|t| (t.rows() * t.columns()) as u64).sum()
+    }
+
+    /// Bits a weight over all matrices, scales included.
+    pub fn bits_per_weight(&self) -> f64 {
+        let matrices = || self.tensors.iter().filter(|t| t.class != TensorClass::Vector);
+        let weights: usize = matrices().map(|t| t.rows() * t.columns()).sum();
+        matrices().map(TensorEntry::bytes).sum::<u64>() as f64 * 8.0 / weights.max(1) as f64
+    }
+
+    /// Memory that converting is expected to take at most, in bytes, beside the mapped checkpoint: the chunks on their
+    /// way and each thread's block of rows as f32, codes and packed words.
+    pub fn peak_memory(&self) -> u64 {
+        let chunk = |t: &TensorEntry| t.chunks.iter().map(|c| c.planes.iter().map(|p| p.bytes).sum()).max().unwrap_or(0);
+        let largest_chunk: u64 = self.tensors.iter().map(chunk).max().unwrap_or(0);
+        let block = |t: &TensorEntry| (block_rows(t.columns()).min(t.rows()) * t.columns()) as u64;
+        let largest_block: u64 = self.tensors.iter().map(block).max().unwrap_or(0);
+        BASE_MEMORY + CHUNKS_IN_MEMORY * largest_chunk + self.jobs as u64 * largest_block * 10
+    }
+
+    /// Weights in a shard.
+    pub(super) fn shard_weights(&self, shard: &PlannedShard) -> u64 {
+        shard.chunks.iter().map(|&(t, c)| (self.tensors[t].chunks[c].rows * self.tensors[t].columns()) as u64).sum()
+    }
+
+    /// The manifest as far as it is known now; hashes are missing.
+    pub(super) fn manifest(&self, spec: &DecoderSpec) -> Manifest {
+        Manifest {
+            format: FORMAT_NAME.into(),
+            version: FORMAT_VERSION,
+            spec: spec.clone(),
+            tensors: Vec::new(),
+            shards: Vec::new(),
+            files: Vec::new(),
+            provenance: Provenance::default(),
+        }
+    }
+
+    /// The tensor table with relative errors from each chunk's (error, norm), in the order of the chunks on disk.
+    pub(super) fn tensors_with_errors(&self, errors: impl Iterator<Item = (f64, f64)>) -> Vec<TensorEntry> {
+        let mut sums = vec![(0.0, 0.0); self.tensors.len()];
+        let chunks = self.shards.iter().flat_map(|s| &s.chunks);
+        for (&(t, _), (error, norm)) in chunks.zip(errors) {
+            sums[t].0 += error;
+            sums[t].1 += norm;
+        }
+        let relative = |(error, norm): (f64, f64)| if norm > 0.0 { (error / norm).sqrt() } else { 0.0 };
+        let with = |(t, sum): (&TensorEntry, _)| TensorEntry { relative_error: Some(relative(sum)), ..t.clone() };
+        self.tensors.iter().zip(sums).map(with).collect()
+    }
+
+    /// A hash of everything that decides the package's bytes, except for the weights themselves: tool, recipe, layout,
+    /// names and sizes of the sources.
+    pub(super) fn digest(&self, recipe: &Recipe, sources: &[SourceFile]) -> String {
+        let mut hash = Sha256::new();
+        hash.update(super::tool());
+        hash.update(recipe.text.as_bytes());
+        for source in sources {
+            hash.update(format!("\n{} {}\n", source.name, source.bytes));
+        }
+        for (shard, tensor) in self.shards.iter().flat_map(|s| s.chunks.iter().map(move |c| (s, &self.tensors[c.0]))) {
+            hash.update(format!("{} {} {:?} {}\n", shard.name, tensor.name, tensor.shape, tensor.scheme));
+        }
+        self.shards.iter().for_each(|s| hash.update(&s.layout.header));
+        super::files::hex(&hash.finalize())
+    }
+}
+
+/// A shard while it fills.
+#[derive(Default)]
+struct Draft {
+    entries: Vec<(String, u64)>,
+    chunks: Vec<(usize, usize)>,
+    bytes: u64,
+}
+
+impl Draft {
+    /// The header's length field, braces, and its padding.
+    const HEADER: u64 = 10 + haikuq_format::PLANE_ALIGNMENT;
+}
+
+fn chunk_entries(tensor: &str, chunk: usize, scheme: Scheme, rows: usize, columns: usize) -> Vec<(String, u64)> {
+    let entry = |p: &haikuq_format::layout::PlaneSize| (entry_name(tensor, chunk, p.kind), p.words as u64 * 4);
+    plane_sizes(scheme, rows, columns).iter().map(entry).collect()
+}
+
+/// Bytes that entries take in a file, header included, at most.
+fn stored_bytes(entries: &[(String, u64)]) -> u64 {
+    entries.iter().map(|(name, bytes)| align(*bytes) + name.len() as u64 + HEADER_ENTRY_BYTES).sum()
+}
+
+/// Cuts a matrix into chunks of whole rows that each fit a shard and the format's limit for a plane: as few as
+/// possible, about equally large, and whole blocks of eight rows, so that packed words never span two chunks' rows.
+fn chunk_rows(tensor: &str, scheme: Scheme, rows: usize, columns: usize, shard_bytes: u64) -> Vec<Range<usize>> {
+    let largest = row_chunks(scheme, rows, columns).first().map_or(rows, Range::len);
+    let fits = |n: usize| Draft::HEADER + stored_bytes(&chunk_entries(tensor, 0, scheme, n, columns)) <= shard_bytes;
+    if largest <= 8 || (largest == rows && fits(rows)) {
+        return row_chunks(scheme, rows, columns);
+    }
+    // Bytes grow with rows, so the largest number of eights that fits is found by bisection.
+    let (mut low, mut high) = (1, largest / 8);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if fits(middle * 8) { low = middle } else { high = middle - 1 }
+    }
+    let count = rows.div_ceil(low * 8);
+    let step = rows.div_ceil(count).next_multiple_of(8);
+    (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
+}
+
+/// Rows of a block: about [`BLOCK_WEIGHTS`], a multiple of eight so that scales (two a word) and zero points (eight a
+/// word) of a block fill whole words.
+pub(super) fn block_rows(columns: usize) -> usize {
+    (BLOCK_WEIGHTS / columns.max(1) / 8 * 8).max(8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_even_whole_eights_and_fit_the_shard() {
+        let q4: Scheme = "q4/32".parse().unwrap_or(Scheme::F32);
+        let chunks = chunk_rows("embedding", q4, 1003, 256, 64 << 10);
+        assert_eq!(chunks.iter().map(Range::len).sum::<usize>(), 1003);
+        assert_eq!(chunks.iter().map(Range::len).collect::<Vec<_>>(), [336, 336, 331]);
+        assert!(chunks[..2].iter().all(|c| c.len() % 8 == 0));
+    }
+
+    #[test]
+    fn a_matrix_that_fits_is_one_chunk() {
+        assert_eq!(chunk_rows("layers.0.down", Scheme::F32, 7, 33, 64 << 10), [0..7]);
+    }
+}
