@@ -184,7 +184,7 @@ fn a_large_vocabulary_is_drawn_from_as_the_twin_does() {
     .iter()
     .enumerate()
     {
-        let found = sample_rows(vocab, &[row.clone()], options, step as u64)[0];
+        let found = sample_rows(vocab, std::slice::from_ref(&row), options, step as u64)[0];
         let number = uniform(options.seed, step as u64);
         // Weights are rounded differently, so the id may be a neighbour's where the sum nearly hits the number.
         let near =
