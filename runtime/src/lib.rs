@@ -1,1 +1,15 @@
-//! placeholder
+//! The haikuq runtime: opens a package and generates text on wgpu, natively and in the browser.
+//!
+//! * [`gpu`]: adapters, devices, shader permutations, dispatches;
+//! * [`kernels`]: one WGSL file a kernel, with its host side and its CPU twin beside it;
+//! * [`package`]: opening a package from any byte source, everything checked;
+//! * [`sampling`]: how the next token is chosen;
+//! * [`text`]: tokenizers, chat templates, incremental detokenization, stop strings.
+//!
+//! The runtime knows packages only: no checkpoints, no model families, no quantization.
+
+pub mod gpu;
+pub mod kernels;
+pub mod package;
+pub mod sampling;
+pub mod text;

@@ -1,0 +1,206 @@
+//! The paged key/value cache: sequences of any length in pages of [`PAGE`] positions.
+//!
+//! Each layer has a pool of keys and a pool of values, `[page][kv_head][PAGE][head_dim]`. A page belongs to one
+//! sequence; a table row a sequence lists its pages in order. Pools start small and double when they are full, so memory
+//! follows use and nothing is sized for a context that nobody fills.
+
+use super::DecoderError;
+use crate::gpu::{Gpu, GpuError};
+use crate::kernels::attention::PAGE;
+use haikuq_format::DecoderSpec;
+use serde::{Deserialize, Serialize};
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CachePrecision {
+    /// f16: packing and unpacking pairs of f16 is core WGSL, so every device can, `shader-f16` or not.
+    #[default]
+    Auto,
+    /// 16-bit floats.
+    F16,
+    /// 32-bit floats: twice the memory, and nothing lost.
+    F32,
+}
+
+impl CachePrecision {
+    /// Whether elements are f16.
+    pub fn is_f16(self) -> bool {
+        self != Self::F32
+    }
+
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        if self.is_f16() { 2 } else { 4 }
+    }
+}
+
+/// A sequence of tokens whose keys and values are cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SequenceId {
+    pub(super) row: usize,
+    // Tells a sequence from an earlier one in the same row.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Sequence {
+    generation: u64,
+    pages: Vec<u32>,
+    len: usize,
+}
+
+/// Pools and page table on the GPU, and who owns which page.
+pub(super) struct KvCache {
+    pub(super) precision: CachePrecision,
+    /// Keys and values of each layer.
+    pub(super) pools: Vec<(wgpu::Buffer, wgpu::Buffer)>,
+    /// `pages[row * max_pages + position / PAGE]`.
+    pub(super) table: wgpu::Buffer,
+    /// Pages in a row of the table.
+    pub(super) max_pages: usize,
+    max_context: usize,
+    page_bytes: u64,
+    num_pages: usize,
+    free: Vec<u32>,
+    rows: Vec<Option<Sequence>>,
+    next_generation: u64,
+}
+
+impl KvCache {
+    pub(super) fn new(
+        gpu: &Gpu,
+        spec: &DecoderSpec,
+        precision: CachePrecision,
+        max_sequences: usize,
+        max_context: usize,
+    ) -> Result<Self, GpuError> {
+        let max_pages = max_context.div_ceil(PAGE);
+        let page_bytes = (spec.num_kv_heads * PAGE * spec.head_dim) as u64 * precision.bytes();
+        let mut cache = Self {
+            precision,
+            pools: Vec::new(),
+            table: gpu.storage("page table", (max_sequences * max_pages * 4) as u64),
+            max_pages,
+            max_context,
+            page_bytes,
+            num_pages: 0,
+            free: Vec::new(),
+            rows: (0..max_sequences).map(|_| None).collect(),
+            next_generation: 0,
+        };
+        let first = max_pages.min(8);
+        cache.pools = cache.allocate(gpu, spec.num_layers(), first)?;
+        cache.add_pages(first);
+        Ok(cache)
+    }
+
+    /// Bytes of all pools.
+    pub(super) fn bytes(&self) -> u64 {
+        self.page_bytes * self.num_pages as u64 * 2 * self.pools.len() as u64
+    }
+
+    pub(super) fn create(&mut self) -> Result<SequenceId, DecoderError> {
+        let row = self.rows.iter().position(Option::is_none).ok_or(DecoderError::TooManySequences(self.rows.len()))?;
+        self.next_generation += 1;
+        self.rows[row] = Some(Sequence { generation: self.next_generation, pages: Vec::new(), len: 0 });
+        Ok(SequenceId { row, generation: self.next_generation })
+    }
+
+    pub(super) fn remove(&mut self, id: SequenceId) -> Result<(), DecoderError> {
+        let pages = std::mem::take(&mut self.sequence_mut(id)?.pages);
+        self.free.extend(pages.into_iter().rev());
+        self.rows[id.row] = None;
+        Ok(())
+    }
+
+    pub(super) fn len(&self, id: SequenceId) -> Result<usize, DecoderError> {
+        match &self.rows[id.row] {
+            Some(s) if s.generation == id.generation => Ok(s.len),
+            _ => Err(DecoderError::NoSuchSequence),
+        }
+    }
+
+    /// Forgets the positions from `len` on; their pages can be used again.
+    pub(super) fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
+        let sequence = self.sequence_mut(id)?;
+        sequence.len = sequence.len.min(len);
+        let keep = sequence.len.div_ceil(PAGE);
+        let freed = sequence.pages.split_off(keep.min(sequence.pages.len()));
+        self.free.extend(freed.into_iter().rev());
+        Ok(())
+    }
+
+    /// Makes room for positions up to `len`. True if the pools were replaced, so that bindings to them are stale.
+    pub(super) fn reserve(&mut self, gpu: &Gpu, id: SequenceId, len: usize) -> Result<bool, DecoderError> {
+        if len > self.max_context {
+            return Err(DecoderError::ContextOverflow { needed: len, limit: self.max_context });
+        }
+        let have = self.sequence_mut(id)?.pages.len();
+        let missing = len.div_ceil(PAGE).saturating_sub(have);
+        if missing == 0 {
+            return Ok(false);
+        }
+        let grew = self.free.len() < missing;
+        if grew {
+            self.grow(gpu, missing - self.free.len())?;
+        }
+        let pages: Vec<u32> = self.free.split_off(self.free.len() - missing).into_iter().rev().collect();
+        gpu.write(&self.table, ((id.row * self.max_pages + have) * 4) as u64, &pages);
+        self.sequence_mut(id)?.pages.extend(pages);
+        Ok(grew)
+    }
+
+    /// Marks `tokens` more positions as written.
+    pub(super) fn advance(&mut self, id: SequenceId, tokens: usize) -> Result<(), DecoderError> {
+        self.sequence_mut(id)?.len += tokens;
+        Ok(())
+    }
+
+    fn sequence_mut(&mut self, id: SequenceId) -> Result<&mut Sequence, DecoderError> {
+        match &mut self.rows[id.row] {
+            Some(s) if s.generation == id.generation => Ok(s),
+            _ => Err(DecoderError::NoSuchSequence),
+        }
+    }
+
+    fn grow(&mut self, gpu: &Gpu, missing: usize) -> Result<(), GpuError> {
+        let most = self.rows.len() * self.max_pages;
+        let wanted = (self.num_pages + missing).max((2 * self.num_pages).min(most));
+        let (available, _) = self.largest_pool(gpu);
+        // Doubling may not fit where just enough does.
+        let pages = wanted.min((available / self.page_bytes) as usize).max(self.num_pages + missing);
+        let pools = self.allocate(gpu, self.pools.len(), pages)?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let used = self.page_bytes * self.num_pages as u64;
+        for (old, new) in self.pools.iter().zip(&pools) {
+            encoder.copy_buffer_to_buffer(&old.0, 0, &new.0, 0, used);
+            encoder.copy_buffer_to_buffer(&old.1, 0, &new.1, 0, used);
+        }
+        gpu.queue.submit([encoder.finish()]);
+        self.pools = pools;
+        self.add_pages(pages);
+        Ok(())
+    }
+
+    fn largest_pool(&self, gpu: &Gpu) -> (u64, &'static str) {
+        let (binding, buffer) = (gpu.limits.max_storage_buffer_binding_size, gpu.limits.max_buffer_size);
+        if binding <= buffer { (binding, "maxStorageBufferBindingSize") } else { (buffer, "maxBufferSize") }
+    }
+
+    fn allocate(&self, gpu: &Gpu, layers: usize, pages: usize) -> Result<Vec<(wgpu::Buffer, wgpu::Buffer)>, GpuError> {
+        let bytes = pages as u64 * self.page_bytes;
+        let (available, limit) = self.largest_pool(gpu);
+        if bytes > available {
+            let what = format!("the key/value cache for {} positions", pages * PAGE);
+            return Err(GpuError::Limit { what, needed: bytes, limit, available });
+        }
+        Ok((0..layers).map(|_| (gpu.storage("keys", bytes), gpu.storage("values", bytes))).collect())
+    }
+
+    fn add_pages(&mut self, total: usize) {
+        let fresh = (self.num_pages as u32..total as u32).rev();
+        self.free.splice(0..0, fresh);
+        self.num_pages = total;
+    }
+}

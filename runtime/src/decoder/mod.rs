@@ -1,0 +1,504 @@
+//! [`Decoder`]: a package's transformer on a GPU, with its key/value cache.
+//!
+//! A *step* runs the decoder over some tokens: a chunk of one sequence's prompt (prefill), or one token of each of up to
+//! [`MAX_BATCH`] sequences (decode). Everything about a step that only its number of tokens decides is built once, as a
+//! [`graph`] of dispatches; what changes from step to step (ids, positions, whose turn it is) lies in small buffers. A
+//! decode step is one submission, sampling included, and only token ids come back.
+//!
+//! A token's arithmetic never depends on what else is in its step, so a sequence in a batch gets the very tokens that it
+//! gets alone.
+
+mod cache;
+mod error;
+mod graph;
+mod score;
+mod support;
+mod weights;
+
+pub use cache::{CachePrecision, SequenceId};
+pub use error::DecoderError;
+pub use support::require_supported;
+pub use weights::LoadProgress;
+
+use crate::gpu::{Dispatch, Gpu};
+use crate::kernels::attention::{IDLE, Token};
+use crate::kernels::sample::{Sample, SampleParams, seen_words};
+use crate::package::Package;
+use crate::sampling::SamplingOptions;
+use cache::KvCache;
+use graph::{Graphs, Step};
+use haikuq_format::DecoderSpec;
+use haikuq_format::layout::padded;
+use std::sync::Arc;
+use weights::Weights;
+
+/// Sequences that one decode step serves; a larger batch takes several steps.
+pub const MAX_BATCH: usize = 8;
+
+/// Logits are computed for at most this many bytes at once.
+const MAX_LOGIT_BYTES: usize = 64 << 20;
+
+/// How a package is loaded.
+#[derive(Clone, Debug)]
+pub struct DecoderOptions {
+    /// Precision of the key/value cache.
+    pub cache: CachePrecision,
+    /// Sequences that can exist at once.
+    pub max_sequences: usize,
+    /// Positions of a sequence at most; the spec's `max_context` where absent or larger.
+    pub max_context: Option<usize>,
+    /// Tokens of a prompt that are computed in one step.
+    pub prefill_chunk: usize,
+}
+
+impl Default for DecoderOptions {
+    fn default() -> Self {
+        Self { cache: CachePrecision::Auto, max_sequences: MAX_BATCH, max_context: None, prefill_chunk: 512 }
+    }
+}
+
+/// How the next token of a sequence is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// Temperature and kin.
+    pub sampling: &'a SamplingOptions,
+    /// Tokens chosen so far: which random number is used.
+    pub step: u64,
+}
+
+impl Choice<'_> {
+    fn params(&self, sequence: SequenceId) -> SampleParams {
+        SampleParams::new(self.sampling, self.step, sequence.row as u32)
+    }
+}
+
+/// A sequence's part in a decode step.
+#[derive(Clone, Copy, Debug)]
+pub struct Next<'a> {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Its newest token, whose keys and values are not in the cache yet.
+    pub token: u32,
+    /// How the token after it is chosen.
+    pub choice: Choice<'a>,
+}
+
+/// What a loaded decoder takes of the GPU's memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryUse {
+    /// Shards.
+    pub weights: u64,
+    /// Pools of keys and values as they are now.
+    pub cache: u64,
+    /// Activations and logits.
+    pub scratch: u64,
+}
+
+/// A package's transformer on a GPU.
+pub struct Decoder {
+    gpu: Arc<Gpu>,
+    spec: DecoderSpec,
+    weights: Weights,
+    cache: KvCache,
+    buffers: Buffers,
+    graphs: Graphs,
+    max_context: usize,
+    prefill_chunk: usize,
+}
+
+/// Activations and per-step inputs, sized for the largest step.
+struct Buffers {
+    /// `vec4<u32>` a token: id, position, row of the page table, unused.
+    tokens: wgpu::Buffer,
+    /// The residual stream \[chunk, padded(hidden)\].
+    hidden: wgpu::Buffer,
+    /// Its normalized copy for prefill.
+    normed: wgpu::Buffer,
+    qkv: wgpu::Buffer,
+    query: wgpu::Buffer,
+    attention: wgpu::Buffer,
+    mlp: wgpu::Buffer,
+    /// Partial results of split attention.
+    partials: wgpu::Buffer,
+    /// Inverse frequencies of each rope table.
+    inv_freqs: Vec<wgpu::Buffer>,
+    /// Gains of queries and keys, a layer each; none without such norms.
+    qk_norms: Vec<wgpu::Buffer>,
+    /// Rows of the residual stream that logits are wanted for \[logit_rows, padded(hidden)\].
+    head_input: wgpu::Buffer,
+    head_normed: wgpu::Buffer,
+    /// \[logit_rows, padded(vocab)\].
+    logits: wgpu::Buffer,
+    logit_rows: usize,
+    /// Sampling parameters, one a row of a batch.
+    sample_params: wgpu::Buffer,
+    /// Where the sampling kernels work.
+    sample_scratch: wgpu::Buffer,
+    /// Tokens that have occurred, one bit an id, [`seen_words`] a sequence.
+    seen: wgpu::Buffer,
+    /// Chosen ids \[MAX_BATCH\].
+    chosen: wgpu::Buffer,
+    /// Mappable copy of `chosen`.
+    chosen_staging: wgpu::Buffer,
+}
+
+impl Buffers {
+    fn new(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights, cache: &KvCache, chunk: usize, max_sequences: usize) -> Self {
+        let rows = |label, width: usize, rows: usize| gpu.storage(label, (rows * padded(width) * 4) as u64);
+        let hidden = |label| rows(label, spec.hidden_size, chunk);
+        let logit_rows = (MAX_LOGIT_BYTES / (padded(spec.vocab_size) * 4)).clamp(MAX_BATCH, chunk.max(MAX_BATCH));
+        Self {
+            tokens: gpu.storage("tokens", chunk.max(MAX_BATCH) as u64 * 16),
+            hidden: hidden("hidden"),
+            normed: hidden("normed"),
+            qkv: rows("qkv", spec.qkv_size(), chunk),
+            query: rows("query", spec.attention_size(), chunk),
+            attention: rows("attention", spec.attention_size(), chunk),
+            mlp: rows("mlp", spec.intermediate_size, chunk),
+            partials: gpu.storage(
+                "attention partials",
+                graph::partials_bytes(&graph::attention_shape(spec, cache.precision.is_f16(), cache.max_pages)),
+            ),
+            inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &r.inv_freq)).collect(),
+            qk_norms: qk_norms(gpu, spec, weights),
+            head_input: rows("head input", spec.hidden_size, logit_rows),
+            head_normed: rows("head normed", spec.hidden_size, logit_rows),
+            logits: rows("logits", spec.vocab_size, logit_rows),
+            logit_rows,
+            sample_params: gpu.storage("sample parameters", (MAX_BATCH * size_of::<SampleParams>()) as u64),
+            sample_scratch: gpu.storage("sampling", Sample::scratch_bytes(MAX_BATCH as u32, spec.vocab_size as u32)),
+            seen: gpu.storage("seen tokens", max_sequences as u64 * u64::from(seen_words(spec.vocab_size as u32)) * 4),
+            chosen: gpu.storage("chosen tokens", (MAX_BATCH * 4) as u64),
+            chosen_staging: gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("chosen tokens, mapped"),
+                size: (MAX_BATCH * 4) as u64,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            }),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        [
+            &self.tokens,
+            &self.hidden,
+            &self.normed,
+            &self.qkv,
+            &self.query,
+            &self.attention,
+            &self.mlp,
+            &self.partials,
+            &self.head_input,
+            &self.head_normed,
+            &self.logits,
+            &self.sample_params,
+            &self.sample_scratch,
+            &self.seen,
+            &self.chosen,
+            &self.chosen_staging,
+        ]
+        .iter()
+        .map(|b| b.size())
+        .sum()
+    }
+}
+
+impl Decoder {
+    /// Uploads a package's weights, shard by shard, each checked before it is used.
+    ///
+    /// # Errors
+    /// [`DecoderError::Unsupported`] before anything is read, [`DecoderError::Package`] for damaged files,
+    /// [`DecoderError::Gpu`] for a device that is too small.
+    pub async fn load(
+        gpu: Arc<Gpu>,
+        package: &Package,
+        options: &DecoderOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, DecoderError> {
+        let spec = package.manifest().spec.clone();
+        require_supported(&spec)?;
+        let max_context = options.max_context.map_or(spec.max_context, |n| n.clamp(1, spec.max_context));
+        let (max_sequences, prefill_chunk) = (options.max_sequences.max(1), options.prefill_chunk.clamp(32, 4096).next_multiple_of(32));
+        let weights = Weights::load(&gpu, package, progress).await?;
+        let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
+        let buffers = Buffers::new(&gpu, &spec, &weights, &cache, prefill_chunk, max_sequences);
+        gpu.check()?;
+        Ok(Self { gpu, spec, weights, cache, buffers, graphs: Graphs::default(), max_context, prefill_chunk })
+    }
+
+    /// The decoder's shape.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// The device it runs on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Positions that a sequence may have.
+    pub fn max_context(&self) -> usize {
+        self.max_context
+    }
+
+    /// GPU memory in use now.
+    pub fn memory(&self) -> MemoryUse {
+        MemoryUse { weights: self.weights.bytes, cache: self.cache.bytes(), scratch: self.buffers.bytes() }
+    }
+
+    /// Bytes of weights that one decoded token reads: all matrices, an untied embedding's single row aside.
+    pub fn bytes_per_token(&self) -> u64 {
+        let tensors = self.spec.tensors();
+        let read = tensors.iter().filter(|t| t.name != "embedding" || self.spec.tied_head);
+        let bytes = read.filter_map(|t| self.weights.find(&t.name)).flat_map(|m| &m.chunks).flat_map(|c| &c.planes);
+        bytes.map(|(_, p)| p.bytes).sum()
+    }
+
+    /// A new, empty sequence.
+    ///
+    /// # Errors
+    /// [`DecoderError::TooManySequences`].
+    pub fn create_sequence(&mut self) -> Result<SequenceId, DecoderError> {
+        self.cache.create()
+    }
+
+    /// Frees a sequence and its pages.
+    ///
+    /// # Errors
+    /// [`DecoderError::NoSuchSequence`].
+    pub fn remove_sequence(&mut self, id: SequenceId) -> Result<(), DecoderError> {
+        self.cache.remove(id)
+    }
+
+    /// Positions that a sequence holds.
+    ///
+    /// # Errors
+    /// [`DecoderError::NoSuchSequence`].
+    pub fn sequence_len(&self, id: SequenceId) -> Result<usize, DecoderError> {
+        self.cache.len(id)
+    }
+
+    /// Forgets a sequence's positions from `len` on.
+    ///
+    /// # Errors
+    /// [`DecoderError::NoSuchSequence`].
+    pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
+        self.cache.truncate(id, len)
+    }
+
+    /// Appends a chunk of at most [`DecoderOptions::prefill_chunk`] tokens of a prompt to a sequence and leaves its last
+    /// token's logits as row 0. Long prompts are given chunk by chunk, so that the caller can stop or show progress.
+    ///
+    /// # Errors
+    /// [`DecoderError`]; the sequence keeps its length then.
+    pub fn prefill(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), DecoderError> {
+        if tokens.len() > self.prefill_chunk {
+            return Err(DecoderError::ContextOverflow { needed: tokens.len(), limit: self.prefill_chunk });
+        }
+        let step = self.append(id, tokens)?;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.encode_body(&mut encoder, step)?;
+        self.copy_head_rows(&mut encoder, tokens.len() - 1, 1);
+        self.encode_head(&mut encoder, 1)?;
+        self.gpu.queue.submit([encoder.finish()]);
+        self.cache.advance(id, tokens.len())
+    }
+
+    /// Tokens that [`Decoder::prefill`] takes at once.
+    pub fn prefill_chunk(&self) -> usize {
+        self.prefill_chunk
+    }
+
+    /// Appends one token to each of up to [`MAX_BATCH`] sequences, leaves their logits as rows 0, 1, … and chooses each
+    /// one's next token. One submission; the ids come back.
+    ///
+    /// # Errors
+    /// [`DecoderError`]; the sequences keep their lengths then.
+    pub async fn decode(&mut self, batch: &[Next<'_>]) -> Result<Vec<u32>, DecoderError> {
+        self.write_batch(batch)?;
+        let params: Vec<_> = batch.iter().map(|n| n.choice.params(n.sequence)).collect();
+        self.gpu.write(&self.buffers.sample_params, 0, &params);
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.encode_body(&mut encoder, Step::of_decode(batch.len()))?;
+        self.copy_head_rows(&mut encoder, 0, batch.len());
+        self.encode_head(&mut encoder, batch.len())?;
+        self.encode_sample(&mut encoder, batch.len())?;
+        self.gpu.queue.submit([encoder.finish()]);
+        for next in batch {
+            self.cache.advance(next.sequence, 1)?;
+        }
+        self.chosen(batch.len()).await
+    }
+
+    /// Chooses the next token from the logits that [`Decoder::prefill`] left for `id`.
+    ///
+    /// # Errors
+    /// [`DecoderError::Gpu`].
+    pub async fn sample_first(&mut self, id: SequenceId, choice: Choice<'_>) -> Result<u32, DecoderError> {
+        self.gpu.write(&self.buffers.sample_params, 0, &[choice.params(id)]);
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.encode_sample(&mut encoder, 1)?;
+        self.gpu.queue.submit([encoder.finish()]);
+        Ok(self.chosen(1).await?[0])
+    }
+
+    /// Says which tokens count as having occurred in a sequence, for the repetition penalty.
+    pub fn set_seen(&mut self, id: SequenceId, tokens: &[u32]) {
+        let words = seen_words(self.spec.vocab_size as u32) as usize;
+        let mut bits = vec![0u32; words];
+        for token in tokens.iter().map(|t| *t as usize).filter(|t| *t < self.spec.vocab_size) {
+            bits[token / 32] |= 1 << (token % 32);
+        }
+        self.gpu.write(&self.buffers.seen, (id.row * words * 4) as u64, &bits);
+    }
+
+    /// Reads the first `rows` rows of logits, \[rows, vocab_size\].
+    ///
+    /// # Errors
+    /// [`DecoderError::Gpu`].
+    pub async fn logits(&self, rows: usize) -> Result<Vec<f32>, DecoderError> {
+        let (vocab, stride) = (self.spec.vocab_size, padded(self.spec.vocab_size));
+        let mut all: Vec<f32> = self.gpu.read(&self.buffers.logits, 0, rows * stride).await?;
+        if stride != vocab {
+            for row in 1..rows {
+                all.copy_within(row * stride..row * stride + vocab, row * vocab);
+            }
+            all.truncate(rows * vocab);
+        }
+        Ok(all)
+    }
+
+    async fn chosen(&self, count: usize) -> Result<Vec<u32>, DecoderError> {
+        let ids: Vec<u32> = self.gpu.map(&self.buffers.chosen_staging, count).await?;
+        if ids.contains(&IDLE) { Err(DecoderError::NotFinite) } else { Ok(ids) }
+    }
+
+    /// Checks ids, makes room and writes the step's token list for consecutive tokens of one sequence.
+    fn append(&mut self, id: SequenceId, tokens: &[u32]) -> Result<Step, DecoderError> {
+        if tokens.is_empty() {
+            return Err(DecoderError::NoTokens);
+        }
+        let start = self.cache.len(id)?;
+        self.check_ids(tokens.iter().copied())?;
+        self.reserve(id, start + tokens.len())?;
+        let step = Step::of_prefill(tokens.len());
+        let mut entries: Vec<Token> = (start..)
+            .zip(tokens)
+            .map(|(position, token)| Token { id: *token, position: position as u32, sequence: id.row as u32, spare: 0 })
+            .collect();
+        entries.resize(step.tokens(), Token::IDLE);
+        self.gpu.write(&self.buffers.tokens, 0, &entries);
+        Ok(step)
+    }
+
+    fn write_batch(&mut self, batch: &[Next<'_>]) -> Result<(), DecoderError> {
+        if batch.is_empty() {
+            return Err(DecoderError::NoTokens);
+        }
+        if batch.len() > MAX_BATCH {
+            return Err(DecoderError::TooManySequences(MAX_BATCH));
+        }
+        self.check_ids(batch.iter().map(|n| n.token))?;
+        let mut entries = Vec::with_capacity(batch.len());
+        for Next { sequence, token, .. } in batch {
+            let position = self.cache.len(*sequence)?;
+            self.reserve(*sequence, position + 1)?;
+            entries.push(Token { id: *token, position: position as u32, sequence: sequence.row as u32, spare: 0 });
+        }
+        self.gpu.write(&self.buffers.tokens, 0, &entries);
+        Ok(())
+    }
+
+    fn check_ids(&self, mut ids: impl Iterator<Item = u32>) -> Result<(), DecoderError> {
+        let vocab_size = self.spec.vocab_size;
+        match ids.find(|id| *id as usize >= vocab_size) {
+            Some(id) => Err(DecoderError::TokenOutOfRange { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn reserve(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
+        if self.cache.reserve(&self.gpu, id, len)? {
+            self.graphs.forget_bodies();
+        }
+        Ok(())
+    }
+
+    fn encode_body(&mut self, encoder: &mut wgpu::CommandEncoder, step: Step) -> Result<(), DecoderError> {
+        let context = graph::Context {
+            gpu: &self.gpu,
+            spec: &self.spec,
+            weights: &self.weights,
+            cache: &self.cache,
+            buffers: &self.buffers,
+        };
+        encode(encoder, self.graphs.body(&context, step)?);
+        Ok(())
+    }
+
+    fn encode_head(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
+        let context = graph::Context {
+            gpu: &self.gpu,
+            spec: &self.spec,
+            weights: &self.weights,
+            cache: &self.cache,
+            buffers: &self.buffers,
+        };
+        encode(encoder, self.graphs.head(&context, rows)?);
+        Ok(())
+    }
+
+    fn encode_sample(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
+        let b = &self.buffers;
+        let sample = Sample {
+            rows: rows as u32,
+            vocab: self.spec.vocab_size as u32,
+            logits: (&b.logits).into(),
+            params: (&b.sample_params).into(),
+            seen: (&b.seen).into(),
+            scratch: (&b.sample_scratch).into(),
+            chosen: (&b.chosen).into(),
+            next: None,
+        };
+        encode(encoder, self.graphs.sample(rows, || Ok(sample.bind(&self.gpu)?.into()))?);
+        encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.chosen_staging, 0, (MAX_BATCH * 4) as u64);
+        Ok(())
+    }
+
+    /// Copies `count` rows of the residual stream, from row `first`, to where the head reads.
+    fn copy_head_rows(&self, encoder: &mut wgpu::CommandEncoder, first: usize, count: usize) {
+        let row = (padded(self.spec.hidden_size) * 4) as u64;
+        let b = &self.buffers;
+        encoder.copy_buffer_to_buffer(&b.hidden, first as u64 * row, &b.head_input, 0, count as u64 * row);
+    }
+}
+
+fn encode(encoder: &mut wgpu::CommandEncoder, dispatches: &[Dispatch]) {
+    let mut pass = encoder.begin_compute_pass(&Default::default());
+    for dispatch in dispatches {
+        dispatch.encode(&mut pass);
+    }
+}
+
+/// Gains of queries and keys of each layer, one after the other as `rope_cache` reads them.
+fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
+    if spec.qk_norm.is_none() {
+        return Vec::new();
+    }
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    let buffers = (0..spec.num_layers())
+        .map(|layer| {
+            let parts = ["q_norm", "k_norm"].map(|n| weights.get(&format!("layers.{layer}.{n}.gain")));
+            let joined = gpu.storage("q and k gains", parts.iter().map(|m| m.columns as u64 * 4).sum());
+            let mut at = 0;
+            for part in parts {
+                let plane = &part.chunks[0].planes[0].1;
+                encoder.copy_buffer_to_buffer(&plane.buffer, plane.offset, &joined, at, part.columns as u64 * 4);
+                at += part.columns as u64 * 4;
+            }
+            joined
+        })
+        .collect();
+    gpu.queue.submit([encoder.finish()]);
+    buffers
+}

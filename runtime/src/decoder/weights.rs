@@ -1,0 +1,87 @@
+//! A package's weights on the GPU: one buffer a shard, planes bound where they lie in it.
+
+use super::DecoderError;
+use crate::gpu::{Gpu, GpuError};
+use crate::kernels::weights::{GpuChunk, GpuMatrix, GpuPlane};
+use crate::package::Package;
+use haikuq_format::manifest::{Manifest, TensorEntry};
+use std::collections::BTreeMap;
+
+/// Every tensor of a package, by canonical name.
+pub(super) struct Weights {
+    tensors: BTreeMap<String, GpuMatrix>,
+    /// Bytes of GPU memory.
+    pub(super) bytes: u64,
+}
+
+/// How far loading has come; see [`super::Decoder::load`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of shards checked and uploaded.
+    pub bytes: u64,
+    /// Bytes of all shards.
+    pub total_bytes: u64,
+}
+
+impl Weights {
+    /// Reads, checks and uploads shard after shard; one shard is in memory at a time.
+    pub(super) async fn load(gpu: &Gpu, package: &Package, progress: &mut dyn FnMut(LoadProgress)) -> Result<Self, DecoderError> {
+        let manifest = package.manifest();
+        let total_bytes = manifest.weight_bytes();
+        let (mut buffers, mut bytes) = (Vec::with_capacity(manifest.shards.len()), 0);
+        progress(LoadProgress { bytes, total_bytes });
+        for (i, shard) in manifest.shards.iter().enumerate() {
+            let available = gpu.limits.max_buffer_size;
+            if shard.bytes > available {
+                let what = format!("shard {}", shard.name);
+                return Err(GpuError::Limit { what, needed: shard.bytes, limit: "maxBufferSize", available }.into());
+            }
+            let data = package.read_shard(i).await?;
+            let buffer = gpu.storage(&shard.name, data.len() as u64);
+            gpu.write(&buffer, 0, &data);
+            // Hands the staging memory of this shard back before the next one is read.
+            gpu.queue.submit([]);
+            #[cfg(not(target_arch = "wasm32"))]
+            gpu.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| GpuError::Lost(e.to_string()))?;
+            gpu.check()?;
+            buffers.push(buffer);
+            bytes += shard.bytes;
+            progress(LoadProgress { bytes, total_bytes });
+        }
+        Ok(Self { tensors: bind_all(manifest, &buffers), bytes })
+    }
+
+    /// A tensor that the spec lists.
+    pub(super) fn get(&self, name: &str) -> &GpuMatrix {
+        // `Manifest::check` has compared the tensor table with the spec's list.
+        self.tensors.get(name).unwrap_or_else(|| panic!("the spec lists no tensor {name}"))
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&GpuMatrix> {
+        self.tensors.get(name)
+    }
+}
+
+fn bind_all(manifest: &Manifest, buffers: &[wgpu::Buffer]) -> BTreeMap<String, GpuMatrix> {
+    manifest.tensors.iter().map(|t| (t.name.clone(), bind(t, buffers))).collect()
+}
+
+fn bind(tensor: &TensorEntry, buffers: &[wgpu::Buffer]) -> GpuMatrix {
+    let chunks = tensor
+        .chunks
+        .iter()
+        .map(|chunk| GpuChunk {
+            first_row: chunk.first_row,
+            rows: chunk.rows,
+            planes: chunk
+                .planes
+                .iter()
+                .map(|p| {
+                    let plane = GpuPlane { buffer: buffers[p.shard].clone(), offset: p.offset, bytes: p.bytes.next_multiple_of(16) };
+                    (p.kind, plane)
+                })
+                .collect(),
+        })
+        .collect();
+    GpuMatrix { scheme: tensor.scheme, rows: tensor.rows(), columns: tensor.columns(), chunks }
+}

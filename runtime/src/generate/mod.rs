@@ -1,0 +1,199 @@
+//! Text from a loaded decoder: prompts in, tokens and text out as they are chosen.
+//!
+//! One loop serves one prompt or many. Prompts are computed one after the other (each exactly as it would be alone), then
+//! all texts grow together, up to [`MAX_BATCH`] a step, until each has its own reason to end.
+
+mod conversation;
+mod options;
+
+pub use conversation::Conversation;
+pub use options::{Completion, FinishReason, GenerateOptions, TokenEvent, Usage};
+
+use crate::decoder::{Choice, Decoder, DecoderError, MAX_BATCH, Next};
+use crate::sampling::SamplingError;
+use crate::text::{StopStrings, StreamDecoder, Tokenizer};
+use std::ops::ControlFlow;
+use web_time::Instant;
+
+/// What can go wrong with a generation.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// The decoder failed.
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
+    /// A sampling option is out of range.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+}
+
+/// One text to write.
+pub struct Request<'a> {
+    /// Where its keys and values are cached; what `prompt` shares with it is not computed again.
+    pub conversation: &'a mut Conversation,
+    /// Token ids of everything so far.
+    pub prompt: &'a [u32],
+    /// When and how to write.
+    pub options: &'a GenerateOptions,
+}
+
+/// Writes one text for each of `requests`. `on_token` sees every token as it is chosen, and all the text that is certain;
+/// `ControlFlow::Break` ends that text ([`FinishReason::Cancelled`]), also while its prompt is computed: then the event
+/// has no id and no text.
+///
+/// # Errors
+/// [`GenerateError`]; the conversations hold what was computed until then.
+pub async fn generate(
+    decoder: &mut Decoder,
+    tokenizer: &Tokenizer,
+    requests: &mut [Request<'_>],
+    on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+) -> Result<Vec<Completion>, GenerateError> {
+    let mut texts = Vec::with_capacity(requests.len());
+    for (index, request) in requests.iter_mut().enumerate() {
+        texts.push(Text::start(decoder, tokenizer, request, index, on_token).await?);
+    }
+    loop {
+        let growing: Vec<usize> = (0..texts.len()).filter(|i| texts[*i].finish.is_none()).collect();
+        if growing.is_empty() {
+            break;
+        }
+        for group in growing.chunks(MAX_BATCH) {
+            let batch: Vec<_> = group.iter().map(|i| texts[*i].next(&requests[*i])).collect();
+            let chosen = decoder.decode(&batch).await?;
+            for (&i, id) in group.iter().zip(chosen) {
+                requests[i].conversation.cached.push(texts[i].last);
+                texts[i].accept(id, &requests[i], decoder.max_context(), on_token);
+            }
+        }
+    }
+    Ok(texts.into_iter().map(Text::finish).collect())
+}
+
+/// A text as it grows.
+struct Text<'a> {
+    index: usize,
+    stream: StreamDecoder<'a>,
+    stops: StopStrings,
+    ids: Vec<u32>,
+    text: String,
+    /// The token that the next step is fed.
+    last: u32,
+    chosen: usize,
+    finish: Option<FinishReason>,
+    usage: Usage,
+    started: Instant,
+    first_token: Option<Instant>,
+}
+
+impl<'a> Text<'a> {
+    /// Computes the prompt and chooses the first token.
+    async fn start(
+        decoder: &mut Decoder,
+        tokenizer: &'a Tokenizer,
+        request: &mut Request<'_>,
+        index: usize,
+        on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+    ) -> Result<Self, GenerateError> {
+        let started = Instant::now();
+        request.options.sampling.validate()?;
+        if request.prompt.is_empty() {
+            return Err(DecoderError::NoTokens.into());
+        }
+        if request.prompt.len() > decoder.max_context() {
+            let (needed, limit) = (request.prompt.len(), decoder.max_context());
+            return Err(DecoderError::ContextOverflow { needed, limit }.into());
+        }
+        let reused_tokens = request.conversation.keep_prefix_of(request.prompt, decoder)?;
+        let mut text = Self {
+            index,
+            stream: StreamDecoder::new(tokenizer),
+            stops: StopStrings::new(request.options.stop_strings.iter().cloned()),
+            ids: Vec::new(),
+            text: String::new(),
+            last: 0,
+            chosen: 0,
+            finish: None,
+            usage: Usage { prompt_tokens: request.prompt.len(), reused_tokens, ..Usage::default() },
+            started,
+            first_token: None,
+        };
+        if request.options.max_tokens == Some(0) {
+            text.finish = Some(FinishReason::Length);
+            return Ok(text);
+        }
+        let sequence = request.conversation.sequence;
+        for (i, chunk) in request.prompt[reused_tokens..].chunks(decoder.prefill_chunk()).enumerate() {
+            if i > 0 && on_token(TokenEvent { index, id: None, text: "" }).is_break() {
+                text.finish = Some(FinishReason::Cancelled);
+                return Ok(text);
+            }
+            decoder.prefill(sequence, chunk)?;
+            request.conversation.cached.extend_from_slice(chunk);
+        }
+        if request.options.sampling.repetition_penalty != 1.0 {
+            decoder.set_seen(sequence, request.prompt);
+        }
+        let id = decoder.sample_first(sequence, text.choice(request.options)).await?;
+        text.accept(id, request, decoder.max_context(), on_token);
+        Ok(text)
+    }
+
+    fn choice<'o>(&self, options: &'o GenerateOptions) -> Choice<'o> {
+        Choice { sampling: &options.sampling, step: self.chosen as u64 }
+    }
+
+    /// This text's part in the next step.
+    fn next<'o>(&self, request: &Request<'o>) -> Next<'o> {
+        Next { sequence: request.conversation.sequence, token: self.last, choice: self.choice(request.options) }
+    }
+
+    /// Takes a chosen token in: text, events, and whether this was the last one.
+    fn accept(
+        &mut self,
+        id: u32,
+        request: &Request<'_>,
+        max_context: usize,
+        on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+    ) {
+        let now = Instant::now();
+        let first = *self.first_token.get_or_insert(now);
+        self.chosen += 1;
+        self.usage.completion_tokens = self.chosen;
+        self.usage.time_to_first_token = first - self.started;
+        self.usage.decode_time = now - first;
+        if request.options.stop_tokens.contains(&id) {
+            self.finish = Some(FinishReason::Stop);
+        } else {
+            self.ids.push(id);
+            self.last = id;
+            let certain = self.stops.push(&self.stream.push(id));
+            self.text.push_str(&certain);
+            let go_on = on_token(TokenEvent { index: self.index, id: Some(id), text: &certain });
+            let options = request.options;
+            self.finish = if self.stops.stopped() {
+                Some(FinishReason::Stop)
+            } else if go_on.is_break() {
+                Some(FinishReason::Cancelled)
+            } else if options.max_tokens.is_some_and(|n| self.ids.len() >= n) {
+                Some(FinishReason::Length)
+            } else if request.prompt.len() + self.ids.len() >= max_context {
+                Some(FinishReason::Context)
+            } else {
+                None
+            };
+        }
+        if self.finish.is_some() && !self.stops.stopped() {
+            let mut rest = self.stops.push(&self.stream.finish());
+            rest.push_str(&self.stops.finish());
+            if !rest.is_empty() {
+                self.text.push_str(&rest);
+                let _ = on_token(TokenEvent { index: self.index, id: None, text: &rest });
+            }
+        }
+    }
+
+    fn finish(self) -> Completion {
+        let finish = self.finish.unwrap_or(FinishReason::Cancelled);
+        Completion { ids: self.ids, text: self.text, finish, usage: self.usage }
+    }
+}

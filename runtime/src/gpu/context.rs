@@ -1,0 +1,282 @@
+//! [`Gpu`]: an open device with its queue, its abilities and its compiled pipelines.
+
+use super::adapter::{self, AdapterDescription};
+use super::{GpuError, preprocess};
+use crate::kernels;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What to ask of a GPU.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Index or part of the name of the adapter; the fastest kind where absent. Ignored in browsers.
+    pub adapter: Option<String>,
+    /// Behave as if the device had no `shader-f16`.
+    pub without_f16: bool,
+    /// Behave as if the device had no subgroups.
+    pub without_subgroups: bool,
+}
+
+/// What kernels may use on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `enable f16;`
+    pub f16: bool,
+    /// Subgroup operations.
+    pub subgroups: bool,
+    /// Smallest size of a subgroup (1 without subgroups).
+    pub subgroup_min_size: u32,
+    /// Largest size of a subgroup (1 without subgroups).
+    pub subgroup_max_size: u32,
+}
+
+/// An open device. Everything that a kernel needs of wgpu goes through here.
+pub struct Gpu {
+    /// The device, for calls that this type does not wrap.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    /// What kernels may use.
+    pub capabilities: Capabilities,
+    /// The device's limits (all that the adapter offers).
+    pub limits: wgpu::Limits,
+    /// The adapter.
+    pub description: AdapterDescription,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    failure: Arc<Mutex<Option<GpuError>>>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PipelineKey {
+    kernel: &'static str,
+    flags: Vec<&'static str>,
+    constants: Vec<(&'static str, u64)>,
+}
+
+impl Gpu {
+    /// Opens a device with everything its adapter offers.
+    ///
+    /// # Errors
+    /// [`GpuError::NoAdapter`], [`GpuError::NoSuchAdapter`] or [`GpuError::Device`].
+    pub async fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        let instance = adapter::instance();
+        let (index, adapter) = adapter::choose(&instance, options.adapter.as_deref()).await?;
+        let description = AdapterDescription::new(index, &adapter);
+        let offered = adapter.features();
+        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("haikuq"),
+            required_features: offered & wanted,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| GpuError::Device { adapter: description.name.clone(), why: e.to_string() })?;
+        let failure = Arc::new(Mutex::new(None));
+        let keep_first = |failure: &Arc<Mutex<Option<GpuError>>>| {
+            let failure = failure.clone();
+            move |error: GpuError| {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        };
+        let keep = keep_first(&failure);
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            keep(match e {
+                wgpu::Error::OutOfMemory { source } => GpuError::OutOfMemory(source.to_string()),
+                other => GpuError::Validation(with_causes(&other)),
+            });
+        }));
+        let keep = keep_first(&failure);
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                keep(GpuError::Lost(message));
+            }
+        });
+        let subgroups = offered.contains(wgpu::Features::SUBGROUP) && !options.without_subgroups;
+        let (min, max) = description.subgroups.filter(|_| subgroups).unwrap_or((1, 1));
+        let capabilities = Capabilities {
+            f16: offered.contains(wgpu::Features::SHADER_F16) && !options.without_f16,
+            subgroups,
+            subgroup_min_size: min,
+            subgroup_max_size: max,
+        };
+        Ok(Self { device, queue, capabilities, limits, description, pipelines: Mutex::default(), failure })
+    }
+
+    /// [`Gpu::open`] on this thread.
+    #[cfg(feature = "native")]
+    pub fn open_blocking(options: &GpuOptions) -> Result<Self, GpuError> {
+        pollster::block_on(Self::open(options))
+    }
+
+    /// Fails if anything went wrong on the device since it was opened.
+    ///
+    /// # Errors
+    /// The first error that the device reported.
+    pub fn check(&self) -> Result<(), GpuError> {
+        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// The pipeline of `kernel` with preprocessor `flags` and overridable `constants`; compiled once.
+    ///
+    /// The flags `F16` and `SUBGROUPS` are dropped where the device lacks them, so kernels may always ask.
+    ///
+    /// # Panics
+    /// If the kernel does not exist or its file does not preprocess: a defect that every kernel's test finds.
+    pub fn pipeline(
+        &self,
+        kernel: &'static str,
+        flags: &[&'static str],
+        constants: &[(&'static str, f64)],
+    ) -> wgpu::ComputePipeline {
+        let mut flags: Vec<_> = flags.iter().copied().filter(|f| self.allows(f)).collect();
+        flags.sort_unstable();
+        flags.dedup();
+        let key =
+            PipelineKey { kernel, flags: flags.clone(), constants: constants.iter().map(|(n, v)| (*n, v.to_bits())).collect() };
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(&key) {
+            return pipeline.clone();
+        }
+        let source = kernels::source(kernel).unwrap_or_else(|| panic!("no kernel {kernel}"));
+        let body = preprocess(kernel, source, &flags, &kernels::shared).unwrap_or_else(|e| panic!("{e}"));
+        let mut text = String::new();
+        if flags.contains(&"F16") {
+            text += "enable f16;\n";
+        }
+        // Browsers require this line; naga refuses it and needs none.
+        if flags.contains(&"SUBGROUPS") && cfg!(target_arch = "wasm32") {
+            text += "enable subgroups;\n";
+        }
+        text += &body;
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(kernel),
+            source: wgpu::ShaderSource::Wgsl(text.into()),
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants,
+                // Kernels write workgroup memory before they read it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        pipelines.insert(key, pipeline.clone());
+        pipeline
+    }
+
+    fn allows(&self, flag: &str) -> bool {
+        match flag {
+            "F16" => self.capabilities.f16,
+            "SUBGROUPS" => self.capabilities.subgroups,
+            _ => true,
+        }
+    }
+
+    /// A new storage buffer of `bytes` (rounded up to 16), zeroed, that can be copied from and to.
+    pub fn storage(&self, label: &str, bytes: u64) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes.max(16).next_multiple_of(16),
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// A new storage buffer that holds `data`.
+    pub fn upload<T: bytemuck::Pod>(&self, label: &str, data: &[T]) -> wgpu::Buffer {
+        let bytes = bytemuck::cast_slice::<T, u8>(data);
+        let buffer = self.storage(label, bytes.len() as u64);
+        self.write(&buffer, 0, data);
+        buffer
+    }
+
+    /// Writes `data` (a whole number of words) at byte `offset` of `buffer`.
+    pub fn write<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer, offset: u64, data: &[T]) {
+        self.queue.write_buffer(buffer, offset, bytemuck::cast_slice(data));
+    }
+
+    /// A uniform buffer that holds `params`.
+    pub fn uniform<T: bytemuck::Pod>(&self, label: &str, params: &T) -> wgpu::Buffer {
+        let bytes = bytemuck::bytes_of(params);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: (bytes.len() as u64).next_multiple_of(16),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&buffer, 0, bytes);
+        buffer
+    }
+
+    /// Reads `words` 32-bit values from byte `offset` of `buffer` once all submitted work is done.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the device failed or was lost.
+    pub async fn read<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer, offset: u64, count: usize) -> Result<Vec<T>, GpuError> {
+        let bytes = (count * size_of::<T>()) as u64;
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: bytes.next_multiple_of(4).max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes.next_multiple_of(4));
+        self.queue.submit([encoder.finish()]);
+        self.map(&staging, count).await
+    }
+
+    /// Maps `staging` (usage `MAP_READ`), copies its first `count` values and unmaps it.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the device failed or was lost.
+    pub async fn map<T: bytemuck::Pod>(&self, staging: &wgpu::Buffer, count: usize) -> Result<Vec<T>, GpuError> {
+        let bytes = (count * size_of::<T>()) as u64;
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, 0..bytes.next_multiple_of(4).max(4), move |result| {
+            let _ = sender.send(result);
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| GpuError::Lost(e.to_string()))?;
+        let mapped = receiver.await;
+        self.check()?;
+        match mapped {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(GpuError::Lost(e.to_string())),
+            Err(_) => return Err(GpuError::Lost("the device went away before memory was read back".into())),
+        }
+        let view =
+            staging.get_mapped_range(0..bytes.next_multiple_of(4).max(4)).map_err(|e| GpuError::Validation(e.to_string()))?;
+        let mut out = vec![T::zeroed(); count];
+        bytemuck::cast_slice_mut::<T, u8>(&mut out).copy_from_slice(&view[..bytes as usize]);
+        drop(view);
+        staging.unmap();
+        Ok(out)
+    }
+}
+
+/// An error's text and that of its causes which it does not quote itself; naga's reasons lie deep.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = error.to_string();
+        if !text.contains(line.trim()) {
+            text = format!("{}: {line}", text.trim_end());
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,53 @@
+//! `attention_prefill`: attention of many tokens of one sequence. Its CPU twin is
+//! [`attention::cpu`](super::attention::cpu).
+
+use super::attention::{AttentionBuffers, AttentionShape, Scores};
+use crate::gpu::{Dispatch, Gpu, GpuError, Kernel};
+
+/// Queries that a workgroup takes.
+const TILE: u32 = 32;
+
+/// Attention of `num_tokens` tokens at consecutive positions of one sequence (idle ones only at the end), whose keys
+/// and values are in the cache.
+#[derive(Clone, Debug)]
+pub struct AttentionPrefill<'a> {
+    /// Tokens of the step.
+    pub num_tokens: u32,
+    /// Heads and cache.
+    pub shape: AttentionShape,
+    /// Scale, window and soft cap.
+    pub scores: Scores,
+    /// Inputs and output.
+    pub buffers: AttentionBuffers<'a>,
+}
+
+impl AttentionPrefill<'_> {
+    /// Binds the kernel.
+    ///
+    /// # Errors
+    /// [`GpuError::Limit`] if it does not fit the device.
+    pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
+        let shape = self.shape;
+        let mut flags = shape.flags();
+        flags.extend(match shape.head_dim.div_ceil(32) {
+            0 | 1 => None,
+            2 => Some("CHUNKS_2"),
+            3 => Some("CHUNKS_3"),
+            4 => Some("CHUNKS_4"),
+            _ => Some("CHUNKS_8"),
+        });
+        let mut constants = shape.constants();
+        constants.extend(self.scores.constants());
+        constants.extend([
+            ("TOKENS", f64::from(self.num_tokens)),
+            ("HEADS", shape.num_heads.into()),
+            ("GROUP", shape.group().into()),
+            ("PITCH", (shape.pitch() / 4).into()),
+        ]);
+        let b = &self.buffers;
+        let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output];
+        let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
+        let grid = [self.num_tokens.div_ceil(TILE), shape.num_heads, 1];
+        Kernel { name: "attention_prefill", flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+    }
+}

@@ -1,0 +1,88 @@
+//! Embedding rows of the step's tokens.
+
+use super::weights::{GpuChunk, GpuMatrix};
+use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel, grid_1d};
+use bytemuck::{Pod, Zeroable};
+use haikuq_format::layout::padded;
+
+/// `y[t] = multiplier × W[tokens[t].x]`, padded with zeros; zeros alone for an id that W does not have.
+#[derive(Clone, Debug)]
+pub struct Embed<'a> {
+    /// W: a row a token id.
+    pub matrix: &'a GpuMatrix,
+    /// `token_count` entries of four u32, the id first.
+    pub tokens: Binding<'a>,
+    /// y: rows of `output_stride` f32.
+    pub output: Binding<'a>,
+    /// Values from one row of y to the next; a multiple of 4, at least `padded(columns)`.
+    pub output_stride: usize,
+    /// Entries of `tokens`.
+    pub token_count: usize,
+    /// `embedding_multiplier` of the decoder.
+    pub multiplier: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    first_row: u32,
+    all_rows: u32,
+    columns: u32,
+    units: u32,
+    groups: u32,
+    group_units_log2: u32,
+    output_stride: u32,
+    tokens: u32,
+    multiplier: f32,
+    padding: [u32; 2],
+}
+
+impl Embed<'_> {
+    /// One dispatch a chunk of the matrix, in any order.
+    ///
+    /// # Errors
+    /// [`GpuError::Validation`] if sizes do not fit together, [`GpuError::Limit`] if a chunk is too large for the device.
+    pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
+        self.matrix.check()?;
+        if self.output_stride % 4 != 0 || self.output_stride < padded(self.matrix.columns) {
+            let (stride, columns) = (self.output_stride, self.matrix.columns);
+            return Err(GpuError::Validation(format!("an embedding of {columns} columns into rows of {stride} values")));
+        }
+        let flags = self.matrix.flags();
+        let (groups, group_units_log2) = self.matrix.groups();
+        let units = self.matrix.units();
+        let bind = |chunk: &GpuChunk| {
+            let params = Params {
+                rows: chunk.rows as u32,
+                first_row: chunk.first_row as u32,
+                all_rows: self.matrix.rows as u32,
+                columns: self.matrix.columns as u32,
+                units,
+                groups,
+                group_units_log2,
+                output_stride: (self.output_stride / 4) as u32,
+                tokens: self.token_count as u32,
+                multiplier: self.multiplier,
+                padding: [0; 2],
+            };
+            let params = gpu.uniform("embed", &params);
+            let mut bindings = chunk.bindings();
+            bindings.extend([(0, (&params).into()), (1, self.tokens.clone()), (2, self.output.clone())]);
+            let grid = grid_1d((self.token_count as u32 * units * 4).div_ceil(64));
+            Kernel { name: "embed", flags: &flags, constants: &[], bindings: &bindings, grid }.bind(gpu)
+        };
+        self.matrix.chunks.iter().map(bind).collect()
+    }
+}
+
+/// The CPU twin: gathers rows of `weights` (`columns` wide) for `ids` into rows of `stride` values.
+pub fn cpu(weights: &[f32], columns: usize, ids: &[u32], multiplier: f32, stride: usize) -> Vec<f32> {
+    let mut y = vec![0.0; ids.len() * stride];
+    for (id, y) in ids.iter().zip(y.chunks_exact_mut(stride)) {
+        if let Some(row) = weights.chunks_exact(columns).nth(*id as usize) {
+            y.iter_mut().zip(row).for_each(|(y, w)| *y = multiplier * w);
+        }
+    }
+    y
+}

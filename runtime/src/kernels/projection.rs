@@ -1,0 +1,214 @@
+//! [`Projection`]: what `matvec` and `matmul` are told alike: matrix, activations, and what becomes of the sums.
+
+use super::weights::{GpuChunk, GpuMatrix};
+use crate::gpu::{Binding, Gpu, GpuError};
+use bytemuck::{Pod, Zeroable};
+use haikuq_format::layout::padded;
+use haikuq_format::spec::Activation;
+
+/// `y[t] = output(W x[t] + bias)` for tokens `t`, with activations of `f32`.
+#[derive(Clone, Debug)]
+pub struct Projection<'a> {
+    /// W.
+    pub matrix: &'a GpuMatrix,
+    /// x: `tokens` rows of at least `padded(columns)` values, zero beyond the columns.
+    pub input: Binding<'a>,
+    /// Values from one row of x to the next; a multiple of 4.
+    pub input_stride: usize,
+    /// y. It may not be the buffer of x.
+    pub output: Binding<'a>,
+    /// Values from one row of y to the next.
+    pub output_stride: usize,
+    /// Rows of x and y.
+    pub tokens: usize,
+    /// One f32 a row of W.
+    pub bias: Option<Binding<'a>>,
+    /// What becomes of the sums.
+    pub mode: Output,
+}
+
+/// What becomes of `v = W x + bias`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Output {
+    /// `y = v`
+    Store,
+    /// `y += multiplier × v`
+    Residual {
+        /// The factor.
+        multiplier: f32,
+    },
+    /// Rows are gate, up, gate, up: `y[i] = activation(v[2i]) × v[2i + 1]`, half as wide as W has rows.
+    Glu(Activation),
+    /// `y = activation(v)`
+    Activate(Activation),
+    /// `y = cap(multiplier × v)` with `cap(l) = softcap × tanh(l / softcap)`, or `l` without a soft cap.
+    Logits {
+        /// The factor.
+        multiplier: f32,
+        /// The largest absolute value.
+        softcap: Option<f32>,
+    },
+}
+
+/// `shared/projection.wgsl` has the same fields.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    first_row: u32,
+    units: u32,
+    groups: u32,
+    group_units_log2: u32,
+    input_stride: u32,
+    output_stride: u32,
+    tokens: u32,
+    multiplier: f32,
+    softcap: f32,
+    epsilon: f32,
+    columns: f32,
+}
+
+impl Output {
+    fn flag(self) -> Option<&'static str> {
+        match self {
+            Self::Store => None,
+            Self::Residual { .. } => Some("RESIDUAL"),
+            Self::Glu(_) => Some("GLU"),
+            Self::Activate(_) => Some("ACTIVATE"),
+            Self::Logits { .. } => Some("LOGITS"),
+        }
+    }
+
+    /// The number by which `shared/activation.wgsl` knows the activation.
+    pub(super) fn activation(self) -> f64 {
+        match self {
+            Self::Glu(a) | Self::Activate(a) => match a {
+                Activation::Silu => 0.0,
+                Activation::Gelu => 1.0,
+                Activation::GeluTanh => 2.0,
+            },
+            _ => 0.0,
+        }
+    }
+
+    /// Values that a matrix of `rows` rows writes for a token.
+    pub fn width(self, rows: usize) -> usize {
+        if matches!(self, Self::Glu(_)) { rows / 2 } else { rows }
+    }
+
+    /// The CPU twin of `shared/output.wgsl`: turns one token's `sums` (biases included) into its row of `y`.
+    pub fn cpu(self, sums: &[f32], y: &mut [f32]) {
+        match self {
+            Self::Store => y.copy_from_slice(sums),
+            Self::Residual { multiplier } => y.iter_mut().zip(sums).for_each(|(y, v)| *y += multiplier * v),
+            Self::Activate(a) => y.iter_mut().zip(sums).for_each(|(y, v)| *y = activation(a, *v)),
+            Self::Glu(a) => y.iter_mut().zip(sums.chunks_exact(2)).for_each(|(y, v)| *y = activation(a, v[0]) * v[1]),
+            Self::Logits { multiplier, softcap } => y.iter_mut().zip(sums).for_each(|(y, v)| {
+                let logit = multiplier * v;
+                *y = softcap.map_or(logit, |cap| cap * (logit / cap).tanh());
+            }),
+        }
+    }
+}
+
+/// The activation function on one value.
+pub fn activation(kind: Activation, x: f32) -> f32 {
+    let x = f64::from(x);
+    let y = match kind {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => 0.5 * x * erfc(-x / std::f64::consts::SQRT_2),
+        Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
+    };
+    y as f32
+}
+
+/// The complementary error function to 1.2e-7 of its value (Press et al., Numerical Recipes).
+fn erfc(x: f64) -> f64 {
+    let z = x.abs();
+    let t = 1.0 / (1.0 + 0.5 * z);
+    let coefficients = [
+        0.17087277,
+        -0.82215223,
+        1.48851587,
+        -1.13520398,
+        0.27886807,
+        -0.18628806,
+        0.09678418,
+        0.37409196,
+        1.00002368,
+        -1.26551223,
+    ];
+    let tail = t * (-z * z + coefficients.iter().fold(0.0, |p, c| p * t + c)).exp();
+    if x < 0.0 { 2.0 - tail } else { tail }
+}
+
+impl<'a> Projection<'a> {
+    /// Refuses sizes that the shader would trust.
+    pub(super) fn check(&self) -> Result<(), GpuError> {
+        self.matrix.check()?;
+        let fail = |why: String| Err(GpuError::Validation(format!("a projection with {} tokens: {why}", self.tokens)));
+        let (rows, columns) = (self.matrix.rows, self.matrix.columns);
+        if self.tokens == 0 {
+            return fail("there must be one".into());
+        }
+        if self.input_stride % 4 != 0 || self.input_stride < padded(columns) {
+            return fail(format!("an input stride of {} does not hold {columns} columns in whole vectors", self.input_stride));
+        }
+        let width = self.mode.width(rows);
+        if self.output_stride < width {
+            return fail(format!("an output stride of {} does not hold {width} values", self.output_stride));
+        }
+        let odd = |chunk: &GpuChunk| chunk.first_row % 2 != 0 || chunk.rows % 2 != 0;
+        if matches!(self.mode, Output::Glu(_)) && self.matrix.chunks.iter().any(odd) {
+            return fail("pairs of gate and up rows must not be cut".into());
+        }
+        let holds = |what: &str, binding: &Binding<'_>, values: usize| {
+            let bytes = binding.size.unwrap_or_else(|| binding.buffer.size().saturating_sub(binding.offset));
+            if bytes < 4 * values as u64 { fail(format!("the {what} has {bytes} bytes, not {values} values")) } else { Ok(()) }
+        };
+        holds("input", &self.input, (self.tokens - 1) * self.input_stride + padded(columns))?;
+        holds("output", &self.output, (self.tokens - 1) * self.output_stride + width)?;
+        self.bias.as_ref().map_or(Ok(()), |bias| holds("bias", bias, rows))
+    }
+
+    /// Flags of the scheme and of the output.
+    pub(super) fn flags(&self) -> Vec<&'static str> {
+        let mut flags = self.matrix.flags();
+        flags.extend(self.bias.is_some().then_some("BIAS"));
+        flags.extend(self.mode.flag());
+        flags
+    }
+
+    /// The uniform buffer of a chunk; `epsilon` is that of a fused norm.
+    pub(super) fn params(&self, gpu: &Gpu, chunk: &GpuChunk, epsilon: f32) -> wgpu::Buffer {
+        let (groups, group_units_log2) = self.matrix.groups();
+        let (multiplier, softcap) = match self.mode {
+            Output::Residual { multiplier } => (multiplier, 0.0),
+            Output::Logits { multiplier, softcap } => (multiplier, softcap.unwrap_or(0.0)),
+            _ => (1.0, 0.0),
+        };
+        let params = Params {
+            rows: chunk.rows as u32,
+            first_row: chunk.first_row as u32,
+            units: self.matrix.units(),
+            groups,
+            group_units_log2,
+            input_stride: (self.input_stride / 4) as u32,
+            output_stride: self.output_stride as u32,
+            tokens: self.tokens as u32,
+            multiplier,
+            softcap,
+            epsilon,
+            columns: self.matrix.columns as f32,
+        };
+        gpu.uniform("projection", &params)
+    }
+
+    /// Bindings of a chunk, by number, but for a norm's gain (7).
+    pub(super) fn bindings<'b>(&'b self, params: &'b wgpu::Buffer, chunk: &'b GpuChunk) -> Vec<(u32, Binding<'b>)> {
+        let mut bindings = chunk.bindings();
+        bindings.extend([(0, params.into()), (1, self.input.clone()), (2, self.output.clone())]);
+        bindings.extend(self.bias.iter().map(|bias| (8, bias.clone())));
+        bindings
+    }
+}

@@ -1,0 +1,66 @@
+//! `rms_norm`: root mean square or layer normalization of whole rows.
+
+use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use haikuq_format::layout::padded;
+use haikuq_format::spec::{Norm, NormKind};
+
+/// `y[t] = norm(x[t])` for each of `tokens` rows.
+#[derive(Clone, Debug)]
+pub struct RmsNorm<'a> {
+    /// Rows.
+    pub tokens: u32,
+    /// Values in a row.
+    pub columns: u32,
+    /// Which normalization, and its epsilon.
+    pub norm: Norm,
+    /// f32 \[tokens\]\[padded(columns)\].
+    pub x: Binding<'a>,
+    /// f32 \[columns\].
+    pub gain: Binding<'a>,
+    /// f32 \[columns\]; needed by [`NormKind::Layer`], ignored by [`NormKind::Rms`].
+    pub bias: Option<Binding<'a>>,
+    /// f32 \[tokens\]\[padded(columns)\], another buffer than `x`; padding becomes zero.
+    pub y: Binding<'a>,
+}
+
+impl RmsNorm<'_> {
+    /// Binds the kernel.
+    ///
+    /// # Errors
+    /// [`GpuError::Limit`] if it does not fit the device; [`GpuError::Validation`] where a layer norm has no bias.
+    pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
+        let pitch = padded(self.columns as usize) as u32 / 4;
+        let mut bindings = vec![(0, self.x.clone()), (1, self.gain.clone()), (3, self.y.clone())];
+        let mut flags = vec!["SUBGROUPS"];
+        if self.norm.kind == NormKind::Layer {
+            let bias = self.bias.clone().ok_or_else(|| GpuError::Validation("rms_norm: a layer norm needs a bias".into()))?;
+            bindings.push((2, bias));
+            flags.push("LAYER");
+        }
+        let constants = [
+            // Small rows gain nothing from idle invocations.
+            ("WORKGROUP", f64::from(pitch.next_power_of_two().clamp(32, 256))),
+            ("COLUMNS", self.columns.into()),
+            ("PITCH", pitch.into()),
+            ("EPSILON", self.norm.epsilon.into()),
+        ];
+        Kernel { name: "rms_norm", flags: &flags, constants: &constants, bindings: &bindings, grid: [self.tokens, 1, 1] }
+            .bind(gpu)
+    }
+}
+
+/// The CPU twin, for one row without padding; `bias` is used by [`NormKind::Layer`] alone.
+pub fn cpu(norm: Norm, x: &[f32], gain: &[f32], bias: &[f32]) -> Vec<f32> {
+    let n = x.len() as f64;
+    let mean = match norm.kind {
+        NormKind::Rms => 0.0,
+        NormKind::Layer => x.iter().map(|x| f64::from(*x)).sum::<f64>() / n,
+    };
+    let square = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+    let scale = 1.0 / (square + f64::from(norm.epsilon)).sqrt();
+    let normed = x.iter().zip(gain).map(|(x, g)| (f64::from(*x) - mean) * scale * f64::from(*g));
+    match norm.kind {
+        NormKind::Rms => normed.map(|y| y as f32).collect(),
+        NormKind::Layer => normed.zip(bias).map(|(y, b)| (y + f64::from(*b)) as f32).collect(),
+    }
+}

@@ -1,0 +1,157 @@
+//! `rope_cache`: splits q, k and v, normalizes and rotates q and k, and writes k and v to the cache.
+
+use super::attention::{AttentionShape, CpuCache, IDLE, Token};
+use super::rms_norm;
+use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use haikuq_format::layout::padded;
+use haikuq_format::spec::{Norm, NormKind, QkNorm, RopeTable};
+
+/// The rotary embedding of a layer; see [`RopeTable`].
+#[derive(Clone, Debug)]
+pub struct Rope<'a> {
+    /// f32 \[rotated\].
+    pub inv_freq: Binding<'a>,
+    /// Number of inverse frequencies: half of the dimensions that rotate.
+    pub rotated: u32,
+    /// Multiplies sine and cosine.
+    pub factor: f32,
+}
+
+/// Normalization of queries and keys.
+#[derive(Clone, Debug)]
+pub struct QkNormalization<'a> {
+    /// Over each head or over all.
+    pub kind: QkNorm,
+    /// Which normalization, and its epsilon.
+    pub norm: Norm,
+    /// f32: gains of q, gains of k and, for [`NormKind::Layer`], biases of q and biases of k, one after the other with
+    /// no padding (`head_dim` values each with [`QkNorm::PerHead`], heads × `head_dim` with [`QkNorm::Whole`]).
+    pub parameters: Binding<'a>,
+}
+
+/// `q = rope(norm(q)); cache(token) = (rope(norm(k)), v)` for each of `num_tokens` tokens.
+#[derive(Clone, Debug)]
+pub struct RopeCache<'a> {
+    /// Tokens of the step.
+    pub num_tokens: u32,
+    /// Heads and cache.
+    pub shape: AttentionShape,
+    /// No rotation where absent.
+    pub rope: Option<Rope<'a>>,
+    /// No normalization where absent.
+    pub qk_norm: Option<QkNormalization<'a>>,
+    /// f32 \[tokens\]\[padded(qkv_size)\]: all query heads, all key heads, all value heads.
+    pub qkv: Binding<'a>,
+    /// [`Token`]s of the step.
+    pub tokens: Binding<'a>,
+    /// Page table, u32 \[sequences\]\[max_pages\].
+    pub pages: Binding<'a>,
+    /// f32 \[tokens\]\[padded(num_heads × head_dim)\]; padding becomes zero.
+    pub q: Binding<'a>,
+    /// Pool of keys.
+    pub keys: Binding<'a>,
+    /// Pool of values.
+    pub values: Binding<'a>,
+}
+
+impl RopeCache<'_> {
+    /// Binds the kernel.
+    ///
+    /// # Errors
+    /// [`GpuError::Limit`] if it does not fit the device.
+    pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
+        let shape = self.shape;
+        let heads_at_once = (256 / shape.head_dim).max(1);
+        let mut flags = shape.flags();
+        let mut constants = shape.constants();
+        constants.extend([
+            ("HEADS", shape.num_heads.into()),
+            ("QKV_PITCH", padded(shape.qkv_size() as usize) as f64),
+            ("Q_PITCH", (shape.pitch() / 4).into()),
+            ("HEADS_AT_ONCE", heads_at_once.into()),
+        ]);
+        let mut bindings = vec![
+            (0, self.qkv.clone()),
+            (1, self.tokens.clone()),
+            (2, self.pages.clone()),
+            (3, self.q.clone()),
+            (4, self.keys.clone()),
+            (5, self.values.clone()),
+        ];
+        if let Some(rope) = &self.rope {
+            flags.push("ROPE");
+            constants.extend([("ROTATED", rope.rotated.into()), ("FACTOR", rope.factor.into())]);
+            bindings.push((6, rope.inv_freq.clone()));
+        }
+        if let Some(qk_norm) = &self.qk_norm {
+            flags.push("QK_NORM");
+            if qk_norm.norm.kind == NormKind::Layer {
+                flags.push("LAYER");
+            }
+            let whole = qk_norm.kind == QkNorm::Whole;
+            constants.extend([("WHOLE", f64::from(u8::from(whole))), ("EPSILON", qk_norm.norm.epsilon.into())]);
+            bindings.push((7, qk_norm.parameters.clone()));
+        }
+        let groups = (shape.num_heads + 2 * shape.num_kv_heads).div_ceil(heads_at_once);
+        let grid = [groups, self.num_tokens, 1];
+        Kernel { name: "rope_cache", flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+    }
+}
+
+/// Rotates `head` at `position`: the angle rounded to f32 as every implementation computes it, the rest in f64.
+pub fn rotate(rope: &RopeTable, position: u32, head: &mut [f32]) {
+    let n = rope.inv_freq.len();
+    for (i, inv_freq) in rope.inv_freq.iter().enumerate() {
+        let (sin, cos) = f64::from(position as f32 * inv_freq).sin_cos();
+        let (sin, cos) = (sin * f64::from(rope.factor), cos * f64::from(rope.factor));
+        let (a, b) = (f64::from(head[i]), f64::from(head[i + n]));
+        head[i] = (a * cos - b * sin) as f32;
+        head[i + n] = (b * cos + a * sin) as f32;
+    }
+}
+
+/// Normalization of queries and keys for the CPU twin: kind, norm, and the parameters of [`QkNormalization`].
+pub type CpuQkNorm<'a> = (QkNorm, Norm, &'a [f32]);
+
+/// The CPU twin: writes the cache and returns the queries, \[tokens\]\[padded(num_heads × head_dim)\].
+pub fn cpu(
+    cache: &mut CpuCache,
+    rope: Option<&RopeTable>,
+    qk_norm: Option<CpuQkNorm<'_>>,
+    tokens: &[Token],
+    qkv: &[f32],
+) -> Vec<f32> {
+    let shape = cache.shape;
+    let (dim, pitch) = (shape.head_dim as usize, shape.pitch() as usize);
+    let (q_size, k_size) = (shape.attention_size() as usize, shape.num_kv_heads as usize * dim);
+    let mut queries = vec![0.0; tokens.len() * pitch];
+    for (t, token) in tokens.iter().enumerate() {
+        let row = &qkv[t * padded(shape.qkv_size() as usize)..][..shape.qkv_size() as usize];
+        let (q, rest) = row.split_at(q_size);
+        let (k, v) = rest.split_at(k_size);
+        let (mut q, mut k) = (q.to_vec(), k.to_vec());
+        if let Some((kind, norm, parameters)) = qk_norm {
+            let (q_run, k_run) = match kind {
+                QkNorm::PerHead => (dim, dim),
+                QkNorm::Whole => (q_size, k_size),
+            };
+            let (gains, biases) = parameters.split_at(q_run + k_run);
+            let apply = |x: &mut Vec<f32>, run: usize, first: usize| {
+                let bias = biases.get(first..first + run).unwrap_or(&[]);
+                *x = x.chunks(run).flat_map(|x| rms_norm::cpu(norm, x, &gains[first..first + run], bias)).collect();
+            };
+            apply(&mut q, q_run, 0);
+            apply(&mut k, k_run, q_run);
+        }
+        if let Some(rope) = rope {
+            q.chunks_mut(dim).chain(k.chunks_mut(dim)).for_each(|head| rotate(rope, token.position, head));
+        }
+        queries[t * pitch..][..q_size].copy_from_slice(&q);
+        if token.sequence != IDLE {
+            for (head, (k, v)) in k.chunks(dim).zip(v.chunks(dim)).enumerate() {
+                cache.set(token.sequence, token.position as usize, head, k, v);
+            }
+        }
+    }
+    queries
+}

@@ -1,0 +1,184 @@
+// Splits rows of queries, keys and values; normalizes and rotates queries and keys; writes queries to a buffer of
+// their own and keys and values to the cache.
+//
+// An invocation makes four neighbouring dimensions of one head; a workgroup holds HEADS_AT_ONCE whole heads.
+
+#import cache
+#ifdef ROPE
+#import sin_cos
+#endif
+
+override HEADS: u32;
+// f32 values from one token's row of q, k and v to the next one's.
+override QKV_PITCH: u32;
+// vec4 from one token's queries to the next one's.
+override Q_PITCH: u32;
+override HEADS_AT_ONCE: u32;
+#ifdef ROPE
+// Pairs that rotate: dimensions i and i + ROTATED.
+override ROTATED: u32;
+override FACTOR: f32;
+#endif
+#ifdef QK_NORM
+// Whether all heads are normalized together, with gains of their own.
+override WHOLE: bool;
+override EPSILON: f32;
+#endif
+
+@group(0) @binding(0) var<storage, read> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> tokens: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> pages: array<u32>;
+@group(0) @binding(3) var<storage, read_write> q: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> keys: array<Stored>;
+@group(0) @binding(5) var<storage, read_write> values: array<Stored>;
+#ifdef ROPE
+@group(0) @binding(6) var<storage, read> inv_freq: array<f32>;
+#endif
+#ifdef QK_NORM
+// Gains of q, gains of k; with LAYER then biases of q, biases of k.
+@group(0) @binding(7) var<storage, read> norm: array<f32>;
+
+var<workgroup> partial_sums: array<f32, 64>;
+
+// Sum of `x` over the invocations of a head.
+fn head_sum(x: f32, local: u32) -> f32 {
+    workgroupBarrier();
+    partial_sums[local] = x;
+    workgroupBarrier();
+    let quads = HEAD_DIM / 4u;
+    let first = local / quads * quads;
+    var sum = 0.0;
+    for (var i = 0u; i < quads; i++) {
+        sum += partial_sums[min(first + i, 63u)];
+    }
+    return sum;
+}
+#endif
+
+// What all dimensions of a head have in common.
+struct Head {
+    // First element in qkv.
+    first: u32,
+    mean: f32,
+    scale: f32,
+    // First gain and first bias in norm.
+    gain: u32,
+    bias: u32,
+}
+
+// Dimension `d` of a head after its normalization.
+fn element(head: Head, d: u32) -> f32 {
+    let x = qkv[head.first + d];
+#ifdef QK_NORM
+    if head.scale != 0.0 {
+        let y = (x - head.mean) * head.scale * norm[head.gain + d];
+#ifdef LAYER
+        return y + norm[head.bias + d];
+#else
+        return y;
+#endif
+    }
+#endif
+    return x;
+}
+
+#ifdef ROPE
+fn rotated(head: Head, d: u32, position: u32) -> f32 {
+    let x = element(head, d);
+    if d >= 2u * ROTATED {
+        return x;
+    }
+    let upper = d >= ROTATED;
+    let i = select(d, d - ROTATED, upper);
+    let s = sin_cos(f32(position) * inv_freq[i]) * FACTOR;
+    let partner = element(head, select(d + ROTATED, i, upper));
+    return x * s.y + select(-partner, partner, upper) * s.x;
+}
+#endif
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let quads = HEAD_DIM / 4u;
+    let index = group.x * HEADS_AT_ONCE + local / quads;
+    let quad = local % quads;
+    let t = group.y;
+    let token = tokens[t];
+    // Invocations beyond the last head work on it again, and write nothing.
+    let live = local / quads < HEADS_AT_ONCE && index < HEADS + 2u * KV_HEADS;
+    let h = min(index, HEADS + 2u * KV_HEADS - 1u);
+
+    var head: Head;
+    head.first = t * QKV_PITCH + h * HEAD_DIM;
+#ifdef QK_NORM
+    let is_key = h >= HEADS;
+    let is_value = h >= HEADS + KV_HEADS;
+    // The run of values that are normalized together: this head, or all heads of its kind.
+    var run = head.first;
+    var heads = 1u;
+    if WHOLE {
+        run = t * QKV_PITCH + select(0u, HEADS * HEAD_DIM, is_key);
+        heads = select(HEADS, KV_HEADS, is_key);
+    }
+    let count = f32(heads * HEAD_DIM);
+#ifdef LAYER
+    var sum = 0.0;
+    for (var i = 0u; i < heads; i++) {
+        for (var c = 0u; c < 4u; c++) {
+            sum += qkv[run + i * HEAD_DIM + 4u * quad + c];
+        }
+    }
+    head.mean = head_sum(sum, local) / count;
+#endif
+    var squares = 0.0;
+    for (var i = 0u; i < heads; i++) {
+        for (var c = 0u; c < 4u; c++) {
+            let d = qkv[run + i * HEAD_DIM + 4u * quad + c] - head.mean;
+            squares += d * d;
+        }
+    }
+    let scale = 1.0 / sqrt(head_sum(squares, local) / count + EPSILON);
+    head.scale = select(scale, 0.0, is_value);
+    let q_gains = select(HEAD_DIM, HEADS * HEAD_DIM, WHOLE);
+    let k_gains = select(HEAD_DIM, KV_HEADS * HEAD_DIM, WHOLE);
+    let within = select(0u, select(h, h - HEADS, is_key) * HEAD_DIM, WHOLE);
+    head.gain = select(0u, q_gains, is_key) + within;
+    head.bias = q_gains + k_gains + head.gain;
+#endif
+    if !live {
+        return;
+    }
+    let d = 4u * quad;
+    if h >= HEADS && token.z == IDLE {
+        return;
+    }
+    var x: vec4<f32>;
+    if h >= HEADS + KV_HEADS {
+        x = vec4<f32>(qkv[head.first + d], qkv[head.first + d + 1u], qkv[head.first + d + 2u], qkv[head.first + d + 3u]);
+    } else {
+#ifdef ROPE
+        x = vec4<f32>(
+            rotated(head, d, token.y),
+            rotated(head, d + 1u, token.y),
+            rotated(head, d + 2u, token.y),
+            rotated(head, d + 3u, token.y),
+        );
+#else
+        x = vec4<f32>(element(head, d), element(head, d + 1u), element(head, d + 2u), element(head, d + 3u));
+#endif
+    }
+    if h < HEADS {
+        q[t * Q_PITCH + h * quads + quad] = x;
+        if h == HEADS - 1u {
+            for (var i = HEADS * quads + quad; i < Q_PITCH; i += quads) {
+                q[t * Q_PITCH + i] = vec4<f32>(0.0);
+            }
+        }
+        return;
+    }
+    let page = pages[token.z * MAX_PAGES + token.y / PAGE];
+    if h < HEADS + KV_HEADS {
+        keys[cache_row(page, h - HEADS, token.y % PAGE) + quad] = narrow(x);
+    } else {
+        values[cache_row(page, h - HEADS - KV_HEADS, token.y % PAGE) + quad] = narrow(x);
+    }
+}

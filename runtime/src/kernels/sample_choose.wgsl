@@ -1,0 +1,281 @@
+// Second half of sampling: a workgroup chooses a row's token.
+//
+// Nothing is sorted and nothing is summed in floats. A weight exp((logit - largest) / temperature) becomes a 64-bit
+// integer in units of 2^-44, and every step asks the same question: cut what is left into 256 bins, in which bin does
+// the running sum of counts or weights reach a target? Asked four times over the digits of the logits' order it gives
+// the threshold of top-k or top-p; asked over ranges of ids it gives the token. Integer sums do not depend on the
+// order in which invocations add, so one input has one answer.
+
+#import sampling
+
+override SPANS: u32;
+
+@group(0) @binding(0) var<storage, read> logits: array<u32>;
+@group(0) @binding(1) var<storage, read> params: array<Params>;
+@group(0) @binding(2) var<storage, read_write> seen: array<atomic<u32>>;
+@group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>;
+// The chosen id of each row; IDLE for idle rows and where a logit is NaN or plus infinity or none is finite.
+@group(0) @binding(4) var<storage, read_write> chosen: array<u32>;
+#ifdef ADVANCE
+// Tokens of the next step: gets the id, and a position one higher.
+@group(0) @binding(5) var<storage, read_write> next: array<vec4<u32>>;
+#endif
+
+var<workgroup> best: array<vec3<u32>, 256>;
+var<workgroup> bins_low: array<atomic<u32>, 256>;
+var<workgroup> bins_high: array<atomic<u32>, 256>;
+var<workgroup> groups: array<vec2<u32>, 16>;
+// Bin, sum before it (low, high), 0.
+var<workgroup> found: vec4<u32>;
+
+// What stays the same while a row is worked on.
+struct Row {
+    index: u32,
+    sequence: u32,
+    penalty: f32,
+    temperature: f32,
+    largest: f32,
+    largest_order: u32,
+}
+
+// 64-bit sums of (low, high).
+fn plus(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let low = a.x + b.x;
+    return vec2<u32>(low, a.y + b.y + select(0u, 1u, low < a.x));
+}
+
+fn minus(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return vec2<u32>(a.x - b.x, a.y - b.y - select(0u, 1u, a.x < b.x));
+}
+
+fn less(a: vec2<u32>, b: vec2<u32>) -> bool {
+    return a.y < b.y || (a.y == b.y && a.x < b.x);
+}
+
+// 64-bit product of two words.
+fn multiply_wide(a: u32, b: u32) -> vec2<u32> {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let middle = (a >> 16u) * (b & 0xffffu) + (low >> 16u);
+    let other = (a & 0xffffu) * (b >> 16u) + (middle & 0xffffu);
+    return vec2<u32>((other << 16u) | (low & 0xffffu), (a >> 16u) * (b >> 16u) + (middle >> 16u) + (other >> 16u));
+}
+
+// x × share / 2^24, rounded down, and 1 more where `up` and a remainder is left. share is below 2^24.
+fn portion(x: vec2<u32>, share: u32, up: bool) -> vec2<u32> {
+    let low = multiply_wide(x.x, share);
+    let high = plus(multiply_wide(x.y, share), vec2<u32>(low.y, 0u));
+    let quotient = vec2<u32>((low.x >> 24u) | (high.x << 8u), (high.x >> 24u) | (high.y << 8u));
+    return plus(quotient, vec2<u32>(select(0u, 1u, up && (low.x & 0xffffffu) != 0u), 0u));
+}
+
+fn order(row: Row, id: u32) -> u32 {
+    var seen_bits = 0u;
+    if row.penalty != 1.0 {
+        seen_bits = atomicLoad(&seen[row.sequence * SEEN_WORDS + id / 32u]);
+    }
+    return penalized(logits[row.index * PITCH + id], id, seen_bits, row.penalty);
+}
+
+fn weight(row: Row, order: u32) -> f32 {
+    if order >= row.largest_order {
+        return 1.0;
+    }
+    return clamp(exp((float_of(order) - row.largest) / row.temperature), 0.0, 1.0);
+}
+
+// A weight from 0 to 1 in units of 2^-44.
+fn mass(weight: f32) -> vec2<u32> {
+    let bits = bitcast<u32>(weight);
+    let mantissa = (bits & 0x7fffffu) | 0x800000u;
+    let shift = i32(bits >> 23u) - 106;
+    if shift > 0 {
+        let s = u32(shift);
+        return vec2<u32>(mantissa << s, mantissa >> (32u - s));
+    }
+    return vec2<u32>(select(0u, mantissa >> u32(min(-shift, 31)), shift > -24), 0u);
+}
+
+fn clear_bins(local: u32) {
+    workgroupBarrier();
+    atomicStore(&bins_low[local], 0u);
+    atomicStore(&bins_high[local], 0u);
+    workgroupBarrier();
+}
+
+fn add(bin: u32, x: vec2<u32>) {
+    let old = atomicAdd(&bins_low[bin], x.x);
+    let high = x.y + select(0u, 1u, old + x.x < old);
+    if high != 0u {
+        atomicAdd(&bins_high[bin], high);
+    }
+}
+
+fn bin(i: u32) -> vec2<u32> {
+    return vec2<u32>(atomicLoad(&bins_low[i]), atomicLoad(&bins_high[i]));
+}
+
+// Fills `groups` with the sums of 16 bins each, and returns the sum of all.
+fn sum_bins(local: u32) -> vec2<u32> {
+    workgroupBarrier();
+    if local < 16u {
+        var sum = vec2<u32>(0u);
+        for (var i = 0u; i < 16u; i++) {
+            sum = plus(sum, bin(local * 16u + i));
+        }
+        groups[local] = sum;
+    }
+    workgroupBarrier();
+    var total = vec2<u32>(0u);
+    for (var i = 0u; i < 16u; i++) {
+        total = plus(total, groups[i]);
+    }
+    return total;
+}
+
+// After sum_bins: the bin where the running sum, from `before` on, reaches `target_sum` (1 to the sum of all), and the
+// sum before that bin.
+fn find(local: u32, before: vec2<u32>, target_sum: vec2<u32>) -> vec4<u32> {
+    if local == 0u {
+        var sum = before;
+        var g = 0u;
+        while g < 15u && less(plus(sum, groups[g]), target_sum) {
+            sum = plus(sum, groups[g]);
+            g++;
+        }
+        var i = 16u * g;
+        while i < 16u * g + 15u && less(plus(sum, bin(i)), target_sum) {
+            sum = plus(sum, bin(i));
+            i++;
+        }
+        found = vec4<u32>(i, sum, 0u);
+    }
+    return workgroupUniformLoad(&found);
+}
+
+// The least order that stays, among those of at least `least`. By counts (`share` is k): the share-th largest. By
+// weights (`share` in units of 2^-24): orders stay whose strictly larger ones sum to less than this share of all.
+fn threshold(row: Row, local: u32, least: u32, by_weight: bool, share: u32) -> u32 {
+    var prefix = 0u;
+    var before = vec2<u32>(0u);
+    var target_sum = vec2<u32>(share, 0u);
+    for (var level = 0u; level < 4u; level++) {
+        let shift = 24u - 8u * level;
+        clear_bins(local);
+        for (var id = local; id < VOCAB; id += 256u) {
+            let o = order(row, id);
+            // The digits above this level's; none at level 0.
+            let same = level == 0u || (o >> (shift + 8u * min(level, 1u))) == prefix;
+            if o >= least && same {
+                // Largest first.
+                let digit = 255u - ((o >> shift) & 255u);
+                if by_weight {
+                    add(digit, mass(weight(row, o)));
+                } else {
+                    add(digit, vec2<u32>(1u, 0u));
+                }
+            }
+        }
+        let total = sum_bins(local);
+        if level == 0u {
+            if by_weight {
+                target_sum = portion(total, share, true);
+            } else if less(total, target_sum) {
+                target_sum = total;
+            }
+        }
+        let at = find(local, before, target_sum);
+        before = at.yz;
+        prefix = (prefix << 8u) | (255u - at.x);
+    }
+    return prefix;
+}
+
+fn stays(row: Row, o: u32, least: u32, min_p: f32) -> bool {
+    return o >= least && (o >= row.largest_order || weight(row, o) >= min_p);
+}
+
+// The id at which the running sum of weights exceeds the share `uniform_number` of all.
+fn draw(row: Row, local: u32, least: u32, min_p: f32, uniform_number: u32) -> u32 {
+    // 256 ranges of ids, then the ids of the range.
+    var first = 0u;
+    var end = VOCAB;
+    var span = (VOCAB + 255u) / 256u;
+    var before = vec2<u32>(0u);
+    var target_sum = vec2<u32>(0u);
+    for (var level = 0u; level < 4u; level++) {
+        clear_bins(local);
+        for (var id = first + local; id < end; id += 256u) {
+            let o = order(row, id);
+            if stays(row, o, least, min_p) {
+                add((id - first) / span, mass(weight(row, o)));
+            }
+        }
+        let total = sum_bins(local);
+        if level == 0u {
+            target_sum = plus(portion(total, uniform_number, false), vec2<u32>(1u, 0u));
+        }
+        let at = find(local, before, target_sum);
+        before = at.yz;
+        first += at.x * span;
+        end = min(first + span, VOCAB);
+        if span == 1u {
+            break;
+        }
+        span = (span + 255u) / 256u;
+    }
+    return first;
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let t = group.x;
+    let p = params[t];
+    if p.sequence == IDLE {
+        if local == 0u {
+            chosen[t] = IDLE;
+        }
+        return;
+    }
+    var mine = vec3<u32>(EXCLUDED, 0u, 0u);
+    for (var i = local; i < SPANS; i += 256u) {
+        let s = spans[t * SPANS + i];
+        let other = s.x > mine.x;
+        mine = vec3<u32>(select(mine.xy, s.xy, other), mine.z | s.z);
+    }
+    best[local] = mine;
+    workgroupBarrier();
+    for (var n = 128u; n > 0u; n /= 2u) {
+        if local < n {
+            let a = best[local];
+            let b = best[local + n];
+            let other = b.x > a.x || (b.x == a.x && b.y < a.y);
+            best[local] = vec3<u32>(select(a.xy, b.xy, other), a.z | b.z);
+        }
+        workgroupBarrier();
+    }
+    let top = workgroupUniformLoad(&best[0]);
+    var id = top.y;
+    if top.z != 0u || top.x <= EXCLUDED {
+        id = IDLE;
+    } else if p.temperature != 0.0 {
+        let row = Row(t, p.sequence, p.repetition_penalty, p.temperature, float_of(top.x), top.x);
+        var least = EXCLUDED + 1u;
+        // Top-k, then top-p: a loop, because compilers inline, and this is the bulk of the code.
+        for (var step = 0u; step < 2u; step++) {
+            let by_weight = step == 1u;
+            if select(p.top_k != 0u, p.top_p < 0x1000000u, by_weight) {
+                least = threshold(row, local, least, by_weight, select(p.top_k, p.top_p, by_weight));
+            }
+        }
+        id = draw(row, local, least, p.min_p, p.uniform_number);
+    }
+    if local == 0u {
+        chosen[t] = id;
+        if id != IDLE {
+            atomicOr(&seen[p.sequence * SEEN_WORDS + id / 32u], 1u << (id % 32u));
+#ifdef ADVANCE
+            next[t] = vec4<u32>(id, next[t].y + 1u, next[t].zw);
+#endif
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! [`GpuMatrix`]: a weight matrix whose planes lie in GPU buffers, and what its scheme means to a shader.
+
+use crate::gpu::{Binding, Gpu, GpuError};
+use haikuq_format::layout::{PlaneBuffers, PlaneKind, UNIT, groups, padded};
+use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+
+/// A matrix on the GPU: its chunks' planes as bindings into shard buffers.
+#[derive(Clone, Debug)]
+pub struct GpuMatrix {
+    /// How the weights are stored.
+    pub scheme: Scheme,
+    /// Rows (outputs) of the whole matrix.
+    pub rows: usize,
+    /// Columns (inputs), without padding.
+    pub columns: usize,
+    /// Runs of rows, in order.
+    pub chunks: Vec<GpuChunk>,
+}
+
+/// A run of whole rows.
+#[derive(Clone, Debug)]
+pub struct GpuChunk {
+    /// The number of its first row in the matrix.
+    pub first_row: usize,
+    /// Its rows.
+    pub rows: usize,
+    /// Its planes, each once.
+    pub planes: Vec<(PlaneKind, GpuPlane)>,
+}
+
+/// Where a plane lies.
+#[derive(Clone, Debug)]
+pub struct GpuPlane {
+    /// The buffer of its shard.
+    pub buffer: wgpu::Buffer,
+    /// Its first byte, a multiple of 256.
+    pub offset: u64,
+    /// Its bytes, with or without the padding to a multiple of 256 (which the buffer must have).
+    pub bytes: u64,
+}
+
+impl GpuPlane {
+    /// The plane as a shader sees it: with its padding, so that reads of whole vectors stay inside.
+    pub fn binding(&self) -> Binding<'_> {
+        let available = self.buffer.size().saturating_sub(self.offset);
+        Binding { buffer: &self.buffer, offset: self.offset, size: Some(haikuq_format::align(self.bytes).min(available)) }
+    }
+}
+
+impl GpuChunk {
+    /// Uploads packed planes, each to a buffer of its own.
+    pub fn upload(gpu: &Gpu, first_row: usize, rows: usize, planes: &PlaneBuffers) -> Self {
+        let plane = |words: &[u32]| {
+            let bytes = 4 * words.len() as u64;
+            let buffer = gpu.storage("plane", haikuq_format::align(bytes));
+            gpu.write(&buffer, 0, words);
+            GpuPlane { buffer, offset: 0, bytes }
+        };
+        Self { first_row, rows, planes: planes.iter().map(|(kind, words)| (*kind, plane(words))).collect() }
+    }
+
+    /// Bindings of the planes by number: 3 codes or values, 4 high bits, 5 scales, 6 offsets or codebook.
+    pub(super) fn bindings(&self) -> Vec<(u32, Binding<'_>)> {
+        let number = |kind| match kind {
+            PlaneKind::Codes | PlaneKind::Values => 3,
+            PlaneKind::HighBits => 4,
+            PlaneKind::Scales => 5,
+            PlaneKind::Offsets | PlaneKind::Codebook => 6,
+        };
+        self.planes.iter().map(|(kind, plane)| (number(*kind), plane.binding())).collect()
+    }
+}
+
+impl GpuMatrix {
+    /// Units of 32 weights in a row.
+    pub(super) fn units(&self) -> u32 {
+        (padded(self.columns) / UNIT) as u32
+    }
+
+    /// Groups in a row, and units in a group as a power of two (1 and 0 without groups).
+    pub(super) fn groups(&self) -> (u32, u32) {
+        match self.scheme {
+            Scheme::Grouped(g) => (groups(self.columns, g.group) as u32, (g.group / UNIT).max(1).ilog2()),
+            Scheme::F16 | Scheme::F32 => (1, 0),
+        }
+    }
+
+    /// Flags that select how `shared/scheme.wgsl` reads the planes.
+    pub(super) fn flags(&self) -> Vec<&'static str> {
+        let Grouped { bits, offset, codebook, .. } = match self.scheme {
+            Scheme::F32 => return vec!["F32_WEIGHTS"],
+            Scheme::F16 => return vec!["F16_WEIGHTS"],
+            Scheme::Grouped(g) => g,
+        };
+        let mut flags = vec!["GROUPED"];
+        flags.push(match bits {
+            Bits::B3 => "Q3",
+            Bits::B4 => "Q4",
+            Bits::B8 => "Q8",
+        });
+        match offset {
+            Offset::None => {}
+            Offset::U4 => flags.push("OFFSET_U4"),
+            Offset::F16 => flags.push("OFFSET_F16"),
+        }
+        if codebook == Codebook::Learned {
+            flags.push("LEARNED");
+        }
+        flags
+    }
+
+    /// Refuses what the kernels cannot read: a scheme that does not exist, planes that are missing or too many, chunks
+    /// that do not follow one another.
+    pub(super) fn check(&self) -> Result<(), GpuError> {
+        let fail = |why: String| Err(GpuError::Validation(format!("a matrix of {} rows in {}: {why}", self.rows, self.scheme)));
+        if let Err(why) = self.scheme.check() {
+            return fail(why);
+        }
+        if self.columns == 0 {
+            return fail("it has no columns".into());
+        }
+        let mut next = 0;
+        for chunk in &self.chunks {
+            if chunk.first_row != next || chunk.rows == 0 {
+                return fail(format!("a chunk of {} rows begins at row {}, not {next}", chunk.rows, chunk.first_row));
+            }
+            next += chunk.rows;
+            let sizes = haikuq_format::layout::plane_sizes(self.scheme, chunk.rows, self.columns);
+            for size in &sizes {
+                let enough = |(kind, plane): &&(PlaneKind, GpuPlane)| {
+                    *kind == size.kind && plane.binding().size >= Some(4 * size.words as u64)
+                };
+                if chunk.planes.iter().find(enough).is_none() {
+                    return fail(format!(
+                        "the chunk at row {} has no plane of {} with {} words",
+                        chunk.first_row,
+                        size.kind.name(),
+                        size.words
+                    ));
+                }
+            }
+            if chunk.planes.len() != sizes.len() {
+                return fail(format!(
+                    "the chunk at row {} has {} planes, not {}",
+                    chunk.first_row,
+                    chunk.planes.len(),
+                    sizes.len()
+                ));
+            }
+        }
+        if next != self.rows {
+            return fail(format!("its chunks have {next} rows"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! [`Package`]: opening a package from any byte source, and trusting nothing of it before it was checked.
+//!
+//! The manifest comes first. It is checked as a whole by [`haikuq_format`] (version, spec, tensor table, offsets,
+//! overlaps), and from then on it says what every other file must be: its length and its SHA-256, and for shards the
+//! name, offset and size of every entry. Bytes leave this module only when all of that holds.
+
+mod error;
+pub mod source;
+#[cfg(test)]
+pub(crate) mod test_package;
+#[cfg(test)]
+mod tests;
+
+pub use error::PackageError;
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+pub use source::FolderSource;
+pub use source::{ByteSource, LocalFuture, MemorySource, SourceError};
+
+use crate::text::{GenerationDefaults, TextError, Tokenizer, TokenizerFiles};
+use haikuq_format::align;
+use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest, Plane, TensorEntry, entry_name};
+use haikuq_format::shard::read_shard;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// A manifest larger than this is refused unread. Real ones have about 300 bytes a plane: 2 MB for a thousand tensors.
+pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// A package whose manifest was read and checked.
+pub struct Package {
+    source: Box<dyn ByteSource>,
+    manifest: Manifest,
+}
+
+/// One plane of a shard, with what it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardPlane<'a> {
+    /// The tensor.
+    pub tensor: &'a TensorEntry,
+    /// Index into [`TensorEntry::chunks`].
+    pub chunk: usize,
+    /// The plane; its `offset` is from the start of the shard's bytes, where `align(bytes)` bytes can be bound.
+    pub plane: Plane,
+}
+
+impl Package {
+    /// Reads and checks the manifest; nothing else is read yet.
+    ///
+    /// # Errors
+    /// If `haikuq.json` is missing, oversized, of another version, or says anything that does not fit together.
+    pub async fn open(source: impl ByteSource + 'static) -> Result<Self, PackageError> {
+        let bytes = source.read(MANIFEST_FILE, 0..MAX_MANIFEST_BYTES + 1).await?;
+        if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+            return Err(PackageError::ManifestTooLarge { limit: MAX_MANIFEST_BYTES });
+        }
+        let manifest = Manifest::from_json(&bytes)?;
+        Ok(Self { source: Box::new(source), manifest })
+    }
+
+    /// The checked manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The planes that lie in shard `index`, in the order of the tensor table.
+    pub fn planes(&self, index: usize) -> impl Iterator<Item = ShardPlane<'_>> {
+        self.manifest.tensors.iter().flat_map(move |tensor| {
+            tensor.chunks.iter().enumerate().flat_map(move |(chunk, c)| {
+                let here = c.planes.iter().filter(move |p| p.shard == index);
+                here.map(move |&plane| ShardPlane { tensor, chunk, plane })
+            })
+        })
+    }
+
+    /// The whole of shard `index`, after its length, its SHA-256 and each of its entries (name, offset and size) were
+    /// found to be what the manifest says.
+    ///
+    /// # Errors
+    /// The first of these that does not hold.
+    pub async fn read_shard(&self, index: usize) -> Result<Vec<u8>, PackageError> {
+        let shards = &self.manifest.shards;
+        let entry = shards.get(index).ok_or(PackageError::NoSuchShard { index, count: shards.len() })?;
+        let bytes = self.read_checked(entry).await?;
+        self.check_entries(index, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// The whole of a file that the manifest lists beside the shards, such as `tokenizer.json`, after its length and
+    /// its SHA-256 were found to be what the manifest says.
+    ///
+    /// # Errors
+    /// If the manifest does not list it, it cannot be read, or it is not what the manifest says.
+    pub async fn read_file(&self, name: &str) -> Result<Vec<u8>, PackageError> {
+        match self.read_optional(name).await? {
+            Some(bytes) => Ok(bytes),
+            None => Err(PackageError::NotListed { file: name.into() }),
+        }
+    }
+
+    /// [`Package::read_file`], with `None` where the manifest does not list the file.
+    ///
+    /// # Errors
+    /// If the file is listed and cannot be read or is not what the manifest says.
+    pub async fn read_optional(&self, name: &str) -> Result<Option<Vec<u8>>, PackageError> {
+        match self.manifest.files.iter().find(|f| f.name == name) {
+            Some(entry) => self.read_checked(entry).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The package's tokenizer with its chat template.
+    ///
+    /// # Errors
+    /// If `tokenizer.json` is not listed, a file is not what the manifest says, or it is no tokenizer.
+    pub async fn tokenizer(&self) -> Result<Tokenizer, PackageError> {
+        let tokenizer = self.read_file("tokenizer.json").await?;
+        let config = self.read_optional("tokenizer_config.json").await?;
+        let chat_template = match self.read_optional("chat_template.jinja").await? {
+            Some(bytes) => Some(String::from_utf8(bytes).map_err(|e| TextError::Template { why: e.to_string() })?),
+            None => None,
+        };
+        let (config, chat_template) = (config.as_deref(), chat_template.as_deref());
+        Ok(Tokenizer::from_files(TokenizerFiles { tokenizer: &tokenizer, config, chat_template })?)
+    }
+
+    /// What the checkpoint recommends for generation; nothing where the package has no `generation_config.json`.
+    ///
+    /// # Errors
+    /// If the file is not what the manifest says or cannot be parsed.
+    pub async fn generation_defaults(&self) -> Result<GenerationDefaults, PackageError> {
+        match self.read_optional("generation_config.json").await? {
+            Some(bytes) => Ok(GenerationDefaults::from_json(&bytes)?),
+            None => Ok(GenerationDefaults::default()),
+        }
+    }
+
+    async fn read_checked(&self, entry: &FileEntry) -> Result<Vec<u8>, PackageError> {
+        let file = || entry.name.clone();
+        // One byte more than there should be shows a file that is too long without reading all of it.
+        let bytes = self.source.read(&entry.name, 0..entry.bytes.saturating_add(1)).await?;
+        let found = bytes.len() as u64;
+        if found > entry.bytes {
+            return Err(PackageError::TooLong { file: file(), expected: entry.bytes });
+        }
+        if found < entry.bytes {
+            return Err(PackageError::Truncated { file: file(), expected: entry.bytes, found });
+        }
+        let found = sha256_hex(&bytes);
+        if found != entry.sha256 {
+            return Err(PackageError::Hash { file: file(), expected: entry.sha256.clone(), found });
+        }
+        Ok(bytes)
+    }
+
+    fn check_entries(&self, index: usize, bytes: &[u8]) -> Result<(), PackageError> {
+        let file = || self.manifest.shards[index].name.clone();
+        let listed = read_shard(bytes).map_err(|source| PackageError::Shard { file: file(), source })?;
+        let mut listed: BTreeMap<&str, _> = listed.iter().map(|e| (e.name.as_str(), e)).collect();
+        for ShardPlane { tensor, chunk, plane } in self.planes(index) {
+            let entry = entry_name(&tensor.name, chunk, plane.kind);
+            let Some(found) = listed.remove(entry.as_str()) else {
+                return Err(PackageError::MissingEntry { file: file(), entry, offset: plane.offset });
+            };
+            if found.offset != plane.offset {
+                return Err(PackageError::EntryOffset { file: file(), entry, expected: plane.offset, found: found.offset });
+            }
+            let expected = align(plane.bytes);
+            if found.padded_bytes != expected {
+                return Err(PackageError::EntrySize { file: file(), entry, expected, found: found.padded_bytes });
+            }
+        }
+        match listed.into_values().next() {
+            Some(e) => Err(PackageError::UnexpectedEntry { file: file(), entry: e.name.clone(), offset: e.offset }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Package {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Package").field("manifest", &self.manifest).finish_non_exhaustive()
+    }
+}
+
+/// SHA-256 in lower-case hexadecimal, as manifests write it.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

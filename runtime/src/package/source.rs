@@ -1,0 +1,202 @@
+//! [`ByteSource`]: where a package's files come from.
+//!
+//! A package names its files by plain names and never by paths, so a source needs one operation: the bytes of a range
+//! of a named file. Reading is asynchronous because a browser can do nothing else; a folder answers at once.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+
+/// A boxed future without a `Send` bound: JavaScript's promises have none.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// A folder, a URL prefix, a cache: anything that has a package's files.
+pub trait ByteSource {
+    /// Bytes `range` of `file`; fewer where the file ends before `range.end`, none where it ends before
+    /// `range.start`. Never more than `range` holds, so that the caller bounds the memory of a file that it does not
+    /// trust yet.
+    ///
+    /// # Errors
+    /// [`SourceError`] if `file` is no plain name, does not exist or cannot be read.
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>>;
+}
+
+impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+        (**self).read(file, range)
+    }
+}
+
+/// Why a file of a package could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A path, a hidden file or a name with odd characters.
+    #[error("{file:?} is not a plain file name (letters, digits, '.', '_' and '-', not starting with '.')")]
+    Name {
+        /// What was asked for.
+        file: String,
+    },
+    /// No such file.
+    #[error("{file} is missing from {place}")]
+    Missing {
+        /// Its name.
+        file: String,
+        /// Folder or URL prefix.
+        place: String,
+    },
+    /// The file is there and cannot be read.
+    #[error("cannot read {file} from {place}: {why}")]
+    Read {
+        /// Its name.
+        file: String,
+        /// Folder or URL prefix.
+        place: String,
+        /// What the system or the server says.
+        why: String,
+    },
+}
+
+/// Refuses everything but plain file names. Every [`ByteSource`] calls this before it touches a file system or a URL.
+///
+/// # Errors
+/// [`SourceError::Name`].
+pub fn check_file_name(file: &str) -> Result<(), SourceError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if file.is_empty() || file.starts_with('.') || !file.chars().all(plain) {
+        return Err(SourceError::Name { file: file.into() });
+    }
+    Ok(())
+}
+
+/// Files in memory: tests, and packages that a program carries in itself.
+#[derive(Clone, Debug, Default)]
+pub struct MemorySource {
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl MemorySource {
+    /// A source of no files.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds or replaces a file.
+    pub fn insert(&mut self, file: impl Into<String>, bytes: Vec<u8>) {
+        self.files.insert(file.into(), bytes);
+    }
+
+    /// Removes a file.
+    pub fn remove(&mut self, file: &str) -> Option<Vec<u8>> {
+        self.files.remove(file)
+    }
+
+    /// A file's bytes, to be changed in place.
+    pub fn get_mut(&mut self, file: &str) -> Option<&mut Vec<u8>> {
+        self.files.get_mut(file)
+    }
+}
+
+impl<N: Into<String>> FromIterator<(N, Vec<u8>)> for MemorySource {
+    fn from_iter<I: IntoIterator<Item = (N, Vec<u8>)>>(files: I) -> Self {
+        Self { files: files.into_iter().map(|(name, bytes)| (name.into(), bytes)).collect() }
+    }
+}
+
+impl ByteSource for MemorySource {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+        Box::pin(async move {
+            check_file_name(file)?;
+            let missing = || SourceError::Missing { file: file.into(), place: "memory".into() };
+            let bytes = self.files.get(file).ok_or_else(missing)?;
+            let clamp = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+            Ok(bytes[clamp(range.start).min(clamp(range.end))..clamp(range.end)].to_vec())
+        })
+    }
+}
+
+/// Files of a folder.
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+#[derive(Clone, Debug)]
+pub struct FolderSource {
+    folder: std::path::PathBuf,
+}
+
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+impl FolderSource {
+    /// The files of `folder`; nothing is opened yet.
+    pub fn new(folder: impl Into<std::path::PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    fn read_now(&self, file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
+        use std::io::{ErrorKind, Read, Seek, SeekFrom};
+        check_file_name(file)?;
+        let place = || self.folder.display().to_string();
+        let failed = |e: std::io::Error| match e.kind() {
+            ErrorKind::NotFound => SourceError::Missing { file: file.into(), place: place() },
+            _ => SourceError::Read { file: file.into(), place: place(), why: e.to_string() },
+        };
+        let path = self.folder.join(file);
+        // A named pipe would block on open, a device would never end.
+        let metadata = std::fs::metadata(&path).map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(SourceError::Read { file: file.into(), place: place(), why: "not a regular file".into() });
+        }
+        let wanted = range.end.min(metadata.len()).saturating_sub(range.start);
+        let mut bytes = Vec::new();
+        let capacity = usize::try_from(wanted).unwrap_or(usize::MAX);
+        bytes.try_reserve_exact(capacity).map_err(|e| failed(std::io::Error::other(e)))?;
+        let mut open = std::fs::File::open(&path).map_err(failed)?;
+        open.seek(SeekFrom::Start(range.start)).map_err(failed)?;
+        open.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+impl ByteSource for FolderSource {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+        Box::pin(std::future::ready(self.read_now(file, range)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pollster::block_on;
+
+    #[test]
+    fn only_plain_names_are_files() {
+        let source = MemorySource::from_iter([("a.json", vec![1])]);
+        for bad in ["", ".", "..", ".hidden", "../a.json", "/etc/passwd", "a/b", "a\\b", "a b", "C:a", "a\0", "ä.json"] {
+            assert!(matches!(block_on(source.read(bad, 0..1)), Err(SourceError::Name { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_range_ends_where_the_file_ends() {
+        let source = MemorySource::from_iter([("a", vec![1, 2, 3])]);
+        let read = |range| block_on(source.read("a", range)).unwrap();
+        assert_eq!(read(0..u64::MAX), [1, 2, 3]);
+        assert_eq!(read(1..2), [2]);
+        assert!(read(7..9).is_empty());
+        assert!(matches!(block_on(source.read("b", 0..1)), Err(SourceError::Missing { .. })));
+    }
+
+    #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+    #[test]
+    fn a_folder_reads_as_memory_does() {
+        let folder = std::env::temp_dir().join(format!("haikuq-source-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("sub")).unwrap();
+        std::fs::write(folder.join("a"), [1, 2, 3]).unwrap();
+        let source = FolderSource::new(&folder);
+        assert_eq!(block_on(source.read("a", 0..u64::MAX)).unwrap(), [1, 2, 3]);
+        assert_eq!(block_on(source.read("a", 1..2)).unwrap(), [2]);
+        assert!(block_on(source.read("a", 7..9)).unwrap().is_empty());
+        assert!(matches!(block_on(source.read("b", 0..1)), Err(SourceError::Missing { .. })));
+        assert!(matches!(block_on(source.read("sub", 0..1)), Err(SourceError::Read { .. })), "a folder is no file");
+        assert!(matches!(block_on(source.read("../a", 0..1)), Err(SourceError::Name { .. })));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

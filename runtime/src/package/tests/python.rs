@@ -1,0 +1,165 @@
+//! An independent reader in Python, written from `docs/package-format.md` alone, reads every scheme as this crate does.
+
+use super::super::test_package::{build, tiny_spec};
+use super::*;
+use haikuq_format::layout::{
+    PlaneBuffers, PlaneKind, QuantizedRows, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded,
+};
+use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+use haikuq_format::spec::{LayerSpec, NormKind, QkNorm, TensorClass, TensorSpec};
+use half::f16;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn python() -> PathBuf {
+    let python = std::env::var_os("HAIKUQ_PYTHON").map_or_else(|| root().join(".tools/python/bin/python"), PathBuf::from);
+    assert!(
+        Command::new(&python).args(["-c", "import numpy, safetensors"]).status().is_ok_and(|s| s.success()),
+        "{} is no Python with numpy and safetensors: run scripts/setup-python.sh or set HAIKUQ_PYTHON",
+        python.display()
+    );
+    python
+}
+
+/// Every scheme that there is.
+fn schemes() -> Vec<Scheme> {
+    let mut all = vec![Scheme::F32, Scheme::F16];
+    for bits in [Bits::B3, Bits::B4, Bits::B8] {
+        for group in [32, 64, 128] {
+            for offset in [Offset::None, Offset::U4, Offset::F16] {
+                for codebook in [Codebook::Uniform, Codebook::Learned] {
+                    all.push(Scheme::Grouped(Grouped { bits, group, offset, codebook }));
+                }
+            }
+        }
+    }
+    all.retain(|s| s.check().is_ok());
+    all
+}
+
+/// The matrices take turns.
+fn scheme_of(tensor: &TensorSpec) -> Scheme {
+    if tensor.class == TensorClass::Vector {
+        return Scheme::F32;
+    }
+    let matrices = spec().tensors().into_iter().filter(|t| t.class != TensorClass::Vector);
+    let index = matrices.take_while(|t| t.name != tensor.name).count();
+    let schemes = schemes();
+    schemes[index % schemes.len()]
+}
+
+/// Random planes of `rows`: finite numbers with all of their bits in use.
+fn random_planes(tensor: &TensorSpec, scheme: Scheme, rows: Range<usize>) -> PlaneBuffers {
+    let mut state = tensor.name.bytes().fold(1u64, |s, b| s.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let mut next = move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as u32
+    };
+    let (rows, columns) = (rows.len(), *tensor.shape.last().unwrap());
+    let mut number = || (f64::from(next()) / f64::from(1u32 << 31) - 0.5) as f32;
+    let g = match scheme {
+        Scheme::F32 => return pack_f32(rows, columns, &(0..rows * columns).map(|_| number()).collect::<Vec<_>>()),
+        Scheme::F16 => return pack_f16(rows, columns, &(0..rows * columns).map(|_| number()).collect::<Vec<_>>()),
+        Scheme::Grouped(g) => g,
+    };
+    let n = rows * groups(columns, g.group);
+    let mut block = QuantizedRows { scales: (0..n).map(|_| f16::from_f32(number())).collect(), ..Default::default() };
+    if g.offset == Offset::F16 {
+        block.offsets = (0..n).map(|_| f16::from_f32(number())).collect();
+    }
+    if g.codebook == Codebook::Learned {
+        // One table a tensor, whatever the chunk.
+        block.codebook = (0..g.bits.levels()).map(|c| (c as f32 - 5.3).powi(3) / 7.0).collect();
+    }
+    block.codes = (0..rows * padded(columns)).map(|_| (next() % g.bits.levels()) as u8).collect();
+    if g.offset == Offset::U4 {
+        block.zero_points = (0..n).map(|_| (next() % 16) as u8).collect();
+    }
+    pack_quantized(g, rows, columns, &block)
+}
+
+/// A decoder with every kind of tensor, at sizes that are no multiples of anything, and enough layers for every scheme.
+fn spec() -> haikuq_format::DecoderSpec {
+    let mut spec = tiny_spec();
+    (spec.vocab_size, spec.hidden_size, spec.intermediate_size, spec.head_dim) = (67, 230, 77, 10);
+    spec.layers = vec![LayerSpec { window: Some(5), rope: Some(0) }; 24];
+    spec.norm.kind = NormKind::Layer;
+    spec.qk_norm = Some(QkNorm::Whole);
+    spec.tied_head = false;
+    spec.learned_positions = true;
+    (spec.biases.qkv, spec.biases.mlp, spec.biases.head) = (true, true, true);
+    spec
+}
+
+fn write_package(folder: &Path) -> Manifest {
+    let pack = |tensor: &TensorSpec, rows| random_planes(tensor, scheme_of(tensor), rows);
+    let (source, manifest) = build(spec(), 7, &[("tokenizer.json", TOKENIZER)], scheme_of, pack);
+    let names = manifest.shards.iter().chain(&manifest.files).map(|f| f.name.as_str()).chain([MANIFEST_FILE]);
+    for name in names {
+        let bytes = block_on(source.read(name, 0..u64::MAX)).unwrap();
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+    manifest
+}
+
+/// SHA-256 of a tensor's weights as little-endian f32, as this crate reads them.
+fn weights_hash(package: &Package, tensor: &TensorEntry) -> String {
+    let mut bytes = Vec::new();
+    for chunk in &tensor.chunks {
+        let planes: Vec<(PlaneKind, Vec<u32>)> = (chunk.planes.iter())
+            .map(|p| {
+                let shard = block_on(package.read_shard(p.shard)).unwrap();
+                let plane = &shard[p.offset as usize..(p.offset + p.bytes) as usize];
+                (p.kind, plane.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap())).collect())
+            })
+            .collect();
+        let planes: Vec<(PlaneKind, &[u32])> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
+        let weights = dequantize(tensor.scheme, chunk.rows, tensor.columns(), &planes);
+        bytes.extend(weights.iter().flat_map(|w| w.to_le_bytes()));
+    }
+    sha256_hex(&bytes)
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("haikuq-python-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn run_reader(folder: &Path) -> std::process::Output {
+    Command::new(python()).arg(root().join("tests/python/read_package.py")).arg(folder).output().unwrap()
+}
+
+#[test]
+fn python_reads_every_scheme_bit_for_bit() {
+    let folder = folder("reads");
+    let manifest = write_package(&folder);
+    let used = |scheme: &Scheme| manifest.tensors.iter().any(|t| t.scheme == *scheme);
+    let unused: Vec<Scheme> = schemes().into_iter().filter(|s| !used(s)).collect();
+    assert!(unused.is_empty(), "every scheme stands somewhere in this package: {unused:?}");
+    let output = run_reader(&folder);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let hashes: BTreeMap<String, String> = serde_json::from_slice(&output.stdout).unwrap();
+    let package = block_on(Package::open(FolderSource::new(&folder))).unwrap();
+    let expected: BTreeMap<String, String> =
+        manifest.tensors.iter().map(|t| (t.name.clone(), weights_hash(&package, t))).collect();
+    assert_eq!(hashes, expected);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn python_refuses_a_flipped_bit() {
+    let folder = folder("refuses");
+    let shard = folder.join(&write_package(&folder).shards[0].name);
+    let mut bytes = std::fs::read(&shard).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+    let output = run_reader(&folder);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("sha256"));
+    std::fs::remove_dir_all(folder).unwrap();
+}

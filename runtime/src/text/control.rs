@@ -1,0 +1,198 @@
+//! Control tokens, and how text that spells one is kept from becoming one.
+//!
+//! A model obeys its control tokens (`<|user|>`, `</s>`, `<tool_call>`), so text from outside must never turn into them.
+//! The `tokenizers` library can leave out *special* tokens, but not every control token is marked special, and a
+//! model's own vocabulary may spell one as an ordinary piece. So there is a second tokenizer, the [`PlainTwin`], the same in
+//! everything but the names of its control tokens: each is called by one private-use character that does not occur in
+//! the text. Text cannot name a control token there, and a chat prompt names exactly those that its template wrote.
+
+use super::TextError;
+use super::tokenizer::cannot_encode;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use tokenizers::models::ModelWrapper;
+use tokenizers::{Model, Tokenizer};
+
+/// The control tokens of a tokenizer by id, with their spelling.
+pub(super) struct ControlTokens {
+    by_id: BTreeMap<u32, String>,
+    /// The token for what the vocabulary cannot spell, which plain text may become.
+    unknown: Option<u32>,
+}
+
+impl ControlTokens {
+    /// A token added to the model's own vocabulary is a control token
+    ///
+    /// * if it is marked special or the configuration names it (`eos_token`);
+    /// * or, other than white space, if the chat template writes it (`<tool_call>`, `<think>`);
+    /// * or, other than white space, if it is no piece of the model's own vocabulary.
+    ///
+    /// What is left are runs of white space and pieces like `<table>`, which are ordinary text. `json` is the
+    /// `tokenizer.json` that `tokenizer` was read from.
+    pub(super) fn find(tokenizer: &Tokenizer, json: &[u8], named: &BTreeSet<&str>, chat_template: &str) -> Self {
+        let model = tokenizer.get_model();
+        let is_control = |token: &tokenizers::AddedToken| {
+            let text = token.content.as_str();
+            let blank = text.chars().all(|c| c.is_whitespace() || c == '▁' || c == 'Ġ' || c == 'Ċ');
+            token.special || named.contains(text) || !blank && (chat_template.contains(text) || model.token_to_id(text).is_none())
+        };
+        let added = tokenizer.get_added_tokens_decoder();
+        let by_id: BTreeMap<u32, String> =
+            added.into_iter().filter(|(_, token)| is_control(token)).map(|(id, token)| (id, token.content)).collect();
+        let unknown = match model {
+            ModelWrapper::BPE(bpe) => bpe.unk_token.as_ref().and_then(|t| model.token_to_id(t)),
+            ModelWrapper::WordPiece(m) => model.token_to_id(&m.unk_token),
+            ModelWrapper::WordLevel(m) => model.token_to_id(&m.unk_token),
+            ModelWrapper::Unigram(_) => unigram_unknown(json),
+        };
+        Self { by_id, unknown }
+    }
+
+    pub(super) fn contains(&self, id: u32) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    pub(super) fn any_in(&self, ids: &[u32]) -> bool {
+        ids.iter().any(|id| self.contains(*id))
+    }
+
+    /// The control token that begins at the start of `text`: the longest of several, as tokenizers match.
+    pub(super) fn at_start_of(&self, text: &str) -> Option<(u32, &str)> {
+        let matching = self.by_id.iter().filter(|(_, token)| text.starts_with(token.as_str()));
+        matching.max_by_key(|(_, token)| token.len()).map(|(id, token)| (*id, token.as_str()))
+    }
+
+    /// Every control token in `text`, leftmost first, as byte position, id and spelling.
+    pub(super) fn find_in<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, u32, &'a str)> + 'a {
+        let first: BTreeSet<char> = self.by_id.values().filter_map(|token| token.chars().next()).collect();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            while let Some(c) = text[at..].chars().next() {
+                let start = at;
+                if first.contains(&c)
+                    && let Some((id, token)) = self.at_start_of(&text[at..])
+                {
+                    at += token.len();
+                    return Some((start, id, token));
+                }
+                at += c.len_utf8();
+            }
+            None
+        })
+    }
+
+    /// The last guard of plain text: no control token is in its ids, whatever the tokenizer did.
+    pub(super) fn check_plain(&self, text: &str, ids: &[u32]) -> Result<(), TextError> {
+        match ids.iter().find(|id| self.contains(**id) && Some(**id) != self.unknown) {
+            Some(id) => Err(cannot_encode(text, &format!("it becomes the control token {:?} ({id})", self.by_id[id]))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The `unk_id` of a unigram model, which the library keeps to itself.
+fn unigram_unknown(json: &[u8]) -> Option<u32> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        model: Head,
+    }
+    #[derive(serde::Deserialize)]
+    struct Head {
+        unk_id: Option<u32>,
+    }
+    serde_json::from_slice::<File>(json).ok()?.model.unk_id
+}
+
+/// Private-use plane 16, of which a twin takes a run of characters for its control tokens and one for a mark.
+const PRIVATE_USE: std::ops::RangeInclusive<u32> = 0x10_0000..=0x10_fffd;
+
+/// A tokenizer whose control tokens have private names.
+#[derive(Clone)]
+pub(super) struct PlainTwin {
+    tokenizer: Tokenizer,
+    names: BTreeMap<u32, char>,
+    mark: char,
+}
+
+impl PlainTwin {
+    /// The twin of `tokenizer` with names that do not occur in `text`.
+    pub(super) fn new(tokenizer: &Tokenizer, control: &ControlTokens, text: &str) -> Result<Self, TextError> {
+        let used: BTreeSet<u32> = text.chars().map(u32::from).filter(|c| PRIVATE_USE.contains(c)).collect();
+        let mut free = PRIVATE_USE.filter(|c| !used.contains(c)).filter_map(char::from_u32);
+        let out_of_names = || cannot_encode(text, &"it uses up the private-use characters of plane 16");
+        let mark = free.next().ok_or_else(out_of_names)?;
+        let mut names = BTreeMap::new();
+        for id in control.by_id.keys() {
+            names.insert(*id, free.next().ok_or_else(out_of_names)?);
+        }
+        let fail = |why: &dyn std::fmt::Display| cannot_encode(text, &format!("no tokenizer for plain text: {why}"));
+        let mut json = serde_json::to_value(tokenizer).map_err(|e| fail(&e))?;
+        let by_token: BTreeMap<&str, String> =
+            control.by_id.iter().map(|(id, token)| (token.as_str(), names[id].to_string())).collect();
+        rename(&mut json, &by_token);
+        let twin: Tokenizer = serde_json::from_value(json).map_err(|e| fail(&e))?;
+        for (id, name) in &names {
+            if twin.token_to_id(&name.to_string()) != Some(*id) {
+                return Err(fail(&format!("{:?} lost its id {id}", control.by_id[id])));
+            }
+        }
+        Ok(Self { tokenizer: twin, names, mark })
+    }
+
+    /// Whether `text` uses none of this twin's names.
+    pub(super) fn suits(&self, text: &str) -> bool {
+        !text.chars().any(|c| PRIVATE_USE.contains(&u32::from(c)) && (c == self.mark || self.names.values().any(|n| *n == c)))
+    }
+
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The private name of control token `id`.
+    pub(super) fn name(&self, id: u32) -> Option<char> {
+        self.names.get(&id).copied()
+    }
+
+    /// A character that is no token's name and occurs in no text that suits.
+    pub(super) fn mark(&self) -> char {
+        self.mark
+    }
+}
+
+/// Renames tokens in a `tokenizer.json`: in the added tokens, and in the model's vocabulary with everything that
+/// refers to it. Merges that would spell a renamed token go, so that no text becomes one by merging.
+fn rename(json: &mut Value, names: &BTreeMap<&str, String>) {
+    let new_name = |old: &Value| old.as_str().and_then(|t| names.get(t)).map(|n| Value::from(n.as_str()));
+    for token in json["added_tokens"].as_array_mut().into_iter().flatten() {
+        if let Some(name) = new_name(&token["content"]) {
+            token["content"] = name;
+        }
+    }
+    let model = &mut json["model"];
+    if let Some(name) = new_name(&model["unk_token"]) {
+        model["unk_token"] = name;
+    }
+    match &mut model["vocab"] {
+        Value::Object(vocab) => {
+            for (old, new) in names {
+                if let Some(id) = vocab.swap_remove(*old) {
+                    vocab.insert(new.clone(), id);
+                }
+            }
+        }
+        Value::Array(pieces) => {
+            for piece in pieces {
+                if let Some(name) = new_name(&piece[0]) {
+                    piece[0] = name;
+                }
+            }
+        }
+        _ => {}
+    }
+    if let Some(merges) = model.get_mut("merges").and_then(Value::as_array_mut) {
+        merges.retain(|merge| {
+            let (a, b) = (merge[0].as_str().unwrap_or_default(), merge[1].as_str().unwrap_or_default());
+            ![a, b, &format!("{a}{b}")].iter().any(|t| names.contains_key(t))
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! `attention_decode`, `attention_combine` and `attention_prefill` agree with their CPU twin.
+
+mod support;
+
+use haikuq_runtime::gpu::Gpu;
+use haikuq_runtime::kernels::attention::{self, AttentionBuffers, AttentionShape, CpuCache, Scores, Token};
+use haikuq_runtime::kernels::attention_decode::{AttentionDecode, splits};
+use haikuq_runtime::kernels::attention_prefill::AttentionPrefill;
+use half::f16;
+use rstest::rstest;
+use support::{Random, assert_close, gpu, pages_for, run, scattered_pages, token};
+
+/// Sums of a few hundred products of numbers around 1, in another order than the twin's and in f32.
+const TOLERANCE: f32 = 1e-5;
+
+/// A cache full of random numbers, beyond the sequences' ends too.
+fn random_cache(random: &mut Random, shape: AttentionShape, sequences: usize) -> CpuCache {
+    let (pages, num_pages) = scattered_pages(random, &shape, sequences);
+    let mut cache = CpuCache::new(shape, pages, num_pages);
+    let rounded = |x: f32| if shape.cache_f16 { f16::from_f32(x).to_f32() } else { x };
+    cache.keys.iter_mut().chain(&mut cache.values).for_each(|x| *x = rounded(2.0 * random.value()));
+    cache
+}
+
+fn upload_pool(gpu: &Gpu, shape: AttentionShape, values: &[f32]) -> wgpu::Buffer {
+    if shape.cache_f16 {
+        gpu.upload("pool", &values.iter().map(|x| f16::from_f32(*x)).collect::<Vec<_>>())
+    } else {
+        gpu.upload("pool", values)
+    }
+}
+
+enum Which {
+    Decode { splits: u32 },
+    Prefill,
+}
+
+fn run_kernel(gpu: &Gpu, which: Which, scores: Scores, cache: &CpuCache, tokens: &[Token], q: &[f32]) -> Vec<f32> {
+    let shape = cache.shape;
+    let num_tokens = tokens.len() as u32;
+    // Not zero before, so that padding shows what the kernel wrote.
+    let output = gpu.upload("output", &vec![7.0f32; q.len()]);
+    let (q_buffer, tokens_buffer, pages) = (gpu.upload("q", q), gpu.upload("tokens", tokens), gpu.upload("pages", &cache.pages));
+    let (keys, values) = (upload_pool(gpu, shape, &cache.keys), upload_pool(gpu, shape, &cache.values));
+    let buffers = AttentionBuffers {
+        q: (&q_buffer).into(),
+        tokens: (&tokens_buffer).into(),
+        pages: (&pages).into(),
+        keys: (&keys).into(),
+        values: (&values).into(),
+        output: (&output).into(),
+    };
+    let dispatches = match which {
+        Which::Decode { splits } => {
+            let scratch = gpu.storage("scratch", AttentionDecode::scratch_bytes(num_tokens, &shape, splits));
+            AttentionDecode { num_tokens, shape, scores, splits, buffers, scratch: (&scratch).into() }.bind(gpu).unwrap()
+        }
+        Which::Prefill => vec![AttentionPrefill { num_tokens, shape, scores, buffers }.bind(gpu).unwrap()],
+    };
+    run(gpu, &dispatches.iter().collect::<Vec<_>>(), &output, q.len())
+}
+
+fn plain(shape: &AttentionShape) -> Scores {
+    Scores { scale: 1.0 / (shape.head_dim as f32).sqrt(), window: None, softcap: None }
+}
+
+fn queries(random: &mut Random, shape: &AttentionShape, tokens: usize) -> Vec<f32> {
+    random.rows(tokens, shape.attention_size() as usize, shape.pitch() as usize)
+}
+
+#[rstest]
+#[case::one_query_head_a_key_head(3, 3, 64)]
+#[case::two(4, 2, 80)]
+#[case::three(3, 1, 16)]
+#[case::four(8, 2, 128)]
+#[case::five(5, 1, 4)]
+#[case::eight(16, 2, 64)]
+#[case::more_than_one_workgroup_holds(11, 1, 36)]
+#[case::widest(8, 1, 256)]
+fn decode_agrees_for_sequences_of_different_lengths(
+    #[case] num_heads: u32,
+    #[case] num_kv_heads: u32,
+    #[case] head_dim: u32,
+    #[values(false, true)] cache_f16: bool,
+    #[values(1, 3, 8)] splits: u32,
+) {
+    let shape = AttentionShape { num_heads, num_kv_heads, head_dim, max_pages: pages_for(400), cache_f16 };
+    let mut random = Random::new(u64::from(num_heads * head_dim));
+    let cache = random_cache(&mut random, shape, 5);
+    let tokens = [token(0, 3), token(63, 0), token(64, 4), Token::IDLE, token(397, 1), token(150, 2)];
+    let q = queries(&mut random, &shape, tokens.len());
+    let found = run_kernel(&gpu(), Which::Decode { splits }, plain(&shape), &cache, &tokens, &q);
+    assert_close("output", &found, &attention::cpu(plain(&shape), &cache, &tokens, &q), TOLERANCE);
+}
+
+#[rstest]
+#[case::one_query_head_a_key_head(3, 3, 64, 45, 0)]
+#[case::grouped(4, 2, 80, 33, 100)]
+#[case::narrow(3, 1, 16, 70, 63)]
+#[case::wide(4, 1, 128, 64, 64)]
+#[case::smallest(5, 1, 4, 1, 10)]
+#[case::three_chunks(8, 1, 92, 31, 7)]
+#[case::widest(2, 1, 256, 40, 129)]
+fn prefill_agrees_from_any_position_on(
+    #[case] num_heads: u32,
+    #[case] num_kv_heads: u32,
+    #[case] head_dim: u32,
+    #[case] count: usize,
+    #[case] start: usize,
+    #[values(false, true)] cache_f16: bool,
+) {
+    let shape = AttentionShape { num_heads, num_kv_heads, head_dim, max_pages: pages_for(start + count), cache_f16 };
+    let mut random = Random::new(u64::from(head_dim));
+    let cache = random_cache(&mut random, shape, 3);
+    let tokens: Vec<_> = (start..start + count).map(|p| token(p, 1)).collect();
+    let q = queries(&mut random, &shape, count);
+    let found = run_kernel(&gpu(), Which::Prefill, plain(&shape), &cache, &tokens, &q);
+    assert_close("output", &found, &attention::cpu(plain(&shape), &cache, &tokens, &q), TOLERANCE);
+}
+
+#[rstest]
+fn windows_and_soft_caps_shape_the_scores(
+    #[values(None, Some(1), Some(7), Some(64), Some(100), Some(1000))] window: Option<u32>,
+    #[values(None, Some(5.0))] softcap: Option<f32>,
+) {
+    let shape = AttentionShape { num_heads: 4, num_kv_heads: 2, head_dim: 32, max_pages: 5, cache_f16: false };
+    // A large scale, so that the cap bends and the softmax is peaked.
+    let scores = Scores { scale: 1.0, window, softcap };
+    let mut random = Random::new(3);
+    let cache = random_cache(&mut random, shape, 2);
+    let gpu = gpu();
+    let tokens = [token(5, 0), token(300, 1)];
+    let q = queries(&mut random, &shape, tokens.len());
+    for splits in [1, 4] {
+        let found = run_kernel(&gpu, Which::Decode { splits }, scores, &cache, &tokens, &q);
+        assert_close("decode", &found, &attention::cpu(scores, &cache, &tokens, &q), 2e-5);
+    }
+    let tokens: Vec<_> = (90..190).map(|p| token(p, 1)).collect();
+    let q = queries(&mut random, &shape, tokens.len());
+    let found = run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens, &q);
+    assert_close("prefill", &found, &attention::cpu(scores, &cache, &tokens, &q), 2e-5);
+}
+
+#[test]
+fn idle_tokens_at_the_end_of_a_prefill_are_zero_and_change_nothing() {
+    let shape = AttentionShape { num_heads: 2, num_kv_heads: 1, head_dim: 20, max_pages: 2, cache_f16: false };
+    let mut random = Random::new(4);
+    let cache = random_cache(&mut random, shape, 2);
+    let mut tokens: Vec<_> = (0..40).map(|p| token(p, 1)).collect();
+    tokens.resize(100, Token::IDLE);
+    let q = queries(&mut random, &shape, tokens.len());
+    let found = run_kernel(&gpu(), Which::Prefill, plain(&shape), &cache, &tokens, &q);
+    assert_close("output", &found, &attention::cpu(plain(&shape), &cache, &tokens, &q), TOLERANCE);
+}
+
+#[test]
+fn company_changes_no_bit_of_a_decode() {
+    let shape = AttentionShape { num_heads: 8, num_kv_heads: 2, head_dim: 64, max_pages: 6, cache_f16: true };
+    let splits = splits(&shape, None);
+    assert!(splits > 1);
+    let mut random = Random::new(6);
+    let cache = random_cache(&mut random, shape, 4);
+    let tokens = [token(380, 2), token(9, 0), token(200, 3), token(64, 1)];
+    let q = queries(&mut random, &shape, tokens.len());
+    let gpu = gpu();
+    let pitch = shape.pitch() as usize;
+    let together = run_kernel(&gpu, Which::Decode { splits }, plain(&shape), &cache, &tokens, &q);
+    for (t, token) in tokens.iter().enumerate() {
+        let q = &q[t * pitch..][..pitch];
+        let alone = run_kernel(&gpu, Which::Decode { splits }, plain(&shape), &cache, &[*token], q);
+        assert_eq!(alone, together[t * pitch..][..pitch]);
+    }
+}
+
+#[test]
+fn cutting_a_prompt_changes_no_bit_of_a_prefill() {
+    let shape = AttentionShape { num_heads: 2, num_kv_heads: 1, head_dim: 48, max_pages: 3, cache_f16: false };
+    let scores = Scores { window: Some(50), ..plain(&shape) };
+    let mut random = Random::new(8);
+    let cache = random_cache(&mut random, shape, 1);
+    let tokens: Vec<_> = (0..150).map(|p| token(p, 0)).collect();
+    let q = queries(&mut random, &shape, tokens.len());
+    let gpu = gpu();
+    let cut = 37;
+    let (first, second) = q.split_at(cut * shape.pitch() as usize);
+    let mut pieces = run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens[..cut], first);
+    pieces.extend(run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens[cut..], second));
+    assert_eq!(pieces, run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens, &q));
+}
+
+#[test]
+fn huge_scores_do_not_overflow() {
+    let shape = AttentionShape { num_heads: 1, num_kv_heads: 1, head_dim: 16, max_pages: 2, cache_f16: false };
+    let mut random = Random::new(11);
+    let cache = random_cache(&mut random, shape, 1);
+    let tokens = [token(99, 0)];
+    for (scale, softcap) in [(1e6, None), (1e6, Some(30.0))] {
+        let scores = Scores { scale, window: None, softcap };
+        let q = queries(&mut random, &shape, 1);
+        let expected = attention::cpu(scores, &cache, &tokens, &q);
+        for which in [Which::Decode { splits: 2 }, Which::Prefill] {
+            assert_close("output", &run_kernel(&gpu(), which, scores, &cache, &tokens, &q), &expected, TOLERANCE);
+        }
+    }
+}

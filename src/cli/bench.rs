@@ -1,0 +1,206 @@
+//! `haikuq bench`: how fast a package runs on a GPU.
+
+use super::Context;
+use super::generation::LoadArgs;
+use crate::runner::Runner;
+use clap::Args;
+use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId};
+use haikuq_runtime::gpu::{AdapterDescription, Gpu};
+use haikuq_runtime::kernels::stream_read::StreamRead;
+use haikuq_runtime::sampling::SamplingOptions;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Measure prefill and decode speed, time to first token, memory, and the share of the memory limit
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Folder of the package
+    package: PathBuf,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    prompt_tokens: usize,
+    /// Tokens to decode
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    decode_tokens: usize,
+    /// Tokens in the cache before anything is measured
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    depth: usize,
+    /// Sequences decoded together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    batch: u8,
+    /// Repetitions; the median counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    package: String,
+    adapter: AdapterDescription,
+    prompt_tokens: usize,
+    decode_tokens: usize,
+    depth: usize,
+    batch: usize,
+    repeat: u32,
+    load_s: f64,
+    prefill_tokens_per_second: Option<f64>,
+    time_to_first_token_s: Option<f64>,
+    decode_tokens_per_second: Option<f64>,
+    memory: MemoryUse,
+    /// Bytes of weights that a decode step reads.
+    bytes_per_step: u64,
+    read_bandwidth_bytes_per_second: f64,
+    /// Decode speed over that of reading the weights once a step at `read_bandwidth_bytes_per_second`.
+    share_of_memory_limit: Option<f64>,
+}
+
+/// Runs the verb.
+pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let batch = usize::from(args.batch);
+    let started = Instant::now();
+    let mut runner = Runner::load(&args.package, &args.load.options(context.adapter.clone(), batch), &mut |_| {})?;
+    let load_s = started.elapsed().as_secs_f64();
+    let decoder = &mut runner.decoder;
+    let needed = args.depth + args.prompt_tokens.max(1) + args.decode_tokens;
+    anyhow::ensure!(needed <= decoder.max_context(), "{needed} positions are asked for, but the context ends at {}", decoder.max_context());
+
+    let (mut first, mut decode) = (Vec::new(), Vec::new());
+    // The first round compiles pipelines and warms caches; it does not count.
+    for round in 0..=args.repeat {
+        let times = pollster::block_on(measure(decoder, &args, batch))?;
+        if round > 0 {
+            first.push(times.first_token);
+            decode.push(times.decode);
+        }
+        context.note(format_args!("round {round} of {}: prompt {:.3} s, decode {:.3} s", args.repeat, times.first_token.as_secs_f64(), times.decode.as_secs_f64()));
+    }
+    let rate = |tokens: usize, times: &mut Vec<Duration>| (tokens > 0).then(|| tokens as f64 / median(times).as_secs_f64());
+    let decode_rate = rate(args.decode_tokens * batch, &mut decode);
+    let bandwidth = pollster::block_on(read_bandwidth(decoder.gpu()))?;
+    let bytes_per_step = decoder.bytes_per_token();
+    let report = Report {
+        package: args.package.display().to_string(),
+        adapter: decoder.gpu().description.clone(),
+        prompt_tokens: args.prompt_tokens,
+        decode_tokens: args.decode_tokens,
+        depth: args.depth,
+        batch,
+        repeat: args.repeat,
+        load_s,
+        prefill_tokens_per_second: rate(args.prompt_tokens, &mut first),
+        time_to_first_token_s: (args.prompt_tokens > 0).then(|| median(&mut first).as_secs_f64()),
+        decode_tokens_per_second: decode_rate,
+        memory: decoder.memory(),
+        bytes_per_step,
+        read_bandwidth_bytes_per_second: bandwidth,
+        share_of_memory_limit: decode_rate.map(|r| r / batch as f64 * bytes_per_step as f64 / bandwidth),
+    };
+    if args.json {
+        context.print_json(&report)?;
+    } else {
+        print(&report, context)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Times {
+    first_token: Duration,
+    decode: Duration,
+}
+
+/// One round: fill the cache to the depth, then a prompt, then tokens. Every time ends when the GPU is done.
+async fn measure(decoder: &mut Decoder, args: &BenchArgs, batch: usize) -> anyhow::Result<Times> {
+    let sequences = (0..batch).map(|_| decoder.create_sequence()).collect::<Result<Vec<_>, _>>()?;
+    let result = measure_with(decoder, args, &sequences).await;
+    for id in sequences {
+        decoder.remove_sequence(id)?;
+    }
+    result
+}
+
+async fn measure_with(decoder: &mut Decoder, args: &BenchArgs, sequences: &[SequenceId]) -> anyhow::Result<Times> {
+    const GREEDY: SamplingOptions = SamplingOptions::greedy();
+    let choice = Choice { sampling: &GREEDY, step: 0 };
+    // Without any token there is nothing to decode from: one stands in for an empty prompt, outside the measured time.
+    let warm = args.depth + usize::from(args.depth + args.prompt_tokens == 0);
+    for id in sequences {
+        prefill(decoder, *id, warm)?;
+    }
+    decoder.logits(1).await?;
+    let started = Instant::now();
+    prefill(decoder, sequences[0], args.prompt_tokens)?;
+    let mut token = decoder.sample_first(sequences[0], choice).await?;
+    let first_token = started.elapsed();
+    for id in &sequences[1..] {
+        prefill(decoder, *id, args.prompt_tokens)?;
+        decoder.sample_first(*id, choice).await?;
+    }
+    let started = Instant::now();
+    for _ in 0..args.decode_tokens {
+        let step: Vec<_> = sequences.iter().map(|id| Next { sequence: *id, token, choice }).collect();
+        token = decoder.decode(&step).await?[0];
+    }
+    Ok(Times { first_token, decode: started.elapsed() })
+}
+
+/// Fixed, varied ids: speed does not depend on which.
+fn prefill(decoder: &mut Decoder, id: SequenceId, count: usize) -> anyhow::Result<()> {
+    let vocab = decoder.spec().vocab_size as u32;
+    let ids: Vec<u32> = (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
+    for chunk in ids.chunks(decoder.prefill_chunk()) {
+        decoder.prefill(id, chunk)?;
+    }
+    Ok(())
+}
+
+/// Bytes a second at which the GPU reads a buffer that no cache holds.
+async fn read_bandwidth(gpu: &Gpu) -> anyhow::Result<f64> {
+    let wanted: u64 = if gpu.description.kind == "Cpu" { 64 << 20 } else { 1 << 30 };
+    let bytes = wanted.min(gpu.limits.max_storage_buffer_binding_size).min(gpu.limits.max_buffer_size) & !15;
+    let (data, sums) = (gpu.storage("stream", bytes), gpu.storage("sums", StreamRead::SUMS as u64 * 4));
+    let pass = StreamRead { data: &data, sums: &sums }.bind(gpu)?;
+    let mut times = Vec::new();
+    for round in 0..6 {
+        let started = Instant::now();
+        // Several passes a submission, so that the submission's own cost hardly counts.
+        gpu.run(&[&pass; 4]);
+        gpu.read::<u32>(&sums, 0, 1).await?;
+        if round > 0 {
+            times.push(started.elapsed());
+        }
+    }
+    Ok(bytes as f64 * 4.0 / median(&mut times).as_secs_f64())
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn print(r: &Report, context: &Context) -> anyhow::Result<()> {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    context.print(format_args!("{} on {} ({})", r.package, r.adapter.name, r.adapter.backend))?;
+    context.print(format_args!("load             {:8.2} s", r.load_s))?;
+    if let (Some(rate), Some(first)) = (r.prefill_tokens_per_second, r.time_to_first_token_s) {
+        context.print(format_args!("prefill          {rate:8.1} tokens/s ({} tokens at depth {})", r.prompt_tokens, r.depth))?;
+        context.print(format_args!("first token      {:8.1} ms", first * 1e3))?;
+    }
+    if let (Some(rate), Some(share)) = (r.decode_tokens_per_second, r.share_of_memory_limit) {
+        context.print(format_args!("decode           {rate:8.1} tokens/s ({} tokens, batch {})", r.decode_tokens, r.batch))?;
+        context.print(format_args!(
+            "memory limit     {:8.1} % reached ({:.1} MiB a step at {:.2} GB/s)",
+            share * 100.0,
+            mib(r.bytes_per_step),
+            r.read_bandwidth_bytes_per_second / 1e9,
+        ))?;
+    }
+    let (w, c, s) = (mib(r.memory.weights), mib(r.memory.cache), mib(r.memory.scratch));
+    context.print(format_args!("GPU memory       {:8.1} MiB (weights {w:.1}, cache {c:.1}, scratch {s:.1})", w + c + s))
+}

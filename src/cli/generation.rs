@@ -1,0 +1,128 @@
+//! Arguments that `run` and `chat` share, and from them what is asked of a generation.
+
+use crate::runner::{Runner, RunnerOptions};
+use clap::{Args, ValueEnum};
+use haikuq_runtime::decoder::CachePrecision;
+use haikuq_runtime::generate::GenerateOptions;
+use haikuq_runtime::text::GenerationDefaults;
+
+/// Precision of the key/value cache.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum CacheArg {
+    /// f16
+    #[default]
+    Auto,
+    /// 16-bit floats
+    F16,
+    /// 32-bit floats
+    F32,
+}
+
+impl From<CacheArg> for CachePrecision {
+    fn from(arg: CacheArg) -> Self {
+        match arg {
+            CacheArg::Auto => Self::Auto,
+            CacheArg::F16 => Self::F16,
+            CacheArg::F32 => Self::F32,
+        }
+    }
+}
+
+/// How the package is loaded.
+#[derive(Args, Debug)]
+pub struct LoadArgs {
+    /// Precision of the key/value cache
+    #[arg(long, value_enum, default_value_t, value_name = "PRECISION", help_heading = "Loading")]
+    pub cache: CacheArg,
+    /// Positions of a sequence at most (the model's own limit by default)
+    #[arg(long, value_name = "N", help_heading = "Loading", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+}
+
+impl LoadArgs {
+    /// Options for a runner that serves up to `sequences` at once.
+    pub fn options(&self, adapter: Option<String>, sequences: usize) -> RunnerOptions {
+        let mut options = RunnerOptions::new(adapter, self.cache.into());
+        options.decoder.max_context = self.context.map(|n| n as usize);
+        options.decoder.max_sequences = sequences;
+        options
+    }
+}
+
+/// How tokens are chosen and when the text ends. What is not given comes from the model's generation_config.json, or
+/// else is greedy.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Tokens at most (as many as the context holds by default)
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Always the most probable token, whatever the model's defaults say
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    greedy: bool,
+    /// Divides the logits; 0 is greedy
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Only the K most probable tokens; 0 is all
+    #[arg(long, value_name = "K")]
+    top_k: Option<u32>,
+    /// Only the most probable tokens that make up this share of the probability
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Only tokens of at least this share of the most probable one's probability
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Over 1 discourages tokens that have occurred
+    #[arg(long, value_name = "R")]
+    repetition_penalty: Option<f32>,
+    /// Seed of the random choice; the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// End the text before this string (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on after the model's end-of-text token
+    #[arg(long)]
+    ignore_eos: bool,
+}
+
+impl SamplingArgs {
+    /// From what was typed to what was meant.
+    ///
+    /// # Errors
+    /// If an option is out of its range.
+    pub fn resolve(&self, runner: &Runner) -> anyhow::Result<GenerateOptions> {
+        let defaults = runner.generation_defaults()?;
+        let mut sampling = defaults.sampling();
+        if self.greedy {
+            sampling = haikuq_runtime::sampling::SamplingOptions::greedy();
+        }
+        // Asking for top-k and kin alone means to sample.
+        let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
+        if samples && sampling.temperature == 0.0 {
+            sampling.temperature = 1.0;
+        }
+        sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
+        sampling.top_k = self.top_k.unwrap_or(sampling.top_k);
+        sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
+        sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
+        sampling.repetition_penalty = self.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+        sampling.seed = self.seed;
+        sampling.validate()?;
+        Ok(GenerateOptions {
+            max_tokens: self.max_tokens,
+            sampling,
+            stop_tokens: if self.ignore_eos { Vec::new() } else { stop_tokens(runner, &defaults) },
+            stop_strings: self.stop.clone(),
+        })
+    }
+}
+
+/// The model's end-of-text tokens, from its spec and its generation_config.json.
+pub fn stop_tokens(runner: &Runner, defaults: &GenerationDefaults) -> Vec<u32> {
+    let mut ids = runner.decoder.spec().eos_token_ids.clone();
+    ids.extend(&defaults.eos_token_ids);
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}

@@ -1,0 +1,200 @@
+//! One decoder layer: norms, attention and feed-forward network, as the spec puts them together.
+
+use super::ReferenceError;
+use super::attention::{LayerCache, Scores, attend};
+use super::rope::{Rotation, rotate};
+use super::weights::Weights;
+use candle_core::{D, Result, Tensor};
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{Activation, LayerSpec, NormKind, NormPlacement, QkNorm, Residual};
+
+/// A norm's gain and, for a layer norm, its bias.
+pub(super) struct NormWeights {
+    gain: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl NormWeights {
+    pub(super) fn load(spec: &DecoderSpec, name: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
+        Ok(Self {
+            gain: weights.take(&format!("{name}.gain"))?,
+            bias: weights.take_if(spec.norm.kind == NormKind::Layer, &format!("{name}.bias"))?,
+        })
+    }
+
+    /// Normalizes the last dimension of `x`.
+    pub(super) fn forward(&self, spec: &DecoderSpec, x: &Tensor) -> Result<Tensor> {
+        let centred = match spec.norm.kind {
+            NormKind::Rms => x.clone(),
+            NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
+        };
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(spec.norm.epsilon))?.sqrt()?;
+        let x = centred.broadcast_div(&deviation)?.broadcast_mul(&self.gain)?;
+        match &self.bias {
+            Some(bias) => x.broadcast_add(bias),
+            None => Ok(x),
+        }
+    }
+}
+
+/// A matrix `[rows, columns]` with an optional bias.
+struct Projection {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Projection {
+    fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
+        Ok(Self { weight: weights.take(name)?, bias: weights.take_if(bias, &format!("{name}.bias"))? })
+    }
+
+    /// Every second row, from `first` on: the canonical `gate_up` interleaves the rows of two matrices.
+    fn every_second(&self, first: usize) -> Result<Self> {
+        let pick = |t: &Tensor| {
+            let mut shape = t.dims().to_vec();
+            shape[0] /= 2;
+            shape.insert(1, 2);
+            t.reshape(shape)?.narrow(1, first, 1)?.squeeze(1)?.contiguous()
+        };
+        Ok(Self { weight: pick(&self.weight)?, bias: self.bias.as_ref().map(pick).transpose()? })
+    }
+
+    /// `x` `[n, columns]` to `[n, rows]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.matmul(&self.weight.t()?)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// One layer's weights.
+pub(super) struct Layer {
+    spec: LayerSpec,
+    attention_norm: Option<NormWeights>,
+    qkv: Projection,
+    qk_norm: Option<(NormWeights, NormWeights)>,
+    attention_output: Projection,
+    attention_post_norm: Option<NormWeights>,
+    mlp_norm: Option<NormWeights>,
+    gate: Option<Projection>,
+    up: Projection,
+    down: Projection,
+    mlp_post_norm: Option<NormWeights>,
+}
+
+impl Layer {
+    pub(super) fn load(spec: &DecoderSpec, index: usize, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
+        let name = |part: &str| format!("layers.{index}.{part}");
+        let pre = spec.norm_placement != NormPlacement::Post;
+        let post = spec.norm_placement != NormPlacement::Pre;
+        let norm = |present: bool, part: &str, weights: &mut Weights| {
+            if present { NormWeights::load(spec, &name(part), weights).map(Some) } else { Ok(None) }
+        };
+        let attention_norm = norm(pre, "attention_norm", weights)?;
+        let qkv = Projection::load(weights, &name("qkv"), spec.biases.qkv)?;
+        let q_norm = norm(spec.qk_norm.is_some(), "q_norm", weights)?;
+        let k_norm = norm(spec.qk_norm.is_some(), "k_norm", weights)?;
+        let attention_output = Projection::load(weights, &name("attention_output"), spec.biases.attention_output)?;
+        let attention_post_norm = norm(post, "attention_post_norm", weights)?;
+        let mlp_norm = norm(pre && spec.residual != Residual::ParallelShared, "mlp_norm", weights)?;
+        let (gate, up) = if spec.gated_mlp {
+            let gate_up = Projection::load(weights, &name("gate_up"), spec.biases.mlp)?;
+            (Some(gate_up.every_second(0)?), gate_up.every_second(1)?)
+        } else {
+            (None, Projection::load(weights, &name("up"), spec.biases.mlp)?)
+        };
+        let down = Projection::load(weights, &name("down"), spec.biases.mlp)?;
+        let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
+        Ok(Self {
+            spec: spec.layers[index],
+            attention_norm,
+            qkv,
+            qk_norm: q_norm.zip(k_norm),
+            attention_output,
+            attention_post_norm,
+            mlp_norm,
+            gate,
+            up,
+            down,
+            mlp_post_norm,
+        })
+    }
+
+    /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
+    pub(super) fn forward(
+        &self,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        ropes: &[Rotation],
+        first: usize,
+        cache: &mut LayerCache,
+    ) -> Result<Tensor> {
+        let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
+            Some(norm) => norm.forward(spec, x),
+            None => Ok(x.clone()),
+        };
+        let normed = norm(&self.attention_norm, x)?;
+        let attention = self.attention(spec, &normed, ropes, first, cache)?;
+        let attention = scaled(norm(&self.attention_post_norm, &attention)?, spec.residual_multiplier)?;
+        let mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(spec, x)?)?, spec.residual_multiplier);
+        match spec.residual {
+            Residual::Sequential => {
+                let x = (x + attention)?;
+                &x + mlp(&norm(&self.mlp_norm, &x)?)?
+            }
+            Residual::Parallel => (x + attention)? + mlp(&norm(&self.mlp_norm, x)?)?,
+            Residual::ParallelShared => (x + attention)? + mlp(&normed)?,
+        }
+    }
+
+    fn attention(&self, spec: &DecoderSpec, x: &Tensor, ropes: &[Rotation], first: usize, cache: &mut LayerCache) -> Result<Tensor> {
+        let (n, d) = (x.dim(0)?, spec.head_dim);
+        let (q_size, kv_size) = (spec.attention_size(), spec.num_kv_heads * d);
+        let qkv = self.qkv.forward(x)?;
+        let mut q = qkv.narrow(1, 0, q_size)?;
+        let mut k = qkv.narrow(1, q_size, kv_size)?;
+        let v = qkv.narrow(1, q_size + kv_size, kv_size)?;
+        if let (Some((q_norm, k_norm)), Some(QkNorm::Whole)) = (&self.qk_norm, spec.qk_norm) {
+            (q, k) = (q_norm.forward(spec, &q)?, k_norm.forward(spec, &k)?);
+        }
+        // [positions, heads × head_dim] to [heads, positions, head_dim]
+        let split = |t: &Tensor, heads: usize| t.reshape((n, heads, d))?.transpose(0, 1)?.contiguous();
+        let (mut q, mut k, v) = (split(&q, spec.num_heads)?, split(&k, spec.num_kv_heads)?, split(&v, spec.num_kv_heads)?);
+        if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead)) = (&self.qk_norm, spec.qk_norm) {
+            (q, k) = (q_norm.forward(spec, &q)?, k_norm.forward(spec, &k)?);
+        }
+        if let Some(rope) = self.spec.rope {
+            let (cos, sin) = ropes[rope].cos_sin(first, n)?;
+            (q, k) = (rotate(&q, &cos, &sin)?, rotate(&k, &cos, &sin)?);
+        }
+        let (keys, values) = cache.append(k, v)?;
+        let scores = Scores {
+            scale: spec.attention_scale,
+            softcap: spec.attention_softcap,
+            window: self.spec.window,
+            first,
+            queries: n,
+        };
+        self.attention_output.forward(&attend(&q, &keys, &values, &scores)?)
+    }
+
+    fn mlp(&self, spec: &DecoderSpec, x: &Tensor) -> Result<Tensor> {
+        let activate = |x: Tensor| match spec.activation {
+            Activation::Silu => x.silu(),
+            Activation::Gelu => x.gelu_erf(),
+            Activation::GeluTanh => x.gelu(),
+        };
+        let up = self.up.forward(x)?;
+        let inner = match &self.gate {
+            Some(gate) => (activate(gate.forward(x)?)? * up)?,
+            None => activate(up)?,
+        };
+        self.down.forward(&inner)
+    }
+}
+
+fn scaled(x: Tensor, by: f32) -> Result<Tensor> {
+    if by == 1.0 { Ok(x) } else { x * f64::from(by) }
+}

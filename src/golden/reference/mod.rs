@@ -1,0 +1,239 @@
+//! The reference forward pass: a [`DecoderSpec`] with its canonical tensors, computed in f32 on the CPU.
+//!
+//! It is written for being right and readable, and is the yardstick for everything else: golden outputs are recorded
+//! from it, and kernels and packages are measured against them. It is itself measured against Hugging Face
+//! transformers (`tests/reference.rs`). It knows no model family, only the spec.
+
+mod attention;
+mod layer;
+mod rope;
+mod weights;
+
+use attention::LayerCache;
+use candle_core::{Device, Tensor};
+use haikuq_format::DecoderSpec;
+use layer::{Layer, NormWeights};
+use rope::Rotation;
+use weights::Weights;
+
+/// Positions that are computed together, which bounds the memory of attention scores to
+/// `heads × 512 × context` numbers.
+const CHUNK: usize = 512;
+
+/// Positions whose logits exist at the same time: 64 MB for a vocabulary of 128 Ki.
+const LOGIT_ROWS: usize = 128;
+
+/// What stops the reference forward.
+#[derive(Debug, thiserror::Error)]
+pub enum ReferenceError {
+    /// A tensor could not be read.
+    #[error("tensor {tensor}: {source}")]
+    Read {
+        /// Canonical name.
+        tensor: String,
+        /// What the reader said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A tensor has another number of elements than the spec gives it.
+    #[error("tensor {tensor} has {have} numbers where the spec's shape {shape:?} needs {need}")]
+    Shape {
+        /// Canonical name.
+        tensor: String,
+        /// The spec's shape.
+        shape: Vec<usize>,
+        /// Elements expected.
+        need: usize,
+        /// Elements read.
+        have: usize,
+    },
+    /// The spec contradicts itself.
+    #[error("decoder spec: {0}")]
+    Spec(#[from] haikuq_format::spec::SpecError),
+    /// A token id outside the vocabulary.
+    #[error("token id {id} at position {position} is outside the vocabulary of {vocab_size}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// Where it stands in the sequence.
+        position: usize,
+        /// Ids that exist.
+        vocab_size: usize,
+    },
+    /// A sequence longer than the model was made for.
+    #[error("{length} positions are more than the model's context of {max_context}")]
+    Context {
+        /// Positions asked for.
+        length: usize,
+        /// The spec's limit.
+        max_context: usize,
+    },
+    /// Nothing to continue.
+    #[error("a prompt has no tokens")]
+    EmptyPrompt,
+    /// Tensor arithmetic failed: a bug, or no memory.
+    #[error("reference forward: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A decoder with f32 weights in memory.
+pub struct Reference {
+    spec: DecoderSpec,
+    embedding: Tensor,
+    positions: Option<Tensor>,
+    layers: Vec<Layer>,
+    final_norm: NormWeights,
+    head: Tensor,
+    head_bias: Option<Tensor>,
+    ropes: Vec<Rotation>,
+}
+
+/// Keys and values of the positions computed so far, for one sequence.
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+    length: usize,
+}
+
+impl KvCache {
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nothing has been computed yet.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl Reference {
+    /// Reads every canonical tensor of `spec` through `read` (canonical name to row-major f32 numbers).
+    ///
+    /// # Errors
+    /// If a tensor cannot be read, or has not as many numbers as the spec says.
+    pub fn load<E>(spec: &DecoderSpec, read: impl FnMut(&str) -> Result<Vec<f32>, E>) -> Result<Self, ReferenceError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        spec.check()?;
+        let mut weights = Weights::new(spec, read);
+        let embedding = weights.take("embedding")?;
+        let positions = weights.take_if(spec.learned_positions, "positions")?;
+        let layers = (0..spec.num_layers()).map(|i| Layer::load(spec, i, &mut weights)).collect::<Result<_, _>>()?;
+        let final_norm = NormWeights::load(spec, "final_norm", &mut weights)?;
+        let head = if spec.tied_head { embedding.clone() } else { weights.take("head")? };
+        let head_bias = weights.take_if(spec.biases.head, "head.bias")?;
+        let ropes = spec.ropes.iter().map(Rotation::new).collect();
+        Ok(Self { spec: spec.clone(), embedding, positions, layers, final_norm, head, head_bias, ropes })
+    }
+
+    /// The decoder's spec.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// A cache for a new sequence.
+    pub fn new_cache(&self) -> KvCache {
+        KvCache { layers: self.layers.iter().map(|_| LayerCache::default()).collect(), length: 0 }
+    }
+
+    /// Appends `ids` to the cache's sequence and hands `on_row` the logits (`[vocab_size]`) of each of them, in order,
+    /// with its index in `ids`.
+    ///
+    /// # Errors
+    /// If an id is outside the vocabulary, or the sequence grows over the model's context.
+    pub fn forward(
+        &self,
+        ids: &[u32],
+        cache: &mut KvCache,
+        mut on_row: impl FnMut(usize, &[f32]),
+    ) -> Result<(), ReferenceError> {
+        self.check(ids, cache)?;
+        for (chunk, ids) in ids.chunks(CHUNK).enumerate() {
+            let hidden = self.hidden(ids, cache)?;
+            for first in (0..ids.len()).step_by(LOGIT_ROWS) {
+                let rows = LOGIT_ROWS.min(ids.len() - first);
+                let logits = self.logits(&hidden.narrow(0, first, rows)?)?.flatten_all()?.to_vec1::<f32>()?;
+                for (row, logits) in logits.chunks_exact(self.spec.vocab_size).enumerate() {
+                    on_row(chunk * CHUNK + first + row, logits);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Reference::forward`], with the last id's logits alone.
+    ///
+    /// # Errors
+    /// As [`Reference::forward`], and if `ids` is empty.
+    pub fn last_logits(&self, ids: &[u32], cache: &mut KvCache) -> Result<Vec<f32>, ReferenceError> {
+        self.check(ids, cache)?;
+        let mut last = None;
+        for ids in ids.chunks(CHUNK) {
+            last = Some(self.hidden(ids, cache)?.narrow(0, ids.len() - 1, 1)?);
+        }
+        let last = last.ok_or(ReferenceError::EmptyPrompt)?;
+        Ok(self.logits(&last)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// Up to `max_new` ids that follow `prompt`, each the one with the largest logit (the lowest id among equals).
+    /// Ends early after an end token, which is part of the result, and where the context is full.
+    ///
+    /// # Errors
+    /// If the prompt is empty, longer than the context, or has an id outside the vocabulary.
+    pub fn generate_greedy(&self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, ReferenceError> {
+        let mut cache = self.new_cache();
+        let mut logits = self.last_logits(prompt, &mut cache)?;
+        let mut new = Vec::new();
+        while new.len() < max_new {
+            let id = crate::golden::logits::argmax(&logits);
+            new.push(id);
+            if self.spec.eos_token_ids.contains(&id) || cache.len() == self.spec.max_context || new.len() == max_new {
+                break;
+            }
+            logits = self.last_logits(&[id], &mut cache)?;
+        }
+        Ok(new)
+    }
+
+    fn check(&self, ids: &[u32], cache: &KvCache) -> Result<(), ReferenceError> {
+        let (length, max_context) = (cache.length + ids.len(), self.spec.max_context);
+        if length > max_context {
+            return Err(ReferenceError::Context { length, max_context });
+        }
+        let vocab_size = self.spec.vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocab_size) {
+            Some(i) => Err(ReferenceError::Token { id: ids[i], position: cache.length + i, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    /// The residual stream after the last layer and norm, `[ids, hidden_size]`.
+    fn hidden(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor, ReferenceError> {
+        let mut x = self.embedding.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
+        if self.spec.embedding_multiplier != 1.0 {
+            x = (x * f64::from(self.spec.embedding_multiplier))?;
+        }
+        if let Some(table) = &self.positions {
+            x = (x + table.narrow(0, cache.length, ids.len())?)?;
+        }
+        for (layer, cached) in self.layers.iter().zip(&mut cache.layers) {
+            x = layer.forward(&self.spec, &x, &self.ropes, cache.length, cached)?;
+        }
+        cache.length += ids.len();
+        Ok(self.final_norm.forward(&self.spec, &x)?)
+    }
+
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor, ReferenceError> {
+        let mut logits = hidden.matmul(&self.head.t()?)?;
+        if let Some(bias) = &self.head_bias {
+            logits = logits.broadcast_add(bias)?;
+        }
+        if self.spec.logit_multiplier != 1.0 {
+            logits = (logits * f64::from(self.spec.logit_multiplier))?;
+        }
+        if let Some(cap) = self.spec.logit_softcap {
+            logits = ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?;
+        }
+        Ok(logits)
+    }
+}

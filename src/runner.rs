@@ -1,0 +1,107 @@
+//! A package loaded on a native GPU: what `run`, `chat`, `score`, `validate` and `bench` have in common.
+
+use crate::model::{BoxError, LanguageModel};
+use anyhow::Context as _;
+use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderError, DecoderOptions, LoadProgress, Next, SequenceId};
+use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::package::{FolderSource, Package};
+use haikuq_runtime::sampling::SamplingOptions;
+use haikuq_runtime::text::{GenerationDefaults, Tokenizer};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A package's decoder on a GPU, with its tokenizer.
+pub struct Runner {
+    /// The decoder.
+    pub decoder: Decoder,
+    /// The package that it was loaded from.
+    pub package: Package,
+}
+
+/// How to load a package.
+#[derive(Clone, Debug, Default)]
+pub struct RunnerOptions {
+    /// The GPU.
+    pub gpu: GpuOptions,
+    /// The decoder.
+    pub decoder: DecoderOptions,
+}
+
+impl RunnerOptions {
+    /// A GPU by name or index, a cache precision, everything else by default.
+    pub fn new(adapter: Option<String>, cache: CachePrecision) -> Self {
+        Self {
+            gpu: GpuOptions { adapter, ..GpuOptions::default() },
+            decoder: DecoderOptions { cache, ..DecoderOptions::default() },
+        }
+    }
+}
+
+impl Runner {
+    /// Opens the package in `folder`, checks it and loads it.
+    ///
+    /// # Errors
+    /// With the package's folder: damaged or unsupported packages, GPUs that are missing or too small.
+    pub fn load(folder: &Path, options: &RunnerOptions, progress: &mut dyn FnMut(LoadProgress)) -> anyhow::Result<Self> {
+        let load = async {
+            let package = Package::open(FolderSource::new(folder)).await?;
+            haikuq_runtime::decoder::require_supported(&package.manifest().spec)?;
+            let gpu = Arc::new(Gpu::open(&options.gpu).await?);
+            let decoder = Decoder::load(gpu, &package, &options.decoder, progress).await?;
+            anyhow::Ok(Self { decoder, package })
+        };
+        pollster::block_on(load).with_context(|| format!("cannot load the package {}", folder.display()))
+    }
+
+    /// The package's tokenizer.
+    ///
+    /// # Errors
+    /// If it has none or it cannot be read.
+    pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+        Ok(pollster::block_on(self.package.tokenizer())?)
+    }
+
+    /// The package's own defaults for a generation, and the spec's stop tokens.
+    ///
+    /// # Errors
+    /// If `generation_config.json` cannot be read.
+    pub fn generation_defaults(&self) -> anyhow::Result<GenerationDefaults> {
+        Ok(pollster::block_on(self.package.generation_defaults())?)
+    }
+}
+
+impl LanguageModel for Runner {
+    fn score_window(&mut self, ids: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<(), BoxError> {
+        Ok(pollster::block_on(self.decoder.score(ids, on_row))?)
+    }
+
+    fn generate_greedy(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, BoxError> {
+        let id = self.decoder.create_sequence()?;
+        let result = pollster::block_on(greedy(&mut self.decoder, id, prompt, max_new));
+        self.decoder.remove_sequence(id)?;
+        Ok(result?)
+    }
+}
+
+async fn greedy(decoder: &mut Decoder, id: SequenceId, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, DecoderError> {
+    const GREEDY: SamplingOptions = SamplingOptions::greedy();
+    let choice = Choice { sampling: &GREEDY, step: 0 };
+    for chunk in prompt.chunks(decoder.prefill_chunk()) {
+        decoder.prefill(id, chunk)?;
+    }
+    let mut ids = Vec::new();
+    let mut next = decoder.sample_first(id, choice).await?;
+    while ids.len() < max_new {
+        ids.push(next);
+        if ids.len() == max_new || decoder.spec().eos_token_ids.contains(&next) {
+            break;
+        }
+        next = decoder.decode(&[Next { sequence: id, token: next, choice }]).await?[0];
+    }
+    Ok(ids)
+}
+
+/// Whether `path` is a folder with a haikuq manifest.
+pub fn is_package(path: &Path) -> bool {
+    path.join(haikuq_format::manifest::MANIFEST_FILE).is_file()
+}

@@ -1,0 +1,318 @@
+"""Reads a haikuq package with nothing but numpy and safetensors, by docs/package-format.md alone.
+
+    python read_package.py FOLDER
+
+prints a JSON object: for each tensor the SHA-256 of its weights as little-endian f32, row after row, without padding.
+Anything that a reader must check and that does not hold ends the program with a message and exit code 1.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from math import ceil, prod
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load
+
+ALIGNMENT = 256
+UNIT = 32
+MAX_PLANE_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+class BadPackage(Exception):
+    """A check that does not hold."""
+
+
+def check(holds, message):
+    if not holds:
+        raise BadPackage(message)
+
+
+def align(n):
+    return ceil(n / ALIGNMENT) * ALIGNMENT
+
+
+# The manifest
+
+
+def read_manifest(folder):
+    with open(folder / "haikuq.json", "rb") as file:
+        text = file.read(MAX_MANIFEST_BYTES + 1)
+    check(len(text) <= MAX_MANIFEST_BYTES, "haikuq.json is too large")
+    manifest = json.loads(text)
+    check(manifest.get("format") == "haikuq", f"format is {manifest.get('format')!r}")
+    version = manifest["version"]
+    check(version["major"] == 1, f"version {version['major']}.{version['minor']} is not known")
+    check_files(manifest)
+    check_tensors(manifest)
+    return manifest
+
+
+def check_files(manifest):
+    seen = set()
+    for file in manifest["shards"] + manifest.get("files", []):
+        name = file["name"]
+        plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) and name != "haikuq.json"
+        check(plain, f"{name!r} is no plain file name")
+        check(name not in seen, f"{name} is listed twice")
+        check(re.fullmatch("[0-9a-f]{64}", file["sha256"]), f"{name}: bad sha256")
+        seen.add(name)
+
+
+def check_tensors(manifest):
+    shards, used = manifest["shards"], []
+    expected = decoder_tensors(manifest["spec"])
+    listed = [(t["name"], t["shape"], t["class"]) for t in manifest["tensors"]]
+    check(listed == expected, f"the tensors are not those of the decoder: {set(map(str, listed)) ^ set(map(str, expected))}")
+    for tensor in manifest["tensors"]:
+        name, scheme = tensor["name"], tensor["scheme"]
+        check_scheme(name, scheme)
+        check(tensor["class"] != "vector" or scheme["kind"] == "f32", f"{name}: a vector that is not f32")
+        rows, columns = matrix_shape(tensor)
+        row = 0
+        for chunk in tensor["chunks"]:
+            check(chunk["first_row"] == row and 0 < chunk["rows"] <= rows - row, f"{name}: chunks do not follow each other")
+            row += chunk["rows"]
+            sizes = [(kind, 4 * words) for kind, words in plane_words(scheme, chunk["rows"], columns)]
+            found = [(plane["kind"], plane["bytes"]) for plane in chunk["planes"]]
+            check(found == sizes, f"{name}: planes {found}, expected {sizes}")
+            for plane in chunk["planes"]:
+                check(plane["bytes"] <= MAX_PLANE_BYTES, f"{name}: a plane of {plane['bytes']} bytes")
+                check(plane["shard"] < len(shards), f"{name}: no shard {plane['shard']}")
+                check(plane["offset"] % ALIGNMENT == 0, f"{name}: a plane at {plane['offset']}")
+                end = plane["offset"] + align(plane["bytes"])
+                check(end <= shards[plane["shard"]]["bytes"], f"{name}: a plane that ends at {end}")
+                used.append((plane["shard"], plane["offset"], end, name))
+        check(row == rows, f"{name}: chunks of {row} rows, expected {rows}")
+    used.sort()
+    for (shard, _, end, name), (next_shard, start, _, next_name) in zip(used, used[1:]):
+        check(shard != next_shard or end <= start, f"planes of {name} and {next_name} overlap")
+
+
+def check_scheme(name, scheme):
+    if scheme["kind"] in ("f32", "f16"):
+        return
+    check(scheme["kind"] == "grouped", f"{name}: scheme {scheme['kind']!r} is not known")
+    bits, offset, codebook = scheme["bits"], scheme.get("offset", "none"), scheme.get("codebook", "uniform")
+    check(bits in (3, 4, 8) and scheme["group"] in (32, 64, 128), f"{name}: scheme {scheme}")
+    check(offset in ("none", "u4", "f16") and codebook in ("uniform", "learned"), f"{name}: scheme {scheme}")
+    check(offset != "u4" or bits != 8, f"{name}: u4 zero points with 8 bits")
+    check(codebook == "uniform" or (bits != 8 and offset == "none"), f"{name}: a codebook with {scheme}")
+
+
+def decoder_tensors(spec):
+    """Name, shape and class of each tensor that the decoder has, in order."""
+    h, m, d = spec["hidden_size"], spec["intermediate_size"], spec["head_dim"]
+    a, kv = spec["num_heads"] * d, spec["num_kv_heads"] * d
+    placement, biases = spec.get("norm_placement", "pre"), spec.get("biases", {})
+    out = []
+
+    def norm(name, n):
+        out.append((f"{name}.gain", [n], "vector"))
+        if spec["norm"]["kind"] == "layer":
+            out.append((f"{name}.bias", [n], "vector"))
+
+    def matrix(name, rows, columns, kind, bias=None):
+        out.append((name, [rows, columns], kind))
+        if bias and biases.get(bias, False):
+            out.append((f"{name}.bias", [rows], "vector"))
+
+    matrix("embedding", spec["vocab_size"], h, "embedding")
+    if spec.get("learned_positions", False):
+        matrix("positions", spec["max_context"], h, "embedding")
+    for i in range(len(spec["layers"])):
+        p = f"layers.{i}"
+        if placement != "post":
+            norm(f"{p}.attention_norm", h)
+        matrix(f"{p}.qkv", a + 2 * kv, h, "attention", "qkv")
+        qk_norm = spec.get("qk_norm")
+        if qk_norm is not None:
+            norm(f"{p}.q_norm", d if qk_norm == "per_head" else a)
+            norm(f"{p}.k_norm", d if qk_norm == "per_head" else kv)
+        matrix(f"{p}.attention_output", h, a, "attention", "attention_output")
+        if placement != "pre":
+            norm(f"{p}.attention_post_norm", h)
+        if placement != "post" and spec.get("residual", "sequential") != "parallel_shared":
+            norm(f"{p}.mlp_norm", h)
+        if spec.get("gated_mlp", True):
+            matrix(f"{p}.gate_up", 2 * m, h, "mlp", "mlp")
+        else:
+            matrix(f"{p}.up", m, h, "mlp", "mlp")
+        matrix(f"{p}.down", h, m, "mlp", "mlp")
+        if placement != "pre":
+            norm(f"{p}.mlp_post_norm", h)
+    norm("final_norm", h)
+    if not spec.get("tied_head", False):
+        matrix("head", spec["vocab_size"], h, "head")
+    if biases.get("head", False):
+        out.append(("head.bias", [spec["vocab_size"]], "vector"))
+    return out
+
+
+# Shards
+
+
+def read_file(folder, entry):
+    with open(folder / entry["name"], "rb") as file:
+        data = file.read(entry["bytes"] + 1)
+    check(len(data) == entry["bytes"], f"{entry['name']}: not {entry['bytes']} bytes")
+    check(hashlib.sha256(data).hexdigest() == entry["sha256"], f"{entry['name']}: another sha256")
+    return data
+
+
+def read_shard(folder, manifest, index):
+    """The planes of a shard, each as an array of words without padding, by (tensor, chunk, kind)."""
+    file = manifest["shards"][index]
+    data = read_file(folder, file)
+    header_bytes = 8 + int.from_bytes(data[:8], "little")
+    check(header_bytes % ALIGNMENT == 0, f"{file['name']}: a header of {header_bytes} bytes")
+    header = json.loads(data[8:header_bytes])
+    header.pop("__metadata__", None)
+    entries = load(data)
+    planes = {}
+    for tensor in manifest["tensors"]:
+        for c, chunk in enumerate(tensor["chunks"]):
+            for plane in (plane for plane in chunk["planes"] if plane["shard"] == index):
+                name = f"{tensor['name']}.{c}.{plane['kind']}"
+                check(name in entries, f"{file['name']}: no entry {name}")
+                start, end = header.pop(name)["data_offsets"]
+                check(header_bytes + start == plane["offset"], f"{name} is at {header_bytes + start}")
+                check(end - start == align(plane["bytes"]), f"{name} has {end - start} bytes")
+                words = entries[name]
+                check(words.dtype == np.uint32 and words.ndim == 1, f"{name} is {words.dtype} {words.shape}")
+                planes[tensor["name"], c, plane["kind"]] = words[: plane["bytes"] // 4]
+    check(not header, f"{file['name']}: entries of no plane: {sorted(header)}")
+    return planes
+
+
+# Weights
+
+
+def matrix_shape(tensor):
+    shape = tensor["shape"]
+    return (shape[0], shape[1]) if len(shape) == 2 else (1, shape[0])
+
+
+def padded(columns):
+    return UNIT * ceil(columns / UNIT)
+
+
+def groups(columns, group):
+    return ceil(padded(columns) / group)
+
+
+def plane_words(scheme, rows, columns):
+    """Kind and number of words of each plane of a chunk, in order."""
+    units = rows * padded(columns) // UNIT
+    if scheme["kind"] == "f32":
+        return [("values", 32 * units)]
+    if scheme["kind"] == "f16":
+        return [("values", 16 * units)]
+    bits, all_groups = scheme["bits"], rows * groups(columns, scheme["group"])
+    planes = [("codes", {8: 8, 4: 4, 3: 2}[bits] * units)]
+    if bits == 3:
+        planes.append(("high_bits", units))
+    planes.append(("scales", ceil(all_groups / 2)))
+    if scheme.get("offset", "none") == "u4":
+        planes.append(("offsets", ceil(all_groups / 8)))
+    elif scheme.get("offset", "none") == "f16":
+        planes.append(("offsets", ceil(all_groups / 2)))
+    if scheme.get("codebook", "uniform") == "learned":
+        planes.append(("codebook", 2**bits))
+    return planes
+
+
+def unpack_codes(bits, rows, width, planes):
+    """The codes of a chunk, [rows, width]."""
+    i = np.arange(rows * width)
+    codes = planes["codes"]
+    if bits == 8:
+        values = codes[i // 4] >> (8 * (i % 4)) & 0xFF
+    elif bits == 4:
+        values = codes[i // 8] >> (8 * (i % 4) + 4 * (i // 4 % 2)) & 0xF
+    else:
+        unit, j = i // UNIT, i % UNIT
+        low = codes[2 * unit + j // 16] >> (8 * (j % 4) + 2 * (j // 4 % 4)) & 3
+        high = planes["high_bits"][unit] >> (8 * (j % 4) + j // 4) & 1
+        values = low + 4 * high
+    return values.reshape(rows, width)
+
+
+def halves(words, n):
+    """The first n 16-bit floats of a plane, widened to f32."""
+    return words.astype("<u4").view("<f2")[:n].astype(np.float32)
+
+
+def dequantize(scheme, rows, columns, planes):
+    """The weights of a chunk, f32 [rows, columns]. Every operation is one of numpy's on f32 arrays."""
+    width = padded(columns)
+    if scheme["kind"] == "f32":
+        return planes["values"].astype("<u4").view("<f4").reshape(rows, width)[:, :columns]
+    if scheme["kind"] == "f16":
+        return halves(planes["values"], rows * width).reshape(rows, width)[:, :columns]
+    bits, group = scheme["bits"], scheme["group"]
+    codes = unpack_codes(bits, rows, width, planes)[:, :columns]
+    per_row = groups(columns, group)
+    group_of_column = np.arange(columns) // group
+
+    def by_weight(of_groups):
+        return of_groups.reshape(rows, per_row)[:, group_of_column]
+
+    n = rows * per_row
+    scale = by_weight(halves(planes["scales"], n))
+    if scheme.get("codebook", "uniform") == "learned":
+        return scale * planes["codebook"].astype("<u4").view("<f4")[codes]
+    code = codes.astype(np.float32)
+    offset = scheme.get("offset", "none")
+    if offset == "none":
+        return scale * (code - np.float32(2 ** (bits - 1)))
+    if offset == "u4":
+        e = np.arange(n)
+        zero = (planes["offsets"][e // 8] >> (4 * (e % 8)) & 15).astype(np.float32)
+        return scale * (code - by_weight(zero) * np.float32(2**bits / 16))
+    return scale * code + by_weight(halves(planes["offsets"], n))
+
+
+def read_tensors(folder, manifest):
+    """Each tensor's name and weights, f32 [rows, columns]. One chunk of one tensor is unpacked at a time."""
+    shards = {}
+    last_use = {}
+    for t, tensor in enumerate(manifest["tensors"]):
+        for plane in (plane for chunk in tensor["chunks"] for plane in chunk["planes"]):
+            last_use[plane["shard"]] = t
+    for t, tensor in enumerate(manifest["tensors"]):
+        _, columns = matrix_shape(tensor)
+        parts = []
+        for c, chunk in enumerate(tensor["chunks"]):
+            for plane in chunk["planes"]:
+                if plane["shard"] not in shards:
+                    shards[plane["shard"]] = read_shard(folder, manifest, plane["shard"])
+            planes = {p["kind"]: shards[p["shard"]][tensor["name"], c, p["kind"]] for p in chunk["planes"]}
+            parts.append(dequantize(tensor["scheme"], chunk["rows"], columns, planes))
+        weights = np.concatenate(parts)
+        check(weights.dtype == np.float32 and weights.size == prod(tensor["shape"]), f"{tensor['name']}: a bug of this reader")
+        yield tensor["name"], weights
+        for index in [index for index in shards if last_use[index] == t]:
+            del shards[index]
+
+
+def main():
+    folder = Path(sys.argv[1])
+    try:
+        manifest = read_manifest(folder)
+        for file in manifest.get("files", []):
+            read_file(folder, file)
+        hashes = {
+            name: hashlib.sha256(np.ascontiguousarray(weights, "<f4").tobytes()).hexdigest()
+            for name, weights in read_tensors(folder, manifest)
+        }
+    except BadPackage as problem:
+        sys.exit(f"{folder}: {problem}")
+    json.dump(hashes, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()
