@@ -36,8 +36,7 @@ fn read_by_python(package: &Path) -> BTreeMap<String, String> {
 
 fn read_by_rust(package: &Path) -> BTreeMap<String, String> {
     let package = block_on(Package::open(FolderSource::new(package))).unwrap();
-    let shards: Vec<Vec<u8>> =
-        (0..package.manifest().shards.len()).map(|i| block_on(package.read_shard(i)).unwrap()).collect();
+    let shards: Vec<Vec<u8>> = (0..package.manifest().shards.len()).map(|i| block_on(package.read_shard(i)).unwrap()).collect();
     package.manifest().tensors.iter().map(|t| (t.name.clone(), weights_hash(t, &shards))).collect()
 }
 

@@ -6,9 +6,12 @@
 mod completions;
 mod context;
 mod convert;
+mod diff;
+mod inspect;
 mod progress;
 pub mod table;
 pub mod units;
+mod verify;
 
 pub use context::Context;
 
@@ -45,6 +48,9 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Convert(convert::ConvertArgs),
+    Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
+    Diff(diff::DiffArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -56,6 +62,9 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Convert(args) => convert::run(args, context),
+            Self::Inspect(args) => inspect::run(args, context),
+            Self::Verify(args) => verify::run(args, context),
+            Self::Diff(args) => diff::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }
     }

@@ -149,7 +149,14 @@ impl Layer {
         }
     }
 
-    fn attention(&self, spec: &DecoderSpec, x: &Tensor, ropes: &[Rotation], first: usize, cache: &mut LayerCache) -> Result<Tensor> {
+    fn attention(
+        &self,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        ropes: &[Rotation],
+        first: usize,
+        cache: &mut LayerCache,
+    ) -> Result<Tensor> {
         let (n, d) = (x.dim(0)?, spec.head_dim);
         let (q_size, kv_size) = (spec.attention_size(), spec.num_kv_heads * d);
         let qkv = self.qkv.forward(x)?;
@@ -170,13 +177,8 @@ impl Layer {
             (q, k) = (rotate(&q, &cos, &sin)?, rotate(&k, &cos, &sin)?);
         }
         let (keys, values) = cache.append(k, v)?;
-        let scores = Scores {
-            scale: spec.attention_scale,
-            softcap: spec.attention_softcap,
-            window: self.spec.window,
-            first,
-            queries: n,
-        };
+        let scores =
+            Scores { scale: spec.attention_scale, softcap: spec.attention_softcap, window: self.spec.window, first, queries: n };
         self.attention_output.forward(&attend(&q, &keys, &values, &scores)?)
     }
 

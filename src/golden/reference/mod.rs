@@ -141,12 +141,7 @@ impl Reference {
     ///
     /// # Errors
     /// If an id is outside the vocabulary, or the sequence grows over the model's context.
-    pub fn forward(
-        &self,
-        ids: &[u32],
-        cache: &mut KvCache,
-        mut on_row: impl FnMut(usize, &[f32]),
-    ) -> Result<(), ReferenceError> {
+    pub fn forward(&self, ids: &[u32], cache: &mut KvCache, mut on_row: impl FnMut(usize, &[f32])) -> Result<(), ReferenceError> {
         self.check(ids, cache)?;
         for (chunk, ids) in ids.chunks(CHUNK).enumerate() {
             let hidden = self.hidden(ids, cache)?;

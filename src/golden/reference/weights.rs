@@ -14,10 +14,7 @@ pub(super) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    pub(super) fn new<E: Into<BoxError>>(
-        spec: &DecoderSpec,
-        mut read: impl FnMut(&str) -> Result<Vec<f32>, E> + 'a,
-    ) -> Self {
+    pub(super) fn new<E: Into<BoxError>>(spec: &DecoderSpec, mut read: impl FnMut(&str) -> Result<Vec<f32>, E> + 'a) -> Self {
         let shapes = spec.tensors().into_iter().map(|t| (t.name, t.shape)).collect();
         Self { shapes, read: Box::new(move |name| read(name).map_err(Into::into)) }
     }
