@@ -6,5 +6,5 @@ cargo doc --workspace --no-deps
 cargo build --quiet --bin haikuq
 haikuq=${CARGO_TARGET_DIR:-target}/debug/haikuq
 mkdir -p target/completions
-"$haikuq" man --out target/man
+"$haikuq" completions --man target/man
 for shell in bash zsh fish; do "$haikuq" completions "$shell" >"target/completions/haikuq.$shell"; done

@@ -1,13 +1,17 @@
 //! haikuq: decoder checkpoints to small WebGPU packages, proven by real inference.
 //!
 //! Data flows one way: [`checkpoint`] reads files, [`architecture`] gives their tensors canonical names and a
-//! [`haikuq_format::DecoderSpec`]. Nothing after that knows a model family's name. [`quantize`] chooses codes and
-//! scales, [`convert`] streams them into a package, and [`golden`] records what the checkpoint says in full precision.
+//! [`haikuq_format::DecoderSpec`], [`quantize`] chooses codes and scales, [`convert`] writes a package. Nothing after
+//! [`architecture`] knows a model family's name. [`golden`] records what the checkpoint says in full precision, and
+//! [`runner`] loads a package on a GPU; both are a [`model::LanguageModel`].
 
 pub mod architecture;
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;
+pub mod files;
 pub mod golden;
 pub mod model;
 pub mod quantize;
+pub mod runner;
+pub mod validate;

@@ -1,5 +1,7 @@
 //! The haikuq runtime: opens a package and generates text on wgpu, natively and in the browser.
 //!
+//! * [`decoder`]: a package's transformer on a GPU, with its paged key/value cache;
+//! * [`generate`](mod@generate): text as it is chosen, one prompt or many, conversations that keep their cache;
 //! * [`gpu`]: adapters, devices, shader permutations, dispatches;
 //! * [`kernels`]: one WGSL file a kernel, with its host side and its CPU twin beside it;
 //! * [`package`]: opening a package from any byte source, everything checked;
@@ -8,6 +10,8 @@
 //!
 //! The runtime knows packages only: no checkpoints, no model families, no quantization.
 
+pub mod decoder;
+pub mod generate;
 pub mod gpu;
 pub mod kernels;
 pub mod package;

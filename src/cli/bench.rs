@@ -69,7 +69,11 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let load_s = started.elapsed().as_secs_f64();
     let decoder = &mut runner.decoder;
     let needed = args.depth + args.prompt_tokens.max(1) + args.decode_tokens;
-    anyhow::ensure!(needed <= decoder.max_context(), "{needed} positions are asked for, but the context ends at {}", decoder.max_context());
+    anyhow::ensure!(
+        needed <= decoder.max_context(),
+        "{needed} positions are asked for, but the context ends at {}",
+        decoder.max_context()
+    );
 
     let (mut first, mut decode) = (Vec::new(), Vec::new());
     // The first round compiles pipelines and warms caches; it does not count.
@@ -79,7 +83,12 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
             first.push(times.first_token);
             decode.push(times.decode);
         }
-        context.note(format_args!("round {round} of {}: prompt {:.3} s, decode {:.3} s", args.repeat, times.first_token.as_secs_f64(), times.decode.as_secs_f64()));
+        context.note(format_args!(
+            "round {round} of {}: prompt {:.3} s, decode {:.3} s",
+            args.repeat,
+            times.first_token.as_secs_f64(),
+            times.decode.as_secs_f64()
+        ));
     }
     let rate = |tokens: usize, times: &mut Vec<Duration>| (tokens > 0).then(|| tokens as f64 / median(times).as_secs_f64());
     let decode_rate = rate(args.decode_tokens * batch, &mut decode);

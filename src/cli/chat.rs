@@ -7,7 +7,7 @@ use crate::runner::Runner;
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_runtime::decoder::DecoderError;
-use haikuq_runtime::generate::{Conversation, FinishReason, GenerateError, GenerateOptions, Request, generate};
+use haikuq_runtime::generate::{Conversation, FinishReason, GenerateError, GenerateOptions, Request, TokenEvent, generate};
 use haikuq_runtime::text::{Message, Tokenizer};
 use rustyline::error::ReadlineError;
 use std::ops::ControlFlow;
@@ -63,7 +63,11 @@ pub fn run(args: ChatArgs, context: &Context) -> anyhow::Result<ExitCode> {
         last_cost: None,
         runner,
     };
-    context.note(format_args!("{} on {}; /help lists commands", args.package.display(), chat.runner.decoder.gpu().description.name));
+    context.note(format_args!(
+        "{} on {}; /help lists commands",
+        args.package.display(),
+        chat.runner.decoder.gpu().description.name
+    ));
     let mut editor = rustyline::DefaultEditor::new().context("cannot read from the terminal")?;
     loop {
         let line = match editor.readline("> ") {
@@ -96,13 +100,14 @@ impl Chat {
         let mut requests = [Request { conversation: &mut self.conversation, prompt: &prompt, options: &self.options }];
         let mut broken = None;
         let interrupted = self.interrupted.clone();
-        let work = generate(&mut self.runner.decoder, &self.tokenizer, &mut requests, &mut |event| {
+        let mut on_token = |event: TokenEvent<'_>| {
             if let Err(e) = print_piece(event.text) {
                 broken = Some(e);
                 return ControlFlow::Break(());
             }
             if interrupted.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        };
+        let work = generate(&mut self.runner.decoder, &self.tokenizer, &mut requests, &mut on_token);
         let completion = match pollster::block_on(work) {
             Ok(mut all) => all.remove(0),
             Err(GenerateError::Decoder(DecoderError::ContextOverflow { needed, limit })) => {

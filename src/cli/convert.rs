@@ -2,7 +2,7 @@
 
 use super::table::{Table, shape};
 use super::units::{human_bytes, human_count, parse_bytes};
-use super::{Context, progress::ConvertProgress};
+use super::{Context, convert_progress::ConvertProgress};
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
 use crate::convert::{self, Options, Plan};

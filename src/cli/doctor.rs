@@ -31,8 +31,13 @@ pub fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let gpu = Gpu::open_blocking(&GpuOptions { adapter: context.adapter.clone(), ..GpuOptions::default() })?;
     computes(&gpu).with_context(|| format!("{} opens but does not compute", gpu.description.name))?;
     let chosen = gpu.description.index;
-    let diagnosis =
-        Diagnosis { version: env!("CARGO_PKG_VERSION"), reason: reason(context, &adapters, chosen), remarks: remarks(&adapters[chosen]), adapters, chosen };
+    let diagnosis = Diagnosis {
+        version: env!("CARGO_PKG_VERSION"),
+        reason: reason(context, &adapters, chosen),
+        remarks: remarks(&adapters[chosen]),
+        adapters,
+        chosen,
+    };
     if args.json {
         context.print_json(&diagnosis)?;
     } else {

@@ -3,14 +3,24 @@
 //! Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 validation below its
 //! thresholds.
 
+mod bench;
+mod chat;
 mod completions;
 mod context;
 mod convert;
+mod convert_progress;
 mod diff;
+mod doctor;
+mod generation;
+mod golden;
 mod inspect;
+mod model;
 mod progress;
+mod run;
+mod score;
 pub mod table;
 pub mod units;
+mod validate;
 mod verify;
 
 pub use context::Context;
@@ -51,6 +61,13 @@ pub enum Command {
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Diff(diff::DiffArgs),
+    Golden(golden::GoldenArgs),
+    Validate(validate::ValidateArgs),
+    Score(score::ScoreArgs),
+    Run(run::RunArgs),
+    Chat(chat::ChatArgs),
+    Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -65,6 +82,13 @@ impl Command {
             Self::Inspect(args) => inspect::run(args, context),
             Self::Verify(args) => verify::run(args, context),
             Self::Diff(args) => diff::run(args, context),
+            Self::Golden(args) => golden::run(args, context),
+            Self::Validate(args) => validate::run(args, context),
+            Self::Score(args) => score::run(args, context),
+            Self::Run(args) => run::run(args, context),
+            Self::Chat(args) => chat::run(args, context),
+            Self::Bench(args) => bench::run(args, context),
+            Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }
     }
@@ -74,5 +98,14 @@ impl Cli {
     /// From what was typed to what was meant: the verb, and what all verbs share.
     pub fn prepare(self) -> (Command, Context) {
         (self.command, Context::new(self.adapter, self.verbose, self.quiet))
+    }
+}
+
+/// A whole number of at least 1.
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
     }
 }

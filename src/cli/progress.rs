@@ -1,60 +1,42 @@
-//! Progress of a conversion: a bar on a terminal, a line now and then elsewhere.
+//! Progress on stderr: a bar on a terminal, a line now and then elsewhere.
 
 use super::Context;
-use crate::convert::Progress;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::sync::Mutex;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};
 
-/// Time between two plain lines.
-const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Between lines where no bar can be drawn.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Shows how far a conversion is.
-pub struct ConvertProgress<'a> {
+/// Counts steps of known number.
+pub struct Progress<'a> {
     context: &'a Context,
-    bar: ProgressBar,
-    shards: usize,
-    last_line: Mutex<Instant>,
+    bar: Option<ProgressBar>,
+    what: &'static str,
+    total: usize,
+    last_line: Instant,
 }
 
-impl<'a> ConvertProgress<'a> {
-    /// Progress towards `weights` weights in `shards` shards.
-    pub fn new(context: &'a Context, weights: u64, shards: usize) -> Self {
-        let target = if context.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(weights), target);
-        let style = "{wide_bar} {percent:>3} %  {human_pos} weights, {per_sec}, {eta} left  {msg}";
-        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { context, bar, shards, last_line: Mutex::new(Instant::now()) }
+impl<'a> Progress<'a> {
+    /// Starts at 0 of `total` steps; `what` they are, in the plural.
+    pub fn new(context: &'a Context, total: usize, what: &'static str) -> Self {
+        let bar = context.draws_progress().then(|| {
+            let template = format!("{{bar:30}} {{pos}}/{{len}} {what}, {{eta}} left");
+            let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total as u64).with_style(style)
+        });
+        Self { context, bar, what, total, last_line: Instant::now() }
     }
 
-    /// Takes a report; called from several threads.
-    pub fn advance(&self, progress: Progress) {
-        match progress {
-            Progress::Weights(n) => self.bar.inc(n),
-            Progress::Shard(n) => self.bar.set_message(format!("shard {n} of {}", self.shards)),
-            Progress::Resumed { shards, weights } => {
-                self.context.note(format_args!("going on after {shards} finished shards of {}", self.shards));
-                self.bar.set_position(weights);
-                self.bar.reset_eta();
+    /// Says that `done` steps are done.
+    pub fn set(&mut self, done: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+            if done == self.total {
+                bar.finish_and_clear();
             }
+        } else if self.last_line.elapsed() >= LINE_INTERVAL {
+            self.last_line = Instant::now();
+            self.context.note(format_args!("{done} of {} {}", self.total, self.what));
         }
-        if !self.context.draws_progress()
-            && let Ok(mut last) = self.last_line.try_lock()
-            && last.elapsed() >= LINE_EVERY
-        {
-            *last = Instant::now();
-            let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(1).max(1));
-            let left = self.bar.eta().as_secs();
-            self.context.note(format_args!(
-                "{} % of {all} weights, {:.1} M a second, {left} s left",
-                done * 100 / all,
-                self.bar.per_sec() / 1e6
-            ));
-        }
-    }
-
-    /// Clears the bar.
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 }

@@ -5,7 +5,7 @@ use super::generation::{LoadArgs, SamplingArgs};
 use crate::runner::Runner;
 use anyhow::{Context as _, bail};
 use clap::Args;
-use haikuq_runtime::generate::{Completion, Conversation, FinishReason, Request, Usage, generate};
+use haikuq_runtime::generate::{Completion, Conversation, FinishReason, Request, TokenEvent, Usage, generate};
 use haikuq_runtime::text::{Message, Special, Tokenizer};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
@@ -80,13 +80,10 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::load(&args.package, &options, &mut |_| {})?;
     let tokenizer = runner.tokenizer()?;
     let generation = args.sampling.resolve(&runner)?;
-    let ids = prompts
-        .iter()
-        .map(|p| encode(&tokenizer, p, args.chat, args.system.as_deref()))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let ids =
+        prompts.iter().map(|p| encode(&tokenizer, p, args.chat, args.system.as_deref())).collect::<anyhow::Result<Vec<_>>>()?;
 
-    let mut conversations =
-        prompts.iter().map(|_| Conversation::start(&mut runner.decoder)).collect::<Result<Vec<_>, _>>()?;
+    let mut conversations = prompts.iter().map(|_| Conversation::start(&mut runner.decoder)).collect::<Result<Vec<_>, _>>()?;
     let mut requests: Vec<_> = conversations
         .iter_mut()
         .zip(&ids)
@@ -94,13 +91,14 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
         .collect();
     let streams = !args.json && prompts.len() == 1;
     let mut broken = None;
-    let work = generate(&mut runner.decoder, &tokenizer, &mut requests, &mut |event| {
+    let mut on_token = |event: TokenEvent<'_>| {
         if streams && let Err(e) = print_piece(event.text) {
             broken = Some(e);
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
-    });
+    };
+    let work = generate(&mut runner.decoder, &tokenizer, &mut requests, &mut on_token);
     let completions = pollster::block_on(work)?;
     if let Some(error) = broken {
         return Err(error.into());

@@ -9,8 +9,9 @@
 //! A shard gets its line once it is on disk under its name, so after an interruption the journal never promises more
 //! than there is; a line that was cut off is ignored. Shards are finished in order.
 
-use super::files::{SourceFile, hash_file, sync_folder, write_synced};
-use super::{ConvertError, Options, Plan, partial_folder};
+use super::files::{SourceFile, sync_folder, write_synced};
+use super::{ConvertError, Options, Plan, PlannedShard, partial_folder};
+use crate::files::hash_file;
 use haikuq_format::manifest::FileEntry;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -203,10 +204,9 @@ impl Journal {
 
     /// Finished shards from the first on that are on disk with the size and hash that they had.
     fn verified_shards(&self, package: &Path, plan: &Plan) -> Vec<FinishedShard> {
-        let good = |(shard, planned): &(&FinishedShard, &super::PlannedShard)| {
-            shard.errors.len() == planned.chunks.len()
-                && hash_file(&package.join(&planned.name))
-                    .is_ok_and(|(bytes, sha256)| bytes == planned.layout.file_bytes && sha256 == shard.sha256)
+        let good = |(shard, planned): &(&FinishedShard, &PlannedShard)| {
+            let same = |file| file == planned.entry(&shard.sha256);
+            shard.errors.len() == planned.chunks.len() && hash_file(&package.join(&planned.name)).is_ok_and(same)
         };
         self.shards.iter().zip(&plan.shards).take_while(good).map(|(shard, _)| shard.clone()).collect()
     }
@@ -232,7 +232,7 @@ fn lock(root: &Path) -> Result<File, ConvertError> {
 }
 
 /// Empties the package folder but for the shards that are kept.
-fn remove_unfinished(package: &Path, keep: &[super::PlannedShard]) -> Result<(), ConvertError> {
+fn remove_unfinished(package: &Path, keep: &[PlannedShard]) -> Result<(), ConvertError> {
     fs::create_dir_all(package).map_err(ConvertError::io("create", package))?;
     for entry in fs::read_dir(package).map_err(ConvertError::io("read", package))? {
         let entry = entry.map_err(ConvertError::io("read", package))?;

@@ -283,3 +283,92 @@ fn sorted_metadata(bytes: Vec<u8>) -> Result<Vec<u8>, safetensors::SafeTensorErr
     file.extend_from_slice(&bytes[8 + header_bytes..]);
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden() -> Golden {
+        Golden {
+            outputs: Outputs {
+                windows: 2,
+                context: 3,
+                top: 2,
+                input_ids: vec![0, 1, 2, 3, 70_000, 1],
+                nll: vec![1.0, 2.0, 3.0, 4.0],
+                logsumexp: vec![2.5; 6],
+                top_ids: [1, 2].repeat(6),
+                top_logits: [2.0, 1.0].repeat(6),
+            },
+            generations: vec![Generation {
+                prompt: "p".into(),
+                prompt_ids: vec![0],
+                greedy_ids: vec![1, 2],
+                greedy_text: "ab".into(),
+            }],
+            checkpoint: vec![FileEntry { name: "model.safetensors".into(), bytes: 7, sha256: "0".repeat(64) }],
+            text_sha256: Some("f".repeat(64)),
+            tool: Some("haikuq".into()),
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Golden, GoldenError> {
+        Golden::from_bytes(bytes, Path::new("g.safetensors"))
+    }
+
+    /// A file of `golden`'s tensors but for one that is another.
+    fn with(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> String {
+        let bytes = golden().to_bytes().unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let other = TensorView::new(dtype, shape.to_vec(), data).unwrap();
+        let tensors: Vec<_> = file.iter().filter(|(n, _)| *n != name).chain([(name, other)]).collect();
+        read(&safetensors::serialize(tensors, None).unwrap()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_golden_file_reads_back_and_is_the_same_bytes_each_time() {
+        let bytes = golden().to_bytes().unwrap();
+        assert_eq!(read(&bytes).unwrap(), golden());
+        assert_eq!(golden().to_bytes().unwrap(), bytes);
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header.metadata().as_ref().unwrap()["perplexity"], format!("{:.6}", 2.5f64.exp()));
+    }
+
+    #[test]
+    fn metadata_may_be_missing() {
+        let bytes = golden().outputs.to_bytes(true, None).unwrap();
+        let read = read(&bytes).unwrap();
+        assert_eq!(read.outputs, golden().outputs);
+        assert_eq!((read.generations.len(), read.tool), (0, None));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_numbers() {
+        let ids = [0u8; 48];
+        assert_eq!(with("input_ids", Dtype::I64, &[6], &ids), "g.safetensors: input_ids: shape [6] is not [windows, tokens]");
+        let told = with("top_ids", Dtype::U16, &[2, 4, 3], &ids);
+        assert_eq!(told, "g.safetensors: top_ids: shape [2, 4, 3] where input_ids' [2, 3] needs [2, 3, K]");
+        let told = with("nll", Dtype::F32, &[2, 3], &[0; 24]);
+        assert_eq!(told, "g.safetensors: nll: F32 of shape [2, 3] where F32 of shape [2, 2] is needed");
+        let told = with("input_ids", Dtype::I64, &[2, 3], &[255; 48]);
+        assert_eq!(told, "g.safetensors: input_ids: -1 is not a token id");
+        let told = with("logsumexp", Dtype::F32, &[2, 3], &[255; 24]);
+        assert_eq!(told, "g.safetensors: logsumexp: NaN at element 0");
+        let told = with("input_ids", Dtype::F32, &[2, 3], &[0; 24]);
+        assert!(told.contains("type F32 where ids"), "{told}");
+        let rising: Vec<u8> = [1f32, 2.0].repeat(6).iter().flat_map(|x| x.to_le_bytes()).collect();
+        let told = with("top_logits", Dtype::F32, &[2, 3, 2], &rising);
+        assert_eq!(told, "g.safetensors: top_logits: window 0, position 0: not largest first");
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let bytes = golden().to_bytes().unwrap();
+        for n in [0, 7, 8, 100, bytes.len() - 1] {
+            assert!(matches!(read(&bytes[..n]), Err(GoldenError::SafeTensors { .. })), "{n} bytes");
+        }
+        let metadata = HashMap::from([("generations".to_owned(), "[{]".to_owned())]);
+        let bytes = golden().outputs.to_bytes(true, Some(metadata)).unwrap();
+        assert!(matches!(read(&bytes), Err(GoldenError::Metadata { key: "generations", .. })));
+    }
+}

@@ -66,6 +66,17 @@ pub enum RecordError {
 }
 
 impl Outputs {
+    /// Keeps the first `windows` windows.
+    pub fn truncate(&mut self, windows: usize) {
+        self.windows = self.windows.min(windows);
+        let (s, t, k) = (self.windows, self.context, self.top);
+        self.input_ids.truncate(s * t);
+        self.nll.truncate(s * t.saturating_sub(1));
+        self.logsumexp.truncate(s * t);
+        self.top_ids.truncate(s * t * k);
+        self.top_logits.truncate(s * t * k);
+    }
+
     /// Token ids of window `window`.
     pub fn window(&self, window: usize) -> &[u32] {
         &self.input_ids[window * self.context..(window + 1) * self.context]

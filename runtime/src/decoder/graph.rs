@@ -11,12 +11,12 @@ use crate::gpu::{Binding, Dispatch, Gpu, GpuError};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::attention_decode::{AttentionDecode, splits};
 use crate::kernels::attention_prefill::AttentionPrefill;
-use crate::kernels::rms_norm::RmsNorm;
-use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::embed::Embed;
 use crate::kernels::matmul::Matmul;
 use crate::kernels::matvec::{Matvec, Norm};
 use crate::kernels::projection::{Output, Projection};
+use crate::kernels::rms_norm::RmsNorm;
+use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::weights::GpuMatrix;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
@@ -148,7 +148,8 @@ impl Context<'_> {
         let name = |part: &str| format!("layers.{layer}.{part}");
         self.normed_projection(step, &name("attention_norm"), &name("qkv"), &b.qkv, Output::Store, graph)?;
 
-        let (shape, num_tokens) = (attention_shape(spec, self.cache.precision.is_f16(), self.cache.max_pages), step.tokens() as u32);
+        let (shape, num_tokens) =
+            (attention_shape(spec, self.cache.precision.is_f16(), self.cache.max_pages), step.tokens() as u32);
         let (keys, values) = &self.cache.pools[layer];
         let rope = spec.layers[layer].rope.map(|i| Rope {
             inv_freq: (&b.inv_freqs[i]).into(),
@@ -285,7 +286,8 @@ impl Context<'_> {
     fn norm(&self, tokens: usize, name: &str, from: &wgpu::Buffer, to: &wgpu::Buffer) -> Result<Dispatch, GpuError> {
         let columns = self.spec.hidden_size as u32;
         let gain = self.vector(&format!("{name}.gain"));
-        RmsNorm { tokens: tokens as u32, columns, norm: self.spec.norm, x: from.into(), gain, bias: None, y: to.into() }.bind(self.gpu)
+        RmsNorm { tokens: tokens as u32, columns, norm: self.spec.norm, x: from.into(), gain, bias: None, y: to.into() }
+            .bind(self.gpu)
     }
 
     fn fused_norm(&self, name: &str) -> Norm<'_> {

@@ -218,7 +218,8 @@ impl Decoder {
         let spec = package.manifest().spec.clone();
         require_supported(&spec)?;
         let max_context = options.max_context.map_or(spec.max_context, |n| n.clamp(1, spec.max_context));
-        let (max_sequences, prefill_chunk) = (options.max_sequences.max(1), options.prefill_chunk.clamp(32, 4096).next_multiple_of(32));
+        let (max_sequences, prefill_chunk) =
+            (options.max_sequences.max(1), options.prefill_chunk.clamp(32, 4096).next_multiple_of(32));
         let weights = Weights::load(&gpu, package, progress).await?;
         let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
         let buffers = Buffers::new(&gpu, &spec, &weights, &cache, prefill_chunk, max_sequences);

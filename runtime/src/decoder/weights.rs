@@ -77,7 +77,8 @@ fn bind(tensor: &TensorEntry, buffers: &[wgpu::Buffer]) -> GpuMatrix {
                 .planes
                 .iter()
                 .map(|p| {
-                    let plane = GpuPlane { buffer: buffers[p.shard].clone(), offset: p.offset, bytes: p.bytes.next_multiple_of(16) };
+                    let plane =
+                        GpuPlane { buffer: buffers[p.shard].clone(), offset: p.offset, bytes: p.bytes.next_multiple_of(16) };
                     (p.kind, plane)
                 })
                 .collect(),

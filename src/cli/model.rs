@@ -1,0 +1,64 @@
+//! What a path on the command line names: a checkpoint, which the reference runs, or a package, which a GPU runs.
+
+use crate::architecture::Decoder;
+use crate::checkpoint::Checkpoint;
+use crate::golden::reference::Reference;
+use crate::golden::stored::StoredWeights;
+use crate::model::LanguageModel;
+pub use crate::runner::is_package;
+use crate::runner::{Runner, RunnerOptions};
+use anyhow::Context as _;
+use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
+use std::path::Path;
+
+/// A model that can be asked, and what it runs on.
+pub struct Opened {
+    /// The model.
+    pub model: Box<dyn LanguageModel>,
+    /// Name of the GPU, or that it is the reference.
+    pub adapter: String,
+}
+
+/// What runs the reference.
+const REFERENCE: &str = "reference (CPU, f32)";
+
+/// Opens a checkpoint with the reference, and a package on the GPU, or with the reference if that is asked for.
+pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
+    let reference = |model: Reference| Opened { model: Box::new(model), adapter: REFERENCE.into() };
+    if !is_package(path) {
+        return Ok(reference(open_checkpoint(path)?.1));
+    }
+    if on_reference {
+        let weights = StoredWeights::open(path)?;
+        return Ok(reference(Reference::load(&weights.manifest.spec, |name| weights.read(name))?));
+    }
+    let runner = Runner::load(path, options, &mut |_| {})?;
+    let adapter = runner.decoder.gpu().description.name.clone();
+    Ok(Opened { model: Box::new(runner), adapter })
+}
+
+/// Opens a checkpoint and reads all its weights.
+pub fn open_checkpoint(path: &Path) -> anyhow::Result<(Decoder, Reference)> {
+    let decoder = Decoder::from_checkpoint(Checkpoint::open(path)?)?;
+    let reference = Reference::load(&decoder.spec, |name| decoder.read(name))
+        .with_context(|| format!("cannot run the reference on {}", path.display()))?;
+    Ok((decoder, reference))
+}
+
+/// The tokenizer of a checkpoint or package.
+pub fn open_tokenizer(folder: &Path) -> anyhow::Result<Tokenizer> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| path.display().to_string()),
+        }
+    };
+    let tokenizer = read("tokenizer.json")?.with_context(|| format!("{} has no tokenizer.json", folder.display()))?;
+    let config = read("tokenizer_config.json")?;
+    let template = read("chat_template.jinja")?.map(String::from_utf8).transpose();
+    let template = template.with_context(|| format!("{}: chat_template.jinja", folder.display()))?;
+    let files = TokenizerFiles { tokenizer: &tokenizer, config: config.as_deref(), chat_template: template.as_deref() };
+    Tokenizer::from_files(files).with_context(|| format!("cannot load the tokenizer of {}", folder.display()))
+}

@@ -1,0 +1,151 @@
+//! `haikuq validate`: a package against golden outputs.
+
+use super::generation::CacheArg;
+use super::model::{is_package, open, open_tokenizer};
+use super::progress::Progress;
+use super::{BELOW_THRESHOLDS, Context};
+use crate::golden::file::Golden;
+use crate::runner::RunnerOptions;
+use crate::validate::report::{Ingredients, Report, write_report};
+use crate::validate::thresholds::Thresholds;
+use anyhow::{Context as _, bail};
+use clap::Args;
+use haikuq_format::Manifest;
+use haikuq_format::manifest::MANIFEST_FILE;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Compare a package with golden outputs
+///
+/// Runs the package on the GPU over the golden windows and prompts, and reports how far it is from them: perplexity,
+/// KL divergence, top-1 agreement, greedy continuations. Exits 3 below a threshold.
+#[derive(Args, Debug)]
+pub struct ValidateArgs {
+    /// Folder of the package
+    package: PathBuf,
+    /// Golden file, as `haikuq golden` writes it
+    #[arg(long, value_name = "FILE")]
+    golden: PathBuf,
+    /// Largest mean KL divergence, in nats
+    #[arg(long, value_name = "X", help_heading = "Thresholds")]
+    max_kl: Option<f64>,
+    /// Largest increase of perplexity, in percent
+    #[arg(long, value_name = "PCT", help_heading = "Thresholds")]
+    max_perplexity_increase: Option<f64>,
+    /// Smallest top-1 agreement, in percent
+    #[arg(long, value_name = "PCT", help_heading = "Thresholds")]
+    min_top1: Option<f64>,
+    /// TOML file with thresholds for each recipe; the options above go before it
+    #[arg(long, value_name = "FILE", help_heading = "Thresholds")]
+    thresholds: Option<PathBuf>,
+    /// Write report.json, report.md and report.html to this folder
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Only the first N golden windows
+    #[arg(long, value_name = "N", value_parser = super::positive)]
+    windows: Option<usize>,
+    /// Precision of the key/value cache
+    #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
+    cache: CacheArg,
+    /// Run the package's weights through the f32 reference on the CPU, to tell quantization from kernels; proves
+    /// nothing about the package on a GPU
+    #[arg(long)]
+    reference: bool,
+    /// Print the whole report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    if !is_package(&args.package) {
+        bail!("{} is no package: it has no {MANIFEST_FILE}", args.package.display());
+    }
+    let path = args.package.join(MANIFEST_FILE);
+    let manifest = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let manifest = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?;
+    let mut golden = Golden::read(&args.golden)?;
+    golden.outputs.truncate(args.windows.unwrap_or(usize::MAX));
+    let thresholds = args.thresholds(&manifest.provenance.recipe)?;
+    let tokenizer = open_tokenizer(&args.package)?;
+    let mut opened = open(&args.package, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
+
+    let mut progress = Progress::new(context, golden.outputs.windows, "windows");
+    let outcome = crate::validate::compare(opened.model.as_mut(), &golden, &mut |done| progress.set(done))?;
+    let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_else(|_| format!("{ids:?}"));
+    let report = Report::new(Ingredients {
+        manifest: &manifest,
+        golden: &golden,
+        checks: thresholds.check(&outcome.measured.summary),
+        outcome: &outcome,
+        adapter: opened.adapter,
+        decode: &decode,
+    });
+    if report.golden.same_checkpoint == Some(false) {
+        context.note("warning: the golden outputs were recorded from other weights than the package was made from");
+    }
+    if let Some(folder) = &args.report {
+        write_report(&report, folder)?;
+        context.note(format_args!("report: {}", folder.join("report.html").display()));
+    }
+    if args.json {
+        context.print_json(&report)?;
+    } else {
+        context.print(summary(&report))?;
+    }
+    for check in report.thresholds.iter().filter(|c| !c.passed) {
+        context.note(format_args!("below threshold: {}, measured {}", check.demand(), check.measured));
+    }
+    Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(BELOW_THRESHOLDS) })
+}
+
+impl ValidateArgs {
+    fn thresholds(&self, recipe: &str) -> anyhow::Result<Thresholds> {
+        let typed =
+            Thresholds { max_kl: self.max_kl, max_perplexity_increase: self.max_perplexity_increase, min_top1: self.min_top1 };
+        Ok(match &self.thresholds {
+            Some(path) => typed.or(Thresholds::read(path, recipe)?),
+            None => typed,
+        })
+    }
+}
+
+fn summary(report: &Report) -> String {
+    let s = &report.summary;
+    let error = |e: Option<f64>, digits: usize| e.map_or(String::new(), |e| format!(" ± {e:.digits$}"));
+    let same = report.continuations.iter().filter(|c| c.first_difference.is_none()).count();
+    let verdict = match (report.thresholds.is_empty(), report.passed) {
+        (true, _) => "no thresholds given",
+        (_, true) => "passed",
+        (_, false) => "below its thresholds",
+    };
+    [
+        format!(
+            "package        {}, {:.3} bits a weight, on {}",
+            report.package.recipe, report.package.bits_per_weight, report.adapter
+        ),
+        format!(
+            "perplexity     {:.4} (golden {:.4}), {:+.3} %{}",
+            s.perplexity,
+            s.golden_perplexity,
+            s.perplexity_increase_percent,
+            error(s.perplexity_increase_standard_error, 3)
+        ),
+        format!(
+            "KL divergence  mean {:.3e}{}, median {:.1e}, 99 % {:.1e}, largest {:.1e}",
+            s.mean_kl,
+            s.mean_kl_standard_error.map_or(String::new(), |e| format!(" ± {e:.1e}")),
+            s.median_kl,
+            s.p99_kl,
+            s.max_kl
+        ),
+        format!("top-1          {:.2} % ± {:.2}", s.top1_percent, s.top1_standard_error),
+        format!("continuations  {same} of {} the same token for token", report.continuations.len()),
+        format!(
+            "speed          {:.0} tokens/s scored, {:.1} tokens/s generated",
+            report.speed.score_tokens_per_second, report.speed.generate_tokens_per_second
+        ),
+        format!("result         {verdict}"),
+    ]
+    .join("\n")
+}
