@@ -9,9 +9,11 @@ mod completions;
 mod context;
 mod convert;
 mod convert_progress;
+mod diff;
 mod doctor;
 mod generation;
 mod golden;
+mod inspect;
 mod model;
 mod progress;
 mod run;
@@ -19,6 +21,7 @@ mod score;
 pub mod table;
 pub mod units;
 mod validate;
+mod verify;
 
 pub use context::Context;
 
@@ -55,6 +58,9 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Convert(convert::ConvertArgs),
+    Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
+    Diff(diff::DiffArgs),
     Golden(golden::GoldenArgs),
     Validate(validate::ValidateArgs),
     Score(score::ScoreArgs),
@@ -73,14 +79,17 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Convert(args) => convert::run(args, context),
+            Self::Inspect(args) => inspect::run(args, context),
+            Self::Verify(args) => verify::run(args, context),
+            Self::Diff(args) => diff::run(args, context),
+            Self::Golden(args) => golden::run(args, context),
+            Self::Validate(args) => validate::run(args, context),
+            Self::Score(args) => score::run(args, context),
             Self::Run(args) => run::run(args, context),
             Self::Chat(args) => chat::run(args, context),
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),
-            Self::Golden(args) => golden::run(args, context),
-            Self::Score(args) => score::run(args, context),
-            Self::Validate(args) => validate::run(args, context),
         }
     }
 }

@@ -25,6 +25,9 @@ pub enum ConvertError {
         /// Where and how large.
         source: TooLarge,
     },
+    /// A file cannot be read.
+    #[error("cannot read {0}")]
+    Read(#[from] crate::files::ReadError),
     /// A file cannot be read or written.
     #[error("cannot {what} {path}: {source}", path = path.display())]
     Io {

@@ -1,11 +1,12 @@
 //! Files around a conversion: what there is before it, hashing, synced writing.
 
 use super::ConvertError;
+use crate::files::hash_file;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A source file as the file system describes it.
@@ -44,32 +45,17 @@ fn stat(path: &Path) -> Result<SourceFile, ConvertError> {
 /// SHA-256 of every source, in order; a file that changed since it was described is an error.
 pub(super) fn hash_sources(sources: &[SourceFile]) -> Result<Vec<FileEntry>, ConvertError> {
     let hash = |source: &SourceFile| {
-        let (bytes, sha256) = hash_file(&source.path).map_err(ConvertError::io("read", &source.path))?;
-        if bytes != source.bytes || !stat(&source.path)?.same(source) {
+        let entry = hash_file(&source.path)?;
+        if entry.bytes != source.bytes || !stat(&source.path)?.same(source) {
             return Err(ConvertError::SourceChanged { file: source.name.clone() });
         }
-        Ok(FileEntry { name: source.name.clone(), bytes, sha256 })
+        Ok(entry)
     };
     sources.iter().map(hash).collect()
 }
 
-/// Size and SHA-256 of a file, read in pieces.
-pub(crate) fn hash_file(path: &Path) -> std::io::Result<(u64, String)> {
-    let (mut file, mut buffer) = (File::open(path)?, vec![0u8; 1 << 20]);
-    let (mut hash, mut bytes) = (Sha256::new(), 0);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((bytes, hex(&hash.finalize()))),
-            n => {
-                hash.update(&buffer[..n]);
-                bytes += n as u64;
-            }
-        }
-    }
-}
-
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, b| {
         // Writing to a String cannot fail.

@@ -36,10 +36,8 @@ pub(super) fn run(
         let hasher = scope.spawn(|| hash_sources(&sources));
         // One chunk is being quantized and one written; the rest of the allowance waits here.
         let (sender, receiver) = sync_channel::<StoredChunk>(CHUNKS_IN_MEMORY as usize - 2);
-        let work = &mut *work;
-        let writer = scope.spawn(move || {
-            remaining.iter().try_for_each(|shard| write_shard(plan, shard, &receiver, work, progress)).map(|()| work)
-        });
+        let writer =
+            scope.spawn(move || remaining.iter().try_for_each(|shard| write_shard(plan, shard, &receiver, work, progress)));
         let mut result = Ok(());
         for &(t, c) in remaining.iter().flat_map(|s| &s.chunks) {
             let chunk = match pool.install(|| quantize_chunk(decoder, plan, t, c, progress)) {
@@ -58,10 +56,8 @@ pub(super) fn run(
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // An error in the weights ends the writer too, by an empty channel: the cause goes first.
         result?;
-        let work = written?;
-        let hashes = hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        work.set_source_hashes(&hashes)?;
-        Ok(hashes)
+        written?;
+        hasher.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

@@ -9,9 +9,9 @@
 //! A shard gets its line once it is on disk under its name, so after an interruption the journal never promises more
 //! than there is; a line that was cut off is ignored. Shards are finished in order.
 
-use super::files::{SourceFile, hash_file, sync_folder, write_synced};
-use super::{ConvertError, Options, Plan, partial_folder};
-use haikuq_format::manifest::FileEntry;
+use super::files::{SourceFile, sync_folder, write_synced};
+use super::{ConvertError, Options, Plan, PlannedShard, partial_folder};
+use crate::files::hash_file;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -25,8 +25,6 @@ pub(super) struct WorkFolder {
     _lock: File,
     sources: Vec<SourceFile>,
     finished: Vec<FinishedShard>,
-    /// Hashes of the sources that an earlier run computed.
-    source_hashes: Option<Vec<FileEntry>>,
 }
 
 /// What the journal says of one shard.
@@ -48,7 +46,6 @@ impl FinishedShard {
 #[serde(rename_all = "snake_case")]
 enum Line {
     Plan { digest: String, sources: Vec<SourceFile> },
-    SourceHashes(Vec<FileEntry>),
     Shard(FinishedShard),
 }
 
@@ -70,7 +67,7 @@ impl WorkFolder {
         fs::create_dir_all(&root).map_err(ConvertError::io("create", &root))?;
         let lock = lock(&root)?;
         let old = if journal_path.is_file() { Journal::read(&journal_path)? } else { Journal::default() };
-        let (mut finished, mut source_hashes) = (Vec::new(), None);
+        let mut finished = Vec::new();
         if existed && !empty {
             let same_plan = old.digest.as_ref() == Some(&digest);
             match (options.resume, options.force) {
@@ -80,7 +77,6 @@ impl WorkFolder {
                 (true, _) => {
                     old.check_sources(&root, sources)?;
                     finished = old.verified_shards(&package, plan);
-                    source_hashes = old.source_hashes;
                 }
                 (false, true) => {}
                 (false, false) if same_plan => {
@@ -93,7 +89,6 @@ impl WorkFolder {
         remove_unfinished(&package, &plan.shards[..finished.len()])?;
         // The journal starts anew with what was verified, so that a cut-off last line does no harm.
         let mut lines = vec![Line::Plan { digest, sources: sources.to_vec() }];
-        lines.extend(source_hashes.clone().map(Line::SourceHashes));
         lines.extend(finished.iter().cloned().map(Line::Shard));
         let text: Vec<u8> = lines.iter().map(to_json).collect::<Vec<_>>().concat();
         let new = root.join("journal.new");
@@ -101,7 +96,7 @@ impl WorkFolder {
         fs::rename(&new, &journal_path).map_err(ConvertError::io("write", &journal_path))?;
         sync_folder(&root)?;
         let journal = OpenOptions::new().append(true).open(&journal_path).map_err(ConvertError::io("write", &journal_path))?;
-        Ok(Self { root, package, journal, _lock: lock, sources: sources.to_vec(), finished, source_hashes })
+        Ok(Self { root, package, journal, _lock: lock, sources: sources.to_vec(), finished })
     }
 
     /// The folder that becomes the package.
@@ -136,15 +131,6 @@ impl WorkFolder {
         Ok(())
     }
 
-    /// Notes the sources' hashes; they must be those of an earlier run, if there was one.
-    pub(super) fn set_source_hashes(&mut self, hashes: &[FileEntry]) -> Result<(), ConvertError> {
-        match &self.source_hashes {
-            Some(old) if old != hashes => Err(ConvertError::Differs { path: self.root.clone(), what: "checkpoint" }),
-            Some(_) => Ok(()),
-            None => self.append(&Line::SourceHashes(hashes.to_vec())),
-        }
-    }
-
     fn append(&mut self, line: &Line) -> Result<(), ConvertError> {
         let path = self.root.join("journal.jsonl");
         let mut write = || self.journal.write_all(&to_json(line)).and_then(|()| self.journal.sync_data());
@@ -172,7 +158,6 @@ impl WorkFolder {
 struct Journal {
     digest: Option<String>,
     sources: Vec<SourceFile>,
-    source_hashes: Option<Vec<FileEntry>>,
     shards: Vec<FinishedShard>,
 }
 
@@ -184,29 +169,24 @@ impl Journal {
         for line in text.split_inclusive(|&b| b == b'\n').map_while(|l| serde_json::from_slice(l).ok()) {
             match line {
                 Line::Plan { digest, sources } => (journal.digest, journal.sources) = (Some(digest), sources),
-                Line::SourceHashes(hashes) => journal.source_hashes = Some(hashes),
                 Line::Shard(shard) => journal.shards.push(shard),
             }
         }
         Ok(journal)
     }
 
-    /// The sources must be unchanged by name, size and time. Where only times differ (a copy, a new download), hashes
-    /// decide, if the earlier run got to know them; they are compared when all is hashed.
+    /// The sources must be unchanged by name, size and time, as build tools judge it: hashing them first would make
+    /// every resumption wait for all of a large checkpoint.
     fn check_sources(&self, root: &Path, sources: &[SourceFile]) -> Result<(), ConvertError> {
         let same = self.sources.len() == sources.len() && self.sources.iter().zip(sources).all(|(a, b)| a.same(b));
-        if same || self.source_hashes.is_some() {
-            return Ok(());
-        }
-        Err(ConvertError::Differs { path: root.into(), what: "checkpoint (its files have changed)" })
+        if same { Ok(()) } else { Err(ConvertError::Differs { path: root.into(), what: "checkpoint (its files have changed)" }) }
     }
 
     /// Finished shards from the first on that are on disk with the size and hash that they had.
     fn verified_shards(&self, package: &Path, plan: &Plan) -> Vec<FinishedShard> {
-        let good = |(shard, planned): &(&FinishedShard, &super::PlannedShard)| {
-            shard.errors.len() == planned.chunks.len()
-                && hash_file(&package.join(&planned.name))
-                    .is_ok_and(|(bytes, sha256)| bytes == planned.layout.file_bytes && sha256 == shard.sha256)
+        let good = |(shard, planned): &(&FinishedShard, &PlannedShard)| {
+            let same = |file| file == planned.entry(&shard.sha256);
+            shard.errors.len() == planned.chunks.len() && hash_file(&package.join(&planned.name)).is_ok_and(same)
         };
         self.shards.iter().zip(&plan.shards).take_while(good).map(|(shard, _)| shard.clone()).collect()
     }
@@ -232,7 +212,7 @@ fn lock(root: &Path) -> Result<File, ConvertError> {
 }
 
 /// Empties the package folder but for the shards that are kept.
-fn remove_unfinished(package: &Path, keep: &[super::PlannedShard]) -> Result<(), ConvertError> {
+fn remove_unfinished(package: &Path, keep: &[PlannedShard]) -> Result<(), ConvertError> {
     fs::create_dir_all(package).map_err(ConvertError::io("create", package))?;
     for entry in fs::read_dir(package).map_err(ConvertError::io("read", package))? {
         let entry = entry.map_err(ConvertError::io("read", package))?;

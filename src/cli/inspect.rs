@@ -1,0 +1,130 @@
+//! `haikuq inspect`: what is in a package or a checkpoint.
+
+use super::Context;
+use super::table::{Table, shape};
+use super::units::{human_bytes, human_count};
+use crate::architecture::Decoder;
+use crate::checkpoint::Checkpoint;
+use anyhow::Context as _;
+use clap::Args;
+use haikuq_format::manifest::{MANIFEST_FILE, Manifest};
+use haikuq_format::{DecoderSpec, spec::NormKind};
+use haikuq_runtime::package::{FolderSource, Package};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Show what is in a package or a checkpoint: decoder, tensors, files, where it came from
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// Folder of a package or a checkpoint
+    path: PathBuf,
+    /// Print everything as JSON: a package's manifest, or a checkpoint's spec and tensors
+    #[arg(long)]
+    json: bool,
+}
+
+/// Describes the folder; no weights are read.
+pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let failed = || format!("cannot inspect {}", args.path.display());
+    if args.path.join(MANIFEST_FILE).is_file() {
+        let package = pollster::block_on(Package::open(FolderSource::new(&args.path))).with_context(failed)?;
+        match args.json {
+            true => context.print_json(package.manifest())?,
+            false => context.print(package_text(package.manifest()))?,
+        }
+    } else {
+        let decoder = Decoder::from_checkpoint(Checkpoint::open(&args.path).with_context(failed)?).with_context(failed)?;
+        match args.json {
+            true => context.print_json(&checkpoint_json(&decoder))?,
+            false => context.print(checkpoint_text(&decoder))?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The decoder in a few lines.
+fn spec_text(spec: &DecoderSpec) -> String {
+    let weights: usize = spec.tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum();
+    let norm = if spec.norm.kind == NormKind::Rms { "RMS" } else { "layer" };
+    let head = if spec.tied_head { "tied" } else { "untied" };
+    format!(
+        "decoder   {} weights, {} layers of width {} ({} inside), vocabulary {}, {head} head\n\
+         attention {} query and {} key/value heads of {}, {} positions\n\
+         norm      {norm}, epsilon {:e}; activation {:?}{}",
+        human_count(weights as u64),
+        spec.num_layers(),
+        spec.hidden_size,
+        spec.intermediate_size,
+        spec.vocab_size,
+        spec.num_heads,
+        spec.num_kv_heads,
+        spec.head_dim,
+        spec.max_context,
+        spec.norm.epsilon,
+        spec.activation,
+        if spec.gated_mlp { ", gated" } else { "" },
+    )
+}
+
+fn package_text(manifest: &Manifest) -> String {
+    let mut tensors = Table::new(&["tensor", ">shape", "scheme", ">bits", ">bytes", ">chunks", ">error"]);
+    for t in &manifest.tensors {
+        let error = t.relative_error.map_or_else(|| "?".into(), |e| format!("{:.2} %", e * 100.0));
+        let (bits, chunks) = (format!("{:.3}", t.scheme.bits_per_weight()), t.chunks.len().to_string());
+        tensors.row([t.name.clone(), shape(&t.shape), t.scheme.to_string(), bits, t.bytes().to_string(), chunks, error]);
+    }
+    let mut files = Table::new(&["file", ">bytes", "sha256"]);
+    for f in manifest.shards.iter().chain(&manifest.files) {
+        files.row([f.name.clone(), f.bytes.to_string(), f.sha256.clone()]);
+    }
+    let mut sources = Table::new(&["source", ">bytes", "sha256"]);
+    for f in &manifest.provenance.source {
+        sources.row([f.name.clone(), f.bytes.to_string(), f.sha256.clone()]);
+    }
+    format!(
+        "package   format {}.{}, {} of weights in {} shards, {:.3} bits a weight\n\
+         made by   {}, recipe {}\n{}\n\n{tensors}\n\n{files}\n\n{sources}",
+        manifest.version.major,
+        manifest.version.minor,
+        human_bytes(manifest.weight_bytes()),
+        manifest.shards.len(),
+        manifest.bits_per_weight(),
+        manifest.provenance.tool,
+        manifest.provenance.recipe,
+        spec_text(&manifest.spec),
+    )
+}
+
+/// Canonical tensors with the names and formats of what they are made of.
+fn sources(decoder: &Decoder, name: &str) -> Vec<(String, String)> {
+    let names = decoder.sources(name).map(|s| s.tensors().to_vec()).unwrap_or_default();
+    let dtype = |name: &str| decoder.checkpoint().describe(name).map_or("?", |d| d.1).to_lowercase();
+    names.into_iter().map(|n| (dtype(&n), n)).map(|(d, n)| (n, d)).collect()
+}
+
+fn checkpoint_text(decoder: &Decoder) -> String {
+    let mut tensors = Table::new(&["tensor", ">shape", "dtype", "made of"]);
+    for t in decoder.spec.tensors() {
+        let parts = sources(decoder, &t.name);
+        let dtype = parts.first().map(|p| p.1.clone()).unwrap_or_default();
+        let names = parts.into_iter().map(|p| p.0).collect::<Vec<_>>().join(", ");
+        tensors.row([t.name, shape(&t.shape), dtype, names]);
+    }
+    format!("checkpoint\n{}\n\n{tensors}", spec_text(&decoder.spec))
+}
+
+fn checkpoint_json(decoder: &Decoder) -> Value {
+    let tensor = |t: haikuq_format::spec::TensorSpec| {
+        let parts: Vec<Value> =
+            sources(decoder, &t.name).into_iter().map(|(name, dtype)| json!({"name": name, "dtype": dtype})).collect();
+        json!({"name": t.name, "class": t.class, "shape": t.shape, "sources": parts})
+    };
+    let files = decoder.checkpoint().source_files();
+    let names = files.iter().map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    json!({
+        "spec": decoder.spec,
+        "tensors": decoder.spec.tensors().into_iter().map(tensor).collect::<Vec<_>>(),
+        "files": names.collect::<Vec<_>>(),
+    })
+}
