@@ -1,7 +1,9 @@
 //! Files that appear under their name only when they are complete, and their hashes.
 
 use haikuq_format::manifest::FileEntry;
-use std::io::{self, Write};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// A file could not be read.
@@ -16,10 +18,21 @@ pub struct ReadError {
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn file_entry(path: &Path) -> Result<FileEntry, ReadError> {
+pub fn hash_file(path: &Path) -> Result<FileEntry, ReadError> {
     let fail = |source| ReadError { path: path.into(), source };
-    let (bytes, sha256) = crate::convert::files::hash_file(path).map_err(fail)?;
+    let mut file = File::open(path).map_err(fail)?;
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => break,
+            n => {
+                hash.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
     Ok(FileEntry { name, bytes, sha256 })
 }
 
@@ -55,7 +68,7 @@ mod tests {
         let path = dir.path().join("abc");
         std::fs::write(&path, "abc").unwrap();
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
-        assert_eq!(file_entry(&path).unwrap(), FileEntry { name: "abc".into(), bytes: 3, sha256 });
+        assert_eq!(hash_file(&path).unwrap(), FileEntry { name: "abc".into(), bytes: 3, sha256 });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::Context;
 use super::model::{open_checkpoint, open_tokenizer};
 use super::progress::Progress;
-use crate::files::{file_entry, write_atomically};
+use crate::files::{hash_file, write_atomically};
 use crate::golden::file::{Generation, Golden};
 use crate::golden::record::record;
 use crate::golden::text::{Document, read_documents, windows};
@@ -98,7 +98,7 @@ pub fn run(args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let prompts = prompts(args.prompts.as_deref(), &tokenizer)?;
     let (decoder, mut reference) = open_checkpoint(&args.checkpoint)?;
-    let checkpoint = decoder.checkpoint().source_files().iter().map(|p| file_entry(p)).collect::<Result<_, _>>()?;
+    let checkpoint = decoder.checkpoint().source_files().iter().map(|p| hash_file(p)).collect::<Result<_, _>>()?;
 
     let mut progress = Progress::new(context, cut.windows.len(), "windows");
     let outputs = record(&mut reference, &cut.windows, args.top, &mut |done| progress.set(done))?;
@@ -115,7 +115,7 @@ pub fn run(args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
         outputs,
         generations,
         checkpoint,
-        text_sha256: Some(file_entry(&args.text)?.sha256),
+        text_sha256: Some(hash_file(&args.text)?.sha256),
         tool: Some(concat!("haikuq ", env!("CARGO_PKG_VERSION")).into()),
     };
     let bytes = golden.to_bytes()?;

@@ -10,7 +10,7 @@
 //! depends on its weights and scheme alone: neither the number of threads nor an interruption changes a byte.
 
 mod error;
-pub(crate) mod files;
+mod files;
 mod pipeline;
 mod plan;
 mod work;
