@@ -2,6 +2,8 @@
 # Speed on this machine: conversion of the embedded checkpoint, kernels, prefill and decode.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Mesa complains on stderr where there is no such folder (containers, cron).
+export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
 out=${HAIKUQ_DEMO_DIR:-target/demo}
 cargo build --release --quiet --bin haikuq
 haikuq=${CARGO_TARGET_DIR:-target}/release/haikuq

@@ -24,7 +24,8 @@ fn validate(adapter: &Adapter, package: &std::path::Path, windows: usize, extra:
 fn an_f32_package_says_what_the_reference_says() {
     let package = convert("f32");
     for adapter in adapters() {
-        let (kl, top1, report) = validate(&adapter, &package, 2, &["--cache", "f32"]);
+        let (windows, prompts) = if adapter.is_swiftshader() { (1, "2") } else { (4, "12") };
+        let (kl, top1, report) = validate(&adapter, &package, windows, &["--cache", "f32", "--prompts", prompts]);
         assert!(kl <= 1e-6, "{adapter}: mean KL {kl}");
         assert!(top1 >= 99.9, "{adapter}: top-1 {top1} %");
         let different = report["continuations"].as_array().unwrap().iter().filter(|c| !c["first_difference"].is_null()).count();
@@ -36,7 +37,7 @@ fn an_f32_package_says_what_the_reference_says() {
 fn an_f16_package_with_an_f16_cache_is_within_1e_4() {
     let package = convert("f16");
     for adapter in adapters() {
-        let (kl, _, _) = validate(&adapter, &package, 2, &["--cache", "f16"]);
+        let (kl, _, _) = validate(&adapter, &package, 1, &["--cache", "f16", "--prompts", "1"]);
         assert!(kl <= 1e-4, "{adapter}: mean KL {kl}");
     }
 }
@@ -47,7 +48,7 @@ fn quantized_packages_pass_their_thresholds() {
     for recipe in ["q8", "q4", "q3"] {
         let package = convert(recipe);
         // Exit code 3 fails the test in `haikuq_json`.
-        validate(&Adapter::default(), &package, 6, &["--thresholds", thresholds.to_str().unwrap()]);
+        validate(&Adapter::default(), &package, 6, &["--prompts", "1", "--thresholds", thresholds.to_str().unwrap()]);
     }
 }
 
@@ -83,20 +84,20 @@ fn a_batch_gives_each_prompt_the_tokens_that_it_gets_alone() {
         "In the morning the baker",
         "Nine prompts are more than one step serves",
     ];
-    for recipe in ["q4", "q3"] {
+    // SwiftShader starts slowly: a batch of three, on one recipe, shows there what nine show elsewhere.
+    let cases = [("q4", Adapter::default(), 9), ("q3", Adapter::default(), 5), ("q4", adapters().pop().unwrap(), 3)];
+    for (recipe, adapter, count) in cases {
         let package = convert(recipe);
-        for adapter in adapters() {
-            let ids = |prompts: &[&str]| -> Vec<serde_json::Value> {
-                let mut arguments =
-                    vec!["run", package.to_str().unwrap(), "--json", "--max-tokens", "16", "--temperature", "0.8", "--seed", "7"];
-                arguments.extend(prompts);
-                let json = haikuq_json(&adapter, &arguments);
-                json["texts"].as_array().unwrap().iter().map(|t| t["ids"].clone()).collect()
-            };
-            let together = ids(&prompts);
-            for (prompt, batch) in prompts.iter().zip(&together) {
-                assert_eq!(&ids(&[prompt])[0], batch, "{adapter}, {recipe}: {prompt:?}");
-            }
+        let ids = |prompts: &[&str]| -> Vec<serde_json::Value> {
+            let mut arguments =
+                vec!["run", package.to_str().unwrap(), "--json", "--max-tokens", "12", "--temperature", "0.8", "--seed", "7"];
+            arguments.extend(prompts);
+            let json = haikuq_json(&adapter, &arguments);
+            json["texts"].as_array().unwrap().iter().map(|t| t["ids"].clone()).collect()
+        };
+        let together = ids(&prompts[..count]);
+        for (prompt, batch) in prompts.iter().zip(&together) {
+            assert_eq!(&ids(&[prompt])[0], batch, "{adapter}, {recipe}: {prompt:?}");
         }
     }
 }

@@ -171,7 +171,7 @@ fn prefill(decoder: &mut Decoder, id: SequenceId, count: usize) -> anyhow::Resul
 
 /// Bytes a second at which the GPU reads a buffer that no cache holds.
 async fn read_bandwidth(gpu: &Gpu) -> anyhow::Result<f64> {
-    let wanted: u64 = if gpu.description.kind == "Cpu" { 64 << 20 } else { 1 << 30 };
+    let wanted: u64 = if gpu.is_software() { 64 << 20 } else { 1 << 30 };
     let bytes = wanted.min(gpu.limits.max_storage_buffer_binding_size).min(gpu.limits.max_buffer_size) & !15;
     let (data, sums) = (gpu.storage("stream", bytes), gpu.storage("sums", StreamRead::SUMS as u64 * 4));
     let pass = StreamRead { data: &data, sums: &sums }.bind(gpu)?;

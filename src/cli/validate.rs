@@ -44,6 +44,9 @@ pub struct ValidateArgs {
     /// Only the first N golden windows
     #[arg(long, value_name = "N", value_parser = super::positive)]
     windows: Option<usize>,
+    /// Only the first N golden prompts
+    #[arg(long, value_name = "N")]
+    prompts: Option<usize>,
     /// Precision of the key/value cache
     #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
     cache: CacheArg,
@@ -66,6 +69,7 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let manifest = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?;
     let mut golden = Golden::read(&args.golden)?;
     golden.outputs.truncate(args.windows.unwrap_or(usize::MAX));
+    golden.generations.truncate(args.prompts.unwrap_or(usize::MAX));
     let thresholds = args.thresholds(&manifest.provenance.recipe)?;
     let tokenizer = open_tokenizer(&args.package)?;
     let mut opened = open(&args.package, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;

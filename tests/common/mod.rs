@@ -1,5 +1,7 @@
 //! What whole-program tests share: adapters, packages of the embedded checkpoint, the program itself.
 
+#![allow(dead_code, reason = "no test program uses all of it")]
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -28,6 +30,11 @@ impl Adapter {
             command.env("VK_DRIVER_FILES", driver).env_remove("HAIKUQ_ADAPTER");
         }
         command
+    }
+
+    /// Whether this is SwiftShader: right, but several times slower than lavapipe.
+    pub fn is_swiftshader(&self) -> bool {
+        self.driver.is_some()
     }
 
     /// Runs the program.

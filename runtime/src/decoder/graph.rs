@@ -110,9 +110,16 @@ pub(super) fn attention_shape(spec: &DecoderSpec, cache_f16: bool, max_pages: us
     }
 }
 
+/// Workgroups that share a sequence's keys. It depends on the device and the model alone, so that a sequence's sums are
+/// rounded alike in every step.
+fn attention_splits(gpu: &Gpu, shape: &AttentionShape, window: Option<u32>) -> u32 {
+    // A processor has too few cores for splits to pay.
+    if gpu.is_software() { 1 } else { splits(shape, window) }
+}
+
 /// Bytes for the partial results of split attention in the largest decode step.
-pub(super) fn partials_bytes(shape: &AttentionShape) -> u64 {
-    AttentionDecode::scratch_bytes(MAX_BATCH as u32, shape, splits(shape, None))
+pub(super) fn partials_bytes(gpu: &Gpu, shape: &AttentionShape) -> u64 {
+    AttentionDecode::scratch_bytes(MAX_BATCH as u32, shape, attention_splits(gpu, shape, None))
 }
 
 /// What graphs are built from.
@@ -188,7 +195,7 @@ impl Context<'_> {
         };
         match step {
             Step::Few(_) => {
-                let (splits, scratch) = (splits(&shape, window), (&b.partials).into());
+                let (splits, scratch) = (attention_splits(self.gpu, &shape, window), (&b.partials).into());
                 graph.extend(AttentionDecode { num_tokens, shape, scores, splits, buffers, scratch }.bind(self.gpu)?);
             }
             Step::Many(_) => graph.push(AttentionPrefill { num_tokens, shape, scores, buffers }.bind(self.gpu)?),

@@ -157,7 +157,7 @@ impl Buffers {
             mlp: rows("mlp", spec.intermediate_size, chunk),
             partials: gpu.storage(
                 "attention partials",
-                graph::partials_bytes(&graph::attention_shape(spec, cache.precision.is_f16(), cache.max_pages)),
+                graph::partials_bytes(gpu, &graph::attention_shape(spec, cache.precision.is_f16(), cache.max_pages)),
             ),
             inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &r.inv_freq)).collect(),
             qk_norms: qk_norms(gpu, spec, weights),

@@ -113,6 +113,11 @@ impl Gpu {
         pollster::block_on(Self::open(options))
     }
 
+    /// Whether the "GPU" is a program on the processor.
+    pub fn is_software(&self) -> bool {
+        self.description.kind == "Cpu"
+    }
+
     /// Fails if anything went wrong on the device since it was opened.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ impl Matmul<'_> {
         let projection = &self.projection;
         projection.check()?;
         let mut flags = projection.flags();
-        if gpu.description.kind == "Cpu" && gpu.capabilities.subgroups {
+        if gpu.is_software() && gpu.capabilities.subgroups {
             flags.extend(["SUBGROUPS", "BROADCAST"]);
             flags.extend((gpu.capabilities.subgroup_min_size >= 8).then_some("BROADCAST_8"));
         }
