@@ -11,7 +11,7 @@ step() { printf '\n\033[1m$ haikuq %s\033[0m\n' "$*"; "$haikuq" "$@"; }
 step doctor
 for recipe in q4 q3; do
     step convert golden/haiku-7m --recipe "$recipe" --out "$out/haiku-7m-$recipe" --force
-    step validate "$out/haiku-7m-$recipe" --golden golden/haiku-7m/golden.safetensors \
+    step validate "$out/haiku-7m-$recipe" --golden golden/haiku-7m/reference.safetensors \
         --thresholds golden/haiku-7m/thresholds.toml --report "$out/report-$recipe"
     step run "$out/haiku-7m-$recipe" --chat --max-tokens 80 "Tell me a story about a cold birthday."
 done

@@ -1,7 +1,7 @@
 //! `haikuq chat`: a conversation on the terminal.
 
 use super::Context;
-use super::generation::{LoadArgs, SamplingArgs};
+use super::generation::{LoadArgs, SamplingArgs, encode_chat};
 use super::run::{print_piece, summary};
 use crate::runner::Runner;
 use anyhow::Context as _;
@@ -95,7 +95,7 @@ pub fn run(args: ChatArgs, context: &Context) -> anyhow::Result<ExitCode> {
 impl Chat {
     fn turn(&mut self, text: &str, context: &Context) -> anyhow::Result<()> {
         self.messages.push(Message::new("user", text));
-        let prompt = self.tokenizer.encode_chat(&self.messages, true)?;
+        let prompt = encode_chat(&self.tokenizer, &self.messages)?;
         self.interrupted.store(false, Ordering::Relaxed);
         let mut requests = [Request { conversation: &mut self.conversation, prompt: &prompt, options: &self.options }];
         let mut broken = None;

@@ -4,7 +4,8 @@ use crate::runner::{Runner, RunnerOptions};
 use clap::{Args, ValueEnum};
 use haikuq_runtime::decoder::CachePrecision;
 use haikuq_runtime::generate::GenerateOptions;
-use haikuq_runtime::text::GenerationDefaults;
+use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, TextError, Tokenizer};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Precision of the key/value cache.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -125,4 +126,13 @@ pub fn stop_tokens(runner: &Runner, defaults: &GenerationDefaults) -> Vec<u32> {
     ids.sort_unstable();
     ids.dedup();
     ids
+}
+
+/// Token ids of a conversation, ready for the assistant's answer. Templates that write the date get today's, in UTC.
+///
+/// # Errors
+/// If there is no chat template or it refuses the conversation.
+pub fn encode_chat(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, TextError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_secs()).ok());
+    tokenizer.encode_chat_with(messages, &ChatOptions { now, ..ChatOptions::default() })
 }

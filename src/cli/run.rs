@@ -1,7 +1,7 @@
 //! `haikuq run`: prompts in, streamed text out.
 
 use super::Context;
-use super::generation::{LoadArgs, SamplingArgs};
+use super::generation::{LoadArgs, SamplingArgs, encode_chat};
 use crate::runner::Runner;
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -29,6 +29,9 @@ pub struct RunArgs {
     /// Begin the chat with this system message
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
+    /// Take control tokens in a prompt, such as <|user|>, for what they are; they are plain text otherwise
+    #[arg(long, conflicts_with = "chat")]
+    control_tokens: bool,
     /// Print ids, text, finish reason and timings as JSON at the end instead of streaming text
     #[arg(long)]
     json: bool,
@@ -75,13 +78,12 @@ impl From<&Usage> for UsageJson {
 
 /// Runs the verb.
 pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
-    let prompts = if args.prompts.is_empty() { vec![prompt_from_stdin()?] } else { args.prompts };
+    let prompts = if args.prompts.is_empty() { vec![prompt_from_stdin()?] } else { args.prompts.clone() };
     let options = args.load.options(context.adapter.clone(), prompts.len());
     let mut runner = Runner::load(&args.package, &options, &mut |_| {})?;
     let tokenizer = runner.tokenizer()?;
     let generation = args.sampling.resolve(&runner)?;
-    let ids =
-        prompts.iter().map(|p| encode(&tokenizer, p, args.chat, args.system.as_deref())).collect::<anyhow::Result<Vec<_>>>()?;
+    let ids = prompts.iter().map(|p| encode(&tokenizer, p, &args)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let mut conversations = prompts.iter().map(|_| Conversation::start(&mut runner.decoder)).collect::<Result<Vec<_>, _>>()?;
     let mut requests: Vec<_> = conversations
@@ -121,13 +123,13 @@ fn text_json<'a>(prompt: &'a str, prompt_ids: &'a [u32], c: &'a Completion) -> T
     TextJson { prompt, prompt_ids, ids: &c.ids, text: &c.text, finish: c.finish, usage: (&c.usage).into() }
 }
 
-fn encode(tokenizer: &Tokenizer, prompt: &str, chat: bool, system: Option<&str>) -> anyhow::Result<Vec<u32>> {
-    let ids = if chat {
-        let mut messages: Vec<Message> = system.map(|s| Message::new("system", s)).into_iter().collect();
+fn encode(tokenizer: &Tokenizer, prompt: &str, args: &RunArgs) -> anyhow::Result<Vec<u32>> {
+    let ids = if args.chat {
+        let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
         messages.push(Message::new("user", prompt));
-        tokenizer.encode_chat(&messages, true)?
+        encode_chat(tokenizer, &messages)?
     } else {
-        tokenizer.encode(prompt, Special::Recognize)?
+        tokenizer.encode(prompt, if args.control_tokens { Special::Recognize } else { Special::Plain })?
     };
     if ids.is_empty() {
         bail!("the prompt is empty");

@@ -253,6 +253,6 @@ mod tests {
 
     #[test]
     fn a_matrix_that_fits_is_one_chunk() {
-        assert_eq!(chunk_rows("layers.0.down", Scheme::F32, 7, 33, 64 << 10), [0..7]);
+        assert_eq!(chunk_rows("layers.0.down", Scheme::F32, 7, 33, 64 << 10), vec![0..7; 1]);
     }
 }

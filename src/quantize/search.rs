@@ -150,7 +150,7 @@ fn first_pass_affine(kind: Codes, group: &[f32]) -> (f32, f32, u8) {
     }
     let n = group.len() as f32;
     let mean = group.iter().fold(0.0, |sum, w| sum + w) / n;
-    if !(high - low > NEARLY_ZERO) {
+    if high - low <= NEARLY_ZERO {
         return (0.0, mean, 0);
     }
     const LANES: usize = 16;

@@ -25,7 +25,7 @@ pub struct AttentionDecode<'a> {
 /// How many workgroups should share a sequence's pages: enough to fill a large GPU from one sequence.
 pub fn splits(shape: &AttentionShape, window: Option<u32>) -> u32 {
     let pages = window.map_or(shape.max_pages, |w| (w / super::attention::PAGE as u32 + 2).min(shape.max_pages));
-    pages.clamp(1, (256 / (shape.num_kv_heads * blocks(shape).1)).clamp(8, 64))
+    pages.clamp(1, (512 / (shape.num_kv_heads * blocks(shape).1)).clamp(8, 64))
 }
 
 /// Query heads that one workgroup takes, and workgroups that share a key/value head's query heads.
@@ -57,6 +57,9 @@ impl AttentionDecode<'_> {
         });
         if direct {
             flags.push("DIRECT");
+        }
+        if shape.cache_f16 && shape.head_dim.is_multiple_of(8) {
+            flags.push("WIDE");
         }
         let mut constants = shape.constants();
         constants.extend(self.scores.constants());

@@ -3,7 +3,7 @@
 // A workgroup takes one token, ROWS query heads of one key/value head (they share every load of K and V) and one of
 // SPLITS runs of pages. Each page: an invocation a key computes the scores, the softmax's running maximum is brought
 // up to date, and then an invocation takes four dimensions of every PARTS-th value. Without DIRECT the split's
-// maximum, sum and weighted values go to `partials` for attention_combine.
+// maximum, sum and weighted values go to attention_combine. WIDE needs CACHE_F16 and a HEAD_DIM of whole eights.
 
 #import cache
 #import attention_score
@@ -33,7 +33,12 @@ override SPLITS: u32;
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> pages: array<u32>;
+#ifdef WIDE
+// An invocation walks along its key, so that wide loads count. (Values are read side by side.)
+@group(0) @binding(3) var<storage, read> keys: array<vec4<u32>>;
+#else
 @group(0) @binding(3) var<storage, read> keys: array<Stored>;
+#endif
 @group(0) @binding(4) var<storage, read> values: array<Stored>;
 // DIRECT: [token][PITCH]. Else [token][head][split][1 + HEAD_DIM / 4]: (maximum, sum, 0, 0), then weighted values.
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
@@ -108,12 +113,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         if seen {
             let row = cache_row(page, kv_head, local);
+#ifdef WIDE
+            for (var i = 0u; i < quads; i += 2u) {
+                let both = keys[(row + i) / 2u];
+                let low = widen(both.xy);
+                let high = widen(both.zw);
+                for (var r = 0u; r < ROWS; r++) {
+                    scores[r] += dot(vectors[r * quads + i], low) + dot(vectors[r * quads + i + 1u], high);
+                }
+            }
+#else
             for (var i = 0u; i < quads; i++) {
                 let key = widen(keys[row + i]);
                 for (var r = 0u; r < ROWS; r++) {
                     scores[r] += dot(vectors[r * quads + i], key);
                 }
             }
+#endif
         }
         for (var r = 0u; r < ROWS; r++) {
             scores[r] = select(MASKED, soft_cap(scores[r]), seen);

@@ -4,9 +4,6 @@
 use super::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::gpu::{Dispatch, Gpu, GpuError, Kernel};
 
-/// Queries that a workgroup takes.
-const TILE: u32 = 32;
-
 /// Attention of `num_tokens` tokens at consecutive positions of one sequence (idle ones only at the end), whose keys
 /// and values are in the cache.
 #[derive(Clone, Debug)]
@@ -28,6 +25,8 @@ impl AttentionPrefill<'_> {
     /// [`GpuError::Limit`] if it does not fit the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
         let shape = self.shape;
+        // Queries that a workgroup takes, as the shader counts them.
+        let queries = if shape.head_dim > 128 { 32 } else { 64 };
         let mut flags = shape.flags();
         flags.extend(match shape.head_dim.div_ceil(32) {
             0 | 1 => None,
@@ -47,7 +46,7 @@ impl AttentionPrefill<'_> {
         let b = &self.buffers;
         let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output];
         let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
-        let grid = [self.num_tokens.div_ceil(TILE), shape.num_heads, 1];
+        let grid = [self.num_tokens.div_ceil(queries), shape.num_heads, 1];
         Kernel { name: "attention_prefill", flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
 }

@@ -45,7 +45,7 @@ impl Embed<'_> {
     /// [`GpuError::Validation`] if sizes do not fit together, [`GpuError::Limit`] if a chunk is too large for the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
         self.matrix.check()?;
-        if self.output_stride % 4 != 0 || self.output_stride < padded(self.matrix.columns) {
+        if !self.output_stride.is_multiple_of(4) || self.output_stride < padded(self.matrix.columns) {
             let (stride, columns) = (self.output_stride, self.matrix.columns);
             return Err(GpuError::Validation(format!("an embedding of {columns} columns into rows of {stride} values")));
         }

@@ -24,7 +24,11 @@ impl Matmul<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
         let projection = &self.projection;
         projection.check()?;
-        let flags = projection.flags();
+        let mut flags = projection.flags();
+        if gpu.description.kind == "Cpu" && gpu.capabilities.subgroups {
+            flags.extend(["SUBGROUPS", "BROADCAST"]);
+            flags.extend((gpu.capabilities.subgroup_min_size >= 8).then_some("BROADCAST_8"));
+        }
         let constants = [("WORKGROUP", f64::from(WORKGROUP)), ("ACTIVATION", projection.mode.activation())];
         let bind = |chunk: &super::weights::GpuChunk| {
             let params = projection.params(gpu, chunk, 0.0);

@@ -151,14 +151,14 @@ impl<'a> Projection<'a> {
         if self.tokens == 0 {
             return fail("there must be one".into());
         }
-        if self.input_stride % 4 != 0 || self.input_stride < padded(columns) {
+        if !self.input_stride.is_multiple_of(4) || self.input_stride < padded(columns) {
             return fail(format!("an input stride of {} does not hold {columns} columns in whole vectors", self.input_stride));
         }
         let width = self.mode.width(rows);
         if self.output_stride < width {
             return fail(format!("an output stride of {} does not hold {width} values", self.output_stride));
         }
-        let odd = |chunk: &GpuChunk| chunk.first_row % 2 != 0 || chunk.rows % 2 != 0;
+        let odd = |chunk: &GpuChunk| !chunk.first_row.is_multiple_of(2) || !chunk.rows.is_multiple_of(2);
         if matches!(self.mode, Output::Glu(_)) && self.matrix.chunks.iter().any(odd) {
             return fail("pairs of gate and up rows must not be cut".into());
         }

@@ -6,8 +6,10 @@ use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
 use crate::sampling::{self, SamplingOptions};
 use haikuq_format::layout::padded;
 
-/// Tokens that a workgroup of `sample_scan` looks at.
-const SPAN: u32 = 2048;
+/// Tokens that a workgroup of `sample_scan` looks at: a multiple of 256, and at most 256 such spans.
+fn span(vocab: u32) -> u32 {
+    vocab.div_ceil(256).next_multiple_of(256)
+}
 
 /// How one row of logits is sampled at this step.
 #[repr(C)]
@@ -77,7 +79,7 @@ pub struct Sample<'a> {
 impl Sample<'_> {
     /// Bytes of scratch memory.
     pub fn scratch_bytes(rows: u32, vocab: u32) -> u64 {
-        u64::from(rows) * u64::from(vocab.div_ceil(SPAN)) * 16
+        u64::from(rows) * u64::from(vocab.div_ceil(span(vocab))) * 16
     }
 
     /// Binds the kernels.
@@ -85,11 +87,12 @@ impl Sample<'_> {
     /// # Errors
     /// [`GpuError::Limit`] if they do not fit the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<[Dispatch; 2], GpuError> {
-        let spans = self.vocab.div_ceil(SPAN);
+        let spans = self.vocab.div_ceil(span(self.vocab));
         let common = [
             ("VOCAB", f64::from(self.vocab)),
             ("PITCH", padded(self.vocab as usize) as f64),
             ("SEEN_WORDS", seen_words(self.vocab).into()),
+            ("SPAN", span(self.vocab).into()),
         ];
         let inputs = [&self.logits, &self.params, &self.seen, &self.scratch];
         let mut bindings: Vec<_> = (0..).zip(inputs.map(Clone::clone)).collect();

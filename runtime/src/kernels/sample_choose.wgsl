@@ -5,12 +5,16 @@
 // the running sum of counts or weights reach a target? Asked four times over the digits of the logits' order it gives
 // the threshold of top-k or top-p; asked over ranges of ids it gives the token. Integer sums do not depend on the
 // order in which invocations add, so one input has one answer.
+//
+// Reading a large vocabulary again and again is what would take long. The largest logits of the spans say where the
+// few tokens are that survive top-k or top-p: they are listed in one pass, and all further steps read the list. Where
+// the list turns out not to hold them all, the steps read everything.
 
 #import sampling
 
 override SPANS: u32;
 
-@group(0) @binding(0) var<storage, read> logits: array<u32>;
+@group(0) @binding(0) var<storage, read> logits: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> params: array<Params>;
 @group(0) @binding(2) var<storage, read_write> seen: array<atomic<u32>>;
 @group(0) @binding(3) var<storage, read> spans: array<vec4<u32>>;
@@ -21,11 +25,21 @@ override SPANS: u32;
 @group(0) @binding(5) var<storage, read_write> next: array<vec4<u32>>;
 #endif
 
-var<workgroup> best: array<vec3<u32>, 256>;
+const CAPACITY: u32 = 1024u;
+
+// Orders of the largest logits of spans, for one row.
+var<workgroup> span_orders: array<u32, 256>;
+var<workgroup> span_ids: array<u32, 256>;
+var<workgroup> meaningless: atomic<u32>;
+// The list: orders and ids, in no order.
+var<workgroup> listed: array<vec2<u32>, CAPACITY>;
+var<workgroup> num_listed: atomic<u32>;
+var<workgroup> list_size: u32;
+var<workgroup> list_least: u32;
 var<workgroup> bins_low: array<atomic<u32>, 256>;
 var<workgroup> bins_high: array<atomic<u32>, 256>;
 var<workgroup> groups: array<vec2<u32>, 16>;
-// Bin, sum before it (low, high), 0.
+// Bin, sum before it (low, high), 1 where the target is beyond the sum of all.
 var<workgroup> found: vec4<u32>;
 
 // What stays the same while a row is worked on.
@@ -36,6 +50,8 @@ struct Row {
     temperature: f32,
     largest: f32,
     largest_order: u32,
+    // Where the list is read, its length; else 0.
+    listed: u32,
 }
 
 // 64-bit sums of (low, high).
@@ -68,12 +84,41 @@ fn portion(x: vec2<u32>, share: u32, up: bool) -> vec2<u32> {
     return plus(quotient, vec2<u32>(select(0u, 1u, up && (low.x & 0xffffffu) != 0u), 0u));
 }
 
-fn order(row: Row, id: u32) -> u32 {
+// Four tokens.
+struct Quad {
+    orders: vec4<u32>,
+    ids: vec4<u32>,
+}
+
+// Tokens 4 i .. 4 i + 3 of the vocabulary; orders beyond its end are EXCLUDED.
+fn read_quad(row: Row, i: u32) -> Quad {
+    let bits = logits[(row.index * PITCH) / 4u + i];
+    let ids = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u);
     var seen_bits = 0u;
     if row.penalty != 1.0 {
-        seen_bits = atomicLoad(&seen[row.sequence * SEEN_WORDS + id / 32u]);
+        seen_bits = atomicLoad(&seen[row.sequence * SEEN_WORDS + i / 8u]);
     }
-    return penalized(logits[row.index * PITCH + id], id, seen_bits, row.penalty);
+    let orders = vec4<u32>(
+        penalized(bits.x, ids.x, seen_bits, row.penalty),
+        penalized(bits.y, ids.y, seen_bits, row.penalty),
+        penalized(bits.z, ids.z, seen_bits, row.penalty),
+        penalized(bits.w, ids.w, seen_bits, row.penalty),
+    );
+    return Quad(select(vec4<u32>(EXCLUDED), orders, ids < vec4<u32>(VOCAB)), ids);
+}
+
+// Four of the tokens that are left, from the list or from the vocabulary.
+fn quad(row: Row, i: u32) -> Quad {
+    if row.listed == 0u {
+        return read_quad(row, i);
+    }
+    let a = listed[4u * i];
+    let b = listed[4u * i + 1u];
+    let c = listed[4u * i + 2u];
+    let d = listed[4u * i + 3u];
+    let at = vec4<u32>(4u * i) + vec4<u32>(0u, 1u, 2u, 3u);
+    let orders = select(vec4<u32>(EXCLUDED), vec4<u32>(a.x, b.x, c.x, d.x), at < vec4<u32>(row.listed));
+    return Quad(orders, vec4<u32>(a.y, b.y, c.y, d.y));
 }
 
 fn weight(row: Row, order: u32) -> f32 {
@@ -132,8 +177,7 @@ fn sum_bins(local: u32) -> vec2<u32> {
     return total;
 }
 
-// After sum_bins: the bin where the running sum, from `before` on, reaches `target_sum` (1 to the sum of all), and the
-// sum before that bin.
+// After sum_bins: the bin where the running sum, from `before` on, reaches `target_sum` (at least 1).
 fn find(local: u32, before: vec2<u32>, target_sum: vec2<u32>) -> vec4<u32> {
     if local == 0u {
         var sum = before;
@@ -147,43 +191,100 @@ fn find(local: u32, before: vec2<u32>, target_sum: vec2<u32>) -> vec4<u32> {
             sum = plus(sum, bin(i));
             i++;
         }
-        found = vec4<u32>(i, sum, 0u);
+        found = vec4<u32>(i, sum, select(0u, 1u, less(plus(sum, bin(i)), target_sum)));
     }
     return workgroupUniformLoad(&found);
 }
 
-// The least order that stays, among those of at least `least`. By counts (`share` is k): the share-th largest. By
-// weights (`share` in units of 2^-24): orders stay whose strictly larger ones sum to less than this share of all.
-fn threshold(row: Row, local: u32, least: u32, by_weight: bool, share: u32) -> u32 {
-    var prefix = 0u;
-    var before = vec2<u32>(0u);
-    var target_sum = vec2<u32>(share, 0u);
-    for (var level = 0u; level < 4u; level++) {
-        let shift = 24u - 8u * level;
-        clear_bins(local);
-        for (var id = local; id < VOCAB; id += 256u) {
-            let o = order(row, id);
-            // The digits above this level's; none at level 0.
-            let same = level == 0u || (o >> (shift + 8u * min(level, 1u))) == prefix;
-            if o >= least && same {
-                // Largest first.
-                let digit = 255u - ((o >> shift) & 255u);
-                if by_weight {
-                    add(digit, mass(weight(row, o)));
-                } else {
-                    add(digit, vec2<u32>(1u, 0u));
+// Lists the tokens from the wanted-th largest of the spans' largest logits on, and returns the sum of the weights of
+// the whole vocabulary. `list_size` is 0 where they are too many.
+fn list_largest(row: Row, local: u32, wanted: u32) -> vec2<u32> {
+    if local == 0u {
+        atomicStore(&num_listed, 0u);
+    }
+    let mine = span_orders[local];
+    var larger = 0u;
+    for (var i = 0u; i < SPANS; i++) {
+        larger += select(0u, 1u, span_orders[i] > mine || (span_orders[i] == mine && i < local));
+    }
+    if local < SPANS && larger == wanted - 1u {
+        list_least = max(mine, EXCLUDED + 1u);
+    }
+    clear_bins(local);
+    let least = workgroupUniformLoad(&list_least);
+    var sum = vec2<u32>(0u);
+    for (var i = local; i < (VOCAB + 3u) / 4u; i += 512u) {
+        // Two loads on their way at once.
+        let quads = array<Quad, 2>(read_quad(row, i), read_quad(row, min(i + 256u, PITCH / 4u - 1u)));
+        for (var k = 0u; k < 2u; k++) {
+            if i + 256u * k >= (VOCAB + 3u) / 4u {
+                break;
+            }
+            let four = quads[k];
+            for (var c = 0u; c < 4u; c++) {
+                let o = four.orders[c];
+                if o > EXCLUDED {
+                    sum = plus(sum, mass(weight(row, o)));
+                }
+                if o >= least {
+                    let at = atomicAdd(&num_listed, 1u);
+                    if at < CAPACITY {
+                        listed[at] = vec2<u32>(o, four.ids[c]);
+                    }
                 }
             }
         }
-        let total = sum_bins(local);
+    }
+    add(local, sum);
+    let total = sum_bins(local);
+    if local == 0u {
+        let n = atomicLoad(&num_listed);
+        list_size = select(0u, n, n <= CAPACITY);
+    }
+    workgroupBarrier();
+    return total;
+}
+
+// The least order that stays, among those of at least `least`; 0 where the list does not reach that far. By counts
+// (`share` is k): the share-th largest. By weights (`share` in units of 2^-24): orders stay whose strictly larger ones
+// sum to less than this share of all, which is `all` where that is not 0.
+fn threshold(row: Row, local: u32, least: u32, by_weight: bool, share: u32, all: vec2<u32>) -> u32 {
+    var prefix = 0u;
+    var before = vec2<u32>(0u);
+    var target_sum = vec2<u32>(share, 0u);
+    let end = (select(VOCAB, row.listed, row.listed != 0u) + 3u) / 4u;
+    for (var level = 0u; level < 4u; level++) {
+        let shift = 24u - 8u * level;
+        clear_bins(local);
+        for (var i = local; i < end; i += 256u) {
+            let four = quad(row, i);
+            for (var c = 0u; c < 4u; c++) {
+                let o = four.orders[c];
+                // The digits above this level's; none at level 0.
+                let same = level == 0u || (o >> (shift + 8u * min(level, 1u))) == prefix;
+                if o >= least && same {
+                    // Largest first.
+                    let digit = 255u - ((o >> shift) & 255u);
+                    if by_weight {
+                        add(digit, mass(weight(row, o)));
+                    } else {
+                        add(digit, vec2<u32>(1u, 0u));
+                    }
+                }
+            }
+        }
+        let sum = sum_bins(local);
         if level == 0u {
             if by_weight {
-                target_sum = portion(total, share, true);
-            } else if less(total, target_sum) {
-                target_sum = total;
+                target_sum = portion(select(all, sum, all.x == 0u && all.y == 0u), share, true);
+            } else if row.listed == 0u && less(sum, target_sum) {
+                target_sum = sum;
             }
         }
         let at = find(local, before, target_sum);
+        if at.w != 0u {
+            return 0u;
+        }
         before = at.yz;
         prefix = (prefix << 8u) | (255u - at.x);
     }
@@ -204,10 +305,15 @@ fn draw(row: Row, local: u32, least: u32, min_p: f32, uniform_number: u32) -> u3
     var target_sum = vec2<u32>(0u);
     for (var level = 0u; level < 4u; level++) {
         clear_bins(local);
-        for (var id = first + local; id < end; id += 256u) {
-            let o = order(row, id);
-            if stays(row, o, least, min_p) {
-                add((id - first) / span, mass(weight(row, o)));
+        let all = row.listed != 0u;
+        let quads_end = (select(end, row.listed, all) + 3u) / 4u;
+        for (var i = select(first / 4u, 0u, all) + local; i < quads_end; i += 256u) {
+            let four = quad(row, i);
+            for (var c = 0u; c < 4u; c++) {
+                let id = four.ids[c];
+                if id >= first && id < end && stays(row, four.orders[c], least, min_p) {
+                    add((id - first) / span, mass(weight(row, four.orders[c])));
+                }
             }
         }
         let total = sum_bins(local);
@@ -236,36 +342,56 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         return;
     }
-    var mine = vec3<u32>(EXCLUDED, 0u, 0u);
-    for (var i = local; i < SPANS; i += 256u) {
-        let s = spans[t * SPANS + i];
-        let other = s.x > mine.x;
-        mine = vec3<u32>(select(mine.xy, s.xy, other), mine.z | s.z);
+    // At most 256 spans: one an invocation.
+    span_orders[local] = EXCLUDED;
+    if local == 0u {
+        atomicStore(&meaningless, 0u);
     }
-    best[local] = mine;
     workgroupBarrier();
-    for (var n = 128u; n > 0u; n /= 2u) {
-        if local < n {
-            let a = best[local];
-            let b = best[local + n];
-            let other = b.x > a.x || (b.x == a.x && b.y < a.y);
-            best[local] = vec3<u32>(select(a.xy, b.xy, other), a.z | b.z);
-        }
-        workgroupBarrier();
+    if local < SPANS {
+        let span = spans[t * SPANS + local];
+        span_orders[local] = span.x;
+        span_ids[local] = span.y;
+        atomicOr(&meaningless, span.z);
     }
-    let top = workgroupUniformLoad(&best[0]);
+    workgroupBarrier();
+    if local == 0u {
+        var top = vec3<u32>(EXCLUDED, 0u, 0u);
+        for (var i = 0u; i < SPANS; i++) {
+            top = better(top, vec3<u32>(span_orders[i], span_ids[i], 0u));
+        }
+        found = vec4<u32>(top.xy, atomicLoad(&meaningless), 0u);
+    }
+    let top = workgroupUniformLoad(&found);
     var id = top.y;
     if top.z != 0u || top.x <= EXCLUDED {
         id = IDLE;
     } else if p.temperature != 0.0 {
-        let row = Row(t, p.sequence, p.repetition_penalty, p.temperature, float_of(top.x), top.x);
+        var row = Row(t, p.sequence, p.repetition_penalty, p.temperature, float_of(top.x), top.x, 0u);
+        let by_count = p.top_k != 0u;
+        var all = vec2<u32>(0u);
+        if by_count || p.top_p < 0x1000000u {
+            // As many spans as top-k wants tokens, or enough for most of the weight.
+            let wanted = select(SPANS / 2u + 1u, min(p.top_k, SPANS), by_count);
+            all = list_largest(row, local, min(wanted, SPANS));
+            row.listed = workgroupUniformLoad(&list_size);
+        }
+        // Step 0 is top-k, step 1 top-p; a step that the list fails is done again with everything.
         var least = EXCLUDED + 1u;
-        // Top-k, then top-p: a loop, because compilers inline, and this is the bulk of the code.
-        for (var step = 0u; step < 2u; step++) {
+        var step = 0u;
+        while step < 2u {
             let by_weight = step == 1u;
-            if select(p.top_k != 0u, p.top_p < 0x1000000u, by_weight) {
-                least = threshold(row, local, least, by_weight, select(p.top_k, p.top_p, by_weight));
+            if select(by_count, p.top_p < 0x1000000u, by_weight) {
+                // After top-k the sum is that of what top-k left.
+                let sum = select(all, vec2<u32>(0u), by_count);
+                let o = threshold(row, local, least, by_weight, select(p.top_k, p.top_p, by_weight), sum);
+                if o == 0u {
+                    row.listed = 0u;
+                    continue;
+                }
+                least = o;
             }
+            step++;
         }
         id = draw(row, local, least, p.min_p, p.uniform_number);
     }

@@ -9,6 +9,7 @@ mod layer;
 mod rope;
 mod weights;
 
+use crate::model::BoxError;
 use attention::LayerCache;
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
@@ -32,7 +33,7 @@ pub enum ReferenceError {
         /// Canonical name.
         tensor: String,
         /// What the reader said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: BoxError,
     },
     /// A tensor has another number of elements than the spec gives it.
     #[error("tensor {tensor} has {have} numbers where the spec's shape {shape:?} needs {need}")]
@@ -112,7 +113,7 @@ impl Reference {
     /// If a tensor cannot be read, or has not as many numbers as the spec says.
     pub fn load<E>(spec: &DecoderSpec, read: impl FnMut(&str) -> Result<Vec<f32>, E>) -> Result<Self, ReferenceError>
     where
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        E: Into<BoxError>,
     {
         spec.check()?;
         let mut weights = Weights::new(spec, read);

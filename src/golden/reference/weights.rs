@@ -1,16 +1,18 @@
 //! Canonical tensors as candle tensors, each checked against the spec's shape.
 
 use super::ReferenceError;
+use crate::model::BoxError;
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
 use std::collections::BTreeMap;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// Canonical name to row-major numbers.
+type Read<'a> = dyn FnMut(&str) -> Result<Vec<f32>, BoxError> + 'a;
 
 /// Reads tensors by canonical name.
 pub(super) struct Weights<'a> {
     shapes: BTreeMap<String, Vec<usize>>,
-    read: Box<dyn FnMut(&str) -> Result<Vec<f32>, BoxError> + 'a>,
+    read: Box<Read<'a>>,
 }
 
 impl<'a> Weights<'a> {

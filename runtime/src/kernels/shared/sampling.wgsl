@@ -24,6 +24,8 @@ override VOCAB: u32;
 override PITCH: u32;
 // Words of a row of `seen`.
 override SEEN_WORDS: u32;
+// Tokens of a span: a multiple of 256.
+override SPAN: u32;
 
 // Maps floats to integers in the same order; both zeros are one.
 fn order_of(x: f32) -> u32 {
@@ -51,4 +53,10 @@ fn penalized(bits: u32, id: u32, seen_bits: u32, penalty: f32) -> u32 {
         return order_of(l);
     }
     return order_of(select(l / penalty, l * penalty, l < 0.0));
+}
+
+// The better of two (order, id, meaningless): the larger logit, the lower id of equals.
+fn better(a: vec3<u32>, b: vec3<u32>) -> vec3<u32> {
+    let other = b.x > a.x || (b.x == a.x && b.y < a.y);
+    return vec3<u32>(select(a.xy, b.xy, other), a.z | b.z);
 }

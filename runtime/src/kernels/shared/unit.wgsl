@@ -1,6 +1,5 @@
 // A unit of 32 weights at a time, for kernels in which an invocation owns whole rows: codes are read as whole vectors.
-// `unit_load` reads what is packed, `unit_four` gives weights 4i to 4i + 3 of it; with a literal `i` the selection
-// costs nothing. `params.units` is the number of units in a row, `params.group_units_log2` of units in a group.
+// `unit_load` reads what is packed, `unit_four` gives weights 4i to 4i + 3 of it. `params.units` is the number of units in a row, `params.group_units_log2` of units in a group.
 
 #import scheme
 
