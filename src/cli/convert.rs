@@ -1,7 +1,7 @@
 //! `haikuq convert`: a checkpoint becomes a package.
 
 use super::table::{Table, shape};
-use super::units::{human_bytes, human_count, parse_bytes};
+use super::units::{counted, human_bytes, human_count, parse_bytes};
 use super::{Context, convert_progress::ConvertProgress};
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
@@ -87,14 +87,14 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
 
 fn summary(plan: &Plan) -> String {
     format!(
-        "{}: {} weights to {} in {} shards, {:.3} bits a weight; up to {} of memory with {} threads",
+        "{}: {} weights to {} in {}, {:.3} bits a weight; up to {} of memory with {}",
         plan.recipe,
         human_count(plan.weights()),
         human_bytes(plan.total_bytes()),
-        plan.shards.len(),
+        counted(plan.shards.len(), "shard"),
         plan.bits_per_weight(),
         human_bytes(plan.peak_memory()),
-        plan.jobs
+        counted(plan.jobs, "thread")
     )
 }
 
@@ -120,6 +120,7 @@ fn plan_json(plan: &Plan) -> Value {
                "bits": t.scheme.bits_per_weight(), "bytes": t.bytes(), "chunks": t.chunks.len()})
     };
     json!({
+        "schema": "haikuq.plan/1",
         "recipe": plan.recipe,
         "tensors": plan.tensors.iter().map(tensor).collect::<Vec<_>>(),
         "shards": plan.shards.iter().map(|s| json!({"name": s.name, "bytes": s.layout.file_bytes})).collect::<Vec<_>>(),
@@ -133,10 +134,10 @@ fn plan_json(plan: &Plan) -> Value {
 
 fn result_text(options: &Options, manifest: &Manifest) -> String {
     let mut text = format!(
-        "{}: {} in {} shards, {:.3} bits a weight",
+        "{}: {} in {}, {:.3} bits a weight",
         options.out.display(),
         human_bytes(manifest.weight_bytes()),
-        manifest.shards.len(),
+        counted(manifest.shards.len(), "shard"),
         manifest.bits_per_weight()
     );
     let errors = |t: &&haikuq_format::manifest::TensorEntry| t.class != TensorClass::Vector && t.relative_error > Some(0.0);
@@ -154,6 +155,7 @@ fn result_text(options: &Options, manifest: &Manifest) -> String {
 fn result_json(options: &Options, manifest: &Manifest) -> Value {
     let tensor = |t: &haikuq_format::manifest::TensorEntry| json!({"name": t.name, "scheme": t.scheme.to_string(), "bytes": t.bytes(), "relative_error": t.relative_error});
     json!({
+        "schema": "haikuq.convert/1",
         "package": options.out,
         "recipe": manifest.provenance.recipe,
         "bytes": manifest.weight_bytes(),

@@ -4,7 +4,7 @@ mod weights;
 
 use super::Context;
 use super::table::Table;
-use super::units::human_bytes;
+use super::units::{counted, human_bytes};
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_format::Manifest;
@@ -31,6 +31,8 @@ pub struct DiffArgs {
 /// What differs between two packages.
 #[derive(Serialize)]
 struct Difference {
+    /// Name and version of this form.
+    schema: &'static str,
     /// Members of the spec that differ.
     spec: Vec<SpecChange>,
     /// Tensors that differ in scheme, shape or stored weights.
@@ -102,7 +104,7 @@ fn compare(a: &Package, b: &Package) -> anyhow::Result<Difference> {
     let download: Vec<FileEntry> = files(in_b).filter(|f| !had.contains(f.sha256.as_str())).cloned().collect();
     let size = |files: &mut dyn Iterator<Item = &FileEntry>| files.map(|f| f.bytes).sum();
     let (download_bytes, total_bytes) = (size(&mut download.iter()), size(&mut files(in_b)));
-    Ok(Difference { spec, tensors, equal_tensors, download, download_bytes, total_bytes })
+    Ok(Difference { schema: "haikuq.diff/1", spec, tensors, equal_tensors, download, download_bytes, total_bytes })
 }
 
 fn files(manifest: &Manifest) -> impl Iterator<Item = &FileEntry> {
@@ -147,5 +149,5 @@ fn text(d: &Difference) -> String {
         text += &format!("download {} ({})\n", file.name, human_bytes(file.bytes));
     }
     let all = human_bytes(d.total_bytes);
-    text + &format!("from A to B: {} files, {} of {all} to download", d.download.len(), human_bytes(d.download_bytes))
+    text + &format!("from A to B: {}, {} of {all} to download", counted(d.download.len(), "file"), human_bytes(d.download_bytes))
 }

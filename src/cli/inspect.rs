@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::table::{Table, shape};
-use super::units::{human_bytes, human_count};
+use super::units::{counted, human_bytes, human_count};
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
 use anyhow::Context as _;
@@ -83,12 +83,12 @@ fn package_text(manifest: &Manifest) -> String {
         sources.row([f.name.clone(), f.bytes.to_string(), f.sha256.clone()]);
     }
     format!(
-        "package   format {}.{}, {} of weights in {} shards, {:.3} bits a weight\n\
+        "package   format {}.{}, {} of weights in {}, {:.3} bits a weight\n\
          made by   {}, recipe {}\n{}\n\n{tensors}\n\n{files}\n\n{sources}",
         manifest.version.major,
         manifest.version.minor,
         human_bytes(manifest.weight_bytes()),
-        manifest.shards.len(),
+        counted(manifest.shards.len(), "shard"),
         manifest.bits_per_weight(),
         manifest.provenance.tool,
         manifest.provenance.recipe,
@@ -123,6 +123,7 @@ fn checkpoint_json(decoder: &Decoder) -> Value {
     let files = decoder.checkpoint().source_files();
     let names = files.iter().map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned());
     json!({
+        "schema": "haikuq.checkpoint/1",
         "spec": decoder.spec,
         "tensors": decoder.spec.tensors().into_iter().map(tensor).collect::<Vec<_>>(),
         "files": names.collect::<Vec<_>>(),

@@ -42,6 +42,11 @@ pub fn human_count(count: u64) -> String {
     }
 }
 
+/// A number of things: `1 shard`, `70 shards`.
+pub fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
