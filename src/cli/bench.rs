@@ -42,6 +42,7 @@ pub struct BenchArgs {
 
 #[derive(Serialize)]
 struct Report {
+    schema: &'static str,
     package: String,
     adapter: AdapterDescription,
     prompt_tokens: usize,
@@ -95,6 +96,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let bandwidth = pollster::block_on(read_bandwidth(decoder.gpu()))?;
     let bytes_per_step = decoder.bytes_per_token();
     let report = Report {
+        schema: "haikuq.bench/1",
         package: args.package.display().to_string(),
         adapter: decoder.gpu().description.clone(),
         prompt_tokens: args.prompt_tokens,

@@ -17,6 +17,7 @@ pub struct DoctorArgs {
 
 #[derive(Serialize)]
 struct Diagnosis {
+    schema: &'static str,
     version: &'static str,
     adapters: Vec<AdapterDescription>,
     chosen: usize,
@@ -32,6 +33,7 @@ pub fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<ExitCode> {
     computes(&gpu).with_context(|| format!("{} opens but does not compute", gpu.description.name))?;
     let chosen = gpu.description.index;
     let diagnosis = Diagnosis {
+        schema: "haikuq.doctor/1",
         version: env!("CARGO_PKG_VERSION"),
         reason: reason(context, &adapters, chosen),
         remarks: remarks(&adapters[chosen]),

@@ -107,7 +107,9 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
     if args.json {
         let texts: Vec<_> = prompts.iter().zip(&ids).zip(&completions).map(|((p, i), c)| text_json(p, i, c)).collect();
-        context.print_json(&serde_json::json!({ "adapter": runner.decoder.gpu().description, "texts": texts }))?;
+        context.print_json(
+            &serde_json::json!({ "schema": "haikuq.run/1", "adapter": runner.decoder.gpu().description, "texts": texts }),
+        )?;
     } else if streams {
         context.print("")?;
         context.note(summary(&completions[0].usage));

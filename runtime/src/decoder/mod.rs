@@ -425,27 +425,20 @@ impl Decoder {
         Ok(())
     }
 
+    fn graphs_and_context(&mut self) -> (&mut Graphs, graph::Context<'_>) {
+        let Self { gpu, spec, weights, cache, buffers, graphs, .. } = self;
+        (graphs, graph::Context { gpu, spec, weights, cache, buffers })
+    }
+
     fn encode_body(&mut self, encoder: &mut wgpu::CommandEncoder, step: Step) -> Result<(), DecoderError> {
-        let context = graph::Context {
-            gpu: &self.gpu,
-            spec: &self.spec,
-            weights: &self.weights,
-            cache: &self.cache,
-            buffers: &self.buffers,
-        };
-        encode(encoder, self.graphs.body(&context, step)?);
+        let (graphs, context) = self.graphs_and_context();
+        encode(encoder, graphs.body(&context, step)?);
         Ok(())
     }
 
     fn encode_head(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
-        let context = graph::Context {
-            gpu: &self.gpu,
-            spec: &self.spec,
-            weights: &self.weights,
-            cache: &self.cache,
-            buffers: &self.buffers,
-        };
-        encode(encoder, self.graphs.head(&context, rows)?);
+        let (graphs, context) = self.graphs_and_context();
+        encode(encoder, graphs.head(&context, rows)?);
         Ok(())
     }
 
