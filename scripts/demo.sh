@@ -15,6 +15,6 @@ for recipe in q4 q3; do
     step convert golden/haiku-7m --recipe "$recipe" --out "$out/haiku-7m-$recipe" --force
     step validate "$out/haiku-7m-$recipe" --golden golden/haiku-7m/reference.safetensors \
         --thresholds golden/haiku-7m/thresholds.toml --report "$out/report-$recipe"
-    step run "$out/haiku-7m-$recipe" --chat --max-tokens 80 "Tell me a story about a cold birthday."
+    step run "$out/haiku-7m-$recipe" --chat --max-tokens 80 --temperature 0.7 --top-p 0.9 --seed 3 "Tell me a story about a cold birthday."
 done
 printf '\nThe reports are %s/report-q4/report.html and %s/report-q3/report.html.\n' "$out" "$out"

@@ -7,6 +7,9 @@
 mod common;
 
 use common::{Adapter, adapters, convert, golden, haikuq_json};
+use haikuq::model::LanguageModel;
+use haikuq::runner::{Runner, RunnerOptions};
+use haikuq_runtime::gpu::GpuOptions;
 
 /// Mean KL divergence, top-1 agreement in percent, and the number of equal greedy continuations.
 fn validate(adapter: &Adapter, package: &std::path::Path, windows: usize, extra: &[&str]) -> (f64, f64, serde_json::Value) {
@@ -176,19 +179,34 @@ fn a_prompt_longer_than_the_context_is_refused_with_numbers() {
 
 #[test]
 fn a_long_text_crosses_pages_and_chunks_without_a_seam() {
-    // 512 tokens of prefill in one chunk and in many must give the same logits, and so must decoding after either.
-    let package = convert("f32");
-    let golden = golden("reference.safetensors");
-    let perplexity = |window: &str| {
-        let arguments = ["score", package.to_str().unwrap(), "--ids", golden.to_str().unwrap(), "--windows", window, "--json"];
+    // 1,500 tokens are three chunks of prefill and 24 pages, more than the cache starts with.
+    let (package, checkpoint, text) = (convert("f32"), golden(""), golden("evaluation.jsonl"));
+    let perplexity = |model: &std::path::Path| {
+        let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
+        let arguments = ["score", model, "--text", text, "--window", "1500", "--windows", "1", "--cache", "f32", "--json"];
         haikuq_json(&Adapter::default(), &arguments)["perplexity"].as_f64().unwrap()
     };
-    let report = haikuq_json(
-        &Adapter::default(),
-        &["score", golden.parent().unwrap().to_str().unwrap(), "--ids", golden.to_str().unwrap(), "--windows", "1", "--json"],
-    );
-    let reference = report["perplexity"].as_f64().unwrap();
-    assert!((perplexity("1") / reference - 1.0).abs() < 1e-3, "{} on the GPU, {reference} by the reference", perplexity("1"));
+    let (gpu, reference) = (perplexity(&package), perplexity(&checkpoint));
+    assert!((gpu / reference - 1.0).abs() < 1e-5, "{gpu} on the GPU, {reference} by the reference");
+}
+
+/// Greedy tokens on a device that offers only what `gpu` says.
+fn greedy(package: &std::path::Path, gpu: GpuOptions, prompt: &[u32]) -> Vec<u32> {
+    let options = RunnerOptions { gpu, ..RunnerOptions::default() };
+    let mut runner = Runner::load(package, &options, &mut |_| {}).unwrap();
+    runner.generate_greedy(prompt, 24).unwrap()
+}
+
+#[test]
+fn a_device_with_webgpus_default_limits_and_no_features_writes_the_same() {
+    let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
+    for recipe in ["q4", "q3"] {
+        let package = convert(recipe);
+        // Nine tokens and more are prefilled by other kernels than fewer.
+        for prompt in [&[1, 432, 382, 261, 367, 354, 261, 1816, 1151, 16, 2][..], &[1, 432, 2]] {
+            assert_eq!(greedy(&package, poor.clone(), prompt), greedy(&package, GpuOptions::default(), prompt), "{recipe}");
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub struct GpuOptions {
     pub without_f16: bool,
     /// Behave as if the device had no subgroups.
     pub without_subgroups: bool,
+    /// Ask for WebGPU's default limits alone, which every device has: what runs with them runs anywhere.
+    pub default_limits: bool,
 }
 
 /// What kernels may use on a device.
@@ -38,7 +40,7 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     /// What kernels may use.
     pub capabilities: Capabilities,
-    /// The device's limits (all that the adapter offers).
+    /// The device's limits: all that the adapter offers, unless [`GpuOptions::default_limits`] asked for less.
     pub limits: wgpu::Limits,
     /// The adapter.
     pub description: AdapterDescription,
@@ -64,7 +66,7 @@ impl Gpu {
         let description = AdapterDescription::new(index, &adapter);
         let offered = adapter.features();
         let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
-        let limits = adapter.limits();
+        let limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("haikuq"),
             required_features: offered & wanted,

@@ -105,7 +105,12 @@ pub fn pad(values: &[f32], columns: usize, stride: usize) -> Vec<f32> {
 /// The device as it is, and as if it had no subgroups and no f16.
 pub fn devices() -> Vec<Gpu> {
     [false, true]
-        .map(|without| GpuOptions { adapter: None, without_f16: without, without_subgroups: without })
+        .map(|without| GpuOptions {
+            without_f16: without,
+            without_subgroups: without,
+            default_limits: without,
+            ..GpuOptions::default()
+        })
         .iter()
         .map(|options| Gpu::open_blocking(options).expect("an adapter; run scripts/setup.sh to install software Vulkan"))
         .collect()
