@@ -1,11 +1,10 @@
 //! The one boundary between what judges a model and what runs it.
 
-use crate::golden::reference::Reference;
-
 /// Any error of a model's own.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Something that gives logits for token ids: the f32 [`Reference`], or a package on a GPU.
+/// Something that gives logits for token ids: the f32 [`Reference`](crate::golden::reference::Reference), or a package on a
+/// GPU.
 pub trait LanguageModel {
     /// Scores `ids` as a sequence of its own: calls `on_row(position, logits)` once for each position in order, with
     /// the `vocab_size` logits of the token that follows `ids[..=position]`.
@@ -20,14 +19,4 @@ pub trait LanguageModel {
     /// # Errors
     /// The model's own.
     fn generate_greedy(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, BoxError>;
-}
-
-impl LanguageModel for Reference {
-    fn score_window(&mut self, ids: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<(), BoxError> {
-        Ok(self.forward(ids, &mut self.new_cache(), on_row)?)
-    }
-
-    fn generate_greedy(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, BoxError> {
-        Ok(Reference::generate_greedy(self, prompt, max_new)?)
-    }
 }

@@ -8,7 +8,6 @@ mod common;
 
 use common::{Adapter, adapters, convert, golden, haikuq_json};
 use haikuq::model::LanguageModel;
-use haikuq::runner::{Runner, RunnerOptions};
 use haikuq_runtime::gpu::GpuOptions;
 
 /// Mean KL divergence, top-1 agreement in percent, and the number of equal greedy continuations.
@@ -192,9 +191,7 @@ fn a_long_text_crosses_pages_and_chunks_without_a_seam() {
 
 /// Greedy tokens on a device that offers only what `gpu` says.
 fn greedy(package: &std::path::Path, gpu: GpuOptions, prompt: &[u32]) -> Vec<u32> {
-    let options = RunnerOptions { gpu, ..RunnerOptions::default() };
-    let mut runner = Runner::load(package, &options, &mut |_| {}).unwrap();
-    runner.generate_greedy(prompt, 24).unwrap()
+    common::load(package, gpu).generate_greedy(prompt, 24).unwrap()
 }
 
 #[test]

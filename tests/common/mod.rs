@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "no test program uses all of it")]
 
+use haikuq::runner::{Runner, RunnerOptions};
+use haikuq_runtime::decoder::{CachePrecision, DecoderOptions};
+use haikuq_runtime::gpu::GpuOptions;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -90,4 +93,10 @@ pub fn haikuq_json(adapter: &Adapter, arguments: &[&str]) -> serde_json::Value {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{adapter}: haikuq {}: {:?}\n{stderr}", arguments.join(" "), output.status.code());
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e} in what haikuq {} prints", arguments.join(" ")))
+}
+
+/// A package on a GPU, with an f32 cache: what is left to differ is the kernels'.
+pub fn load(package: &Path, gpu: GpuOptions) -> Runner {
+    let decoder = DecoderOptions { cache: CachePrecision::F32, ..DecoderOptions::default() };
+    Runner::load(package, &RunnerOptions { gpu, decoder }, &mut |_| {}).unwrap()
 }

@@ -9,7 +9,7 @@ mod layer;
 mod rope;
 mod weights;
 
-use crate::model::BoxError;
+use crate::model::{BoxError, LanguageModel};
 use attention::LayerCache;
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
@@ -231,5 +231,15 @@ impl Reference {
             logits = ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?;
         }
         Ok(logits)
+    }
+}
+
+impl LanguageModel for Reference {
+    fn score_window(&mut self, ids: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<(), BoxError> {
+        Ok(self.forward(ids, &mut self.new_cache(), on_row)?)
+    }
+
+    fn generate_greedy(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, BoxError> {
+        Ok(Reference::generate_greedy(self, prompt, max_new)?)
     }
 }
