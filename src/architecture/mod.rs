@@ -1,7 +1,7 @@
 //! Model families: from a checkpoint's own tensor names and config to a [`DecoderSpec`] and canonical tensors.
 //!
 //! A family is one file here that says, from the config, what the spec is and from which of the checkpoint's tensors
-//! each canonical tensor is made, plus its line in [`FAMILIES`]. Nothing else in the tool knows its name.
+//! each canonical tensor is made, plus its line in `FAMILIES`. Nothing else in the tool knows its name.
 
 mod config;
 mod decoder;

@@ -1,6 +1,6 @@
 //! The f32 reference and the golden outputs that are recorded from it.
 //!
-//! * [`reference`]: the forward pass that everything else is measured against;
+//! * [`mod@reference`]: the forward pass that everything else is measured against;
 //! * [`text`]: documents from text files, cut into windows of token ids;
 //! * [`record`]: runs a model over windows and keeps what later comparisons need;
 //! * [`stored`]: a package's weights for the reference, to tell quantization from kernels;

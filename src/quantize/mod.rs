@@ -1,6 +1,6 @@
 //! Quantization: which scheme a tensor gets ([`Recipe`]), and the codes and scales that serve a scheme best.
 //!
-//! The scales of a group are searched for least squared error ([`search`]). Every result is a function of the weights
+//! The scales of a group are searched for least squared error (`search.rs`). Every result is a function of the weights
 //! and the scheme alone: the same on every CPU, with any number of threads.
 
 mod recipe;

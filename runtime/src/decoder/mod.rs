@@ -2,7 +2,7 @@
 //!
 //! A *step* runs the decoder over some tokens: a chunk of one sequence's prompt (prefill), or one token of each of up to
 //! [`MAX_BATCH`] sequences (decode). Everything about a step that only its number of tokens decides is built once, as a
-//! [`graph`] of dispatches; what changes from step to step (ids, positions, whose turn it is) lies in small buffers. A
+//! graph of dispatches (`graph.rs`); what changes from step to step (ids, positions, whose turn it is) lies in small buffers. A
 //! decode step is one submission, sampling included, and only token ids come back.
 //!
 //! A token's arithmetic never depends on what else is in its step, so a sequence in a batch gets the very tokens that it
