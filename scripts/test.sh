@@ -5,4 +5,9 @@ cd "$(dirname "$0")/.."
 # Mesa complains on stderr where there is no such folder (containers, cron).
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
 export HAIKUQ_PYTHON=${HAIKUQ_PYTHON:-$PWD/.tools/python/bin/python}
+# Debian's Chromium carries SwiftShader; elsewhere (Ubuntu's is a snap without it) the default adapter has to do.
+if [ ! -e /usr/lib/chromium/vk_swiftshader_icd.json ] && ! grep -qs '^ID=debian' /etc/os-release; then
+    echo "test: no SwiftShader on this system; testing on the default adapter alone" >&2
+    export HAIKUQ_SKIP_SWIFTSHADER=1
+fi
 cargo nextest run --workspace "$@"
