@@ -77,8 +77,7 @@ fn bind(tensor: &TensorEntry, buffers: &[wgpu::Buffer]) -> GpuMatrix {
                 .planes
                 .iter()
                 .map(|p| {
-                    let plane =
-                        GpuPlane { buffer: buffers[p.shard].clone(), offset: p.offset, bytes: p.bytes.next_multiple_of(16) };
+                    let plane = GpuPlane { buffer: buffers[p.shard].clone(), offset: p.offset, bytes: p.bytes };
                     (p.kind, plane)
                 })
                 .collect(),
