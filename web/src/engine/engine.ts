@@ -1,0 +1,103 @@
+/**
+ * The boundary to WebAssembly: what `web/wasm` (crate `haikuq-web`) exports, as TypeScript sees it. The generated module
+ * (`src/engine/generated/haikuq_web.js`) has a class `Engine` of this shape and a default export that initializes it.
+ */
+
+/** A package's files, read by the engine. */
+export interface Source {
+  /** Bytes `[start, end)` of a file; fewer where it ends before `end`. Rejects with a `HaikuqError`. */
+  read(file: string, start: number, end: number): Promise<Uint8Array>;
+  /**
+   * The engine found that the bytes of `file` are not what the manifest says. Drops the copy and gets another one:
+   * true where there is one to read, false where this copy came straight from the origin already.
+   */
+  refresh(file: string): Promise<boolean>;
+}
+
+export interface EngineOptions {
+  contextSize?: number;
+  kvCache?: 'auto' | 'f16' | 'f32';
+  maxSequences?: number;
+  withoutF16?: boolean;
+  withoutSubgroups?: boolean;
+  defaultLimits?: boolean;
+}
+
+/** One text to write. */
+export interface EngineRequest {
+  prompt: Uint32Array;
+  /** Tokens of the answer that were written before (by a device that is lost): the text goes on after them. */
+  written?: Uint32Array;
+  maxTokens?: number;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  seed?: number;
+  stop?: string[];
+  ignoreEos?: boolean;
+}
+
+export interface EngineCompletion {
+  /** All of the answer, `written` included. */
+  ids: Uint32Array;
+  text: string;
+  finish: 'stop' | 'length' | 'context' | 'cancelled';
+  promptTokens: number;
+  reusedTokens: number;
+  completionTokens: number;
+  timeToFirstTokenMs: number;
+  decodeMs: number;
+}
+
+export interface EngineFacts {
+  version: string;
+  recipe: string;
+  bitsPerWeight: number;
+  parameters: number;
+  weightBytes: number;
+  vocabSize: number;
+  contextSize: number;
+  hasChatTemplate: boolean;
+  /** Tokens that end a text. */
+  eosTokenIds: number[];
+  f16: boolean;
+  subgroups: [number, number] | null;
+}
+
+/**
+ * A package on a GPU. Errors are `Error`s with `code` (an `ErrorCode`) and `details` (`ErrorDetails`), or what `Source`
+ * threw, unchanged. One `generate` or `score` at a time; the others may be called at any time.
+ */
+export interface Engine {
+  facts(): EngineFacts;
+  /** Bytes of GPU memory, and of the WebAssembly heap. */
+  memory(): { weights: number; cache: number; scratch: number; wasm: number };
+  encode(text: string, controlTokens: boolean): Uint32Array;
+  decode(ids: Uint32Array): string;
+  /** Token ids of a conversation, ready for the assistant's answer. Throws `invalid-package` without a chat template. */
+  encodeChat(messages: { role: string; content: string }[]): Uint32Array;
+  /**
+   * Writes a text for each request. `onToken(index, id, text)` sees each token and all the text that is certain; `id`
+   * is undefined for text that is flushed at the end, and between chunks of a prompt (with no text). Returning false
+   * ends that text as `cancelled`. Each request takes the cached conversation with the longest common prefix.
+   */
+  generate(
+    requests: EngineRequest[],
+    onToken: (index: number, id: number | undefined, text: string) => boolean,
+  ): Promise<EngineCompletion[]>;
+  /** Logits after each token, in blocks of whole rows; the array is only valid during the call. */
+  score(ids: Uint32Array, onRows: (first: number, logits: Float32Array) => void): Promise<void>;
+  loseDevice(): void;
+  /** Frees the GPU's memory. */
+  free(): void;
+}
+
+export interface EngineModule {
+  /** Initializes WebAssembly; call once. */
+  default(options: { module_or_path: URL | Response | Promise<Response> | WebAssembly.Module | BufferSource }): Promise<unknown>;
+  Engine: {
+    load(source: Source, options: EngineOptions, onProgress: (bytes: number, totalBytes: number) => void): Promise<Engine>;
+  };
+}

@@ -1,0 +1,290 @@
+/** The public types: what goes into a model and what comes out of it. */
+
+/** Where a package comes from: a URL prefix, a folder that the user picked or dropped, or its files. */
+export type PackageLocation = string | URL | FileSystemDirectoryHandle | Iterable<File>;
+
+export interface LoadOptions {
+  /** Called as bytes arrive, at most every 100 ms, and once at the end of each phase. */
+  onProgress?: (progress: LoadProgress) => void;
+  /** Aborts the load; what was stored until then is kept for the next one. */
+  signal?: AbortSignal;
+  /**
+   * Where shards are kept between visits. `auto` (default): OPFS, or else the Cache API, or else nothing.
+   * `none` streams from the network straight to the GPU every time.
+   */
+  cache?: 'auto' | 'opfs' | 'cache-api' | 'none';
+  /** Tokens that a sequence may have; the model's own limit where absent or larger. */
+  contextSize?: number;
+  /** Precision of the key/value cache; `auto` is f16. */
+  kvCache?: 'auto' | 'f16' | 'f32';
+  /** `true` (default): in a Web Worker. `false`: on the calling thread. A function: makes the worker. */
+  worker?: boolean | (() => Worker);
+  /** What to ask of the GPU; for tests and for work-arounds. */
+  device?: DeviceOptions;
+  /** Called when a lost device is about to be replaced, and again when that worked. */
+  onDeviceLost?: (event: DeviceLostEvent) => void;
+}
+
+export interface DeviceOptions {
+  powerPreference?: 'low-power' | 'high-performance';
+  /** Behave as if the device had no `shader-f16`. */
+  withoutF16?: boolean;
+  /** Behave as if the device had no subgroups. */
+  withoutSubgroups?: boolean;
+  /** Ask for WebGPU's default limits alone. */
+  defaultLimits?: boolean;
+}
+
+export interface DeviceLostEvent {
+  /** The browser's words. */
+  message: string;
+  recovered: boolean;
+}
+
+export interface LoadProgress {
+  /**
+   * `manifest`: what there is to load. `download`: shards from the network (or from the dropped files).
+   * `upload`: checking shards and handing them to the GPU; overlaps with `download`. `ready`: done.
+   */
+  phase: 'manifest' | 'download' | 'upload' | 'ready';
+  /** Bytes checked and on the GPU. */
+  bytes: number;
+  /** Bytes of all weights. */
+  totalBytes: number;
+  /** Bytes that came over the network in this load. */
+  downloadedBytes: number;
+  /** Bytes that must come over the network in this load; the rest is stored already. */
+  downloadTotalBytes: number;
+  /** Of the download, averaged over the last seconds. */
+  bytesPerSecond: number;
+}
+
+export interface Message {
+  role: 'system' | 'user' | 'assistant' | (string & {});
+  content: string;
+}
+
+/** How tokens are chosen. What is absent comes from the package's `generation_config.json`, or else is greedy. */
+export interface SamplingOptions {
+  /** Divides the logits; 0 is greedy. */
+  temperature?: number;
+  /** Only the k most probable tokens; 0 is all. */
+  topK?: number;
+  /** Only the most probable tokens that make up this share of the probability; 1 is all. */
+  topP?: number;
+  /** Only tokens of at least this share of the most probable one's probability; 0 is all. */
+  minP?: number;
+  /** Over 1 discourages tokens that have occurred. */
+  repetitionPenalty?: number;
+  /** The same seed gives the same text. Random where absent. */
+  seed?: number;
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Tokens at most; as many as the context holds where absent. */
+  maxTokens?: number;
+  /** The text ends before any of these. */
+  stop?: string | string[];
+  /** Go on after the model's end-of-text token. */
+  ignoreEos?: boolean;
+  /** Aborts: the stream throws `aborted`, the result says `cancelled` and holds what was written. */
+  signal?: AbortSignal;
+  /** `generate` only: take control tokens that the prompt spells for control tokens. Default false. */
+  controlTokens?: boolean;
+}
+
+export interface ChatOptions extends GenerateOptions {
+  /**
+   * What to do when the conversation does not fit. `trim` (default): keep system messages and the newest turns, drop
+   * the oldest turns one by one until the prompt and `reserve` tokens fit, and say so in `result.trimmed`.
+   * `refuse`: throw `context-overflow`.
+   */
+  overflow?: 'trim' | 'refuse';
+  /** Tokens kept free for the answer when trimming; `maxTokens` where that is given, else a quarter of the context. */
+  reserve?: number;
+}
+
+/** Why a text ended. */
+export type FinishReason = 'stop' | 'length' | 'context' | 'cancelled';
+
+export interface Usage {
+  promptTokens: number;
+  /** Tokens of the prompt whose keys and values were cached already. */
+  reusedTokens: number;
+  /** Tokens chosen, the stop token included. */
+  completionTokens: number;
+}
+
+export interface Timings {
+  /** From the call to the first token. */
+  timeToFirstTokenMs: number;
+  /** From the first token to the last. */
+  decodeMs: number;
+  /** After the first token; 0 for fewer than two. */
+  tokensPerSecond: number;
+}
+
+/** What trimming left out. */
+export interface Trimmed {
+  /** Messages dropped, oldest first, as indices into the conversation that was given. */
+  droppedMessages: number[];
+  /** Tokens of the prompt before and after. */
+  promptTokensBefore: number;
+  promptTokensAfter: number;
+}
+
+export interface GenerationResult {
+  text: string;
+  /** Token ids without the stop token. */
+  ids: Uint32Array;
+  finish: FinishReason;
+  usage: Usage;
+  timings: Timings;
+  /** Where the conversation was trimmed to fit. */
+  trimmed?: Trimmed;
+  /** Times that the device was lost and replaced while this text was written. */
+  recoveries: number;
+  /** Who wrote it; always `local` without `hybrid`. */
+  answeredBy: 'local' | 'cloud';
+}
+
+/** A text as it is written. Iterate once; `result` settles when it ends, iterated or not. */
+export interface TextStream extends AsyncIterable<string> {
+  /** Rejects with a `HaikuqError`, except that an abort resolves with `finish: 'cancelled'`. */
+  readonly result: Promise<GenerationResult>;
+  /** The whole text once it is written. */
+  text(): Promise<string>;
+  /** Ends it; the iteration ends without an error. */
+  abort(): void;
+}
+
+/** Several texts as they are written together. */
+export interface BatchStream extends AsyncIterable<{ index: number; text: string }> {
+  readonly result: Promise<GenerationResult[]>;
+  abort(): void;
+}
+
+export interface MemoryUse {
+  /** Bytes of GPU memory: weights, keys and values, activations. */
+  weights: number;
+  cache: number;
+  scratch: number;
+  /** Bytes of the WebAssembly heap. */
+  wasm: number;
+}
+
+export interface AdapterInfo {
+  vendor: string;
+  architecture: string;
+  device: string;
+  description: string;
+  f16: boolean;
+  /** Smallest and largest subgroup size, where subgroups are used. */
+  subgroups: [number, number] | null;
+  /** WebGPU limits, by their names. */
+  limits: Record<string, number>;
+  /** A software fallback. */
+  software: boolean;
+}
+
+export interface ModelInfo {
+  /** Last part of the location. */
+  name: string;
+  recipe: string;
+  bitsPerWeight: number;
+  parameters: number;
+  weightBytes: number;
+  vocabSize: number;
+  contextSize: number;
+  hasChatTemplate: boolean;
+  adapter: AdapterInfo;
+  /** What this runtime is. */
+  version: string;
+}
+
+export interface Model {
+  readonly info: ModelInfo;
+  /** Answers a conversation, by the package's chat template. Cached up to the first token that differs. */
+  chat(messages: readonly Message[], options?: ChatOptions): TextStream;
+  /** Continues a text, or several together. */
+  generate(prompt: string, options?: GenerateOptions): TextStream;
+  generate(prompts: readonly string[], options?: GenerateOptions): BatchStream;
+  /** Tokens of a text, or of a conversation with its template. */
+  countTokens(text: string | readonly Message[]): Promise<number>;
+  tokenize(text: string, options?: { controlTokens?: boolean }): Promise<Uint32Array>;
+  detokenize(ids: Uint32Array): Promise<string>;
+  /** Forced decoding: logits after every token of `ids`, handed over in blocks of rows `[rows × vocabSize]`. */
+  score(ids: Uint32Array, onRows: (first: number, logits: Float32Array) => void): Promise<void>;
+  /** Continues token ids, each the likeliest; an end token ends the result and is part of it. */
+  continueGreedily(prompt: Uint32Array, maxTokens: number): Promise<Uint32Array>;
+  memory(): Promise<MemoryUse>;
+  /** The OpenAI client's shape, so that existing code ports by one line. */
+  readonly openai: OpenAIShape;
+  /** Loses the GPU device on purpose, as a driver reset would: try your page's behaviour. */
+  loseDevice(): Promise<void>;
+  /** Frees the GPU's memory and ends the worker. */
+  dispose(): Promise<void>;
+}
+
+/** What `hybrid` needs of either side; `Model` is one. */
+export interface ChatBackend {
+  chat(messages: readonly Message[], options?: ChatOptions): TextStream;
+}
+
+export interface OpenAIShape {
+  chat: { completions: OpenAICompletions };
+}
+
+export interface OpenAICompletions {
+  create(request: OpenAIRequest & { stream: true }, options?: { signal?: AbortSignal }): Promise<OpenAIStream>;
+  create(request: OpenAIRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<OpenAICompletion>;
+}
+
+export interface OpenAIRequest {
+  messages: Message[];
+  model?: string;
+  stream?: boolean | null;
+  stream_options?: { include_usage?: boolean } | null;
+  max_tokens?: number | null;
+  max_completion_tokens?: number | null;
+  temperature?: number | null;
+  top_p?: number | null;
+  stop?: string | string[] | null;
+  seed?: number | null;
+  n?: 1 | null;
+}
+
+export interface OpenAIUsage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+  prompt_tokens_details: { cached_tokens: number };
+}
+
+export interface OpenAICompletion {
+  id: string;
+  object: 'chat.completion';
+  created: number;
+  model: string;
+  choices: { index: number; message: { role: 'assistant'; content: string }; finish_reason: 'stop' | 'length'; logprobs: null }[];
+  usage: OpenAIUsage;
+}
+
+export interface OpenAIChunk {
+  id: string;
+  object: 'chat.completion.chunk';
+  created: number;
+  model: string;
+  choices: {
+    index: number;
+    delta: { role?: 'assistant'; content?: string };
+    finish_reason: 'stop' | 'length' | null;
+    logprobs: null;
+  }[];
+  usage?: OpenAIUsage | null;
+}
+
+export interface OpenAIStream extends AsyncIterable<OpenAIChunk> {
+  /** As in OpenAI's client: `stream.controller.abort()` ends it. */
+  readonly controller: AbortController;
+}
