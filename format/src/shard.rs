@@ -63,28 +63,64 @@ pub fn layout_shard(entries: &[(String, u64)]) -> Result<ShardLayout, ShardError
     Ok(ShardLayout { header, entries, file_bytes: offset })
 }
 
-/// Reads a shard's header from the whole file's bytes: entries in file order, every length and offset checked.
+/// A header larger than this is refused unread, as in the safetensors library.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Bytes of a shard before its data, from its first 8 bytes.
+///
+/// # Errors
+/// If there are fewer than 8, or the header would be larger than the file or than any real one.
+pub fn shard_header_bytes(start: &[u8], file_bytes: u64) -> Result<u64, ShardError> {
+    let bytes = start.first_chunk().ok_or_else(|| ShardError::Header("the file ends before its header".into()))?;
+    let header = u64::from_le_bytes(*bytes);
+    if header > MAX_HEADER_BYTES || header + 8 > file_bytes {
+        return Err(ShardError::Header(format!("a header of {header} bytes in a file of {file_bytes}")));
+    }
+    Ok(header + 8)
+}
+
+/// Reads a shard's header from the start of a file of `file_bytes` (the header and any of the data): entries in file
+/// order, every length and offset checked.
 ///
 /// # Errors
 /// If the header is truncated, oversized, not JSON, or its offsets overlap, leave holes or leave the file, or an entry
 /// does not lie at a multiple of [`PLANE_ALIGNMENT`].
-pub fn read_shard(bytes: &[u8]) -> Result<Vec<ShardEntry>, ShardError> {
-    let (n, metadata) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| ShardError::Header(e.to_string()))?;
-    let start = 8 + n as u64;
-    let mut entries: Vec<ShardEntry> = metadata
-        .tensors()
-        .into_iter()
-        .map(|(name, info)| ShardEntry {
-            name,
-            offset: start + info.data_offsets.0 as u64,
-            padded_bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
-        })
-        .collect();
+pub fn read_shard_header(start: &[u8], file_bytes: u64) -> Result<Vec<ShardEntry>, ShardError> {
+    let data = shard_header_bytes(start, file_bytes)?;
+    let json = start.get(8..data as usize).ok_or_else(|| ShardError::Header("the header is cut off".into()))?;
+    let metadata: Metadata = serde_json::from_slice(json).map_err(|e| ShardError::Header(e.to_string()))?;
+    let mut entries = Vec::new();
+    for (name, info) in metadata.tensors() {
+        let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize() as u64, |bits, n| bits.checked_mul(*n as u64));
+        let bytes = end.checked_sub(begin).filter(|bytes| bytes.checked_mul(8) == bits);
+        let padded_bytes = bytes.ok_or_else(|| ShardError::Header(format!("{name} is not what its shape takes")))?;
+        let offset = data.checked_add(begin).ok_or_else(|| ShardError::Header(format!("{name} leaves the file")))?;
+        entries.push(ShardEntry { name, offset, padded_bytes });
+    }
     entries.sort_by_key(|e| (e.offset, e.padded_bytes));
+    let mut next = data;
+    for entry in &entries {
+        if entry.offset != next {
+            return Err(ShardError::Header(format!("{} begins at byte {}, expected {next}", entry.name, entry.offset)));
+        }
+        next = next.saturating_add(entry.padded_bytes);
+    }
+    if next != file_bytes {
+        return Err(ShardError::Header(format!("entries end at byte {next} of a file of {file_bytes}")));
+    }
     match entries.iter().find(|e| !e.offset.is_multiple_of(PLANE_ALIGNMENT) || !e.padded_bytes.is_multiple_of(PLANE_ALIGNMENT)) {
         Some(e) => Err(ShardError::Unaligned { name: e.name.clone(), offset: e.offset, bytes: e.padded_bytes }),
         None => Ok(entries),
     }
+}
+
+/// [`read_shard_header`] of a whole file's bytes.
+///
+/// # Errors
+/// As there.
+pub fn read_shard(bytes: &[u8]) -> Result<Vec<ShardEntry>, ShardError> {
+    read_shard_header(bytes, bytes.len() as u64)
 }
 
 /// What can be wrong with a shard's header.

@@ -4,7 +4,8 @@ use crate::runner::{Runner, RunnerOptions};
 use clap::{Args, ValueEnum};
 use haikuq_runtime::decoder::CachePrecision;
 use haikuq_runtime::generate::GenerateOptions;
-use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, TextError, Tokenizer};
+use haikuq_runtime::sampling::SamplingOptions;
+use haikuq_runtime::text::{ChatOptions, Message, SamplingWishes, TextError, Tokenizer};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Precision of the key/value cache.
@@ -94,38 +95,27 @@ impl SamplingArgs {
     /// If an option is out of its range.
     pub fn resolve(&self, runner: &Runner) -> anyhow::Result<GenerateOptions> {
         let defaults = runner.generation_defaults()?;
-        let mut sampling = defaults.sampling();
-        if self.greedy {
-            sampling = haikuq_runtime::sampling::SamplingOptions::greedy();
-        }
-        // Asking for top-k and kin alone means to sample.
-        let samples = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some();
-        if samples && sampling.temperature == 0.0 {
-            sampling.temperature = 1.0;
-        }
-        sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
-        sampling.top_k = self.top_k.unwrap_or(sampling.top_k);
-        sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
-        sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
-        sampling.repetition_penalty = self.repetition_penalty.unwrap_or(sampling.repetition_penalty);
-        sampling.seed = self.seed;
+        let sampling = if self.greedy {
+            let repetition_penalty = self.repetition_penalty.unwrap_or(1.0);
+            SamplingOptions { repetition_penalty, seed: self.seed, ..SamplingOptions::greedy() }
+        } else {
+            defaults.sampling_with(&SamplingWishes {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                min_p: self.min_p,
+                repetition_penalty: self.repetition_penalty,
+                seed: self.seed,
+            })?
+        };
         sampling.validate()?;
         Ok(GenerateOptions {
             max_tokens: self.max_tokens,
             sampling,
-            stop_tokens: if self.ignore_eos { Vec::new() } else { stop_tokens(runner, &defaults) },
+            stop_tokens: if self.ignore_eos { Vec::new() } else { defaults.stop_tokens(runner.decoder.spec()) },
             stop_strings: self.stop.clone(),
         })
     }
-}
-
-/// The model's end-of-text tokens, from its spec and its generation_config.json.
-pub fn stop_tokens(runner: &Runner, defaults: &GenerationDefaults) -> Vec<u32> {
-    let mut ids = runner.decoder.spec().eos_token_ids.clone();
-    ids.extend(&defaults.eos_token_ids);
-    ids.sort_unstable();
-    ids.dedup();
-    ids
 }
 
 /// Token ids of a conversation, ready for the assistant's answer. Templates that write the date get today's, in UTC.

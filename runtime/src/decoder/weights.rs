@@ -24,7 +24,7 @@ pub struct LoadProgress {
 }
 
 impl Weights {
-    /// Reads, checks and uploads shard after shard; one shard is in memory at a time.
+    /// Reads, checks and uploads shard after shard, a piece of one in memory at a time.
     pub(super) async fn load(gpu: &Gpu, package: &Package, progress: &mut dyn FnMut(LoadProgress)) -> Result<Self, DecoderError> {
         let manifest = package.manifest();
         let total_bytes = manifest.weight_bytes();
@@ -36,17 +36,17 @@ impl Weights {
                 let what = format!("shard {}", shard.name);
                 return Err(GpuError::Limit { what, needed: shard.bytes, limit: "maxBufferSize", available }.into());
             }
-            let data = package.read_shard(i).await?;
-            let buffer = gpu.storage(&shard.name, data.len() as u64);
-            gpu.write(&buffer, 0, &data);
+            let buffer = gpu.storage(&shard.name, shard.bytes);
+            // Nothing runs on these bytes before the whole shard was found to be right.
+            let mut on_piece = |offset: u64, piece: &[u8]| {
+                gpu.write(&buffer, offset, piece);
+                progress(LoadProgress { bytes: bytes + offset + piece.len() as u64, total_bytes });
+            };
+            package.stream_shard(i, &mut on_piece).await?;
             // Hands the staging memory of this shard back before the next one is read.
-            gpu.queue.submit([]);
-            #[cfg(not(target_arch = "wasm32"))]
-            gpu.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| GpuError::Lost(e.to_string()))?;
-            gpu.check()?;
+            gpu.finish().await?;
             buffers.push(buffer);
             bytes += shard.bytes;
-            progress(LoadProgress { bytes, total_bytes });
         }
         Ok(Self { tensors: bind_all(manifest, &buffers), bytes })
     }

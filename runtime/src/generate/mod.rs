@@ -5,9 +5,11 @@
 
 mod conversation;
 mod options;
+mod pool;
 
 pub use conversation::Conversation;
 pub use options::{Completion, FinishReason, GenerateOptions, TokenEvent, Usage};
+pub use pool::ConversationPool;
 
 use crate::decoder::{Choice, Decoder, DecoderError, MAX_BATCH, Next};
 use crate::sampling::SamplingError;
@@ -32,8 +34,18 @@ pub struct Request<'a> {
     pub conversation: &'a mut Conversation,
     /// Token ids of everything so far.
     pub prompt: &'a [u32],
+    /// Tokens of the answer that are written already, by a device that was lost since: the text goes on after them as if
+    /// nothing had happened, and only what is new is reported as events.
+    pub written: &'a [u32],
     /// When and how to write.
     pub options: &'a GenerateOptions,
+}
+
+impl Request<'_> {
+    /// What is computed before the first new token is chosen.
+    fn known(&self) -> Vec<u32> {
+        [self.prompt, self.written].concat()
+    }
 }
 
 /// Writes one text for each of `requests`. `on_token` sees every token as it is chosen, and all the text that is certain;
@@ -99,11 +111,12 @@ impl<'a> Text<'a> {
         if request.prompt.is_empty() {
             return Err(DecoderError::NoTokens.into());
         }
-        if request.prompt.len() > decoder.max_context() {
-            let (needed, limit) = (request.prompt.len(), decoder.max_context());
+        let known = request.known();
+        if known.len() > decoder.max_context() {
+            let (needed, limit) = (known.len(), decoder.max_context());
             return Err(DecoderError::ContextOverflow { needed, limit }.into());
         }
-        let reused_tokens = request.conversation.keep_prefix_of(request.prompt, decoder)?;
+        let reused_tokens = request.conversation.keep_prefix_of(&known, decoder)?;
         let mut text = Self {
             index,
             stream: StreamDecoder::new(tokenizer),
@@ -113,16 +126,25 @@ impl<'a> Text<'a> {
             last: 0,
             chosen: 0,
             finish: None,
-            usage: Usage { prompt_tokens: request.prompt.len(), reused_tokens, ..Usage::default() },
+            usage: Usage {
+                prompt_tokens: request.prompt.len(),
+                reused_tokens: reused_tokens.min(request.prompt.len()),
+                ..Usage::default()
+            },
             started,
             first_token: None,
         };
-        if request.options.max_tokens == Some(0) {
+        for id in request.written {
+            text.chosen += 1;
+            text.ids.push(*id);
+            text.text.push_str(&text.stops.push(&text.stream.push(*id)));
+        }
+        if request.options.max_tokens.is_some_and(|n| text.ids.len() >= n) {
             text.finish = Some(FinishReason::Length);
             return Ok(text);
         }
         let sequence = request.conversation.sequence;
-        for (i, chunk) in request.prompt[reused_tokens..].chunks(decoder.prefill_chunk()).enumerate() {
+        for (i, chunk) in known[reused_tokens..].chunks(decoder.prefill_chunk()).enumerate() {
             if i > 0 && on_token(TokenEvent { index, id: None, text: "" }).is_break() {
                 text.finish = Some(FinishReason::Cancelled);
                 return Ok(text);
@@ -131,7 +153,7 @@ impl<'a> Text<'a> {
             request.conversation.cached.extend_from_slice(chunk);
         }
         if request.options.sampling.repetition_penalty != 1.0 {
-            decoder.set_seen(sequence, request.prompt);
+            decoder.set_seen(sequence, &known);
         }
         let id = decoder.sample_first(sequence, text.choice(request.options)).await?;
         text.accept(id, request, decoder.max_context(), on_token);

@@ -1,6 +1,6 @@
 //! Which GPUs there are, and which one is used.
 
-use super::GpuError;
+use super::{GpuError, GpuOptions};
 use serde::Serialize;
 
 /// One adapter, in words and numbers.
@@ -65,19 +65,20 @@ pub(super) fn instance() -> wgpu::Instance {
 /// The adapter that `wanted` names by index or by part of its name, or else the fastest kind there is: discrete,
 /// integrated, virtual, other, software.
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) async fn choose(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<(usize, wgpu::Adapter), GpuError> {
+pub(super) async fn choose(instance: &wgpu::Instance, options: &GpuOptions) -> Result<(usize, wgpu::Adapter), GpuError> {
     let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
     if adapters.is_empty() {
         return Err(GpuError::NoAdapter);
     }
-    let index = match wanted {
+    let index = match options.adapter.as_deref() {
         None => {
             let rank = |a: &wgpu::Adapter| match a.get_info().device_type {
-                wgpu::DeviceType::DiscreteGpu => 0,
-                wgpu::DeviceType::IntegratedGpu => 1,
-                wgpu::DeviceType::VirtualGpu => 2,
-                wgpu::DeviceType::Other => 3,
-                wgpu::DeviceType::Cpu => 4,
+                wgpu::DeviceType::IntegratedGpu if options.low_power => 0,
+                wgpu::DeviceType::DiscreteGpu => 1,
+                wgpu::DeviceType::IntegratedGpu => 2,
+                wgpu::DeviceType::VirtualGpu => 3,
+                wgpu::DeviceType::Other => 4,
+                wgpu::DeviceType::Cpu => 5,
             };
             adapters.iter().enumerate().min_by_key(|(i, a)| (rank(a), *i)).map_or(0, |(i, _)| i)
         }
@@ -101,9 +102,11 @@ pub(super) async fn choose(instance: &wgpu::Instance, wanted: Option<&str>) -> R
     Ok((index, adapters.swap_remove(index)))
 }
 
-/// The browser's adapter; there is only one to be had.
+/// The browser's adapter; which one that is, the browser decides.
 #[cfg(target_arch = "wasm32")]
-pub(super) async fn choose(instance: &wgpu::Instance, _wanted: Option<&str>) -> Result<(usize, wgpu::Adapter), GpuError> {
-    let options = wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
+pub(super) async fn choose(instance: &wgpu::Instance, options: &GpuOptions) -> Result<(usize, wgpu::Adapter), GpuError> {
+    let power_preference =
+        if options.low_power { wgpu::PowerPreference::LowPower } else { wgpu::PowerPreference::HighPerformance };
+    let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
     instance.request_adapter(&options).await.map(|a| (0, a)).map_err(|_| GpuError::NoAdapter)
 }

@@ -17,6 +17,8 @@ pub struct GpuOptions {
     pub without_subgroups: bool,
     /// Ask for WebGPU's default limits alone, which every device has: what runs with them runs anywhere.
     pub default_limits: bool,
+    /// Prefer the GPU that uses little power, where there is a choice.
+    pub low_power: bool,
 }
 
 /// What kernels may use on a device.
@@ -62,7 +64,7 @@ impl Gpu {
     /// [`GpuError::NoAdapter`], [`GpuError::NoSuchAdapter`] or [`GpuError::Device`].
     pub async fn open(options: &GpuOptions) -> Result<Self, GpuError> {
         let instance = adapter::instance();
-        let (index, adapter) = adapter::choose(&instance, options.adapter.as_deref()).await?;
+        let (index, adapter) = adapter::choose(&instance, options).await?;
         let description = AdapterDescription::new(index, &adapter);
         let offered = adapter.features();
         let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
@@ -74,6 +76,8 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
+        #[cfg(target_arch = "wasm32")]
+        let _asked = super::browser::ask_for_subgroups();
         let (device, queue) = adapter
             .request_device(&descriptor)
             .await
@@ -98,8 +102,14 @@ impl Gpu {
                 keep(GpuError::Lost(message));
             }
         });
-        let subgroups = offered.contains(wgpu::Features::SUBGROUP) && !options.without_subgroups;
-        let (min, max) = description.subgroups.filter(|_| subgroups).unwrap_or((1, 1));
+        #[cfg(target_arch = "wasm32")]
+        let has_subgroups = super::browser::subgroups_granted();
+        #[cfg(not(target_arch = "wasm32"))]
+        let has_subgroups = offered.contains(wgpu::Features::SUBGROUP);
+        let subgroups = has_subgroups && !options.without_subgroups;
+        let info = adapter.get_info();
+        let (min, max) =
+            if subgroups { (info.subgroup_min_size.max(1), info.subgroup_max_size.max(1)) } else { (1, 1) };
         let capabilities = Capabilities {
             f16: offered.contains(wgpu::Features::SHADER_F16) && !options.without_f16,
             subgroups,
@@ -225,6 +235,26 @@ impl Gpu {
         });
         self.queue.write_buffer(&buffer, 0, bytes);
         buffer
+    }
+
+    /// Waits until everything submitted so far is done, writes to buffers included.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the device failed or was lost.
+    pub async fn finish(&self) -> Result<(), GpuError> {
+        self.queue.submit([]);
+        #[cfg(not(target_arch = "wasm32"))]
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| GpuError::Lost(e.to_string()))?;
+        #[cfg(target_arch = "wasm32")]
+        {
+            let (sender, receiver) = futures_channel::oneshot::channel();
+            self.queue.on_submitted_work_done(move || {
+                let _ = sender.send(());
+            });
+            // A lost device may never answer; `check` says so.
+            let _ = receiver.await;
+        }
+        self.check()
     }
 
     /// Reads `words` 32-bit values from byte `offset` of `buffer` once all submitted work is done.

@@ -1,6 +1,8 @@
 //! Adapters, devices, shader permutations and dispatches: everything about wgpu that is not a kernel.
 
 mod adapter;
+#[cfg(target_arch = "wasm32")]
+mod browser;
 mod context;
 mod dispatch;
 mod error;

@@ -19,12 +19,16 @@ pub use source::{ByteSource, LocalFuture, MemorySource, SourceError};
 use crate::text::{GenerationDefaults, TextError, Tokenizer, TokenizerFiles};
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest, Plane, TensorEntry, entry_name};
-use haikuq_format::shard::read_shard;
+use haikuq_format::shard::{read_shard_header, shard_header_bytes};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// A manifest larger than this is refused unread. Real ones have about 300 bytes a plane: 2 MB for a thousand tensors.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// Bytes of a file that are read at a time.
+pub const PIECE_BYTES: u64 = 4 << 20;
 
 /// A package whose manifest was read and checked.
 pub struct Package {
@@ -72,16 +76,45 @@ impl Package {
         })
     }
 
-    /// The whole of shard `index`, after its length, its SHA-256 and each of its entries (name, offset and size) were
-    /// found to be what the manifest says.
+    /// Hands over the bytes of shard `index` in order, as `(offset, bytes)` with at most [`PIECE_BYTES`] at a time, so
+    /// that a shard never has to lie in memory whole.
+    ///
+    /// **Nothing is proven before this returns `Ok`**: only then were the shard's length, its SHA-256 and each of its
+    /// entries (name, offset and size) found to be what the manifest says. Where they are not and the source has
+    /// another copy ([`ByteSource::refresh`]), everything is handed over once more from offset 0.
     ///
     /// # Errors
     /// The first of these that does not hold.
-    pub async fn read_shard(&self, index: usize) -> Result<Vec<u8>, PackageError> {
+    pub async fn stream_shard(&self, index: usize, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
         let shards = &self.manifest.shards;
         let entry = shards.get(index).ok_or(PackageError::NoSuchShard { index, count: shards.len() })?;
-        let bytes = self.read_checked(entry).await?;
-        self.check_entries(index, &bytes)?;
+        let mut header = Vec::new();
+        self.stream_checked(entry, &mut |offset, piece| {
+            if offset == 0 {
+                header.clear();
+            }
+            // As much as the header needs, once its length is known.
+            let whole = shard_header_bytes(&header, entry.bytes).unwrap_or(PIECE_BYTES);
+            if (header.len() as u64) < whole {
+                header.extend_from_slice(piece);
+            }
+            on_piece(offset, piece);
+        })
+        .await?;
+        self.check_entries(index, &header)
+    }
+
+    /// The whole of shard `index`; see [`Package::stream_shard`] for what is checked.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_shard(&self, index: usize) -> Result<Vec<u8>, PackageError> {
+        let mut bytes = Vec::new();
+        self.stream_shard(index, &mut |offset, piece| {
+            bytes.truncate(offset as usize);
+            bytes.extend_from_slice(piece);
+        })
+        .await?;
         Ok(bytes)
     }
 
@@ -135,26 +168,71 @@ impl Package {
     }
 
     async fn read_checked(&self, entry: &FileEntry) -> Result<Vec<u8>, PackageError> {
+        let mut bytes = Vec::new();
+        self.stream_checked(entry, &mut |offset, piece| {
+            bytes.truncate(offset as usize);
+            bytes.extend_from_slice(piece);
+        })
+        .await?;
+        Ok(bytes)
+    }
+
+    /// Streams a file's bytes and then says whether they were the right ones. Another copy gets one chance.
+    async fn stream_checked(&self, entry: &FileEntry, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
+        match self.stream_once(entry, on_piece).await {
+            Err(PackageError::Truncated { .. } | PackageError::TooLong { .. } | PackageError::Hash { .. })
+                if self.source.refresh(&entry.name).await? =>
+            {
+                self.stream_once(entry, on_piece).await
+            }
+            result => result,
+        }
+    }
+
+    async fn stream_once(&self, entry: &FileEntry, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
         let file = || entry.name.clone();
-        // One byte more than there should be shows a file that is too long without reading all of it.
-        let bytes = self.source.read(&entry.name, 0..entry.bytes.saturating_add(1)).await?;
-        let found = bytes.len() as u64;
-        if found > entry.bytes {
-            return Err(PackageError::TooLong { file: file(), expected: entry.bytes });
+        let (mut hasher, mut found) = (Sha256::new(), 0);
+        loop {
+            // One byte more than there should be shows a file that is too long without reading all of it.
+            let end = (found + PIECE_BYTES).min(entry.bytes.saturating_add(1));
+            let piece = self.read_piece(&entry.name, found..end).await?;
+            if found + piece.len() as u64 > entry.bytes {
+                return Err(PackageError::TooLong { file: file(), expected: entry.bytes });
+            }
+            if piece.is_empty() {
+                break;
+            }
+            hasher.update(&piece);
+            on_piece(found, &piece);
+            found += piece.len() as u64;
         }
         if found < entry.bytes {
             return Err(PackageError::Truncated { file: file(), expected: entry.bytes, found });
         }
-        let found = sha256_hex(&bytes);
+        let found = hex(&hasher.finalize());
         if found != entry.sha256 {
             return Err(PackageError::Hash { file: file(), expected: entry.sha256.clone(), found });
         }
-        Ok(bytes)
+        Ok(())
     }
 
-    fn check_entries(&self, index: usize, bytes: &[u8]) -> Result<(), PackageError> {
+    /// The bytes of `range`, fewer only where the file ends.
+    async fn read_piece(&self, file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
+        let mut piece = self.source.read(file, range.clone()).await?;
+        while !piece.is_empty() && range.start + (piece.len() as u64) < range.end {
+            let more = self.source.read(file, range.start + piece.len() as u64..range.end).await?;
+            if more.is_empty() {
+                break;
+            }
+            piece.extend(more);
+        }
+        Ok(piece)
+    }
+
+    /// Compares a shard's header (and what follows it in `start`) with the manifest.
+    fn check_entries(&self, index: usize, start: &[u8]) -> Result<(), PackageError> {
         let file = || self.manifest.shards[index].name.clone();
-        let listed = read_shard(bytes).map_err(|source| PackageError::Shard { file: file(), source })?;
+        let listed = read_shard_header(start, self.manifest.shards[index].bytes).map_err(|source| PackageError::Shard { file: file(), source })?;
         let mut listed: BTreeMap<&str, _> = listed.iter().map(|e| (e.name.as_str(), e)).collect();
         for ShardPlane { tensor, chunk, plane } in self.planes(index) {
             let entry = entry_name(&tensor.name, chunk, plane.kind);
@@ -184,8 +262,12 @@ impl std::fmt::Debug for Package {
 
 /// SHA-256 in lower-case hexadecimal, as manifests write it.
 pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(digest: &[u8]) -> String {
     use std::fmt::Write;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
+    digest.iter().fold(String::with_capacity(2 * digest.len()), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
     })

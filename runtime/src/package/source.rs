@@ -20,11 +20,25 @@ pub trait ByteSource {
     /// # Errors
     /// [`SourceError`] if `file` is no plain name, does not exist or cannot be read.
     fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>>;
+
+    /// Called when the bytes of `file` are not what the manifest says: drops a copy of them and gets another one from
+    /// where it came. True where there is another one to read; a source that keeps no copies has none.
+    ///
+    /// # Errors
+    /// If there should be another copy and it cannot be had.
+    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
+        let _ = file;
+        Box::pin(std::future::ready(Ok(false)))
+    }
 }
 
 impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
     fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
         (**self).read(file, range)
+    }
+
+    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
+        (**self).refresh(file)
     }
 }
 

@@ -1,8 +1,26 @@
 //! [`GenerationDefaults`]: what a checkpoint's `generation_config.json` says about how it wants to be sampled.
 
 use super::TextError;
-use crate::sampling::SamplingOptions;
+use crate::sampling::{SamplingError, SamplingOptions};
+use haikuq_format::DecoderSpec;
 use serde::{Deserialize, Deserializer};
+
+/// What a caller asks of sampling; what is absent comes from the package.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SamplingWishes {
+    /// See [`SamplingOptions::temperature`].
+    pub temperature: Option<f32>,
+    /// See [`SamplingOptions::top_k`].
+    pub top_k: Option<u32>,
+    /// See [`SamplingOptions::top_p`].
+    pub top_p: Option<f32>,
+    /// See [`SamplingOptions::min_p`].
+    pub min_p: Option<f32>,
+    /// See [`SamplingOptions::repetition_penalty`].
+    pub repetition_penalty: Option<f32>,
+    /// See [`SamplingOptions::seed`].
+    pub seed: u64,
+}
 
 /// The fields of `generation_config.json` that this runtime knows; all of them optional, unknown ones ignored.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -56,6 +74,34 @@ impl GenerationDefaults {
             repetition_penalty,
             ..greedy
         }
+    }
+
+    /// [`GenerationDefaults::sampling`] with a caller's wishes on top. Asking for top-k and kin alone means to sample.
+    ///
+    /// # Errors
+    /// If an option is out of its range.
+    pub fn sampling_with(&self, wishes: &SamplingWishes) -> Result<SamplingOptions, SamplingError> {
+        let mut sampling = self.sampling();
+        let samples = wishes.top_k.is_some() || wishes.top_p.is_some() || wishes.min_p.is_some();
+        if samples && sampling.temperature == 0.0 {
+            sampling.temperature = 1.0;
+        }
+        sampling.temperature = wishes.temperature.unwrap_or(sampling.temperature);
+        sampling.top_k = wishes.top_k.unwrap_or(sampling.top_k);
+        sampling.top_p = wishes.top_p.unwrap_or(sampling.top_p);
+        sampling.min_p = wishes.min_p.unwrap_or(sampling.min_p);
+        sampling.repetition_penalty = wishes.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+        sampling.seed = wishes.seed;
+        sampling.validate()?;
+        Ok(sampling)
+    }
+
+    /// Token ids that end a text: those of the decoder's spec and of the file.
+    pub fn stop_tokens(&self, spec: &DecoderSpec) -> Vec<u32> {
+        let mut ids = [spec.eos_token_ids.as_slice(), &self.eos_token_ids].concat();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 }
 

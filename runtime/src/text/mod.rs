@@ -14,7 +14,7 @@ mod tokenizer;
 
 pub use detokenize::StreamDecoder;
 pub use error::TextError;
-pub use generation_defaults::GenerationDefaults;
+pub use generation_defaults::{GenerationDefaults, SamplingWishes};
 pub use stop::StopStrings;
 pub use template::{ChatOptions, Message};
 pub use tokenizer::{Special, Tokenizer, TokenizerFiles};

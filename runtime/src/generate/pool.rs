@@ -1,0 +1,49 @@
+//! [`ConversationPool`]: which cached conversation serves a prompt, for callers that only have prompts.
+
+use super::Conversation;
+use crate::decoder::{Decoder, DecoderError};
+
+/// Conversations of the recent past, kept so that a prompt that goes on from one of them pays only for what is new.
+#[derive(Debug)]
+pub struct ConversationPool {
+    /// Not in use now; the one used last at the end.
+    idle: Vec<Conversation>,
+    keep: usize,
+}
+
+impl ConversationPool {
+    /// A pool that keeps at most `keep` conversations (at least one) and their memory between uses.
+    pub fn new(keep: usize) -> Self {
+        Self { idle: Vec::new(), keep: keep.max(1) }
+    }
+
+    /// The conversation to write `prompt`'s continuation in: of those that it would cut to less than half, none; of the
+    /// others the one that it shares most tokens with; else a new one, in place of the oldest where all sequences of
+    /// the decoder are in use. Give it back with [`ConversationPool::put`].
+    ///
+    /// # Errors
+    /// [`DecoderError::TooManySequences`] if every sequence was taken and not given back.
+    pub fn take(&mut self, prompt: &[u32], decoder: &mut Decoder) -> Result<Conversation, DecoderError> {
+        let shared = |c: &Conversation| c.cached().iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let candidates = self.idle.iter().enumerate().map(|(i, c)| (shared(c), i));
+        let best = candidates.filter(|(n, i)| *n > 0 && 2 * n >= self.idle[*i].cached().len()).max();
+        if let Some((_, index)) = best {
+            return Ok(self.idle.remove(index));
+        }
+        match Conversation::start(decoder) {
+            Err(DecoderError::TooManySequences(_)) if !self.idle.is_empty() => {
+                self.idle.remove(0).end(decoder);
+                Conversation::start(decoder)
+            }
+            result => result,
+        }
+    }
+
+    /// Takes a conversation back, and frees the oldest ones beyond those to keep.
+    pub fn put(&mut self, conversation: Conversation, decoder: &mut Decoder) {
+        self.idle.push(conversation);
+        while self.idle.len() > self.keep {
+            self.idle.remove(0).end(decoder);
+        }
+    }
+}

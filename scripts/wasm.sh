@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Builds the runtime for the browser into web/src/engine/generated and prints its size.
+#
+# With rustup's wasm32 target where that is to be had. Where rustup cannot reach its server, with the distribution's Rust for
+# the web and its sources (Debian: rustc-web cargo-web rust-web-src lld), which build the standard library too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=wasm32-unknown-unknown
+out=web/src/engine/generated
+arguments=(rustc --locked -p haikuq-web --lib --crate-type cdylib --profile web --target "$target")
+say() { printf 'wasm: %s\n' "$*" >&2; }
+
+sysroot_has_target() { [ -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$target/lib" ]; }
+# cargo and rustc that build the standard library from /usr/lib/rustlib's sources.
+distribution_rust() { [ -x /usr/bin/cargo ] && [ -f "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/std/Cargo.toml" ]; }
+lld() { find /usr/bin /usr/lib/llvm-*/bin -name 'wasm-ld*' 2>/dev/null | sort -V | tail -n 1; }
+
+if ! sysroot_has_target && command -v rustup >/dev/null; then
+    rustup target add "$target" >/dev/null 2>&1 || say "rustup cannot add $target; trying the distribution's Rust"
+fi
+target_dir=$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
+if sysroot_has_target; then
+    cargo "${arguments[@]}"
+elif distribution_rust && [ -n "$(lld)" ]; then
+    # Of its own, because another compiler's artifacts would be rebuilt back and forth.
+    target_dir=$target_dir/web-std
+    CARGO_TARGET_DIR=$target_dir RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 PATH="/usr/bin:$PATH" /usr/bin/cargo "${arguments[@]}" \
+        -Z build-std=std,panic_abort --config "target.$target.linker='$(lld)'"
+else
+    say "no Rust for $target: rustup target add $target, or on Debian: apt-get install rustc-web cargo-web rust-web-src lld-19"
+    exit 1
+fi
+
+rm -rf "$out.new"
+cargo run --quiet --locked --release -p haikuq-bindgen -- "$target_dir/$target/web/haikuq_web.wasm" "$out.new"
+wasm=$out.new/haikuq_web_bg.wasm
+web/node_modules/.bin/wasm-opt -Oz --enable-bulk-memory --enable-bulk-memory-opt --enable-nontrapping-float-to-int --enable-sign-ext \
+    --enable-mutable-globals --enable-multivalue --enable-reference-types --enable-simd "$wasm" -o "$wasm.small"
+mv "$wasm.small" "$wasm"
+rm -rf "$out"
+mv "$out.new" "$out"
+node web/scripts/sizes.mjs "$out/haikuq_web_bg.wasm" "$out/haikuq_web.js"

@@ -1,0 +1,283 @@
+//! [`Engine`]: a package on the browser's GPU.
+
+use crate::error::Thrown;
+use crate::request::{EngineRequest, Wanted, completion};
+use crate::source::{JsSource, LastError, Source};
+use crate::values::{number, numbers, object};
+use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MAX_BATCH, MemoryUse, require_supported};
+use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
+use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::package::Package;
+use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, Special, Tokenizer};
+use js_sys::{Array, Date, Float32Array, Function};
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::sync::Arc;
+use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+/// Conversations whose keys and values stay on the GPU between calls.
+const KEPT_CONVERSATIONS: usize = 2;
+
+/// Rows of logits that [`Engine::score`] hands over at once take at most this many bytes.
+const MAX_BLOCK_BYTES: usize = 8 << 20;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(typescript_type = "import('../engine.js').EngineOptions")]
+    pub type EngineOptions;
+    #[wasm_bindgen(method, getter, js_name = contextSize)]
+    fn context_size(this: &EngineOptions) -> Option<u32>;
+    #[wasm_bindgen(method, getter, js_name = kvCache)]
+    fn kv_cache(this: &EngineOptions) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = maxSequences)]
+    fn max_sequences(this: &EngineOptions) -> Option<u32>;
+    #[wasm_bindgen(method, getter, js_name = powerPreference)]
+    fn power_preference(this: &EngineOptions) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = withoutF16)]
+    fn without_f16(this: &EngineOptions) -> Option<bool>;
+    #[wasm_bindgen(method, getter, js_name = withoutSubgroups)]
+    fn without_subgroups(this: &EngineOptions) -> Option<bool>;
+    #[wasm_bindgen(method, getter, js_name = defaultLimits)]
+    fn default_limits(this: &EngineOptions) -> Option<bool>;
+
+    #[wasm_bindgen(typescript_type = "{ role: string; content: string }")]
+    pub type EngineMessage;
+    #[wasm_bindgen(method, getter)]
+    fn role(this: &EngineMessage) -> String;
+    #[wasm_bindgen(method, getter)]
+    fn content(this: &EngineMessage) -> String;
+}
+
+/// A package on the browser's GPU; see `web/src/engine/engine.ts`.
+#[wasm_bindgen]
+pub struct Engine {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    gpu: Arc<Gpu>,
+    package: Package,
+    tokenizer: Tokenizer,
+    defaults: GenerationDefaults,
+    max_context: usize,
+    memory: Cell<MemoryUse>,
+    /// Absent while a generation or a score runs.
+    busy: RefCell<Option<Working>>,
+}
+
+/// What one generation at a time may use.
+struct Working {
+    decoder: Decoder,
+    pool: ConversationPool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The browser would free the device's memory only when it collects garbage.
+        self.gpu.device.destroy();
+    }
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// Opens a device and loads the package that `source` has onto it.
+    pub async fn load(source: Source, options: EngineOptions, on_progress: Function) -> Result<Engine, JsValue> {
+        let last_error = LastError::default();
+        let source = JsSource { source, last_error: last_error.clone() };
+        match load(source, &options, &on_progress).await {
+            Ok(inner) => Ok(Self { inner: Rc::new(inner) }),
+            // What the source threw says more than what became of it.
+            Err(error) => Err(last_error.take().unwrap_or_else(|| error.into())),
+        }
+    }
+
+    /// `EngineFacts`.
+    pub fn facts(&self) -> JsValue {
+        let inner = &self.inner;
+        let (manifest, capabilities) = (inner.package.manifest(), inner.gpu.capabilities);
+        let sizes = [capabilities.subgroup_min_size, capabilities.subgroup_max_size];
+        let parameters = manifest.tensors.iter().map(|t| t.shape.iter().map(|n| *n as u64).product::<u64>()).sum();
+        object([
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("recipe", manifest.provenance.recipe.as_str().into()),
+            ("bitsPerWeight", manifest.bits_per_weight().into()),
+            ("parameters", number(parameters)),
+            ("weightBytes", number(manifest.weight_bytes())),
+            ("vocabSize", (manifest.spec.vocab_size as u32).into()),
+            ("contextSize", (inner.max_context as u32).into()),
+            ("hasChatTemplate", inner.tokenizer.chat_template().is_some().into()),
+            ("eosTokenIds", numbers(inner.defaults.stop_tokens(&manifest.spec))),
+            ("f16", capabilities.f16.into()),
+            ("subgroups", if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL }),
+        ])
+    }
+
+    /// Bytes of GPU memory, and of the WebAssembly heap.
+    pub fn memory(&self) -> JsValue {
+        let memory = self.inner.memory.get();
+        let pages = core::arch::wasm32::memory_size(0) as u64;
+        object([
+            ("weights", number(memory.weights)),
+            ("cache", number(memory.cache)),
+            ("scratch", number(memory.scratch)),
+            ("wasm", number(pages << 16)),
+        ])
+    }
+
+    /// Token ids of a text as the start of a sequence.
+    pub fn encode(&self, text: &str, control_tokens: bool) -> Result<Vec<u32>, JsValue> {
+        let special = if control_tokens { Special::Recognize } else { Special::Plain };
+        Ok(self.inner.tokenizer.encode(text, special).map_err(Thrown::from)?)
+    }
+
+    /// Text of token ids, control tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, JsValue> {
+        Ok(self.inner.tokenizer.decode(ids, true).map_err(Thrown::from)?)
+    }
+
+    /// Token ids of a conversation, ready for the assistant's answer. Templates that write the date get today's.
+    #[wasm_bindgen(js_name = encodeChat)]
+    pub fn encode_chat(&self, messages: Vec<EngineMessage>) -> Result<Vec<u32>, JsValue> {
+        let messages: Vec<_> = messages.iter().map(|m| Message::new(m.role(), m.content())).collect();
+        let now = Date::new_0();
+        let local_seconds = now.get_time() / 1e3 - now.get_timezone_offset() * 60.0;
+        let options = ChatOptions { now: Some(local_seconds as i64), ..ChatOptions::default() };
+        Ok(self.inner.tokenizer.encode_chat_with(&messages, &options).map_err(Thrown::from)?)
+    }
+
+    /// Writes a text for each request.
+    pub async fn generate(&self, requests: Vec<EngineRequest>, on_token: Function) -> Result<Array, JsValue> {
+        let inner = self.inner.clone();
+        let spec = &inner.package.manifest().spec;
+        let wanted: Result<Vec<_>, _> = requests.iter().map(|r| Wanted::new(r, &inner.defaults, spec)).collect();
+        let wanted = wanted?;
+        let mut working = inner.take()?;
+        let result = run(&mut working, &inner.tokenizer, &wanted, &on_token).await;
+        inner.put(working);
+        Ok(result?)
+    }
+
+    /// Logits after each token of `ids`, handed over in blocks of whole rows.
+    pub async fn score(&self, ids: Vec<u32>, on_rows: Function) -> Result<(), JsValue> {
+        let inner = self.inner.clone();
+        let mut working = inner.take()?;
+        let result = score(&mut working.decoder, &ids, &on_rows).await;
+        inner.put(working);
+        result
+    }
+
+    /// Loses the device on purpose.
+    #[wasm_bindgen(js_name = loseDevice)]
+    pub fn lose_device(&self) {
+        self.inner.gpu.device.destroy();
+    }
+}
+
+impl Inner {
+    fn take(&self) -> Result<Working, Thrown> {
+        let busy = || Thrown::new("internal", "one generation at a time: the engine is at work");
+        self.busy.borrow_mut().take().ok_or_else(busy)
+    }
+
+    fn put(&self, working: Working) {
+        self.memory.set(working.decoder.memory());
+        self.busy.replace(Some(working));
+    }
+}
+
+async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function) -> Result<Inner, Thrown> {
+    let gpu_options = GpuOptions {
+        without_f16: options.without_f16().unwrap_or(false),
+        without_subgroups: options.without_subgroups().unwrap_or(false),
+        default_limits: options.default_limits().unwrap_or(false),
+        low_power: options.power_preference().as_deref() == Some("low-power"),
+        ..GpuOptions::default()
+    };
+    let cache = match options.kv_cache().as_deref() {
+        None | Some("auto") => CachePrecision::Auto,
+        Some("f16") => CachePrecision::F16,
+        Some("f32") => CachePrecision::F32,
+        Some(other) => {
+            return Err(Thrown::new("invalid-argument", format!("kvCache is {other:?}, expected auto, f16 or f32")));
+        }
+    };
+    let decoder_options = DecoderOptions {
+        cache,
+        max_sequences: options.max_sequences().map_or(MAX_BATCH, |n| n as usize),
+        max_context: options.context_size().map(|n| n as usize),
+        ..DecoderOptions::default()
+    };
+    let package = Package::open(source).await?;
+    require_supported(&package.manifest().spec)?;
+    let gpu = Arc::new(Gpu::open(&gpu_options).await?);
+    let (tokenizer, defaults) = (package.tokenizer().await?, package.generation_defaults().await?);
+    let mut progress = |p: LoadProgress| {
+        // A progress display that throws is no reason to stop loading.
+        let _ = on_progress.call2(&JsValue::NULL, &number(p.bytes), &number(p.total_bytes));
+    };
+    let decoder = Decoder::load(gpu.clone(), &package, &decoder_options, &mut progress).await?;
+    Ok(Inner {
+        gpu,
+        package,
+        tokenizer,
+        defaults,
+        max_context: decoder.max_context(),
+        memory: Cell::new(decoder.memory()),
+        busy: RefCell::new(Some(Working { decoder, pool: ConversationPool::new(KEPT_CONVERSATIONS) })),
+    })
+}
+
+async fn run(working: &mut Working, tokenizer: &Tokenizer, wanted: &[Wanted], on_token: &Function) -> Result<Array, Thrown> {
+    let Working { decoder, pool } = working;
+    let mut conversations: Vec<Conversation> = Vec::with_capacity(wanted.len());
+    for w in wanted {
+        match pool.take(&w.prompt, decoder) {
+            Ok(conversation) => conversations.push(conversation),
+            Err(error) => {
+                conversations.into_iter().for_each(|c| pool.put(c, decoder));
+                return Err(error.into());
+            }
+        }
+    }
+    let mut requests: Vec<_> = conversations
+        .iter_mut()
+        .zip(wanted)
+        .map(|(conversation, w)| Request { conversation, prompt: &w.prompt, written: &w.written, options: &w.options })
+        .collect();
+    let mut on_event = |event: TokenEvent<'_>| {
+        let id = event.id.map_or(JsValue::UNDEFINED, JsValue::from);
+        let go_on = on_token.call3(&JsValue::NULL, &(event.index as u32).into(), &id, &event.text.into());
+        // A callback that throws ends the text, as one that returns false.
+        if go_on.is_ok_and(|v| v != false) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let result = generate(decoder, tokenizer, &mut requests, &mut on_event).await;
+    conversations.into_iter().for_each(|c| pool.put(c, decoder));
+    Ok(result?.iter().map(completion).collect())
+}
+
+async fn score(decoder: &mut Decoder, ids: &[u32], on_rows: &Function) -> Result<(), JsValue> {
+    let vocab = decoder.spec().vocab_size;
+    let (mut block, mut first, mut thrown) = (Vec::new(), 0, None);
+    let mut hand_over = |block: &mut Vec<f32>| {
+        if !block.is_empty() && thrown.is_none() {
+            let rows = Float32Array::from(block.as_slice());
+            thrown = on_rows.call2(&JsValue::NULL, &(first as u32).into(), &rows).err();
+            first += block.len() / vocab;
+        }
+        block.clear();
+    };
+    let mut on_row = |_: usize, row: &[f32]| {
+        block.extend_from_slice(row);
+        if (block.len() + vocab) * 4 > MAX_BLOCK_BYTES {
+            hand_over(&mut block);
+        }
+    };
+    decoder.score(ids, &mut on_row).await.map_err(Thrown::from)?;
+    hand_over(&mut block);
+    match thrown {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,60 @@
+//! [`JsSource`]: a package's files as JavaScript hands them over.
+
+use haikuq_runtime::package::source::check_file_name;
+use haikuq_runtime::package::{ByteSource, LocalFuture, SourceError};
+use js_sys::Uint8Array;
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+use wasm_bindgen::prelude::wasm_bindgen;
+use wasm_bindgen::{JsCast, JsValue};
+
+#[wasm_bindgen]
+extern "C" {
+    /// `Source` of `web/src/engine/engine.ts`.
+    #[wasm_bindgen(typescript_type = "import('../engine.js').Source")]
+    pub type Source;
+
+    #[wasm_bindgen(method, catch)]
+    async fn read(this: &Source, file: &str, start: f64, end: f64) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    async fn refresh(this: &Source, file: &str) -> Result<JsValue, JsValue>;
+}
+
+/// What a source threw last; the caller of the engine gets it unchanged.
+pub type LastError = Rc<RefCell<Option<JsValue>>>;
+
+pub struct JsSource {
+    pub source: Source,
+    pub last_error: LastError,
+}
+
+impl JsSource {
+    fn failed(&self, file: &str, error: JsValue) -> SourceError {
+        let why = error.dyn_ref::<js_sys::Error>().map_or_else(|| format!("{error:?}"), |e| String::from(e.message()));
+        self.last_error.replace(Some(error));
+        SourceError::Read { file: file.into(), place: "its source".into(), why }
+    }
+}
+
+impl ByteSource for JsSource {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+        Box::pin(async move {
+            check_file_name(file)?;
+            let read = self.source.read(file, range.start as f64, range.end as f64).await;
+            let bytes = read.map_err(|e| self.failed(file, e))?;
+            match bytes.dyn_into::<Uint8Array>() {
+                Ok(bytes) => Ok(bytes.to_vec()),
+                Err(other) => Err(self.failed(file, other)),
+            }
+        })
+    }
+
+    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
+        Box::pin(async move {
+            let refreshed = self.source.refresh(file).await.map_err(|e| self.failed(file, e))?;
+            Ok(refreshed.is_truthy())
+        })
+    }
+}
