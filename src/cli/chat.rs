@@ -97,7 +97,8 @@ impl Chat {
         self.messages.push(Message::new("user", text));
         let prompt = encode_chat(&self.tokenizer, &self.messages)?;
         self.interrupted.store(false, Ordering::Relaxed);
-        let mut requests = [Request { conversation: &mut self.conversation, prompt: &prompt, written: &[], options: &self.options }];
+        let mut requests =
+            [Request { conversation: &mut self.conversation, prompt: &prompt, written: &[], options: &self.options }];
         let mut broken = None;
         let interrupted = self.interrupted.clone();
         let mut on_token = |event: TokenEvent<'_>| {

@@ -23,6 +23,7 @@ pub use weights::LoadProgress;
 use crate::gpu::{Dispatch, Gpu};
 use crate::kernels::attention::{IDLE, Token};
 use crate::kernels::sample::{Sample, SampleParams, seen_words};
+use crate::kernels::weights::GpuMatrix;
 use crate::package::Package;
 use crate::sampling::SamplingOptions;
 use cache::KvCache;
@@ -36,7 +37,7 @@ use weights::Weights;
 pub const MAX_BATCH: usize = 8;
 
 /// Logits are computed for at most this many bytes at once.
-const MAX_LOGIT_BYTES: usize = 64 << 20;
+const MAX_LOGIT_BYTES: usize = if cfg!(target_arch = "wasm32") { 16 << 20 } else { 64 << 20 };
 
 /// How a package is loaded.
 #[derive(Clone, Debug)]
@@ -220,11 +221,44 @@ impl Decoder {
         let max_context = options.max_context.map_or(spec.max_context, |n| n.clamp(1, spec.max_context));
         let (max_sequences, prefill_chunk) =
             (options.max_sequences.max(1), options.prefill_chunk.clamp(32, 4096).next_multiple_of(32));
-        let weights = Weights::load(&gpu, package, progress).await?;
+        let weights = Weights::allocate(&gpu, package.manifest())?;
         let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
         let buffers = Buffers::new(&gpu, &spec, &weights, &cache, prefill_chunk, max_sequences);
         gpu.check()?;
-        Ok(Self { gpu, spec, weights, cache, buffers, graphs: Graphs::default(), max_context, prefill_chunk })
+        let mut decoder = Self { gpu, spec, weights, cache, buffers, graphs: Graphs::default(), max_context, prefill_chunk };
+        if cfg!(target_arch = "wasm32") {
+            decoder.compile()?;
+        }
+        decoder.weights.fill(&decoder.gpu, package, progress).await?;
+        decoder.join_qk_norms();
+        decoder.gpu.check()?;
+        Ok(decoder)
+    }
+
+    /// Copies each layer's gains of queries and keys to where `rope_cache` reads them, one after the other.
+    fn join_qk_norms(&self) {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for (layer, joined) in self.buffers.qk_norms.iter().enumerate() {
+            let mut at = 0;
+            for part in qk_gains(&self.weights, layer) {
+                let (plane, bytes) = (&part.chunks[0].planes[0].1, part.columns as u64 * 4);
+                encoder.copy_buffer_to_buffer(&plane.buffer, plane.offset, joined, at, bytes);
+                at += bytes;
+            }
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+    }
+
+    /// Builds the graphs that every conversation needs. A browser compiles their pipelines on its own while weights are
+    /// still on their way; elsewhere this waits, and the first step may as well do it.
+    fn compile(&mut self) -> Result<(), DecoderError> {
+        let (graphs, context) = self.graphs_and_context();
+        for step in [Step::of_prefill(MAX_BATCH + 1), Step::of_decode(1)] {
+            graphs.body(&context, step)?;
+        }
+        graphs.head(&context, 1)?;
+        self.sample_graph(1)?;
+        Ok(())
     }
 
     /// The decoder's shape.
@@ -442,7 +476,7 @@ impl Decoder {
         Ok(())
     }
 
-    fn encode_sample(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
+    fn sample_graph(&mut self, rows: usize) -> Result<&[Dispatch], DecoderError> {
         let b = &self.buffers;
         let sample = Sample {
             rows: rows as u32,
@@ -454,7 +488,12 @@ impl Decoder {
             chosen: (&b.chosen).into(),
             next: None,
         };
-        encode(encoder, self.graphs.sample(rows, || Ok(sample.bind(&self.gpu)?.into()))?);
+        self.graphs.sample(rows, || Ok(sample.bind(&self.gpu)?.into()))
+    }
+
+    fn encode_sample(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
+        encode(encoder, self.sample_graph(rows)?);
+        let b = &self.buffers;
         encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.chosen_staging, 0, (MAX_BATCH * 4) as u64);
         Ok(())
     }
@@ -474,25 +513,13 @@ fn encode(encoder: &mut wgpu::CommandEncoder, dispatches: &[Dispatch]) {
     }
 }
 
-/// Gains of queries and keys of each layer, one after the other as `rope_cache` reads them.
+/// Room for the gains of queries and keys of each layer.
 fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
-    if spec.qk_norm.is_none() {
-        return Vec::new();
-    }
-    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    let buffers = (0..spec.num_layers())
-        .map(|layer| {
-            let parts = ["q_norm", "k_norm"].map(|n| weights.get(&format!("layers.{layer}.{n}.gain")));
-            let joined = gpu.storage("q and k gains", parts.iter().map(|m| m.columns as u64 * 4).sum());
-            let mut at = 0;
-            for part in parts {
-                let plane = &part.chunks[0].planes[0].1;
-                encoder.copy_buffer_to_buffer(&plane.buffer, plane.offset, &joined, at, part.columns as u64 * 4);
-                at += part.columns as u64 * 4;
-            }
-            joined
-        })
-        .collect();
-    gpu.queue.submit([encoder.finish()]);
-    buffers
+    let layers = if spec.qk_norm.is_some() { spec.num_layers() } else { 0 };
+    let bytes = |layer: usize| qk_gains(weights, layer).iter().map(|m| m.columns as u64 * 4).sum();
+    (0..layers).map(|layer| gpu.storage("q and k gains", bytes(layer))).collect()
+}
+
+fn qk_gains(weights: &Weights, layer: usize) -> [&GpuMatrix; 2] {
+    ["q_norm", "k_norm"].map(|norm| weights.get(&format!("layers.{layer}.{norm}.gain")))
 }

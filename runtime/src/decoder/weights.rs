@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 /// Every tensor of a package, by canonical name.
 pub(super) struct Weights {
     tensors: BTreeMap<String, GpuMatrix>,
+    shards: Vec<wgpu::Buffer>,
     /// Bytes of GPU memory.
     pub(super) bytes: u64,
 }
@@ -24,31 +25,42 @@ pub struct LoadProgress {
 }
 
 impl Weights {
-    /// Reads, checks and uploads shard after shard, a piece of one in memory at a time.
-    pub(super) async fn load(gpu: &Gpu, package: &Package, progress: &mut dyn FnMut(LoadProgress)) -> Result<Self, DecoderError> {
-        let manifest = package.manifest();
-        let total_bytes = manifest.weight_bytes();
-        let (mut buffers, mut bytes) = (Vec::with_capacity(manifest.shards.len()), 0);
-        progress(LoadProgress { bytes, total_bytes });
-        for (i, shard) in manifest.shards.iter().enumerate() {
+    /// Buffers for all shards of a package, empty yet: memory that is not to be had shows before anything is read.
+    pub(super) fn allocate(gpu: &Gpu, manifest: &Manifest) -> Result<Self, DecoderError> {
+        let mut buffers = Vec::with_capacity(manifest.shards.len());
+        for shard in &manifest.shards {
             let available = gpu.limits.max_buffer_size;
             if shard.bytes > available {
                 let what = format!("shard {}", shard.name);
                 return Err(GpuError::Limit { what, needed: shard.bytes, limit: "maxBufferSize", available }.into());
             }
-            let buffer = gpu.storage(&shard.name, shard.bytes);
+            buffers.push(gpu.storage(&shard.name, shard.bytes));
+        }
+        Ok(Self { tensors: bind_all(manifest, &buffers), bytes: manifest.weight_bytes(), shards: buffers })
+    }
+
+    /// Reads, checks and uploads shard after shard, a piece of one in memory at a time.
+    pub(super) async fn fill(
+        &self,
+        gpu: &Gpu,
+        package: &Package,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), DecoderError> {
+        let manifest = package.manifest();
+        let (total_bytes, mut bytes) = (self.bytes, 0);
+        progress(LoadProgress { bytes, total_bytes });
+        for (i, (shard, buffer)) in manifest.shards.iter().zip(&self.shards).enumerate() {
             // Nothing runs on these bytes before the whole shard was found to be right.
             let mut on_piece = |offset: u64, piece: &[u8]| {
-                gpu.write(&buffer, offset, piece);
+                gpu.write(buffer, offset, piece);
                 progress(LoadProgress { bytes: bytes + offset + piece.len() as u64, total_bytes });
             };
             package.stream_shard(i, &mut on_piece).await?;
             // Hands the staging memory of this shard back before the next one is read.
             gpu.finish().await?;
-            buffers.push(buffer);
             bytes += shard.bytes;
         }
-        Ok(Self { tensors: bind_all(manifest, &buffers), bytes })
+        Ok(())
     }
 
     /// A tensor that the spec lists.

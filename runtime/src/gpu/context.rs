@@ -108,8 +108,7 @@ impl Gpu {
         let has_subgroups = offered.contains(wgpu::Features::SUBGROUP);
         let subgroups = has_subgroups && !options.without_subgroups;
         let info = adapter.get_info();
-        let (min, max) =
-            if subgroups { (info.subgroup_min_size.max(1), info.subgroup_max_size.max(1)) } else { (1, 1) };
+        let (min, max) = if subgroups { (info.subgroup_min_size.max(1), info.subgroup_max_size.max(1)) } else { (1, 1) };
         let capabilities = Capabilities {
             f16: offered.contains(wgpu::Features::SHADER_F16) && !options.without_f16,
             subgroups,

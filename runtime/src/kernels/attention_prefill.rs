@@ -38,13 +38,14 @@ impl AttentionPrefill<'_> {
         let mut constants = shape.constants();
         constants.extend(self.scores.constants());
         constants.extend([
-            ("TOKENS", f64::from(self.num_tokens)),
             ("HEADS", shape.num_heads.into()),
             ("GROUP", shape.group().into()),
             ("PITCH", (shape.pitch() / 4).into()),
         ]);
         let b = &self.buffers;
-        let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output];
+        let size = gpu.uniform("attention_prefill", &[self.num_tokens, 0, 0, 0]);
+        let size = (&size).into();
+        let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &size];
         let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
         let grid = [self.num_tokens.div_ceil(queries), shape.num_heads, 1];
         Kernel { name: "attention_prefill", flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)

@@ -37,7 +37,6 @@ const KEYS: u32 = 32u;
 // vec4 from row to row of a tile in workgroup memory: 8 and one more, against bank conflicts.
 const STRIDE: u32 = 9u;
 
-override TOKENS: u32;
 override HEADS: u32;
 override GROUP: u32;
 // vec4 from one token's queries or output to the next one's.
@@ -49,6 +48,8 @@ override PITCH: u32;
 @group(0) @binding(3) var<storage, read> keys: array<Stored>;
 @group(0) @binding(4) var<storage, read> values: array<Stored>;
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
+// .x: tokens of the step. No pipeline constant, because every length of a prompt would compile a pipeline of its own.
+@group(0) @binding(6) var<uniform> size: vec4<u32>;
 
 // Queries [query][vec4 of dimensions], then weights [query][vec4 of keys].
 var<workgroup> rows: array<vec4<f32>, QUERIES * STRIDE>;
@@ -70,7 +71,7 @@ fn main(
     let kv_head = head / GROUP;
     // The last queries see the most keys: they start first.
     let first = (num_groups.x - 1u - group.x) * QUERIES;
-    let count = min(QUERIES, TOKENS - first);
+    let count = min(QUERIES, size.x - first);
     let token = tokens[first];
     if head == HEADS - 1u {
         // Fewer than 8 vectors a row.

@@ -53,7 +53,7 @@ impl Package {
     /// # Errors
     /// If `haikuq.json` is missing, oversized, of another version, or says anything that does not fit together.
     pub async fn open(source: impl ByteSource + 'static) -> Result<Self, PackageError> {
-        let bytes = source.read(MANIFEST_FILE, 0..MAX_MANIFEST_BYTES + 1).await?;
+        let bytes = read_fully(&source, MANIFEST_FILE, 0..MAX_MANIFEST_BYTES + 1).await?;
         if bytes.len() as u64 > MAX_MANIFEST_BYTES {
             return Err(PackageError::ManifestTooLarge { limit: MAX_MANIFEST_BYTES });
         }
@@ -195,7 +195,7 @@ impl Package {
         loop {
             // One byte more than there should be shows a file that is too long without reading all of it.
             let end = (found + PIECE_BYTES).min(entry.bytes.saturating_add(1));
-            let piece = self.read_piece(&entry.name, found..end).await?;
+            let piece = read_fully(&self.source, &entry.name, found..end).await?;
             if found + piece.len() as u64 > entry.bytes {
                 return Err(PackageError::TooLong { file: file(), expected: entry.bytes });
             }
@@ -216,23 +216,11 @@ impl Package {
         Ok(())
     }
 
-    /// The bytes of `range`, fewer only where the file ends.
-    async fn read_piece(&self, file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
-        let mut piece = self.source.read(file, range.clone()).await?;
-        while !piece.is_empty() && range.start + (piece.len() as u64) < range.end {
-            let more = self.source.read(file, range.start + piece.len() as u64..range.end).await?;
-            if more.is_empty() {
-                break;
-            }
-            piece.extend(more);
-        }
-        Ok(piece)
-    }
-
     /// Compares a shard's header (and what follows it in `start`) with the manifest.
     fn check_entries(&self, index: usize, start: &[u8]) -> Result<(), PackageError> {
         let file = || self.manifest.shards[index].name.clone();
-        let listed = read_shard_header(start, self.manifest.shards[index].bytes).map_err(|source| PackageError::Shard { file: file(), source })?;
+        let listed = read_shard_header(start, self.manifest.shards[index].bytes)
+            .map_err(|source| PackageError::Shard { file: file(), source })?;
         let mut listed: BTreeMap<&str, _> = listed.iter().map(|e| (e.name.as_str(), e)).collect();
         for ShardPlane { tensor, chunk, plane } in self.planes(index) {
             let entry = entry_name(&tensor.name, chunk, plane.kind);
@@ -258,6 +246,19 @@ impl std::fmt::Debug for Package {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Package").field("manifest", &self.manifest).finish_non_exhaustive()
     }
+}
+
+/// The bytes of `range` of a file, fewer only where the file ends, also from a source that gives fewer at a time.
+async fn read_fully(source: &impl ByteSource, file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
+    let mut bytes = source.read(file, range.clone()).await?;
+    while !bytes.is_empty() && range.start + (bytes.len() as u64) < range.end {
+        let more = source.read(file, range.start + bytes.len() as u64..range.end).await?;
+        if more.is_empty() {
+            break;
+        }
+        bytes.extend(more);
+    }
+    Ok(bytes)
 }
 
 /// SHA-256 in lower-case hexadecimal, as manifests write it.

@@ -13,9 +13,9 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// A folder, a URL prefix, a cache: anything that has a package's files.
 pub trait ByteSource {
-    /// Bytes `range` of `file`; fewer where the file ends before `range.end`, none where it ends before
-    /// `range.start`. Never more than `range` holds, so that the caller bounds the memory of a file that it does not
-    /// trust yet.
+    /// Bytes `range` of `file`, or as many of the first of them as come at once: none only where the file ends at or
+    /// before `range.start`. Never more than `range` holds, so that the caller bounds the memory of a file that it does
+    /// not trust yet.
     ///
     /// # Errors
     /// [`SourceError`] if `file` is no plain name, does not exist or cannot be read.

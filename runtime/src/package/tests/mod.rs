@@ -219,3 +219,52 @@ fn a_manifest_with_a_length_of_the_largest_number_is_harmless() {
     let result = block_on(open(source).unwrap().read_shard(0));
     assert!(matches!(result, Err(PackageError::Truncated { file, .. }) if file == name));
 }
+
+/// Keeps copies, the first of which is damaged: what a browser's store can come to.
+struct Copies {
+    stored: std::cell::RefCell<MemorySource>,
+    origin: MemorySource,
+    refreshed: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
+}
+
+impl ByteSource for Copies {
+    fn read<'a>(&'a self, file: &'a str, range: std::ops::Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+        // Fewer bytes than asked for, and no whole words, as a stream gives them.
+        let result = block_on(self.stored.borrow().read(file, range.start..range.end.min(range.start + 333)));
+        Box::pin(std::future::ready(result))
+    }
+
+    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
+        let again = !self.refreshed.borrow().iter().any(|f| f == file);
+        self.refreshed.borrow_mut().push(file.to_owned());
+        let bytes = block_on(self.origin.read(file, 0..u64::MAX)).unwrap();
+        self.stored.borrow_mut().insert(file, bytes);
+        Box::pin(std::future::ready(Ok(again)))
+    }
+}
+
+#[test]
+fn a_damaged_copy_is_replaced_once() {
+    let (good, manifest) = package();
+    let name = &manifest.shards[0].name;
+    let mut bad = good.clone();
+    bad.get_mut(name).unwrap()[700] ^= 1;
+    let whole = block_on(good.read(name, 0..u64::MAX)).unwrap();
+    for (origin, repaired) in [(&good, true), (&bad, false)] {
+        let refreshed = std::rc::Rc::<std::cell::RefCell<Vec<String>>>::default();
+        let copies = Copies { stored: bad.clone().into(), origin: origin.clone(), refreshed: refreshed.clone() };
+        let package = block_on(Package::open(copies)).unwrap();
+        let mut bytes = vec![0; whole.len()];
+        let result = block_on(package.stream_shard(0, &mut |offset, piece| {
+            assert!(offset % 4 == 0, "pieces can be written to a buffer");
+            bytes[offset as usize..][..piece.len()].copy_from_slice(piece);
+        }));
+        assert_eq!(*refreshed.borrow(), [name.clone()], "one more chance, not two");
+        if repaired {
+            result.unwrap();
+            assert!(bytes == whole, "the good bytes were handed over last");
+        } else {
+            assert!(matches!(result, Err(PackageError::Hash { .. })));
+        }
+    }
+}
