@@ -1,13 +1,15 @@
-import { afterEach, expect, test, vi } from 'vitest';
+import { afterEach, expect, onTestFinished, test, vi } from 'vitest';
 import { type ErrorCode, HaikuqError } from '../errors.js';
-import type { Message } from '../types.js';
+import type { ChatBackend, Message } from '../types.js';
 import { anthropicMessages } from './anthropic.js';
 import { hybrid, type HybridOptions, type RouteEvent } from './hybrid.js';
 import type { LocalBackend } from './local.js';
+import { makeTextStream, plainResult } from './stream.js';
 import { collect, failure, scripted } from './testing/backends.js';
 import { anthropicEvents, eventServer, events, hangUpAfter, json } from './testing/event-server.js';
 
 const HELLO: Message[] = [{ role: 'user', content: 'Hello' }];
+const NO_TIME = { timeToFirstTokenMs: 0, decodeMs: 0, tokensPerSecond: 0 };
 
 afterEach(() => vi.unstubAllGlobals());
 
@@ -170,13 +172,30 @@ test('whileLoading cloud: the cloud answers until the model is there', async () 
   expect(load).toHaveBeenCalledTimes(1);
 });
 
+test('whileLoading cloud: offline, the model is waited for', async () => {
+  vi.stubGlobal('navigator', { onLine: false });
+  const cloud = scripted('cloud', ['no']);
+  const { backend, routes } = reporting({ local: async () => scripted('local', ['here']), cloud, whileLoading: 'cloud' });
+  expect(await backend.chat(HELLO).text()).toBe('here');
+  expect(routes).toEqual([{ answeredBy: 'local', reason: 'route' }]);
+  expect(cloud.asked).toEqual([]);
+});
+
+test('whileLoading cloud: counting tokens does not wait for the model', async () => {
+  const load = vi.fn(() => new Promise<LocalBackend>(() => {}));
+  const { backend, routes } = reporting({ local: load, cloud: scripted('cloud', ['far']), whileLoading: 'cloud', route: { maxPromptTokens: 9 } });
+  expect(await backend.chat(HELLO).text()).toBe('far');
+  expect(routes).toEqual([{ answeredBy: 'cloud', reason: 'loading' }]);
+  expect(load).toHaveBeenCalledTimes(1);
+});
+
 test('abort while the model loads ends the answer and leaves the loading alone', async () => {
   let arrive!: (model: LocalBackend) => void;
   const local = new Promise<LocalBackend>((resolve) => (arrive = resolve));
   const cloud = scripted('cloud', ['no']);
   const { backend, routes } = reporting({ local, cloud });
   const stream = backend.chat(HELLO);
-  stream.abort();
+  setTimeout(stream.abort);
   expect(await stream.result).toMatchObject({ finish: 'cancelled', text: '', answeredBy: 'local' });
   expect(await collect(stream)).toEqual([]);
   arrive(scripted('local', ['here']));
@@ -197,6 +216,29 @@ test('abort before the first text does not wake the other side', async () => {
   expect(routes).toEqual([]);
 });
 
+test('abort before the first text is no answer to report, also of a backend that ends quietly', async () => {
+  const quiet: ChatBackend = {
+    chat: (_, options) => makeTextStream(async () => {
+      await new Promise((resolve) => options?.signal?.addEventListener('abort', resolve));
+      return plainResult('local', '', 'cancelled', NO_TIME);
+    }),
+  };
+  const { backend, routes } = reporting({ local: quiet });
+  const stream = backend.chat(HELLO);
+  setTimeout(stream.abort);
+  expect((await stream.result).finish).toBe('cancelled');
+  expect(routes).toEqual([]);
+});
+
+test('the time to the first token is counted from the call, with routing and loading', async () => {
+  let now = 0;
+  vi.spyOn(performance, 'now').mockImplementation(() => (now += 1000));
+  onTestFinished(() => void vi.restoreAllMocks());
+  const { timings } = await hybrid({ local: async () => scripted('local', ['x']) }).chat(HELLO).result;
+  // The model itself says 1 ms.
+  expect(timings.timeToFirstTokenMs).toBe(1000);
+});
+
 test('abort midway keeps the text', async () => {
   const stream = hybrid({ local: scripted('local', ['one ', 'two'], { hangs: true }) }).chat(HELLO);
   for await (const piece of stream) if (piece === 'two') stream.abort();
@@ -210,13 +252,13 @@ test('options reach the side that answers', async () => {
 });
 
 test('an error in onRoute ends the answer and shows', async () => {
+  const local = scripted('local', ['x'], { hangs: true });
+  const chat = vi.spyOn(local, 'chat');
   const onRoute = () => {
     throw new Error('defect of the page');
   };
-  await expect(hybrid({ local: scripted('local', ['x'], { hangs: true }), onRoute }).chat(HELLO).result).rejects.toMatchObject({
-    code: 'internal',
-    message: 'defect of the page',
-  });
+  await expect(hybrid({ local, onRoute }).chat(HELLO).result).rejects.toMatchObject({ code: 'internal', message: 'defect of the page' });
+  expect(await chat.mock.results[0]?.value.result).toMatchObject({ finish: 'cancelled' });
 });
 
 test('against a real server: a cloud that refuses, then answers, then hangs up midway', async () => {

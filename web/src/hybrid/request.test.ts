@@ -80,6 +80,14 @@ test.each([
   expect(server.received).toHaveLength(1);
 });
 
+test('the wait is not silence of the endpoint', async () => {
+  const responses = [
+    new Response('{}', { status: 429, headers: { 'retry-after': '0.1' } }),
+    new Response(anthropicEvents(['yes']), { headers: { 'content-type': 'text/event-stream' } }),
+  ];
+  expect(await ask('/api', { timeoutMs: 20, fetch: async () => responses.shift() }).text()).toBe('yes');
+});
+
 test('abort ends the wait for the second try', async () => {
   const server = await eventServer(json(429, BUSY, { 'retry-after': '3600' }), ANSWER);
   const stream = ask(server.url, { maxRetryAfter: 4000, fetch: async (...args: Parameters<typeof fetch>) => {

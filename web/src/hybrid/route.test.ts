@@ -93,7 +93,7 @@ test('what a limit sends to the cloud, the local model answers where the cloud f
 
 test('with one side only, that one', async () => {
   expect(await routeOf({ local: counting(), cloud: undefined, route: { maxPromptCharacters: 1 } })).toEqual({ answeredBy: 'local', reason: 'only-side' });
-  expect(await routeOf({ route: { maxPromptTokens: 10 } })).toEqual({ answeredBy: 'cloud', reason: 'only-side' });
+  expect(await routeOf({ route: { maxPromptTokens: 10, minDevice: () => true } })).toEqual({ answeredBy: 'cloud', reason: 'only-side' });
   expect(await routeOf({ route: 'local-first' })).toEqual({ answeredBy: 'cloud', reason: 'only-side' });
 });
 
