@@ -1,5 +1,6 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
-import { HaikuqError } from '../errors.js';
+import type { HaikuqError } from '../errors.js';
+import { asHaikuqError } from '../hybrid/stream.js';
 import type { LoadOptions, LoadProgress, Model, PackageLocation } from '../types.js';
 
 /** `idle`: there is no location yet. */
@@ -47,7 +48,7 @@ export function useModelOf(load: Load, location: PackageLocation | null | undefi
       },
       (thrown: unknown) => {
         if (controller.signal.aborted) return;
-        const error = thrown instanceof HaikuqError ? thrown : new HaikuqError('internal', String(thrown), {}, { cause: thrown });
+        const error = asHaikuqError(thrown);
         setState((was) => ({ ...was, status: 'error', error }));
       },
     );
