@@ -39,6 +39,8 @@ export interface ErrorDetails {
   available?: number;
   /** `unsupported-device`: WebGPU's name of the limit. */
   limit?: string;
+  /** Of an answer that broke off: what was written until then. Absent where nothing was. */
+  partialText?: string;
 }
 
 /** Every error that this package throws. */

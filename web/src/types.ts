@@ -135,7 +135,7 @@ export interface Trimmed {
 
 export interface GenerationResult {
   text: string;
-  /** Token ids without the stop token. */
+  /** Token ids without the stop token; empty where the cloud answered. */
   ids: Uint32Array;
   finish: FinishReason;
   usage: Usage;
