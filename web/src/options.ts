@@ -6,10 +6,11 @@ import type { WriteOptions } from './worker/protocol.js';
 
 type Check = (value: unknown) => boolean;
 
+/** The engine's integers have 32 bits, but for the seed. */
 const integer =
-  (least: number): Check =>
+  (least: number, most = 2 ** 32 - 1): Check =>
   (value) =>
-    Number.isSafeInteger(value) && (value as number) >= least;
+    Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most;
 const number =
   (test: (value: number) => boolean): Check =>
   (value) =>
@@ -32,7 +33,7 @@ const WRITING = {
   topP: [number((p) => p > 0 && p <= 1), 'more than 0 and at most 1'],
   minP: [number((p) => p >= 0 && p <= 1), '0 to 1'],
   repetitionPenalty: [number((r) => r > 0), 'more than 0 (1 is none)'],
-  seed: [integer(0), 'an integer, 0 or more'],
+  seed: [integer(0, Number.MAX_SAFE_INTEGER), 'an integer, 0 or more'],
   ignoreEos: [oneOf(true, false), 'true or false'],
 } satisfies Rules;
 

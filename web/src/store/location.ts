@@ -20,7 +20,7 @@ export function resolveLocation(location: PackageLocation, base: string | undefi
   }
   if (!(Symbol.iterator in location)) throw invalid(String(location));
   const files = packageFiles([...location]);
-  const [folder] = files[0]?.webkitRelativePath.split('/').slice(-2, -1) ?? [];
+  const folder = files[0] && folderOf(files[0]).split('/').at(-2);
   return { kind: 'files', name: folder || 'package', files };
 }
 
@@ -57,14 +57,18 @@ function resolveUrl(location: string | URL, base: string | undefined): ResolvedL
 /** The files beside the manifest: a dropped folder may hold others, and more than one package. */
 function packageFiles(files: File[]): File[] {
   for (const file of files) if (!(file instanceof File)) throw invalid(String(file), 'expected File objects');
-  const folder = (file: File) => file.webkitRelativePath?.slice(0, -file.name.length) ?? '';
   const manifests = files.filter((file) => file.name === MANIFEST);
   if (manifests.length > 1) {
-    const where = manifests.map(folder).join(', ');
+    const where = manifests.map(folderOf).join(', ');
     throw new HaikuqError('invalid-argument', `location: ${manifests.length} packages among the files (${where}), expected one`);
   }
   const [manifest] = manifests;
-  return manifest ? files.filter((file) => folder(file) === folder(manifest)) : files;
+  return manifest ? files.filter((file) => folderOf(file) === folderOf(manifest)) : files;
+}
+
+/** Ends in `/`; empty for a file that was picked by itself. */
+function folderOf({ name, webkitRelativePath = '' }: File): string {
+  return webkitRelativePath.slice(0, -name.length);
 }
 
 function decode(segment: string): string {

@@ -30,17 +30,18 @@ export async function connect(worker: NonNullable<LoadOptions['worker']>, onEven
 
 export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
   const waiting = new Set<(error: HaikuqError) => void>();
-  let broken: HaikuqError | undefined;
+  /** Whether the worker has ever said anything: its script runs. */
+  let alive = false;
+  let closed: HaikuqError | undefined;
 
-  function fail(error: HaikuqError): void {
-    broken ??= error;
-    for (const reject of waiting) reject(broken);
+  function rejectWaiting(error: HaikuqError): void {
+    for (const reject of waiting) reject(error);
     waiting.clear();
   }
-  /** A worker that died would leave its calls unanswered. */
+  /** A worker that never began or was ended would leave its calls unanswered. */
   function answered<T>(call: () => Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      if (broken) return reject(broken);
+      if (closed) return reject(closed);
       waiting.add(reject);
       call()
         .then(resolve, reject)
@@ -48,14 +49,19 @@ export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
     });
   }
   worker.addEventListener('message', ({ data }: MessageEvent<Partial<EventMessage> | null>) => {
+    alive = true;
     if (data?.haikuqEvent) onEvent(data.haikuqEvent);
   });
   worker.addEventListener('error', (event) => {
     // Without words, the script could not be fetched or run: another origin, a content security policy, a 404.
     const why = event.message || 'its script could not be loaded';
-    fail(new HaikuqError('internal', `the worker failed: ${why}`));
+    const error = new HaikuqError('internal', `the worker failed: ${why}`);
+    if (!alive) closed ??= error;
+    rejectWaiting(error);
   });
-  worker.addEventListener('messageerror', () => fail(new HaikuqError('internal', 'a message of the worker could not be read')));
+  worker.addEventListener('messageerror', () => {
+    rejectWaiting(new HaikuqError('internal', 'a message of the worker could not be read'));
+  });
 
   installErrorTransfer();
   const remote = wrap<Host>(worker);
@@ -76,7 +82,8 @@ export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
     host,
     close() {
       worker.terminate();
-      fail(aborted('the call, by disposing of the model,'));
+      closed ??= aborted('the call, by disposing of the model,');
+      rejectWaiting(closed);
     },
   };
 }

@@ -4,6 +4,7 @@ import type { Engine } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
 import { isTrap, toHaikuqError } from '../failures.js';
 import type { DeviceLostEvent } from '../types.js';
+import { type OnTrap, orTrap } from './traps.js';
 
 export interface EngineKeeper {
   /** The engine; a new one where there is none. */
@@ -19,21 +20,24 @@ export interface EngineKeeper {
 export interface EngineKeeperOptions {
   make: () => Promise<Engine>;
   /** Makes WebAssembly anew after a trap. */
-  reset: () => Promise<void>;
+  reset: () => void;
+  onTrap: OnTrap;
   onDeviceLost: (event: DeviceLostEvent) => void;
   /** Waits before a device is asked for again: after the browser's GPU process died, there is none for a while. */
   retryDelaysMs?: number[];
 }
 
-export function createEngineKeeper({ make, reset, onDeviceLost, retryDelaysMs = [500, 2_000] }: EngineKeeperOptions): EngineKeeper {
+export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
+  const { make, reset, onTrap, onDeviceLost, retryDelaysMs = [500, 2_000] } = options;
   let current: Promise<Engine> | undefined;
 
   function get(): Promise<Engine> {
     if (current) return current;
-    const engine = make();
+    const engine = orTrap(make(), onTrap);
     current = engine;
-    engine.catch(() => {
+    engine.catch((error: unknown) => {
       if (current === engine) current = undefined;
+      if (isTrap(error)) reset();
     });
     return engine;
   }
@@ -73,12 +77,12 @@ export function createEngineKeeper({ make, reset, onDeviceLost, retryDelaysMs = 
       for (let losses = 0; ; losses++) {
         const engine = await get();
         try {
-          return { value: await work(engine), losses };
+          return { value: await orTrap(work(engine), onTrap), losses };
         } catch (thrown) {
           const error = toHaikuqError(thrown);
           if (isTrap(thrown)) {
             await discard(engine);
-            await reset();
+            reset();
           }
           if (error.code !== 'device-lost') throw error;
           await discard(engine);

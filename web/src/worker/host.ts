@@ -12,6 +12,7 @@ import { createEngineKeeper, type EngineKeeper } from './engine-keeper.js';
 import { progressReporter } from './progress.js';
 import type { CallId, Emit, Host, LoadRequest, WriteRequest, Written } from './protocol.js';
 import { createQueue } from './queue.js';
+import type { OnTrap } from './traps.js';
 import { nothingWritten, startWriting, type Writing } from './writing.js';
 
 export interface HostOptions {
@@ -19,6 +20,7 @@ export interface HostOptions {
   engineModule: () => Promise<EngineModule>;
   describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts>;
   network: Network;
+  onTrap: OnTrap;
   now?: () => number;
 }
 
@@ -30,7 +32,8 @@ interface Loaded {
   eosTokenIds: number[];
 }
 
-export function createHost({ emit, engineModule, describeAdapter, network, now = () => performance.now() }: HostOptions): Host {
+export function createHost(options: HostOptions): Host {
+  const { emit, engineModule, describeAdapter, network, onTrap, now = () => performance.now() } = options;
   const calls = new Map<CallId, AbortController>();
   const queue = createQueue();
   let loaded: Loaded | undefined;
@@ -72,7 +75,8 @@ export function createHost({ emit, engineModule, describeAdapter, network, now =
       let onUpload = progress.uploaded;
       const keeper = createEngineKeeper({
         make: () => module.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), (...bytes) => onUpload(...bytes)),
-        reset: async () => module.__wbg_reset_state?.(),
+        reset: () => module.__wbg_reset_state?.(),
+        onTrap,
         onDeviceLost: (event) => emit({ type: 'device-lost', ...event }),
       });
       const { eosTokenIds, f16, subgroups, ...facts } = (await keeper.get()).facts();

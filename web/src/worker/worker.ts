@@ -8,6 +8,7 @@ import { createHost } from './host.js';
 import type { EventMessage } from './connection.js';
 import type { HostEvent } from './protocol.js';
 import { installErrorTransfer } from './transfer.js';
+import { watchTraps } from './traps.js';
 
 const scope = globalThis as unknown as { postMessage(message: EventMessage, transfer: Transferable[]): void };
 
@@ -17,4 +18,5 @@ function emit(event: HostEvent, transfer: Transferable[] = []): void {
 }
 
 installErrorTransfer();
-expose(createHost({ emit, engineModule: loadEngineModule, describeAdapter, network: browserNetwork() }));
+const onTrap = watchTraps(globalThis);
+expose(createHost({ emit, engineModule: loadEngineModule, describeAdapter, network: browserNetwork(), onTrap }));

@@ -4,6 +4,9 @@ import type { Engine, EngineCompletion, EngineRequest } from '../engine/engine.j
 import type { GenerationResult } from '../types.js';
 import type { WriteOptions } from './protocol.js';
 
+/** Texts that an engine writes together; more are written in groups, one after the other. */
+const MAX_BATCH = 8;
+
 interface Text {
   ids: number[];
   text: string;
@@ -30,7 +33,7 @@ export interface WritingOptions {
 
 export function startWriting({ prompts, options, signal, started, onText, now }: WritingOptions): Writing {
   const texts = prompts.map((): Text => ({ ids: [], text: '' }));
-  let completions: EngineCompletion[] | undefined;
+  const completions: EngineCompletion[] = [];
 
   function onToken(index: number, id: number | undefined, text: string): boolean {
     const written = texts[index] as Text;
@@ -51,10 +54,15 @@ export function startWriting({ prompts, options, signal, started, onText, now }:
   }
   return {
     async continue(engine) {
-      if (!signal.aborted) completions = await engine.generate(prompts.map(request), onToken);
+      while (completions.length < prompts.length && !signal.aborted) {
+        const first = completions.length;
+        const requests = prompts.map(request).slice(first, first + MAX_BATCH);
+        const group = await engine.generate(requests, (index, id, text) => onToken(first + index, id, text));
+        completions.push(...group);
+      }
     },
     results(losses) {
-      return texts.map((text, i) => result(text, completions?.[i] ?? cancelled(text, prompts[i] as Uint32Array), started, losses));
+      return texts.map((text, i) => result(text, completions[i] ?? cancelled(text, prompts[i] as Uint32Array), started, losses));
     },
   };
 }
@@ -73,8 +81,9 @@ function result(text: Text, completion: EngineCompletion, started: number, losse
   const decodeMs = losses === 0 ? completion.decodeMs : (lastTokenAt ?? 0) - (firstTokenAt ?? 0);
   const tokensPerSecond = completionTokens > 1 && decodeMs > 0 ? ((completionTokens - 1) * 1000) / decodeMs : 0;
   return {
-    text: completion.text,
-    ids: completion.ids,
+    // What was streamed, token by token: the engine that ended a text may not be the one that began it.
+    text: text.text,
+    ids: Uint32Array.from(text.ids),
     finish: completion.finish,
     usage: { promptTokens, reusedTokens, completionTokens },
     timings: { timeToFirstTokenMs, decodeMs, tokensPerSecond },
