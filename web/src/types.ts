@@ -100,7 +100,10 @@ export interface ChatOptions extends GenerateOptions {
    * `refuse`: throw `context-overflow`.
    */
   overflow?: 'trim' | 'refuse';
-  /** Tokens kept free for the answer when trimming; `maxTokens` where that is given, else a quarter of the context. */
+  /**
+   * Tokens kept free for the answer. When trimming, the default is `maxTokens` (half the context at most) where that is
+   * given, else a quarter of the context; when refusing, none. Where the newest turn leaves less, it gets what there is.
+   */
   reserve?: number;
 }
 

@@ -15,6 +15,7 @@ export interface Source {
 }
 
 export interface EngineOptions {
+  powerPreference?: 'low-power' | 'high-performance';
   contextSize?: number;
   kvCache?: 'auto' | 'f16' | 'f32';
   maxSequences?: number;
@@ -95,6 +96,8 @@ export interface Engine {
 }
 
 export interface EngineModule {
+  /** Makes a new WebAssembly instance of the module, after a trap has left the old one in an unknown state. */
+  __wbg_reset_state?(): void;
   /** Initializes WebAssembly; call once. */
   default(options: { module_or_path: URL | Response | Promise<Response> | WebAssembly.Module | BufferSource }): Promise<unknown>;
   Engine: {

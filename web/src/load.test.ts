@@ -1,0 +1,307 @@
+import { expose } from 'comlink';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { HaikuqError } from './errors.js';
+import { load } from './load.js';
+import { encode, type FakeEngines, fakeEngines } from './testing/fake-engine.js';
+import { fakePackage, someBytes } from './testing/fake-package.js';
+import { fakeServer, type FakeServer } from './testing/fake-server.js';
+import type { LoadOptions, LoadProgress, Model, TextStream } from './types.js';
+import { createHost } from './worker/host.js';
+import { installErrorTransfer } from './worker/transfer.js';
+
+const URL_PREFIX = 'https://example.org/tiny/';
+
+let engines: FakeEngines;
+let server: FakeServer;
+let terminated: number;
+const unhandled: unknown[] = [];
+const onUnhandled = (error: unknown) => void unhandled.push(error);
+
+beforeEach(async () => {
+  vi.stubGlobal('navigator', {});
+  engines = fakeEngines();
+  server = fakeServer((await fakePackage({ s1: someBytes(9000, 1) })).files);
+  terminated = 0;
+  unhandled.length = 0;
+  process.on('unhandledRejection', onUnhandled);
+});
+afterEach(async () => {
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  process.off('unhandledRejection', onUnhandled);
+  vi.unstubAllGlobals();
+  expect(unhandled).toEqual([]);
+});
+
+/** A host behind a message channel, with comlink and structured clones as with a real worker. */
+function fakeWorker(): Worker {
+  const { port1, port2 } = new MessageChannel();
+  const adapter = { vendor: '', architecture: '', device: '', description: '', limits: {}, software: true };
+  const host = createHost({
+    emit: (event, transfer = []) => port2.postMessage({ haikuqEvent: event }, transfer),
+    engineModule: async () => engines.module,
+    describeAdapter: async () => adapter,
+    network: server.network,
+    onTrap: () => () => undefined,
+  });
+  installErrorTransfer();
+  expose(host, port2);
+  port1.start();
+  const listeners: Record<string, unknown> = {
+    terminate() {
+      terminated += 1;
+      port1.close();
+    },
+  };
+  return Object.assign(port1, listeners) as unknown as Worker;
+}
+const loadModel = (options: LoadOptions = {}): Promise<Model> => load(URL_PREFIX, { worker: fakeWorker, ...options });
+
+async function collect(stream: AsyncIterable<string>): Promise<string[]> {
+  const pieces: string[] = [];
+  for await (const piece of stream) pieces.push(piece);
+  return pieces;
+}
+const slowly = () => new Promise<void>((resolve) => setTimeout(resolve, 1));
+
+describe('load', () => {
+  it('brings a model, and its progress', async () => {
+    const progress: LoadProgress[] = [];
+    const model = await loadModel({ onProgress: (now) => progress.push(now) });
+    expect(model.info).toMatchObject({ name: 'tiny', vocabSize: 2, adapter: { software: true } });
+    expect(progress.at(-1)?.phase).toBe('ready');
+    expect(await model.memory()).toEqual({ weights: 1, cache: 2, scratch: 3, wasm: 4 });
+    await model.dispose();
+    expect(terminated).toBe(1);
+  });
+
+  it('carries errors across whole, and ends the worker', async () => {
+    server.files.set('s1', someBytes(9000, 2));
+    const error: unknown = await loadModel().catch((e: unknown) => e);
+    expect(error).toBeInstanceOf(HaikuqError);
+    expect(error).toMatchObject({ code: 'integrity', details: { file: 's1' }, message: expect.stringContaining('s1') as string });
+    expect(terminated).toBe(1);
+  });
+
+  it('is aborted by its signal, before and during', async () => {
+    await expect(loadModel({ signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'aborted' });
+    expect(terminated).toBe(0);
+    server.network.stallMs = 60_000;
+    server.trouble.set('s1', [{ stallAfter: 2000 }]);
+    const controller = new AbortController();
+    const loading = loadModel({ signal: controller.signal });
+    setTimeout(() => controller.abort(), 30);
+    await expect(loading).rejects.toMatchObject({ code: 'aborted' });
+    expect(terminated).toBe(1);
+  });
+
+  it.each([
+    [{ cache: 'disk' }, 'cache is "disk"'],
+    [{ contextSize: 0 }, 'contextSize is 0'],
+    [{ worker: 'yes' }, 'worker is "yes"'],
+    [{ device: { powerPreference: 'max' } }, 'device.powerPreference is "max"'],
+  ])('refuses %j', async (options, message) => {
+    await expect(loadModel(options as LoadOptions)).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining(message) as string });
+  });
+
+  it('says so where the worker cannot begin', async () => {
+    const broken = new EventTarget() as EventTarget & { terminate(): void; postMessage(): void };
+    broken.terminate = () => undefined;
+    broken.postMessage = () => void queueMicrotask(() => broken.dispatchEvent(new Event('error')));
+    await expect(load(URL_PREFIX, { worker: () => broken as unknown as Worker })).rejects.toMatchObject({
+      code: 'internal',
+      message: expect.stringContaining('script') as string,
+    });
+  });
+
+  it('survives callbacks that throw', async () => {
+    const thrown: unknown[] = [];
+    const listener = (error: unknown) => void thrown.push(error);
+    const others = process.listeners('uncaughtException');
+    process.removeAllListeners('uncaughtException').on('uncaughtException', listener);
+    try {
+      const model = await loadModel({
+        onProgress: () => {
+          throw new Error('mine');
+        },
+      });
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      expect(thrown).not.toEqual([]);
+      await model.dispose();
+    } finally {
+      process.removeAllListeners('uncaughtException');
+      for (const other of others) process.on('uncaughtException', other);
+    }
+  });
+});
+
+describe('a model', () => {
+  let model: Model;
+  beforeEach(async () => {
+    model = await loadModel();
+  });
+  afterEach(() => model.dispose());
+
+  it('streams', async () => {
+    const stream = model.chat([{ role: 'user', content: 'Hi' }]);
+    const pieces = await collect(stream);
+    expect(pieces.length).toBeGreaterThan(5);
+    expect(pieces.join('')).toBe('You said: <user>Hi<assistant>');
+    const result = await stream.result;
+    expect(result).toMatchObject({ text: pieces.join(''), finish: 'stop', answeredBy: 'local' });
+    expect(result.ids).toEqual(encode(pieces.join('')));
+    expect(result.trimmed).toBeUndefined();
+    expect(await stream.text()).toBe(result.text);
+    expect(() => stream[Symbol.asyncIterator]()).toThrow(/only once/);
+  });
+
+  it('gives a result that nobody iterates', async () => {
+    expect(await model.generate('Hi').text()).toBe('You said: Hi');
+  });
+
+  it('writes batches', async () => {
+    const stream = model.generate(['a', 'b']);
+    const texts = ['', ''];
+    for await (const { index, text } of stream) texts[index] += text;
+    expect(texts).toEqual(['You said: a', 'You said: b']);
+    expect((await stream.result).map(({ text }) => text)).toEqual(texts);
+  });
+
+  it('draws a seed where there is none, and tells the engine nothing else that was not asked', async () => {
+    await model.generate('a').result;
+    await model.generate('a', { temperature: 0.5, stop: 'x', seed: 7, maxTokens: 3 }).result;
+    const [first, second] = engines.made[0]?.requests ?? [];
+    expect(first).toEqual({ prompt: encode('a'), seed: expect.any(Number) as number });
+    expect(second).toEqual({ prompt: encode('a'), seed: 7, temperature: 0.5, stop: ['x'], maxTokens: 3 });
+  });
+
+  it('is ended by abort(): the iteration ends, the result is cancelled', async () => {
+    engines.beforeToken = slowly;
+    const stream = model.generate('a');
+    const pieces: string[] = [];
+    for await (const piece of stream) {
+      pieces.push(piece);
+      if (pieces.length === 3) stream.abort();
+    }
+    expect(pieces).toHaveLength(3);
+    const result = await stream.result;
+    expect(result.finish).toBe('cancelled');
+    expect(result.text.startsWith('You')).toBe(true);
+    expect(await stream.text()).toBe(result.text);
+  });
+
+  it('is ended by leaving the loop', async () => {
+    engines.beforeToken = slowly;
+    const stream = model.generate('a');
+    for await (const _ of stream) break;
+    expect((await stream.result).finish).toBe('cancelled');
+    expect(await model.generate('b').text()).toBe('You said: b');
+  });
+
+  it('is ended by a signal: the iteration throws, the result is cancelled', async () => {
+    engines.beforeToken = slowly;
+    const controller = new AbortController();
+    const stream = model.generate('a', { signal: controller.signal });
+    const reading = (async () => {
+      for await (const piece of stream) if (piece === 'o') controller.abort();
+    })();
+    await expect(reading).rejects.toMatchObject({ code: 'aborted' });
+    expect((await stream.result).finish).toBe('cancelled');
+    await expect(stream.text()).rejects.toMatchObject({ code: 'aborted' });
+  });
+
+  it('does not begin with a signal that is aborted', async () => {
+    const stream = model.generate('a', { signal: AbortSignal.abort() });
+    await expect(collect(stream)).rejects.toMatchObject({ code: 'aborted' });
+    expect(await stream.result).toMatchObject({ finish: 'cancelled', text: '', usage: { promptTokens: 0 } });
+    expect(engines.made[0]?.requests).toEqual([]);
+  });
+
+  it('is not ended by a signal that aborts too late', async () => {
+    const controller = new AbortController();
+    const stream = model.generate('a', { signal: controller.signal });
+    await stream.result;
+    controller.abort();
+    expect((await collect(stream)).join('')).toBe('You said: a');
+  });
+
+  it.each([
+    [{ temperature: -1 }, 'temperature is -1'],
+    [{ temperature: NaN }, 'temperature is NaN'],
+    [{ topP: 0 }, 'topP is 0'],
+    [{ minP: 2 }, 'minP is 2'],
+    [{ topK: 1.5 }, 'topK is 1.5'],
+    [{ repetitionPenalty: 0 }, 'repetitionPenalty is 0'],
+    [{ maxTokens: -1 }, 'maxTokens is -1'],
+    [{ maxTokens: 2 ** 32 }, 'maxTokens is 4294967296'],
+    [{ seed: 'x' }, 'seed is "x"'],
+    [{ stop: ['a', ''] }, 'stop is ["a",""]'],
+    [{ signal: {} }, 'signal is {}'],
+    [{ overflow: 'shrink' }, 'overflow is "shrink"'],
+    [{ reserve: -5 }, 'reserve is -5'],
+  ])('refuses %j, naming it', async (options, message) => {
+    const stream = model.chat([{ role: 'user', content: 'Hi' }], options as object);
+    const expected = { code: 'invalid-argument', message: expect.stringContaining(message) as string };
+    await expect(stream.result).rejects.toMatchObject(expected);
+    await expect(collect(stream)).rejects.toMatchObject(expected);
+  });
+
+  it.each([[[]], ['Hi'], [[{ role: 'user' }]], [[{ role: '', content: '' }]], [[null]], [[{ role: 'user', content: [{ type: 'text', text: 'Hi' }] }]]])(
+    'refuses the messages %j',
+    async (messages) => {
+      await expect(model.chat(messages as never).result).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('messages') as string });
+    },
+  );
+
+  it('takes no notice of what else is in a message', async () => {
+    const message = { role: 'user', content: 'Hi', onClick: () => undefined };
+    expect(await model.chat([message]).text()).toBe('You said: <user>Hi<assistant>');
+  });
+
+  it('counts, tokenizes, scores, and continues', async () => {
+    expect(await model.countTokens('abc')).toBe(3);
+    expect(await model.countTokens([{ role: 'user', content: 'Hi' }])).toBe(19);
+    expect(await model.detokenize(await model.tokenize('abc'))).toBe('abc');
+    expect(await model.continueGreedily(encode('x'), 3)).toEqual(encode('You'));
+    const rows: number[][] = [];
+    await model.score(encode('abc'), (first, logits) => rows.push([first, ...logits]));
+    expect(rows).toEqual([[0, 0, 0, 1, 1], [2, 2, 2]]);
+    const failing = model.score(encode('abc'), () => {
+      throw new Error('mine');
+    });
+    await expect(failing).rejects.toThrow('mine');
+  });
+
+  it('raises no unhandled rejection when nobody looks', async () => {
+    engines.beforeToken = () => {
+      throw new Error('defect');
+    };
+    model.generate('a');
+    model.generate(['a', 'b']);
+    model.chat([]);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  });
+
+  it('refuses calls after dispose, and ends those before it', async () => {
+    engines.beforeToken = slowly;
+    const running = model.generate('a');
+    const queued = model.chat([{ role: 'user', content: 'b' }]);
+    await model.dispose();
+    expect((await running.result).finish).toBe('cancelled');
+    expect((await queued.result).finish).toBe('cancelled');
+    const calls: Promise<unknown>[] = [model.generate('a').result, model.chat([{ role: 'user', content: 'Hi' }]).text(), model.countTokens('a'), model.memory()];
+    for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('disposed') as string });
+    await model.dispose();
+    expect(terminated).toBe(1);
+  });
+
+  it('recovers a lost device and says so', async () => {
+    const told: boolean[] = [];
+    const other = await loadModel({ onDeviceLost: ({ recovered }) => told.push(recovered) });
+    await other.loseDevice();
+    const stream: TextStream = other.generate('a');
+    expect(await stream.text()).toBe('You said: a');
+    expect((await stream.result).recoveries).toBe(1);
+    expect(told).toEqual([false, true]);
+    await other.dispose();
+  });
+});

@@ -1,0 +1,125 @@
+/** Options as they come from callers: checked, and without what is absent. */
+
+import { HaikuqError } from './errors.js';
+import type { GenerateOptions, LoadOptions, Message } from './types.js';
+import type { WriteOptions } from './worker/protocol.js';
+
+type Check = (value: unknown) => boolean;
+
+/** The engine's integers have 32 bits, but for the seed. */
+const integer =
+  (least: number, most = 2 ** 32 - 1): Check =>
+  (value) =>
+    Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most;
+const number =
+  (test: (value: number) => boolean): Check =>
+  (value) =>
+    typeof value === 'number' && Number.isFinite(value) && test(value);
+const oneOf =
+  (...values: unknown[]): Check =>
+  (value) =>
+    values.includes(value);
+const isText: Check = (value) => typeof value === 'string';
+const isStop: Check = (value) => (Array.isArray(value) ? value : [value]).every((text) => isText(text) && text !== '');
+const isSignal: Check = (value) => value instanceof AbortSignal;
+const isFunction: Check = (value) => typeof value === 'function';
+
+type Rules = Record<string, [check: Check, expected: string]>;
+
+const WRITING = {
+  maxTokens: [integer(0), 'an integer, 0 or more'],
+  temperature: [number((t) => t >= 0), '0 (greedy) or more'],
+  topK: [integer(0), 'an integer, 0 (all) or more'],
+  topP: [number((p) => p > 0 && p <= 1), 'more than 0 and at most 1'],
+  minP: [number((p) => p >= 0 && p <= 1), '0 to 1'],
+  repetitionPenalty: [number((r) => r > 0), 'more than 0 (1 is none)'],
+  seed: [integer(0, Number.MAX_SAFE_INTEGER), 'an integer, 0 or more'],
+  ignoreEos: [oneOf(true, false), 'true or false'],
+} satisfies Rules;
+
+const CALL: Rules = {
+  ...WRITING,
+  stop: [isStop, 'texts that are not empty'],
+  signal: [isSignal, 'an AbortSignal'],
+  controlTokens: [oneOf(true, false), 'true or false'],
+  overflow: [oneOf('trim', 'refuse'), '"trim" or "refuse"'],
+  reserve: [integer(0), 'an integer, 0 or more'],
+};
+
+const LOAD: Rules = {
+  onProgress: [isFunction, 'a function'],
+  onDeviceLost: [isFunction, 'a function'],
+  signal: [isSignal, 'an AbortSignal'],
+  cache: [oneOf('auto', 'opfs', 'cache-api', 'none'), '"auto", "opfs", "cache-api" or "none"'],
+  contextSize: [integer(1), 'an integer, 1 or more'],
+  kvCache: [oneOf('auto', 'f16', 'f32'), '"auto", "f16" or "f32"'],
+  worker: [(value) => typeof value === 'boolean' || isFunction(value), 'true, false or a function'],
+  device: [(value) => typeof value === 'object' && value !== null, 'an object'],
+};
+
+const DEVICE: Rules = {
+  powerPreference: [oneOf('low-power', 'high-performance'), '"low-power" or "high-performance"'],
+  withoutF16: [oneOf(true, false), 'true or false'],
+  withoutSubgroups: [oneOf(true, false), 'true or false'],
+  defaultLimits: [oneOf(true, false), 'true or false'],
+};
+
+/** Throws `invalid-argument`, naming the option and its value. */
+export function checkLoadOptions(options: LoadOptions): void {
+  check(options, LOAD);
+  check(options.device ?? {}, DEVICE, 'device.');
+}
+
+/** What the engine is told; throws `invalid-argument`. A seed is drawn where there is none. */
+export function writeOptions(options: GenerateOptions): WriteOptions {
+  check(options, CALL);
+  const told: Record<string, unknown> = { seed: crypto.getRandomValues(new Uint32Array(1))[0] };
+  for (const name of Object.keys(WRITING) as (keyof typeof WRITING)[]) {
+    if (options[name] !== undefined) told[name] = options[name];
+  }
+  if (options.stop !== undefined) told.stop = [options.stop].flat();
+  return told as WriteOptions;
+}
+
+/** Copies what a template needs; anything else that callers keep in their messages may not be cloneable. */
+export function checkMessages(messages: readonly Message[]): Message[] {
+  if (!Array.isArray(messages) || messages.length === 0) throw invalid('messages', messages, 'a list of at least one message');
+  return messages.map((message: Partial<Message> | null, i) => {
+    const { role, content } = message ?? {};
+    if (typeof role !== 'string' || role === '') throw invalid(`messages[${i}].role`, role, '"system", "user" or "assistant"');
+    if (typeof content !== 'string') throw invalid(`messages[${i}].content`, content, 'a text');
+    return { role, content };
+  });
+}
+
+export function checkText(name: string, value: unknown): string {
+  if (typeof value !== 'string') throw invalid(name, value, 'a text');
+  return value;
+}
+
+export function checkIds(name: string, value: unknown): Uint32Array {
+  if (!(value instanceof Uint32Array)) throw invalid(name, value, 'a Uint32Array');
+  return value;
+}
+
+export function checkCount(name: string, value: unknown): number {
+  if (!integer(0)(value)) throw invalid(name, value, 'an integer, 0 or more');
+  return value as number;
+}
+
+export function invalid(name: string, value: unknown, expected: string): HaikuqError {
+  return new HaikuqError('invalid-argument', `${name} is ${show(value)}, expected ${expected}`);
+}
+
+function check(options: object, rules: Rules, prefix = ''): void {
+  if (typeof options !== 'object' || options === null) throw invalid('options', options, 'an object');
+  for (const [name, [isValid, expected]] of Object.entries(rules)) {
+    const value: unknown = (options as Record<string, unknown>)[name];
+    if (value !== undefined && !isValid(value)) throw invalid(prefix + name, value, expected);
+  }
+}
+
+function show(value: unknown): string {
+  if (typeof value === 'number' || typeof value === 'function') return String(value).slice(0, 60);
+  return (JSON.stringify(value) ?? String(value)).slice(0, 60);
+}

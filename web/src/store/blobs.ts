@@ -1,0 +1,35 @@
+/** What keeps files between visits: blobs named by their SHA-256, and small text records. */
+
+import { HaikuqError } from '../errors.js';
+
+export interface BlobStore {
+  readonly kind: 'opfs' | 'cache-api';
+  /** Bytes of a blob that are stored, 0 for none. It is complete when these are all that it should have. */
+  size(sha256: string): Promise<number>;
+  /** Bytes `[start, end)`; fewer where fewer are stored, or another tab is replacing the blob. */
+  read(sha256: string, start: number, end: number): Promise<Uint8Array>;
+  /** Continues a blob at its end. One writer at a time; the caller sees to that with a lock. */
+  append(sha256: string): Promise<BlobWriter>;
+  remove(sha256: string): Promise<void>;
+  list(): Promise<{ sha256: string; bytes: number }[]>;
+  readRecord(key: string): Promise<string | undefined>;
+  writeRecord(key: string, text: string): Promise<void>;
+  removeRecord(key: string): Promise<void>;
+  /** Keys of all records. */
+  listRecords(): Promise<string[]>;
+}
+
+export interface BlobWriter {
+  /** Rejects with `quota` when storage is full; what was written before stays. */
+  write(bytes: Uint8Array<ArrayBuffer>): Promise<void>;
+  /** Drops what is stored and starts again at 0. */
+  restart(): Promise<void>;
+  /** Keeps what was written. To be called in every case. */
+  close(): Promise<void>;
+}
+
+/** Storage that is full, in the browser's words; whoever knows the numbers completes it. */
+export function asQuotaError(error: unknown): unknown {
+  if (!(error instanceof Error) || error.name !== 'QuotaExceededError') return error;
+  return new HaikuqError('quota', 'the browser’s storage for this site is full', {}, { cause: error });
+}

@@ -1,0 +1,110 @@
+/**
+ * Which packages a store holds: a record for each package, with the manifest of the version that is complete and of the
+ * one that is being downloaded. Blobs that no record refers to are garbage. The old version is kept until the new one
+ * is complete, so that a broken update leaves something to run.
+ */
+
+import { withLock } from './locks.js';
+import type { BlobStore } from './blobs.js';
+import { type Manifest, parseManifest, type PackageFile } from './manifest.js';
+
+export interface CatalogEntry {
+  url: string;
+  /** Text of the manifest whose files were all stored. */
+  current?: string | undefined;
+  /** Text of the manifest whose files are being stored. */
+  pending?: string | undefined;
+}
+
+export async function readEntry(store: BlobStore, url: string): Promise<CatalogEntry | undefined> {
+  return parseEntry(await store.readRecord(await recordKey(url)));
+}
+
+/** Keeps the blobs of `manifest` from now on, beside those of a version that is complete already. */
+export async function beginVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
+  await changeEntry(store, url, ({ current }) => ({ url, current, pending: current === manifest.text ? undefined : manifest.text }));
+}
+
+/** All of `manifest` is stored: blobs of other versions go, if no other package has them. */
+export async function completeVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
+  await changeEntry(store, url, () => ({ url, current: manifest.text }), 'collect garbage');
+}
+
+/** Gives up the complete version for the one that is being stored, to make room. */
+export async function dropOldVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
+  await changeEntry(store, url, () => ({ url, pending: manifest.text }), 'collect garbage');
+}
+
+export async function removePackage(store: BlobStore, url: string): Promise<void> {
+  await withLock('catalog', undefined, async () => {
+    await store.removeRecord(await recordKey(url));
+    await collectGarbage(store);
+  });
+}
+
+export async function listEntries(store: BlobStore): Promise<CatalogEntry[]> {
+  const entries: CatalogEntry[] = [];
+  for (const key of await store.listRecords()) {
+    const entry = parseEntry(await store.readRecord(key));
+    if (entry) entries.push(entry);
+  }
+  return entries;
+}
+
+/** The manifests of an entry that can be read: the complete version first. */
+export function manifestsOf(entry: CatalogEntry): Manifest[] {
+  return [entry.current, entry.pending].flatMap((text) => {
+    try {
+      return text === undefined ? [] : [parseManifest(text)];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/** Files by content: a package may have the same bytes under two names, and two packages the same tokenizer. */
+export function distinctBlobs(files: Iterable<PackageFile>): PackageFile[] {
+  return [...new Map([...files].map((file) => [file.sha256, file])).values()];
+}
+
+async function changeEntry(
+  store: BlobStore,
+  url: string,
+  change: (entry: CatalogEntry) => CatalogEntry,
+  then?: 'collect garbage',
+): Promise<void> {
+  await withLock('catalog', undefined, async () => {
+    const key = await recordKey(url);
+    const before = await store.readRecord(key);
+    const after = JSON.stringify(change(parseEntry(before) ?? { url }));
+    if (after !== before) await store.writeRecord(key, after);
+    if (then) await collectGarbage(store);
+  });
+}
+
+/** Under the catalog's lock, so that no tab begins a version meanwhile. */
+async function collectGarbage(store: BlobStore): Promise<void> {
+  const entries = await listEntries(store);
+  const manifests = entries.flatMap(manifestsOf);
+  const used = new Set(manifests.flatMap(({ shards, files }) => [...shards, ...files].map((file) => file.sha256)));
+  for (const { sha256 } of await store.list()) {
+    if (used.has(sha256)) continue;
+    // A blob that another tab has open cannot be removed now; the next collection gets it.
+    await store.remove(sha256).catch(() => undefined);
+  }
+}
+
+/** A damaged record counts as none: what it referred to is downloaded again. */
+function parseEntry(text: string | undefined): CatalogEntry | undefined {
+  try {
+    const entry = text === undefined ? undefined : (JSON.parse(text) as Partial<CatalogEntry> | null);
+    return typeof entry?.url === 'string' ? (entry as CatalogEntry) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+async function recordKey(url: string): Promise<string> {
+  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(url));
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+}

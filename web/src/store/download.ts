@@ -1,0 +1,160 @@
+/** Downloads a package's files into a store, two at a time. */
+
+import { HaikuqError } from '../errors.js';
+import { asQuotaError, type BlobStore, type BlobWriter } from './blobs.js';
+import { distinctBlobs } from './catalog.js';
+import { fetchBytes, type Network } from './fetch.js';
+import { limit } from './limit.js';
+import { fileUrl } from './location.js';
+import { withLock } from './locks.js';
+import type { PackageFile } from './manifest.js';
+import { availableBytes, quotaError } from './quota.js';
+
+/** Shards in flight: enough to keep a connection busy while one is finished, few enough for phones. */
+export const PARALLEL_DOWNLOADS = 2;
+
+export interface DownloadCounts {
+  /** Bytes that came over the network. */
+  downloadedBytes: number;
+  /** Bytes that have come or have to come. */
+  downloadTotalBytes: number;
+}
+
+export interface Downloads {
+  /** Resolves when the file is stored as a whole. The first call begins with all files. */
+  ready(file: PackageFile): Promise<void>;
+  /** The file's blob is gone, or another tab is replacing it: stores what is missing, before all other files. */
+  restore(file: PackageFile): Promise<void>;
+  /** The file's blob is wrong: fetches it again, past the HTTP cache, before all other files. */
+  replace(file: PackageFile): Promise<void>;
+  /** Bytes still to be stored, as of now. */
+  missingBytes(): Promise<number>;
+  /** Settles when none is under way any more. */
+  settled(): Promise<void>;
+  stop(): void;
+}
+
+export interface DownloadOptions {
+  store: BlobStore;
+  network: Network;
+  /** The package's URL prefix. */
+  prefix: string;
+  /** In the order in which they are wanted. */
+  files: PackageFile[];
+  onProgress: (counts: DownloadCounts) => void;
+}
+
+export function createDownloads({ store, network, prefix, files, onProgress }: DownloadOptions): Downloads {
+  const blobs = distinctBlobs(files);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const slot = limit(PARALLEL_DOWNLOADS);
+  const jobs = new Map<string, Promise<void>>();
+  const fetched = new Map<string, { bytes: number; total: number }>();
+  let begun = false;
+
+  function report(sha256: string, bytes: number, total: number): void {
+    fetched.set(sha256, { bytes, total });
+    let downloadedBytes = 0;
+    let downloadTotalBytes = 0;
+    for (const count of fetched.values()) {
+      downloadedBytes += count.bytes;
+      downloadTotalBytes += count.total;
+    }
+    onProgress({ downloadedBytes, downloadTotalBytes });
+  }
+
+  function enqueue(file: PackageFile, fresh: boolean, urgent?: 'urgent'): Promise<void> {
+    const { sha256 } = file;
+    const job = slot(async () => {
+      try {
+        await withLock(`blob:${sha256}`, signal, () => download(file, fresh));
+      } catch (error) {
+        throw await withNumbers(error);
+      }
+    }, urgent);
+    jobs.set(sha256, job);
+    // Whoever waits for the file sees the error, and whoever asks again gets another try.
+    job.catch(() => {
+      if (jobs.get(sha256) === job) jobs.delete(sha256);
+    });
+    return job;
+  }
+
+  /** With the blob's lock: another tab may have stored it, or a part of it, since we looked. */
+  async function download(file: PackageFile, fresh: boolean): Promise<void> {
+    const { sha256 } = file;
+    let size = await store.size(sha256);
+    if (size > file.bytes || (fresh && size > 0)) {
+      await store.remove(sha256);
+      size = 0;
+    }
+    report(sha256, 0, file.bytes - size);
+    if (size === file.bytes) return;
+    const url = fileUrl(prefix, file.name, sha256);
+    await closingAfter(await store.append(sha256), async (writer) => {
+      let first = size;
+      let end = size;
+      for await (const { at, bytes } of fetchBytes(network, url, file, size, { signal, fresh })) {
+        if (at < end) {
+          await writer.restart();
+          first = 0;
+        }
+        await writer.write(bytes);
+        end = at + bytes.length;
+        report(sha256, end - first, file.bytes - first);
+      }
+    });
+  }
+
+  async function missingBytes(): Promise<number> {
+    let missing = 0;
+    for (const { sha256, bytes } of blobs) {
+      const left = Math.max(0, bytes - (await store.size(sha256)));
+      missing += left;
+      if (!begun) report(sha256, 0, left);
+    }
+    return missing;
+  }
+
+  /** Storage that is full says so with numbers. */
+  async function withNumbers(error: unknown): Promise<unknown> {
+    const cause = asQuotaError(error);
+    if (!(cause instanceof HaikuqError) || cause.code !== 'quota') return cause;
+    return quotaError(await missingBytes(), await availableBytes(), cause);
+  }
+
+  return {
+    ready(file) {
+      if (!begun) {
+        begun = true;
+        for (const blob of blobs) enqueue(blob, false);
+      }
+      return jobs.get(file.sha256) ?? enqueue(file, false);
+    },
+    restore(file) {
+      return enqueue(file, false, 'urgent');
+    },
+    replace(file) {
+      return enqueue(file, true, 'urgent');
+    },
+    missingBytes,
+    async settled() {
+      await Promise.allSettled(jobs.values());
+    },
+    stop() {
+      controller.abort();
+    },
+  };
+}
+
+/** Closes the writer in every case, so that what arrived is kept. */
+async function closingAfter(writer: BlobWriter, work: (writer: BlobWriter) => Promise<void>): Promise<void> {
+  try {
+    await work(writer);
+  } catch (error) {
+    await writer.close().catch(() => undefined);
+    throw error;
+  }
+  await writer.close();
+}

@@ -1,0 +1,153 @@
+/** From a location to something that an engine can read: manifest, store, room, downloads. */
+
+import type { Source } from '../engine/engine.js';
+import { HaikuqError } from '../errors.js';
+import type { LoadOptions } from '../types.js';
+import type { BlobStore } from './blobs.js';
+import { beginVersion, type CatalogEntry, completeVersion, dropOldVersion, manifestsOf, readEntry } from './catalog.js';
+import { createDownloads, type DownloadCounts, type Downloads } from './download.js';
+import { fetchText, type Network } from './fetch.js';
+import { fileUrl, packageKey, type ResolvedLocation } from './location.js';
+import { filesInReadingOrder, MANIFEST, type Manifest, MAX_MANIFEST_BYTES, parseManifest } from './manifest.js';
+import { openStore } from './open-store.js';
+import { availableBytes, quotaError } from './quota.js';
+import { fileSource, storedSource } from './sources.js';
+import { streamingSource } from './streaming-source.js';
+
+export interface OpenPackage {
+  manifest: Manifest;
+  /** Downloads begin with the first read of a file other than the manifest. */
+  newSource(): Source;
+  /** The package was read to the end: it can be loaded without network from now on, and old versions go. */
+  markComplete(): Promise<void>;
+  /** Stops downloads; resolves when what arrived is stored. */
+  close(): Promise<void>;
+}
+
+export interface OpenOptions {
+  cache: NonNullable<LoadOptions['cache']>;
+  network: Network;
+  signal: AbortSignal;
+  onProgress: (counts: DownloadCounts) => void;
+}
+
+/** How long a stored manifest waits for a newer one, and a load without one for its only one. */
+const MANIFEST_TIMEOUT_MS = { stored: 5_000, missing: 30_000 };
+
+export async function openPackage(location: ResolvedLocation, options: OpenOptions): Promise<OpenPackage> {
+  switch (location.kind) {
+    case 'files':
+      return openFiles(async (name) => location.files.find((file) => file.name === name));
+    case 'folder':
+      return openFiles((name) => fileOfFolder(location.handle, name));
+    case 'url': {
+      const store = await openStore(options.cache);
+      return store ? openStored(location.prefix, store, options) : openStreaming(location.prefix, options);
+    }
+  }
+}
+
+async function openStored(prefix: string, store: BlobStore, options: OpenOptions): Promise<OpenPackage> {
+  const { network, onProgress, signal } = options;
+  const key = packageKey(prefix);
+  const entry = await readEntry(store, key);
+  const manifest = await latestManifest(prefix, store, entry, options);
+  await beginVersion(store, key, manifest);
+  const downloads = createDownloads({ store, network, prefix, files: filesInReadingOrder(manifest), onProgress });
+  signal.addEventListener('abort', downloads.stop, { once: true });
+  await ensureRoom(downloads, async () => {
+    if (entry?.current === undefined || entry.current === manifest.text) return false;
+    await dropOldVersion(store, key, manifest);
+    return true;
+  });
+  return {
+    manifest,
+    newSource: () => storedSource(manifest, store, downloads),
+    async markComplete() {
+      await Promise.all(filesInReadingOrder(manifest).map((file) => downloads.ready(file)));
+      await completeVersion(store, key, manifest);
+    },
+    async close() {
+      downloads.stop();
+      await downloads.settled();
+    },
+  };
+}
+
+async function openStreaming(prefix: string, { network, signal, onProgress }: OpenOptions): Promise<OpenPackage> {
+  const manifest = parseManifest(await fetchManifest(network, prefix, MANIFEST_TIMEOUT_MS.missing, 4, signal));
+  const controller = new AbortController();
+  const close = () => controller.abort();
+  signal.addEventListener('abort', close, { once: true });
+  return {
+    manifest,
+    newSource: () => streamingSource(manifest, { network, prefix, signal: controller.signal, onProgress }),
+    async markComplete() {},
+    async close() {
+      close();
+    },
+  };
+}
+
+async function openFiles(find: (name: string) => Promise<File | undefined>): Promise<OpenPackage> {
+  async function open(name: string): Promise<File> {
+    const file = await find(name);
+    if (!file) throw new HaikuqError('invalid-package', `${name} is missing from the folder`, { file: name });
+    return file;
+  }
+  const file = await open(MANIFEST);
+  if (file.size > MAX_MANIFEST_BYTES) {
+    throw new HaikuqError('invalid-package', `${MANIFEST} has ${file.size} bytes, at most ${MAX_MANIFEST_BYTES} are read`);
+  }
+  const manifest = parseManifest(await file.text());
+  return { manifest, newSource: () => fileSource(manifest, open), async markComplete() {}, async close() {} };
+}
+
+/** The server's manifest; where it cannot be had, the one of a version that is stored as a whole. */
+async function latestManifest(
+  prefix: string,
+  store: BlobStore,
+  entry: CatalogEntry | undefined,
+  { network, signal }: OpenOptions,
+): Promise<Manifest> {
+  const stored = await completeManifest(store, entry);
+  try {
+    const [timeoutMs, attempts] = stored ? [MANIFEST_TIMEOUT_MS.stored, 1] : [MANIFEST_TIMEOUT_MS.missing, 4];
+    return parseManifest(await fetchManifest(network, prefix, timeoutMs, attempts, signal));
+  } catch (error) {
+    // Also where the answer was no manifest: a portal's login page comes with status 200.
+    if (stored && !signal.aborted) return stored;
+    throw error;
+  }
+}
+
+function fetchManifest(network: Network, prefix: string, timeoutMs: number, attempts: number, signal: AbortSignal): Promise<string> {
+  return fetchText(network, fileUrl(prefix, MANIFEST), MANIFEST, { limit: MAX_MANIFEST_BYTES, timeoutMs, attempts, signal });
+}
+
+async function completeManifest(store: BlobStore, entry: CatalogEntry | undefined): Promise<Manifest | undefined> {
+  for (const manifest of entry ? manifestsOf(entry) : []) {
+    const files = filesInReadingOrder(manifest);
+    const sizes = await Promise.all(files.map((file) => store.size(file.sha256)));
+    if (files.every((file, i) => file.bytes === sizes[i])) return manifest;
+  }
+  return undefined;
+}
+
+async function ensureRoom(downloads: Downloads, makeRoom: () => Promise<boolean>): Promise<void> {
+  const needed = await downloads.missingBytes();
+  let available = needed > 0 ? await availableBytes() : undefined;
+  if (available === undefined || needed <= available) return;
+  if (await makeRoom()) available = await availableBytes();
+  if (available === undefined || needed <= available) return;
+  throw quotaError(needed, available);
+}
+
+async function fileOfFolder(handle: FileSystemDirectoryHandle, name: string): Promise<File | undefined> {
+  try {
+    return await (await handle.getFileHandle(name)).getFile();
+  } catch (error) {
+    if (error instanceof Error && error.name === 'NotFoundError') return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,129 @@
+/** The origin private file system in memory, as far as the store uses it, with its locks and its quota. */
+
+export interface FakeOpfsOptions {
+  /** Offer `createSyncAccessHandle`, as in workers. */
+  sync: boolean;
+  /** Bytes that all files may have together. */
+  quota?: number;
+}
+
+export interface FakeOpfs {
+  storage: StorageManager;
+  options: FakeOpfsOptions;
+  /** Contents of a file below the root, to look at and to damage. */
+  file(path: string): Uint8Array<ArrayBuffer> | undefined;
+  paths(): string[];
+}
+
+interface FakeFile {
+  bytes: Uint8Array<ArrayBuffer>;
+  locked: boolean;
+}
+
+export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
+  const files = new Map<string, FakeFile>();
+  const used = () => [...files.values()].reduce((sum, file) => sum + file.bytes.length, 0);
+
+  function checkQuota(more: number): void {
+    if (used() + more > (options.quota ?? Infinity)) throw new DOMException('full', 'QuotaExceededError');
+  }
+  function resize(file: FakeFile, size: number): void {
+    const bytes = new Uint8Array(size);
+    bytes.set(file.bytes.subarray(0, size));
+    file.bytes = bytes;
+  }
+  function put(file: FakeFile, at: number, bytes: Uint8Array): void {
+    if (at + bytes.length > file.bytes.length) {
+      checkQuota(at + bytes.length - file.bytes.length);
+      resize(file, at + bytes.length);
+    }
+    file.bytes.set(bytes, at);
+  }
+
+  function fileHandle(path: string): object {
+    const get = () => {
+      const file = files.get(path);
+      if (!file) throw new DOMException(path, 'NotFoundError');
+      return file;
+    };
+    return {
+      kind: 'file',
+      async getFile() {
+        return new File([get().bytes], path.split('/').at(-1) as string);
+      },
+      async createWritable({ keepExistingData = false } = {}) {
+        const swap: FakeFile = { bytes: keepExistingData ? get().bytes.slice() : new Uint8Array(), locked: false };
+        return {
+          async write(data: string | { position: number; data: Uint8Array }) {
+            if (typeof data === 'string') put(swap, swap.bytes.length, new TextEncoder().encode(data));
+            else {
+              checkQuota(Math.max(0, data.position + data.data.length - get().bytes.length));
+              put(swap, data.position, data.data);
+            }
+          },
+          async close() {
+            get().bytes = swap.bytes;
+          },
+          async abort() {},
+        };
+      },
+      ...(options.sync
+        ? {
+            async createSyncAccessHandle() {
+              const file = get();
+              if (file.locked) throw new DOMException(path, 'NoModificationAllowedError');
+              file.locked = true;
+              return {
+                write(bytes: Uint8Array, { at }: { at: number }) {
+                  put(file, at, bytes);
+                  return bytes.length;
+                },
+                truncate: (size: number) => resize(file, size),
+                flush() {},
+                close() {
+                  file.locked = false;
+                },
+              };
+            },
+          }
+        : {}),
+    };
+  }
+
+  function folderHandle(prefix: string): object {
+    return {
+      kind: 'directory',
+      async getDirectoryHandle(name: string) {
+        return folderHandle(`${prefix}${name}/`);
+      },
+      async getFileHandle(name: string, { create = false } = {}) {
+        if (!files.has(prefix + name)) {
+          if (!create) throw new DOMException(name, 'NotFoundError');
+          files.set(prefix + name, { bytes: new Uint8Array(), locked: false });
+        }
+        return fileHandle(prefix + name);
+      },
+      async removeEntry(name: string) {
+        const file = files.get(prefix + name);
+        if (!file) throw new DOMException(name, 'NotFoundError');
+        if (file.locked) throw new DOMException(name, 'NoModificationAllowedError');
+        files.delete(prefix + name);
+      },
+      async *keys() {
+        for (const path of files.keys()) if (path.startsWith(prefix)) yield path.slice(prefix.length);
+      },
+    };
+  }
+
+  const storage = {
+    getDirectory: async () => folderHandle(''),
+    estimate: async () => (options.quota === undefined ? {} : { quota: options.quota, usage: used() }),
+    persisted: async () => false,
+  };
+  return {
+    storage: storage as unknown as StorageManager,
+    options,
+    file: (path) => files.get(path)?.bytes,
+    paths: () => [...files.keys()],
+  };
+}

@@ -1,0 +1,102 @@
+/** Keeps one engine alive: makes it, replaces it when its device is lost, and throws it away after a trap. */
+
+import type { Engine } from '../engine/engine.js';
+import { HaikuqError } from '../errors.js';
+import { isTrap, toHaikuqError } from '../failures.js';
+import type { DeviceLostEvent } from '../types.js';
+import { type OnTrap, orTrap } from './traps.js';
+
+export interface EngineKeeper {
+  /** The engine; a new one where there is none. */
+  get(): Promise<Engine>;
+  /**
+   * Does `work` with the engine. When the device is lost meanwhile, does it again with a new engine: `work` must know
+   * where it was. A second loss is thrown as `device-lost`. `losses` counts them.
+   */
+  use<T>(work: (engine: Engine) => Promise<T>): Promise<{ value: T; losses: number }>;
+  free(): Promise<void>;
+}
+
+export interface EngineKeeperOptions {
+  make: () => Promise<Engine>;
+  /** Makes WebAssembly anew after a trap. */
+  reset: () => void;
+  onTrap: OnTrap;
+  onDeviceLost: (event: DeviceLostEvent) => void;
+  /** Waits before a device is asked for again: after the browser's GPU process died, there is none for a while. */
+  retryDelaysMs?: number[];
+}
+
+export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
+  const { make, reset, onTrap, onDeviceLost, retryDelaysMs = [500, 2_000] } = options;
+  let current: Promise<Engine> | undefined;
+
+  function get(): Promise<Engine> {
+    if (current) return current;
+    const engine = orTrap(make(), onTrap);
+    current = engine;
+    engine.catch((error: unknown) => {
+      if (current === engine) current = undefined;
+      if (isTrap(error)) reset();
+    });
+    return engine;
+  }
+
+  /** The next call gets another engine. */
+  async function discard(engine: Engine): Promise<void> {
+    if ((await current?.catch(() => undefined)) !== engine) return;
+    current = undefined;
+    try {
+      engine.free();
+    } catch {
+      // After a trap it may trap again. Its memory goes with the instance.
+    }
+  }
+
+  async function replace(): Promise<void> {
+    for (let tries = 0; ; tries++) {
+      try {
+        await get();
+        return;
+      } catch (thrown) {
+        const error = toHaikuqError(thrown);
+        const delay = retryDelaysMs[tries];
+        const transient = error.code === 'webgpu-unavailable' || error.code === 'device-lost';
+        if (!transient || delay === undefined) {
+          const message = `the device was lost and could not be replaced: ${error.message}`;
+          throw new HaikuqError('device-lost', message, error.details, { cause: error });
+        }
+        await new Promise((resolve) => setTimeout(resolve, delay));
+      }
+    }
+  }
+
+  return {
+    get,
+    async use(work) {
+      for (let losses = 0; ; losses++) {
+        const engine = await get();
+        try {
+          return { value: await orTrap(work(engine), onTrap), losses };
+        } catch (thrown) {
+          const error = toHaikuqError(thrown);
+          if (isTrap(thrown)) {
+            await discard(engine);
+            reset();
+          }
+          if (error.code !== 'device-lost') throw error;
+          await discard(engine);
+          if (losses > 0) throw error;
+          const { message } = error;
+          onDeviceLost({ message, recovered: false });
+          await replace();
+          onDeviceLost({ message, recovered: true });
+        }
+      }
+    },
+    async free() {
+      const engine = await current?.catch(() => undefined);
+      if (engine) await discard(engine);
+    },
+  };
+}

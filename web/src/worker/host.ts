@@ -1,0 +1,202 @@
+/** The host owns the package and the engine, and serves one model: in a worker, or on the page's own thread. */
+
+import type { Engine, EngineModule, EngineOptions, Source } from '../engine/engine.js';
+import { HaikuqError } from '../errors.js';
+import { fitContext } from '../context.js';
+import { throwIfAborted, toHaikuqError } from '../failures.js';
+import type { Network } from '../store/fetch.js';
+import { openPackage, type OpenPackage } from '../store/open-package.js';
+import type { DeviceOptions, ModelInfo, Trimmed } from '../types.js';
+import type { AdapterFacts } from './adapter.js';
+import { createEngineKeeper, type EngineKeeper } from './engine-keeper.js';
+import { progressReporter } from './progress.js';
+import type { CallId, Emit, Host, LoadRequest, WriteRequest, Written } from './protocol.js';
+import { createQueue } from './queue.js';
+import type { OnTrap } from './traps.js';
+import { nothingWritten, startWriting, type Writing } from './writing.js';
+
+export interface HostOptions {
+  emit: Emit;
+  engineModule: () => Promise<EngineModule>;
+  describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts>;
+  network: Network;
+  onTrap: OnTrap;
+  now?: () => number;
+}
+
+/** What there is once a package is loaded. */
+interface Loaded {
+  openPackage: OpenPackage;
+  keeper: EngineKeeper;
+  info: ModelInfo;
+  eosTokenIds: number[];
+}
+
+export function createHost(options: HostOptions): Host {
+  const { emit, engineModule, describeAdapter, network, onTrap, now = () => performance.now() } = options;
+  const calls = new Map<CallId, AbortController>();
+  const queue = createQueue();
+  let loaded: Loaded | undefined;
+
+  /** Runs `work` with a signal that `cancel` aborts. */
+  async function cancellable<T>(call: CallId, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const controller = new AbortController();
+    calls.set(call, controller);
+    try {
+      return await work(controller.signal);
+    } catch (error) {
+      throw toHaikuqError(error);
+    } finally {
+      calls.delete(call);
+    }
+  }
+
+  function model(): Loaded {
+    if (!loaded) throw new HaikuqError('invalid-argument', 'the model is not loaded');
+    return loaded;
+  }
+
+  /** For what needs no GPU: at any time, with whatever engine there is. */
+  async function withEngine<T>(work: (engine: Engine) => T): Promise<T> {
+    const { value } = await model().keeper.use(async (engine) => work(engine));
+    return value;
+  }
+
+  async function load(request: LoadRequest, signal: AbortSignal): Promise<Loaded> {
+    const { location, cache = 'auto', device = {} } = request;
+    const adapter = await describeAdapter(device);
+    throwIfAborted(signal, 'loading');
+    const progress = progressReporter((progress) => emit({ type: 'progress', progress }), now);
+    const opened = await openPackage(location, { cache, network, signal, onProgress: progress.downloaded });
+    try {
+      throwIfAborted(signal, 'loading');
+      progress.manifest(opened.manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0));
+      const module = await engineModule();
+      let onUpload = progress.uploaded;
+      const keeper = createEngineKeeper({
+        make: () => module.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), (...bytes) => onUpload(...bytes)),
+        reset: () => module.__wbg_reset_state?.(),
+        onTrap,
+        onDeviceLost: (event) => emit({ type: 'device-lost', ...event }),
+      });
+      const { eosTokenIds, f16, subgroups, ...facts } = (await keeper.get()).facts();
+      // Engines made later replace a lost one; the load is over.
+      onUpload = () => undefined;
+      // Should this fail, the next load finds all files and tries again.
+      await opened.markComplete().catch(() => undefined);
+      progress.ready();
+      const info = { ...facts, name: location.name, adapter: { ...adapter, f16, subgroups } };
+      return { openPackage: opened, keeper, info, eosTokenIds };
+    } catch (error) {
+      await opened.close();
+      throw error;
+    }
+  }
+
+  async function write(call: CallId, request: WriteRequest, signal: AbortSignal): Promise<Written> {
+    const started = now();
+    let writing: Writing | undefined;
+    let trimmed: Trimmed | undefined;
+
+    async function attempt(engine: Engine): Promise<void> {
+      if (!writing) {
+        const fitted = encodePrompts(engine, request, model().info.contextSize);
+        trimmed = fitted.trimmed;
+        const onText = (index: number, text: string) => emit({ type: 'text', call, index, text });
+        writing = startWriting({ prompts: fitted.prompts, options: request.options, signal, started, onText, now });
+      }
+      await writing.continue(engine);
+    }
+    const done = await queue.run(signal, () => model().keeper.use(attempt));
+    const results = done && writing?.results(done.losses);
+    return { results: results ?? nothingWritten(request.kind === 'chat' ? 1 : request.prompts.length), ...(trimmed ? { trimmed } : {}) };
+  }
+
+  async function score(call: CallId, ids: Uint32Array, signal: AbortSignal): Promise<void> {
+    const { keeper, info } = model();
+    let next = 0;
+    function onRows(first: number, logits: Float32Array): void {
+      const end = first + logits.length / info.vocabSize;
+      if (end <= next) return;
+      // After a lost device scoring starts again; what was told before is not told twice.
+      const begin = Math.max(first, next);
+      const rows = logits.slice((begin - first) * info.vocabSize);
+      next = end;
+      emit({ type: 'rows', call, first: begin, logits: rows }, [rows.buffer]);
+    }
+    await queue.run(signal, () => keeper.use((engine) => engine.score(ids, onRows)));
+  }
+
+  /** An end token is to be in the result, so the engine would go on after it and is told to stop. */
+  async function continueGreedily(prompt: Uint32Array, maxTokens: number): Promise<Uint32Array> {
+    const { keeper, eosTokenIds } = model();
+    const ids: number[] = [];
+    const ended = () => eosTokenIds.includes(ids.at(-1) ?? -1);
+    const options = { maxTokens, temperature: 0, repetitionPenalty: 1, ignoreEos: true };
+
+    function onToken(_: number, id: number | undefined): boolean {
+      if (id !== undefined) ids.push(id);
+      return !ended();
+    }
+    async function attempt(engine: Engine): Promise<void> {
+      if (ended()) return;
+      await engine.generate([{ ...options, prompt, ...(ids.length > 0 ? { written: Uint32Array.from(ids) } : {}) }], onToken);
+    }
+    await queue.run(undefined, () => keeper.use(attempt));
+    return Uint32Array.from(ids);
+  }
+
+  let internalCalls = -1;
+  /** Calls that nobody can name still end when the model is disposed, and their errors are typed. */
+  const unnamed = <T>(work: (signal: AbortSignal) => Promise<T>) => cancellable(internalCalls--, work);
+
+  return {
+    load: (call, request) =>
+      cancellable(call, async (signal) => {
+        loaded = await load(request, signal);
+        return loaded.info;
+      }),
+    write: (call, request) => cancellable(call, (signal) => write(call, request, signal)),
+    async cancel(call) {
+      calls.get(call)?.abort();
+    },
+    countTokens: (text) =>
+      unnamed(() => withEngine((engine) => (typeof text === 'string' ? engine.encode(text, false) : engine.encodeChat(text)).length)),
+    tokenize: (text, controlTokens) => unnamed(() => withEngine((engine) => engine.encode(text, controlTokens))),
+    detokenize: (ids) => unnamed(() => withEngine((engine) => engine.decode(ids))),
+    score: (call, ids) => cancellable(call, (signal) => score(call, ids, signal)),
+    continueGreedily: (prompt, maxTokens) => unnamed(() => continueGreedily(prompt, maxTokens)),
+    memory: () => unnamed(() => withEngine((engine) => engine.memory())),
+    loseDevice: () => unnamed(() => withEngine((engine) => engine.loseDevice())),
+    async dispose() {
+      for (const controller of calls.values()) controller.abort();
+      await queue.run(undefined, async () => {
+        await loaded?.keeper.free();
+        await loaded?.openPackage.close();
+      });
+    },
+  };
+}
+
+function encodePrompts(engine: Engine, request: WriteRequest, contextSize: number): { prompts: Uint32Array[]; trimmed?: Trimmed } {
+  if (request.kind === 'generate') return { prompts: request.prompts.map((prompt) => engine.encode(prompt, request.controlTokens)) };
+  const { messages, overflow, reserve } = request;
+  const fit = { contextSize, overflow, reserve, maxTokens: request.options.maxTokens };
+  const { prompt, trimmed } = fitContext(messages, (some) => engine.encodeChat(some), fit);
+  return { prompts: [prompt], ...(trimmed ? { trimmed } : {}) };
+}
+
+function engineOptions({ contextSize, kvCache, device }: LoadRequest): EngineOptions {
+  return { ...device, ...(contextSize === undefined ? {} : { contextSize }), ...(kvCache === undefined ? {} : { kvCache }) };
+}
+
+/** Reading stops when the load is aborted, also where everything is stored. */
+function abortable(source: Source, signal: AbortSignal): Source {
+  return {
+    async read(file, start, end) {
+      throwIfAborted(signal, 'loading');
+      return source.read(file, start, end);
+    },
+    refresh: (file) => source.refresh(file),
+  };
+}

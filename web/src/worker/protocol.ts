@@ -1,0 +1,70 @@
+/**
+ * What a model asks of the host that owns its engine, and what the host tells it meanwhile. The host is on the other
+ * side of a worker or on the same thread; everything here can be cloned.
+ */
+
+import type { EngineRequest } from '../engine/engine.js';
+import type { ResolvedLocation } from '../store/location.js';
+import type {
+  ChatOptions,
+  DeviceLostEvent,
+  GenerationResult,
+  LoadOptions,
+  LoadProgress,
+  MemoryUse,
+  Message,
+  ModelInfo,
+  Trimmed,
+} from '../types.js';
+
+/** Chosen by the caller; names a running call when it is cancelled, and in events. */
+export type CallId = number;
+
+export interface LoadRequest extends Pick<LoadOptions, 'cache' | 'contextSize' | 'kvCache' | 'device'> {
+  location: ResolvedLocation;
+}
+
+/** How to write, after validation. */
+export type WriteOptions = Omit<EngineRequest, 'prompt' | 'written'>;
+
+export type WriteRequest =
+  | {
+      kind: 'chat';
+      messages: Message[];
+      overflow: NonNullable<ChatOptions['overflow']>;
+      reserve: number | undefined;
+      options: WriteOptions;
+    }
+  | { kind: 'generate'; prompts: string[]; controlTokens: boolean; options: WriteOptions };
+
+/** One text for each prompt. */
+export interface Written {
+  results: GenerationResult[];
+  trimmed?: Trimmed;
+}
+
+export type HostEvent =
+  | { type: 'progress'; progress: LoadProgress }
+  | ({ type: 'device-lost' } & DeviceLostEvent)
+  | { type: 'text'; call: CallId; index: number; text: string }
+  | { type: 'rows'; call: CallId; first: number; logits: Float32Array<ArrayBuffer> };
+
+/** Every method rejects with a `HaikuqError`. Events of a call are sent before the call is answered. */
+export interface Host {
+  load(call: CallId, request: LoadRequest): Promise<ModelInfo>;
+  write(call: CallId, request: WriteRequest): Promise<Written>;
+  /** Ends a load with `aborted`, and a text with `finish: 'cancelled'`; nothing where the call is over. */
+  cancel(call: CallId): Promise<void>;
+  countTokens(text: string | Message[]): Promise<number>;
+  tokenize(text: string, controlTokens: boolean): Promise<Uint32Array>;
+  detokenize(ids: Uint32Array): Promise<string>;
+  score(call: CallId, ids: Uint32Array): Promise<void>;
+  continueGreedily(prompt: Uint32Array, maxTokens: number): Promise<Uint32Array>;
+  memory(): Promise<MemoryUse>;
+  loseDevice(): Promise<void>;
+  /** Ends what runs and frees the GPU's memory. */
+  dispose(): Promise<void>;
+}
+
+/** Sends an event to the model; what is in `transfer` is moved instead of copied. */
+export type Emit = (event: HostEvent, transfer?: Transferable[]) => void;
