@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { packageName, packageUrl, parsePackageIndex } from './packages.ts';
+import { packageName, packageUrl, parsePackageIndex, samePackage } from './packages.ts';
 
 const base = 'https://example.org/app/?package=x';
 
@@ -8,7 +8,7 @@ describe('packageUrl', () => {
     ['packages/one', 'https://example.org/app/packages/one/'],
     ['packages/one/', 'https://example.org/app/packages/one/'],
     ['packages/one/haikuq.json', 'https://example.org/app/packages/one/'],
-    ['/packages/one/?sha256=00#top', 'https://example.org/packages/one/'],
+    ['/packages/one?signature=00#top', 'https://example.org/packages/one/?signature=00'],
     ['https://other.example/p', 'https://other.example/p/'],
   ])('spells %s one way', (address, expected) => {
     expect(packageUrl(address, base)).toBe(expected);
@@ -17,6 +17,11 @@ describe('packageUrl', () => {
   it.each(['http://[', 'javascript:alert(1)', 'data:text/plain,x', 'file:///etc/'])('refuses %s', (address) => {
     expect(() => packageUrl(address, base)).toThrow(address);
   });
+});
+
+it('knows a package by its address without the signature', () => {
+  expect(samePackage('https://example.org/p/?a=1', 'https://example.org/p/?a=2')).toBe(true);
+  expect(samePackage('https://example.org/p/', 'https://example.org/q/')).toBe(false);
 });
 
 describe('packageName', () => {

@@ -1,4 +1,6 @@
-/** The packages that a server offers. */
+/** The packages that a server offers, and their addresses. */
+
+import { HaikuqError } from 'haikuq';
 
 /** An entry of `packages/index.json`, its address made absolute. */
 export interface OfferedPackage {
@@ -11,21 +13,26 @@ export interface OfferedPackage {
   parameters?: number;
 }
 
-/** One spelling for a package's address: absolute, a slash at the end, no query and no fragment. Throws on what is no address. */
+/** A package's address, absolute and with a slash at the end; a query, such as a signature, stays. Throws `invalid-argument`. */
 export function packageUrl(address: string, base: string): string {
   let url: URL;
   try {
     url = new URL(address, base);
   } catch {
-    throw new TypeError(`“${address}” is not an address`);
+    throw new HaikuqError('invalid-argument', `“${address}” is not an address`);
   }
   if (url.protocol !== 'https:' && url.protocol !== 'http:') {
-    throw new TypeError(`“${address}” is not an http or https address`);
+    throw new HaikuqError('invalid-argument', `“${address}” is not an http or https address`);
   }
-  url.search = '';
   url.hash = '';
   url.pathname = url.pathname.replace(/(\/haikuq\.json)?\/*$/, '/');
   return url.href;
+}
+
+/** Whether two absolute addresses are of one package: signatures in the query may differ. */
+export function samePackage(one: string, other: string): boolean {
+  const [a, b] = [new URL(one), new URL(other)];
+  return a.origin === b.origin && a.pathname === b.pathname;
 }
 
 /** Last part of a package's address. */

@@ -1,7 +1,7 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
 import type { DeviceLostEvent, LoadProgress, Model } from 'haikuq';
 import { packageUrl } from '../../shared/packages.ts';
-import { failureOf, type Failure } from './advice.ts';
+import { failureOf, type Failure } from '../../shared/advice.ts';
 import { ChatScreen } from './chat/chat-screen.tsx';
 import { createSession, type Session } from './chat/session.ts';
 import type { Conversation } from './data/conversation.ts';
@@ -9,7 +9,7 @@ import { conversationStore } from './data/database.ts';
 import { useKept } from './data/kept.ts';
 import { parseSettings } from './data/settings.ts';
 import { useAppUpdate } from './pwa.ts';
-import type { Runtime } from './runtime.ts';
+import type { Runtime } from '../../shared/runtime.ts';
 import { choiceOfUrl, rememberChoice, type Choice } from './start/choice.ts';
 import { holdsFiles } from './start/dropped.ts';
 import { LoadingScreen } from './start/loading-screen.tsx';
@@ -88,7 +88,7 @@ export function App({ runtime }: { runtime: Runtime }) {
     try {
       void open(choiceOfUrl(packageUrl(linked, document.baseURI)));
     } catch (error) {
-      setPlace({ at: 'start', failure: { code: 'invalid-argument', message: (error as Error).message, details: {} } });
+      setPlace({ at: 'start', failure: failureOf(error) });
     }
   }, [open]);
 

@@ -5,7 +5,7 @@ import './styles/panels.css';
 import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
 import { App } from './app.tsx';
-import { openRuntime } from './runtime.ts';
+import { openRuntime } from '../../shared/runtime.ts';
 
 const runtime = await openRuntime();
 createRoot(document.getElementById('root')!).render(

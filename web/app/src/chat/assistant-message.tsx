@@ -1,8 +1,8 @@
 import { memo } from 'react';
 import { formatCount, formatMilliseconds, formatRate } from '../../../shared/format.ts';
-import { needsReload } from '../advice.ts';
+import { needsReload } from '../../../shared/advice.ts';
 import type { AssistantTurn } from '../data/conversation.ts';
-import { ErrorCard } from '../ui/error-card.tsx';
+import { ErrorCard } from '../../../shared/error-card.tsx';
 import { Icon } from '../ui/icon.tsx';
 import { CopyButton } from './copy-button.tsx';
 

@@ -1,5 +1,5 @@
 import { useRef, useState } from 'react';
-import { failureOf } from '../advice.ts';
+import { failureOf } from '../../../shared/advice.ts';
 import type { ConversationStore } from '../data/database.ts';
 import { Icon, Mark } from '../ui/icon.tsx';
 import type { Session } from './session.ts';

@@ -2,7 +2,7 @@ import { HaikuqError, type Model } from 'haikuq';
 import { beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Conversation } from '../data/conversation.ts';
 import type { ConversationStore } from '../data/database.ts';
-import { createFakeModel } from '../dev/fake-model.ts';
+import { createFakeModel } from '../../../shared/dev/fake-model.ts';
 import { createSession, type Session, type SessionOptions } from './session.ts';
 
 /** Conversations in memory, with a way to play another tab. */

@@ -1,7 +1,7 @@
+import type { StoredPackage } from 'haikuq';
 import { formatBytes, formatParameters, formatRate } from '../../../shared/format.ts';
-import type { OfferedPackage } from '../../../shared/packages.ts';
+import { samePackage, type OfferedPackage } from '../../../shared/packages.ts';
 import type { Choice } from './choice.ts';
-import type { StoredPackage } from './use-storage.ts';
 
 export interface OfferedPackagesProps {
   /** `null` while the server is asked. */
@@ -34,7 +34,7 @@ export function OfferedPackages({ packages, stored, onChoose }: OfferedPackagesP
               onClick={() => onChoose({ name: offered.name, location: offered.url })}
             >
               <span className="package__name">{offered.name}</span>
-              {stored.some(({ url }) => url === offered.url) && <span className="chip">on this device</span>}
+              {stored.some(({ url, complete }) => complete && samePackage(url, offered.url)) && <span className="chip">on this device</span>}
               <span className="package__facts">{facts(offered).join(' · ')}</span>
             </button>
           </li>

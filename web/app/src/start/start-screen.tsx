@@ -1,8 +1,8 @@
 import { useEffect, useRef, useState, type DragEvent, type FormEvent } from 'react';
 import { fetchPackageIndex, packageUrl, type OfferedPackage } from '../../../shared/packages.ts';
-import { failureOf, type Failure } from '../advice.ts';
-import type { Runtime } from '../runtime.ts';
-import { ErrorCard } from '../ui/error-card.tsx';
+import { failureOf, type Failure } from '../../../shared/advice.ts';
+import type { Runtime } from '../../../shared/runtime.ts';
+import { ErrorCard } from '../../../shared/error-card.tsx';
 import { Icon, Mark } from '../ui/icon.tsx';
 import { ThemeButton } from '../ui/theme-button.tsx';
 import { choiceOfUrl, lastChoice, reopen, type Choice } from './choice.ts';

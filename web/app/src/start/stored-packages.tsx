@@ -1,8 +1,9 @@
 import { useState } from 'react';
 import { formatBytes } from '../../../shared/format.ts';
-import { failureOf } from '../advice.ts';
+import { packageName } from '../../../shared/packages.ts';
+import { failureOf } from '../../../shared/advice.ts';
 import { Icon } from '../ui/icon.tsx';
-import type { Choice } from './choice.ts';
+import { choiceOfUrl, type Choice } from './choice.ts';
 import type { PackageStorage } from './use-storage.ts';
 
 /** What is kept on this device: usable without a server, and removable. */
@@ -14,16 +15,18 @@ export function StoredPackages({ storage, onChoose }: { storage: PackageStorage;
     <section className="start__section" aria-labelledby="stored-packages">
       <h2 id="stored-packages">On this device</h2>
       <ul className="stored" data-testid="stored-list">
-        {stored.map(({ url, name, bytes }) => (
+        {stored.map(({ url, bytes, totalBytes, complete }) => (
           <li key={url} className="stored__item">
-            <button type="button" className="stored__open" title={url} onClick={() => onChoose({ name, location: url })}>
-              <span className="package__name">{name}</span>
-              <span className="package__facts">{formatBytes(bytes)}</span>
+            <button type="button" className="stored__open" title={url} onClick={() => onChoose(choiceOfUrl(url))}>
+              <span className="package__name">{packageName(url)}</span>
+              <span className="package__facts">
+                {complete ? formatBytes(bytes) : `${formatBytes(bytes)} of ${formatBytes(totalBytes)}: not complete`}
+              </span>
             </button>
             <button
               type="button"
               className="button button--quiet button--icon"
-              aria-label={`Remove ${name} from this device`}
+              aria-label={`Remove ${packageName(url)} from this device`}
               title="Remove from this device"
               data-testid="remove-stored"
               onClick={() => remove(url).then(() => setProblem(null), (error: unknown) => setProblem(failureOf(error).message))}
@@ -33,9 +36,15 @@ export function StoredPackages({ storage, onChoose }: { storage: PackageStorage;
           </li>
         ))}
       </ul>
-      {use && use.quota > 0 && (
+      {use && (
         <p className="muted small">
-          This site uses {formatBytes(use.used)} of the {formatBytes(use.quota)} that the browser allows.
+          Packages take {formatBytes(use.packageBytes)}
+          {use.usage !== undefined && use.quota !== undefined && (
+            <>
+              ; this site uses {formatBytes(use.usage)} of the {formatBytes(use.quota)} that the browser allows
+            </>
+          )}
+          .
         </p>
       )}
       {problem && (

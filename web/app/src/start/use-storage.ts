@@ -1,23 +1,18 @@
 import { useCallback, useEffect, useState } from 'react';
-import type { Runtime } from '../runtime.ts';
-
-export interface StoredPackage {
-  url: string;
-  name: string;
-  bytes: number;
-}
+import type { StorageUse, StoredPackage } from 'haikuq';
+import type { Runtime } from '../../../shared/runtime.ts';
 
 export interface PackageStorage {
   stored: StoredPackage[];
-  /** Bytes of this site's storage, and how many it may have; `null` where the browser does not say. */
-  use: { used: number; quota: number } | null;
+  /** `null` until it is known. */
+  use: StorageUse | null;
   remove: (url: string) => Promise<void>;
 }
 
 /** The packages that are kept on this device. */
 export function useStorage(runtime: Runtime): PackageStorage {
   const [stored, setStored] = useState<StoredPackage[]>([]);
-  const [use, setUse] = useState<PackageStorage['use']>(null);
+  const [use, setUse] = useState<StorageUse | null>(null);
   const refresh = useCallback(async () => {
     // A browser without storage has nothing stored.
     setStored(await runtime.listStored().catch(() => []));

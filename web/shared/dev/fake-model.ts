@@ -38,69 +38,73 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
 
   function stream(prompt: string, question: string, { maxTokens, signal }: GenerateOptions): TextStream {
     const controller = new AbortController();
-    let settle!: (result: GenerationResult) => void;
-    let fail!: (error: unknown) => void;
-    const result = new Promise<GenerationResult>((resolve, reject) => ((settle = resolve), (fail = reject)));
-    result.catch(() => undefined);
+    signal?.addEventListener('abort', () => controller.abort());
 
-    async function* write(): AsyncGenerator<string, void> {
+    async function write(say: (piece: string) => void): Promise<GenerationResult> {
       const started = performance.now();
       const promptTokens = words(prompt);
-      const reused = promptTokens.findIndex((word, index) => cached[index] !== word);
-      const answer = words(reply(question));
-      const limit = Math.min(maxTokens ?? Infinity, contextSize - promptTokens.length);
-      let text = '';
-      let count = 0;
-      let first = 0;
       if (promptTokens.length >= contextSize) {
         throw new HaikuqError('context-overflow', `the prompt has ${promptTokens.length} tokens and the context ${contextSize}`, {
           needed: promptTokens.length,
           available: contextSize,
         });
       }
+      const firstNew = promptTokens.findIndex((word, index) => cached[index] !== word);
+      const answer = words(reply(question));
+      const limit = Math.min(maxTokens ?? Infinity, contextSize - promptTokens.length);
+      let text = '';
+      let count = 0;
+      let first = started;
       while (count < Math.min(answer.length, limit) && !controller.signal.aborted) {
         if (disposed) throw new HaikuqError('internal', 'the model is disposed');
         if (failAfter?.words === count) throw failAfter.error;
         await new Promise((resolve) => setTimeout(resolve, count === 0 ? delayMs * 4 : delayMs));
         if (count === 0) first = performance.now();
-        text += answer[count];
-        yield answer[count]!;
+        text += answer[count]!;
+        say(answer[count]!);
         count += 1;
       }
       const decodeMs = performance.now() - first;
       cached = [...promptTokens, ...words(text)];
-      settle({
+      return {
         text,
         ids: new Uint32Array(count),
         finish: controller.signal.aborted ? 'cancelled' : count < answer.length ? 'length' : 'stop',
         usage: {
           promptTokens: promptTokens.length,
-          reusedTokens: reused < 0 ? promptTokens.length : reused,
+          reusedTokens: firstNew < 0 ? promptTokens.length : firstNew,
           completionTokens: count,
         },
         timings: { timeToFirstTokenMs: first - started, decodeMs, tokensPerSecond: count > 1 ? ((count - 1) * 1000) / decodeMs : 0 },
         recoveries: 0,
         answeredBy: 'local',
-      });
+      };
     }
 
-    async function* run(): AsyncGenerator<string, void> {
-      try {
-        yield* write();
-      } catch (error) {
-        fail(error);
-        throw error;
+    const pieces: string[] = [];
+    let ended = false;
+    let wake = () => {};
+    const result = write((piece) => {
+      pieces.push(piece);
+      wake();
+    }).finally(() => {
+      ended = true;
+      wake();
+    });
+    result.catch(() => undefined);
+
+    async function* iterate(): AsyncGenerator<string, void> {
+      for (let next = 0; ; ) {
+        while (next < pieces.length) yield pieces[next++]!;
+        if (ended) break;
+        await new Promise<void>((resolve) => (wake = resolve));
       }
+      await result;
     }
-    signal?.addEventListener('abort', () => controller.abort());
-    const iterator = run();
     return {
       result,
-      [Symbol.asyncIterator]: () => iterator,
-      async text() {
-        for await (const _ of iterator);
-        return (await result).text;
-      },
+      [Symbol.asyncIterator]: iterate,
+      text: async () => (await result).text,
       abort: () => controller.abort(),
     };
   }

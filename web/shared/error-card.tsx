@@ -1,5 +1,5 @@
 import type { ReactNode } from 'react';
-import { adviceFor, type Failure } from '../advice.ts';
+import { adviceFor, type Failure } from './advice.ts';
 
 /** An error by its code: what happened, what to do, and the exact words for a report. */
 export function ErrorCard({ failure, children }: { failure: Failure; children?: ReactNode }) {

@@ -1,7 +1,7 @@
 /** What to tell people about an error, by its code: a sentence each, no more than they can act on. */
 
 import { HaikuqError, type ErrorCode, type ErrorDetails } from 'haikuq';
-import { formatBytes, formatCount } from '../../shared/format.ts';
+import { formatBytes, formatCount } from './format.ts';
 
 export interface Advice {
   title: string;
@@ -95,7 +95,7 @@ export function adviceFor({ code, details }: Pick<Failure, 'code' | 'details'>, 
     case 'invalid-package':
       return advice('This is not a package that haikuq can run', 'Choose a folder or an address that holds a haikuq.json.');
     case 'invalid-argument':
-      return advice('A setting is not valid', 'Check the sampling settings, or reset them to the model’s defaults.');
+      return advice('Something that was asked for is not valid', 'Check the address and the settings; the words below say which.');
     case 'aborted':
       return advice('Cancelled');
     case 'cloud':

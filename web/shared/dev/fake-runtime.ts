@@ -3,15 +3,15 @@
  * `?fake=plain` for a model without a chat template, `?fake=slow` for a load that one can watch.
  */
 
-import { HaikuqError, type ErrorCode, type LoadOptions, type Model, type PackageLocation } from 'haikuq';
+import { HaikuqError, type ErrorCode, type LoadOptions, type Model, type PackageLocation, type StoredPackage } from 'haikuq';
 import type { Runtime } from '../runtime.ts';
 import { createFakeModel } from './fake-model.ts';
 
 export function fakeRuntime(query: URLSearchParams): Runtime {
   const kind = query.get('fake');
-  const stored = [
-    { url: new URL('packages/fake-words/', document.baseURI).href, name: 'fake-words', bytes: 4_626_432 },
-    { url: 'https://example.org/an-older-package/', name: 'an-older-package', bytes: 1_926_432_000 },
+  const stored: StoredPackage[] = [
+    { url: new URL('packages/fake-words/', document.baseURI).href, bytes: 4_626_432, totalBytes: 4_626_432, complete: true, store: 'opfs' },
+    { url: 'https://example.org/a-larger-package/', bytes: 926_432_000, totalBytes: 1_926_432_000, complete: false, store: 'opfs' },
   ];
 
   async function load(location: PackageLocation, { onProgress, signal }: LoadOptions = {}): Promise<Model> {
@@ -47,6 +47,9 @@ export function fakeRuntime(query: URLSearchParams): Runtime {
         1,
       );
     },
-    storageUse: async () => ({ used: stored.reduce((sum, { bytes }) => sum + bytes, 0), quota: 6e9 }),
+    async storageUse() {
+      const packageBytes = stored.reduce((sum, { bytes }) => sum + bytes, 0);
+      return { packageBytes, usage: packageBytes + 2_000_000, quota: 6e9, persisted: false };
+    },
   };
 }
