@@ -1,0 +1,94 @@
+import type { Model } from 'haikuq';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { createFakeModel } from '../../shared/dev/fake-model.ts';
+import { runBench, type BenchStep } from './measure.ts';
+import type { BenchOptions } from './options.ts';
+
+const options: BenchOptions = { promptLengths: [8, 24], outputLengths: [2, 6], repeat: 2, warmUp: 1, seed: 1, kvCache: 'f16' };
+const manifest = '{"format":"haikuq"}';
+// printf '{"format":"haikuq"}' | sha256sum
+const manifestSha256 = '94ee3c84e33dd4baa4105cf2cf6504a38f1cf74ad82f1627e2939a2ffc45fdb9';
+
+beforeEach(() => {
+  vi.stubGlobal('fetch', async (url: URL) =>
+    url.href === 'https://example.org/p/haikuq.json?signature=1' ? new Response(manifest) : new Response('', { status: 404 }),
+  );
+});
+afterEach(() => vi.unstubAllGlobals());
+
+function bench(model: Model, change: Partial<Parameters<typeof runBench>[0]> = {}) {
+  const steps: BenchStep[] = [];
+  const report = runBench({
+    runtime: { load: async () => model },
+    location: 'https://example.org/p/?signature=1',
+    options,
+    signal: new AbortController().signal,
+    onStep: (step) => steps.push(step),
+    onResults: () => undefined,
+    ...change,
+  });
+  return { report, steps };
+}
+
+const talkative = () => createFakeModel({ reply: () => 'word '.repeat(50) });
+
+it('measures every pair of lengths, with prompts that no cache knows', async () => {
+  const { report, steps } = bench(talkative());
+  const { schema, results, skipped, package: from } = await report;
+  expect(schema).toBe('haikuq-bench-web/1');
+  expect(results.map((result) => [result.promptTokens, result.outputTokens])).toEqual([
+    [8, 2],
+    [8, 6],
+    [24, 2],
+    [24, 6],
+  ]);
+  expect(skipped).toEqual([]);
+  for (const { runs, promptTokens, outputTokens, prefillTokensPerSecond } of results) {
+    expect(runs).toHaveLength(2);
+    expect(prefillTokensPerSecond.min).toBeLessThanOrEqual(prefillTokensPerSecond.median);
+    for (const run of runs) {
+      expect(run).toMatchObject({ promptTokens, outputTokens, reusedTokens: 0 });
+      expect(run.prefillTokensPerSecond).toBeCloseTo((promptTokens * 1000) / run.timeToFirstTokenMs);
+    }
+  }
+  expect(from.manifestSha256).toBe(manifestSha256);
+  expect(steps.at(0)?.done).toBeNull();
+  expect(steps.at(-1)?.done).toBe(9 / 10);
+});
+
+it('leaves out what does not fit, and says so', async () => {
+  const { report } = bench(createFakeModel({ reply: () => 'word '.repeat(50), contextSize: 16 }));
+  const { results, skipped } = await report;
+  expect(results.map((result) => result.promptTokens)).toEqual([8, 8]);
+  expect(skipped).toEqual([
+    { promptTokens: 24, outputTokens: 2, reason: 'more than the context of 16 tokens' },
+    { promptTokens: 24, outputTokens: 6, reason: 'more than the context of 16 tokens' },
+  ]);
+});
+
+it('claims no decode speed for single tokens', async () => {
+  const { report } = bench(talkative(), { options: { ...options, outputLengths: [1] } });
+  expect((await report).results[0]?.decodeTokensPerSecond).toBeNull();
+});
+
+it('keeps the largest use of memory', async () => {
+  const model = talkative();
+  const use = [1, 5, 3, 2, 1].map((cache) => ({ weights: 10, cache, scratch: 0, wasm: 0 }));
+  model.memory = async () => use.shift()!;
+  const { memory } = await bench(model).report;
+  expect([memory.loaded.cache, memory.largest.cache]).toEqual([1, 5]);
+});
+
+it('has no hash where the manifest cannot be read', async () => {
+  const { report } = bench(talkative(), { location: 'https://example.org/other/' });
+  expect((await report).package.manifestSha256).toBeNull();
+});
+
+it('frees the model when it is stopped midway', async () => {
+  const model = talkative();
+  const dispose = vi.spyOn(model, 'dispose');
+  const controller = new AbortController();
+  const { report } = bench(model, { signal: controller.signal, onResults: () => controller.abort() });
+  await expect(report).rejects.toThrow('aborted');
+  expect(dispose).toHaveBeenCalledOnce();
+});

@@ -1,0 +1,168 @@
+/** Loads a package, runs it and measures. */
+
+import type { LoadProgress, MemoryUse, Model } from 'haikuq';
+import type { Runtime } from '../../shared/runtime.ts';
+import type { BenchOptions } from './options.ts';
+import { promptMaker } from './prompts.ts';
+import { SCHEMA, type BenchReport, type CaseResult, type Run, type SkippedCase } from './report.ts';
+import { spreadOf } from './statistics.ts';
+
+export interface BenchStep {
+  doing: string;
+  /** Of all work after the load, in parts of 1; `null` while loading. */
+  done: number | null;
+}
+
+export interface BenchWork {
+  runtime: Pick<Runtime, 'load'>;
+  /** Of the package, absolute. */
+  location: string;
+  options: BenchOptions;
+  signal: AbortSignal;
+  onStep: (step: BenchStep) => void;
+  /** Everything that is measured so far. */
+  onResults: (results: readonly CaseResult[]) => void;
+}
+
+const WARM_UP_TOKENS = 8;
+
+/** Rejects with what went wrong, or with the signal's reason. */
+export async function runBench({ runtime, location, options, signal, onStep, onResults }: BenchWork): Promise<BenchReport> {
+  const date = new Date().toISOString();
+  onStep({ doing: 'Loading the package', done: null });
+  let progress: LoadProgress | undefined;
+  const began = performance.now();
+  const model = await runtime.load(location, {
+    signal,
+    kvCache: options.kvCache,
+    onProgress: (now) => (progress = now),
+  });
+  const loadMs = performance.now() - began;
+  try {
+    const loaded = await model.memory();
+    const { results, skipped, largest } = await measureCases(model, loaded, { options, signal, onStep, onResults });
+    const { adapter, version, ...info } = model.info;
+    return {
+      schema: SCHEMA,
+      date,
+      version,
+      userAgent: navigator.userAgent,
+      machine: machineFacts(),
+      adapter,
+      package: { ...info, location, manifestSha256: await manifestHash(location) },
+      load: { ms: loadMs, downloadedBytes: progress?.downloadedBytes ?? 0, totalBytes: progress?.totalBytes ?? info.weightBytes },
+      memory: { loaded, largest },
+      options,
+      results,
+      skipped,
+    };
+  } finally {
+    await model.dispose();
+  }
+}
+
+type CaseWork = Pick<BenchWork, 'options' | 'signal' | 'onStep' | 'onResults'>;
+
+async function measureCases(model: Model, loaded: MemoryUse, { options, signal, onStep, onResults }: CaseWork) {
+  const { promptLengths, outputLengths, repeat, warmUp, seed } = options;
+  const makePrompt = promptMaker(model, seed);
+  const results: CaseResult[] = [];
+  const skipped: SkippedCase[] = [];
+  let largest = loaded;
+  const total = promptLengths.length * (warmUp + outputLengths.length * repeat);
+  let done = 0;
+
+  const write = async (doing: string, promptTokens: number, outputTokens: number): Promise<Run> => {
+    onStep({ doing, done: done / total });
+    const run = await measureRun(model, await makePrompt(promptTokens), outputTokens, signal);
+    done += 1;
+    return run;
+  };
+
+  for (const promptTokens of promptLengths) {
+    const fitting = outputLengths.filter((outputTokens) => promptTokens + outputTokens <= model.info.contextSize);
+    for (const outputTokens of outputLengths.filter((length) => !fitting.includes(length))) {
+      skipped.push({ promptTokens, outputTokens, reason: `more than the context of ${model.info.contextSize} tokens` });
+      done += repeat;
+    }
+    // Pipelines are compiled for a shape when it is first met, and the device has to leave its idle state.
+    for (let index = 0; index < warmUp && fitting.length > 0; index += 1) {
+      await write(`Warming up with a prompt of ${promptTokens}`, promptTokens, Math.min(WARM_UP_TOKENS, fitting[0]!));
+    }
+    if (fitting.length === 0) done += warmUp;
+
+    for (const outputTokens of fitting) {
+      const runs: Run[] = [];
+      for (let index = 1; index <= repeat; index += 1) {
+        runs.push(await write(`Prompt of ${promptTokens}, output of ${outputTokens}, ${index} of ${repeat}`, promptTokens, outputTokens));
+      }
+      results.push(caseResult(promptTokens, outputTokens, runs));
+      onResults([...results]);
+      const memory = await model.memory();
+      if (bytesOf(memory) > bytesOf(largest)) largest = memory;
+    }
+  }
+  return { results, skipped, largest };
+}
+
+async function measureRun(model: Model, prompt: string, outputTokens: number, signal: AbortSignal): Promise<Run> {
+  signal.throwIfAborted();
+  const stream = model.generate(prompt, { maxTokens: outputTokens, temperature: 0, repetitionPenalty: 1, ignoreEos: true });
+  const abort = () => stream.abort();
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    const { usage, timings } = await stream.result;
+    signal.throwIfAborted();
+    const { promptTokens, reusedTokens, completionTokens } = usage;
+    const { timeToFirstTokenMs, decodeMs, tokensPerSecond } = timings;
+    return {
+      promptTokens,
+      reusedTokens,
+      outputTokens: completionTokens,
+      timeToFirstTokenMs,
+      decodeMs,
+      prefillTokensPerSecond: timeToFirstTokenMs > 0 ? ((promptTokens - reusedTokens) * 1000) / timeToFirstTokenMs : 0,
+      decodeTokensPerSecond: tokensPerSecond,
+    };
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+function caseResult(promptTokens: number, outputTokens: number, runs: Run[]): CaseResult {
+  return {
+    promptTokens,
+    outputTokens,
+    prefillTokensPerSecond: spreadOf(runs.map((run) => run.prefillTokensPerSecond))!,
+    timeToFirstTokenMs: spreadOf(runs.map((run) => run.timeToFirstTokenMs))!,
+    decodeTokensPerSecond: spreadOf(runs.filter((run) => run.outputTokens > 1).map((run) => run.decodeTokensPerSecond)),
+    runs,
+  };
+}
+
+const bytesOf = ({ weights, cache, scratch, wasm }: MemoryUse): number => weights + cache + scratch + wasm;
+
+function machineFacts(): BenchReport['machine'] {
+  // Chromium tells these two; rounded, so that they single nobody out.
+  const told = navigator as Navigator & { deviceMemory?: number; userAgentData?: { platform?: string } };
+  return {
+    platform: told.userAgentData?.platform ?? null,
+    logicalProcessors: navigator.hardwareConcurrency,
+    memoryGiB: told.deviceMemory ?? null,
+  };
+}
+
+/** SHA-256 of the manifest in hexadecimal. */
+async function manifestHash(location: string): Promise<string | null> {
+  try {
+    const url = new URL(location);
+    url.pathname += 'haikuq.json';
+    const response = await fetch(url);
+    if (!response.ok) return null;
+    const digest = await crypto.subtle.digest('SHA-256', await response.arrayBuffer());
+    return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  } catch {
+    // Offline: the package came from the store. The result is worth having all the same.
+    return null;
+  }
+}

@@ -1,0 +1,80 @@
+/** What is measured, from a form or from the page's address. */
+
+import { HaikuqError } from 'haikuq';
+
+export interface BenchOptions {
+  /** Tokens. */
+  promptLengths: number[];
+  outputLengths: number[];
+  /** Measured texts for each pair of lengths. */
+  repeat: number;
+  /** Unmeasured texts for each prompt length, before the measured ones. */
+  warmUp: number;
+  /** Of the prompts' words. */
+  seed: number;
+  kvCache: 'auto' | 'f16' | 'f32';
+}
+
+/** The same, as typed. */
+export interface OptionFields {
+  promptLengths: string;
+  outputLengths: string;
+  repeat: string;
+  warmUp: string;
+  seed: string;
+  kvCache: string;
+}
+
+export const defaultFields: OptionFields = {
+  promptLengths: '16, 128, 512',
+  outputLengths: '32, 128',
+  repeat: '3',
+  warmUp: '1',
+  seed: '1',
+  kvCache: 'auto',
+};
+
+/** The page's address says what to measure: `?package=…&prompts=16,128&outputs=32&repeat=1&warmup=1&seed=1&kv=f16&auto=1`. */
+export function fieldsOfQuery(query: URLSearchParams): OptionFields {
+  return {
+    promptLengths: query.get('prompts') ?? defaultFields.promptLengths,
+    outputLengths: query.get('outputs') ?? defaultFields.outputLengths,
+    repeat: query.get('repeat') ?? defaultFields.repeat,
+    warmUp: query.get('warmup') ?? defaultFields.warmUp,
+    seed: query.get('seed') ?? defaultFields.seed,
+    kvCache: query.get('kv') ?? defaultFields.kvCache,
+  };
+}
+
+const invalid = (message: string) => new HaikuqError('invalid-argument', message);
+
+function wholeNumber(name: string, typed: string, min: number, max: number): number {
+  const value = Number(typed);
+  if (typed.trim() === '' || !Number.isInteger(value) || value < min || value > max) {
+    throw invalid(`${name}: “${typed.trim()}” is not a whole number from ${min} to ${max}`);
+  }
+  return value;
+}
+
+function lengths(name: string, typed: string): number[] {
+  const parts = typed.split(/[\s,]+/).filter((part) => part !== '');
+  if (parts.length === 0) throw invalid(`${name}: at least one length is needed`);
+  const values = parts.map((part) => wholeNumber(name, part, 1, 1_000_000));
+  return [...new Set(values)].sort((a, b) => a - b);
+}
+
+/** Throws `invalid-argument`, naming the field and what was typed. */
+export function parseOptions(fields: OptionFields): BenchOptions {
+  const { kvCache } = fields;
+  if (kvCache !== 'auto' && kvCache !== 'f16' && kvCache !== 'f32') {
+    throw invalid(`Key/value cache: “${kvCache}” is not auto, f16 or f32`);
+  }
+  return {
+    promptLengths: lengths('Prompt lengths', fields.promptLengths),
+    outputLengths: lengths('Output lengths', fields.outputLengths),
+    repeat: wholeNumber('Repetitions', fields.repeat, 1, 1000),
+    warmUp: wholeNumber('Warm-up', fields.warmUp, 0, 100),
+    seed: wholeNumber('Seed', fields.seed, 0, 4_294_967_295),
+    kvCache,
+  };
+}

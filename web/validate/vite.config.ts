@@ -1,0 +1,4 @@
+import { defineConfig } from 'vite';
+import { pageConfig } from '../shared/vite.ts';
+
+export default defineConfig(pageConfig('validate'));
