@@ -3,7 +3,7 @@
 //! Data flows one way: [`checkpoint`] reads files, [`architecture`] gives their tensors canonical names and a
 //! [`haikuq_format::DecoderSpec`], [`quantize`] chooses codes and scales, [`convert`] writes a package. Nothing after
 //! [`architecture`] knows a model family's name. [`golden`] records what the checkpoint says in full precision, and
-//! [`runner`] loads a package on a GPU; both are a [`model::LanguageModel`].
+//! [`runner`] loads a package on a GPU; both are a [`model::LanguageModel`]. [`serve`] brings packages to a browser.
 
 pub mod architecture;
 pub mod checkpoint;
@@ -14,4 +14,5 @@ pub mod golden;
 pub mod model;
 pub mod quantize;
 pub mod runner;
+pub mod serve;
 pub mod validate;
