@@ -4,6 +4,7 @@
 //! thresholds.
 
 mod bench;
+mod browser;
 mod chat;
 mod completions;
 mod context;
