@@ -3,9 +3,11 @@
 //! Data flows one way: [`checkpoint`] reads files, [`architecture`] gives their tensors canonical names and a
 //! [`haikuq_format::DecoderSpec`], [`quantize`] chooses codes and scales, [`convert`] writes a package. Nothing after
 //! [`architecture`] knows a model family's name. [`golden`] records what the checkpoint says in full precision, and
-//! [`runner`] loads a package on a GPU; both are a [`model::LanguageModel`].
+//! [`runner`] loads a package on a GPU; both are a [`model::LanguageModel`]. [`serve`] brings packages to a
+//! browser, and [`browser`] asks one what they say there.
 
 pub mod architecture;
+pub mod browser;
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;
@@ -14,4 +16,5 @@ pub mod golden;
 pub mod model;
 pub mod quantize;
 pub mod runner;
+pub mod serve;
 pub mod validate;

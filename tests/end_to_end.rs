@@ -55,6 +55,28 @@ fn quantized_packages_pass_their_thresholds() {
 }
 
 #[test]
+fn one_adapters_golden_outputs_are_anothers() {
+    let (package, text) = (convert("q4"), golden("evaluation.jsonl"));
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = dir.path().join("native.safetensors");
+    let (package, recorded) = (package.to_str().unwrap(), recorded.to_str().unwrap());
+    let what = ["golden", package, "--text", text.to_str().unwrap(), "--out", recorded, "--cache", "f32", "--json"];
+    let sizes = ["--windows", "1", "--context", "128", "--max-new", "6"];
+    let said = haikuq_json(&Adapter::default(), &[&what[..], &sizes].concat());
+    for (i, adapter) in adapters().iter().enumerate() {
+        let report =
+            haikuq_json(adapter, &["validate", package, "--golden", recorded, "--cache", "f32", "--prompts", "2", "--json"]);
+        let (kl, top1) = (report["summary"]["mean_kl"].as_f64().unwrap(), report["summary"]["top1_percent"].as_f64().unwrap());
+        assert!(kl.abs() <= 1e-6 && top1 >= 99.5, "{adapter}: mean KL {kl}, top-1 {top1} %");
+        let tool = report["golden"]["tool"].as_str().unwrap();
+        assert!(tool.ends_with(&format!(": q4 package on {}", said["adapter"].as_str().unwrap())), "{tool}");
+        if i == 0 {
+            assert_eq!(report["adapter"], said["adapter"]);
+        }
+    }
+}
+
+#[test]
 fn a_package_below_a_threshold_exits_3_and_says_which() {
     let package = convert("q3");
     let golden = golden("reference.safetensors");

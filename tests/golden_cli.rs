@@ -103,3 +103,35 @@ fn wrong_usage_exits_2_and_wrong_input_exits_1_with_the_reason() {
     let told = stderr(haikuq().arg("validate").arg(haiku("")).arg("--golden").arg(haiku("reference.safetensors")), 1);
     assert!(told.contains("no package"), "{told}");
 }
+
+#[test]
+fn a_packages_golden_outputs_are_what_the_package_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    haikuq().arg("convert").arg(haiku("")).arg("--out").arg(at("q4")).assert().success();
+    std::fs::write(at("prompts.txt"), "What can a bridge teach us?\n").unwrap();
+    let record = |model: &Path, out: &Path| {
+        let mut command = haikuq();
+        command.arg("golden").arg(model).arg("--text").arg(haiku("evaluation.jsonl")).arg("--out").arg(out);
+        command.arg("--prompts").arg(at("prompts.txt")).args(["--windows", "2", "--context", "32", "--max-new", "8"]);
+        // The reference reads the package's own weights, so that no GPU is needed.
+        json(command.args(["--reference", "--json"]))
+    };
+    let printed = record(&at("q4"), &at("q4.safetensors"));
+    assert_eq!(printed["adapter"], "reference (CPU, f32)");
+    let package = Golden::read(&at("q4.safetensors")).unwrap();
+    assert_eq!(package.tool.unwrap(), concat!("haikuq ", env!("CARGO_PKG_VERSION"), ": q4 package on reference (CPU, f32)"));
+    assert!(printed["perplexity"].as_f64().unwrap() > record(&haiku(""), &at("f32.safetensors"))["perplexity"].as_f64().unwrap());
+    let checkpoint = Golden::read(&at("f32.safetensors")).unwrap();
+    for file in &checkpoint.checkpoint {
+        assert!(package.checkpoint.contains(file), "the package was made from {file:?}");
+    }
+
+    let mut validate = haikuq();
+    validate.arg("validate").arg(at("q4")).arg("--golden").arg(at("q4.safetensors")).args(["--reference", "--json"]);
+    let report = json(&mut validate);
+    assert_eq!(report["golden"]["same_checkpoint"], true);
+    assert_eq!(report["summary"]["top1_percent"], 100.0);
+    assert!(report["summary"]["mean_kl"].as_f64().unwrap().abs() < 1e-9, "{}", report["summary"]);
+    assert_eq!(report["continuations"][0]["first_difference"], serde_json::Value::Null);
+}

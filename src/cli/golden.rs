@@ -1,12 +1,14 @@
-//! `haikuq golden`: records what a checkpoint says, for later comparison.
+//! `haikuq golden`: records what a checkpoint or package says, for later comparison.
 
 use super::Context;
-use super::model::{open_checkpoint, open_tokenizer};
+use super::generation::CacheArg;
+use super::model::{Opened, open, open_tokenizer, origin};
 use super::progress::Progress;
 use crate::files::{hash_file, write_atomically};
 use crate::golden::file::{Generation, Golden};
 use crate::golden::record::record;
 use crate::golden::text::{Document, read_documents, windows};
+use crate::runner::RunnerOptions;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use haikuq_runtime::text::{Message, Tokenizer};
@@ -35,14 +37,16 @@ const TEXT_PROMPTS: [&str; 6] = [
     "The recipe is simple: first,",
 ];
 
-/// Record golden outputs of a checkpoint
+/// Record golden outputs of a checkpoint or package
 ///
-/// Runs the f32 reference over windows of a text and keeps, for every position, what comparisons need: the largest
-/// logits, log-sum-exp and negative log-likelihood; and greedy continuations of a few prompts.
+/// Runs the model over windows of a text and keeps, for every position, what comparisons need: the largest logits,
+/// log-sum-exp and negative log-likelihood; and greedy continuations of a few prompts. A checkpoint is run by the f32
+/// reference; a package by the runtime on the GPU, so that other devices and browsers can be compared with this one.
 #[derive(Args, Debug)]
 pub struct GoldenArgs {
-    /// Folder of the checkpoint
-    checkpoint: PathBuf,
+    /// Folder of the checkpoint or package
+    #[arg(value_name = "CHECKPOINT|PACKAGE")]
+    model: PathBuf,
     /// Text to run on: plain text, or .jsonl with {text}, {user, reply} or {messages} on each line
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
@@ -64,6 +68,12 @@ pub struct GoldenArgs {
     /// Tokens to continue each prompt by, at most
     #[arg(long, value_name = "N", default_value_t = 48)]
     max_new: usize,
+    /// Precision of a package's key/value cache
+    #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
+    cache: CacheArg,
+    /// Run a package's weights through the f32 reference on the CPU, to tell quantization from kernels
+    #[arg(long)]
+    reference: bool,
     /// Print what was recorded as JSON
     #[arg(long)]
     json: bool,
@@ -80,13 +90,14 @@ struct GoldenJson<'a> {
     top: usize,
     perplexity: f64,
     generations: &'a [Generation],
+    adapter: &'a str,
     seconds: f64,
 }
 
 /// Runs the verb.
 pub fn run(args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let tokenizer = open_tokenizer(&args.checkpoint)?;
+    let tokenizer = open_tokenizer(&args.model)?;
     let documents = read_documents(&args.text)?;
     let cut =
         windows(&documents, &tokenizer, args.context, Some(args.windows)).with_context(|| args.text.display().to_string())?;
@@ -97,26 +108,28 @@ pub fn run(args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
         context.note(format_args!("{} has {} windows of {} tokens", args.text.display(), cut.windows.len(), args.context));
     }
     let prompts = prompts(args.prompts.as_deref(), &tokenizer)?;
-    let (decoder, mut reference) = open_checkpoint(&args.checkpoint)?;
-    let checkpoint = decoder.checkpoint().source_files().iter().map(|p| hash_file(p)).collect::<Result<_, _>>()?;
+    let Opened { mut model, adapter } =
+        open(&args.model, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
+    let origin = origin(&args.model)?;
 
     let mut progress = Progress::new(context, cut.windows.len(), "windows");
-    let outputs = record(&mut reference, &cut.windows, args.top, &mut |done| progress.set(done))?;
+    let outputs = record(model.as_mut(), &cut.windows, args.top, &mut |done| progress.set(done))?;
     let mut progress = Progress::new(context, prompts.len(), "prompts");
     let mut generations = Vec::with_capacity(prompts.len());
     for prompt in &prompts {
         let prompt_ids = prompt.encode(&tokenizer, true)?;
-        let greedy_ids = reference.generate_greedy(&prompt_ids, args.max_new)?;
+        let greedy_ids = model.generate_greedy(&prompt_ids, args.max_new).map_err(anyhow::Error::from_boxed)?;
         let greedy_text = tokenizer.decode(&greedy_ids, false)?;
         generations.push(Generation { prompt: prompt.render(&tokenizer, true)?, prompt_ids, greedy_ids, greedy_text });
         progress.set(generations.len());
     }
+    let tool = concat!("haikuq ", env!("CARGO_PKG_VERSION"));
     let golden = Golden {
         outputs,
         generations,
-        checkpoint,
+        checkpoint: origin.checkpoint,
         text_sha256: Some(hash_file(&args.text)?.sha256),
-        tool: Some(concat!("haikuq ", env!("CARGO_PKG_VERSION")).into()),
+        tool: Some(origin.recipe.map_or(tool.into(), |recipe| format!("{tool}: {recipe} package on {adapter}"))),
     };
     let bytes = golden.to_bytes()?;
     write_atomically(&args.out, &bytes).with_context(|| format!("cannot write {}", args.out.display()))?;
@@ -131,6 +144,7 @@ pub fn run(args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
         top: outputs.top,
         perplexity: outputs.perplexity(),
         generations: &golden.generations,
+        adapter: &adapter,
         seconds: start.elapsed().as_secs_f64(),
     };
     if args.json {

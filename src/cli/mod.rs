@@ -4,6 +4,7 @@
 //! thresholds.
 
 mod bench;
+mod browser;
 mod chat;
 mod completions;
 mod context;
@@ -18,6 +19,7 @@ mod model;
 mod progress;
 mod run;
 mod score;
+mod serve;
 pub mod table;
 pub mod units;
 mod validate;
@@ -66,6 +68,7 @@ pub enum Command {
     Score(score::ScoreArgs),
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
+    Serve(serve::ServeArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -87,6 +90,7 @@ impl Command {
             Self::Score(args) => score::run(args, context),
             Self::Run(args) => run::run(args, context),
             Self::Chat(args) => chat::run(args, context),
+            Self::Serve(args) => serve::run(args, context),
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),

@@ -2,12 +2,14 @@
 
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
+use crate::files::hash_file;
 use crate::golden::reference::Reference;
 use crate::golden::stored::StoredWeights;
 use crate::model::LanguageModel;
 pub use crate::runner::is_package;
 use crate::runner::{Runner, RunnerOptions};
 use anyhow::Context as _;
+use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
 use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
 use std::path::Path;
 
@@ -26,7 +28,7 @@ const REFERENCE: &str = "reference (CPU, f32)";
 pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
     let reference = |model: Reference| Opened { model: Box::new(model), adapter: REFERENCE.into() };
     if !is_package(path) {
-        return Ok(reference(open_checkpoint(path)?.1));
+        return Ok(reference(open_checkpoint(path)?));
     }
     if on_reference {
         let weights = StoredWeights::open(path)?;
@@ -38,11 +40,30 @@ pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow:
 }
 
 /// Opens a checkpoint and reads all its weights.
-pub fn open_checkpoint(path: &Path) -> anyhow::Result<(Decoder, Reference)> {
+fn open_checkpoint(path: &Path) -> anyhow::Result<Reference> {
     let decoder = Decoder::from_checkpoint(Checkpoint::open(path)?)?;
-    let reference = Reference::load(&decoder.spec, |name| decoder.read(name))
-        .with_context(|| format!("cannot run the reference on {}", path.display()))?;
-    Ok((decoder, reference))
+    Reference::load(&decoder.spec, |name| decoder.read(name))
+        .with_context(|| format!("cannot run the reference on {}", path.display()))
+}
+
+/// Where a model's weights come from.
+pub struct Origin {
+    /// The files of the checkpoint, with their hashes.
+    pub checkpoint: Vec<FileEntry>,
+    /// What a package was made by; none for the checkpoint itself.
+    pub recipe: Option<String>,
+}
+
+/// The checkpoint that a package was made from, as its manifest says, or that `path` is.
+pub fn origin(path: &Path) -> anyhow::Result<Origin> {
+    if is_package(path) {
+        let path = path.join(MANIFEST_FILE);
+        let manifest = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let provenance = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?.provenance;
+        return Ok(Origin { checkpoint: provenance.source, recipe: Some(provenance.recipe) });
+    }
+    let checkpoint = Checkpoint::open(path)?;
+    Ok(Origin { checkpoint: checkpoint.source_files().iter().map(|p| hash_file(p)).collect::<Result<_, _>>()?, recipe: None })
 }
 
 /// The tokenizer of a checkpoint or package.

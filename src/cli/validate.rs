@@ -1,11 +1,14 @@
 //! `haikuq validate`: a package against golden outputs.
 
+use super::browser::BrowserArgs;
 use super::generation::CacheArg;
 use super::model::{is_package, open, open_tokenizer};
 use super::progress::Progress;
 use super::{BELOW_THRESHOLDS, Context};
 use crate::golden::file::Golden;
+use crate::model::LanguageModel;
 use crate::runner::RunnerOptions;
+use crate::validate::Outcome;
 use crate::validate::report::{Ingredients, Report, write_report};
 use crate::validate::thresholds::Thresholds;
 use anyhow::{Context as _, bail};
@@ -18,7 +21,8 @@ use std::process::ExitCode;
 /// Compare a package with golden outputs
 ///
 /// Runs the package on the GPU over the golden windows and prompts, and reports how far it is from them: perplexity,
-/// KL divergence, top-1 agreement, greedy continuations. Exits 3 below a threshold.
+/// KL divergence, top-1 agreement, greedy continuations. Exits 3 below a threshold. With --browser, a page runs the package
+/// in a browser instead, and the report is the same.
 #[derive(Args, Debug)]
 pub struct ValidateArgs {
     /// Folder of the package
@@ -54,6 +58,8 @@ pub struct ValidateArgs {
     /// nothing about the package on a GPU
     #[arg(long)]
     reference: bool,
+    #[command(flatten)]
+    browser: BrowserArgs,
     /// Print the whole report as JSON
     #[arg(long)]
     json: bool,
@@ -72,19 +78,33 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     golden.generations.truncate(args.prompts.unwrap_or(usize::MAX));
     let thresholds = args.thresholds(&manifest.provenance.recipe)?;
     let tokenizer = open_tokenizer(&args.package)?;
-    let mut opened = open(&args.package, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
-
-    let mut progress = Progress::new(context, golden.outputs.windows, "windows");
-    let outcome = crate::validate::compare(opened.model.as_mut(), &golden, &mut |done| progress.set(done))?;
+    let mut page = args.browser.start(&args.package, args.cache.into(), context)?;
+    let (outcome, adapter) = match &mut page {
+        Some(page) => {
+            let adapter = page.connect()?;
+            context.note(format_args!("running on {adapter}"));
+            let outcome = measure(page, &golden, context);
+            // The page waits for a word, also for a bad one.
+            (outcome.inspect_err(|error| page.finish(false, &format!("{error:#}")))?, adapter)
+        }
+        None => {
+            let options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
+            let mut opened = open(&args.package, args.reference, &options)?;
+            (measure(opened.model.as_mut(), &golden, context)?, opened.adapter)
+        }
+    };
     let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_else(|_| format!("{ids:?}"));
     let report = Report::new(Ingredients {
         manifest: &manifest,
         golden: &golden,
         checks: thresholds.check(&outcome.measured.summary),
         outcome: &outcome,
-        adapter: opened.adapter,
+        adapter,
         decode: &decode,
     });
+    if let Some(page) = &mut page {
+        page.finish(report.passed, &summary(&report));
+    }
     if report.golden.same_checkpoint == Some(false) {
         context.note("warning: the golden outputs were recorded from other weights than the package was made from");
     }
@@ -101,6 +121,11 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
         context.note(format_args!("below threshold: {}, measured {}", check.demand(), check.measured));
     }
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(BELOW_THRESHOLDS) })
+}
+
+fn measure(model: &mut dyn LanguageModel, golden: &Golden, context: &Context) -> anyhow::Result<Outcome> {
+    let mut progress = Progress::new(context, golden.outputs.windows, "windows");
+    Ok(crate::validate::compare(model, golden, &mut |done| progress.set(done))?)
 }
 
 impl ValidateArgs {

@@ -1,0 +1,216 @@
+//! Packages over HTTP: `/packages/index.json`, and of each package its manifest and what that lists.
+
+use super::ServeError;
+use super::policy::{IMMUTABLE, REVALIDATE, text};
+use axum::body::Body;
+use axum::extract::{Path as UrlPath, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use tower_http::services::ServeFile;
+
+/// Bytes read from a file at a time.
+const CHUNK: usize = 256 << 10;
+
+/// A package that is served from its folder, under the folder's name.
+#[derive(Debug)]
+pub struct ServedPackage {
+    /// Name in URLs, before percent-encoding.
+    pub name: String,
+    folder: PathBuf,
+    latest: Mutex<Latest>,
+}
+
+/// The manifest as last read: a package that is converted again while it is served is served anew.
+#[derive(Clone, Debug)]
+struct Latest {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    manifest: Arc<Manifest>,
+}
+
+/// A package in `/packages/index.json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PackageSummary {
+    /// Name of its folder.
+    pub name: String,
+    /// Relative to the server's root, with a final slash.
+    pub url: String,
+    /// Name of the recipe that made it.
+    pub recipe: String,
+    /// Over all matrices, scales included.
+    pub bits_per_weight: f64,
+    /// Bytes of all shards.
+    pub weight_bytes: u64,
+    /// Numbers in all tensors.
+    pub parameters: u64,
+}
+
+impl ServedPackage {
+    /// Reads and checks the manifest in `folder`, and that all files it lists are there and as long as it says. Hashes
+    /// are the client's to check.
+    ///
+    /// # Errors
+    /// With the file that is missing or wrong.
+    pub fn open(folder: &Path) -> Result<Self, ServeError> {
+        let absolute = folder.canonicalize().map_err(|source| ServeError::Read { path: folder.into(), source })?;
+        let name = absolute.file_name().and_then(|n| n.to_str());
+        let name = name.ok_or_else(|| ServeError::Name { folder: folder.into() })?.to_owned();
+        let latest = read_manifest(&absolute).map_err(|error| match error {
+            ServeError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                ServeError::NoPackage { folder: folder.into() }
+            }
+            other => other,
+        })?;
+        for entry in files(&latest.manifest) {
+            let path = absolute.join(&entry.name);
+            let have = std::fs::metadata(&path).map_err(|source| ServeError::Read { path: path.clone(), source })?.len();
+            if have != entry.bytes {
+                return Err(ServeError::Size { path, have, need: entry.bytes });
+            }
+        }
+        Ok(Self { name, folder: absolute, latest: Mutex::new(latest) })
+    }
+
+    /// The manifest as it was when it was last read.
+    pub fn manifest(&self) -> Arc<Manifest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).manifest.clone()
+    }
+
+    /// Where the package is: `packages/NAME/`, relative to the server's root.
+    pub fn url(&self) -> String {
+        format!("packages/{}/", encode(&self.name))
+    }
+
+    /// What `/packages/index.json` says of it.
+    pub fn summary(&self) -> PackageSummary {
+        let manifest = self.manifest();
+        PackageSummary {
+            name: self.name.clone(),
+            url: self.url(),
+            recipe: manifest.provenance.recipe.clone(),
+            bits_per_weight: manifest.bits_per_weight(),
+            weight_bytes: manifest.weight_bytes(),
+            parameters: manifest.tensors.iter().map(|t| t.shape.iter().map(|&n| n as u64).product::<u64>()).sum(),
+        }
+    }
+
+    /// The manifest as it is now: read again if its file has changed.
+    fn refresh(&self) -> Result<Arc<Manifest>, ServeError> {
+        let path = self.folder.join(MANIFEST_FILE);
+        let now = std::fs::metadata(&path).map_err(|source| ServeError::Read { path, source })?;
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if (now.modified().ok(), now.len()) != (latest.modified, latest.bytes) {
+            *latest = read_manifest(&self.folder)?;
+        }
+        Ok(latest.manifest.clone())
+    }
+}
+
+fn read_manifest(folder: &Path) -> Result<Latest, ServeError> {
+    let path = folder.join(MANIFEST_FILE);
+    let read = |source| ServeError::Read { path: path.clone(), source };
+    // The time before the bytes: a manifest replaced in between is then read once too often, not once too seldom.
+    let metadata = std::fs::metadata(&path).map_err(read)?;
+    let bytes = std::fs::read(&path).map_err(read)?;
+    let manifest = Manifest::from_json(&bytes).map_err(|source| ServeError::Manifest { path: path.clone(), source })?;
+    Ok(Latest { modified: metadata.modified().ok(), bytes: metadata.len(), manifest: Arc::new(manifest) })
+}
+
+/// Every file that a manifest lists.
+fn files(manifest: &Manifest) -> impl Iterator<Item = &FileEntry> {
+    manifest.shards.iter().chain(&manifest.files)
+}
+
+/// A name as a segment of a URL's path; the characters of ordinary names stay as they are.
+fn encode(name: &str) -> String {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(name, RESERVED).to_string()
+}
+
+/// The packages by name.
+#[derive(Debug)]
+pub(super) struct Packages(BTreeMap<String, ServedPackage>);
+
+impl Packages {
+    pub(super) fn new(packages: Vec<ServedPackage>) -> Result<Self, ServeError> {
+        let mut by_name = BTreeMap::<String, ServedPackage>::new();
+        for package in packages {
+            if let Some(first) = by_name.get(&package.name) {
+                let (first, second) = (first.folder.clone(), package.folder.clone());
+                return Err(ServeError::Duplicate { name: package.name, first, second });
+            }
+            by_name.insert(package.name.clone(), package);
+        }
+        Ok(Self(by_name))
+    }
+}
+
+/// The routes under `/packages/`.
+pub(super) fn router(packages: Arc<Packages>) -> Router {
+    Router::new().route("/packages/index.json", get(index)).route("/packages/{name}/{file}", get(file)).with_state(packages)
+}
+
+async fn index(State(packages): State<Arc<Packages>>) -> impl IntoResponse {
+    #[derive(Serialize)]
+    struct Index {
+        packages: Vec<PackageSummary>,
+    }
+    // What has become unreadable since is listed as it was; its files' answers say what is wrong.
+    let packages = packages.0.values().map(|package| {
+        let _ = package.refresh();
+        package.summary()
+    });
+    Json(Index { packages: packages.collect() })
+}
+
+/// The content that a client expects.
+#[derive(Deserialize)]
+struct Expected {
+    sha256: Option<String>,
+}
+
+async fn file(
+    State(packages): State<Arc<Packages>>,
+    UrlPath((name, file)): UrlPath<(String, String)>,
+    Query(expected): Query<Expected>,
+    request: Request,
+) -> Response {
+    let Some(package) = packages.0.get(&name) else {
+        return text(StatusCode::NOT_FOUND, format_args!("there is no package {name:?} here"));
+    };
+    let manifest = match package.refresh() {
+        Ok(manifest) => manifest,
+        Err(error) => return text(StatusCode::SERVICE_UNAVAILABLE, error),
+    };
+    let entry = files(&manifest).find(|f| f.name == file);
+    if entry.is_none() && file != MANIFEST_FILE {
+        return text(StatusCode::NOT_FOUND, format_args!("the package {name:?} lists no file {file:?}"));
+    }
+    let cache = match entry {
+        Some(entry) if expected.sha256.as_ref() == Some(&entry.sha256) => IMMUTABLE,
+        _ => REVALIDATE,
+    };
+    let path = package.folder.join(&file);
+    let mut service = ServeFile::new(&path).with_buf_chunk_size(CHUNK).ignore_multi_range_requests(true);
+    match service.try_call(request).await {
+        Ok(mut response) => {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+            response.map(Body::new)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            text(StatusCode::NOT_FOUND, format_args!("the package {name:?} has lost its file {file:?}"))
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{file}: {error}")),
+    }
+}

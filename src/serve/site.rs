@@ -1,0 +1,111 @@
+//! The pages: chat app, benchmark and validation page, with the runtime that they load.
+
+use super::ServeError;
+use super::policy::{IMMUTABLE, REVALIDATE, text};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path as UrlPath, Request};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::routing::get;
+use std::path::{Path, PathBuf};
+use tower_http::services::ServeDir;
+use tower_http::services::fs::{Backend, DefaultServeDirFallback};
+
+/// Where the pages come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// A folder with an `index.html`.
+    Folder(PathBuf),
+    /// Within the program (cargo feature `site`).
+    #[cfg(feature = "site")]
+    Embedded,
+}
+
+impl Site {
+    /// The folder that is asked for; or else the site that the program was built with; or else that of the source tree.
+    ///
+    /// # Errors
+    /// If there is no `index.html`.
+    pub fn find(folder: Option<&Path>) -> Result<Self, ServeError> {
+        let site = match folder {
+            Some(folder) => Self::Folder(folder.into()),
+            None => Self::built(),
+        };
+        if !site.has("index.html") {
+            return Err(ServeError::NoSite { folder: site.place() });
+        }
+        Ok(site)
+    }
+
+    #[cfg(feature = "site")]
+    fn built() -> Self {
+        Self::Embedded
+    }
+
+    #[cfg(not(feature = "site"))]
+    fn built() -> Self {
+        Self::Folder(Path::new(env!("CARGO_MANIFEST_DIR")).join("web/site"))
+    }
+
+    /// Whether there is a file of this path, relative and with slashes.
+    pub fn has(&self, file: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join(file).is_file(),
+            #[cfg(feature = "site")]
+            Self::Embedded => super::embedded::has(file),
+        }
+    }
+
+    /// The folder, for messages.
+    pub fn place(&self) -> PathBuf {
+        match self {
+            Self::Folder(folder) => folder.clone(),
+            #[cfg(feature = "site")]
+            Self::Embedded => "the program's own site".into(),
+        }
+    }
+
+    /// The routes of all its files.
+    pub(super) fn router(&self) -> Router {
+        match self {
+            Self::Folder(folder) => routes(ServeDir::new(folder)),
+            #[cfg(feature = "site")]
+            Self::Embedded => routes(super::embedded::service()),
+        }
+    }
+}
+
+/// Files that stand beside their compressed forms (`.br`, `.gz`) are sent in those where the client takes them.
+fn routes<B: Backend>(files: ServeDir<DefaultServeDirFallback, B>) -> Router {
+    let files = files.precompressed_br().precompressed_gzip().ignore_multi_range_requests(true);
+    let below = files.clone();
+    let root = get(async move |request: Request| answer(files, "", request).await);
+    let below = get(async move |UrlPath(path): UrlPath<String>, request: Request| answer(below, &path, request).await);
+    Router::new().route("/", root).route("/{*path}", below)
+}
+
+/// The file at `path`, which is decoded already.
+async fn answer<B: Backend>(mut files: ServeDir<DefaultServeDirFallback, B>, path: &str, request: Request) -> Response {
+    // A folder given with --site may hold more than pages.
+    if path.split('/').any(|segment| segment.starts_with('.')) {
+        return not_found(path);
+    }
+    match files.try_call(request).await {
+        Ok(response) if response.status() == StatusCode::NOT_FOUND => not_found(path),
+        Ok(mut response) => {
+            let hashed = path.split('/').rev().skip(1).any(|folder| folder == "assets");
+            let cache = if hashed { IMMUTABLE } else { REVALIDATE };
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
+            response.map(Body::new)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => not_found(path),
+        // Such as a path that goes on below a file.
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => not_found(path),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{path}: {error}")),
+    }
+}
+
+fn not_found(path: &str) -> Response {
+    text(StatusCode::NOT_FOUND, format_args!("there is no page {path:?} here"))
+}
