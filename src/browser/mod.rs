@@ -2,7 +2,7 @@
 //!
 //! The page `/validate/` of the site loads the package with the shipped runtime, asks this program for work, and sends
 //! back what the model said; judging that is the same code as for a native GPU. The requests between the two are
-//! specified in `docs/schemas/browser.md`: [`routes`] speaks them, [`work`] keeps their order.
+//! specified in `docs/schemas/browser.md`: `routes` speaks them, `work` keeps their order.
 
 mod routes;
 mod user_agent;
