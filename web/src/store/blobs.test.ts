@@ -12,8 +12,8 @@ const MB = 1024 * 1024;
 
 /** The same promises for every store; `quota` in bytes. */
 const stores: [name: string, open: (quota?: number) => Promise<BlobStore | undefined>][] = [
-  ['OPFS in a worker', (quota) => openOpfs(fakeOpfs({ sync: true, ...(quota ? { quota } : {}) }).storage)],
-  ['OPFS on a page', (quota) => openOpfs(fakeOpfs({ sync: false, ...(quota ? { quota } : {}) }).storage)],
+  ['OPFS in a worker', (quota) => openOpfs('write', fakeOpfs({ sync: true, ...(quota ? { quota } : {}) }).storage)],
+  ['OPFS on a page', (quota) => openOpfs('write', fakeOpfs({ sync: false, ...(quota ? { quota } : {}) }).storage)],
   ['Cache API', (quota) => openCacheApi(fakeCaches(quota))],
 ];
 
@@ -99,14 +99,20 @@ describe.each(stores)('%s', (_, openStore) => {
 
 describe('openOpfs', () => {
   it('is undefined where there is none, or it is closed', async () => {
-    expect(await openOpfs({} as StorageManager)).toBeUndefined();
+    expect(await openOpfs('write', {} as StorageManager)).toBeUndefined();
     const closed = { getDirectory: () => Promise.reject(new DOMException('private', 'SecurityError')) };
-    expect(await openOpfs(closed as unknown as StorageManager)).toBeUndefined();
+    expect(await openOpfs('write', closed as unknown as StorageManager)).toBeUndefined();
+  });
+
+  it('is there to look after what a worker wrote where pages cannot write', async () => {
+    const { storage } = fakeOpfs({ sync: false, readOnly: true });
+    expect(await openOpfs('write', storage)).toBeUndefined();
+    expect(await openOpfs('look after', storage)).toBeDefined();
   });
 
   it('waits for a file that a page before it still holds', async () => {
     const opfs = fakeOpfs({ sync: true });
-    const store = (await openOpfs(opfs.storage)) as BlobStore;
+    const store = (await openOpfs('write', opfs.storage)) as BlobStore;
     const first = await store.append(A);
     await first.write(someBytes(10, 1));
     setTimeout(() => void first.close(), 150);
