@@ -35,8 +35,9 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
 
   async function makeOne(): Promise<Engine> {
     try {
-      alive = await orTrap(Promise.resolve().then(make), onTrap);
-      return alive;
+      const engine = await orTrap(Promise.resolve().then(make), onTrap);
+      alive = engine;
+      return engine;
     } catch (error) {
       current = undefined;
       if (isTrap(error)) reset();
