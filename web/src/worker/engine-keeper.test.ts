@@ -6,7 +6,7 @@ import { watchTraps } from './traps.js';
 
 const failing = (code: string) => Object.assign(new Error(code), { code, details: {} });
 
-let made: { freed: number }[];
+let made: { freed: number; lost: number }[];
 /** What making the next engines throws, first to last. */
 let failures: (Error | undefined)[];
 let resets: number;
@@ -22,9 +22,9 @@ beforeEach(() => {
     async make() {
       const failure = failures.shift();
       if (failure) throw failure;
-      const engine = { freed: 0 };
+      const engine = { freed: 0, lost: 0 };
       made.push(engine);
-      return { free: () => void (engine.freed += 1) } as unknown as Engine;
+      return { free: () => void (engine.freed += 1), loseDevice: () => void (engine.lost += 1) } as unknown as Engine;
     },
     reset: () => void (resets += 1),
     onTrap: watchTraps(scope),
@@ -47,7 +47,7 @@ describe('a lost device', () => {
   it('is asked for again while the browser has none', async () => {
     failures = [undefined, failing('webgpu-unavailable'), failing('device-lost')];
     expect(await keeper.use(losesOnce())).toEqual({ value: 2, losses: 1 });
-    expect(made).toEqual([{ freed: 1 }, { freed: 0 }]);
+    expect(made).toEqual([{ freed: 1, lost: 0 }, { freed: 0, lost: 0 }]);
   });
 
   it('is given up in the end', async () => {
@@ -73,7 +73,7 @@ describe('a trap', () => {
     for (const call of waiting) await expect(call).rejects.toMatchObject({ code: 'internal' });
     expect(resets).toBe(1);
     await keeper.get();
-    expect(made).toHaveLength(2);
+    expect(made).toEqual([{ freed: 1, lost: 1 }, { freed: 0, lost: 0 }]);
   });
 
   it('while an engine is made lets the next one begin anew', async () => {

@@ -52,6 +52,8 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
     alive = undefined;
     current = undefined;
     try {
+      // A call that trapped still holds the engine: freeing it alone would leave its device to the garbage collector.
+      if (trapped) engine.loseDevice();
       engine.free();
     } catch {
       // After a trap it may trap again. Its memory goes with the instance.
