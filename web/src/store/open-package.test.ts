@@ -257,7 +257,8 @@ describe('without a store', () => {
     const source = (await open({ cache: 'none' })).newSource();
     expect(await source.read('s2', 5000, 5100)).toEqual(someBytes(12000, 2).subarray(5000, 5100));
     expect(await source.read('s2', 5100, 5200)).toEqual(someBytes(12000, 2).subarray(5100, 5200));
-    expect(server.requests.filter(({ file }) => file === 's2').map(({ range }) => range)).toEqual(['bytes=5000-']);
+    expect(await source.read('s2', 300, 400)).toEqual(someBytes(12000, 2).subarray(300, 400));
+    expect(server.requests.filter(({ file }) => file === 's2').map(({ range }) => range)).toEqual(['bytes=5000-', 'bytes=300-']);
   });
 
   it('survives broken connections, with and without ranges', async () => {
