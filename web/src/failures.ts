@@ -19,7 +19,7 @@ const CODES: Record<ErrorCode, true> = {
 };
 
 /** Whether `error` is a WebAssembly trap: after one, the module's memory is in an unknown state. */
-export function isTrap(error: unknown): boolean {
+export function isTrap(error: unknown): error is WebAssembly.RuntimeError {
   return error instanceof WebAssembly.RuntimeError;
 }
 

@@ -25,7 +25,7 @@ export interface Downloads {
   ready(file: PackageFile): Promise<void>;
   /** The file's blob is gone, or another tab is replacing it: stores what is missing, before all other files. */
   restore(file: PackageFile): Promise<void>;
-  /** The file's blob is wrong: fetches it again, past the HTTP cache, before all other files. */
+  /** The file's blob is wrong: fetches it again, before all other files. */
   replace(file: PackageFile): Promise<void>;
   /** Bytes still to be stored, as of now. */
   missingBytes(): Promise<number>;
@@ -64,11 +64,11 @@ export function createDownloads({ store, network, prefix, files, onProgress }: D
     onProgress({ downloadedBytes, downloadTotalBytes });
   }
 
-  function enqueue(file: PackageFile, fresh: boolean, urgent?: 'urgent'): Promise<void> {
+  function enqueue(file: PackageFile, anew: boolean, urgent?: 'urgent'): Promise<void> {
     const { sha256 } = file;
     const job = slot(async () => {
       try {
-        await withLock(`blob:${sha256}`, signal, () => download(file, fresh));
+        await withLock(`blob:${sha256}`, signal, () => download(file, anew));
       } catch (error) {
         throw await withNumbers(error);
       }
@@ -82,10 +82,10 @@ export function createDownloads({ store, network, prefix, files, onProgress }: D
   }
 
   /** With the blob's lock: another tab may have stored it, or a part of it, since we looked. */
-  async function download(file: PackageFile, fresh: boolean): Promise<void> {
+  async function download(file: PackageFile, anew: boolean): Promise<void> {
     const { sha256 } = file;
     let size = await store.size(sha256);
-    if (size > file.bytes || (fresh && size > 0)) {
+    if (size > file.bytes || (anew && size > 0)) {
       await store.remove(sha256);
       size = 0;
     }
@@ -95,7 +95,8 @@ export function createDownloads({ store, network, prefix, files, onProgress }: D
     await closingAfter(await store.append(sha256), async (writer) => {
       let first = size;
       let end = size;
-      for await (const { at, bytes } of fetchBytes(network, url, file, size, { signal, fresh })) {
+      // The HTTP cache would only keep a second copy, and give back the first one where that is corrupt.
+      for await (const { at, bytes } of fetchBytes(network, url, file, size, { signal, cache: 'no-store' })) {
         if (at < end) {
           await writer.restart();
           first = 0;

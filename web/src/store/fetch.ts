@@ -28,8 +28,8 @@ export interface FetchedBytes {
 
 export interface FetchOptions {
   signal?: AbortSignal | undefined;
-  /** Pass by the HTTP cache, which may hold what turned out to be corrupt. */
-  fresh?: boolean;
+  /** How to use the HTTP cache. */
+  cache?: RequestCache;
 }
 
 /**
@@ -54,7 +54,7 @@ export async function* fetchBytes(
     throwIfAborted(signal, `downloading ${file.name}`);
     const connection = openConnection(network.stallMs, signal);
     try {
-      const response = await connection.wait(network.fetch(url, requestInit(at, options.fresh, connection.signal)));
+      const response = await connection.wait(network.fetch(url, requestInit(at, options.cache, connection.signal)));
       if (response.status === 416) {
         if (restarted || at === 0) throw tooShort(file, at);
         restarted = true;
@@ -193,9 +193,9 @@ async function* read(connection: Connection, response: Response, position: numbe
   }
 }
 
-function requestInit(at: number, fresh: boolean | undefined, signal: AbortSignal): RequestInit {
+function requestInit(at: number, cache: RequestCache = 'default', signal: AbortSignal): RequestInit {
   // `Range: bytes=N-` is safelisted: unlike If-Range it costs no CORS preflight. ETags are compared by us instead.
-  return { signal, ...(fresh ? { cache: 'reload' } : {}), ...(at > 0 ? { headers: { Range: `bytes=${at}-` } } : {}) };
+  return { signal, cache, ...(at > 0 ? { headers: { Range: `bytes=${at}-` } } : {}) };
 }
 
 /** Where the answer begins. Content-Range is hidden from other origins; then the status is all there is to go by. */

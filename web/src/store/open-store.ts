@@ -22,7 +22,7 @@ export async function openStore(preference: NonNullable<LoadOptions['cache']>): 
 
 /** Every store that this browser has, for looking after what any of them holds. */
 export async function openStores(): Promise<BlobStore[]> {
-  const stores = await Promise.all([openOpfs(), openCacheApi()]);
+  const stores = await Promise.all([openOpfs('look after'), openCacheApi()]);
   return stores.filter((store) => store !== undefined);
 }
 

@@ -16,14 +16,21 @@ interface SyncAccessHandle {
 }
 type SyncFileHandle = FileSystemFileHandle & { createSyncAccessHandle(): Promise<SyncAccessHandle> };
 
-/** The store, or undefined where the browser has no OPFS or keeps it closed (private windows of some). */
-export async function openOpfs(storage: StorageManager | undefined = navigator.storage): Promise<BlobStore | undefined> {
+/**
+ * The store, or undefined where the browser has no OPFS or keeps it closed (private windows of some). Pages of some
+ * browsers may look at files and remove them, but write only in workers.
+ */
+export async function openOpfs(
+  purpose: 'write' | 'look after' = 'write',
+  storage: StorageManager | undefined = navigator.storage,
+): Promise<BlobStore | undefined> {
   if (typeof storage?.getDirectory !== 'function') return undefined;
   try {
     const root = await (await storage.getDirectory()).getDirectoryHandle(FOLDER, { create: true });
     const blobs = await root.getDirectoryHandle('blobs', { create: true });
     const records = await root.getDirectoryHandle('packages', { create: true });
-    return (await isWritable(records)) ? opfsStore(blobs, records) : undefined;
+    if (purpose === 'write' && !(await isWritable(records))) return undefined;
+    return opfsStore(blobs, records);
   } catch {
     return undefined;
   }
@@ -180,7 +187,6 @@ function hasSyncAccess(handle: FileSystemFileHandle): handle is SyncFileHandle {
   return typeof (handle as Partial<SyncFileHandle>).createSyncAccessHandle === 'function';
 }
 
-/** Some browsers let pages read OPFS but write to it in workers alone. */
 async function isWritable(folder: FileSystemDirectoryHandle): Promise<boolean> {
   const probe = await folder.getFileHandle('.probe', { create: true });
   return hasSyncAccess(probe) || typeof probe.createWritable === 'function';

@@ -2,7 +2,7 @@
 
 import type { Source } from '../engine/engine.js';
 import { PARALLEL_DOWNLOADS, type DownloadCounts } from './download.js';
-import { fetchBytes, type FetchedBytes, type Network } from './fetch.js';
+import { fetchBytes, type FetchedBytes, type FetchOptions, type Network } from './fetch.js';
 import { fileUrl } from './location.js';
 import { filesInReadingOrder, type Manifest, type PackageFile } from './manifest.js';
 import { packageSource } from './sources.js';
@@ -21,13 +21,14 @@ export interface StreamingOptions {
 export function streamingSource(manifest: Manifest, { network, prefix, signal, onProgress }: StreamingOptions): Source {
   const files = filesInReadingOrder(manifest);
   const streams = new Map<string, FileStream>();
+  /** What turned out to be corrupt, and may be so in the HTTP cache. */
   const fresh = new Set<string>();
   const downloadTotalBytes = files.reduce((sum, file) => sum + file.bytes, 0);
   const fetched = new Map<string, number>();
 
   function open(file: PackageFile, start: number): FileStream {
     close(file);
-    const options = { signal, fresh: fresh.has(file.name) };
+    const options: FetchOptions = { signal, cache: fresh.has(file.name) ? 'reload' : 'default' };
     const stream = fileStream(fetchBytes(network, fileUrl(prefix, file.name, file.sha256), file, start, options), start);
     streams.set(file.name, stream);
     return stream;

@@ -3,6 +3,8 @@
 export interface FakeOpfsOptions {
   /** Offer `createSyncAccessHandle`, as in workers. */
   sync: boolean;
+  /** Offer no `createWritable` either. */
+  readOnly?: boolean;
   /** Bytes that all files may have together. */
   quota?: number;
 }
@@ -51,7 +53,7 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
       async getFile() {
         return new File([get().bytes], path.split('/').at(-1) as string);
       },
-      async createWritable({ keepExistingData = false } = {}) {
+      createWritable: options.readOnly ? undefined : async ({ keepExistingData = false } = {}) => {
         const swap: FakeFile = { bytes: keepExistingData ? get().bytes.slice() : new Uint8Array(), locked: false };
         return {
           async write(data: string | { position: number; data: Uint8Array }) {
@@ -75,8 +77,10 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
               file.locked = true;
               return {
                 write(bytes: Uint8Array, { at }: { at: number }) {
-                  put(file, at, bytes);
-                  return bytes.length;
+                  // A full disk takes what it can.
+                  const room = Math.max(0, (options.quota ?? Infinity) - used() + file.bytes.length - at);
+                  put(file, at, bytes.subarray(0, Math.min(room, bytes.length)));
+                  return Math.min(room, bytes.length);
                 },
                 truncate: (size: number) => resize(file, size),
                 flush() {},

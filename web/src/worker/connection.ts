@@ -55,9 +55,10 @@ export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
   worker.addEventListener('error', (event) => {
     // Without words, the script could not be fetched or run: another origin, a content security policy, a 404.
     const why = event.message || 'its script could not be loaded';
-    const error = new HaikuqError('internal', `the worker failed: ${why}`);
-    if (!alive) closed ??= error;
-    rejectWaiting(error);
+    // Once it runs, the host answers every call; an error beside that is for the console.
+    if (alive) return;
+    closed ??= new HaikuqError('internal', `the worker failed: ${why}`);
+    rejectWaiting(closed);
   });
   worker.addEventListener('messageerror', () => {
     rejectWaiting(new HaikuqError('internal', 'a message of the worker could not be read'));

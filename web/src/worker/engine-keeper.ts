@@ -30,27 +30,39 @@ export interface EngineKeeperOptions {
 export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
   const { make, reset, onTrap, onDeviceLost, retryDelaysMs = [500, 2_000] } = options;
   let current: Promise<Engine> | undefined;
+  /** What `current` resolved to. */
+  let alive: Engine | undefined;
 
-  function get(): Promise<Engine> {
-    if (current) return current;
-    const engine = orTrap(make(), onTrap);
-    current = engine;
-    engine.catch((error: unknown) => {
-      if (current === engine) current = undefined;
+  async function makeOne(): Promise<Engine> {
+    try {
+      const engine = await orTrap(Promise.resolve().then(make), onTrap);
+      alive = engine;
+      return engine;
+    } catch (error) {
+      current = undefined;
       if (isTrap(error)) reset();
-    });
-    return engine;
+      throw toHaikuqError(error);
+    }
   }
 
-  /** The next call gets another engine. */
-  async function discard(engine: Engine): Promise<void> {
-    if ((await current?.catch(() => undefined)) !== engine) return;
+  /** The next call gets another engine, in a new WebAssembly instance after a trap. */
+  function discard(engine: Engine, trapped = false): void {
+    // Of several calls that fail with one engine, the first throws it away.
+    if (alive !== engine) return;
+    alive = undefined;
     current = undefined;
     try {
+      // A call that trapped still holds the engine: freeing it alone would leave its device to the garbage collector.
+      if (trapped) engine.loseDevice();
       engine.free();
     } catch {
       // After a trap it may trap again. Its memory goes with the instance.
     }
+    if (trapped) reset();
+  }
+
+  function get(): Promise<Engine> {
+    return (current ??= makeOne());
   }
 
   async function replace(): Promise<void> {
@@ -80,12 +92,9 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
           return { value: await orTrap(work(engine), onTrap), losses };
         } catch (thrown) {
           const error = toHaikuqError(thrown);
-          if (isTrap(thrown)) {
-            await discard(engine);
-            reset();
-          }
+          if (isTrap(thrown)) discard(engine, true);
           if (error.code !== 'device-lost') throw error;
-          await discard(engine);
+          discard(engine);
           if (losses > 0) throw error;
           const { message } = error;
           onDeviceLost({ message, recovered: false });
@@ -96,7 +105,7 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
     },
     async free() {
       const engine = await current?.catch(() => undefined);
-      if (engine) await discard(engine);
+      if (engine) discard(engine);
     },
   };
 }

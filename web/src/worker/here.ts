@@ -8,7 +8,7 @@ import type { Emit, Host } from './protocol.js';
 import { watchTraps } from './traps.js';
 
 export function createHostHere(emit: Emit): Host {
-  // A page may run other WebAssembly; the stack names the module.
-  const onTrap = watchTraps(globalThis, ({ stack }) => stack?.includes('haikuq_web') ?? false);
+  // A page may run other WebAssembly. The stack names the module in most browsers, and then ours has to be the one.
+  const onTrap = watchTraps(globalThis, ({ stack = '' }) => stack.includes('haikuq_web') || !stack.includes('.wasm'));
   return createHost({ emit, engineModule: loadEngineModule, describeAdapter, network: browserNetwork(), onTrap });
 }

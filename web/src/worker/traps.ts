@@ -1,6 +1,6 @@
 /**
- * Traps that nobody awaits. A WebAssembly future that traps does so in a microtask of its own: the promise that was
- * handed out for it stays pending for ever, and the trap shows as an uncaught error alone.
+ * Traps that nobody awaits. A WebAssembly future that traps does so in a microtask or in a promise's callback of its own:
+ * the promise that was handed out for it stays pending for ever, and the trap shows as an uncaught error or rejection.
  */
 
 import { isTrap } from '../failures.js';
@@ -11,15 +11,19 @@ export type OnTrap = (listener: (trap: unknown) => void) => () => void;
 /** Traps of a worker are all the engine's; on a page, `isOurs` tells them from those of other WebAssembly modules. */
 export function watchTraps(scope: EventTarget, isOurs: (trap: Error) => boolean = () => true): OnTrap {
   return (listener) => {
-    function onError(event: Event): void {
-      const { error } = event as ErrorEvent;
-      if (!isTrap(error) || !isOurs(error as Error)) return;
+    function onUncaught(event: Event): void {
+      const { error, reason } = event as Partial<ErrorEvent & PromiseRejectionEvent>;
+      const trap: unknown = error ?? reason;
+      if (!isTrap(trap) || !isOurs(trap)) return;
       // The call that it belongs to fails with it.
       event.preventDefault();
-      listener(error);
+      listener(trap);
     }
-    scope.addEventListener('error', onError);
-    return () => scope.removeEventListener('error', onError);
+    const events = ['error', 'unhandledrejection'];
+    for (const event of events) scope.addEventListener(event, onUncaught);
+    return () => {
+      for (const event of events) scope.removeEventListener(event, onUncaught);
+    };
   };
 }
 
