@@ -52,6 +52,7 @@ it('measures every pair of lengths, with prompts that no cache knows', async () 
     }
   }
   expect(from.manifestSha256).toBe(manifestSha256);
+  expect(from.location).toBe('https://example.org/p/');
   expect(steps.at(0)?.done).toBeNull();
   expect(steps.at(-1)?.done).toBe(9 / 10);
 });

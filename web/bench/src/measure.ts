@@ -49,7 +49,7 @@ export async function runBench({ runtime, location, options, signal, onStep, onR
       userAgent: navigator.userAgent,
       machine: machineFacts(),
       adapter,
-      package: { ...info, location, manifestSha256: await manifestHash(location) },
+      package: { ...info, location: withoutQuery(location), manifestSha256: await manifestHash(location) },
       load: { ms: loadMs, downloadedBytes: progress?.downloadedBytes ?? 0, totalBytes: progress?.totalBytes ?? info.weightBytes },
       memory: { loaded, largest },
       options,
@@ -150,6 +150,12 @@ function machineFacts(): BenchReport['machine'] {
     logicalProcessors: navigator.hardwareConcurrency,
     memoryGiB: told.deviceMemory ?? null,
   };
+}
+
+/** A query may be a signature that grants access: nothing for a result that is shown around. */
+function withoutQuery(location: string): string {
+  const { origin, pathname } = new URL(location);
+  return origin + pathname;
 }
 
 /** SHA-256 of the manifest in hexadecimal. */

@@ -21,7 +21,7 @@ export function ReportView({ report }: { report: BenchReport }) {
     ['Device', adapter.description || `${adapter.vendor} ${adapter.architecture}`.trim() || 'not named by the browser'],
     ['Abilities', `${adapter.f16 ? 'f16' : 'no f16'}, ${adapter.subgroups ? `subgroups of ${adapter.subgroups.join(' to ')}` : 'no subgroups'}`],
     ['Package', `${report.package.name}: ${report.package.recipe}, ${formatRate(report.package.bitsPerWeight)} bits a weight`],
-    ['Load', `${formatMilliseconds(load.ms)}, ${formatBytes(load.downloadedBytes)} of ${formatBytes(load.totalBytes)} downloaded`],
+    ['Load', `${formatMilliseconds(load.ms)}, ${formatBytes(load.downloadedBytes)} downloaded`],
     ['Graphics memory', `${formatBytes(gpu)}, ${formatBytes(memory.largest.cache)} of it key/value cache`],
     ['WebAssembly', formatBytes(memory.largest.wasm)],
   ];

@@ -50,6 +50,7 @@ export interface BenchReport {
   machine: { platform: string | null; logicalProcessors: number; memoryGiB: number | null };
   adapter: AdapterInfo;
   package: Omit<ModelInfo, 'adapter' | 'version'> & {
+    /** Without its query. */
     location: string;
     /** Of the manifest, which holds the hash of every file; `null` where it could not be read. */
     manifestSha256: string | null;

@@ -49,9 +49,12 @@ export interface SessionOptions {
   settings: () => Settings;
   /** To go on with; a new one where absent. */
   conversation?: Conversation | undefined;
-  /** Paces the growing text: at most one update a frame. */
+  /** Paces the growing text. */
   schedule?: (update: () => void) => void;
 }
+
+/** More often than this nobody reads. Not animation frames: they stop while the GPU is busy, or the tab is hidden. */
+const UPDATE_MS = 33;
 
 interface Run {
   controller: AbortController;
@@ -65,7 +68,7 @@ export function createSession({
   store,
   settings,
   conversation = newConversation(),
-  schedule = requestAnimationFrame,
+  schedule = (update) => void setTimeout(update, UPDATE_MS),
 }: SessionOptions): Session {
   let state: SessionState = { conversation, writing: null, finished: null, storeError: null };
   let run: Run | null = null;

@@ -84,10 +84,10 @@ export function StartScreen({ runtime, failure, onChoose, onRetry }: StartScreen
       }}
       onDrop={drop}
     >
-      <div className="start__corner">
-        <ThemeButton />
-      </div>
       <header className="start__head">
+        <div className="start__corner">
+          <ThemeButton />
+        </div>
         <Mark />
         <h1>haikuq</h1>
         <p className="muted">
