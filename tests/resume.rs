@@ -76,6 +76,7 @@ fn a_pool_finds_the_conversation_that_a_prompt_goes_on_from() {
     assert_eq!(reused(&[100, 101, 7, 8, 9]), 0);
     assert_eq!(reused(&longer(&second)), 41, "kept: the last one used before the newest");
     assert_eq!(reused(&longer(&first)), 0, "a pool of two has forgotten the oldest of three");
+    assert_eq!(reused(&first), 39, "the same prompt again, for another answer");
     // Far more conversations than the decoder has sequences.
     for i in 0..20 {
         reused(&[400 + i, 1, 2, 3]);

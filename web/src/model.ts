@@ -94,7 +94,11 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
 
   function writeText(request: () => WriteRequest, signal: AbortSignal | undefined): TextStream {
     const stream = write(request, signal, 1, (_, text) => text);
-    const result = silent(stream.result.then(({ results, trimmed }) => ({ ...(results[0] as GenerationResult), ...(trimmed ? { trimmed } : {}) })));
+    const only = ({ results, trimmed }: Written): GenerationResult => ({
+      ...(results[0] as GenerationResult),
+      ...(trimmed ? { trimmed } : {}),
+    });
+    const result = silent(stream.result.then(only));
     return {
       result,
       async text() {

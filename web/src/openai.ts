@@ -69,7 +69,12 @@ async function streamAnswer(
   return { controller, [Symbol.asyncIterator]: () => chunks };
 }
 
-async function* toChunks(text: TextStream, answer: Answer, includeUsage: boolean, signal: AbortSignal): AsyncGenerator<OpenAIChunk, void, undefined> {
+async function* toChunks(
+  text: TextStream,
+  answer: Answer,
+  includeUsage: boolean,
+  signal: AbortSignal,
+): AsyncGenerator<OpenAIChunk, void, undefined> {
   const chunk = (delta: OpenAIChunk['choices'][number]['delta'], finish_reason: 'stop' | 'length' | null = null): OpenAIChunk => ({
     ...answer,
     object: 'chat.completion.chunk',

@@ -139,8 +139,13 @@ impl<'a> Text<'a> {
             text.ids.push(*id);
             text.text.push_str(&text.stops.push(&text.stream.push(*id)));
         }
+        if text.stops.stopped() {
+            text.finish = Some(FinishReason::Stop);
+            return Ok(text);
+        }
         if request.options.max_tokens.is_some_and(|n| text.ids.len() >= n) {
             text.finish = Some(FinishReason::Length);
+            text.flush(on_token);
             return Ok(text);
         }
         let sequence = request.conversation.sequence;
@@ -205,12 +210,17 @@ impl<'a> Text<'a> {
             };
         }
         if self.finish.is_some() && !self.stops.stopped() {
-            let mut rest = self.stops.push(&self.stream.finish());
-            rest.push_str(&self.stops.finish());
-            if !rest.is_empty() {
-                self.text.push_str(&rest);
-                let _ = on_token(TokenEvent { index: self.index, id: None, text: &rest });
-            }
+            self.flush(on_token);
+        }
+    }
+
+    /// Hands out what was held back, now that nothing follows.
+    fn flush(&mut self, on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>) {
+        let mut rest = self.stops.push(&self.stream.finish());
+        rest.push_str(&self.stops.finish());
+        if !rest.is_empty() {
+            self.text.push_str(&rest);
+            let _ = on_token(TokenEvent { index: self.index, id: None, text: &rest });
         }
     }
 

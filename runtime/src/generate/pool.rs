@@ -17,16 +17,18 @@ impl ConversationPool {
         Self { idle: Vec::new(), keep: keep.max(1) }
     }
 
-    /// The conversation to write `prompt`'s continuation in: of those that it would cut to less than half, none; of the
-    /// others the one that it shares most tokens with; else a new one, in place of the oldest where all sequences of
-    /// the decoder are in use. Give it back with [`ConversationPool::put`].
+    /// The conversation to write `prompt`'s continuation in: the one that it shares most tokens with, if these are half
+    /// of the prompt or half of what the conversation holds (less would cost another conversation more than it saves
+    /// this one); else a new one, in place of the oldest where all sequences of the decoder are in use. Give it back
+    /// with [`ConversationPool::put`].
     ///
     /// # Errors
     /// [`DecoderError::TooManySequences`] if every sequence was taken and not given back.
     pub fn take(&mut self, prompt: &[u32], decoder: &mut Decoder) -> Result<Conversation, DecoderError> {
         let shared = |c: &Conversation| c.cached().iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let candidates = self.idle.iter().enumerate().map(|(i, c)| (shared(c), i));
-        let best = candidates.filter(|(n, i)| *n > 0 && 2 * n >= self.idle[*i].cached().len()).max();
+        let pays = |shared: usize, i: usize| 2 * shared >= prompt.len().min(self.idle[i].cached().len()).max(1);
+        let best = candidates.filter(|(n, i)| pays(*n, *i)).max();
         if let Some((_, index)) = best {
             return Ok(self.idle.remove(index));
         }

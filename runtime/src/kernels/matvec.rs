@@ -34,19 +34,23 @@ impl Matvec<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
         let projection = &self.projection;
         projection.check()?;
-        let columns = match projection.tokens {
-            1 => &[][..],
-            2 => &["COLUMNS_2"],
-            3..=4 => &["COLUMNS_2", "COLUMNS_4"],
-            5..=MAX_TOKENS => &["COLUMNS_2", "COLUMNS_4", "COLUMNS_8"],
+        let (accumulators, columns) = match projection.tokens {
+            1 => (1, &[][..]),
+            2 => (2, &["COLUMNS_2"][..]),
+            3..=4 => (4, &["COLUMNS_2", "COLUMNS_4"][..]),
+            5..=MAX_TOKENS => (8, &["COLUMNS_2", "COLUMNS_4", "COLUMNS_8"][..]),
             n => return Err(GpuError::Validation(format!("a matvec of {n} tokens (at most {MAX_TOKENS})"))),
         };
         let mut flags = projection.flags();
         flags.push("SUBGROUPS");
         flags.extend(columns);
         flags.extend(self.norm.is_some().then_some("NORM"));
-        let constants =
-            [("WORKGROUP", f64::from(workgroup(projection.matrix.columns))), ("ACTIVATION", projection.mode.activation())];
+        let workgroup = workgroup(projection.matrix.columns);
+        let mut constants = vec![("WORKGROUP", f64::from(workgroup)), ("ACTIVATION", projection.mode.activation())];
+        if gpu.capabilities.subgroups {
+            let subgroups = workgroup.div_ceil(gpu.capabilities.subgroup_min_size);
+            constants.extend([("MAX_SUBGROUPS", subgroups.into()), ("SLOTS", (accumulators * subgroups).into())]);
+        }
         let epsilon = self.norm.as_ref().map_or(0.0, |n| n.epsilon);
         let bind = |chunk| {
             let params = projection.params(gpu, chunk, epsilon);

@@ -99,10 +99,14 @@ fn finish(token: u32, row: u32, sum: vec4<f32>, square: f32) {
 }
 
 #ifdef SUBGROUPS
-// 256 invocations are at most 64 subgroups (of 4).
-const MAX_SUBGROUPS: u32 = 64u;
-var<workgroup> subgroup_sums: array<vec4<f32>, 512>;
-var<workgroup> subgroup_squares: array<f32, 512>;
+// Subgroups that a workgroup has at most, and that number for each token there are accumulators for. No larger than need
+// be: browsers set workgroup memory to zero each time, and a GPU runs as many workgroups as have room.
+override MAX_SUBGROUPS: u32;
+override SLOTS: u32;
+var<workgroup> subgroup_sums: array<vec4<f32>, SLOTS>;
+#ifdef NORM
+var<workgroup> subgroup_squares: array<f32, SLOTS>;
+#endif
 
 fn reduce(token: u32, subgroup: u32, elected: bool) {
     let sum = subgroupAdd(sums[token]);
@@ -117,8 +121,8 @@ fn reduce(token: u32, subgroup: u32, elected: bool) {
     }
 }
 #else
-var<workgroup> lane_sums: array<vec4<f32>, 256>;
-var<workgroup> lane_squares: array<f32, 256>;
+var<workgroup> lane_sums: array<vec4<f32>, WORKGROUP>;
+var<workgroup> lane_squares: array<f32, WORKGROUP>;
 var<private> own_sum: vec4<f32>;
 var<private> own_square: f32;
 

@@ -10,6 +10,8 @@ fn main() -> anyhow::Result<()> {
     let [module, folder] = arguments.as_slice() else { bail!("usage: haikuq-bindgen MODULE.wasm FOLDER") };
     let mut bindgen = Bindgen::new();
     // `web`: an ES module that any bundler and a page without one can load.
+    // A function that starts the module anew, for after a trap.
+    bindgen.reset_state_function(true);
     bindgen.web(true)?.input_path(module).typescript(true).omit_default_module_path(false);
     bindgen.generate(folder).with_context(|| format!("wasm-bindgen failed on {module}"))
 }

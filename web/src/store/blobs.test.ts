@@ -82,7 +82,7 @@ describe.each(stores)('%s', (_, openStore) => {
   });
 
   it('says when it is full, and keeps a clean beginning', async () => {
-    const store = await open(20 * MB);
+    const store = await open(20.5 * MB);
     const bytes = someBytes(24 * MB, 4);
     const writer = await store.append(A);
     async function fill() {
@@ -96,6 +96,7 @@ describe.each(stores)('%s', (_, openStore) => {
     const size = await store.size(A);
     expect(size).toBeGreaterThanOrEqual(16 * MB);
     expect(size).toBeLessThanOrEqual(20 * MB);
+    expect(size % MB, 'whole pieces').toBe(0);
     expect(same(await store.read(A, 0, size), bytes.subarray(0, size))).toBe(true);
   });
 });

@@ -59,7 +59,9 @@ export const loadRequest = (prefix: string, more: Partial<LoadRequest> = {}): Lo
   ...more,
 });
 
-async function load(engines: FakeEngines, source: Source, options: object, onProgress: (bytes: number, total: number) => void): Promise<Engine> {
+type OnProgress = (bytes: number, total: number) => void;
+
+async function load(engines: FakeEngines, source: Source, options: object, onProgress: OnProgress): Promise<Engine> {
   engines.beforeLoad();
   const manifest = parseManifest(new TextDecoder().decode(await source.read('haikuq.json', 0, 1 << 26)));
   for (const file of manifest.files) await readChecked(source, file);
@@ -115,7 +117,8 @@ function engine(engines: FakeEngines, made: FakeEngines['made'][number]): Engine
       engines.running += 1;
       made.requests.push(...requests);
       try {
-        const texts = requests.map((request) => ({ request, ids: [...(request.written ?? [])], finish: undefined as EngineCompletion['finish'] | undefined }));
+        type Finish = EngineCompletion['finish'] | undefined;
+        const texts = requests.map((request) => ({ request, ids: [...(request.written ?? [])], finish: undefined as Finish }));
         while (texts.some(({ finish }) => !finish)) {
           for (const [index, text] of texts.entries()) {
             if (text.finish) continue;

@@ -77,8 +77,10 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
               file.locked = true;
               return {
                 write(bytes: Uint8Array, { at }: { at: number }) {
-                  put(file, at, bytes);
-                  return bytes.length;
+                  // A full disk takes what it can.
+                  const room = Math.max(0, (options.quota ?? Infinity) - used() + file.bytes.length - at);
+                  put(file, at, bytes.subarray(0, Math.min(room, bytes.length)));
+                  return Math.min(room, bytes.length);
                 },
                 truncate: (size: number) => resize(file, size),
                 flush() {},

@@ -9,9 +9,11 @@ export interface FakePackage {
   shards: PackageFile[];
 }
 
-/** Shards and files by name; a number is that many bytes that look random but are always the same. */
-export async function fakePackage(shards: Record<string, Uint8Array<ArrayBuffer>>, files: Record<string, Uint8Array<ArrayBuffer>> = {}): Promise<FakePackage> {
-  const entries = async (from: Record<string, Uint8Array<ArrayBuffer>>): Promise<PackageFile[]> =>
+type Files = Record<string, Uint8Array<ArrayBuffer>>;
+
+/** A package of these shards and other files, by name. */
+export async function fakePackage(shards: Files, files: Files = {}): Promise<FakePackage> {
+  const entries = async (from: Files): Promise<PackageFile[]> =>
     Promise.all(Object.entries(from).map(async ([name, bytes]) => ({ name, bytes: bytes.length, sha256: await sha256(bytes) })));
   const shardList = await entries(shards);
   const manifest = JSON.stringify({ format: 'haikuq', version: { major: 1, minor: 0 }, shards: shardList, files: await entries(files) });

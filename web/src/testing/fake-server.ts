@@ -25,7 +25,7 @@ export const CHUNK = 1000;
 
 export function fakeServer(files: Record<string, Uint8Array> = {}): FakeServer {
   const server: FakeServer = {
-    network: { fetch: (url, init) => answer(server, url, init), backoffMs: 1, stallMs: 60, attempts: 4 },
+    network: { fetch: (url, init) => answer(server, url, init), backoffMs: 1, stallMs: 60_000, attempts: 4 },
     files: new Map(Object.entries(files)),
     etags: new Map(),
     ignoreRanges: false,
