@@ -44,7 +44,7 @@ export interface FaultyServer extends Server {
   weights(): LoggedRequest[];
   /** Those for a package's files other than the manifest. */
   packageFiles(): LoggedRequest[];
-  /** Forgets the requests and mends all faults. */
+  /** Forgets the requests, the faults and the answers. */
   reset(): void;
   /** Asked for each request; undefined is a faithful answer. */
   fault: (request: LoggedRequest) => Fault | undefined;
@@ -71,6 +71,7 @@ export async function faultyServer(upstream: Server): Promise<FaultyServer> {
     reset() {
       self.requests.length = 0;
       self.fault = () => undefined;
+      self.answer.clear();
     },
     fault: () => undefined,
     answer: new Map(),
@@ -82,13 +83,11 @@ export async function faultyServer(upstream: Server): Promise<FaultyServer> {
       await closed;
     },
     async comeUp() {
+      if (server.listening) return;
       server.listen(port, '127.0.0.1');
       await once(server, 'listening');
     },
-    async stop() {
-      await self.goDown();
-      await upstream.stop();
-    },
+    stop: () => self.goDown(),
   };
 
   async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -117,7 +116,7 @@ export async function faultyServer(upstream: Server): Promise<FaultyServer> {
     }
     try {
       const answered = await ask(request, fault);
-      response.on('close', () => answered.destroy());
+      response.once('close', () => answered.destroy());
       response.writeHead(answered.statusCode ?? 502, answered.headers);
       await send(answered, response, logged, fault);
     } catch {
@@ -145,7 +144,7 @@ async function send(answered: IncomingMessage, response: ServerResponse, logged:
   async function write(bytes: Buffer): Promise<void> {
     if (bytes.length === 0) return;
     logged.sent += bytes.length;
-    if (!response.write(bytes)) await Promise.race([once(response, 'drain'), once(response, 'close')]);
+    if (!response.write(bytes)) await drained(response);
   }
   for await (const chunk of answered as AsyncIterable<Buffer>) {
     if (response.destroyed) return;
@@ -170,6 +169,19 @@ async function send(answered: IncomingMessage, response: ServerResponse, logged:
     at = end;
   }
   response.end();
+}
+
+/** There is room for more, or nobody listens any longer. */
+function drained(response: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      response.off('drain', done);
+      response.off('close', done);
+      resolve();
+    };
+    response.on('drain', done);
+    response.on('close', done);
+  });
 }
 
 function isWeights({ file }: LoggedRequest): boolean {

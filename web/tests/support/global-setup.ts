@@ -27,4 +27,14 @@ export default async function setUp(): Promise<void> {
   }
 }
 
-const UPDATED_RECIPE = `TODO`;
+/** As the recipe q4, but for one matrix: of the 22 shards only the last one differs. */
+const UPDATED_RECIPE = `
+attention = "q4/32"
+mlp = "q4/32"
+embedding = "q8/64"
+head = "q8/64"
+
+[[override]]
+pattern = '^layers\\.7\\.down$'
+scheme = "q8/64"
+`;
