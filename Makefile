@@ -2,12 +2,15 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test lint bench docs setup setup-test fmt clean
+.PHONY: help demo web web-demo test lint bench docs setup setup-web setup-test fmt clean
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 setup: ## install what building needs
 	@scripts/setup.sh build
+
+setup-web: ## install what building for the browser needs
+	@scripts/setup.sh web
 
 setup-test: ## install what testing needs
 	@scripts/setup.sh test
@@ -15,12 +18,18 @@ setup-test: ## install what testing needs
 demo: setup ## convert, validate and run the embedded model with q4 and q3
 	@scripts/demo.sh
 
-test: setup-test ## unit, kernel, command-line and end-to-end tests on a GPU or in software
+web: setup-web ## build the runtime for the browser: WebAssembly, npm package, pages; print sizes
+	@scripts/web.sh
+
+web-demo: web ## serve the chat app with the embedded model and open it
+	@scripts/web-demo.sh
+
+test: setup-test ## all tests on a GPU or in software, in a real browser too
 	@scripts/test.sh
 
 lint: ## formatting and clippy, warnings as errors
 	cargo fmt --all -- --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --all-targets -- -D warnings
 
 bench: setup ## conversion and inference speed on the embedded model
 	@scripts/bench.sh
@@ -33,4 +42,4 @@ fmt: ## format the code
 
 clean: ## remove what was built
 	cargo clean
-	rm -rf .tools
+	rm -rf .tools web/node_modules web/dist web/site web/src/engine/generated

@@ -2,7 +2,8 @@
 # Installs what building and testing need and this machine lacks. Asks before it uses sudo.
 #
 #   scripts/setup.sh build   compiler, Rust, a Vulkan driver (software where there is no GPU)
-#   scripts/setup.sh test    the same, and cargo-nextest, Python with numpy, SwiftShader where it can be had
+#   scripts/setup.sh web     the same, and what the browser build needs: Rust for WebAssembly, Node.js
+#   scripts/setup.sh test    all that, and cargo-nextest, Python with numpy, Chromium and SwiftShader where they can be had
 #
 # HAIKUQ_YES=1 answers yes to the question; HAIKUQ_NO_INSTALL=1 installs nothing and only reports what is missing.
 set -euo pipefail
@@ -24,15 +25,25 @@ rust_found() {
     [ "$minor" -ge 90 ] 2>/dev/null
 }
 
+# Vitest and Vite want this Node.js or a newer one.
+node_found() { has node && has npm && node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 22 || (a == 22 && b >= 12) ? 0 : 1)'; }
+chromium_found() { [ -n "${HAIKUQ_CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome; }
+
 packages=()
 has cc || packages+=(build-essential)
 has curl || packages+=(curl ca-certificates)
 [ "$(uname -s)" = Darwin ] || vulkan_found || packages+=(libvulkan1 mesa-vulkan-drivers)
+if [ "$what" != build ]; then
+    [ -x "$root/.tools/node/bin/node" ] || has npm || packages+=(nodejs npm)
+fi
 if [ "$what" = test ]; then
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
     # Debian's Chromium carries SwiftShader, a second software GPU (without f16). Ubuntu's is a snap without it.
     if [ ! -e /usr/lib/chromium/vk_swiftshader_icd.json ] && grep -qs '^ID=debian' /etc/os-release; then
         packages+=(chromium)
+    fi
+    if ! grep -qs '^ID=debian' /etc/os-release && ! chromium_found; then
+        say "note: no Chromium or Chrome found; the browser tests need one (HAIKUQ_CHROMIUM names it)"
     fi
 fi
 
@@ -71,6 +82,22 @@ if ! rust_found; then
         hash -r
         rust_found || { say "no Rust 1.90 or later could be installed; see https://rustup.rs"; exit 1; }
     fi
+fi
+
+if [ "$what" != build ]; then
+    if ! node_found && [ ! -x "$root/.tools/node/bin/node" ]; then
+        say "installing Node.js 22 (into .tools/node)"
+        [ -z "${HAIKUQ_NO_INSTALL:-}" ] || { say "missing: Node.js 22.12 or later"; exit 1; }
+        npm install --silent --no-audit --no-fund --prefix "$root/.tools/node" "node@22"
+        mkdir -p "$root/.tools/node/bin"
+        ln -sf ../node_modules/node/bin/node "$root/.tools/node/bin/node"
+        "$root/.tools/node/bin/node" --version >/dev/null || { say "Node.js could not be installed; see https://nodejs.org"; exit 1; }
+    fi
+    "$root/scripts/wasm.sh" --check-toolchain 2>/dev/null || {
+        say "rustup cannot add wasm32-unknown-unknown; installing the distribution's Rust for the web"
+        apt_install rustc-web cargo-web rust-web-src lld-19 || apt_install rustc-web cargo-web rust-web-src lld
+        "$root/scripts/wasm.sh" --check-toolchain
+    }
 fi
 
 if [ "$what" = test ]; then

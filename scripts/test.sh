@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all tests with cargo nextest. Fails if no GPU adapter, not even a software one, is found.
+# Runs all tests: cargo nextest, then the browser's. Fails if no GPU adapter, not even a software one, is found.
+# With arguments (for cargo nextest) only those tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Mesa complains on stderr where there is no such folder (containers, cron).
@@ -10,4 +11,5 @@ if [ ! -e /usr/lib/chromium/vk_swiftshader_icd.json ] && ! grep -qs '^ID=debian'
     echo "test: no SwiftShader on this system; testing on the default adapter alone" >&2
     export HAIKUQ_SKIP_SWIFTSHADER=1
 fi
-cargo nextest run --workspace "$@"
+cargo nextest run "$@"
+[ $# -gt 0 ] || { scripts/web.sh && scripts/test-web.sh; }

@@ -3,6 +3,7 @@
 #
 # With rustup's wasm32 target where that is to be had. Where rustup cannot reach its server, with the distribution's Rust for
 # the web and its sources (Debian: rustc-web cargo-web rust-web-src lld), which build the standard library too.
+# `--check-toolchain` only says (by its exit code) whether either is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=wasm32-unknown-unknown
@@ -18,6 +19,11 @@ lld() { find /usr/bin /usr/lib/llvm-*/bin -name 'wasm-ld*' 2>/dev/null | sort -V
 if ! sysroot_has_target && command -v rustup >/dev/null; then
     rustup target add "$target" >/dev/null 2>&1 || say "rustup cannot add $target; trying the distribution's Rust"
 fi
+if [ "${1:-}" = --check-toolchain ]; then
+    sysroot_has_target || { distribution_rust && [ -n "$(lld)" ]; } || { say "no Rust for $target"; exit 1; }
+    exit 0
+fi
+export PATH="$PWD/.tools/node/bin:$PATH"
 target_dir=$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 if sysroot_has_target; then
     cargo "${arguments[@]}"
@@ -31,12 +37,20 @@ else
     exit 1
 fi
 
+module=$target_dir/$target/web/haikuq_web.wasm
+# wasm-opt takes a minute: only for a module that is new.
+stamp=$(cat "$module" web/bindgen/src/main.rs scripts/wasm.sh Cargo.lock | sha256sum)
+if [ "$stamp" = "$(cat "$out/.stamp" 2>/dev/null)" ]; then
+    node web/scripts/sizes.mjs "$out/haikuq_web_bg.wasm" "$out/haikuq_web.js"
+    exit 0
+fi
 rm -rf "$out.new"
-cargo run --quiet --locked --release -p haikuq-bindgen -- "$target_dir/$target/web/haikuq_web.wasm" "$out.new"
+cargo run --quiet --locked --release -p haikuq-bindgen -- "$module" "$out.new"
 wasm=$out.new/haikuq_web_bg.wasm
 web/node_modules/.bin/wasm-opt -Oz --enable-bulk-memory --enable-bulk-memory-opt --enable-nontrapping-float-to-int --enable-sign-ext \
     --enable-mutable-globals --enable-multivalue --enable-reference-types --enable-simd "$wasm" -o "$wasm.small"
 mv "$wasm.small" "$wasm"
+echo "$stamp" >"$out.new/.stamp"
 rm -rf "$out"
 mv "$out.new" "$out"
 node web/scripts/sizes.mjs "$out/haikuq_web_bg.wasm" "$out/haikuq_web.js"
