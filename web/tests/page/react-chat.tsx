@@ -1,14 +1,18 @@
-/** The hooks as an application uses them: `?package=URL`. */
+/** The hooks as an application uses them: `?package=URL`, or `?cloud=ENDPOINT`. */
 
 import { useState } from 'react';
 import { createRoot } from 'react-dom/client';
+import { anthropicMessages } from 'haikuq/hybrid';
 import { useChat, useModel } from 'haikuq/react';
 
-const location = new URLSearchParams(window.location.search).get('package');
+const query = new URLSearchParams(window.location.search);
+const location = query.get('package');
+const endpoint = query.get('cloud');
+const cloud = endpoint === null ? undefined : anthropicMessages({ endpoint, model: 'a-model', maxTokens: 64 });
 
 function Chat() {
   const { model, status, progress, error } = useModel(location);
-  const { messages, status: chatStatus, send, stop } = useChat({ model, options: { temperature: 0, maxTokens: 12 } });
+  const { messages, status: chatStatus, send, stop } = useChat({ backend: cloud, model, options: { temperature: 0, maxTokens: 12 } });
   const [draft, setDraft] = useState('');
   return (
     <main>

@@ -35,6 +35,8 @@ export interface Fault {
   ignoreRange?: boolean;
   /** This status instead of an answer. */
   status?: number;
+  /** A header of the answer is missing. */
+  dropHeader?: string;
 }
 
 export interface FaultyServer extends Server {
@@ -117,6 +119,7 @@ export async function faultyServer(upstream: Server): Promise<FaultyServer> {
     try {
       const answered = await ask(request, fault);
       response.once('close', () => answered.destroy());
+      if (fault.dropHeader) delete answered.headers[fault.dropHeader];
       response.writeHead(answered.statusCode ?? 502, answered.headers);
       await send(answered, response, logged, fault);
     } catch {

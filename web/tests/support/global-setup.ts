@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'vite';
 import { findHaikuq } from '../../scripts/browser.mjs';
 import { haikuq } from './haikuq.ts';
-import { cache, checkpoint, sharded, site, updated, whole } from './packages.ts';
+import { cache, checkpoint, makeHostile, sharded, site, updated, whole } from './packages.ts';
 
 const web = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 
@@ -25,6 +25,7 @@ export default async function setUp(): Promise<void> {
   for (const { folder, conversion } of [whole, sharded, updated]) {
     await haikuq('convert', checkpoint, '--out', folder, ...conversion);
   }
+  makeHostile();
 }
 
 /** As the recipe q4, but for one matrix: of the 22 shards only the last one differs. */

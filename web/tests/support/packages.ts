@@ -1,6 +1,7 @@
 /** The packages that the tests load: the repository's embedded model, converted in several ways by the global set-up. */
 
-import { readFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { repository } from '../../scripts/browser.mjs';
@@ -32,6 +33,32 @@ export const sharded = testPackage('haiku-7m-q4-shards', '--recipe', 'q4', '--sh
 
 /** The next version of `sharded`: one matrix is stored in another way, all else stays. */
 export const updated = testPackage('haiku-7m-q4-updated', '--recipe', join(cache, 'updated.toml'), '--shard-size', '256KiB');
+
+/** `whole`, but that one of its tokens reads as markup: a model that writes what a hostile one would. */
+export const hostile = testPackage('hostile');
+
+/** Runs where it is taken for HTML. */
+export const MARKUP = '<img src=x onerror="window.injected=1">';
+
+/** Makes `hostile`: the token ` day`, with which its answers to many prompts begin, is renamed. */
+export function makeHostile(): void {
+  const renamed = '\u0120day';
+  cpSync(whole.folder, hostile.folder, { recursive: true });
+  const path = join(hostile.folder, 'tokenizer.json');
+  const tokenizer = JSON.parse(readFileSync(path, 'utf8')) as { model: { vocab: Record<string, number>; merges: [string, string][] } };
+  const { vocab, merges } = tokenizer.model;
+  // Byte-level tokens write a space as U+0120.
+  vocab[MARKUP.replaceAll(' ', '\u0120')] = vocab[renamed]!;
+  delete vocab[renamed];
+  tokenizer.model.merges = merges.filter((parts) => !parts.includes(renamed) && parts.join('') !== renamed);
+  const text = JSON.stringify(tokenizer);
+  writeFileSync(path, text);
+  const manifestPath = join(hostile.folder, 'haikuq.json');
+  const manifest = JSON.parse(readFileSync(manifestPath, 'utf8')) as { files: ManifestFile[] };
+  const file = manifest.files.find(({ name }) => name === 'tokenizer.json')!;
+  Object.assign(file, { bytes: Buffer.byteLength(text), sha256: createHash('sha256').update(text).digest('hex') });
+  writeFileSync(manifestPath, JSON.stringify(manifest));
+}
 
 export interface ManifestFile {
   name: string;

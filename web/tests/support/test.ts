@@ -5,7 +5,7 @@ import type * as haikuq from 'haikuq';
 import type { Heard, Loaded } from '../page/lab.ts';
 import { faultyServer, type FaultyServer } from './faulty-server.ts';
 import { serve, type Server } from './haikuq.ts';
-import { sharded, type TestPackage, whole } from './packages.ts';
+import { hostile, sharded, type TestPackage, whole } from './packages.ts';
 
 interface Fixtures {
   /** The tests' page of `server`, with an empty profile. */
@@ -25,7 +25,7 @@ interface WorkerFixtures {
 export const test = base.extend<Fixtures, WorkerFixtures>({
   server: [
     async ({}, use) => {
-      const server = await serve([whole.folder, sharded.folder]);
+      const server = await serve([whole.folder, sharded.folder, hostile.folder]);
       await use(server);
       await server.stop();
     },
