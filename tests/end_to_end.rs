@@ -221,8 +221,8 @@ fn a_device_with_webgpus_default_limits_and_no_features_writes_the_same() {
     let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
     for recipe in ["q4", "q3"] {
         let package = convert(recipe);
-        // Nine tokens and more are prefilled by other kernels than fewer.
-        for prompt in [&[1, 432, 382, 261, 367, 354, 261, 1816, 1151, 16, 2][..], &[1, 432, 2]] {
+        // One token is prefilled by other kernels than more.
+        for prompt in [&[1, 432, 382, 261, 367, 354, 261, 1816, 1151, 16, 2][..], &[1]] {
             assert_eq!(greedy(&package, poor.clone(), prompt), greedy(&package, GpuOptions::default(), prompt), "{recipe}");
         }
     }

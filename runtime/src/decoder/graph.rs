@@ -29,16 +29,17 @@ const PREFILL_STEP: usize = 32;
 /// Which graph a step takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Step {
-    /// Matrix-vector kernels: one token each of several sequences, or a few of one.
+    /// Matrix-vector kernels: one token each of several sequences, or one of one.
     Few(usize),
     /// Matrix-matrix kernels: many consecutive tokens of one sequence.
     Many(usize),
 }
 
 impl Step {
-    /// Consecutive tokens of one sequence.
+    /// Consecutive tokens of one sequence. A handful would go faster through the matrix-vector kernels, once these are
+    /// compiled for their number; the second turn of a chat would begin with seconds of compiling.
     pub(super) fn of_prefill(tokens: usize) -> Self {
-        if tokens <= MAX_BATCH { Self::Few(tokens) } else { Self::Many(tokens.next_multiple_of(PREFILL_STEP)) }
+        if tokens == 1 { Self::Few(1) } else { Self::Many(tokens.next_multiple_of(PREFILL_STEP)) }
     }
 
     /// One token of each of several sequences.

@@ -253,7 +253,7 @@ impl Decoder {
     /// still on their way; elsewhere this waits, and the first step may as well do it.
     fn compile(&mut self) -> Result<(), DecoderError> {
         let (graphs, context) = self.graphs_and_context();
-        for step in [Step::of_prefill(MAX_BATCH + 1), Step::of_decode(1)] {
+        for step in [Step::of_prefill(2), Step::of_decode(1)] {
             graphs.body(&context, step)?;
         }
         graphs.head(&context, 1)?;

@@ -85,7 +85,7 @@ impl AttentionShape {
 
     /// The flags of `shared/cache.wgsl`.
     pub(super) fn flags(&self) -> Vec<&'static str> {
-        if self.cache_f16 { vec!["CACHE_F16"] } else { Vec::new() }
+        if self.cache_f16 { vec!["CACHE_F16", "F16"] } else { Vec::new() }
     }
 }
 

@@ -116,8 +116,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #ifdef WIDE
             for (var i = 0u; i < quads; i += 2u) {
                 let both = keys[(row + i) / 2u];
-                let low = widen(both.xy);
-                let high = widen(both.zw);
+                let low = widen_packed(both.xy);
+                let high = widen_packed(both.zw);
                 for (var r = 0u; r < ROWS; r++) {
                     scores[r] += dot(vectors[r * quads + i], low) + dot(vectors[r * quads + i + 1u], high);
                 }

@@ -92,7 +92,7 @@ impl GpuMatrix {
             Scheme::F16 => return vec!["F16_WEIGHTS"],
             Scheme::Grouped(g) => g,
         };
-        let mut flags = vec!["GROUPED"];
+        let mut flags = vec!["GROUPED", "F16"];
         flags.push(match bits {
             Bits::B3 => "Q3",
             Bits::B4 => "Q4",

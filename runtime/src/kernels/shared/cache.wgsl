@@ -10,17 +10,33 @@ override KV_HEADS: u32;
 override MAX_PAGES: u32;
 
 #ifdef CACHE_F16
-// Four f16 in two words; packing and unpacking need no shader-f16.
+// Four f16 in two words.
+fn widen_packed(x: vec2<u32>) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y));
+}
+
+#ifdef F16
+alias Stored = vec4<f16>;
+
+fn widen(x: Stored) -> vec4<f32> {
+    return vec4<f32>(x);
+}
+
+fn narrow(x: vec4<f32>) -> Stored {
+    return vec4<f16>(clamp(x, vec4<f32>(-65504.0), vec4<f32>(65504.0)));
+}
+#else
 alias Stored = vec2<u32>;
 
 fn widen(x: Stored) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y));
+    return widen_packed(x);
 }
 
 fn narrow(x: vec4<f32>) -> Stored {
     let y = clamp(x, vec4<f32>(-65504.0), vec4<f32>(65504.0));
     return vec2<u32>(pack2x16float(y.xy), pack2x16float(y.zw));
 }
+#endif
 #else
 alias Stored = vec4<f32>;
 
