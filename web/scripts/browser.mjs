@@ -19,11 +19,18 @@ export const chromiumFlags = [
 ];
 export const webgpuFlag = '--enable-unsafe-webgpu';
 
-/** Chromium's program: `HAIKUQ_CHROMIUM`, or Debian's. Throws where there is none. */
+const CHROMIUMS = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
+
+/** Chromium's program: `HAIKUQ_CHROMIUM`, or Debian's, or one in PATH. Throws where there is none. */
 export function findChromium() {
-  const path = process.env.HAIKUQ_CHROMIUM || '/usr/bin/chromium';
-  if (!isFile(path)) throw new Error(`no Chromium at ${path}: install it, or set HAIKUQ_CHROMIUM to its path`);
-  return path;
+  const chosen = process.env.HAIKUQ_CHROMIUM;
+  if (chosen) {
+    if (!isFile(chosen)) throw new Error(`HAIKUQ_CHROMIUM is ${chosen}, which is no file`);
+    return chosen;
+  }
+  const found = ['/usr/bin', ...searchPath()].flatMap((folder) => CHROMIUMS.map((name) => join(folder, name))).find(isFile);
+  if (!found) throw new Error('no Chromium or Chrome: install it, or set HAIKUQ_CHROMIUM to its path');
+  return found;
 }
 
 /** The program `haikuq`: `HAIKUQ_BIN`, or the release build, or the one in PATH. Throws where there is none. */
@@ -34,10 +41,13 @@ export function findHaikuq() {
     return chosen;
   }
   const target = process.env.CARGO_TARGET_DIR || join(repository, 'target');
-  const folders = (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '');
-  const found = [join(target, 'release'), ...folders].map((folder) => join(folder, 'haikuq')).find(isFile);
+  const found = [join(target, 'release'), ...searchPath()].map((folder) => join(folder, 'haikuq')).find(isFile);
   if (!found) throw new Error('no program haikuq: build it (cargo build --release), or set HAIKUQ_BIN to its path');
   return found;
+}
+
+function searchPath() {
+  return (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '');
 }
 
 /** @param {string} path */

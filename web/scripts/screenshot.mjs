@@ -1,16 +1,14 @@
 // Takes the README's screenshot from the real thing: `node scripts/screenshot.mjs URL OUT.png`, where URL is that of
-// `haikuq serve PACKAGE` and the browser is Chromium (HAIKUQ_CHROMIUM or /usr/bin/chromium).
+// `haikuq serve PACKAGE`.
 import { chromium } from '@playwright/test';
+import { chromiumFlags, findChromium, webgpuFlag } from './browser.mjs';
 
 const [url, out] = process.argv.slice(2);
 if (!url || !out) {
   console.error('usage: node scripts/screenshot.mjs URL OUT.png');
   process.exit(2);
 }
-const browser = await chromium.launch({
-  executablePath: process.env.HAIKUQ_CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-quic', '--no-first-run', '--enable-unsafe-webgpu'],
-});
+const browser = await chromium.launch({ executablePath: findChromium(), args: [...chromiumFlags, webgpuFlag] });
 const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: 'light' });
 await page.goto(url);
 await page.getByTestId('package').first().click();

@@ -1,8 +1,9 @@
 /** Loading: what is asked of the network, what is told meanwhile, and where the bytes go. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
+import { nativeAnswer } from './support/haikuq.ts';
 import { filesOf, manifestOf, sharded, totalBytes, whole } from './support/packages.ts';
-import { chat, expect, load, PROMPT, test, user } from './support/test.ts';
+import { chat, download, expect, load, PROMPT, storedBlobs, test, user } from './support/test.ts';
 
 const shards = () => manifestOf(sharded).shards;
 
@@ -35,8 +36,7 @@ test('an empty profile loads every file once, tells progress up to the total, an
 test('two shards are in flight at once, never more', async ({ faulty, faultyLab: page }) => {
   // Every shard takes its time, so that more requests would be seen if there were any.
   faulty.fault = ({ file }) => (file.endsWith('.safetensors') ? { holdAt: 50_000, until: sleep(50) } : undefined);
-  const { error } = await load(page, sharded);
-  expect(error).toBeUndefined();
+  expect((await download(page, sharded)).error).toBeUndefined();
   expect(faulty.weights()).toHaveLength(shards().length);
   expect(Math.max(...faulty.weights().map(({ inFlight }) => inFlight))).toBe(2);
 });
@@ -47,11 +47,11 @@ test('bytes of a shard are stored as they arrive, not when it is complete', asyn
   let release = () => {};
   const until = new Promise<void>((resolve) => (release = resolve));
   faulty.fault = ({ file }) => (file === shard!.name ? { holdAt: half, until } : undefined);
-  const loading = load(page, whole);
-  await expect.poll(async () => (await page.evaluate(() => window.lab.storedBlobs()))[shard!.sha256]).toBe(half);
+  const loading = download(page, whole);
+  await expect.poll(async () => (await storedBlobs(page))[shard!.sha256]).toBe(half);
   release();
   expect((await loading).error).toBeUndefined();
-  expect((await page.evaluate(() => window.lab.storedBlobs()))[shard!.sha256]).toBe(shard!.bytes);
+  expect((await storedBlobs(page))[shard!.sha256]).toBe(shard!.bytes);
   expect(faulty.weights()).toHaveLength(1);
 });
 
@@ -62,7 +62,7 @@ test('with cache "none" shards go straight to the GPU, two requests at once, and
   expect(progress.at(-1)).toMatchObject({ phase: 'ready', bytes: totalBytes(shards()) });
   expect(faulty.weights()).toHaveLength(shards().length);
   expect(Math.max(...faulty.weights().map(({ inFlight }) => inFlight))).toBeLessThanOrEqual(2);
-  expect(await page.evaluate(() => window.lab.storedBlobs())).toEqual({});
+  expect(await storedBlobs(page)).toEqual({});
   expect(await page.evaluate(() => window.haikuq.listStored())).toEqual([]);
 });
 
@@ -70,6 +70,15 @@ test('without a worker a package loads and answers on the page’s own thread', 
   expect((await load(page, whole, { worker: false })).error).toBeUndefined();
   const { result } = await chat(page, [user(PROMPT)], { temperature: 0, maxTokens: 3 });
   expect(result).toMatchObject({ finish: 'length', usage: { completionTokens: 3 } });
+});
+
+test('without subgroups, and with the least limits that WebGPU grants, the same is written', async ({ lab: page }) => {
+  const device = { withoutF16: true, withoutSubgroups: true, defaultLimits: true };
+  const { info, error } = await load(page, whole, { device });
+  expect(error).toBeUndefined();
+  expect(info!.adapter).toMatchObject({ f16: false, subgroups: null });
+  const { result } = await chat(page, [user(PROMPT)], { temperature: 0, maxTokens: 8 });
+  expect(result!.text).toBe(await nativeAnswer(whole, PROMPT, 8));
 });
 
 test('files that were picked load without any request for them', async ({ faulty, faultyLab: page }) => {
@@ -99,7 +108,7 @@ test('a load that is aborted says so, and keeps what has arrived', async ({ faul
     return loading.then(() => 'loaded', (error: unknown) => window.lab.failureOf(error).code);
   }, `/packages/${whole.name}/`);
   expect(code).toBe('aborted');
-  expect((await page.evaluate(() => window.lab.storedBlobs()))[shard!.sha256]).toBe(1_000_000);
+  expect((await storedBlobs(page))[shard!.sha256]).toBe(1_000_000);
 });
 
 test('storage that is too small is refused before any download, with what is needed and what there is', async ({ faulty, faultyLab: page }) => {
@@ -116,14 +125,14 @@ test('storage that is full midway ends the load with what is missing; with more 
   const { origin } = new URL(faulty.url);
   await session.send('Storage.overrideQuotaForOrigin', { origin, quotaSize: 2_000_000 });
   const { error } = await load(page, whole);
-  const stored = await page.evaluate(() => window.lab.storedBlobs());
+  const stored = await storedBlobs(page);
   const storedBytes = Object.values(stored).reduce((sum, bytes) => sum + bytes, 0);
   expect(storedBytes).toBeGreaterThan(1_000_000);
   expect(error).toMatchObject({ code: 'quota', details: { needed: totalBytes(filesOf(whole)) - storedBytes } });
 
   await session.send('Storage.overrideQuotaForOrigin', { origin });
   faulty.requests.length = 0;
-  expect((await load(page, whole)).error).toBeUndefined();
+  expect((await download(page, whole)).error).toBeUndefined();
   const [shard] = manifestOf(whole).shards;
   expect(faulty.packageFiles().map(({ file, from }) => [file, from])).toEqual([[shard!.name, stored[shard!.sha256]]]);
 });

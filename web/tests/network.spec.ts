@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FaultyServer } from './support/faulty-server.ts';
 import { filesOf, manifestOf, sharded, totalBytes, whole } from './support/packages.ts';
-import { expect, load, openLab, test } from './support/test.ts';
+import { download, expect, load, openLab, storedBlobs, test } from './support/test.ts';
 
 const never = () => sleep(3_600_000, undefined, { ref: false });
 const shard = () => manifestOf(whole).shards[0]!;
@@ -18,7 +18,7 @@ function sentBytes(faulty: FaultyServer): Record<string, number> {
 test('a connection that breaks off is continued at the byte where it broke', async ({ faulty, faultyLab: page }) => {
   const breaks = [1_200_000, 3_000_000];
   faulty.fault = ({ file }) => (file === shard().name && breaks.length > 0 ? { breakAt: breaks.shift()! } : undefined);
-  const { error, progress } = await load(page, whole);
+  const { error, progress } = await download(page, whole);
   expect(error).toBeUndefined();
   expect(faulty.weights().map(({ from }) => from)).toEqual([0, 1_200_000, 3_000_000]);
   expect(sentBytes(faulty)[shard().name]).toBe(shard().bytes);
@@ -29,7 +29,7 @@ test('a server that goes down midway and comes back is asked for the missing byt
   const held = manifestOf(sharded).shards[8]!;
   faulty.fault = ({ file }) => (file === held.name ? { holdAt: 100_000, until: never() } : undefined);
   const loading = load(page, sharded);
-  await expect.poll(async () => (await page.evaluate(() => window.lab.storedBlobs()))[held.sha256]).toBe(100_000);
+  await expect.poll(async () => (await storedBlobs(page))[held.sha256]).toBe(100_000);
   await faulty.goDown();
   faulty.fault = () => undefined;
   await sleep(1_000);
@@ -44,7 +44,7 @@ test('a page that is closed midway is continued by the next one', async ({ fault
   const context = first.context();
   faulty.fault = ({ file }) => (file === shard().name ? { holdAt: 2_500_000, until: never() } : undefined);
   const loading = load(first, whole).catch(() => undefined);
-  await expect.poll(async () => (await first.evaluate(() => window.lab.storedBlobs()))[shard().sha256]).toBe(2_500_000);
+  await expect.poll(async () => (await storedBlobs(first))[shard().sha256]).toBe(2_500_000);
   await first.close();
   await loading;
   faulty.reset();
@@ -66,14 +66,14 @@ test('a server without ranges sends everything again, and the result is right', 
     broken = true;
     return { breakAt: 2_000_000, ignoreRange: true };
   };
-  expect((await load(page, whole)).error).toBeUndefined();
+  expect((await download(page, whole)).error).toBeUndefined();
   expect(sentBytes(faulty)[shard().name]).toBe(2_000_000 + shard().bytes);
 });
 
 test('a server that is busy is asked again', async ({ faulty, faultyLab: page }) => {
   let refusals = 2;
   faulty.fault = ({ file }) => (file === shard().name && refusals-- > 0 ? { status: 503 } : undefined);
-  expect((await load(page, whole)).error).toBeUndefined();
+  expect((await download(page, whole)).error).toBeUndefined();
   expect(faulty.weights()).toHaveLength(3);
 });
 

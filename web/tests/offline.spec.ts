@@ -24,6 +24,24 @@ test('with the server gone the app loads, and its model answers', async ({ brows
   await page.context().close();
 });
 
+test('a newer version of the app is offered, and taken with the user’s consent', async ({ browser, faulty }) => {
+  const page = await (await browser.newContext()).newPage();
+  await page.goto(faulty.url);
+  await page.evaluate(() => navigator.serviceWorker.ready);
+  const script = await (await fetch(`${faulty.url}sw.js`)).text();
+  faulty.answer.set('/sw.js', (_, response) => response.setHeader('content-type', 'text/javascript').end(`${script}\n// The next version.\n`));
+  await page.reload();
+  const offer = page.getByRole('status').filter({ hasText: 'A newer version of this app is ready.' });
+  await expect(offer).toBeVisible();
+
+  const reloaded = page.waitForEvent('load');
+  await offer.getByRole('button', { name: 'Reload' }).click();
+  await reloaded;
+  await expect(page.getByTestId('package').first()).toBeVisible();
+  await expect(offer).toBeHidden();
+  await page.context().close();
+});
+
 test('the app is installable: its manifest names icons that are there', async ({ browser, server }) => {
   const page = await (await browser.newContext()).newPage();
   await page.goto(server.url);

@@ -177,3 +177,7 @@ test.describe('in a small context', () => {
   });
 });
 
+test('a model that was disposed of says so', async () => {
+  await page.evaluate(() => window.model.dispose());
+  expect((await chat(page, [user(PROMPT)])).error).toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('disposed') });
+});

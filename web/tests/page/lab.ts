@@ -56,6 +56,25 @@ async function load(url: string, options: haikuq.LoadOptions = {}): Promise<Load
   }
 }
 
+/** Downloads and stores a package, without waiting until it runs: that takes longest. */
+async function download(url: string): Promise<Loaded> {
+  const progress: haikuq.LoadProgress[] = [];
+  const controller = new AbortController();
+  try {
+    const model = await haikuq.load(url, {
+      signal: controller.signal,
+      onProgress(event) {
+        progress.push(event);
+        if (event.phase !== 'manifest' && event.downloadedBytes === event.downloadTotalBytes) controller.abort();
+      },
+    });
+    await model.dispose();
+    return { progress };
+  } catch (error) {
+    return controller.signal.aborted ? { progress } : { error: failureOf(error), progress };
+  }
+}
+
 /** Iterates a stream to its end. `onPiece` sees how many pieces there are. */
 async function hear(stream: haikuq.TextStream, onPiece?: (count: number) => void): Promise<Heard> {
   const pieces: string[] = [];
@@ -86,6 +105,18 @@ async function storedBlobs(): Promise<Record<string, number>> {
   return blobs;
 }
 
+/** Names of the blobs in OPFS whose SHA-256 is not their name. */
+async function damagedBlobs(): Promise<string[]> {
+  const damaged: string[] = [];
+  const folder = await blobFolder();
+  for (const sha256 of Object.keys(await storedBlobs())) {
+    const file = await (await folder!.getFileHandle(sha256)).getFile();
+    const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', await file.arrayBuffer()));
+    if ([...digest].map((byte) => byte.toString(16).padStart(2, '0')).join('') !== sha256) damaged.push(sha256);
+  }
+  return damaged;
+}
+
 /** Changes one bit of a stored blob. */
 async function damageBlob(sha256: string, at: number): Promise<void> {
   const handle = await (await blobFolder())!.getFileHandle(sha256);
@@ -104,5 +135,5 @@ async function blobFolder(): Promise<FileSystemDirectoryHandle | undefined> {
   }
 }
 
-const lab = { load, chat, hear, failureOf, storedBlobs, damageBlob };
+const lab = { load, download, chat, hear, failureOf, storedBlobs, damagedBlobs, damageBlob };
 Object.assign(window, { haikuq, hybrid, lab });

@@ -80,6 +80,19 @@ export function load(page: Page, { name }: TestPackage, options: haikuq.LoadOpti
   return page.evaluate(([url, options]) => window.lab.load(url, options), [`/packages/${name}/`, options] as const);
 }
 
+/** Downloads and stores a package, and checks what is stored. */
+export async function download(page: Page, { name }: TestPackage): Promise<Loaded> {
+  const loaded = await page.evaluate((url) => window.lab.download(url), `/packages/${name}/`);
+  if (!loaded.error) expect(await damagedBlobs(page)).toEqual([]);
+  return loaded;
+}
+
+/** Files in OPFS: name (the SHA-256 that they should have) to bytes. */
+export const storedBlobs = (page: Page): Promise<Record<string, number>> => page.evaluate(() => window.lab.storedBlobs());
+
+/** Files in OPFS that are not what their name says. */
+export const damagedBlobs = (page: Page): Promise<string[]> => page.evaluate(() => window.lab.damagedBlobs());
+
 /** Chats with `window.model`. */
 export function chat(page: Page, messages: haikuq.Message[], options: haikuq.ChatOptions = {}): Promise<Heard> {
   return page.evaluate(([messages, options]) => window.lab.chat(messages, options), [messages, options] as const);
