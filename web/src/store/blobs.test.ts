@@ -16,6 +16,7 @@ const same = (a: Uint8Array, b: Uint8Array) => a.length === b.length && a.every(
 /** The same promises for every store; `quota` in bytes. */
 const stores: [name: string, open: (quota?: number) => Promise<BlobStore | undefined>][] = [
   ['OPFS in a worker', (quota) => openOpfs('write', fakeOpfs({ sync: true, ...(quota ? { quota } : {}) }).storage)],
+  ['OPFS in a private worker', (quota) => openOpfs('write', fakeOpfs({ sync: true, whenFull: 'wrapped error', ...(quota ? { quota } : {}) }).storage)],
   ['OPFS on a page', (quota) => openOpfs('write', fakeOpfs({ sync: false, ...(quota ? { quota } : {}) }).storage)],
   ['Cache API', (quota) => openCacheApi(fakeCaches(quota))],
 ];

@@ -12,11 +12,15 @@ export async function availableBytes(): Promise<number | undefined> {
   }
 }
 
+/**
+ * `available` bytes that are enough count as unknown: storage is full all the same. Browsers estimate roughly, some on
+ * purpose, so that sites cannot tell users apart by their disks.
+ */
 export function quotaError(needed: number, available: number | undefined, cause?: unknown): HaikuqError {
-  const there = available === undefined ? '' : `, the browser grants ${megabytes(available)}`;
+  const known = available !== undefined && available < needed;
+  const there = known ? `, the browser grants ${megabytes(available)}` : ', which the browser refuses';
   const message = `the package needs ${megabytes(needed)} more storage${there}; free some, or load with cache: 'none'`;
-  const details = available === undefined ? { needed } : { needed, available };
-  return new HaikuqError('quota', message, details, { cause });
+  return new HaikuqError('quota', message, known ? { needed, available } : { needed }, { cause });
 }
 
 function megabytes(bytes: number): string {

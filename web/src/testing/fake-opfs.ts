@@ -7,6 +7,8 @@ export interface FakeOpfsOptions {
   readOnly?: boolean;
   /** Bytes that all files may have together. */
   quota?: number;
+  /** How a file that is open in place tells that the disk is full, after it took what it can; default: by a small count. */
+  whenFull?: 'short count' | 'wrapped error';
 }
 
 export interface FakeOpfs {
@@ -80,6 +82,8 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
                   // A full disk takes what it can.
                   const room = Math.max(0, (options.quota ?? Infinity) - used() + file.bytes.length - at);
                   put(file, at, bytes.subarray(0, Math.min(room, bytes.length)));
+                  // Chromium's private windows: the error number -8, as an unsigned integer.
+                  if (options.whenFull === 'wrapped error' && room < bytes.length) return 2 ** 32 - 8;
                   return Math.min(room, bytes.length);
                 },
                 truncate: (size: number) => resize(file, size),

@@ -1,0 +1,85 @@
+/** `npm run validate`: the browser's logits are the native runtime's. */
+
+import { execFile } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from '@playwright/test';
+import { haikuq } from './support/haikuq.ts';
+import { checkpoint, site, whole } from './support/packages.ts';
+
+const web = fileURLToPath(new URL('..', import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), 'haikuq-golden-'));
+test.afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+interface Run {
+  code: number;
+  output: string;
+}
+
+function validate(...options: string[]): Promise<Run> {
+  return new Promise((resolve) => {
+    const program = execFile('npm', ['run', '--silent', 'validate', '--', ...options], { cwd: web }, (_, stdout, stderr) =>
+      resolve({ code: program.exitCode ?? -1, output: stdout + stderr }),
+    );
+  });
+}
+
+/** Names of all members, at every depth; of lists, those of the first entry. */
+function shapeOf(value: unknown): unknown {
+  if (Array.isArray(value)) return value.length > 0 ? [shapeOf(value[0])] : [];
+  if (typeof value !== 'object' || value === null) return value === null ? 'null' : typeof value;
+  return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, shapeOf(member)]));
+}
+
+test('forced decoding agrees with the native runtime, continuations are the same, and so is the report', async () => {
+  const golden = join(folder, 'golden.safetensors');
+  const report = (name: string) => JSON.parse(readFileSync(join(folder, name, 'report.json'), 'utf8')) as Report;
+  const text = join(checkpoint, 'evaluation.jsonl');
+  const prompts = join(folder, 'prompts.txt');
+  writeFileSync(prompts, 'Once upon a time\nThe moon over the quiet lake\nMy dog and I\n');
+  const size = ['--windows', '2', '--context', '256', '--max-new', '12'];
+  await haikuq('golden', whole.folder, '--text', text, '--out', golden, '--prompts', prompts, ...size);
+
+  const thresholds = ['--golden', golden, '--max-kl', '1e-4', '--min-top1', '99.5'];
+  const browser = await validate(whole.folder, ...thresholds, '--site', site, '--report', join(folder, 'browser'));
+  expect(browser.code, browser.output).toBe(0);
+  await haikuq('validate', whole.folder, ...thresholds, '--windows', '1', '--prompts', '1', '--report', join(folder, 'native'));
+
+  const measured = report('browser');
+  expect(measured.passed).toBe(true);
+  expect(measured.summary.positions).toBe(2 * 256);
+  expect(measured.summary.mean_kl).toBeLessThanOrEqual(1e-4);
+  expect(measured.summary.top1_percent).toBeGreaterThanOrEqual(99.5);
+  expect(measured.continuations).toHaveLength(3);
+  for (const { first_difference, model_ids, golden_ids } of measured.continuations) {
+    expect(first_difference).toBeNull();
+    expect(model_ids).toEqual(golden_ids);
+  }
+  expect(measured.adapter).toMatch(/\(browser: Chrom/);
+  expect(shapeOf({ ...measured, adapter: '' })).toEqual(shapeOf({ ...report('native'), adapter: '' }));
+});
+
+interface Report {
+  passed: boolean;
+  adapter: string;
+  summary: { positions: number; mean_kl: number; top1_percent: number };
+  continuations: { first_difference: number | null; model_ids: number[]; golden_ids: number[] }[];
+}
+
+test('a threshold that is missed ends with exit code 3', async () => {
+  const golden = join(folder, 'golden.safetensors');
+  // No package is better than itself.
+  const { code, output } = await validate(
+    ...[whole.folder, '--golden', golden, '--windows', '1', '--prompts', '0'],
+    ...['--max-perplexity-increase=-1', '--site', site],
+  );
+  expect(code, output).toBe(3);
+  expect(output).toMatch(/below|failed/i);
+});
+
+test('what is wrong with the command line is said, with the program’s exit code', async () => {
+  expect(await validate(join(folder, 'absent'), '--golden', 'x')).toMatchObject({ code: 1, output: expect.stringContaining('absent') });
+  expect(await validate(whole.folder)).toMatchObject({ code: 2, output: expect.stringContaining('--golden') });
+});
