@@ -50,6 +50,11 @@ describe('fitContext', () => {
     );
   });
 
+  it('drops four turns at a time from a long conversation, so that the next turns begin alike', () => {
+    const dropped = (turns: number) => fit(`s${'ua'.repeat(turns)}u`, { contextSize: 400, reserve: 0 }).trimmed?.droppedMessages.length ?? 0;
+    expect([19, 20, 21, 22, 23, 24].map(dropped)).toEqual([0, 8, 8, 8, 8, 16]);
+  });
+
   it('finds the fewest turns for every length', () => {
     for (let turns = 1; turns < 40; turns++) {
       const { prompt, trimmed } = fit(`s${'ua'.repeat(turns)}u`, { reserve: 0 });

@@ -1,6 +1,7 @@
 /**
  * What of a conversation goes into the context. The policy: system messages stay, and so does the newest turn; the oldest
- * turns drop out, as few as it takes. A turn is a user's message with all that follows until the next one, so that no
+ * turns drop out: four at a time as long as eight stay, else as few as it takes. So several turns in a row begin with the same
+ * tokens, and the keys and values cached for them serve again. A turn is a user's message with all that follows until the next one, so that no
  * answer is left without its question and chat templates see roles in the order that they expect.
  */
 
@@ -16,6 +17,9 @@ export interface ContextOptions {
   /** Stands in for `reserve` when trimming. */
   maxTokens: number | undefined;
 }
+
+/** Turns that drop out together. */
+const STEP = 4;
 
 export interface FittedPrompt {
   prompt: Uint32Array;
@@ -49,6 +53,8 @@ export function fitContext(messages: Message[], encode: (messages: Message[]) =>
     if (candidate.length + reserve <= contextSize) [fits, prompt] = [middle, candidate];
     else tooFew = middle;
   }
+  const inSteps = Math.ceil(fits / STEP) * STEP;
+  if (fits < inSteps && turns.length - inSteps >= 2 * STEP) [fits, prompt] = [inSteps, without(inSteps)];
   // With one turn alone there is nothing to drop: the answer gets what room there is.
   if (fits === 0) return { prompt };
   const droppedMessages = turns.slice(0, fits).flat();
@@ -64,7 +70,8 @@ function defaultReserve({ contextSize, maxTokens }: ContextOptions): number {
 function splitTurns(messages: Message[]): number[][] {
   const turns: number[][] = [];
   messages.forEach(({ role }, i) => {
-    if (role === 'system') return;
+    // OpenAI's newer models call it `developer`.
+    if (role === 'system' || role === 'developer') return;
     const turn = turns.at(-1);
     if (role === 'user' || !turn) turns.push([i]);
     else turn.push(i);

@@ -39,10 +39,17 @@ export function toHaikuqError(error: unknown): HaikuqError {
     // Browsers word a failed `memory.grow` or array allocation each in their own way; Rust's handler shows in the stack.
     const words = `${message}\n${(error as Error).stack ?? ''}`;
     const memory = /out of memory|could not allocate|allocation (failed|size)|memory\.grow|rust_oom|alloc_error/i.test(words);
-    const what = memory ? 'WebAssembly ran out of memory' : 'WebAssembly stopped';
-    return new HaikuqError(memory ? 'out-of-memory' : 'internal', `${what}: ${message}`, {}, options);
+    if (memory) return new HaikuqError('out-of-memory', `WebAssembly ran out of memory: ${message}`, {}, options);
+    if (isTrap(error)) return new HaikuqError('internal', `WebAssembly stopped: ${message}`, {}, options);
   }
-  return new HaikuqError('internal', `${name}: ${message}`, {}, options);
+  return new HaikuqError('internal', name === 'Error' ? message : `${name}: ${message}`, {}, options);
+}
+
+/** The error with what was written before it in `details.partialText`. */
+export function withPartialText(thrown: unknown, text: string): HaikuqError {
+  const error = toHaikuqError(thrown);
+  if (text === '' || error.details.partialText === text) return error;
+  return new HaikuqError(error.code, error.message, { ...error.details, partialText: text }, { cause: error });
 }
 
 /** The error of a caller's `AbortSignal`. */

@@ -1,7 +1,7 @@
 /** The model as callers see it: checks what they ask, and turns the host's answers and events into streams. */
 
 import { HaikuqError } from './errors.js';
-import { aborted } from './failures.js';
+import { aborted, withPartialText } from './failures.js';
 import { createOpenAI } from './openai.js';
 import { checkCount, checkIds, checkMessages, checkText, writeOptions } from './options.js';
 import { createStream, type ResultStream } from './stream.js';
@@ -93,12 +93,20 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
   }
 
   function writeText(request: () => WriteRequest, signal: AbortSignal | undefined): TextStream {
-    const stream = write(request, signal, 1, (_, text) => text);
+    let written = '';
+    const stream = write(request, signal, 1, (_, text) => {
+      written += text;
+      return text;
+    });
     const only = ({ results, trimmed }: Written): GenerationResult => ({
       ...(results[0] as GenerationResult),
       ...(trimmed ? { trimmed } : {}),
     });
-    const result = silent(stream.result.then(only));
+    const result = silent(
+      stream.result.then(only, (error: unknown) => {
+        throw withPartialText(error, written);
+      }),
+    );
     return {
       result,
       async text() {

@@ -70,15 +70,19 @@ export function checkLoadOptions(options: LoadOptions): void {
   check(options.device ?? {}, DEVICE, 'device.');
 }
 
-/** What the engine is told; throws `invalid-argument`. A seed is drawn where there is none. */
+/**
+ * What the engine is told; throws `invalid-argument`. Where there is no seed, one is drawn, and the texts of a batch get
+ * different ones.
+ */
 export function writeOptions(options: GenerateOptions): WriteOptions {
   check(options, CALL);
-  const told: Record<string, unknown> = { seed: crypto.getRandomValues(new Uint32Array(1))[0] };
+  const drawn = { seed: crypto.getRandomValues(new Uint32Array(1))[0], seedStep: 1 };
+  const told: Record<string, unknown> = options.seed === undefined ? drawn : { seed: options.seed, seedStep: 0 };
   for (const name of Object.keys(WRITING) as (keyof typeof WRITING)[]) {
     if (options[name] !== undefined) told[name] = options[name];
   }
   if (options.stop !== undefined) told.stop = [options.stop].flat();
-  return told as WriteOptions;
+  return told as unknown as WriteOptions;
 }
 
 /** Copies what a template needs; anything else that callers keep in their messages may not be cloneable. */

@@ -96,7 +96,8 @@ export interface GenerateOptions extends SamplingOptions {
 export interface ChatOptions extends GenerateOptions {
   /**
    * What to do when the conversation does not fit. `trim` (default): keep system messages and the newest turns, drop
-   * the oldest turns one by one until the prompt and `reserve` tokens fit, and say so in `result.trimmed`.
+   * the oldest turns (four at a time from long conversations) until the prompt and `reserve` tokens fit, and say so in
+   * `result.trimmed`.
    * `refuse`: throw `context-overflow`.
    */
   overflow?: 'trim' | 'refuse';

@@ -1,6 +1,7 @@
 /** What GPU this is, without loading a model. */
 
 import type { AdapterInfo } from '../types.js';
+import { adapterFacts } from '../worker/adapter.js';
 
 /** The adapter that WebGPU offers, or undefined where there is none. Downloads nothing and makes no device. */
 export async function probeDevice(): Promise<AdapterInfo | undefined> {
@@ -14,21 +15,10 @@ export async function probeDevice(): Promise<AdapterInfo | undefined> {
 }
 
 function describe(adapter: GPUAdapter): AdapterInfo {
-  const { info } = adapter;
-  const limits: Record<string, number> = {};
-  // The limits are getters of the prototype, which `Object.entries` does not see.
-  for (const name in adapter.limits) {
-    const value = adapter.limits[name as keyof GPUSupportedLimits];
-    if (typeof value === 'number') limits[name] = value;
-  }
+  const { features, info } = adapter;
   return {
-    vendor: info.vendor,
-    architecture: info.architecture,
-    device: info.device,
-    description: info.description,
-    f16: adapter.features.has('shader-f16'),
-    subgroups: adapter.features.has('subgroups') ? [info.subgroupMinSize, info.subgroupMaxSize] : null,
-    limits,
-    software: info.isFallbackAdapter || info.architecture === 'swiftshader',
+    ...adapterFacts(adapter),
+    f16: features.has('shader-f16'),
+    subgroups: features.has('subgroups') ? [info.subgroupMinSize, info.subgroupMaxSize] : null,
   };
 }

@@ -4,7 +4,8 @@ import { HaikuqError } from '../errors.js';
 import type { ChatBackend, ChatOptions, GenerationResult, Message, TextStream } from '../types.js';
 import { type LocalBackend, localOf, type LocalSource, type LocalState } from './local.js';
 import { checkRoute, type Plan, planRoute, type Route, type RouteReason, type Side } from './route.js';
-import { abortable, asHaikuqError, makeTextStream, plainResult, stopwatch } from './stream.js';
+import { toHaikuqError } from '../failures.js';
+import { abortable, makeTextStream, plainResult, stopwatch } from './stream.js';
 
 export interface HybridOptions {
   /** The model in the browser. Where loading it fails (no WebGPU, too little memory, …) the cloud answers. */
@@ -91,7 +92,7 @@ export function hybrid(options: HybridOptions): HybridBackend {
       try {
         return { opened: await ask(), event: { answeredBy: side, reason: plan.reason } };
       } catch (thrown) {
-        first = asHaikuqError(thrown);
+        first = toHaikuqError(thrown);
         if (signal.aborted || !plan.mayFallBack || isFinal(first, loadFailed)) throw first;
       }
       side = other(plan.first);
@@ -99,7 +100,7 @@ export function hybrid(options: HybridOptions): HybridBackend {
         const event: RouteEvent = { answeredBy: side, reason: 'fallback', fallbackFrom: plan.first, error: first };
         return { opened: await ask(), event };
       } catch (thrown) {
-        throw bothFailed(plan.first, first, asHaikuqError(thrown));
+        throw bothFailed(plan.first, first, toHaikuqError(thrown));
       }
     }
 

@@ -83,5 +83,5 @@ test('an error before any text is given on as it is; a foreign one becomes inter
   const foreign = new RangeError('odd');
   const rejected = scripted('local', [], { error: foreign }).chat([]).result;
   await expect(rejected).rejects.toBeInstanceOf(HaikuqError);
-  await expect(rejected).rejects.toMatchObject({ code: 'internal', message: 'odd', cause: foreign });
+  await expect(rejected).rejects.toMatchObject({ code: 'internal', message: 'RangeError: odd', cause: foreign });
 });

@@ -1,6 +1,7 @@
 /** Text streams made from a function that writes. */
 
 import { HaikuqError } from '../errors.js';
+import { withPartialText } from '../failures.js';
 import type { FinishReason, GenerationResult, TextStream } from '../types.js';
 
 /**
@@ -71,7 +72,12 @@ export function makeTextStream(run: Run, callerSignal?: AbortSignal): TextStream
   return {
     [Symbol.asyncIterator]: iterate,
     result,
-    text: async () => (await result).text,
+    async text() {
+      const { text } = await result;
+      // An abort by signal is an error to whoever waits for the whole, as in the iteration.
+      if (failure) throw failure;
+      return text;
+    },
     abort: () => controller.abort(),
   };
 }
@@ -120,18 +126,6 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<
     signal.addEventListener('abort', onAbort, { once: true });
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
   });
-}
-
-/** Any thrown value as a `HaikuqError`: itself where it is one, else the cause of an `internal` one. */
-export function asHaikuqError(error: unknown): HaikuqError {
-  if (error instanceof HaikuqError) return error;
-  return new HaikuqError('internal', error instanceof Error ? error.message : String(error), {}, { cause: error });
-}
-
-function withPartialText(thrown: unknown, text: string): HaikuqError {
-  const error = asHaikuqError(thrown);
-  if (text === '' || error.details.partialText === text) return error;
-  return new HaikuqError(error.code, error.message, { ...error.details, partialText: text }, { cause: error });
 }
 
 function abortedError(signal: AbortSignal): HaikuqError {

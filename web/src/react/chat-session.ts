@@ -5,7 +5,7 @@
  */
 
 import { HaikuqError } from '../errors.js';
-import { asHaikuqError } from '../hybrid/stream.js';
+import { toHaikuqError } from '../failures.js';
 import type { ChatBackend, ChatOptions, GenerationResult, Message, TextStream } from '../types.js';
 
 /** `waiting` for its first text, being written (`streaming`), whole (`done`), stopped, or broken off. */
@@ -118,7 +118,7 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
       for await (const text of stream) if (answering === own) take(text, own);
       return settle(own, await stream.result);
     } catch (thrown) {
-      const error = asHaikuqError(thrown);
+      const error = toHaikuqError(thrown);
       // By the signal among the options, say; as good as `stop`.
       if (error.code === 'aborted') return settle(own, await stream?.result.catch(() => undefined));
       if (fail(own, error)) onError?.(error);

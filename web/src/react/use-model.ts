@@ -1,6 +1,6 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
 import type { HaikuqError } from '../errors.js';
-import { asHaikuqError } from '../hybrid/stream.js';
+import { toHaikuqError } from '../failures.js';
 import type { LoadOptions, LoadProgress, Model, PackageLocation } from '../types.js';
 
 /** `idle`: there is no location yet. */
@@ -48,7 +48,7 @@ export function useModelOf(load: Load, location: PackageLocation | null | undefi
       },
       (thrown: unknown) => {
         if (controller.signal.aborted) return;
-        const error = asHaikuqError(thrown);
+        const error = toHaikuqError(thrown);
         setState((was) => ({ ...was, status: 'error', error }));
       },
     );

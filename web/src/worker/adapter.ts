@@ -16,6 +16,10 @@ export async function describeAdapter(options: DeviceOptions, gpu: GPU | undefin
   }
   const adapter = await requestAdapter(gpu, options);
   if (!adapter) throw unavailable('the browser found no adapter: the GPU may be blocklisted, disabled, or absent');
+  return adapterFacts(adapter);
+}
+
+export function adapterFacts(adapter: GPUAdapter): AdapterFacts {
   const { vendor, architecture, device, description } = adapter.info;
   const limits: Record<string, number> = {};
   // Limits are accessors of the prototype: no object spread sees them.

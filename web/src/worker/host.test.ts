@@ -38,7 +38,7 @@ beforeEach(async () => {
 afterEach(() => vi.unstubAllGlobals());
 
 const load = (more = {}) => host.load(1, loadRequest(PREFIX, more));
-const generate = (...prompts: string[]): WriteRequest => ({ kind: 'generate', prompts, controlTokens: false, options: { seed: 1 } });
+const generate = (...prompts: string[]): WriteRequest => ({ kind: 'generate', prompts, controlTokens: false, options: { seed: 1, seedStep: 0 } });
 const texts = (call: number, index = 0) =>
   events.map((event) => (event.type === 'text' && event.call === call && event.index === index ? event.text : '')).join('');
 const types = () => events.filter(({ type }) => type === 'device-lost');
@@ -114,10 +114,10 @@ describe('writing', () => {
       { role: 'assistant', content: 'y' },
       { role: 'user', content: 'z' },
     ];
-    const { results, trimmed } = await host.write(2, { kind: 'chat', messages, overflow: 'trim', reserve: undefined, options: { seed: 1 } });
+    const { results, trimmed } = await host.write(2, { kind: 'chat', messages, overflow: 'trim', reserve: undefined, options: { seed: 1, seedStep: 0 } });
     expect(results[0]?.text).toBe('You said: <system>S<user>z<assistant>');
     expect(trimmed).toEqual({ droppedMessages: [1, 2], promptTokensBefore: 85, promptTokensAfter: 27 });
-    await expect(host.write(3, { kind: 'chat', messages, overflow: 'refuse', reserve: undefined, options: { seed: 1 } })).rejects.toMatchObject({
+    await expect(host.write(3, { kind: 'chat', messages, overflow: 'refuse', reserve: undefined, options: { seed: 1, seedStep: 0 } })).rejects.toMatchObject({
       code: 'context-overflow',
       details: { needed: 85, available: 60 },
     });

@@ -25,7 +25,11 @@ export interface LoadRequest extends Pick<LoadOptions, 'cache' | 'contextSize' |
 }
 
 /** How to write, after validation. */
-export type WriteOptions = Omit<EngineRequest, 'prompt' | 'written'>;
+export interface WriteOptions extends Omit<EngineRequest, 'prompt' | 'written' | 'seed'> {
+  seed: number;
+  /** What is added to the seed from one text of a batch to the next. */
+  seedStep: number;
+}
 
 export type WriteRequest =
   | {

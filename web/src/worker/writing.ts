@@ -34,6 +34,7 @@ export interface WritingOptions {
 export function startWriting({ prompts, options, signal, started, onText, now }: WritingOptions): Writing {
   const texts = prompts.map((): Text => ({ ids: [], text: '' }));
   const completions: EngineCompletion[] = [];
+  const { seed, seedStep, ...told } = options;
 
   function onToken(index: number, id: number | undefined, text: string): boolean {
     const written = texts[index] as Text;
@@ -50,7 +51,7 @@ export function startWriting({ prompts, options, signal, started, onText, now }:
   }
   function request(prompt: Uint32Array, index: number): EngineRequest {
     const { ids } = texts[index] as Text;
-    return { ...options, prompt, ...(ids.length > 0 ? { written: Uint32Array.from(ids) } : {}) };
+    return { ...told, seed: seed + index * seedStep, prompt, ...(ids.length > 0 ? { written: Uint32Array.from(ids) } : {}) };
   }
   return {
     async continue(engine) {
