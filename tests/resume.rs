@@ -5,7 +5,7 @@ mod common;
 
 use common::convert;
 use haikuq::runner::Runner;
-use haikuq_runtime::generate::{Completion, Conversation, ConversationPool, GenerateOptions, Request, generate};
+use haikuq_runtime::generate::{Completion, Conversation, ConversationPool, FinishReason, GenerateOptions, Request, generate};
 use haikuq_runtime::gpu::GpuOptions;
 use haikuq_runtime::sampling::SamplingOptions;
 use std::ops::ControlFlow;
@@ -48,6 +48,20 @@ fn a_text_goes_on_after_what_was_written_as_if_nothing_had_happened() {
             assert!(whole.text.ends_with(&new) && new.len() < whole.text.len(), "only what is new is streamed: {new:?}");
         }
     }
+}
+
+#[test]
+fn a_long_prompt_is_given_up_between_its_chunks() {
+    let mut runner = common::load(&convert("q4"), GpuOptions::default());
+    let tokenizer = runner.tokenizer().unwrap();
+    let mut conversation = Conversation::start(&mut runner.decoder).unwrap();
+    let (prompt, options) = (vec![300; 1400], options(1.0));
+    let mut requests = [Request { conversation: &mut conversation, prompt: &prompt, written: &[], options: &options }];
+    let mut on_token = |_: haikuq_runtime::generate::TokenEvent<'_>| ControlFlow::Break(());
+    let work = generate(&mut runner.decoder, &tokenizer, &mut requests, &mut on_token);
+    let completion = pollster::block_on(work).unwrap().remove(0);
+    assert_eq!(completion.finish, FinishReason::Cancelled);
+    assert_eq!((completion.ids.len(), conversation.cached().len()), (0, 512), "one chunk, not three");
 }
 
 #[test]

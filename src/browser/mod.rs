@@ -272,7 +272,7 @@ fn precision(cache: CachePrecision) -> &'static str {
     }
 }
 
-/// 128 bits in hexadecimal: other pages and users of this machine cannot guess it.
+/// 128 bits in hexadecimal: other pages cannot guess it.
 fn random_token() -> io::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;

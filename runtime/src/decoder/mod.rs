@@ -224,7 +224,8 @@ impl Decoder {
         let weights = Weights::allocate(&gpu, package.manifest())?;
         let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
         let buffers = Buffers::new(&gpu, &spec, &weights, &cache, prefill_chunk, max_sequences);
-        gpu.check()?;
+        // A browser says only later that memory is not to be had.
+        gpu.finish().await?;
         let mut decoder = Self { gpu, spec, weights, cache, buffers, graphs: Graphs::default(), max_context, prefill_chunk };
         if cfg!(target_arch = "wasm32") {
             decoder.compile()?;

@@ -12,6 +12,7 @@ pub use options::{Completion, FinishReason, GenerateOptions, TokenEvent, Usage};
 pub use pool::ConversationPool;
 
 use crate::decoder::{Choice, Decoder, DecoderError, MAX_BATCH, Next};
+use crate::gpu::GpuError;
 use crate::sampling::SamplingError;
 use crate::text::{StopStrings, StreamDecoder, Tokenizer};
 use std::ops::ControlFlow;
@@ -23,6 +24,9 @@ pub enum GenerateError {
     /// The decoder failed.
     #[error(transparent)]
     Decoder(#[from] DecoderError),
+    /// The GPU failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// A sampling option is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -148,11 +152,20 @@ impl<'a> Text<'a> {
             text.flush(on_token);
             return Ok(text);
         }
+        if !request.written.is_empty() && known.len() >= decoder.max_context() {
+            text.finish = Some(FinishReason::Context);
+            text.flush(on_token);
+            return Ok(text);
+        }
         let sequence = request.conversation.sequence;
         for (i, chunk) in known[reused_tokens..].chunks(decoder.prefill_chunk()).enumerate() {
-            if i > 0 && on_token(TokenEvent { index, id: None, text: "" }).is_break() {
-                text.finish = Some(FinishReason::Cancelled);
-                return Ok(text);
+            if i > 0 {
+                // Also lets others on this thread have their say, in a browser the one who wants to cancel.
+                decoder.gpu().finish().await?;
+                if on_token(TokenEvent { index, id: None, text: "" }).is_break() {
+                    text.finish = Some(FinishReason::Cancelled);
+                    return Ok(text);
+                }
             }
             decoder.prefill(sequence, chunk)?;
             request.conversation.cached.extend_from_slice(chunk);

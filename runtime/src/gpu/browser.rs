@@ -6,23 +6,24 @@
 use wasm_bindgen::prelude::wasm_bindgen;
 
 #[wasm_bindgen(inline_js = r"
+const prototype = globalThis.GPUAdapter?.prototype;
+let original;
+let asking = 0;
 let granted = false;
-let restore = () => {};
-export function ask() {
-  granted = false;
-  const prototype = globalThis.GPUAdapter?.prototype;
-  if (!prototype) return;
-  const original = prototype.requestDevice;
-  restore = () => { prototype.requestDevice = original; };
-  prototype.requestDevice = async function (descriptor = {}) {
-    if (!this.features.has('subgroups')) return original.call(this, descriptor);
-    const requiredFeatures = [...(descriptor.requiredFeatures ?? []), 'subgroups'];
-    const device = await original.call(this, { ...descriptor, requiredFeatures });
-    granted = true;
-    return device;
-  };
+async function requestDevice(descriptor = {}) {
+  granted = this.features.has('subgroups');
+  if (!granted) return original.call(this, descriptor);
+  const requiredFeatures = [...(descriptor.requiredFeatures ?? []), 'subgroups'];
+  return original.call(this, { ...descriptor, requiredFeatures });
 }
-export function stop() { restore(); }
+export function ask() {
+  if (!prototype || asking++ > 0) return;
+  original = prototype.requestDevice;
+  prototype.requestDevice = requestDevice;
+}
+export function stop() {
+  if (prototype && --asking === 0) prototype.requestDevice = original;
+}
 export function subgroups() { return granted; }
 ")]
 extern "C" {

@@ -86,7 +86,11 @@ impl Gpu {
         let keep_first = |failure: &Arc<Mutex<Option<GpuError>>>| {
             let failure = failure.clone();
             move |error: GpuError| {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                // The first error explains those that follow from it; but nothing comes back from a lost device.
+                if failure.is_none() || matches!(error, GpuError::Lost(_)) {
+                    *failure = Some(error);
+                }
             }
         };
         let keep = keep_first(&failure);
@@ -132,7 +136,7 @@ impl Gpu {
     /// Fails if anything went wrong on the device since it was opened.
     ///
     /// # Errors
-    /// The first error that the device reported.
+    /// That the device was lost, or else the first error that it reported.
     pub fn check(&self) -> Result<(), GpuError> {
         match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error.clone()),

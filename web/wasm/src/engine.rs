@@ -4,7 +4,7 @@ use crate::error::Thrown;
 use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
-use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MAX_BATCH, MemoryUse, require_supported};
+use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MemoryUse, require_supported};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
 use haikuq_runtime::gpu::{Gpu, GpuOptions};
 use haikuq_runtime::package::Package;
@@ -31,8 +31,6 @@ extern "C" {
     fn context_size(this: &EngineOptions) -> Option<u32>;
     #[wasm_bindgen(method, getter, js_name = kvCache)]
     fn kv_cache(this: &EngineOptions) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = maxSequences)]
-    fn max_sequences(this: &EngineOptions) -> Option<u32>;
     #[wasm_bindgen(method, getter, js_name = powerPreference)]
     fn power_preference(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = withoutF16)]
@@ -57,7 +55,7 @@ pub struct Engine {
 }
 
 struct Inner {
-    gpu: Arc<Gpu>,
+    device: Device,
     package: Package,
     tokenizer: Tokenizer,
     defaults: GenerationDefaults,
@@ -73,10 +71,13 @@ struct Working {
     pool: ConversationPool,
 }
 
-impl Drop for Inner {
+/// A device that is destroyed when nobody needs it any more, also by a load that fails: the browser would free its
+/// memory only when it collects garbage.
+struct Device(Arc<Gpu>);
+
+impl Drop for Device {
     fn drop(&mut self) {
-        // The browser would free the device's memory only when it collects garbage.
-        self.gpu.device.destroy();
+        self.0.device.destroy();
     }
 }
 
@@ -96,7 +97,7 @@ impl Engine {
     /// `EngineFacts`.
     pub fn facts(&self) -> JsValue {
         let inner = &self.inner;
-        let (manifest, capabilities) = (inner.package.manifest(), inner.gpu.capabilities);
+        let (manifest, capabilities) = (inner.package.manifest(), inner.device.0.capabilities);
         let sizes = [capabilities.subgroup_min_size, capabilities.subgroup_max_size];
         let parameters = manifest.tensors.iter().map(|t| t.shape.iter().map(|n| *n as u64).product::<u64>()).sum();
         object([
@@ -171,7 +172,7 @@ impl Engine {
     /// Loses the device on purpose.
     #[wasm_bindgen(js_name = loseDevice)]
     pub fn lose_device(&self) {
-        self.inner.gpu.device.destroy();
+        self.inner.device.0.device.destroy();
     }
 }
 
@@ -203,23 +204,19 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
             return Err(Thrown::new("invalid-argument", format!("kvCache is {other:?}, expected auto, f16 or f32")));
         }
     };
-    let decoder_options = DecoderOptions {
-        cache,
-        max_sequences: options.max_sequences().map_or(MAX_BATCH, |n| n as usize),
-        max_context: options.context_size().map(|n| n as usize),
-        ..DecoderOptions::default()
-    };
+    let decoder_options =
+        DecoderOptions { cache, max_context: options.context_size().map(|n| n as usize), ..DecoderOptions::default() };
     let package = Package::open(source).await?;
     require_supported(&package.manifest().spec)?;
-    let gpu = Arc::new(Gpu::open(&gpu_options).await?);
+    let device = Device(Arc::new(Gpu::open(&gpu_options).await?));
     let (tokenizer, defaults) = (package.tokenizer().await?, package.generation_defaults().await?);
     let mut progress = |p: LoadProgress| {
         // A progress display that throws is no reason to stop loading.
         let _ = on_progress.call2(&JsValue::NULL, &number(p.bytes), &number(p.total_bytes));
     };
-    let decoder = Decoder::load(gpu.clone(), &package, &decoder_options, &mut progress).await?;
+    let decoder = Decoder::load(device.0.clone(), &package, &decoder_options, &mut progress).await?;
     Ok(Inner {
-        gpu,
+        device,
         package,
         tokenizer,
         defaults,

@@ -3,6 +3,7 @@
 //! Everything of substance is in `haikuq-runtime`; this crate turns JavaScript values into its types and back.
 
 #![cfg(target_arch = "wasm32")]
+#![allow(clippy::arc_with_non_send_sync, reason = "the runtime's types are Send natively; here there is one thread")]
 
 mod engine;
 mod error;

@@ -259,7 +259,7 @@ fn a_damaged_copy_is_replaced_once() {
             assert!(offset % 4 == 0, "pieces can be written to a buffer");
             bytes[offset as usize..][..piece.len()].copy_from_slice(piece);
         }));
-        assert_eq!(*refreshed.borrow(), [name.clone()], "one more chance, not two");
+        assert_eq!(*refreshed.borrow(), std::slice::from_ref(name), "one more chance, not two");
         if repaired {
             result.unwrap();
             assert!(bytes == whole, "the good bytes were handed over last");
