@@ -57,6 +57,21 @@ describe('a lost device', () => {
   });
 });
 
+describe('an engine', () => {
+  it.each(['out-of-memory', 'internal'])('is replaced for the next call after `%s`, with its device', async (code) => {
+    await expect(keeper.use(() => Promise.reject(failing(code)))).rejects.toMatchObject({ code });
+    expect(await keeper.use(async () => 'again')).toEqual({ value: 'again', losses: 0 });
+    expect(made).toEqual([{ freed: 1, lost: 1 }, { freed: 0, lost: 0 }]);
+    expect(resets).toBe(0);
+  });
+
+  it.each(['invalid-argument', 'context-overflow', 'invalid-package'])('stays after `%s`', async (code) => {
+    await expect(keeper.use(() => Promise.reject(failing(code)))).rejects.toMatchObject({ code });
+    await keeper.get();
+    expect(made).toEqual([{ freed: 0, lost: 0 }]);
+  });
+});
+
 describe('a trap', () => {
   /** Whether the event was taken for the engine's. */
   function uncaught(error: unknown, how: 'error' | 'unhandledrejection' = 'error'): boolean {

@@ -1,4 +1,4 @@
-/** Keeps one engine alive: makes it, replaces it when its device is lost, and throws it away after a trap. */
+/** Keeps one engine alive: makes it, replaces it when its device is lost, and throws it away when it may be broken. */
 
 import type { Engine } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
@@ -10,7 +10,7 @@ export interface EngineKeeper {
   /** The engine; a new one where there is none. */
   get(): Promise<Engine>;
   /**
-   * Does `work` with the engine. When the device is lost meanwhile, does it again with a new engine: `work` must know
+   * Does `work` with the engine. After a trap, `out-of-memory` or `internal` the next call gets a new engine. When the device is lost meanwhile, does it again with a new engine: `work` must know
    * where it was. A second loss is thrown as `device-lost`. `losses` counts them.
    */
   use<T>(work: (engine: Engine) => Promise<T>): Promise<{ value: T; losses: number }>;
@@ -46,19 +46,19 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
   }
 
   /** The next call gets another engine, in a new WebAssembly instance after a trap. */
-  function discard(engine: Engine, trapped = false): void {
+  function discard(engine: Engine, why: 'lost' | 'broken' | 'trapped'): void {
     // Of several calls that fail with one engine, the first throws it away.
     if (alive !== engine) return;
     alive = undefined;
     current = undefined;
     try {
-      // A call that trapped still holds the engine: freeing it alone would leave its device to the garbage collector.
-      if (trapped) engine.loseDevice();
+      // Calls that trapped or still run hold the engine: freeing it alone would leave its device to the garbage collector.
+      if (why !== 'lost') engine.loseDevice();
       engine.free();
     } catch {
       // After a trap it may trap again. Its memory goes with the instance.
     }
-    if (trapped) reset();
+    if (why === 'trapped') reset();
   }
 
   function get(): Promise<Engine> {
@@ -92,9 +92,11 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
           return { value: await orTrap(work(engine), onTrap), losses };
         } catch (thrown) {
           const error = toHaikuqError(thrown);
-          if (isTrap(thrown)) discard(engine, true);
+          if (isTrap(thrown)) discard(engine, 'trapped');
+          // Buffers that could not be made are invalid for good, and after a defect nothing is certain.
+          else if (error.code === 'out-of-memory' || error.code === 'internal') discard(engine, 'broken');
           if (error.code !== 'device-lost') throw error;
-          discard(engine);
+          discard(engine, 'lost');
           if (losses > 0) throw error;
           const { message } = error;
           onDeviceLost({ message, recovered: false });
@@ -105,7 +107,7 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
     },
     async free() {
       const engine = await current?.catch(() => undefined);
-      if (engine) discard(engine);
+      if (engine) discard(engine, 'lost');
     },
   };
 }
