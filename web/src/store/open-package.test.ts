@@ -187,6 +187,28 @@ describe('a package behind a URL', () => {
     expect(blobCount()).toBe(1);
   });
 
+  it('keeps the old version where giving it up would not make enough room', async () => {
+    await load();
+    // 26,000 bytes are new; of the old version's 26,700, another package needs the tokenizer and the new one keeps s3.
+    const other = await fakePackage({ 't1': someBytes(300, 7) }, { 'tokenizer.json': someBytes(700, 4) });
+    for (const [name, bytes] of Object.entries(other.files)) server.files.set(name, bytes);
+    await load({ prefix: OTHER_PREFIX });
+    const update = await fakePackage({ 's1': someBytes(26000, 11), 's3': someBytes(5000, 3) });
+    for (const [name, bytes] of Object.entries(update.files)) server.files.set(name, bytes);
+    const used = () => opfs.paths().reduce((sum, path) => sum + (opfs.file(path)?.length ?? 0), 0);
+    opfs.options.quota = used() + 4000;
+    server.requests = [];
+    await expect(load()).rejects.toMatchObject({ code: 'quota', details: { needed: 26000 } });
+    expect(requested()).toEqual([]);
+    server.down = true;
+    await load();
+    server.down = false;
+    // s1 and s2 of the old version make 21,000 bytes of room.
+    opfs.options.quota = used() + 6000;
+    await load();
+    expect(requested()).toEqual(['s1']);
+  });
+
   it('says so when storage is full midway, and keeps a clean beginning', async () => {
     const estimate = vi.spyOn(opfs.storage, 'estimate').mockResolvedValue({ quota: 1e9, usage: 0 });
     opfs.options.quota = 16000;

@@ -55,10 +55,9 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   await beginVersion(store, key, manifest);
   const downloads = createDownloads({ store, network, prefix, files: filesInReadingOrder(manifest), onProgress });
   signal.addEventListener('abort', downloads.stop, { once: true });
-  await ensureRoom(downloads, async () => {
+  await ensureRoom(downloads, async (bytes) => {
     if (entry?.current === undefined || entry.current === manifest.text) return false;
-    await dropOldVersion(store, key, manifest);
-    return true;
+    return dropOldVersion(store, key, manifest, bytes);
   });
   return {
     manifest,
@@ -134,12 +133,13 @@ async function completeManifest(store: BlobStore, entry: CatalogEntry | undefine
   return undefined;
 }
 
-async function ensureRoom(downloads: Downloads, makeRoom: () => Promise<boolean>): Promise<void> {
+/** `makeRoom` makes so many bytes of room, or changes nothing and says false. */
+async function ensureRoom(downloads: Downloads, makeRoom: (bytes: number) => Promise<boolean>): Promise<void> {
   const needed = await downloads.missingBytes();
-  let available = needed > 0 ? await availableBytes() : undefined;
+  const available = needed > 0 ? await availableBytes() : undefined;
   if (available === undefined || needed <= available) return;
-  if (await makeRoom()) available = await availableBytes();
-  if (available === undefined || needed <= available) return;
+  // The browser is not asked again: its estimate may lag behind what was removed.
+  if (await makeRoom(needed - available)) return;
   throw quotaError(needed, available);
 }
 
