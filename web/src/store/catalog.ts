@@ -20,14 +20,27 @@ export async function readEntry(store: BlobStore, url: string): Promise<CatalogE
   return parseEntry(await store.readRecord(await recordKey(url)));
 }
 
-/** Keeps the blobs of `manifest` from now on, beside those of a version that is complete already. */
-export async function beginVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
-  await changeEntry(store, url, ({ current }) => ({ url, current, pending: current === manifest.text ? undefined : manifest.text }));
+/**
+ * Keeps the blobs of `manifest` from now on, beside those of a version that is complete already. Where it is the server's
+ * `newest` and complete, no other one is pending any more; a version that stands in for it leaves the pending one alone.
+ */
+export async function beginVersion(store: BlobStore, url: string, { text }: Manifest, newest: boolean): Promise<void> {
+  await changeEntry(store, url, ({ current, pending }) =>
+    current === text ? { url, current, pending: newest ? undefined : pending } : { url, current, pending: text },
+  );
 }
 
-/** All of `manifest` is stored: blobs of other versions go, if no other package has them. */
-export async function completeVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
-  await changeEntry(store, url, () => ({ url, current: manifest.text }), 'collect garbage');
+/**
+ * All of `manifest` is stored: blobs of other versions go, if no other package has them, but for those of a version that
+ * is being stored, by another tab or by a later load.
+ */
+export async function completeVersion(store: BlobStore, url: string, { text }: Manifest): Promise<void> {
+  await changeEntry(
+    store,
+    url,
+    ({ pending }) => ({ url, current: text, pending: pending === text ? undefined : pending }),
+    'collect garbage',
+  );
 }
 
 /**
