@@ -189,6 +189,17 @@ describe('a lost device', () => {
     ]);
   });
 
+  it('tells no progress when its files come over the network again', async () => {
+    vi.stubGlobal('navigator', {});
+    await load();
+    const before = events.filter(({ type }) => type === 'progress').length;
+    const requests = server.requests.length;
+    loseAt(1, 5);
+    await host.write(2, generate('Hi'));
+    expect(server.requests.length).toBeGreaterThan(requests);
+    expect(events.filter(({ type }) => type === 'progress')).toHaveLength(before);
+  });
+
   it('is replaced in the middle of a batch', async () => {
     await load();
     engines.answer = (prompt) => prompt.repeat(prompt.length);

@@ -72,16 +72,14 @@ export function createHost(options: HostOptions): Host {
       throwIfAborted(signal, 'loading');
       progress.manifest(opened.manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0));
       const module = await engineModule();
-      let onUpload = progress.uploaded;
       const keeper = createEngineKeeper({
-        make: () => module.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), (...bytes) => onUpload(...bytes)),
+        make: () => module.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), progress.uploaded),
         reset: () => module.__wbg_reset_state?.(),
         onTrap,
         onDeviceLost: (event) => emit({ type: 'device-lost', ...event }),
       });
       const { eosTokenIds, f16, subgroups, ...facts } = (await keeper.get()).facts();
       // Engines made later replace a lost one; the load is over.
-      onUpload = () => undefined;
       // Should this fail, the next load finds all files and tries again.
       await opened.markComplete().catch(() => undefined);
       progress.ready();
