@@ -7,6 +7,7 @@ import { fakePackage, someBytes } from './testing/fake-package.js';
 import { fakeServer, type FakeServer } from './testing/fake-server.js';
 import type { LoadOptions, LoadProgress, Model, TextStream } from './types.js';
 import { createHost } from './worker/host.js';
+import { wasmInstance } from './worker/wasm-instance.js';
 import { installErrorTransfer } from './worker/transfer.js';
 
 const URL_PREFIX = 'https://example.org/tiny/';
@@ -27,9 +28,10 @@ afterEach(() => vi.unstubAllGlobals());
 function fakeWorker(): Worker {
   const { port1, port2 } = new MessageChannel();
   const adapter = { vendor: '', architecture: '', device: '', description: '', limits: {}, software: true };
+  const instance = wasmInstance(engines.module);
   const host = createHost({
     emit: (event, transfer = []) => port2.postMessage({ haikuqEvent: event }, transfer),
-    engineModule: async () => engines.module,
+    engineModule: async () => instance,
     describeAdapter: async () => adapter,
     network: server.network,
     onTrap: () => () => undefined,

@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Engine } from '../engine/engine.js';
+import type { Engine, EngineModule } from '../engine/engine.js';
 import { deviceLost } from '../testing/fake-engine.js';
 import { createEngineKeeper, type EngineKeeper } from './engine-keeper.js';
 import { watchTraps } from './traps.js';
+import { wasmInstance } from './wasm-instance.js';
 
 const failing = (code: string) => Object.assign(new Error(code), { code, details: {} });
 
@@ -26,7 +27,7 @@ beforeEach(() => {
       made.push(engine);
       return { free: () => void (engine.freed += 1), loseDevice: () => void (engine.lost += 1) } as unknown as Engine;
     },
-    reset: () => void (resets += 1),
+    instance: wasmInstance({ __wbg_reset_state: () => void (resets += 1) } as unknown as EngineModule),
     onTrap: watchTraps(scope),
     onDeviceLost: () => undefined,
     retryDelaysMs: [1, 1],

@@ -5,6 +5,7 @@ import { HaikuqError } from '../errors.js';
 import { isTrap, toHaikuqError } from '../failures.js';
 import type { DeviceLostEvent } from '../types.js';
 import { type OnTrap, orTrap } from './traps.js';
+import type { WasmInstance } from './wasm-instance.js';
 
 export interface EngineKeeper {
   /** The engine; a new one where there is none. */
@@ -19,8 +20,8 @@ export interface EngineKeeper {
 
 export interface EngineKeeperOptions {
   make: () => Promise<Engine>;
-  /** Makes WebAssembly anew after a trap. */
-  reset: () => void;
+  /** In which `make` makes engines. Others make theirs in it too, and may end it. */
+  instance: Pick<WasmInstance, 'generation' | 'reset' | 'onEnd'>;
   onTrap: OnTrap;
   onDeviceLost: (event: DeviceLostEvent) => void;
   /** Waits before a device is asked for again: after the browser's GPU process died, there is none for a while. */
@@ -28,27 +29,49 @@ export interface EngineKeeperOptions {
 }
 
 export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
-  const { make, reset, onTrap, onDeviceLost, retryDelaysMs = [500, 2_000] } = options;
-  let current: Promise<Engine> | undefined;
+  const { make, instance, onTrap, onDeviceLost, retryDelaysMs = [500, 2_000] } = options;
+  let current: { promise: Promise<Engine>; generation: number } | undefined;
   /** What `current` resolved to. */
   let alive: Engine | undefined;
+  let stopWatching = () => {};
 
-  async function makeOne(): Promise<Engine> {
+  /** A trap of another engine ends the instance under this one's calls. */
+  function onAnyTrap(listener: (trap: unknown) => void): () => void {
+    const stops = [onTrap(listener), instance.onEnd(listener)];
+    return () => stops.forEach((stop) => stop());
+  }
+
+  async function makeOne(generation: number): Promise<Engine> {
     try {
-      const engine = await orTrap(Promise.resolve().then(make), onTrap);
+      const engine = await orTrap(Promise.resolve().then(make), onAnyTrap);
       alive = engine;
+      stopWatching = instance.onEnd(() => forget(engine));
       return engine;
     } catch (error) {
-      current = undefined;
-      if (isTrap(error)) reset();
+      if (current?.generation === generation) current = undefined;
+      if (isTrap(error)) instance.reset(generation, error);
       throw toHaikuqError(error);
     }
   }
 
+  /** The instance ends: its engine's device is given back now, as nothing of it may be called afterwards. */
+  function forget(engine: Engine): void {
+    stopWatching();
+    alive = undefined;
+    current = undefined;
+    try {
+      engine.loseDevice();
+    } catch {
+      // After a trap it may trap again.
+    }
+  }
+
   /** The next call gets another engine, in a new WebAssembly instance after a trap. */
-  function discard(engine: Engine, why: 'lost' | 'broken' | 'trapped'): void {
+  function discard(engine: Engine, why: 'lost' | 'broken' | 'trapped', trap?: unknown): void {
     // Of several calls that fail with one engine, the first throws it away.
-    if (alive !== engine) return;
+    if (!current || alive !== engine) return;
+    const { generation } = current;
+    stopWatching();
     alive = undefined;
     current = undefined;
     try {
@@ -58,11 +81,14 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
     } catch {
       // After a trap it may trap again. Its memory goes with the instance.
     }
-    if (why === 'trapped') reset();
+    if (why === 'trapped') instance.reset(generation, trap);
   }
 
   function get(): Promise<Engine> {
-    return (current ??= makeOne());
+    const generation = instance.generation();
+    // One that is being made in an instance that ended comes to nothing.
+    if (current?.generation !== generation) current = { promise: makeOne(generation), generation };
+    return current.promise;
   }
 
   async function replace(): Promise<void> {
@@ -89,10 +115,10 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
       for (let losses = 0; ; losses++) {
         const engine = await get();
         try {
-          return { value: await orTrap(work(engine), onTrap), losses };
+          return { value: await orTrap(work(engine), onAnyTrap), losses };
         } catch (thrown) {
           const error = toHaikuqError(thrown);
-          if (isTrap(thrown)) discard(engine, 'trapped');
+          if (isTrap(thrown)) discard(engine, 'trapped', thrown);
           // Buffers that could not be made are invalid for good, and after a defect nothing is certain.
           else if (error.code === 'out-of-memory' || error.code === 'internal') discard(engine, 'broken');
           if (error.code !== 'device-lost') throw error;
@@ -106,7 +132,7 @@ export function createEngineKeeper(options: EngineKeeperOptions): EngineKeeper {
       }
     },
     async free() {
-      const engine = await current?.catch(() => undefined);
+      const engine = await current?.promise.catch(() => undefined);
       if (engine) discard(engine, 'lost');
     },
   };

@@ -6,6 +6,7 @@ import { fakePackage, someBytes } from '../testing/fake-package.js';
 import { fakeServer, type FakeServer } from '../testing/fake-server.js';
 import type { LoadProgress } from '../types.js';
 import { createHost } from './host.js';
+import { wasmInstance } from './wasm-instance.js';
 import type { Host, HostEvent, WriteRequest } from './protocol.js';
 
 const PREFIX = 'https://example.org/tiny/';
@@ -14,6 +15,8 @@ let engines: FakeEngines;
 let server: FakeServer;
 let events: HostEvent[];
 let host: Host;
+/** Another host in the same thread. */
+let newHost: () => Host;
 let trap: ((error: unknown) => void) | undefined;
 let describeAdapter: () => Promise<never>;
 
@@ -24,9 +27,10 @@ beforeEach(async () => {
   events = [];
   const adapter = { vendor: 'v', architecture: 'a', device: 'd', description: '', limits: {}, software: false };
   describeAdapter = async () => adapter as never;
-  host = createHost({
+  const instance = wasmInstance(engines.module);
+  newHost = () => createHost({
     emit: (event) => void events.push(event),
-    engineModule: async () => engines.module,
+    engineModule: async () => instance,
     describeAdapter: () => describeAdapter(),
     network: server.network,
     onTrap(listener) {
@@ -34,6 +38,7 @@ beforeEach(async () => {
       return () => (trap = undefined);
     },
   });
+  host = newHost();
 });
 afterEach(() => vi.unstubAllGlobals());
 
@@ -274,6 +279,51 @@ describe('a trap', () => {
     trap?.(new WebAssembly.RuntimeError('memory allocation failed: out of memory'));
     await expect(writing).rejects.toMatchObject({ code: 'out-of-memory' });
     expect(trap).toBeUndefined();
+  });
+});
+
+describe('two models in one thread', () => {
+  let other: Host;
+  beforeEach(async () => {
+    await load();
+    other = newHost();
+    await other.load(1, loadRequest(PREFIX));
+  });
+  const trapAt = (token: number) => (_: number, written: number) => {
+    if (written === token) throw new WebAssembly.RuntimeError('unreachable');
+  };
+
+  it('share an instance: a trap in one brings the other a new engine', async () => {
+    engines.beforeToken = trapAt(0);
+    await expect(host.write(2, generate('a'))).rejects.toMatchObject({ code: 'internal' });
+    engines.beforeToken = () => undefined;
+    expect(await other.countTokens('abc')).toBe(3);
+    expect((await other.write(2, generate('b'))).results[0]).toMatchObject({ text: 'You said: b', recoveries: 0 });
+    expect((await host.write(2, generate('a'))).results[0]?.text).toBe('You said: a');
+    expect(engines.made).toHaveLength(4);
+    expect(engines.resets).toBe(1);
+  });
+
+  it('fail together where a trap in one ends a call of the other', async () => {
+    engines.beforeToken = () => new Promise(() => undefined);
+    const waiting = other.write(2, generate('b'));
+    waiting.catch(() => undefined);
+    await vi.waitUntil(() => engines.running === 1);
+    engines.beforeToken = trapAt(0);
+    engines.running = 0;
+    await expect(host.write(2, generate('a'))).rejects.toMatchObject({ code: 'internal' });
+    await expect(waiting).rejects.toMatchObject({ code: 'internal' });
+    engines.beforeToken = () => undefined;
+    engines.running = 0;
+    expect((await other.write(3, generate('b'))).results[0]?.text).toBe('You said: b');
+    expect(engines.resets).toBe(1);
+  });
+
+  it('disposes of one whose instance is gone without calling its engine', async () => {
+    engines.beforeToken = trapAt(0);
+    await expect(host.write(2, generate('a'))).rejects.toMatchObject({ code: 'internal' });
+    await other.dispose();
+    expect(engines.made[1]?.freed).toBe(false);
   });
 });
 

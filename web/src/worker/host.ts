@@ -1,6 +1,6 @@
 /** The host owns the package and the engine, and serves one model: in a worker, or on the page's own thread. */
 
-import type { Engine, EngineModule, EngineOptions, Source } from '../engine/engine.js';
+import type { Engine, EngineOptions, Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
 import { fitContext } from '../context.js';
 import { throwIfAborted, toHaikuqError } from '../failures.js';
@@ -13,11 +13,12 @@ import { progressReporter } from './progress.js';
 import type { CallId, Emit, Host, LoadRequest, WriteRequest, Written } from './protocol.js';
 import { createQueue } from './queue.js';
 import type { OnTrap } from './traps.js';
+import type { WasmInstance } from './wasm-instance.js';
 import { nothingWritten, startWriting, type Writing } from './writing.js';
 
 export interface HostOptions {
   emit: Emit;
-  engineModule: () => Promise<EngineModule>;
+  engineModule: () => Promise<WasmInstance>;
   describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts>;
   network: Network;
   onTrap: OnTrap;
@@ -71,10 +72,10 @@ export function createHost(options: HostOptions): Host {
     try {
       throwIfAborted(signal, 'loading');
       progress.manifest(opened.manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0));
-      const module = await engineModule();
+      const instance = await engineModule();
       const keeper = createEngineKeeper({
-        make: () => module.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), progress.uploaded),
-        reset: () => module.__wbg_reset_state?.(),
+        make: () => instance.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), progress.uploaded),
+        instance,
         onTrap,
         onDeviceLost: (event) => emit({ type: 'device-lost', ...event }),
       });
