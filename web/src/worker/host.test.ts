@@ -214,6 +214,22 @@ describe('a lost device', () => {
     expect([0, 1, 2].map((i) => texts(2, i))).toEqual(['a', 'bbbbbbbbb', 'cccc']);
   });
 
+  it('does not ask again for the texts of a batch that are over', async () => {
+    await load();
+    const prompts = Array.from({ length: 10 }, (_, i) => `${i}`);
+    const request = generate(...prompts);
+    request.options.maxTokens = 4;
+    // The second group: the first of its two texts has all its tokens when the second one is to get its last.
+    engines.beforeToken = (index, written) => {
+      if (engines.made.length === 1 && engines.made[0]?.requests.length === 10 && index === 1 && written === 3) throw deviceLost();
+    };
+    const { results } = await host.write(2, request);
+    expect(engines.made[1]?.requests).toMatchObject([{ prompt: encode('9'), written: encode('You') }]);
+    expect(results.map(({ text }) => text)).toEqual(prompts.map(() => 'You '));
+    expect(results[8]).toMatchObject({ ids: encode('You '), finish: 'length', usage: { promptTokens: 1, completionTokens: 4 }, recoveries: 1 });
+    expect(prompts.map((_, i) => texts(2, i))).toEqual(prompts.map(() => 'You '));
+  });
+
   it('is an error when it is lost again', async () => {
     await load();
     engines.beforeToken = (_, written) => {
