@@ -110,6 +110,20 @@ describe('writing', () => {
     expect(prompts.map((_, i) => texts(2, i))).toEqual(results.map(({ text }) => text));
   });
 
+  it('refuses a batch before anything is written where one prompt is too long, naming it', async () => {
+    engines.contextSize = 30;
+    await load();
+    const prompts = [...Array.from({ length: 12 }, () => 'x'.repeat(30)), 'x'.repeat(31)];
+    await expect(host.write(2, generate(...prompts))).rejects.toMatchObject({
+      code: 'context-overflow',
+      message: expect.stringContaining('prompts[12]') as string,
+      details: { needed: 31, available: 30 },
+    });
+    expect(engines.made[0]?.requests).toEqual([]);
+    await expect(host.write(3, generate('x'.repeat(31)))).rejects.toThrow(/^prompt does not fit/);
+    expect((await host.write(4, generate('x'.repeat(30)))).results).toHaveLength(1);
+  });
+
   it('applies the chat template, and trims', async () => {
     engines.contextSize = 60;
     await load();

@@ -2,7 +2,7 @@
 
 import type { Engine, EngineOptions, Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
-import { fitContext } from '../context.js';
+import { fitContext, overflowError } from '../context.js';
 import { throwIfAborted, toHaikuqError } from '../failures.js';
 import type { Network } from '../store/fetch.js';
 import { openPackage, type OpenPackage } from '../store/open-package.js';
@@ -178,7 +178,15 @@ export function createHost(options: HostOptions): Host {
 }
 
 function encodePrompts(engine: Engine, request: WriteRequest, contextSize: number): { prompts: Uint32Array[]; trimmed?: Trimmed } {
-  if (request.kind === 'generate') return { prompts: request.prompts.map((prompt) => engine.encode(prompt, request.controlTokens)) };
+  if (request.kind === 'generate') {
+    const prompts = request.prompts.map((prompt) => engine.encode(prompt, request.controlTokens));
+    // All of them before any is written: a batch of hundreds is not to end at its last prompt.
+    prompts.forEach(({ length }, i) => {
+      const name = prompts.length === 1 ? 'prompt' : `prompts[${i}]`;
+      if (length > contextSize) throw overflowError(length, contextSize, `${name} does not fit`);
+    });
+    return { prompts };
+  }
   const { messages, overflow, reserve } = request;
   const fit = { contextSize, overflow, reserve, maxTokens: request.options.maxTokens };
   const { prompt, trimmed } = fitContext(messages, (some) => engine.encodeChat(some), fit);
