@@ -69,11 +69,13 @@ export function createHost(options: HostOptions): Host {
     throwIfAborted(signal, 'loading');
     const progress = progressReporter((progress) => emit({ type: 'progress', progress }), now);
     const opened = await openPackage(location, { cache, network, signal, onProgress: progress.downloaded });
+    let keeper: EngineKeeper | undefined;
     try {
       throwIfAborted(signal, 'loading');
       progress.manifest(opened.manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0));
       const instance = await engineModule();
-      const keeper = createEngineKeeper({
+      throwIfAborted(signal, 'loading');
+      keeper = createEngineKeeper({
         make: () => instance.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), progress.uploaded),
         instance,
         onTrap,
@@ -83,10 +85,12 @@ export function createHost(options: HostOptions): Host {
       // Engines made later replace a lost one; the load is over.
       // Should this fail, the next load finds all files and tries again.
       await opened.markComplete().catch(() => undefined);
+      throwIfAborted(signal, 'loading');
       progress.ready();
       const info = { ...facts, name: location.name, adapter: { ...adapter, f16, subgroups } };
       return { openPackage: opened, keeper, info, eosTokenIds };
     } catch (error) {
+      await keeper?.free();
       await opened.close();
       throw error;
     }
