@@ -202,6 +202,21 @@ describe('several conversations', () => {
     expect(put.mock.calls.map(([conversation]) => conversation.id)).not.toContain(id);
   });
 
+  it('stay removed also when another one came to the front before', async () => {
+    const session = open(createFakeModel({ delayMs: 5 }));
+    session.send('one');
+    const { id } = session.getState().conversation;
+    await begun(session);
+    const put = vi.spyOn(memory.store, 'put');
+    session.startNew();
+    await session.remove(id);
+    session.send('two');
+    await idle(session);
+    await vi.waitFor(() => expect(keptTexts(session.getState().conversation.id)).toHaveLength(2));
+    expect(put.mock.calls.map(([conversation]) => conversation.id)).not.toContain(id);
+    expect(memory.kept.has(id)).toBe(false);
+  });
+
   it('follow another tab, but not while an answer is being written', async () => {
     const session = open(createFakeModel({ delayMs: 5 }));
     session.send('one');

@@ -71,7 +71,10 @@ export function createSession({
   schedule = (update) => void setTimeout(update, UPDATE_MS),
 }: SessionOptions): Session {
   let state: SessionState = { conversation, writing: null, finished: null, storeError: null };
+  /** The one whose answer is shown. */
   let run: Run | null = null;
+  /** All whose answers are still to be kept: one that made way for another conversation takes a while to end. */
+  const live = new Set<Run>();
   const listeners = new Set<() => void>();
 
   function update(change: Partial<SessionState>): void {
@@ -92,6 +95,7 @@ export function createSession({
   async function answer(asked: Conversation): Promise<void> {
     const own: Run = { controller: new AbortController(), conversationId: asked.id, discarded: false };
     run = own;
+    live.add(own);
     update({ conversation: asked, writing: '', finished: null });
     void keep(asked);
 
@@ -113,6 +117,7 @@ export function createSession({
       update({ conversation: answered, writing: null, finished: turn });
     }
     if (!own.discarded) await keep(answered);
+    live.delete(own);
   }
 
   /** Another conversation comes to the front; the answer to this one ends and is kept with it. */
@@ -157,7 +162,7 @@ export function createSession({
       if (found) show(found);
     },
     async remove(id) {
-      if (run?.conversationId === id) run.discarded = true;
+      for (const one of live) if (one.conversationId === id) one.discarded = true;
       if (state.conversation.id === id) show(newConversation());
       await store.remove(id);
     },
