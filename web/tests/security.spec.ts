@@ -1,7 +1,7 @@
 /** What a page must not do: run what somebody wrote, or talk to others. */
 
 import type { Page } from '@playwright/test';
-import { choose, keepSettings, say } from './support/app.ts';
+import { keepSettings, say } from './support/app.ts';
 import { anthropicEndpoint } from './support/cloud.ts';
 import { hostile, MARKUP } from './support/packages.ts';
 import { expect, PROMPT, test } from './support/test.ts';
