@@ -12,4 +12,7 @@ if [ ! -e /usr/lib/chromium/vk_swiftshader_icd.json ] && ! grep -qs '^ID=debian'
     export HAIKUQ_SKIP_SWIFTSHADER=1
 fi
 cargo nextest run "$@"
-[ $# -gt 0 ] || { scripts/web.sh && scripts/test-web.sh; }
+if [ $# = 0 ]; then
+    scripts/web.sh
+    HAIKUQ_BIN=${HAIKUQ_BIN:-$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/haikuq} scripts/test-web.sh
+fi

@@ -32,6 +32,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     site: Option<PathBuf>,
     /// Another origin that the pages may talk to, such as a proxy to a cloud model (may be given several times)
+    ///
+    /// For pages given with --site: it adds to the policy that the server sends. The pages of this project carry a policy
+    /// of their own as well, and both hold; for another origin they also have to be built with HAIKUQ_CONNECT=ORIGIN.
     #[arg(long, value_name = "ORIGIN")]
     connect: Vec<Origin>,
     /// Print where the server is as one line of JSON

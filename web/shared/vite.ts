@@ -8,9 +8,19 @@ const haikuq = fileURLToPath(new URL('../src/index.ts', import.meta.url));
 
 /**
  * Origins besides the page's own that packages may come from, from the environment variable `HAIKUQ_CONNECT`, separated
- * by spaces. For sites that keep packages on another host.
+ * by spaces. For sites that keep packages on another host. Both the page's policy and its own check (`origins.ts`) have
+ * them.
  */
-const connectOrigins = (process.env['HAIKUQ_CONNECT'] ?? '').split(/\s+/).filter((origin) => origin !== '');
+const connectOrigins = (process.env['HAIKUQ_CONNECT'] ?? '').split(/\s+/).filter((entry) => entry !== '').map(originOf);
+
+function originOf(entry: string): string {
+  const url = URL.canParse(entry) ? new URL(entry) : undefined;
+  // With a path or a wildcard the policy and the check would disagree about what is meant.
+  if (!url || !/^https?:$/.test(url.protocol) || url.href !== `${url.origin}/` || url.host.includes('*')) {
+    throw new Error(`HAIKUQ_CONNECT: “${entry}” is no origin, such as https://packages.example.org`);
+  }
+  return url.origin;
+}
 
 /** The policy that `haikuq serve` sends as a header, less `frame-ancestors`, which only counts in a header. */
 const contentSecurityPolicy = [
@@ -25,7 +35,11 @@ const contentSecurityPolicy = [
   `form-action 'none'`,
 ].join('; ');
 
-/** Writes the policy into the built page, so that it holds on hosts that send no headers. Vite's dev server needs inline scripts. */
+/**
+ * Writes the policy into the built page, so that it holds for the page on hosts that send no headers. It does not hold
+ * for workers: those obey what the host sends with their script. Where the host sends a policy too, both hold, so that
+ * header can only forbid more. Vite's dev server needs inline scripts.
+ */
 function contentSecurityPolicyMeta(): Plugin {
   return {
     name: 'haikuq:content-security-policy',
@@ -45,6 +59,7 @@ export function pageConfig(folder: '' | 'bench' | 'validate', plugins: UserConfi
   return {
     base: './',
     resolve: { alias: [{ find: /^haikuq$/, replacement: haikuq }] },
+    define: { 'import.meta.env.HAIKUQ_CONNECT': JSON.stringify(connectOrigins.join(' ')) },
     plugins: [contentSecurityPolicyMeta(), ...plugins],
     worker: { format: 'es' },
     build: {

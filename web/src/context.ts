@@ -79,6 +79,7 @@ function splitTurns(messages: Message[]): number[][] {
   return turns;
 }
 
-function overflowError(needed: number, available: number, what: string): HaikuqError {
+/** `what` does not fit: both numbers in tokens. */
+export function overflowError(needed: number, available: number, what: string): HaikuqError {
   return new HaikuqError('context-overflow', `${what}: ${needed} tokens are needed, the context has ${available}`, { needed, available });
 }

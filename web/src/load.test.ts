@@ -7,6 +7,7 @@ import { fakePackage, someBytes } from './testing/fake-package.js';
 import { fakeServer, type FakeServer } from './testing/fake-server.js';
 import type { LoadOptions, LoadProgress, Model, TextStream } from './types.js';
 import { createHost } from './worker/host.js';
+import { wasmInstance } from './worker/wasm-instance.js';
 import { installErrorTransfer } from './worker/transfer.js';
 
 const URL_PREFIX = 'https://example.org/tiny/';
@@ -14,12 +15,16 @@ const URL_PREFIX = 'https://example.org/tiny/';
 let engines: FakeEngines;
 let server: FakeServer;
 let terminated: number;
+/** What the hosts wait for before they have WebAssembly, and in `dispose`. */
+let moduleFetched: Promise<void>;
+let disposing: Promise<void>;
 
 beforeEach(async () => {
   vi.stubGlobal('navigator', {});
   engines = fakeEngines();
   server = fakeServer((await fakePackage({ s1: someBytes(9000, 1) })).files);
   terminated = 0;
+  moduleFetched = disposing = Promise.resolve();
 });
 afterEach(() => vi.unstubAllGlobals());
 
@@ -27,13 +32,16 @@ afterEach(() => vi.unstubAllGlobals());
 function fakeWorker(): Worker {
   const { port1, port2 } = new MessageChannel();
   const adapter = { vendor: '', architecture: '', device: '', description: '', limits: {}, software: true };
+  const instance = wasmInstance(engines.module);
   const host = createHost({
     emit: (event, transfer = []) => port2.postMessage({ haikuqEvent: event }, transfer),
-    engineModule: async () => engines.module,
+    engineModule: () => moduleFetched.then(() => instance),
     describeAdapter: async () => adapter,
     network: server.network,
     onTrap: () => () => undefined,
   });
+  const { dispose } = host;
+  host.dispose = () => disposing.then(dispose);
   installErrorTransfer();
   expose(host, port2);
   port1.start();
@@ -81,7 +89,63 @@ describe('load', () => {
     const loading = loadModel({ signal: controller.signal });
     setTimeout(() => controller.abort(), 30);
     await expect(loading).rejects.toMatchObject({ code: 'aborted' });
-    expect(terminated).toBe(1);
+    await vi.waitUntil(() => terminated === 1);
+  });
+
+  describe('that is aborted', () => {
+    let controller: AbortController;
+    let resolveModule: () => void;
+    let telling: LoadProgress[];
+    let loading: Promise<Model>;
+    beforeEach(async () => {
+      controller = new AbortController();
+      telling = [];
+      moduleFetched = new Promise((resolve) => (resolveModule = resolve));
+      loading = loadModel({ signal: controller.signal, onProgress: (now) => telling.push(now) });
+      loading.catch(() => undefined);
+      await vi.waitUntil(() => telling.length > 0);
+    });
+
+    it('rejects at once while WebAssembly is fetched, and ends the worker when that is late', async () => {
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+      try {
+        controller.abort();
+        await expect(loading).rejects.toMatchObject({ code: 'aborted' });
+        expect(terminated).toBe(0);
+        await vi.runAllTimersAsync();
+        expect(terminated).toBe(1);
+      } finally {
+        vi.useRealTimers();
+      }
+    });
+
+    it('makes no engine afterwards', async () => {
+      controller.abort();
+      await expect(loading).rejects.toMatchObject({ code: 'aborted' });
+      const told = telling.length;
+      resolveModule();
+      await vi.waitUntil(() => terminated === 1);
+      expect(engines.made).toEqual([]);
+      expect(telling).toHaveLength(told);
+    });
+  });
+
+  it('fails in time where the host does not answer any more', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      engines.beforeLoad = () => {
+        disposing = new Promise(() => undefined);
+        throw Object.assign(new Error('too small'), { code: 'unsupported-device', details: {} });
+      };
+      const loading = loadModel();
+      const failed = expect(loading).rejects.toMatchObject({ code: 'unsupported-device' });
+      const clock = setInterval(() => void vi.advanceTimersByTimeAsync(500), 5);
+      await failed;
+      clearInterval(clock);
+      expect(terminated).toBe(1);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it.each([

@@ -1,16 +1,16 @@
 /** `load`: from a package's location to a model. */
 
 import { aborted, throwIfAborted, toHaikuqError } from './failures.js';
-import { createCallEvents, createModel } from './model.js';
+import { createCallEvents, createModel, notForEver } from './model.js';
 import { checkLoadOptions } from './options.js';
 import { resolveLocation } from './store/location.js';
 import type { LoadOptions, Model, PackageLocation } from './types.js';
 import { connect, type Connection } from './worker/connection.js';
-import type { HostEvent, LoadRequest } from './worker/protocol.js';
+import type { CallId, HostEvent, LoadRequest } from './worker/protocol.js';
 
 /**
  * Loads a package: from the browser's storage as far as it is there, else from where it lies. Rejects with a
- * `HaikuqError`; `webgpu-unavailable` before anything is downloaded.
+ * `HaikuqError`; `webgpu-unavailable` before anything is downloaded, `aborted` as soon as the signal is.
  */
 export async function load(location: PackageLocation, options: LoadOptions = {}): Promise<Model> {
   checkLoadOptions(options);
@@ -20,24 +20,44 @@ export async function load(location: PackageLocation, options: LoadOptions = {})
   if (request.location.kind === 'url' && options.cache !== 'none') void askToPersist();
 
   const events = createCallEvents();
-  const connection = await connect(worker, (event) => {
+  let givenUp = false;
+  const connecting = connect(worker, (event) => {
     if ('call' in event) events.deliver(event);
-    else tellCaller(event, options);
+    else if (!givenUp) tellCaller(event, options);
   });
   const call = events.open(() => undefined);
-  const cancel = () => void connection.host.cancel(call).catch(() => undefined);
-  signal?.addEventListener('abort', cancel, { once: true });
-  try {
-    if (signal?.aborted) throw aborted('loading');
-    const info = await connection.host.load(call, request);
+  const loading = connecting.then(({ host }) => {
     throwIfAborted(signal, 'loading');
-    return createModel({ host: connection.host, info, events, close: connection.close });
+    return host.load(call, request);
+  });
+  try {
+    const info = await orAborted(loading, signal);
+    const { host, close } = await connecting;
+    return createModel({ host, info, events, close });
   } catch (error) {
-    await giveUp(connection);
+    givenUp = true;
+    const over = giveUp(connecting, call, loading);
+    // Who aborts does not wait for what stores what arrived, or is fetching WebAssembly.
+    if (!signal?.aborted) await over;
     throw toHaikuqError(error);
   } finally {
     events.close(call);
-    signal?.removeEventListener('abort', cancel);
+  }
+}
+
+/** Settles as `work` does, or rejects with `aborted` as soon as the signal is. */
+async function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  let stop = () => {};
+  const stopped = new Promise<never>((_, reject) => {
+    stop = () => reject(aborted('loading'));
+    signal?.addEventListener('abort', stop, { once: true });
+  });
+  try {
+    const result = await Promise.race([work, stopped]);
+    throwIfAborted(signal, 'loading');
+    return result;
+  } finally {
+    signal?.removeEventListener('abort', stop);
   }
 }
 
@@ -74,8 +94,18 @@ async function askToPersist(): Promise<void> {
   }
 }
 
-/** A load can fail after the engine was made; what it holds is to be freed where there is no worker to end. */
-async function giveUp(connection: Connection): Promise<void> {
-  await connection.host.dispose().catch(() => undefined);
-  connection.close();
+/**
+ * Ends what there is of a load, and gives it some time to store what arrived. A load can fail after the engine was made;
+ * what it holds is to be freed where there is no worker to end. Never rejects.
+ */
+async function giveUp(connecting: Promise<Connection>, call: CallId, loading: Promise<unknown>): Promise<void> {
+  const connection = await connecting.catch(() => undefined);
+  if (!connection) return;
+  const { host, close } = connection;
+  await notForEver(async () => {
+    await host.cancel(call);
+    await loading.catch(() => undefined);
+    await host.dispose();
+  });
+  close();
 }

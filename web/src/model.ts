@@ -55,6 +55,14 @@ export interface ModelParts {
 /** A host that is busy with one long step is not waited for any longer. */
 const DISPOSE_TIMEOUT_MS = 2_000;
 
+/** Waits until the end of a host came, or is late. What can go wrong there is of no interest: its worker ends anyway. */
+export async function notForEver(end: () => Promise<void>): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, DISPOSE_TIMEOUT_MS)));
+  await Promise.race([end().catch(() => undefined), late]);
+  clearTimeout(timer);
+}
+
 export function createModel({ host, info, events, close }: ModelParts): Model {
   let disposed: Promise<void> | undefined;
   const running = new Set<{ abort(): void }>();
@@ -157,11 +165,7 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
 
   async function dispose(): Promise<void> {
     for (const stream of running) stream.abort();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const waited = new Promise<void>((resolve) => (timer = setTimeout(resolve, DISPOSE_TIMEOUT_MS)));
-    // What can go wrong here is of no interest: the worker ends in every case.
-    await Promise.race([host.dispose().catch(() => undefined), waited]);
-    clearTimeout(timer);
+    await notForEver(() => host.dispose());
     close();
   }
 

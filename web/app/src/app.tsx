@@ -1,6 +1,5 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
 import type { DeviceLostEvent, LoadProgress, Model } from 'haikuq';
-import { packageUrl } from '../../shared/packages.ts';
 import { failureOf, type Failure } from '../../shared/advice.ts';
 import { ChatScreen } from './chat/chat-screen.tsx';
 import { createSession, type Session } from './chat/session.ts';
@@ -10,8 +9,9 @@ import { useKept } from './data/kept.ts';
 import { parseSettings } from './data/settings.ts';
 import { useAppUpdate } from './pwa.ts';
 import type { Runtime } from '../../shared/runtime.ts';
-import { choiceOfUrl, rememberChoice, type Choice } from './start/choice.ts';
+import { rememberChoice, type Choice } from './start/choice.ts';
 import { holdsFiles } from './start/dropped.ts';
+import { linkedPackage } from './start/link.ts';
 import { LoadingScreen } from './start/loading-screen.tsx';
 import { StartScreen } from './start/start-screen.tsx';
 
@@ -24,7 +24,8 @@ type Place =
 const store = conversationStore();
 
 export function App({ runtime }: { runtime: Runtime }) {
-  const [place, setPlace] = useState<Place>({ at: 'start' });
+  const [link] = useState(() => linkedPackage(location.href));
+  const [place, setPlace] = useState<Place>(() => (link?.to === 'refuse' ? { at: 'start', failure: link.failure } : { at: 'start' }));
   const [device, setDevice] = useState<DeviceLostEvent | null>(null);
   const [updateDismissed, setUpdateDismissed] = useState(false);
   const update = useAppUpdate();
@@ -81,16 +82,10 @@ export function App({ runtime }: { runtime: Runtime }) {
 
   const followedLink = useRef(false);
   useEffect(() => {
-    // A link can name a package: `?package=packages/haiku-7m-q4/`.
-    const linked = new URLSearchParams(location.search).get('package');
-    if (linked === null || followedLink.current) return;
+    if (link?.to !== 'open' || followedLink.current) return;
     followedLink.current = true;
-    try {
-      void open(choiceOfUrl(packageUrl(linked, document.baseURI)));
-    } catch (error) {
-      setPlace({ at: 'start', failure: failureOf(error) });
-    }
-  }, [open]);
+    void open(link.choice);
+  }, [link, open]);
 
   useEffect(() => {
     // A folder that misses its target would otherwise replace the page, and the conversation with it.
@@ -122,6 +117,7 @@ export function App({ runtime }: { runtime: Runtime }) {
         <StartScreen
           runtime={runtime}
           failure={place.failure}
+          linked={link?.to === 'ask' ? link.address : undefined}
           onChoose={(choice) => void open(choice)}
           onRetry={place.failed && (() => void open(place.failed!))}
         />

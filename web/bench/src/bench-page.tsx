@@ -1,6 +1,8 @@
 import { useEffect, useRef, useState, type FormEvent } from 'react';
+import { HaikuqError } from 'haikuq';
 import { failureOf, type Failure } from '../../shared/advice.ts';
 import { ErrorCard } from '../../shared/error-card.tsx';
+import { requireAllowedOrigin, sameOrigin } from '../../shared/origins.ts';
 import { fetchPackageIndex, packageUrl, type OfferedPackage } from '../../shared/packages.ts';
 import type { Runtime } from '../../shared/runtime.ts';
 import { runBench, type BenchStep } from './measure.ts';
@@ -31,7 +33,8 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
   const [report, setReport] = useState<BenchReport | null>(null);
   const [failure, setFailure] = useState<Failure | null>(null);
 
-  const run = async (chosen: string) => {
+  /** `unasked`: by the page's address alone, which somebody else may have written. */
+  const run = async (chosen: string, unasked = false) => {
     const controller = new AbortController();
     setRunning(controller);
     setStep(null);
@@ -40,6 +43,11 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
     setFailure(null);
     try {
       const location = packageUrl(chosen, siteRoot);
+      requireAllowedOrigin(location, siteRoot);
+      if (unasked && !sameOrigin(location, siteRoot)) {
+        const { origin } = new URL(location);
+        throw new HaikuqError('invalid-argument', `the link names a package on ${origin}: choose Run to load it from there`);
+      }
       const options = parseOptions(fields);
       const { signal } = controller;
       const finished = await runBench({ runtime, location, options, signal, onStep: setStep, onResults: setResults });
@@ -63,7 +71,7 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
       setPackages(offered);
       const chosen = address || (offered[0]?.url ?? '');
       setAddress(chosen);
-      if (query.get('auto') === '1') void run(chosen);
+      if (query.get('auto') === '1') void run(chosen, query.has('package'));
     });
     // Once, with what the address says.
   }, []);

@@ -18,7 +18,6 @@ export interface EngineOptions {
   powerPreference?: 'low-power' | 'high-performance';
   contextSize?: number;
   kvCache?: 'auto' | 'f16' | 'f32';
-  maxSequences?: number;
   withoutF16?: boolean;
   withoutSubgroups?: boolean;
   defaultLimits?: boolean;

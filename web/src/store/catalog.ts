@@ -20,19 +20,43 @@ export async function readEntry(store: BlobStore, url: string): Promise<CatalogE
   return parseEntry(await store.readRecord(await recordKey(url)));
 }
 
-/** Keeps the blobs of `manifest` from now on, beside those of a version that is complete already. */
-export async function beginVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
-  await changeEntry(store, url, ({ current }) => ({ url, current, pending: current === manifest.text ? undefined : manifest.text }));
+/**
+ * Keeps the blobs of `manifest` from now on, beside those of a version that is complete already. Where it is the server's
+ * `newest` and complete, no other one is pending any more; a version that stands in for it leaves the pending one alone.
+ */
+export async function beginVersion(store: BlobStore, url: string, { text }: Manifest, newest: boolean): Promise<void> {
+  await changeEntry(store, url, ({ current, pending }) =>
+    current === text ? { url, current, pending: newest ? undefined : pending } : { url, current, pending: text },
+  );
 }
 
-/** All of `manifest` is stored: blobs of other versions go, if no other package has them. */
-export async function completeVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
-  await changeEntry(store, url, () => ({ url, current: manifest.text }), 'collect garbage');
+/**
+ * All of `manifest` is stored: blobs of other versions go, if no other package has them, but for those of a version that
+ * is being stored, by another tab or by a later load.
+ */
+export async function completeVersion(store: BlobStore, url: string, { text }: Manifest): Promise<void> {
+  await changeEntry(
+    store,
+    url,
+    ({ pending }) => ({ url, current: text, pending: pending === text ? undefined : pending }),
+    'collect garbage',
+  );
 }
 
-/** Gives up the complete version for the one that is being stored, to make room. */
-export async function dropOldVersion(store: BlobStore, url: string, manifest: Manifest): Promise<void> {
-  await changeEntry(store, url, () => ({ url, pending: manifest.text }), 'collect garbage');
+/**
+ * Gives up the complete version for the one that is being stored, where that makes `bytes` of room; else it stays, and the
+ * answer is false. What another version or package shares with it makes none.
+ */
+export async function dropOldVersion(store: BlobStore, url: string, manifest: Manifest, bytes: number): Promise<boolean> {
+  return withLock('catalog', undefined, async () => {
+    const others = (await listEntries(store)).filter((entry) => entry.url !== url);
+    const entry: CatalogEntry = { url, pending: manifest.text };
+    const freed = (await unusedBlobs(store, [...others, entry])).reduce((sum, blob) => sum + blob.bytes, 0);
+    if (freed < bytes) return false;
+    await store.writeRecord(await recordKey(url), JSON.stringify(entry));
+    await collectGarbage(store);
+    return true;
+  });
 }
 
 export async function removePackage(store: BlobStore, url: string): Promise<void> {
@@ -84,14 +108,17 @@ async function changeEntry(
 
 /** Under the catalog's lock, so that no tab begins a version meanwhile. */
 async function collectGarbage(store: BlobStore): Promise<void> {
-  const entries = await listEntries(store);
-  const manifests = entries.flatMap(manifestsOf);
-  const used = new Set(manifests.flatMap(({ shards, files }) => [...shards, ...files].map((file) => file.sha256)));
-  for (const { sha256 } of await store.list()) {
-    if (used.has(sha256)) continue;
+  for (const { sha256 } of await unusedBlobs(store, await listEntries(store))) {
     // A blob that another tab has open cannot be removed now; the next collection gets it.
     await store.remove(sha256).catch(() => undefined);
   }
+}
+
+/** What is stored and belongs to no version of these entries, neither complete nor pending. */
+async function unusedBlobs(store: BlobStore, entries: CatalogEntry[]): Promise<{ sha256: string; bytes: number }[]> {
+  const manifests = entries.flatMap(manifestsOf);
+  const used = new Set(manifests.flatMap(({ shards, files }) => [...shards, ...files].map((file) => file.sha256)));
+  return (await store.list()).filter(({ sha256 }) => !used.has(sha256));
 }
 
 /** A damaged record counts as none: what it referred to is downloaded again. */

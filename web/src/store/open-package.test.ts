@@ -136,6 +136,48 @@ describe('a package behind a URL', () => {
     expect(blobCount()).toBeGreaterThanOrEqual(4);
   });
 
+  describe('with an update that is stored in part', () => {
+    let update: FakePackage;
+    beforeEach(async () => {
+      await load();
+      update = await fakePackage({ 's1': someBytes(9000, 11), 's2': someBytes(12000, 12) });
+      for (const [name, bytes] of Object.entries(update.files)) server.files.set(name, bytes);
+      server.trouble.set('s2', Array.from({ length: 9 }, () => ({ status: 404 })));
+      await expect(load()).rejects.toMatchObject({ code: 'network' });
+      server.trouble.clear();
+      server.requests = [];
+    });
+
+    it('goes on with it after loads of the old version without network', async () => {
+      server.down = true;
+      await load();
+      server.down = false;
+      await load();
+      expect(requested()).toEqual(['s2']);
+      expect(blobCount()).toBe(2);
+    });
+
+    it('keeps it when another tab completes the old version meanwhile', async () => {
+      server.down = true;
+      const old = await open();
+      server.down = false;
+      const opened = await open();
+      await read(old.newSource());
+      await old.markComplete();
+      server.down = true;
+      expect(opfs.file(`haikuq/blobs/${update.shards[0]?.sha256}`)).toHaveLength(9000);
+      await opened.close();
+      await load();
+    });
+
+    it('gives it up once the server has the old version again', async () => {
+      for (const [name, bytes] of Object.entries(pack.files)) server.files.set(name, bytes);
+      await load();
+      expect(requested()).toEqual([]);
+      expect(blobCount()).toBe(4);
+    });
+  });
+
   it('shares equal files with other packages, and leaves them when one is removed', async () => {
     await load();
     server.requests = [];
@@ -185,6 +227,28 @@ describe('a package behind a URL', () => {
     opfs.options.quota = 30000;
     await load();
     expect(blobCount()).toBe(1);
+  });
+
+  it('keeps the old version where giving it up would not make enough room', async () => {
+    await load();
+    // 26,000 bytes are new; of the old version's 26,700, another package needs the tokenizer and the new one keeps s3.
+    const other = await fakePackage({ 't1': someBytes(300, 7) }, { 'tokenizer.json': someBytes(700, 4) });
+    for (const [name, bytes] of Object.entries(other.files)) server.files.set(name, bytes);
+    await load({ prefix: OTHER_PREFIX });
+    const update = await fakePackage({ 's1': someBytes(26000, 11), 's3': someBytes(5000, 3) });
+    for (const [name, bytes] of Object.entries(update.files)) server.files.set(name, bytes);
+    const used = () => opfs.paths().reduce((sum, path) => sum + (opfs.file(path)?.length ?? 0), 0);
+    opfs.options.quota = used() + 4000;
+    server.requests = [];
+    await expect(load()).rejects.toMatchObject({ code: 'quota', details: { needed: 26000 } });
+    expect(requested()).toEqual([]);
+    server.down = true;
+    await load();
+    server.down = false;
+    // s1 and s2 of the old version make 21,000 bytes of room.
+    opfs.options.quota = used() + 6000;
+    await load();
+    expect(requested()).toEqual(['s1']);
   });
 
   it('says so when storage is full midway, and keeps a clean beginning', async () => {

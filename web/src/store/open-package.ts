@@ -51,14 +51,13 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   const { network, onProgress, signal } = options;
   const key = packageKey(prefix);
   const entry = await readEntry(store, key);
-  const manifest = await latestManifest(prefix, store, entry, options);
-  await beginVersion(store, key, manifest);
+  const { manifest, newest } = await latestManifest(prefix, store, entry, options);
+  await beginVersion(store, key, manifest, newest);
   const downloads = createDownloads({ store, network, prefix, files: filesInReadingOrder(manifest), onProgress });
   signal.addEventListener('abort', downloads.stop, { once: true });
-  await ensureRoom(downloads, async () => {
+  await ensureRoom(downloads, async (bytes) => {
     if (entry?.current === undefined || entry.current === manifest.text) return false;
-    await dropOldVersion(store, key, manifest);
-    return true;
+    return dropOldVersion(store, key, manifest, bytes);
   });
   return {
     manifest,
@@ -103,20 +102,20 @@ async function openFiles(find: (name: string) => Promise<File | undefined>): Pro
   return { manifest, newSource: () => fileSource(manifest, open), async markComplete() {}, async close() {} };
 }
 
-/** The server's manifest; where it cannot be had, the one of a version that is stored as a whole. */
+/** The server's manifest, the newest; where it cannot be had, the one of a version that is stored as a whole. */
 async function latestManifest(
   prefix: string,
   store: BlobStore,
   entry: CatalogEntry | undefined,
   { network, signal }: OpenOptions,
-): Promise<Manifest> {
+): Promise<{ manifest: Manifest; newest: boolean }> {
   const stored = await completeManifest(store, entry);
   try {
     const [timeoutMs, attempts] = stored ? [MANIFEST_TIMEOUT_MS.stored, 1] : [MANIFEST_TIMEOUT_MS.missing, 4];
-    return parseManifest(await fetchManifest(network, prefix, timeoutMs, attempts, signal));
+    return { manifest: parseManifest(await fetchManifest(network, prefix, timeoutMs, attempts, signal)), newest: true };
   } catch (error) {
     // Also where the answer was no manifest: a portal's login page comes with status 200.
-    if (stored && !signal.aborted) return stored;
+    if (stored && !signal.aborted) return { manifest: stored, newest: false };
     throw error;
   }
 }
@@ -134,12 +133,13 @@ async function completeManifest(store: BlobStore, entry: CatalogEntry | undefine
   return undefined;
 }
 
-async function ensureRoom(downloads: Downloads, makeRoom: () => Promise<boolean>): Promise<void> {
+/** `makeRoom` makes so many bytes of room, or changes nothing and says false. */
+async function ensureRoom(downloads: Downloads, makeRoom: (bytes: number) => Promise<boolean>): Promise<void> {
   const needed = await downloads.missingBytes();
-  let available = needed > 0 ? await availableBytes() : undefined;
+  const available = needed > 0 ? await availableBytes() : undefined;
   if (available === undefined || needed <= available) return;
-  if (await makeRoom()) available = await availableBytes();
-  if (available === undefined || needed <= available) return;
+  // The browser is not asked again: its estimate may lag behind what was removed.
+  if (await makeRoom(needed - available)) return;
   throw quotaError(needed, available);
 }
 

@@ -93,6 +93,21 @@ async function readChecked(source: Source, file: PackageFile): Promise<void> {
 }
 
 function engine(engines: FakeEngines, made: FakeEngines['made'][number]): Engine {
+  const methods = engineMethods(engines, made);
+  const instance = engines.resets;
+  // As in the generated module; that `free` does not look is the generated module's way too.
+  for (const [name, method] of Object.entries(methods) as [keyof Engine, (...args: never[]) => unknown][]) {
+    if (name === 'free') continue;
+    const checked = (...args: never[]) => {
+      if (instance !== engines.resets) throw new Error('Invalid stale object from previous Wasm instance');
+      return method(...args);
+    };
+    Object.assign(methods, { [name]: checked });
+  }
+  return methods;
+}
+
+function engineMethods(engines: FakeEngines, made: FakeEngines['made'][number]): Engine {
   let lost = false;
   return {
     facts: () => ({

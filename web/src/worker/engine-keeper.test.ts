@@ -1,8 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Engine } from '../engine/engine.js';
+import type { Engine, EngineModule } from '../engine/engine.js';
 import { deviceLost } from '../testing/fake-engine.js';
 import { createEngineKeeper, type EngineKeeper } from './engine-keeper.js';
 import { watchTraps } from './traps.js';
+import { wasmInstance } from './wasm-instance.js';
 
 const failing = (code: string) => Object.assign(new Error(code), { code, details: {} });
 
@@ -26,7 +27,7 @@ beforeEach(() => {
       made.push(engine);
       return { free: () => void (engine.freed += 1), loseDevice: () => void (engine.lost += 1) } as unknown as Engine;
     },
-    reset: () => void (resets += 1),
+    instance: wasmInstance({ __wbg_reset_state: () => void (resets += 1) } as unknown as EngineModule),
     onTrap: watchTraps(scope),
     onDeviceLost: () => undefined,
     retryDelaysMs: [1, 1],
@@ -54,6 +55,21 @@ describe('a lost device', () => {
     failures = [undefined, ...Array.from({ length: 3 }, () => failing('webgpu-unavailable'))];
     await expect(keeper.use(losesOnce())).rejects.toMatchObject({ code: 'device-lost', cause: { code: 'webgpu-unavailable' } });
     expect(await keeper.use(async () => 'again')).toEqual({ value: 'again', losses: 0 });
+  });
+});
+
+describe('an engine', () => {
+  it.each(['out-of-memory', 'internal'])('is replaced for the next call after `%s`, with its device', async (code) => {
+    await expect(keeper.use(() => Promise.reject(failing(code)))).rejects.toMatchObject({ code });
+    expect(await keeper.use(async () => 'again')).toEqual({ value: 'again', losses: 0 });
+    expect(made).toEqual([{ freed: 1, lost: 1 }, { freed: 0, lost: 0 }]);
+    expect(resets).toBe(0);
+  });
+
+  it.each(['invalid-argument', 'context-overflow', 'invalid-package'])('stays after `%s`', async (code) => {
+    await expect(keeper.use(() => Promise.reject(failing(code)))).rejects.toMatchObject({ code });
+    await keeper.get();
+    expect(made).toEqual([{ freed: 0, lost: 0 }]);
   });
 });
 

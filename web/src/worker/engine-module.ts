@@ -4,19 +4,21 @@ import type { EngineModule } from '../engine/engine.js';
 // A static import: bundlers put a worker into one file only where it has no dynamic ones.
 import * as generated from '../engine/generated/haikuq_web.js';
 import { HaikuqError } from '../errors.js';
+import { type WasmInstance, wasmInstance } from './wasm-instance.js';
 
 const engineModule = generated as unknown as EngineModule;
-let initialized: Promise<EngineModule> | undefined;
+let initialized: Promise<WasmInstance> | undefined;
 
-export function loadEngineModule(): Promise<EngineModule> {
+/** The instance that all models of this thread share. */
+export function loadEngineModule(): Promise<WasmInstance> {
   initialized ??= initialize();
   return initialized;
 }
 
-async function initialize(): Promise<EngineModule> {
+async function initialize(): Promise<WasmInstance> {
   try {
     await engineModule.default({ module_or_path: new URL('../engine/generated/haikuq_web_bg.wasm', import.meta.url) });
-    return engineModule;
+    return wasmInstance(engineModule);
   } catch (error) {
     // It may have been the network: the next load tries again.
     initialized = undefined;

@@ -6,6 +6,7 @@ import { fakePackage, someBytes } from '../testing/fake-package.js';
 import { fakeServer, type FakeServer } from '../testing/fake-server.js';
 import type { LoadProgress } from '../types.js';
 import { createHost } from './host.js';
+import { wasmInstance } from './wasm-instance.js';
 import type { Host, HostEvent, WriteRequest } from './protocol.js';
 
 const PREFIX = 'https://example.org/tiny/';
@@ -14,6 +15,8 @@ let engines: FakeEngines;
 let server: FakeServer;
 let events: HostEvent[];
 let host: Host;
+/** Another host in the same thread. */
+let newHost: () => Host;
 let trap: ((error: unknown) => void) | undefined;
 let describeAdapter: () => Promise<never>;
 
@@ -24,9 +27,10 @@ beforeEach(async () => {
   events = [];
   const adapter = { vendor: 'v', architecture: 'a', device: 'd', description: '', limits: {}, software: false };
   describeAdapter = async () => adapter as never;
-  host = createHost({
+  const instance = wasmInstance(engines.module);
+  newHost = () => createHost({
     emit: (event) => void events.push(event),
-    engineModule: async () => engines.module,
+    engineModule: async () => instance,
     describeAdapter: () => describeAdapter(),
     network: server.network,
     onTrap(listener) {
@@ -34,6 +38,7 @@ beforeEach(async () => {
       return () => (trap = undefined);
     },
   });
+  host = newHost();
 });
 afterEach(() => vi.unstubAllGlobals());
 
@@ -105,6 +110,20 @@ describe('writing', () => {
     expect(prompts.map((_, i) => texts(2, i))).toEqual(results.map(({ text }) => text));
   });
 
+  it('refuses a batch before anything is written where one prompt is too long, naming it', async () => {
+    engines.contextSize = 30;
+    await load();
+    const prompts = [...Array.from({ length: 12 }, () => 'x'.repeat(30)), 'x'.repeat(31)];
+    await expect(host.write(2, generate(...prompts))).rejects.toMatchObject({
+      code: 'context-overflow',
+      message: expect.stringContaining('prompts[12]') as string,
+      details: { needed: 31, available: 30 },
+    });
+    expect(engines.made[0]?.requests).toEqual([]);
+    await expect(host.write(3, generate('x'.repeat(31)))).rejects.toThrow(/^prompt does not fit/);
+    expect((await host.write(4, generate('x'.repeat(30)))).results).toHaveLength(1);
+  });
+
   it('applies the chat template, and trims', async () => {
     engines.contextSize = 60;
     await load();
@@ -169,7 +188,7 @@ describe('writing', () => {
     await expect(host.write(2, generate('a'))).rejects.toSatisfy((error) => error instanceof HaikuqError && error.code === 'out-of-memory');
     engines.beforeToken = () => undefined;
     expect((await host.write(2, generate('a'))).results[0]?.finish).toBe('stop');
-    expect(engines.made).toHaveLength(1);
+    expect(engines.made).toMatchObject([{ freed: true }, { freed: false }]);
   });
 });
 
@@ -189,6 +208,17 @@ describe('a lost device', () => {
     ]);
   });
 
+  it('tells no progress when its files come over the network again', async () => {
+    vi.stubGlobal('navigator', {});
+    await load();
+    const before = events.filter(({ type }) => type === 'progress').length;
+    const requests = server.requests.length;
+    loseAt(1, 5);
+    await host.write(2, generate('Hi'));
+    expect(server.requests.length).toBeGreaterThan(requests);
+    expect(events.filter(({ type }) => type === 'progress')).toHaveLength(before);
+  });
+
   it('is replaced in the middle of a batch', async () => {
     await load();
     engines.answer = (prompt) => prompt.repeat(prompt.length);
@@ -196,6 +226,22 @@ describe('a lost device', () => {
     const { results } = await host.write(2, generate('a', 'bbb', 'cc'));
     expect(results.map(({ text }) => text)).toEqual(['a', 'bbbbbbbbb', 'cccc']);
     expect([0, 1, 2].map((i) => texts(2, i))).toEqual(['a', 'bbbbbbbbb', 'cccc']);
+  });
+
+  it('does not ask again for the texts of a batch that are over', async () => {
+    await load();
+    const prompts = Array.from({ length: 10 }, (_, i) => `${i}`);
+    const request = generate(...prompts);
+    request.options.maxTokens = 4;
+    // The second group: the first of its two texts has all its tokens when the second one is to get its last.
+    engines.beforeToken = (index, written) => {
+      if (engines.made.length === 1 && engines.made[0]?.requests.length === 10 && index === 1 && written === 3) throw deviceLost();
+    };
+    const { results } = await host.write(2, request);
+    expect(engines.made[1]?.requests).toMatchObject([{ prompt: encode('9'), written: encode('You') }]);
+    expect(results.map(({ text }) => text)).toEqual(prompts.map(() => 'You '));
+    expect(results[8]).toMatchObject({ ids: encode('You '), finish: 'length', usage: { promptTokens: 1, completionTokens: 4 }, recoveries: 1 });
+    expect(prompts.map((_, i) => texts(2, i))).toEqual(prompts.map(() => 'You '));
   });
 
   it('is an error when it is lost again', async () => {
@@ -263,6 +309,51 @@ describe('a trap', () => {
     trap?.(new WebAssembly.RuntimeError('memory allocation failed: out of memory'));
     await expect(writing).rejects.toMatchObject({ code: 'out-of-memory' });
     expect(trap).toBeUndefined();
+  });
+});
+
+describe('two models in one thread', () => {
+  let other: Host;
+  beforeEach(async () => {
+    await load();
+    other = newHost();
+    await other.load(1, loadRequest(PREFIX));
+  });
+  const trapAt = (token: number) => (_: number, written: number) => {
+    if (written === token) throw new WebAssembly.RuntimeError('unreachable');
+  };
+
+  it('share an instance: a trap in one brings the other a new engine', async () => {
+    engines.beforeToken = trapAt(0);
+    await expect(host.write(2, generate('a'))).rejects.toMatchObject({ code: 'internal' });
+    engines.beforeToken = () => undefined;
+    expect(await other.countTokens('abc')).toBe(3);
+    expect((await other.write(2, generate('b'))).results[0]).toMatchObject({ text: 'You said: b', recoveries: 0 });
+    expect((await host.write(2, generate('a'))).results[0]?.text).toBe('You said: a');
+    expect(engines.made).toHaveLength(4);
+    expect(engines.resets).toBe(1);
+  });
+
+  it('fail together where a trap in one ends a call of the other', async () => {
+    engines.beforeToken = () => new Promise(() => undefined);
+    const waiting = other.write(2, generate('b'));
+    waiting.catch(() => undefined);
+    await vi.waitUntil(() => engines.running === 1);
+    engines.beforeToken = trapAt(0);
+    engines.running = 0;
+    await expect(host.write(2, generate('a'))).rejects.toMatchObject({ code: 'internal' });
+    await expect(waiting).rejects.toMatchObject({ code: 'internal' });
+    engines.beforeToken = () => undefined;
+    engines.running = 0;
+    expect((await other.write(3, generate('b'))).results[0]?.text).toBe('You said: b');
+    expect(engines.resets).toBe(1);
+  });
+
+  it('disposes of one whose instance is gone without calling its engine', async () => {
+    engines.beforeToken = trapAt(0);
+    await expect(host.write(2, generate('a'))).rejects.toMatchObject({ code: 'internal' });
+    await other.dispose();
+    expect(engines.made[1]?.freed).toBe(false);
   });
 });
 

@@ -1,8 +1,8 @@
 /** The host owns the package and the engine, and serves one model: in a worker, or on the page's own thread. */
 
-import type { Engine, EngineModule, EngineOptions, Source } from '../engine/engine.js';
+import type { Engine, EngineOptions, Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
-import { fitContext } from '../context.js';
+import { fitContext, overflowError } from '../context.js';
 import { throwIfAborted, toHaikuqError } from '../failures.js';
 import type { Network } from '../store/fetch.js';
 import { openPackage, type OpenPackage } from '../store/open-package.js';
@@ -13,11 +13,12 @@ import { progressReporter } from './progress.js';
 import type { CallId, Emit, Host, LoadRequest, WriteRequest, Written } from './protocol.js';
 import { createQueue } from './queue.js';
 import type { OnTrap } from './traps.js';
+import type { WasmInstance } from './wasm-instance.js';
 import { nothingWritten, startWriting, type Writing } from './writing.js';
 
 export interface HostOptions {
   emit: Emit;
-  engineModule: () => Promise<EngineModule>;
+  engineModule: () => Promise<WasmInstance>;
   describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts>;
   network: Network;
   onTrap: OnTrap;
@@ -68,26 +69,28 @@ export function createHost(options: HostOptions): Host {
     throwIfAborted(signal, 'loading');
     const progress = progressReporter((progress) => emit({ type: 'progress', progress }), now);
     const opened = await openPackage(location, { cache, network, signal, onProgress: progress.downloaded });
+    let keeper: EngineKeeper | undefined;
     try {
       throwIfAborted(signal, 'loading');
       progress.manifest(opened.manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0));
-      const module = await engineModule();
-      let onUpload = progress.uploaded;
-      const keeper = createEngineKeeper({
-        make: () => module.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), (...bytes) => onUpload(...bytes)),
-        reset: () => module.__wbg_reset_state?.(),
+      const instance = await engineModule();
+      throwIfAborted(signal, 'loading');
+      keeper = createEngineKeeper({
+        make: () => instance.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), progress.uploaded),
+        instance,
         onTrap,
         onDeviceLost: (event) => emit({ type: 'device-lost', ...event }),
       });
       const { eosTokenIds, f16, subgroups, ...facts } = (await keeper.get()).facts();
       // Engines made later replace a lost one; the load is over.
-      onUpload = () => undefined;
       // Should this fail, the next load finds all files and tries again.
       await opened.markComplete().catch(() => undefined);
+      throwIfAborted(signal, 'loading');
       progress.ready();
       const info = { ...facts, name: location.name, adapter: { ...adapter, f16, subgroups } };
       return { openPackage: opened, keeper, info, eosTokenIds };
     } catch (error) {
+      await keeper?.free();
       await opened.close();
       throw error;
     }
@@ -179,7 +182,15 @@ export function createHost(options: HostOptions): Host {
 }
 
 function encodePrompts(engine: Engine, request: WriteRequest, contextSize: number): { prompts: Uint32Array[]; trimmed?: Trimmed } {
-  if (request.kind === 'generate') return { prompts: request.prompts.map((prompt) => engine.encode(prompt, request.controlTokens)) };
+  if (request.kind === 'generate') {
+    const prompts = request.prompts.map((prompt) => engine.encode(prompt, request.controlTokens));
+    // All of them before any is written: a batch of hundreds is not to end at its last prompt.
+    prompts.forEach(({ length }, i) => {
+      const name = prompts.length === 1 ? 'prompt' : `prompts[${i}]`;
+      if (length > contextSize) throw overflowError(length, contextSize, `${name} does not fit`);
+    });
+    return { prompts };
+  }
   const { messages, overflow, reserve } = request;
   const fit = { contextSize, overflow, reserve, maxTokens: request.options.maxTokens };
   const { prompt, trimmed } = fitContext(messages, (some) => engine.encodeChat(some), fit);

@@ -41,6 +41,22 @@ it('knows no download where everything is stored', () => {
   expect(phases(told)).toEqual([['manifest', 0, 0], ['upload', 50, 0], ['upload', 90, 0], ['ready', 90, 0]]);
 });
 
+it('tells nothing more after the end', () => {
+  const { told, progress, wait } = reporter();
+  progress.manifest(90);
+  progress.uploaded(90, 90);
+  progress.ready();
+  const before = [...told];
+  wait(200);
+  progress.downloaded({ downloadedBytes: 0, downloadTotalBytes: 100 });
+  wait(200);
+  progress.downloaded({ downloadedBytes: 50, downloadTotalBytes: 100 });
+  progress.downloaded({ downloadedBytes: 100, downloadTotalBytes: 100 });
+  wait(200);
+  progress.uploaded(40, 90);
+  expect(told).toEqual(before);
+});
+
 it('averages the rate over the last seconds, and forgets what a new start takes back', () => {
   const { told, progress, wait } = reporter();
   progress.manifest(10_000);

@@ -13,6 +13,7 @@ export interface ProgressReporter {
   downloaded(counts: DownloadCounts): void;
   /** Bytes checked and on the GPU. */
   uploaded(bytes: number, totalBytes: number): void;
+  /** The load is over; nothing is told after this. Files that a lost device needs again are no part of it. */
   ready(): void;
 }
 
@@ -30,8 +31,10 @@ export function progressReporter(report: (progress: LoadProgress) => void, now: 
   let reported = -Infinity;
   /** What the last report said, lest the end of a phase is told twice. */
   let last = '';
+  let over = false;
 
   function tell(): void {
+    if (over) return;
     state.bytesPerSecond = rate.bytesPerSecond();
     const { bytesPerSecond: _, ...facts } = state;
     const said = JSON.stringify(facts);
@@ -71,6 +74,7 @@ export function progressReporter(report: (progress: LoadProgress) => void, now: 
     ready() {
       enter('ready');
       tell();
+      over = true;
     },
   };
 }

@@ -33,7 +33,7 @@ export interface WritingOptions {
 
 export function startWriting({ prompts, options, signal, started, onText, now }: WritingOptions): Writing {
   const texts = prompts.map((): Text => ({ ids: [], text: '' }));
-  const completions: EngineCompletion[] = [];
+  const completions: (EngineCompletion | undefined)[] = prompts.map(() => undefined);
   const { seed, seedStep, ...told } = options;
 
   function onToken(index: number, id: number | undefined, text: string): boolean {
@@ -53,17 +53,29 @@ export function startWriting({ prompts, options, signal, started, onText, now }:
     const { ids } = texts[index] as Text;
     return { ...told, seed: seed + index * seedStep, prompt, ...(ids.length > 0 ? { written: Uint32Array.from(ids) } : {}) };
   }
+  /** An engine tells the ends of texts when a whole group is over. Of one that broke off, this is what shows. */
+  function isFull({ ids }: Text): boolean {
+    return ids.length > 0 && options.maxTokens !== undefined && ids.length >= options.maxTokens;
+  }
+  async function writeGroup(engine: Engine, group: number[]): Promise<void> {
+    for (const i of group) {
+      const text = texts[i] as Text;
+      if (isFull(text)) completions[i] ??= ended(text, prompts[i] as Uint32Array, 'length');
+    }
+    const open = group.filter((i) => !completions[i]);
+    if (open.length === 0) return;
+    const requests = open.map((i) => request(prompts[i] as Uint32Array, i));
+    const done = await engine.generate(requests, (index, id, text) => onToken(open[index] as number, id, text));
+    open.forEach((i, place) => (completions[i] = done[place]));
+  }
   return {
     async continue(engine) {
-      while (completions.length < prompts.length && !signal.aborted) {
-        const first = completions.length;
-        const requests = prompts.map(request).slice(first, first + MAX_BATCH);
-        const group = await engine.generate(requests, (index, id, text) => onToken(first + index, id, text));
-        completions.push(...group);
+      for (let first = 0; first < prompts.length && !signal.aborted; first += MAX_BATCH) {
+        await writeGroup(engine, [...prompts.keys()].slice(first, first + MAX_BATCH));
       }
     },
     results(losses) {
-      return texts.map((text, i) => result(text, completions[i] ?? cancelled(text, prompts[i] as Uint32Array), started, losses));
+      return texts.map((text, i) => result(text, completions[i] ?? ended(text, prompts[i] as Uint32Array, 'cancelled'), started, losses));
     },
   };
 }
@@ -71,7 +83,7 @@ export function startWriting({ prompts, options, signal, started, onText, now }:
 /** The result of texts that were cancelled before an engine saw them. */
 export function nothingWritten(count: number): GenerationResult[] {
   const text: Text = { ids: [], text: '' };
-  return Array.from({ length: count }, () => result(text, cancelled(text, new Uint32Array()), 0, 0));
+  return Array.from({ length: count }, () => result(text, ended(text, new Uint32Array(), 'cancelled'), 0, 0));
 }
 
 function result(text: Text, completion: EngineCompletion, started: number, losses: number): GenerationResult {
@@ -93,11 +105,12 @@ function result(text: Text, completion: EngineCompletion, started: number, losse
   };
 }
 
-function cancelled({ ids, text }: Text, prompt: Uint32Array): EngineCompletion {
+/** Of a text whose end no engine told. */
+function ended({ ids, text }: Text, prompt: Uint32Array, finish: 'cancelled' | 'length'): EngineCompletion {
   return {
     ids: Uint32Array.from(ids),
     text,
-    finish: 'cancelled',
+    finish,
     promptTokens: prompt.length,
     reusedTokens: 0,
     completionTokens: ids.length,

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { rowQueue } from './row-queue.ts';
 
 /** A `send` whose answers come when the test says so. */
@@ -26,9 +26,9 @@ it('sends one block at a time, in order, whatever becomes of the array meanwhile
   const { send, sent, answer } = slowSend();
   const queue = rowQueue(send, options);
   const block = Float32Array.of(1, 2);
-  void queue.push(0, block);
+  queue.push(0, block);
   block.set([3, 4]);
-  void queue.push(1, block);
+  queue.push(1, block);
   await settled();
   expect(sent).toEqual([[0, [1, 2]]]);
   await answer();
@@ -43,7 +43,7 @@ it('sends one block at a time, in order, whatever becomes of the array meanwhile
 it('sends no more rows at once than the server takes', async () => {
   const { send, sent, answer } = slowSend();
   const queue = rowQueue(send, { vocabSize: 2, rowsAtOnce: 2 });
-  void queue.push(4, Float32Array.of(0, 1, 2, 3, 4, 5));
+  queue.push(4, Float32Array.of(0, 1, 2, 3, 4, 5));
   await settled();
   await answer();
   await answer();
@@ -54,30 +54,17 @@ it('sends no more rows at once than the server takes', async () => {
   ]);
 });
 
-describe('a producer that waits', () => {
-  it('has no more blocks queued than it may', async () => {
-    const { send, answer } = slowSend();
-    const queue = rowQueue(send, { ...options, mostWaiting: 1 });
-    await queue.push(0, Float32Array.of(1, 2));
-    let pushed = false;
-    const second = queue.push(1, Float32Array.of(1, 2)).then(() => (pushed = true));
-    await settled();
-    expect(pushed).toBe(false);
-    await answer();
-    await second;
-    expect(pushed).toBe(true);
-  });
-
-  it('is not left waiting when a block cannot be sent', async () => {
-    const { send, sent, answer } = slowSend();
-    const queue = rowQueue(send, { ...options, mostWaiting: 0 });
-    const pushes = [queue.push(0, Float32Array.of(1, 2)), queue.push(1, Float32Array.of(3, 4))];
-    await settled();
-    await answer(new Error('gone'));
-    await Promise.all(pushes);
-    await expect(queue.drained()).rejects.toThrow('gone');
-    expect(sent).toHaveLength(1);
-  });
+it('sends nothing after a block that could not be sent, and says why', async () => {
+  const { send, sent, answer } = slowSend();
+  const queue = rowQueue(send, options);
+  queue.push(0, Float32Array.of(1, 2));
+  queue.push(1, Float32Array.of(3, 4));
+  await settled();
+  await answer(new Error('gone'));
+  await expect(queue.drained()).rejects.toThrow('gone');
+  queue.push(2, Float32Array.of(5, 6));
+  await expect(queue.drained()).rejects.toThrow('gone');
+  expect(sent).toHaveLength(1);
 });
 
 it('is drained when nothing was pushed', async () => {

@@ -60,6 +60,31 @@ it('scores windows and continues prompts, and asks again where there is no work 
   ]);
 });
 
+it('keeps the rows of one window at most: the next begins when all are sent', async () => {
+  const { server, told } = fakeServer({ kind: 'score', id: 1, ids: [5, 6, 7, 8, 9, 10] }, { kind: 'score', id: 2, ids: [5] });
+  const { rows } = server;
+  server.rows = async (...args) => {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    await rows(...args);
+  };
+  const model = createFakeModel();
+  const { score } = model;
+  model.score = (ids, onRows) => {
+    told.push(['score', ids.length]);
+    return score(ids, onRows);
+  };
+  await loop(server, model).verdict;
+  expect(told.slice(1).map(([what, id]) => [what, id])).toEqual([
+    ['score', 6],
+    ['rows', 1],
+    ['rows', 1],
+    ['finish', 1],
+    ['score', 1],
+    ['rows', 2],
+    ['finish', 2],
+  ]);
+});
+
 it('frees the model in the end', async () => {
   const model = createFakeModel();
   const dispose = vi.spyOn(model, 'dispose');

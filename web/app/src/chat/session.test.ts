@@ -8,14 +8,21 @@ import { createSession, type Session, type SessionOptions } from './session.ts';
 /** Conversations in memory, with a way to play another tab. */
 function memoryStore() {
   const kept = new Map<string, Conversation>();
+  /** Ids of the conversations that were written here, in order. */
+  const writes: string[] = [];
   const listeners = new Set<(id: string, here: boolean) => void>();
   const changed = (id: string, here: boolean) => listeners.forEach((listener) => listener(id, here));
   const store: ConversationStore = {
     list: async () => [...kept.values()],
     get: async (id) => kept.get(id),
-    put: async (conversation) => {
-      kept.set(conversation.id, conversation);
-      changed(conversation.id, true);
+    update: async (id, change) => {
+      const written = change(kept.get(id));
+      if (written) {
+        kept.set(written.id, written);
+        writes.push(written.id);
+        changed(written.id, true);
+      }
+      return written;
     },
     remove: async (id) => {
       kept.delete(id);
@@ -30,7 +37,11 @@ function memoryStore() {
     kept.set(conversation.id, conversation);
     changed(conversation.id, false);
   };
-  return { store, kept, writeElsewhere, listeners };
+    const removeElsewhere = (id: string) => {
+    kept.delete(id);
+    changed(id, false);
+  };
+  return { store, kept, writes, writeElsewhere, removeElsewhere, listeners };
 }
 
 let memory: ReturnType<typeof memoryStore>;
@@ -58,6 +69,12 @@ function until(session: Session, holds: () => boolean): Promise<void> {
 const idle = (session: Session) => until(session, () => session.getState().writing === null);
 const begun = (session: Session) => until(session, () => /\S/.test(session.getState().writing ?? ''));
 const keptTexts = (id: string) => memory.kept.get(id)?.turns.map((turn) => turn.text);
+
+/** Until the answer has ended and the store was asked to keep it. */
+async function settled(session: Session): Promise<void> {
+  await idle(session);
+  await new Promise((resolve) => setTimeout(resolve));
+}
 
 describe('send', () => {
   it('shows the answer as it grows and keeps the conversation', async () => {
@@ -138,7 +155,7 @@ describe('an answer that fails', () => {
   });
 
   it('is reported where conversations cannot be kept', async () => {
-    memory.store.put = () => Promise.reject(new Error('storage is off'));
+    memory.store.update = () => Promise.reject(new Error('storage is off'));
     const session = open();
     session.send('one');
     await idle(session);
@@ -194,12 +211,27 @@ describe('several conversations', () => {
     session.send('one');
     const { id } = session.getState().conversation;
     await begun(session);
-    const put = vi.spyOn(memory.store, 'put');
+    memory.writes.length = 0;
     await session.remove(id);
     session.send('two');
     await idle(session);
     expect(memory.kept.has(id)).toBe(false);
-    expect(put.mock.calls.map(([conversation]) => conversation.id)).not.toContain(id);
+    expect(memory.writes).not.toContain(id);
+  });
+
+  it('stay removed also when another one came to the front before', async () => {
+    const session = open(createFakeModel({ delayMs: 5 }));
+    session.send('one');
+    const { id } = session.getState().conversation;
+    await begun(session);
+    memory.writes.length = 0;
+    session.startNew();
+    await session.remove(id);
+    session.send('two');
+    await idle(session);
+    await vi.waitFor(() => expect(keptTexts(session.getState().conversation.id)).toHaveLength(2));
+    expect(memory.writes).not.toContain(id);
+    expect(memory.kept.has(id)).toBe(false);
   });
 
   it('follow another tab, but not while an answer is being written', async () => {
@@ -213,9 +245,92 @@ describe('several conversations', () => {
     await vi.waitFor(() => expect(texts(session)).toEqual(['from elsewhere']));
   });
 
+  it('stay removed when another tab removed them', async () => {
+    const session = open(createFakeModel({ delayMs: 5 }));
+    session.send('one');
+    const { id } = session.getState().conversation;
+    await begun(session);
+    memory.removeElsewhere(id);
+    await settled(session);
+    expect(memory.kept.has(id)).toBe(false);
+    // Who goes on with what is still shown wants it kept.
+    session.send('two');
+    await settled(session);
+    expect(keptTexts(id)).toHaveLength(4);
+  });
+
   it('are left alone after the session is closed', () => {
     const session = open();
     session.close();
     expect(memory.listeners.size).toBe(0);
+  });
+});
+
+describe('a conversation that another tab goes on with', () => {
+  const elsewhere = { role: 'user', id: 'elsewhere', text: 'from elsewhere' } as const;
+  const withTurnElsewhere = (conversation: Conversation): Conversation => ({
+    ...conversation,
+    turns: [...conversation.turns, elsewhere],
+    updatedAt: conversation.updatedAt + 1,
+  });
+
+  it('keeps the turns of both when that is during an answer', async () => {
+    const session = open(createFakeModel({ delayMs: 5, reply: echo }));
+    session.send('one');
+    const { id } = session.getState().conversation;
+    await begun(session);
+    memory.writeElsewhere(withTurnElsewhere(memory.kept.get(id)!));
+    await settled(session);
+    expect(keptTexts(id)).toEqual(['one', 'You said one', 'from elsewhere']);
+    expect(texts(session)).toEqual(keptTexts(id));
+    expect(memory.kept.size).toBe(1);
+  });
+
+  it('keeps the turns of both when word of it comes only after the question', async () => {
+    const session = open(createFakeModel({ reply: echo }));
+    session.send('one');
+    await settled(session);
+    const { id } = session.getState().conversation;
+    memory.kept.set(id, withTurnElsewhere(memory.kept.get(id)!));
+    session.send('two');
+    await settled(session);
+    expect(keptTexts(id)).toEqual(['one', 'You said one', 'from elsewhere', 'two', 'You said two']);
+    expect(texts(session)).toEqual(keptTexts(id));
+  });
+
+  it('becomes two when the question was changed there', async () => {
+    const session = open(createFakeModel({ delayMs: 5, reply: echo }));
+    session.send('one');
+    const asked = session.getState().conversation;
+    await begun(session);
+    memory.writeElsewhere({ ...asked, turns: [elsewhere] });
+    await settled(session);
+    expect(keptTexts(asked.id)).toEqual(['from elsewhere']);
+    const copy = session.getState().conversation;
+    expect(copy.id).not.toBe(asked.id);
+    expect(copy.title).toBe('one (copy)');
+    expect(keptTexts(copy.id)).toEqual(['one', 'You said one']);
+    session.send('two');
+    await settled(session);
+    expect(memory.kept.get(copy.id)).toMatchObject({ title: 'one (copy)', turns: { length: 4 } });
+    expect(memory.kept.size).toBe(2);
+  });
+
+  it('becomes two when an answer is asked for anew here, and a removed copy stays removed', async () => {
+    const session = open(createFakeModel({ delayMs: 5, reply: echo }));
+    session.send('one');
+    await settled(session);
+    const { id } = session.getState().conversation;
+    memory.kept.set(id, withTurnElsewhere(memory.kept.get(id)!));
+    session.regenerate();
+    await begun(session);
+    const copy = session.getState().conversation.id;
+    expect(copy).not.toBe(id);
+    expect(keptTexts(copy)).toEqual(['one']);
+    session.startNew();
+    await session.remove(copy);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect([...memory.kept.keys()]).toEqual([id]);
+    expect(keptTexts(id)).toEqual(['one', 'You said one', 'from elsewhere']);
   });
 });

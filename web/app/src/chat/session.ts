@@ -11,6 +11,7 @@ import {
   type Conversation,
 } from '../data/conversation.ts';
 import type { ConversationStore } from '../data/database.ts';
+import { reconcile } from '../data/reconcile.ts';
 import type { Settings } from '../data/settings.ts';
 import { writeAnswer } from './answer.ts';
 
@@ -71,7 +72,10 @@ export function createSession({
   schedule = (update) => void setTimeout(update, UPDATE_MS),
 }: SessionOptions): Session {
   let state: SessionState = { conversation, writing: null, finished: null, storeError: null };
+  /** The one whose answer is shown. */
   let run: Run | null = null;
+  /** All whose answers are still to be kept: one that made way for another conversation takes a while to end. */
+  const live = new Set<Run>();
   const listeners = new Set<() => void>();
 
   function update(change: Partial<SessionState>): void {
@@ -79,21 +83,38 @@ export function createSession({
     listeners.forEach((listener) => listener());
   }
 
-  async function keep(kept: Conversation): Promise<void> {
+  /**
+   * Keeps `mine`, which a run made of `base`, along with what other tabs wrote meanwhile. Returns what is kept now, or
+   * `null` where nothing is: the conversation was removed (`begun`: it had been kept before), or the store failed.
+   */
+  async function keep(own: Run, mine: Conversation, base: Conversation, begun: boolean): Promise<Conversation | null> {
+    let kept: Conversation | null;
     try {
-      await store.put(kept);
-      if (state.storeError !== null) update({ storeError: null });
+      kept = await store.update(mine.id, (stored) => {
+        if (own.discarded || (begun && !stored)) return null;
+        return stored ? reconcile(mine, base, stored) : mine;
+      });
     } catch (error) {
       update({ storeError: error instanceof Error ? error.message : String(error) });
+      return null;
     }
+    if (state.storeError !== null) update({ storeError: null });
+    if (kept) {
+      own.conversationId = kept.id;
+      const inFront = state.conversation === mine || (run === null && state.conversation.id === kept.id);
+      if (inFront && state.conversation !== kept) update({ conversation: kept });
+    }
+    return kept;
   }
 
   /** Has the last turn of `asked` answered. */
   async function answer(asked: Conversation): Promise<void> {
+    const before = state.conversation;
     const own: Run = { controller: new AbortController(), conversationId: asked.id, discarded: false };
     run = own;
+    live.add(own);
     update({ conversation: asked, writing: '', finished: null });
-    void keep(asked);
+    const keepingQuestion = keep(own, asked, before, false);
 
     let text = '';
     let scheduled = false;
@@ -107,12 +128,14 @@ export function createSession({
       });
     });
 
-    const answered = withAnswer(asked, turn);
+    const question = await keepingQuestion;
+    const answered = withAnswer(question ?? asked, turn);
     if (run === own) {
       run = null;
       update({ conversation: answered, writing: null, finished: turn });
     }
-    if (!own.discarded) await keep(answered);
+    await keep(own, answered, question ?? before, question !== null);
+    live.delete(own);
   }
 
   /** Another conversation comes to the front; the answer to this one ends and is kept with it. */
@@ -157,7 +180,7 @@ export function createSession({
       if (found) show(found);
     },
     async remove(id) {
-      if (run?.conversationId === id) run.discarded = true;
+      for (const one of live) if (one.conversationId === id) one.discarded = true;
       if (state.conversation.id === id) show(newConversation());
       await store.remove(id);
     },

@@ -51,9 +51,13 @@ export function titleOf(text: string): string {
   return `${(space > TITLE_LENGTH / 2 ? cut.slice(0, space) : cut).trimEnd()}…`;
 }
 
+const firstQuestion = (turns: Turn[]): UserTurn | undefined => turns.find((turn) => turn.role === 'user');
+
 function withTurns(conversation: Conversation, turns: Turn[]): Conversation {
-  const first = turns.find((turn) => turn.role === 'user');
-  return { ...conversation, turns, title: first ? titleOf(first.text) : conversation.title, updatedAt: Date.now() };
+  const first = firstQuestion(turns);
+  // A copy's title says so, until the turn that it is called after is another one.
+  const named = first === undefined || first.id === firstQuestion(conversation.turns)?.id;
+  return { ...conversation, turns, title: named ? conversation.title : titleOf(first.text), updatedAt: Date.now() };
 }
 
 export function withUserTurn(conversation: Conversation, text: string): Conversation {

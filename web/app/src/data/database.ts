@@ -12,7 +12,11 @@ export interface ConversationStore {
   /** Newest first. */
   list(): Promise<ConversationSummary[]>;
   get(id: string): Promise<Conversation | undefined>;
-  put(conversation: Conversation): Promise<void>;
+  /**
+   * Writes what `change` makes of the stored conversation, and returns it; with `null` nothing is written. Other tabs
+   * write before or after, not in between. What is written may have another id.
+   */
+  update(id: string, change: (stored: Conversation | undefined) => Conversation | null): Promise<Conversation | null>;
   remove(id: string): Promise<void>;
   /** Calls back with the id of a conversation that this page or another tab has written or removed. */
   onChange(listener: (id: string, here: boolean) => void): () => void;
@@ -50,9 +54,12 @@ export function conversationStore(): ConversationStore {
     async get(id) {
       return (await database()).get('conversations', id);
     },
-    async put(conversation) {
-      await (await database()).put('conversations', conversation);
-      changed(conversation.id);
+    async update(id, change) {
+      const transaction = (await database()).transaction('conversations', 'readwrite');
+      const written = change(await transaction.store.get(id));
+      await Promise.all([written && transaction.store.put(written), transaction.done]);
+      if (written) changed(written.id);
+      return written;
     },
     async remove(id) {
       await (await database()).delete('conversations', id);

@@ -14,6 +14,8 @@ import { useStorage } from './use-storage.ts';
 export interface StartScreenProps {
   runtime: Runtime;
   failure: Failure | undefined;
+  /** The package of another site that a link led here for: it is loaded if the user says so. */
+  linked: string | undefined;
   onChoose: (choice: Choice) => void;
   /** Loads again what failed. */
   onRetry: (() => void) | undefined;
@@ -21,10 +23,10 @@ export interface StartScreenProps {
 
 const noWebGpu: Failure = { code: 'webgpu-unavailable', message: 'navigator.gpu is not there', details: {} };
 
-export function StartScreen({ runtime, failure, onChoose, onRetry }: StartScreenProps) {
+export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: StartScreenProps) {
   const [offered, setOffered] = useState<OfferedPackage[] | null>(null);
   const [last] = useState(lastChoice);
-  const [address, setAddress] = useState('');
+  const [address, setAddress] = useState(linked ?? '');
   const [problem, setProblem] = useState<string | null>(null);
   const [dragged, setDragged] = useState(false);
   const files = useRef<HTMLInputElement>(null);
@@ -142,6 +144,11 @@ export function StartScreen({ runtime, failure, onChoose, onRetry }: StartScreen
             Load
           </button>
         </form>
+        {linked !== undefined && (
+          <p className="small" data-testid="linked-package">
+            The link names a package on {new URL(linked).origin}. Choose Load to fetch it from there.
+          </p>
+        )}
         <div className="drop">
           <button type="button" className="button" onClick={pickFolder}>
             <Icon name="folder" /> Choose a folder…
