@@ -9,7 +9,7 @@ export default defineConfig({
   globalSetup: './tests/support/global-setup.ts',
   // The GPU may be emulated on the CPU: one model at a time, and generous limits.
   workers: 1,
-  timeout: 180_000,
+  timeout: 300_000,
   expect: { timeout: 60_000 },
   forbidOnly: process.env['CI'] !== undefined,
   reporter: [['list']],
