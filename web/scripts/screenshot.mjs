@@ -24,5 +24,7 @@ for (const text of ['Tell me a story about a cold birthday.', 'What happened the
   await answered.waitFor();
   await answered.waitFor({ state: 'hidden', timeout: 300_000 });
 }
+// Typing into the settings has scrolled the panels.
+await page.getByTestId('status-panel').evaluate((panel) => panel.scrollIntoView());
 await page.screenshot({ path: out });
 await browser.close();
