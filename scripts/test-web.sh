@@ -21,11 +21,8 @@ if [ -z "${HAIKUQ_BIN:-}" ]; then
     cargo build --release --quiet --bin haikuq
 fi
 
+scripts/npm-ci.sh
 cd web
-# npm notes what it installed; a newer lock file asks for it again.
-if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
-    npm ci --no-audit --no-fund --loglevel=error
-fi
 node -e 'import("./scripts/browser.mjs").then(({ findChromium, findHaikuq }) => console.log(`test-web: ${findChromium()}, ${findHaikuq()}`)).catch(({ message }) => { console.error(`test-web: ${message}`); process.exit(1); })'
 npm run --silent check
 npm run --silent test

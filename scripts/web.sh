@@ -3,12 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.tools/node/bin:$HOME/.cargo/bin:$PATH"
-cd web
-# npm notes what it installed; a newer lock file asks for it again.
-if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
-    npm ci --no-audit --no-fund --loglevel=error
-fi
-cd ..
+scripts/npm-ci.sh
 scripts/wasm.sh
 cd web
 npm run --silent build

@@ -12,7 +12,6 @@ pub use options::{Completion, FinishReason, GenerateOptions, TokenEvent, Usage};
 pub use pool::ConversationPool;
 
 use crate::decoder::{Choice, Decoder, DecoderError, MAX_BATCH, Next};
-use crate::gpu::GpuError;
 use crate::sampling::SamplingError;
 use crate::text::{StopStrings, StreamDecoder, Tokenizer};
 use std::ops::ControlFlow;
@@ -24,9 +23,6 @@ pub enum GenerateError {
     /// The decoder failed.
     #[error(transparent)]
     Decoder(#[from] DecoderError),
-    /// The GPU failed.
-    #[error(transparent)]
-    Gpu(#[from] GpuError),
     /// A sampling option is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
@@ -143,25 +139,26 @@ impl<'a> Text<'a> {
             text.ids.push(*id);
             text.text.push_str(&text.stops.push(&text.stream.push(*id)));
         }
-        if text.stops.stopped() {
-            text.finish = Some(FinishReason::Stop);
-            return Ok(text);
-        }
-        if request.options.max_tokens.is_some_and(|n| text.ids.len() >= n) {
-            text.finish = Some(FinishReason::Length);
-            text.flush(on_token);
-            return Ok(text);
-        }
-        if !request.written.is_empty() && known.len() >= decoder.max_context() {
-            text.finish = Some(FinishReason::Context);
-            text.flush(on_token);
+        text.finish = if text.stops.stopped() {
+            Some(FinishReason::Stop)
+        } else if request.options.max_tokens.is_some_and(|n| text.ids.len() >= n) {
+            Some(FinishReason::Length)
+        } else if !request.written.is_empty() && known.len() >= decoder.max_context() {
+            Some(FinishReason::Context)
+        } else {
+            None
+        };
+        if let Some(finish) = text.finish {
+            if finish != FinishReason::Stop {
+                text.flush(on_token);
+            }
             return Ok(text);
         }
         let sequence = request.conversation.sequence;
         for (i, chunk) in known[reused_tokens..].chunks(decoder.prefill_chunk()).enumerate() {
             if i > 0 {
                 // Also lets others on this thread have their say, in a browser the one who wants to cancel.
-                decoder.gpu().finish().await?;
+                decoder.gpu().finish().await.map_err(DecoderError::from)?;
                 if on_token(TokenEvent { index, id: None, text: "" }).is_break() {
                     text.finish = Some(FinishReason::Cancelled);
                     return Ok(text);

@@ -199,12 +199,15 @@ impl Package {
             if found + piece.len() as u64 > entry.bytes {
                 return Err(PackageError::TooLong { file: file(), expected: entry.bytes });
             }
-            if piece.is_empty() {
+            let ended = found + (piece.len() as u64) < end;
+            if !piece.is_empty() {
+                hasher.update(&piece);
+                on_piece(found, &piece);
+                found += piece.len() as u64;
+            }
+            if ended {
                 break;
             }
-            hasher.update(&piece);
-            on_piece(found, &piece);
-            found += piece.len() as u64;
         }
         if found < entry.bytes {
             return Err(PackageError::Truncated { file: file(), expected: entry.bytes, found });

@@ -114,7 +114,6 @@ impl From<GenerateError> for Thrown {
     fn from(error: GenerateError) -> Self {
         match error {
             GenerateError::Decoder(e) => e.into(),
-            GenerateError::Gpu(e) => e.into(),
             GenerateError::Sampling(e) => e.into(),
         }
     }
