@@ -29,6 +29,11 @@ impl<'a> Config<'a> {
         self.value.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether the key is there, `null` included.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.value.get(key).is_some()
+    }
+
     fn wrong(&self, key: &str, found: &Value, expected: &str) -> ArchitectureError {
         ArchitectureError::Value {
             path: self.path.into(),
@@ -93,6 +98,42 @@ impl<'a> Config<'a> {
         value.as_str().map(Some).ok_or_else(|| self.wrong(key, value, "a text"))
     }
 
+    /// A list of texts.
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, ArchitectureError> {
+        self.list(key, "a list of texts", Value::as_str)
+    }
+
+    /// A list of finite numbers.
+    pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, ArchitectureError> {
+        self.list(key, "a list of numbers", |v| v.as_f64().filter(|n| n.is_finite()))
+    }
+
+    fn list<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        item: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let list: Option<Vec<T>> = value.as_array().and_then(|list| list.iter().map(item).collect());
+        list.map(Some).ok_or_else(|| self.wrong(key, value, expected))
+    }
+
+    /// A positive whole number, if the key is there.
+    pub(super) fn optional_size(&self, key: &str) -> Result<Option<usize>, ArchitectureError> {
+        if self.get(key).is_some() { self.size(key, 1).map(Some) } else { Ok(None) }
+    }
+
+    /// A number that must be positive, if the key is there.
+    pub(super) fn optional_positive(&self, key: &str) -> Result<Option<f64>, ArchitectureError> {
+        if self.get(key).is_some() { self.required_positive(key).map(Some) } else { Ok(None) }
+    }
+
+    /// Refuses a flag that changes the arithmetic in a way that a spec cannot say.
+    pub(super) fn refuse_flag(&self, key: &str) -> Result<(), ArchitectureError> {
+        if self.flag(key, false)? { Err(self.unsupported(key, "true", "false")) } else { Ok(()) }
+    }
+
     /// A nested table.
     pub(super) fn table(&self, key: &str) -> Result<Option<Config<'a>>, ArchitectureError> {
         let Some(value) = self.get(key) else { return Ok(None) };
@@ -107,7 +148,7 @@ impl<'a> Config<'a> {
         match self.text(key)?.unwrap_or(default) {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Ok(Activation::GeluTanh),
             other => Err(self.unsupported(key, other, "silu, gelu, gelu_new, gelu_pytorch_tanh")),
         }
     }

@@ -1,10 +1,10 @@
 //! [`Decoder`]: a checkpoint under canonical names, every shape checked, rows read as f32.
 
-use super::{ArchitectureError, Mapping, Source};
-use crate::checkpoint::{Checkpoint, CheckpointError, Dtype, TensorView};
+use super::ArchitectureError;
+use super::source::{Order, Part, Source};
+use crate::checkpoint::{Checkpoint, CheckpointError, TensorView};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::TensorSpec;
-use half::f16;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -20,8 +20,6 @@ pub struct Decoder {
 #[derive(Debug)]
 struct Canonical {
     source: Source,
-    /// Rows of each of the source's tensors, in order.
-    part_rows: Vec<usize>,
     /// Numbers in a source row: columns of a matrix, 1 for vectors.
     width: usize,
     /// Source rows in a stored row: 1 for matrices, all of them for vectors, which are stored as one row.
@@ -36,22 +34,23 @@ impl Decoder {
     /// # Errors
     /// See [`ArchitectureError`].
     pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self, ArchitectureError> {
-        let Mapping { spec, mut sources, may_ignore } = super::load(&checkpoint)?;
+        let mut mapping = super::load(&checkpoint)?;
         let mut tensors = BTreeMap::new();
-        for tensor in spec.tensors() {
-            let source = sources
+        for tensor in mapping.spec.tensors() {
+            let source = mapping
+                .sources
                 .remove(&tensor.name)
-                .ok_or_else(|| CheckpointError::Missing { path: checkpoint.root().into(), tensor: tensor.name.clone() })?;
-            let canonical = resolve(&spec, &checkpoint, &tensor, source)?;
+                .ok_or_else(|| CheckpointError::Missing { path: checkpoint.path().into(), tensor: tensor.name.clone() })?;
+            let canonical = resolve(&checkpoint, &tensor, source)?;
             tensors.insert(tensor.name, canonical);
         }
-        let used: BTreeSet<&str> = tensors.values().flat_map(|t: &Canonical| t.source.tensors()).map(String::as_str).collect();
-        let unused: Vec<&str> = checkpoint.tensor_names().filter(|n| !used.contains(n) && !may_ignore(n)).collect();
+        let used: BTreeSet<&str> = tensors.values().flat_map(|t: &Canonical| t.source.tensors()).collect();
+        let unused: Vec<&str> = checkpoint.tensor_names().filter(|n| !used.contains(n) && !mapping.ignores(n)).collect();
         if let Some(first) = unused.first() {
             let first = first.to_string();
-            return Err(ArchitectureError::Unused { path: checkpoint.root().into(), count: unused.len(), first });
+            return Err(ArchitectureError::Unused { path: checkpoint.path().into(), count: unused.len(), first });
         }
-        Ok(Self { spec, checkpoint, tensors })
+        Ok(Self { spec: mapping.spec, checkpoint, tensors })
     }
 
     /// The checkpoint's files.
@@ -80,24 +79,28 @@ impl Decoder {
         let width = tensor.width;
         let wanted = rows.start * tensor.rows_per_row..rows.end * tensor.rows_per_row;
         assert_eq!(out.len(), wanted.len() * width, "rows {rows:?} of {name}");
-        let views = tensor.source.tensors().iter().map(|t| self.checkpoint.tensor(t)).collect::<Result<Vec<_>, _>>()?;
-        match &tensor.source {
-            Source::Stacked(names) => {
-                let (mut first, mut out) = (0, out);
-                for ((view, name), &count) in views.iter().zip(names).zip(&tensor.part_rows) {
-                    let start = wanted.start.clamp(first, first + count) - first;
-                    let end = wanted.end.clamp(first, first + count) - first;
-                    let (now, rest) = out.split_at_mut((end - start) * width);
-                    read(view, name, start * width, now)?;
-                    (first, out) = (first + count, rest);
+        let parts = &tensor.source.parts;
+        let views = parts.iter().map(|p| self.checkpoint.tensor(&p.tensor)).collect::<Result<Vec<_>, _>>()?;
+        match tensor.source.order {
+            Order::Stacked => {
+                let (mut first, mut rest) = (0, &mut *out);
+                for (view, part) in views.iter().zip(parts) {
+                    let start = wanted.start.clamp(first, first + part.rows) - first;
+                    let end = wanted.end.clamp(first, first + part.rows) - first;
+                    let (now, later) = rest.split_at_mut((end - start) * width);
+                    read(view, part, start..end, now)?;
+                    (first, rest) = (first + part.rows, later);
                 }
             }
-            Source::Interleaved(names) => {
+            Order::Interleaved => {
                 for (row, out) in wanted.zip(out.chunks_exact_mut(width)) {
-                    let part = row % names.len();
-                    read(&views[part], &names[part], row / names.len() * width, out)?;
+                    let (part, row) = (row % parts.len(), row / parts.len());
+                    read(&views[part], &parts[part], row..row + 1, out)?;
                 }
             }
+        }
+        if tensor.source.add != 0.0 {
+            out.iter_mut().for_each(|x| *x += tensor.source.add);
         }
         Ok(())
     }
@@ -122,59 +125,35 @@ impl Decoder {
     }
 }
 
-/// Checks a canonical tensor's parts: each must be there as a matrix of the right columns, or a vector, and their
-/// rows must be what the config says. Only `qkv` has parts of different sizes.
-fn resolve(
-    spec: &DecoderSpec,
-    checkpoint: &Checkpoint,
-    tensor: &TensorSpec,
-    source: Source,
-) -> Result<Canonical, ArchitectureError> {
-    let parts = source.tensors().len();
+/// Checks a canonical tensor's parts: each must be there as a matrix of the right columns, or a vector, with the rows
+/// that the config gives it.
+fn resolve(checkpoint: &Checkpoint, tensor: &TensorSpec, source: Source) -> Result<Canonical, ArchitectureError> {
     let all_rows = tensor.shape[0];
-    let (q, kv) = (spec.attention_size(), spec.num_kv_heads * spec.head_dim);
-    let part_rows = if parts == 3 && all_rows == q + 2 * kv { vec![q, kv, kv] } else { vec![all_rows / parts; parts] };
-    for (name, &rows) in source.tensors().iter().zip(&part_rows) {
-        let view = checkpoint.tensor(name)?;
+    let rows: usize = source.parts.iter().map(|p| p.rows).sum();
+    assert_eq!(rows, all_rows, "the parts of {}", tensor.name);
+    for part in &source.parts {
+        let view = checkpoint.tensor(&part.tensor)?;
         let mut expected = tensor.shape.clone();
-        expected[0] = rows;
-        if view.shape != expected {
-            let (file, found) = (view.file.into(), view.shape.to_vec());
-            return Err(ArchitectureError::Shape { file, tensor: name.clone(), found, expected });
+        expected[0] = part.of;
+        if part.transposed {
+            expected.reverse();
+        }
+        if view.shape() != expected {
+            let (file, found) = (view.file().into(), view.shape().to_vec());
+            return Err(ArchitectureError::Shape { file, tensor: part.tensor.clone(), found, expected });
         }
     }
     let is_vector = tensor.shape.len() == 1;
     Ok(Canonical {
         source,
-        part_rows,
         width: if is_vector { 1 } else { tensor.shape[1] },
         rows_per_row: if is_vector { all_rows } else { 1 },
         rows: if is_vector { 1 } else { all_rows },
     })
 }
 
-/// Reads `out.len()` numbers from element `start` on and checks that they are finite.
-fn read(view: &TensorView<'_>, tensor: &str, start: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
-    let width = view.dtype.bytes();
-    let data = &view.data[start * width..(start + out.len()) * width];
-    let finite = match view.dtype {
-        Dtype::F32 => convert(data, out, |b: [u8; 4]| f32::from_le_bytes(b)),
-        Dtype::F16 => convert(data, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
-        Dtype::Bf16 => convert(data, out, |b: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
-    };
-    if finite {
-        return Ok(());
-    }
-    let at = out.iter().position(|x| !x.is_finite()).unwrap_or(0);
-    Err(CheckpointError::NotFinite { file: view.file.into(), tensor: tensor.into(), index: start + at, value: out[at] })
-}
-
-/// Converts every number and tells whether all are finite, without a branch in the loop.
-fn convert<const N: usize>(data: &[u8], out: &mut [f32], number: impl Fn([u8; N]) -> f32) -> bool {
-    let mut finite = true;
-    for (bytes, x) in data.as_chunks::<N>().0.iter().zip(out) {
-        *x = number(*bytes);
-        finite &= x.is_finite();
-    }
-    finite
+/// Reads rows of a part.
+fn read(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
+    let rows = part.first + rows.start..part.first + rows.end;
+    if part.transposed { view.read_columns(rows, out) } else { view.read_rows(rows, out) }
 }

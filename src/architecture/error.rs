@@ -20,6 +20,16 @@ pub enum ArchitectureError {
         /// What there is.
         known: String,
     },
+    /// A kind of model that is known and cannot be converted.
+    #[error("{path}: {found} cannot be converted: {reason}", path = path.display())]
+    Refused {
+        /// The config.
+        path: PathBuf,
+        /// The architecture.
+        found: String,
+        /// Why, and what can.
+        reason: String,
+    },
     /// A config value of another type than it should have.
     #[error("{path}: {key} is {found}, expected {expected}", path = path.display())]
     Value {

@@ -3,20 +3,37 @@
 //! A family is one file here that says, from the config, what the spec is and from which of the checkpoint's tensors
 //! each canonical tensor is made, plus its line in `FAMILIES`. Nothing else in the tool knows its name.
 
+mod base;
 mod config;
 mod decoder;
 mod error;
+mod gemma;
+mod gpt2;
+mod gpt_neox;
+mod granite;
 mod llama;
+mod mistral;
+mod names;
+mod olmo;
+mod phi;
+mod phi3;
+mod qwen;
+mod refused;
 mod rope;
+mod smollm3;
+mod source;
+mod stablelm;
 
 pub use decoder::Decoder;
 pub use error::ArchitectureError;
+pub use source::{Order, Part, Source};
 
 use crate::checkpoint::Checkpoint;
 use config::Config;
 use haikuq_format::DecoderSpec;
+use names::Names;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use source::Sources;
 
 /// A model family: what its configs are called, and how one is read.
 struct Family {
@@ -28,33 +45,77 @@ struct Family {
 }
 
 /// Every family that can be converted.
-const FAMILIES: &[Family] = &[Family { architectures: &["LlamaForCausalLM"], model_types: &["llama"], load: llama::load }];
+const FAMILIES: &[Family] = &[
+    family(&["LlamaForCausalLM"], &["llama"], llama::load),
+    family(&["MistralForCausalLM"], &["mistral"], mistral::load),
+    family(&["Qwen2ForCausalLM"], &["qwen2"], qwen::load_2),
+    family(&["Qwen3ForCausalLM"], &["qwen3"], qwen::load_3),
+    family(&["GemmaForCausalLM"], &["gemma"], gemma::load_1),
+    family(&["Gemma2ForCausalLM"], &["gemma2"], gemma::load_2),
+    family(&["Gemma3ForCausalLM"], &["gemma3_text"], gemma::load_3),
+    family(&["PhiForCausalLM"], &["phi"], phi::load),
+    family(&["Phi3ForCausalLM"], &["phi3"], phi3::load),
+    family(&["SmolLM3ForCausalLM"], &["smollm3"], smollm3::load),
+    family(&["Olmo2ForCausalLM"], &["olmo2"], olmo::load_2),
+    family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
+    family(&["GraniteForCausalLM"], &["granite"], granite::load),
+    family(&["StableLmForCausalLM", "StableLMEpochForCausalLM"], &["stablelm"], stablelm::load),
+    family(&["GPTNeoXForCausalLM"], &["gpt_neox"], gpt_neox::load),
+    family(&["GPT2LMHeadModel"], &["gpt2"], gpt2::load),
+];
+
+const fn family(
+    architectures: &'static [&'static str],
+    model_types: &'static [&'static str],
+    load: fn(&Config<'_>) -> Result<Mapping, ArchitectureError>,
+) -> Family {
+    Family { architectures, model_types, load }
+}
+
+/// Names of all architectures that can be converted.
+pub fn supported() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().flat_map(|f| f.architectures).copied()
+}
 
 /// What a family makes of a config.
 struct Mapping {
     spec: DecoderSpec,
     /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].
-    sources: BTreeMap<String, Source>,
+    sources: Sources,
+    /// Starts the name of every tensor but the head's; a checkpoint of the bare model goes without it.
+    base: &'static str,
+    /// The head's name, which is left out where the embedding is the head.
+    head: &'static str,
     /// Whether a tensor that no source names may be left out; any other is an error, since weights that are dropped
     /// in silence make a model that speaks gibberish.
     may_ignore: fn(&str) -> bool,
 }
 
-/// How a canonical tensor is made of a checkpoint's tensors. Vectors count as matrices of one column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Rows of the tensors one after another.
-    Stacked(Vec<String>),
-    /// First row of each tensor, then second row of each, and so on.
-    Interleaved(Vec<String>),
-}
+impl Mapping {
+    /// The mapping of a family that has names for everything in its spec.
+    fn new(spec: DecoderSpec, names: Names) -> Self {
+        let sources = names.sources(&spec);
+        Self { spec, sources, base: names.base, head: names.head, may_ignore: |_| false }
+    }
 
-impl Source {
-    /// Names of the checkpoint's tensors.
-    pub fn tensors(&self) -> &[String] {
-        match self {
-            Self::Stacked(names) | Self::Interleaved(names) => names,
+    /// Whether a tensor that no source names may be left out.
+    fn ignores(&self, name: &str) -> bool {
+        // Old checkpoints stored rope tables, which follow from the config; a tied head is the embedding, whatever a
+        // file says beside it.
+        let tied_head = self.spec.tied_head && name.strip_suffix(".weight") == Some(self.head);
+        name.ends_with(".rotary_emb.inv_freq") || tied_head || (self.may_ignore)(name)
+    }
+
+    /// Names as a checkpoint of the bare model has them, if no tensor has the base name before its own.
+    fn without_base(mut self, checkpoint: &Checkpoint) -> Self {
+        if !checkpoint.tensor_names().any(|n| n.starts_with(self.base)) {
+            for part in self.sources.values_mut().flat_map(|s| &mut s.parts) {
+                if let Some(bare) = part.tensor.strip_prefix(self.base) {
+                    part.tensor = bare.to_string();
+                }
+            }
         }
+        self
     }
 }
 
@@ -70,13 +131,20 @@ fn load(checkpoint: &Checkpoint) -> Result<Mapping, ArchitectureError> {
         (None, None) => false,
     });
     let Some(family) = family else {
-        return Err(ArchitectureError::Unknown {
-            path,
-            found: architecture.or(model_type),
-            known: FAMILIES.iter().flat_map(|f| f.architectures).copied().collect::<Vec<_>>().join(", "),
+        let found = architecture.or(model_type);
+        return Err(match refused::reason(checkpoint.config(), found.as_deref()) {
+            Some(reason) => ArchitectureError::Refused { path: path.into(), found: found.unwrap_or_default(), reason },
+            None => {
+                let known = supported().collect::<Vec<_>>().join(", ");
+                ArchitectureError::Unknown { path: path.into(), found, known }
+            }
         });
     };
-    let mapping = (family.load)(&Config::new(&path, checkpoint.config(), checkpoint.generation_config()))?;
-    mapping.spec.check().map_err(|source| ArchitectureError::Spec { path, source })?;
-    Ok(mapping)
+    if let Some(reason) = refused::reason(checkpoint.config(), None) {
+        let found = architecture.or(model_type).unwrap_or_default();
+        return Err(ArchitectureError::Refused { path: path.into(), found, reason });
+    }
+    let mapping = (family.load)(&Config::new(path, checkpoint.config(), checkpoint.generation_config()))?;
+    mapping.spec.check().map_err(|source| ArchitectureError::Spec { path: path.into(), source })?;
+    Ok(mapping.without_base(checkpoint))
 }

@@ -1,57 +1,161 @@
-//! Rope variants as tables of inverse frequencies, computed in f32 in the order in which transformers computes them.
+//! Rope variants as tables of inverse frequencies, computed in f32 in the order in which transformers computes them
+//! (`modeling_rope_utils.py`).
 
 use super::ArchitectureError;
 use super::config::Config;
-use haikuq_format::spec::RopeTable;
+use haikuq_format::spec::{LongRope, RopeTable};
 
-const SUPPORTED: &str = "default, linear, llama3";
+const SUPPORTED: &str = "default, linear, dynamic, llama3, yarn, longrope";
+
+/// What a config without the keys means.
+#[derive(Clone, Copy)]
+pub(super) struct RopeDefaults {
+    pub(super) theta: f64,
+    /// Share of a head's dimensions that rotate.
+    pub(super) partial: f64,
+}
+
+impl RopeDefaults {
+    /// θ = 10,000, all dimensions: what most families have.
+    pub(super) const USUAL: Self = Self { theta: 10_000.0, partial: 1.0 };
+}
 
 /// Reads the rope settings of a config in both styles: `rope_parameters` (transformers 5), or `rope_theta` with
-/// `rope_scaling` (before it).
-pub(super) fn table(config: &Config<'_>, head_dim: usize) -> Result<RopeTable, ArchitectureError> {
-    let parameters = match config.table("rope_parameters")? {
+/// `rope_scaling` (before it), which wins where a config has both.
+pub(super) fn table(config: &Config<'_>, head_dim: usize, defaults: RopeDefaults) -> Result<RopeTable, ArchitectureError> {
+    let parameters = match config.table("rope_scaling")? {
         Some(table) => Some(table),
-        None => config.table("rope_scaling")?,
+        None => config.table("rope_parameters")?,
     };
-    let mut theta = config.number("rope_theta", 10_000.0)?;
+    let theta = config.number("rope_theta", defaults.theta)?;
+    let partial = config.number("partial_rotary_factor", defaults.partial)?;
+    table_of(config, parameters.as_ref(), head_dim, RopeDefaults { theta, partial })
+}
+
+/// The table that `parameters` (of the whole `config`, which knows the context) describe.
+pub(super) fn table_of(
+    config: &Config<'_>,
+    parameters: Option<&Config<'_>>,
+    head_dim: usize,
+    defaults: RopeDefaults,
+) -> Result<RopeTable, ArchitectureError> {
+    let RopeDefaults { mut theta, mut partial } = defaults;
     let mut rope_type = "default";
-    if let Some(p) = &parameters {
+    if let Some(p) = parameters {
         theta = p.number("rope_theta", theta)?;
+        partial = p.number("partial_rotary_factor", partial)?;
         rope_type = p.text("rope_type")?.or(p.text("type")?).unwrap_or("default");
-        let partial = p.number("partial_rotary_factor", 1.0)?;
-        if partial != 1.0 {
-            return Err(p.unsupported("partial_rotary_factor", &partial.to_string(), "1"));
-        }
     }
     if theta <= 0.0 {
         return Err(config.unsupported("rope_theta", &theta.to_string(), "positive numbers"));
     }
-    let plain = inverse_frequencies(theta, head_dim);
-    let inv_freq = match (rope_type, &parameters) {
-        ("default", _) => plain,
-        ("linear", Some(p)) => {
+    let rotated = (head_dim as f64 * partial) as usize;
+    if !(0.0..=1.0).contains(&partial) || rotated == 0 {
+        return Err(config.unsupported("partial_rotary_factor", &partial.to_string(), "shares of a head up to 1"));
+    }
+    let plain = inverse_frequencies(theta, rotated);
+    let Some(p) = parameters else { return Ok(RopeTable { inv_freq: plain, factor: 1.0, long: None }) };
+    let scaled = |inv_freq: Vec<f32>| Ok(RopeTable { inv_freq, factor: 1.0, long: None });
+    match rope_type {
+        // A dynamic table changes only beyond the context that the model was made for.
+        "default" | "dynamic" => scaled(plain),
+        "linear" => {
             let factor = p.required_positive("factor")? as f32;
-            plain.iter().map(|f| f / factor).collect()
+            scaled(plain.iter().map(|f| f / factor).collect())
         }
-        ("llama3", Some(p)) => {
+        "llama3" => {
             let scaling = Llama3 {
                 factor: p.required_positive("factor")?,
                 low_freq_factor: p.required_positive("low_freq_factor")?,
                 high_freq_factor: p.required_positive("high_freq_factor")?,
-                original_context: p.required_positive("original_max_position_embeddings")?,
+                original_context: original_context(config, p)?,
             };
-            plain.iter().map(|&f| scaling.apply(f)).collect()
+            scaled(plain.iter().map(|&f| scaling.apply(f)).collect())
         }
-        (other, p) => return Err(p.as_ref().unwrap_or(config).unsupported("rope_type", other, SUPPORTED)),
-    };
-    Ok(RopeTable { inv_freq, factor: 1.0 })
+        "yarn" => yarn(config, p, theta, rotated),
+        "longrope" | "su" => longrope(config, p, &plain),
+        other => Err(p.unsupported("rope_type", other, SUPPORTED)),
+    }
 }
 
-/// `1 / θ^(2i / d)`. The power is taken in f64 and rounded, which is what a correctly rounded f32 power gives.
-fn inverse_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
+/// Positions that the model was trained on before its context was stretched.
+fn original_context(config: &Config<'_>, parameters: &Config<'_>) -> Result<f64, ArchitectureError> {
+    const KEY: &str = "original_max_position_embeddings";
+    match (config.optional_positive(KEY)?, parameters.optional_positive(KEY)?) {
+        (Some(n), _) | (None, Some(n)) => Ok(n),
+        (None, None) => config.required_positive("max_position_embeddings"),
+    }
+}
+
+/// `1 / θ^(2i / d)` for the pairs of `d` dimensions. The power is taken in f64 and rounded, which is what a correctly
+/// rounded f32 power gives. An odd `d` is rounded up to pairs.
+fn inverse_frequencies(theta: f64, dimensions: usize) -> Vec<f32> {
+    powers(theta, dimensions).iter().map(|p| 1.0 / p).collect()
+}
+
+fn powers(theta: f64, dimensions: usize) -> Vec<f32> {
     let base = f64::from(theta as f32);
-    let power = |i: usize| base.powf(f64::from((2 * i) as f32 / head_dim as f32)) as f32;
-    (0..head_dim / 2).map(|i| 1.0 / power(i)).collect()
+    let power = |i: usize| base.powf(f64::from((2 * i) as f32 / dimensions as f32)) as f32;
+    (0..dimensions.div_ceil(2)).map(power).collect()
+}
+
+/// YaRN (Peng et al. 2023): high frequencies stay, low ones are interpolated, with a ramp between.
+fn yarn(config: &Config<'_>, p: &Config<'_>, theta: f64, dimensions: usize) -> Result<RopeTable, ArchitectureError> {
+    let original = original_context(config, p)?;
+    let factor = match p.optional_positive("factor")? {
+        Some(factor) => factor,
+        None => config.required_positive("max_position_embeddings")? / original,
+    };
+    let magnitude = |scale: f64, m: f64| if scale <= 1.0 { 1.0 } else { 0.1 * m * scale.ln() + 1.0 };
+    let mscale = (p.number("mscale", 0.0)?, p.number("mscale_all_dim", 0.0)?);
+    let attention = match (p.optional_number("attention_factor")?, mscale) {
+        (Some(factor), _) => factor,
+        (None, (m, all)) if m != 0.0 && all != 0.0 => magnitude(factor, m) / magnitude(factor, all),
+        (None, _) => magnitude(factor, 1.0),
+    };
+    let beta = |key, default| p.optional_number(key).map(|b| b.filter(|b| *b != 0.0).unwrap_or(default));
+    let (fast, slow) = (beta("beta_fast", 32.0)?, beta("beta_slow", 1.0)?);
+    let d = dimensions as f64;
+    let dimension = |rotations: f64| d * (original / (rotations * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
+    let (mut low, mut high) = (dimension(fast), dimension(slow));
+    if p.flag("truncate", true)? {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    (low, high) = (low.max(0.0), high.min(d - 1.0));
+    if low == high {
+        high += 0.001;
+    }
+    let (low, span) = (low as f32, (high - low) as f32);
+    let frequency = |(i, power): (usize, &f32)| {
+        let kept = 1.0 - ((i as f32 - low) / span).clamp(0.0, 1.0);
+        1.0 / (factor as f32 * power) * (1.0 - kept) + 1.0 / power * kept
+    };
+    let inv_freq = powers(theta, dimensions).iter().enumerate().map(frequency).collect();
+    Ok(RopeTable { inv_freq, factor: attention as f32, long: None })
+}
+
+/// LongRoPE (Ding et al. 2024): factors of their own for each frequency, others for long sequences.
+fn longrope(config: &Config<'_>, p: &Config<'_>, plain: &[f32]) -> Result<RopeTable, ArchitectureError> {
+    let original = original_context(config, p)?;
+    let factor = match p.optional_positive("factor")? {
+        Some(factor) => factor,
+        None => config.required_positive("max_position_embeddings")? / original,
+    };
+    let attention = match p.optional_number("attention_factor")? {
+        Some(factor) => factor,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + factor.ln() / original.ln()).sqrt(),
+    };
+    let divided = |key: &str| {
+        let factors = p.numbers(key)?.unwrap_or_default();
+        if factors.len() != plain.len() {
+            return Err(p.unsupported(key, &format!("{} numbers", factors.len()), &format!("{}, one a pair", plain.len())));
+        }
+        Ok(plain.iter().zip(factors).map(|(f, by)| 1.0 / (by as f32 * (1.0 / f))).collect::<Vec<f32>>())
+    };
+    let (inv_freq, long) = (divided("short_factor")?, divided("long_factor")?);
+    let long = (long != inv_freq).then_some(LongRope { beyond: original as usize, inv_freq: long });
+    Ok(RopeTable { inv_freq, factor: attention as f32, long })
 }
 
 /// Llama 3's scaling: low frequencies are divided by `factor`, high ones kept, those between interpolated.
@@ -84,7 +188,7 @@ mod tests {
     use std::path::Path;
 
     fn of(config: serde_json::Value) -> Result<RopeTable, ArchitectureError> {
-        table(&Config::new(Path::new("config.json"), &config, None), 8)
+        table(&Config::new(Path::new("config.json"), &config, None), 8, RopeDefaults::USUAL)
     }
 
     #[test]
@@ -108,9 +212,28 @@ mod tests {
     }
 
     #[test]
+    fn a_share_of_the_dimensions_rotates_and_an_odd_share_is_rounded_up_to_pairs() {
+        let half = of(json!({"partial_rotary_factor": 0.5})).unwrap().inv_freq;
+        assert_eq!(half, [1.0, 0.01]);
+        let odd = of(json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.4}})).unwrap().inv_freq;
+        assert_eq!(odd.len(), 2, "3 dimensions of 8");
+    }
+
+    #[test]
+    fn longrope_keeps_both_tables_and_says_where_the_long_one_begins() {
+        let scaling = json!({"type": "su", "short_factor": [1.0, 1.0, 2.0, 2.0], "long_factor": [1.0, 4.0, 4.0, 4.0]});
+        let config = json!({"max_position_embeddings": 4096, "original_max_position_embeddings": 64, "rope_scaling": scaling});
+        let table = of(config).unwrap();
+        let long = table.long.unwrap();
+        assert_eq!((long.beyond, table.inv_freq[0], long.inv_freq[0]), (64, 1.0, 1.0));
+        assert!((table.inv_freq[3] / long.inv_freq[3] - 2.0).abs() < 1e-6);
+        assert_eq!(table.factor, 2f32.sqrt(), "the context grew by 64, whose logarithm is that of 64");
+    }
+
+    #[test]
     fn unknown_types_are_refused_with_what_there_is() {
-        let error = of(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})).unwrap_err().to_string();
-        assert_eq!(error, r#"config.json: rope_scaling.rope_type "yarn" is not supported (supported: default, linear, llama3)"#);
+        let error = of(json!({"rope_scaling": {"rope_type": "mrope", "factor": 4.0}})).unwrap_err().to_string();
+        assert_eq!(error, format!(r#"config.json: rope_scaling.rope_type "mrope" is not supported (supported: {SUPPORTED})"#));
         assert!(
             of(json!({"rope_scaling": {"rope_type": "linear"}})).unwrap_err().to_string().contains("rope_scaling.factor is null")
         );

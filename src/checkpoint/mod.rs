@@ -1,80 +1,58 @@
-//! Checkpoints on disk: a folder as `save_pretrained` writes it, memory-mapped and checked before anything is read.
+//! Checkpoints on disk: opened, memory-mapped and checked before anything is read.
 //!
-//! A checkpoint says nothing here of what its tensors mean: that is [`crate::architecture`]'s.
+//! Whatever the files are, a [`Checkpoint`] shows what `save_pretrained` would have written: `config.json`'s keys, and
+//! tensors by the names and in the shapes that the model family has in transformers. It says nothing of what they mean:
+//! that is [`crate::architecture`]'s.
 
 mod error;
+mod file;
+mod ggml;
 mod safetensors;
+mod tensor;
 
 pub use error::CheckpointError;
+pub use tensor::{Dtype, TensorView};
 
-use self::safetensors::WeightFile;
+use file::MappedFile;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use tensor::{Bytes, TensorInfo};
 
 /// Files beside the weights that a package carries over as they are, where a checkpoint has them.
 pub const COMPANION_FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json"];
 
 const CONFIG_FILE: &str = "config.json";
-const SINGLE_FILE: &str = "model.safetensors";
-const INDEX_FILE: &str = "model.safetensors.index.json";
-
-/// An opened checkpoint folder.
+/// An opened checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
-    root: PathBuf,
+    path: PathBuf,
     config: Value,
+    config_path: PathBuf,
     generation_config: Option<Value>,
-    files: Vec<WeightFile>,
-    index_file: bool,
+    weights: Weights,
+    companions: Vec<Companion>,
+    /// What a user should know before converting it.
+    warnings: Vec<String>,
+}
+
+/// What a reader finds.
+#[derive(Debug)]
+struct Weights {
+    files: Vec<MappedFile>,
     tensors: BTreeMap<String, TensorInfo>,
+    /// Files that the weights depend on, in order.
+    sources: Vec<PathBuf>,
 }
 
-/// Number formats that weights may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32-bit IEEE float.
-    F32,
-    /// 16-bit IEEE float.
-    F16,
-    /// The upper half of an f32.
-    Bf16,
-}
-
-impl Dtype {
-    /// Bytes of one number.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-}
-
-/// Where a tensor lies.
-#[derive(Clone, Debug)]
-pub(crate) struct TensorInfo {
-    /// As the file writes it, such as `BF16`; only reading refuses formats that are no weights.
-    pub(crate) dtype: String,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) file: usize,
-    /// Bytes from the start of the file.
-    pub(crate) bytes: Range<usize>,
-}
-
-/// One tensor of a checkpoint, as it lies in the mapped file.
-#[derive(Clone, Copy, Debug)]
-pub struct TensorView<'a> {
-    /// Number format.
-    pub dtype: Dtype,
-    /// Shape, outermost dimension first.
-    pub shape: &'a [usize],
-    /// Little-endian numbers, row after row; not aligned.
-    pub data: &'a [u8],
-    /// The file's name, for messages.
-    pub file: &'a str,
+/// A file that a package carries over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Companion {
+    /// One of [`COMPANION_FILES`].
+    pub name: String,
+    /// Its content.
+    pub bytes: Vec<u8>,
 }
 
 impl Checkpoint {
@@ -84,70 +62,40 @@ impl Checkpoint {
     /// # Errors
     /// See [`CheckpointError`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
-        let root = path.as_ref().to_path_buf();
-        if !root.is_dir() {
-            return Err(CheckpointError::NotAFolder { path: root });
+        let path = path.as_ref().to_path_buf();
+        if !path.is_dir() {
+            return Err(CheckpointError::NotAFolder { path });
         }
-        if root.join(haikuq_format::manifest::MANIFEST_FILE).exists() {
-            return Err(CheckpointError::IsPackage { path: root });
+        if path.join(haikuq_format::manifest::MANIFEST_FILE).exists() {
+            return Err(CheckpointError::IsPackage { path });
         }
-        let config = read_json(&root.join(CONFIG_FILE))?;
-        let generation_config = match root.join("generation_config.json") {
+        let config_path = path.join(CONFIG_FILE);
+        let config = read_json(&config_path)?;
+        let generation_config = match path.join("generation_config.json") {
             path if path.exists() => Some(read_json(&path)?),
             _ => None,
         };
-        let index_file = !root.join(SINGLE_FILE).exists() && root.join(INDEX_FILE).exists();
-        let weight_map = if index_file { read_weight_map(&root.join(INDEX_FILE))? } else { BTreeMap::new() };
-        let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
-        names.sort_unstable();
-        names.dedup();
-        if !index_file {
-            if !root.join(SINGLE_FILE).exists() {
-                return Err(no_weights(root));
-            }
-            names.push(SINGLE_FILE);
+        if !safetensors::is_in(&path) {
+            return Err(no_weights(path));
         }
-        let (mut files, mut tensors) = (Vec::new(), BTreeMap::<String, TensorInfo>::new());
-        for name in names {
-            let (file, entries) = WeightFile::open(&root.join(name))?;
-            for entry in entries {
-                let info = TensorInfo { dtype: entry.dtype, shape: entry.shape, file: files.len(), bytes: entry.bytes };
-                if let Some(other) = tensors.insert(entry.name.clone(), info) {
-                    let first = &files.get(other.file).map_or(&file, |f: &WeightFile| f).name;
-                    return Err(CheckpointError::Duplicate {
-                        tensor: entry.name,
-                        first: first.clone(),
-                        second: file.name.clone(),
-                    });
-                }
-            }
-            files.push(file);
-        }
-        for (tensor, file) in &weight_map {
-            if tensors.get(tensor).is_none_or(|t| files[t.file].name != *file) {
-                return Err(CheckpointError::IndexEntry {
-                    index: root.join(INDEX_FILE),
-                    tensor: tensor.clone(),
-                    shard: file.clone(),
-                });
-            }
-        }
-        Ok(Self { root, config, generation_config, files, index_file, tensors })
+        let weights = safetensors::open(&path)?;
+        let companions = read_companions(&path)?;
+        Ok(Self { path, config, config_path, generation_config, weights, companions, warnings: Vec::new() })
     }
 
-    /// The folder.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// What was opened: a folder, or the one file that holds everything.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// `config.json`.
+    /// The keys of `config.json`, whichever file they come from.
     pub fn config(&self) -> &Value {
         &self.config
     }
 
-    /// Path of `config.json`, for messages.
-    pub fn config_path(&self) -> PathBuf {
-        self.root.join(CONFIG_FILE)
+    /// The file of [`Checkpoint::config`], for messages.
+    pub fn config_path(&self) -> &Path {
+        &self.config_path
     }
 
     /// `generation_config.json`, where there is one.
@@ -155,80 +103,86 @@ impl Checkpoint {
         self.generation_config.as_ref()
     }
 
+    /// What a user should know before converting it, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Names of all tensors, sorted.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        self.weights.tensors.keys().map(String::as_str)
     }
 
     /// Shape and number format (as the file writes it) of a tensor.
     pub fn describe(&self, name: &str) -> Option<(&[usize], &str)> {
-        self.tensors.get(name).map(|t| (t.shape.as_slice(), t.dtype.as_str()))
+        self.weights.tensors.get(name).map(|t| (t.shape.as_slice(), t.label.as_str()))
     }
 
-    /// A tensor's numbers.
+    /// A tensor, ready to be read.
     ///
     /// # Errors
     /// If there is no such tensor, or its number format is none that weights may have.
-    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, CheckpointError> {
-        let info =
-            self.tensors.get(name).ok_or_else(|| CheckpointError::Missing { path: self.root.clone(), tensor: name.into() })?;
-        let file = &self.files[info.file];
-        let dtype = match info.dtype.as_str() {
-            "F32" => Dtype::F32,
-            "F16" => Dtype::F16,
-            "BF16" => Dtype::Bf16,
-            other => {
-                return Err(CheckpointError::Dtype { file: file.name.clone(), tensor: name.into(), dtype: other.into() });
-            }
+    pub fn tensor<'a>(&'a self, name: &'a str) -> Result<TensorView<'a>, CheckpointError> {
+        let missing = || CheckpointError::Missing { path: self.path.clone(), tensor: name.into() };
+        let info = self.weights.tensors.get(name).ok_or_else(missing)?;
+        let file = &self.weights.files[info.bytes.file()];
+        let unknown = || CheckpointError::Dtype { file: file.name().into(), tensor: name.into(), dtype: info.label.clone() };
+        let dtype = info.dtype.ok_or_else(unknown)?;
+        let data = match &info.bytes {
+            Bytes::Mapped { range, .. } => &file.bytes()[range.clone()],
+            Bytes::Owned { bytes, .. } => bytes.as_slice(),
         };
-        Ok(TensorView { dtype, shape: &info.shape, data: &file.bytes()[info.bytes.clone()], file: &file.name })
+        Ok(TensorView { info, dtype, data, file: file.name(), name })
     }
 
     /// Tells the system that a tensor's pages of the mapped file are not needed soon, so that a large checkpoint
     /// need not stay in memory while it is converted.
     pub fn release(&self, name: &str) {
-        if let Some(info) = self.tensors.get(name) {
-            self.files[info.file].release(info.bytes.clone());
+        if let Some(TensorInfo { bytes: Bytes::Mapped { file, range }, .. }) = self.weights.tensors.get(name) {
+            self.weights.files[*file].release(range.clone());
         }
     }
 
-    /// Files that a conversion depends on: `config.json`, the index where there is one, then the weights in order.
+    /// Files that a conversion depends on: the config where it is a file of its own, then the weights in order.
     pub fn source_files(&self) -> Vec<PathBuf> {
-        let mut list = vec![self.config_path()];
-        if self.index_file {
-            list.push(self.root.join(INDEX_FILE));
-        }
-        list.extend(self.files.iter().map(|f| self.root.join(&f.name)));
-        list
+        let config = Some(&self.config_path).filter(|path| !self.weights.sources.contains(path));
+        config.into_iter().chain(&self.weights.sources).cloned().collect()
     }
 
-    /// Those of [`COMPANION_FILES`] that are there.
-    pub fn companions(&self) -> Vec<PathBuf> {
-        COMPANION_FILES.iter().map(|name| self.root.join(name)).filter(|path| path.is_file()).collect()
+    /// Those of [`COMPANION_FILES`] that there are.
+    pub fn companions(&self) -> &[Companion] {
+        &self.companions
     }
+
+    /// The same, of a checkpoint that is not needed otherwise.
+    pub fn into_companions(self) -> Vec<Companion> {
+        self.companions
+    }
+
+    /// One of [`Checkpoint::companions`].
+    pub fn companion(&self, name: &str) -> Option<&[u8]> {
+        self.companions.iter().find(|c| c.name == name).map(|c| c.bytes.as_slice())
+    }
+}
+
+/// Those of [`COMPANION_FILES`] that lie in a folder, which may be a package.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError> {
+    let present = COMPANION_FILES.iter().map(|name| (name, folder.join(name))).filter(|(_, path)| path.is_file());
+    present
+        .map(|(name, path)| {
+            let read = std::fs::read(&path);
+            let bytes = read.map_err(|source| CheckpointError::Io { path, source })?;
+            Ok(Companion { name: (*name).into(), bytes })
+        })
+        .collect()
 }
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
     serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Json { path: path.into(), source })
-}
-
-/// `weight_map` of an index: tensor to shard, every shard a plain name in the same folder.
-fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
-    let index = read_json(path)?;
-    let map = index.get("weight_map").and_then(Value::as_object).filter(|map| !map.is_empty());
-    let map = map.ok_or_else(|| CheckpointError::Index { path: path.into() })?;
-    map.iter()
-        .map(|(tensor, shard)| {
-            let shard = shard.as_str().unwrap_or_default();
-            let mut parts = Path::new(shard).components();
-            let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !shard.contains('\\');
-            if !plain {
-                return Err(CheckpointError::ShardName { index: path.into(), tensor: tensor.clone(), shard: shard.into() });
-            }
-            Ok((tensor.clone(), shard.to_string()))
-        })
-        .collect()
 }
 
 /// Why a folder without safetensors is refused: pickles are named, since people have them.

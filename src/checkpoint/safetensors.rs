@@ -1,34 +1,101 @@
-//! One safetensors file: mapped, its header checked with every number in the message.
+//! A folder as `save_pretrained` writes it: `model.safetensors`, or shards with an index. Headers are checked with every
+//! number in the message.
 //!
 //! The `safetensors` crate makes the same checks but reports most of them without names or numbers, which leaves a
 //! user with a broken download guessing.
 
-use super::CheckpointError;
-use memmap2::Mmap;
+use super::file::MappedFile;
+use super::tensor::{Bytes, Dtype, Placement, TensorInfo};
+use super::{CheckpointError, Weights, read_json};
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Longest header that is read; the largest models have a few megabytes.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// A mapped weight file.
-#[derive(Debug)]
-pub(super) struct WeightFile {
-    pub(super) name: String,
-    map: Mmap,
+/// Whether a folder has safetensors weights.
+pub(super) fn is_in(root: &Path) -> bool {
+    root.join(SINGLE_FILE).exists() || root.join(INDEX_FILE).exists()
+}
+
+/// Opens the weights of a folder: all headers, lengths and offsets are checked; no weight is read.
+pub(super) fn open(root: &Path) -> Result<Weights, CheckpointError> {
+    let index = Some(root.join(INDEX_FILE)).filter(|index| !root.join(SINGLE_FILE).exists() && index.exists());
+    let weight_map = index.as_deref().map_or_else(|| Ok(BTreeMap::new()), read_weight_map)?;
+    let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    if index.is_none() {
+        names.push(SINGLE_FILE);
+    }
+    let (mut files, mut tensors) = (Vec::new(), BTreeMap::<String, TensorInfo>::new());
+    for name in names {
+        let file = MappedFile::open(&root.join(name))?;
+        for entry in parse_header(file.name(), file.bytes())? {
+            let name = entry.name.clone();
+            if let Some(other) = tensors.insert(name.clone(), info(entry, files.len())) {
+                let first = files.get(other.bytes.file()).unwrap_or(&file).name().into();
+                return Err(CheckpointError::Duplicate { tensor: name, first, second: file.name().into() });
+            }
+        }
+        files.push(file);
+    }
+    if let Some(index) = &index {
+        for (tensor, file) in &weight_map {
+            if tensors.get(tensor).is_none_or(|t| files[t.bytes.file()].name() != file) {
+                let (index, tensor, shard) = (index.clone(), tensor.clone(), file.clone());
+                return Err(CheckpointError::IndexEntry { index, tensor, shard });
+            }
+        }
+    }
+    let mut sources: Vec<PathBuf> = index.into_iter().collect();
+    sources.extend(files.iter().map(|f| f.path().to_path_buf()));
+    Ok(Weights { files, tensors, sources })
+}
+
+fn info(entry: Entry, file: usize) -> TensorInfo {
+    let dtype = match entry.dtype.as_str() {
+        "F32" => Some(Dtype::F32),
+        "F16" => Some(Dtype::F16),
+        "BF16" => Some(Dtype::Bf16),
+        _ => None,
+    };
+    let placement = Placement::plain(&entry.shape);
+    TensorInfo { label: entry.dtype, dtype, shape: entry.shape, bytes: Bytes::Mapped { file, range: entry.bytes }, placement }
+}
+
+/// `weight_map` of an index: tensor to shard, every shard a plain name in the same folder.
+fn read_weight_map(path: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
+    let index = read_json(path)?;
+    let map = index.get("weight_map").and_then(Value::as_object).filter(|map| !map.is_empty());
+    let map = map.ok_or_else(|| CheckpointError::Index { path: path.into() })?;
+    map.iter()
+        .map(|(tensor, shard)| {
+            let shard = shard.as_str().unwrap_or_default();
+            let mut parts = Path::new(shard).components();
+            let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !shard.contains('\\');
+            if !plain {
+                return Err(CheckpointError::ShardName { index: path.into(), tensor: tensor.clone(), shard: shard.into() });
+            }
+            Ok((tensor.clone(), shard.to_string()))
+        })
+        .collect()
 }
 
 /// One tensor of a file's header.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) dtype: String,
-    pub(super) shape: Vec<usize>,
+struct Entry {
+    name: String,
+    dtype: String,
+    shape: Vec<usize>,
     /// From the start of the file.
-    pub(super) bytes: Range<usize>,
+    bytes: Range<usize>,
 }
 
 #[derive(Deserialize)]
@@ -36,43 +103,6 @@ struct RawEntry {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
-}
-
-impl WeightFile {
-    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Entry>), CheckpointError> {
-        let io = |source| CheckpointError::Io { path: path.into(), source };
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = File::open(path).map_err(io)?;
-        let bytes = file.metadata().map_err(io)?.len();
-        if bytes < 8 {
-            return Err(CheckpointError::Truncated { file: name, what: "the header's length".into(), needed: 8, bytes });
-        }
-        // SAFETY: the mapping is read-only. Should another process shorten the file meanwhile, reading stops with a
-        // bus error, as for every program that maps its input.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        // Only a hint: conversion reads each tensor from front to back.
-        #[cfg(unix)]
-        let _ = map.advise(memmap2::Advice::Sequential);
-        let entries = parse_header(&name, &map)?;
-        Ok((Self { name, map }, entries))
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.map
-    }
-
-    /// Drops the range's pages from this process; they come back from the file when they are read again.
-    pub(super) fn release(&self, range: Range<usize>) {
-        // Whole pages within the range only, so that a neighbour's stay.
-        const PAGE: usize = 4096;
-        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
-        #[cfg(unix)]
-        if start < end {
-            // SAFETY: a read-only mapping of a file: dropped pages come back from the file with the same content.
-            // Only a hint, so a refusal changes nothing.
-            let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
-        }
-    }
 }
 
 /// Checks that lengths and offsets are in order and cover the file exactly.

@@ -98,9 +98,9 @@ fn package_text(manifest: &Manifest) -> String {
 
 /// Canonical tensors with the names and formats of what they are made of.
 fn sources(decoder: &Decoder, name: &str) -> Vec<(String, String)> {
-    let names = decoder.sources(name).map(|s| s.tensors().to_vec()).unwrap_or_default();
+    let names = decoder.sources(name).map(|s| s.tensors()).unwrap_or_default();
     let dtype = |name: &str| decoder.checkpoint().describe(name).map_or("?", |d| d.1).to_lowercase();
-    names.into_iter().map(|n| (dtype(&n), n)).map(|(d, n)| (n, d)).collect()
+    names.into_iter().map(|n| (n.to_string(), dtype(n))).collect()
 }
 
 fn checkpoint_text(decoder: &Decoder) -> String {

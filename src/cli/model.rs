@@ -1,7 +1,7 @@
 //! What a path on the command line names: a checkpoint, which the reference runs, or a package, which a GPU runs.
 
 use crate::architecture::Decoder;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_companions};
 use crate::files::hash_file;
 use crate::golden::reference::Reference;
 use crate::golden::stored::StoredWeights;
@@ -67,19 +67,12 @@ pub fn origin(path: &Path) -> anyhow::Result<Origin> {
 }
 
 /// The tokenizer of a checkpoint or package.
-pub fn open_tokenizer(folder: &Path) -> anyhow::Result<Tokenizer> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| path.display().to_string()),
-        }
-    };
-    let tokenizer = read("tokenizer.json")?.with_context(|| format!("{} has no tokenizer.json", folder.display()))?;
-    let config = read("tokenizer_config.json")?;
-    let template = read("chat_template.jinja")?.map(String::from_utf8).transpose();
-    let template = template.with_context(|| format!("{}: chat_template.jinja", folder.display()))?;
-    let files = TokenizerFiles { tokenizer: &tokenizer, config: config.as_deref(), chat_template: template.as_deref() };
-    Tokenizer::from_files(files).with_context(|| format!("cannot load the tokenizer of {}", folder.display()))
+pub fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    let companions = if is_package(path) { read_companions(path)? } else { Checkpoint::open(path)?.into_companions() };
+    let find = |name: &str| companions.iter().find(|c| c.name == name).map(|c| c.bytes.as_slice());
+    let tokenizer = find("tokenizer.json").with_context(|| format!("{} has no tokenizer.json", path.display()))?;
+    let template = find("chat_template.jinja").map(std::str::from_utf8).transpose();
+    let template = template.with_context(|| format!("{}: chat_template.jinja", path.display()))?;
+    let files = TokenizerFiles { tokenizer, config: find("tokenizer_config.json"), chat_template: template };
+    Tokenizer::from_files(files).with_context(|| format!("cannot load the tokenizer of {}", path.display()))
 }

@@ -1,6 +1,7 @@
 //! Files around a conversion: what there is before it, hashing, synced writing.
 
 use super::ConvertError;
+use crate::checkpoint::Companion;
 use crate::files::hash_file;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE};
 use serde::{Deserialize, Serialize};
@@ -83,14 +84,13 @@ fn is_empty_folder(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Copies the files that packages carry over, and describes the copies.
-pub(super) fn copy_companions(from: &[PathBuf], package: &Path) -> Result<Vec<FileEntry>, ConvertError> {
-    let copy = |path: &PathBuf| {
-        let bytes = fs::read(path).map_err(ConvertError::io("read", path))?;
-        write_synced(&package.join(file_name(path)), &bytes)?;
-        Ok(FileEntry { name: file_name(path), bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
+/// Writes the files that packages carry over, and describes them.
+pub(super) fn write_companions(companions: &[Companion], package: &Path) -> Result<Vec<FileEntry>, ConvertError> {
+    let write = |Companion { name, bytes }: &Companion| {
+        write_synced(&package.join(name), bytes)?;
+        Ok(FileEntry { name: name.clone(), bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(bytes)) })
     };
-    from.iter().map(copy).collect()
+    companions.iter().map(write).collect()
 }
 
 /// Writes a file and waits until it is on disk.

@@ -77,7 +77,7 @@ pub fn convert(
     let manifest = Manifest {
         tensors: plan.tensors_with_errors(work.errors()),
         shards: plan.shards.iter().zip(work.hashes()).map(|(shard, sha256)| shard.entry(sha256)).collect(),
-        files: files::copy_companions(&decoder.checkpoint().companions(), work.package())?,
+        files: files::write_companions(decoder.checkpoint().companions(), work.package())?,
         provenance: haikuq_format::manifest::Provenance {
             tool: tool(),
             recipe: recipe.name.clone(),

@@ -54,13 +54,13 @@ pub fn cpu(norm: Norm, x: &[f32], gain: &[f32], bias: &[f32]) -> Vec<f32> {
     let n = x.len() as f64;
     let mean = match norm.kind {
         NormKind::Rms => 0.0,
-        NormKind::Layer => x.iter().map(|x| f64::from(*x)).sum::<f64>() / n,
+        NormKind::Layer | NormKind::LayerNoBias => x.iter().map(|x| f64::from(*x)).sum::<f64>() / n,
     };
     let square = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
     let scale = 1.0 / (square + f64::from(norm.epsilon)).sqrt();
     let normed = x.iter().zip(gain).map(|(x, g)| (f64::from(*x) - mean) * scale * f64::from(*g));
     match norm.kind {
         NormKind::Rms => normed.map(|y| y as f32).collect(),
-        NormKind::Layer => normed.zip(bias).map(|(y, b)| (y + f64::from(*b)) as f32).collect(),
+        NormKind::Layer | NormKind::LayerNoBias => normed.zip(bias).map(|(y, b)| (y + f64::from(*b)) as f32).collect(),
     }
 }

@@ -134,6 +134,7 @@ pub fn cpu(
             let (q_run, k_run) = match kind {
                 QkNorm::PerHead => (dim, dim),
                 QkNorm::Whole => (q_size, k_size),
+                QkNorm::EachHead(_) => unimplemented!(),
             };
             let (gains, biases) = parameters.split_at(q_run + k_run);
             let apply = |x: &mut Vec<f32>, run: usize, first: usize| {

@@ -26,7 +26,7 @@ pub fn tiny_spec() -> DecoderSpec {
         gated_mlp: true,
         attention_scale: 8f32.sqrt().recip(),
         layers: vec![LayerSpec { window: None, rope: Some(0) }],
-        ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1, 0.01, 0.001], factor: 1.0 }],
+        ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1, 0.01, 0.001], factor: 1.0, long: None }],
         tied_head: true,
         qk_norm: None,
         biases: Default::default(),

@@ -14,7 +14,7 @@ use attention::LayerCache;
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
 use layer::{Layer, NormWeights};
-use rope::Rotation;
+use rope::cos_sin;
 use weights::Weights;
 
 /// Positions that are computed together, which bounds the memory of attention scores to
@@ -85,7 +85,6 @@ pub struct Reference {
     final_norm: NormWeights,
     head: Tensor,
     head_bias: Option<Tensor>,
-    ropes: Vec<Rotation>,
 }
 
 /// Keys and values of the positions computed so far, for one sequence.
@@ -120,11 +119,10 @@ impl Reference {
         let embedding = weights.take("embedding")?;
         let positions = weights.take_if(spec.learned_positions, "positions")?;
         let layers = (0..spec.num_layers()).map(|i| Layer::load(spec, i, &mut weights)).collect::<Result<_, _>>()?;
-        let final_norm = NormWeights::load(spec, "final_norm", &mut weights)?;
+        let final_norm = NormWeights::load(spec.norm, "final_norm", &mut weights)?;
         let head = if spec.tied_head { embedding.clone() } else { weights.take("head")? };
         let head_bias = weights.take_if(spec.biases.head, "head.bias")?;
-        let ropes = spec.ropes.iter().map(Rotation::new).collect();
-        Ok(Self { spec: spec.clone(), embedding, positions, layers, final_norm, head, head_bias, ropes })
+        Ok(Self { spec: spec.clone(), embedding, positions, layers, final_norm, head, head_bias })
     }
 
     /// The decoder's spec.
@@ -143,9 +141,9 @@ impl Reference {
     /// # Errors
     /// If an id is outside the vocabulary, or the sequence grows over the model's context.
     pub fn forward(&self, ids: &[u32], cache: &mut KvCache, mut on_row: impl FnMut(usize, &[f32])) -> Result<(), ReferenceError> {
-        self.check(ids, cache)?;
+        let end = self.check(ids, cache)?;
         for (chunk, ids) in ids.chunks(CHUNK).enumerate() {
-            let hidden = self.hidden(ids, cache)?;
+            let hidden = self.hidden(ids, end, cache)?;
             for first in (0..ids.len()).step_by(LOGIT_ROWS) {
                 let rows = LOGIT_ROWS.min(ids.len() - first);
                 let logits = self.logits(&hidden.narrow(0, first, rows)?)?.flatten_all()?.to_vec1::<f32>()?;
@@ -162,10 +160,10 @@ impl Reference {
     /// # Errors
     /// As [`Reference::forward`], and if `ids` is empty.
     pub fn last_logits(&self, ids: &[u32], cache: &mut KvCache) -> Result<Vec<f32>, ReferenceError> {
-        self.check(ids, cache)?;
+        let end = self.check(ids, cache)?;
         let mut last = None;
         for ids in ids.chunks(CHUNK) {
-            last = Some(self.hidden(ids, cache)?.narrow(0, ids.len() - 1, 1)?);
+            last = Some(self.hidden(ids, end, cache)?.narrow(0, ids.len() - 1, 1)?);
         }
         let last = last.ok_or(ReferenceError::EmptyPrompt)?;
         Ok(self.logits(&last)?.flatten_all()?.to_vec1()?)
@@ -191,7 +189,8 @@ impl Reference {
         Ok(new)
     }
 
-    fn check(&self, ids: &[u32], cache: &KvCache) -> Result<(), ReferenceError> {
+    /// Positions that the sequence has with `ids`.
+    fn check(&self, ids: &[u32], cache: &KvCache) -> Result<usize, ReferenceError> {
         let (length, max_context) = (cache.length + ids.len(), self.spec.max_context);
         if length > max_context {
             return Err(ReferenceError::Context { length, max_context });
@@ -199,12 +198,13 @@ impl Reference {
         let vocab_size = self.spec.vocab_size;
         match ids.iter().position(|&id| id as usize >= vocab_size) {
             Some(i) => Err(ReferenceError::Token { id: ids[i], position: cache.length + i, vocab_size }),
-            None => Ok(()),
+            None => Ok(length),
         }
     }
 
-    /// The residual stream after the last layer and norm, `[ids, hidden_size]`.
-    fn hidden(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor, ReferenceError> {
+    /// The residual stream after the last layer and norm, `[ids, hidden_size]`, in a step that ends before position
+    /// `end`.
+    fn hidden(&self, ids: &[u32], end: usize, cache: &mut KvCache) -> Result<Tensor, ReferenceError> {
         let mut x = self.embedding.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
         if self.spec.embedding_multiplier != 1.0 {
             x = (x * f64::from(self.spec.embedding_multiplier))?;
@@ -212,11 +212,13 @@ impl Reference {
         if let Some(table) = &self.positions {
             x = (x + table.narrow(0, cache.length, ids.len())?)?;
         }
+        let rope = |table| cos_sin(table, cache.length, ids.len(), end);
+        let ropes = self.spec.ropes.iter().map(rope).collect::<Result<Vec<_>, _>>()?;
         for (layer, cached) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward(&self.spec, &x, &self.ropes, cache.length, cached)?;
+            x = layer.forward(&self.spec, &x, &ropes, cache.length, cached)?;
         }
         cache.length += ids.len();
-        Ok(self.final_norm.forward(&self.spec, &x)?)
+        Ok(self.final_norm.forward(&x)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ReferenceError> {

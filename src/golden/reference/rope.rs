@@ -3,27 +3,20 @@
 use candle_core::{D, Device, Result, Tensor};
 use haikuq_format::spec::RopeTable;
 
-/// A [`RopeTable`] that can be applied.
-pub(super) struct Rotation {
-    table: RopeTable,
-}
+/// Cosine and sine of some positions, each `[positions, pairs]`.
+pub(super) type CosSin = (Tensor, Tensor);
 
-impl Rotation {
-    pub(super) fn new(table: &RopeTable) -> Self {
-        Self { table: table.clone() }
-    }
-
-    /// Cosine and sine, each `[count, inv_freq.len()]`, of the positions from `first` on.
-    ///
-    /// The angle is an f32 product, as every implementation that models were trained with computes it.
-    pub(super) fn cos_sin(&self, first: usize, count: usize) -> Result<(Tensor, Tensor)> {
-        let RopeTable { inv_freq, factor } = &self.table;
-        let angles = || (first..first + count).flat_map(|p| inv_freq.iter().map(move |f| p as f32 * f));
-        let table = |f: fn(f32) -> f32| {
-            Tensor::from_vec(angles().map(|a| f(a) * factor).collect::<Vec<_>>(), (count, inv_freq.len()), &Device::Cpu)
-        };
-        Ok((table(f32::cos)?, table(f32::sin)?))
-    }
+/// Cosine and sine of `count` positions from `first` on, in a step of the decoder that ends before position `end`.
+///
+/// The angle is an f32 product, as every implementation that models were trained with computes it.
+pub(super) fn cos_sin(table: &RopeTable, first: usize, count: usize, end: usize) -> Result<CosSin> {
+    let RopeTable { inv_freq, factor, long } = table;
+    let inv_freq = long.as_ref().filter(|l| end > l.beyond).map_or(inv_freq, |l| &l.inv_freq);
+    let angles = || (first..first + count).flat_map(|p| inv_freq.iter().map(move |f| p as f32 * f));
+    let table = |f: fn(f32) -> f32| {
+        Tensor::from_vec(angles().map(|a| f(a) * factor).collect::<Vec<_>>(), (count, inv_freq.len()), &Device::Cpu)
+    };
+    Ok((table(f32::cos)?, table(f32::sin)?))
 }
 
 /// Rotates `x` `[heads, positions, head_dim]`; dimensions beyond the tables' pairs stay as they are.

@@ -1,0 +1,134 @@
+//! What the configs of most families have in common, read with the defaults that transformers gives one of them.
+
+use super::ArchitectureError;
+use super::config::Config;
+use super::rope::RopeDefaults;
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{Activation, Biases, LayerSpec, Norm, NormKind, NormPlacement, Residual, RopeTable};
+
+/// What a missing key stands for: the defaults of the family's config class in transformers.
+pub(super) struct Defaults {
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) intermediate_size: usize,
+    pub(super) num_layers: usize,
+    pub(super) num_heads: usize,
+    /// As many as query heads where absent.
+    pub(super) num_kv_heads: Option<usize>,
+    /// `hidden_size / num_heads` where absent.
+    pub(super) head_dim: Option<usize>,
+    pub(super) max_context: usize,
+    pub(super) norm_epsilon: f64,
+    pub(super) tied_head: bool,
+    pub(super) bos: Option<u32>,
+    pub(super) eos: Option<u32>,
+}
+
+/// Of `LlamaConfig`.
+pub(super) const LLAMA: Defaults = Defaults {
+    vocab_size: 32_000,
+    hidden_size: 4096,
+    intermediate_size: 11_008,
+    num_layers: 32,
+    num_heads: 32,
+    num_kv_heads: None,
+    head_dim: None,
+    max_context: 2048,
+    norm_epsilon: 1e-6,
+    tied_head: false,
+    bos: Some(1),
+    eos: Some(2),
+};
+
+/// A decoder of the usual build: RMS norms before each block, SwiGLU, no biases, nothing capped or multiplied, and no
+/// positions yet.
+pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
+    let hidden_size = config.size("hidden_size", defaults.hidden_size)?;
+    let num_heads = config.size("num_attention_heads", defaults.num_heads)?;
+    let head_dim = config.size("head_dim", defaults.head_dim.unwrap_or(hidden_size / num_heads))?;
+    if head_dim == 0 || !head_dim.is_multiple_of(2) {
+        return Err(config.unsupported("head_dim", &head_dim.to_string(), "even numbers"));
+    }
+    let num_kv_heads = match defaults.num_kv_heads {
+        Some(n) if !config.has("num_key_value_heads") => n,
+        _ => config.size("num_key_value_heads", num_heads)?,
+    };
+    Ok(DecoderSpec {
+        vocab_size: config.size("vocab_size", defaults.vocab_size)?,
+        hidden_size,
+        intermediate_size: config.size("intermediate_size", defaults.intermediate_size)?,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        max_context: config.size("max_position_embeddings", defaults.max_context)?,
+        norm: rms_norm(config, "rms_norm_eps", defaults.norm_epsilon)?,
+        activation: Activation::Silu,
+        gated_mlp: true,
+        attention_scale: (head_dim as f64).powf(-0.5) as f32,
+        layers: vec![LayerSpec::default(); config.layers("num_hidden_layers", defaults.num_layers)?],
+        ropes: Vec::new(),
+        tied_head: config.flag("tie_word_embeddings", defaults.tied_head)?,
+        qk_norm: None,
+        biases: Biases::default(),
+        residual: Residual::Sequential,
+        norm_placement: NormPlacement::Pre,
+        learned_positions: false,
+        attention_softcap: None,
+        logit_softcap: None,
+        embedding_multiplier: 1.0,
+        residual_multiplier: 1.0,
+        logit_multiplier: 1.0,
+        eos_token_ids: config.token_ids("eos_token_id", defaults.eos)?,
+        bos_token_id: config.token_ids("bos_token_id", defaults.bos)?.first().copied(),
+    })
+}
+
+/// The spec's norm as root mean square.
+pub(super) fn rms_norm(config: &Config<'_>, key: &str, epsilon: f64) -> Result<Norm, ArchitectureError> {
+    Ok(Norm { kind: NormKind::Rms, epsilon: config.number(key, epsilon)? as f32 })
+}
+
+/// The spec's norm as layer norm.
+pub(super) fn layer_norm(config: &Config<'_>, key: &str, epsilon: f64) -> Result<Norm, ArchitectureError> {
+    Ok(Norm { kind: NormKind::Layer, epsilon: config.number(key, epsilon)? as f32 })
+}
+
+/// Gives every layer the config's one rope table.
+pub(super) fn rotate_all(spec: &mut DecoderSpec, config: &Config<'_>, defaults: RopeDefaults) -> Result<(), ArchitectureError> {
+    spec.ropes = vec![super::rope::table(config, spec.head_dim, defaults)?];
+    spec.layers.iter_mut().for_each(|l| l.rope = Some(0));
+    Ok(())
+}
+
+/// Gives layers without a window one rope table and layers with one another.
+pub(super) fn rotate_by_window(spec: &mut DecoderSpec, full: RopeTable, sliding: RopeTable) {
+    spec.ropes = if full == sliding { vec![full] } else { vec![full, sliding] };
+    let last = spec.ropes.len() - 1;
+    spec.layers.iter_mut().for_each(|l| l.rope = Some(if l.window.is_some() { last } else { 0 }));
+}
+
+/// Gives layers that are `sliding` the window.
+pub(super) fn set_windows(spec: &mut DecoderSpec, window: Option<usize>, sliding: impl Fn(usize) -> bool) {
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        layer.window = window.filter(|_| sliding(i));
+    }
+}
+
+/// Which layers slide: `layer_types`, or `otherwise` where a config has none.
+pub(super) fn sliding_layers(
+    config: &Config<'_>,
+    layers: usize,
+    otherwise: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>, ArchitectureError> {
+    let Some(types) = config.texts("layer_types")? else { return Ok((0..layers).map(otherwise).collect()) };
+    if types.len() != layers {
+        let found = format!("{} entries", types.len());
+        return Err(config.unsupported("layer_types", &found, &format!("{layers}, as num_hidden_layers says")));
+    }
+    let kind = |t: &&str| match *t {
+        "sliding_attention" => Ok(true),
+        "full_attention" => Ok(false),
+        other => Err(config.unsupported("layer_types", other, "full_attention, sliding_attention")),
+    };
+    types.iter().map(kind).collect()
+}

@@ -1,0 +1,67 @@
+//! GPT-2 (and DistilGPT-2): learned positions, layer norms, biases, plain GELU; matrices are stored transposed.
+
+use super::config::Config;
+use super::names::{Names, Qkv, Up};
+use super::{ArchitectureError, Mapping, base};
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{Biases, LayerSpec, NormPlacement, Residual};
+
+const NAMES: Names = Names {
+    base: "transformer.",
+    embedding: "wte",
+    positions: "wpe",
+    layers: "h",
+    attention_norm: "ln_1",
+    qkv: Qkv::Fused("attn.c_attn"),
+    attention_output: "attn.c_proj",
+    mlp_norm: "ln_2",
+    up: Up::Alone("mlp.c_fc"),
+    down: "mlp.c_proj",
+    final_norm: "ln_f",
+    transposed: true,
+    ..Names::LLAMA
+};
+
+/// Reads a config with the names and defaults of `GPT2Config`.
+pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    config.refuse_flag("scale_attn_by_inverse_layer_idx")?;
+    config.refuse_flag("add_cross_attention")?;
+    let hidden_size = config.size("n_embd", 768)?;
+    let num_heads = config.size("n_head", 12)?;
+    if !hidden_size.is_multiple_of(num_heads) {
+        return Err(config.unsupported("n_head", &num_heads.to_string(), &format!("divisors of n_embd, {hidden_size}")));
+    }
+    let head_dim = hidden_size / num_heads;
+    let scaled = config.flag("scale_attn_weights", true)?;
+    let spec = DecoderSpec {
+        vocab_size: config.size("vocab_size", 50_257)?,
+        hidden_size,
+        intermediate_size: config.size("n_inner", 4 * hidden_size)?,
+        num_heads,
+        num_kv_heads: num_heads,
+        head_dim,
+        max_context: config.size("n_positions", 1024)?,
+        norm: base::layer_norm(config, "layer_norm_epsilon", 1e-5)?,
+        activation: config.activation("activation_function", "gelu_new")?,
+        gated_mlp: false,
+        attention_scale: if scaled { (head_dim as f64).powf(-0.5) as f32 } else { 1.0 },
+        layers: vec![LayerSpec::default(); config.layers("n_layer", 12)?],
+        ropes: Vec::new(),
+        tied_head: config.flag("tie_word_embeddings", true)?,
+        qk_norm: None,
+        biases: Biases { qkv: true, attention_output: true, mlp: true, head: false },
+        residual: Residual::Sequential,
+        norm_placement: NormPlacement::Pre,
+        learned_positions: true,
+        attention_softcap: None,
+        logit_softcap: None,
+        embedding_multiplier: 1.0,
+        residual_multiplier: 1.0,
+        logit_multiplier: 1.0,
+        eos_token_ids: config.token_ids("eos_token_id", Some(50_256))?,
+        bos_token_id: config.token_ids("bos_token_id", Some(50_256))?.first().copied(),
+    };
+    // Old checkpoints stored the causal mask.
+    let mask = |name: &str| name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
+    Ok(Mapping { may_ignore: mask, ..Mapping::new(spec, NAMES) })
+}

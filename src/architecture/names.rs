@@ -1,0 +1,162 @@
+//! [`Names`]: what a family calls its tensors, from which the sources of every canonical tensor follow.
+
+use super::source::{Part, Source, Sources};
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{QkNorm, TensorSpec};
+
+/// A family's own names, without `.weight` and `.bias`, of layers without their number's prefix.
+///
+/// Names of parts that a spec does not have are never used.
+#[derive(Clone, Copy)]
+pub(super) struct Names {
+    /// Starts every name but the head's, with its dot. A checkpoint of the bare model goes without it.
+    pub(super) base: &'static str,
+    pub(super) embedding: &'static str,
+    /// Learned positions.
+    pub(super) positions: &'static str,
+    /// List of layers.
+    pub(super) layers: &'static str,
+    pub(super) attention_norm: &'static str,
+    pub(super) qkv: Qkv,
+    pub(super) q_norm: &'static str,
+    pub(super) k_norm: &'static str,
+    pub(super) attention_output: &'static str,
+    pub(super) attention_post_norm: &'static str,
+    pub(super) mlp_norm: &'static str,
+    pub(super) up: Up,
+    pub(super) down: &'static str,
+    pub(super) mlp_post_norm: &'static str,
+    pub(super) final_norm: &'static str,
+    pub(super) head: &'static str,
+    /// Whether the layers' matrices are stored as \[inputs, outputs\].
+    pub(super) transposed: bool,
+    /// What the family adds to the gains of its norms before it uses them.
+    pub(super) gain_offset: f32,
+}
+
+/// How queries, keys and values are stored.
+#[derive(Clone, Copy)]
+pub(super) enum Qkv {
+    /// Three tensors.
+    Separate([&'static str; 3]),
+    /// One, with all queries, all keys, all values.
+    Fused(&'static str),
+    /// One, with queries, keys and values of the first head, then of the second, and so on.
+    ByHead(&'static str),
+}
+
+/// How the feed-forward network's first matrices are stored.
+#[derive(Clone, Copy)]
+pub(super) enum Up {
+    /// Gate and up, two tensors.
+    Separate([&'static str; 2]),
+    /// One, with all of gate, then all of up.
+    Fused(&'static str),
+    /// No gate.
+    Alone(&'static str),
+}
+
+impl Names {
+    /// The names of Llama, which most families share.
+    pub(super) const LLAMA: Self = Self {
+        base: "model.",
+        embedding: "embed_tokens",
+        positions: "",
+        layers: "layers",
+        attention_norm: "input_layernorm",
+        qkv: Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+        q_norm: "self_attn.q_norm",
+        k_norm: "self_attn.k_norm",
+        attention_output: "self_attn.o_proj",
+        attention_post_norm: "",
+        mlp_norm: "post_attention_layernorm",
+        up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
+        down: "mlp.down_proj",
+        mlp_post_norm: "",
+        final_norm: "norm",
+        head: "lm_head",
+        transposed: false,
+        gain_offset: 0.0,
+    };
+
+    /// The sources of every canonical tensor of `spec`.
+    pub(super) fn sources(&self, spec: &DecoderSpec) -> Sources {
+        spec.tensors().into_iter().map(|t| (t.name.clone(), self.source(spec, &t))).collect()
+    }
+
+    fn source(&self, spec: &DecoderSpec, tensor: &TensorSpec) -> Source {
+        let rows = tensor.shape[0];
+        let (name, kind) = match tensor.name.rsplit_once('.') {
+            Some((name, "bias")) => (name, "bias"),
+            Some((name, "gain")) => (name, "weight"),
+            _ => (tensor.name.as_str(), "weight"),
+        };
+        let layer = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+        let Some((index, part)) = layer else {
+            let name = match name {
+                "embedding" => format!("{}{}", self.base, self.embedding),
+                "positions" => format!("{}{}", self.base, self.positions),
+                "final_norm" => format!("{}{}", self.base, self.final_norm),
+                _ => self.head.to_string(),
+            };
+            return self.with_offset(tensor, Source::stacked(vec![Part::whole(format!("{name}.{kind}"), rows)]));
+        };
+        let full = |name: &str| format!("{}{}.{index}.{name}.{kind}", self.base, self.layers);
+        let whole = |name: &str| Source::stacked(vec![Part::whole(full(name), rows)]);
+        let mut source = match part {
+            "attention_norm" => whole(self.attention_norm),
+            "attention_post_norm" => whole(self.attention_post_norm),
+            "mlp_norm" => whole(self.mlp_norm),
+            "mlp_post_norm" => whole(self.mlp_post_norm),
+            "q_norm" => self.head_norm(spec, self.q_norm, rows, full),
+            "k_norm" => self.head_norm(spec, self.k_norm, rows, full),
+            "qkv" => self.qkv(spec, full),
+            "attention_output" => whole(self.attention_output),
+            "down" => whole(self.down),
+            _ => self.up(spec, full),
+        };
+        if self.transposed && tensor.shape.len() == 2 {
+            source.parts.iter_mut().for_each(|p| p.transposed = true);
+        }
+        self.with_offset(tensor, source)
+    }
+
+    fn with_offset(&self, tensor: &TensorSpec, mut source: Source) -> Source {
+        if tensor.name.ends_with(".gain") {
+            source.add = self.gain_offset;
+        }
+        source
+    }
+
+    fn head_norm(&self, spec: &DecoderSpec, name: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+        // A norm of its own for each head.
+        if let Some(QkNorm::EachHead(_)) = spec.qk_norm {
+            let heads = 0..rows / spec.head_dim;
+            let norm = |h: usize| Part::whole(full(&format!("{name}.norms.{h}")), spec.head_dim);
+            return Source::stacked(heads.map(norm).collect());
+        }
+        Source::stacked(vec![Part::whole(full(name), rows)])
+    }
+
+    fn qkv(&self, spec: &DecoderSpec, full: impl Fn(&str) -> String) -> Source {
+        let d = spec.head_dim;
+        let heads = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads];
+        Source::stacked(match self.qkv {
+            Qkv::Separate(names) => names.iter().zip(heads).map(|(name, n)| Part::whole(full(name), n * d)).collect(),
+            Qkv::Fused(name) => vec![Part::whole(full(name), spec.qkv_size())],
+            Qkv::ByHead(name) => {
+                let part = |kind: usize, h: usize| Part::slice(full(name), spec.qkv_size(), (3 * h + kind) * d, d);
+                (0..3).flat_map(|kind| (0..spec.num_heads).map(move |h| (kind, h))).map(|(kind, h)| part(kind, h)).collect()
+            }
+        })
+    }
+
+    fn up(&self, spec: &DecoderSpec, full: impl Fn(&str) -> String) -> Source {
+        let n = spec.intermediate_size;
+        match self.up {
+            Up::Separate(names) => Source::interleaved(names.map(|name| Part::whole(full(name), n)).to_vec()),
+            Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),
+            Up::Alone(name) => Source::stacked(vec![Part::whole(full(name), n)]),
+        }
+    }
+}

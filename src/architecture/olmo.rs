@@ -1,0 +1,51 @@
+//! OLMo 2 and 3: norms after each block instead of before it, and over all heads of queries and keys; 3 has windows on
+//! most layers.
+
+use super::base::{self, Defaults, LLAMA};
+use super::config::Config;
+use super::names::Names;
+use super::rope::{self, RopeDefaults};
+use super::{ArchitectureError, Mapping};
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{Biases, NormPlacement, QkNorm};
+
+/// Of `Olmo2Config` and `Olmo3Config`.
+const DEFAULTS: Defaults = Defaults { vocab_size: 50_304, norm_epsilon: 1e-5, bos: None, eos: Some(50_279), ..LLAMA };
+
+const NAMES: Names =
+    Names { attention_post_norm: "post_attention_layernorm", mlp_post_norm: "post_feedforward_layernorm", ..Names::LLAMA };
+
+pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = common(config)?;
+    base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+    Ok(Mapping::new(spec, NAMES))
+}
+
+pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = common(config)?;
+    let sliding = base::sliding_layers(config, spec.num_layers(), |i| !(i + 1).is_multiple_of(4))?;
+    let window = config.size("sliding_window", 4096)?;
+    base::set_windows(&mut spec, Some(window), |i| sliding[i]);
+    let nested = config.table("rope_parameters")?;
+    let of = |kind: &str| nested.as_ref().map_or(Ok(None), |t| t.table(kind));
+    // The old style scales layers without a window alone.
+    let full = match (config.table("rope_scaling")?, of("full_attention")?) {
+        (Some(scaling), _) | (None, Some(scaling)) => Some(scaling),
+        (None, None) => None,
+    };
+    let defaults = RopeDefaults { theta: config.number("rope_theta", 500_000.0)?, partial: 1.0 };
+    let full = rope::table_of(config, full.as_ref(), spec.head_dim, defaults)?;
+    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), spec.head_dim, defaults)?;
+    base::rotate_by_window(&mut spec, full, sliding);
+    Ok(Mapping::new(spec, NAMES))
+}
+
+fn common(config: &Config<'_>) -> Result<DecoderSpec, ArchitectureError> {
+    let mut spec = base::spec(config, &DEFAULTS)?;
+    spec.activation = config.activation("hidden_act", "silu")?;
+    spec.norm_placement = NormPlacement::Post;
+    spec.qk_norm = Some(QkNorm::Whole);
+    let bias = config.flag("attention_bias", false)?;
+    spec.biases = Biases { qkv: bias, attention_output: bias, ..Biases::default() };
+    Ok(spec)
+}

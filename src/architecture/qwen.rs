@@ -1,0 +1,51 @@
+//! Qwen 2, 2.5 (Llama with biases on queries, keys and values) and 3 (norms on queries and keys instead).
+
+use super::base::{self, Defaults, LLAMA};
+use super::config::Config;
+use super::names::Names;
+use super::rope::RopeDefaults;
+use super::{ArchitectureError, Mapping};
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{Biases, QkNorm};
+
+/// Of `Qwen2Config`.
+const QWEN2: Defaults = Defaults {
+    vocab_size: 151_936,
+    intermediate_size: 22_016,
+    num_kv_heads: Some(32),
+    max_context: 32_768,
+    bos: None,
+    eos: None,
+    ..LLAMA
+};
+
+/// Of `Qwen3Config`.
+const QWEN3: Defaults = Defaults { head_dim: Some(128), ..QWEN2 };
+
+pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = common(config, &QWEN2)?;
+    spec.biases = Biases { qkv: true, ..Biases::default() };
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = common(config, &QWEN3)?;
+    let bias = config.flag("attention_bias", false)?;
+    spec.biases = Biases { qkv: bias, attention_output: bias, ..Biases::default() };
+    spec.qk_norm = Some(QkNorm::PerHead);
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+fn common(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
+    let mut spec = base::spec(config, defaults)?;
+    base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+    spec.activation = config.activation("hidden_act", "silu")?;
+    if config.flag("use_sliding_window", false)? {
+        // As in the config classes: a missing key is 4096, and the first layers see everything.
+        let window = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { Some(4096) };
+        let first = config.size("max_window_layers", 28)?;
+        let sliding = base::sliding_layers(config, spec.num_layers(), |i| i >= first)?;
+        base::set_windows(&mut spec, window, |i| sliding[i]);
+    }
+    Ok(spec)
+}

@@ -1,0 +1,48 @@
+//! Kinds of model that are refused by name, with the reason.
+
+use serde_json::Value;
+
+/// Why a config cannot be converted, if it is of a kind that is known and refused. `architecture` is the name that no
+/// family answers to; without it only what any family may have is looked at.
+pub(super) fn reason(config: &Value, architecture: Option<&str>) -> Option<String> {
+    let given = |key: &str| config.get(key).is_some_and(|v| !v.is_null());
+    if let Some(quantization) = config.get("quantization_config").filter(|v| !v.is_null()) {
+        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+        return Some(format!(
+            "it is quantized already (quantization_config, method {method}), and quantizing twice adds up both losses: \
+             convert the full-precision original"
+        ));
+    }
+    let experts = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
+    let name = architecture.unwrap_or_default();
+    let lower = name.to_lowercase();
+    if experts.iter().any(|key| config.get(key).and_then(Value::as_u64).is_some_and(|n| n > 1))
+        || lower.contains("moe")
+        || lower.contains("mixtral")
+    {
+        return Some("mixture-of-experts models are not supported; dense decoders are".into());
+    }
+    let parts = ["vision_config", "audio_config", "text_config", "thinker_config"];
+    if parts.iter().any(|key| given(key)) || lower.contains("conditionalgeneration") || lower.contains("imagetext") {
+        let encoder_decoder = config.get("is_encoder_decoder").and_then(Value::as_bool).unwrap_or(false);
+        return Some(if encoder_decoder {
+            "encoder-decoder models are not supported; decoder-only language models are".into()
+        } else {
+            "multimodal models are not supported; text-only decoders are (many such models have a text-only sibling)".into()
+        });
+    }
+    architecture?;
+    let heads = ["MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "EncoderModel"];
+    let encoders = ["bert", "t5", "bart", "electra", "deberta", "whisper", "clip", "vit", "xlnet", "marian", "pegasus"];
+    if config.get("is_encoder_decoder").and_then(Value::as_bool) == Some(true) {
+        return Some("encoder-decoder models are not supported; decoder-only language models are".into());
+    }
+    if heads.iter().any(|head| name.contains(head)) || encoders.iter().any(|e| lower.starts_with(e) || lower.contains("bert")) {
+        return Some("encoders and classifiers are not supported; decoder-only language models are".into());
+    }
+    let recurrent = ["mamba", "rwkv", "jamba", "recurrentgemma", "zamba", "bamba", "hymba", "lfm2", "falconh1", "retnet"];
+    if recurrent.iter().any(|r| lower.starts_with(r)) {
+        return Some("state-space and recurrent models are not supported; transformers with attention in every layer are".into());
+    }
+    None
+}

@@ -1,0 +1,76 @@
+//! How canonical tensors are made of a checkpoint's tensors.
+
+use std::collections::BTreeMap;
+
+/// Canonical name to what it is made of.
+pub(super) type Sources = BTreeMap<String, Source>;
+
+/// What a canonical tensor is made of. Vectors count as matrices of one column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// Rows of the checkpoint's tensors.
+    pub parts: Vec<Part>,
+    /// How their rows follow each other.
+    pub order: Order,
+    /// Added to every number, such as the 1 of gains that are stored without it.
+    pub add: f32,
+}
+
+/// How the rows of parts follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// All rows of the first part, then all rows of the second, and so on.
+    Stacked,
+    /// First row of each part, then second row of each, and so on.
+    Interleaved,
+}
+
+/// Consecutive rows of one of the checkpoint's tensors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Name in the checkpoint.
+    pub tensor: String,
+    /// Rows that the whole tensor must have.
+    pub of: usize,
+    /// The first row.
+    pub first: usize,
+    /// How many.
+    pub rows: usize,
+    /// Whether the checkpoint has the transposed matrix, so that these are its columns.
+    pub transposed: bool,
+}
+
+impl Part {
+    /// All `rows` of a tensor.
+    pub(super) fn whole(tensor: impl Into<String>, rows: usize) -> Self {
+        Self { tensor: tensor.into(), of: rows, first: 0, rows, transposed: false }
+    }
+
+    /// `rows` from `first` on, of a tensor of `of`.
+    pub(super) fn slice(tensor: impl Into<String>, of: usize, first: usize, rows: usize) -> Self {
+        Self { tensor: tensor.into(), of, first, rows, transposed: false }
+    }
+}
+
+impl Source {
+    /// Parts one after another.
+    pub(super) fn stacked(parts: Vec<Part>) -> Self {
+        Self { parts, order: Order::Stacked, add: 0.0 }
+    }
+
+    /// Parts row by row.
+    pub(super) fn interleaved(parts: Vec<Part>) -> Self {
+        Self { parts, order: Order::Interleaved, add: 0.0 }
+    }
+
+    /// Names of the checkpoint's tensors, each once.
+    pub fn tensors(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for part in &self.parts {
+            if !names.contains(&part.tensor.as_str()) {
+                names.push(&part.tensor);
+            }
+        }
+        names
+    }
+}

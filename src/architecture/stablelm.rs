@@ -1,0 +1,38 @@
+//! StableLM: Llama with layer norms and partial rotation; some with attention and feed-forward network side by side, or
+//! norms for each head of queries and keys.
+
+use super::base::{self, Defaults, LLAMA};
+use super::config::Config;
+use super::names::Names;
+use super::rope::RopeDefaults;
+use super::{ArchitectureError, Mapping};
+use haikuq_format::spec::{Biases, NormKind, QkNorm, Residual};
+
+/// Of `StableLmConfig`.
+const DEFAULTS: Defaults = Defaults {
+    vocab_size: 50_304,
+    hidden_size: 2560,
+    intermediate_size: 6912,
+    num_kv_heads: Some(32),
+    max_context: 4096,
+    bos: Some(0),
+    eos: Some(0),
+    ..LLAMA
+};
+
+const NAMES: Names = Names { q_norm: "self_attn.q_layernorm", k_norm: "self_attn.k_layernorm", ..Names::LLAMA };
+
+pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &DEFAULTS)?;
+    base::rotate_all(&mut spec, config, RopeDefaults { theta: 10_000.0, partial: 0.25 })?;
+    spec.norm = base::layer_norm(config, "layer_norm_eps", 1e-5)?;
+    spec.activation = config.activation("hidden_act", "silu")?;
+    spec.biases = Biases { qkv: config.flag("use_qkv_bias", false)?, ..Biases::default() };
+    if config.flag("use_parallel_residual", false)? {
+        spec.residual = Residual::ParallelShared;
+    }
+    if config.flag("qk_layernorm", false)? {
+        spec.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
+    }
+    Ok(Mapping::new(spec, NAMES))
+}

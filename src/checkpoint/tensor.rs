@@ -1,0 +1,313 @@
+//! A tensor of a checkpoint: what its file calls it, where its bytes lie, and how its rows become f32.
+//!
+//! Every reader presents its tensors under the names and in the shapes that the model family's own safetensors
+//! checkpoint has. Where a file holds them otherwise (transposed, fused with others, rows in another order, one
+//! added), its [`Placement`] says so, and reading undoes it. Nothing outside of this folder knows of it.
+
+use super::CheckpointError;
+use candle_core::quantized::GgmlDType;
+use half::f16;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Number formats that weights may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit IEEE float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// A block format of GGUF files, which candle dequantizes.
+    Ggml(GgmlDType),
+}
+
+impl Dtype {
+    /// Bytes of `count` numbers that lie one after the other; `None` where that is no whole number of blocks.
+    pub fn bytes(self, count: usize) -> Option<usize> {
+        match self {
+            Self::F32 => count.checked_mul(4),
+            Self::F16 | Self::Bf16 => count.checked_mul(2),
+            Self::Ggml(t) if count.is_multiple_of(t.block_size()) => (count / t.block_size()).checked_mul(t.type_size()),
+            Self::Ggml(_) => None,
+        }
+    }
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone, Debug)]
+pub(super) enum Bytes {
+    /// In a file of [`super::Checkpoint`], from its start.
+    Mapped { file: usize, range: Range<usize> },
+    /// In memory, unpacked from a file of that number.
+    Owned { file: usize, bytes: Arc<Vec<u8>> },
+}
+
+impl Bytes {
+    pub(super) fn file(&self) -> usize {
+        match self {
+            Self::Mapped { file, .. } | Self::Owned { file, .. } => *file,
+        }
+    }
+}
+
+/// A tensor as a reader found it.
+#[derive(Clone, Debug)]
+pub(super) struct TensorInfo {
+    /// The number format as the file writes it, such as `BF16`.
+    pub(super) label: String,
+    /// The number format, where it is one that weights may have; only reading refuses others.
+    pub(super) dtype: Option<Dtype>,
+    /// The shape that the family's own checkpoint has, outermost dimension first.
+    pub(super) shape: Vec<usize>,
+    /// All bytes of the stored tensor.
+    pub(super) bytes: Bytes,
+    pub(super) placement: Placement,
+}
+
+/// How the stored tensor holds this one. With all defaults, and `columns` as the shape says, it is it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Placement {
+    /// Numbers in a stored row.
+    pub(super) columns: usize,
+    /// Whether stored columns are rows.
+    pub(super) transposed: bool,
+    /// Which stored row (or column) is the first, where several tensors are stored as one.
+    pub(super) first: usize,
+    pub(super) order: RowOrder,
+    /// What was added to every number, and is taken off again.
+    pub(super) added: f32,
+}
+
+/// In which order a tensor's rows are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// As they are.
+    #[default]
+    Same,
+    /// Within each head of `head_dim` rows, the two halves alternate: row `i` is stored as row `2i`, row
+    /// `i + head_dim / 2` as row `2i + 1`. (llama.cpp rotates neighbours, transformers halves.)
+    RotaryPairs {
+        /// Rows of a head.
+        head_dim: usize,
+    },
+    /// `[parts, heads, head_dim]` is stored where the family has `[heads, parts, head_dim]`.
+    PartsFirst {
+        /// Such as 3 for queries, keys and values.
+        parts: usize,
+        /// Heads of each.
+        heads: usize,
+        /// Rows of a head.
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// Where `row` is stored.
+    fn stored(self, row: usize) -> usize {
+        match self {
+            Self::Same => row,
+            Self::RotaryPairs { head_dim } => {
+                let (head, i, half) = (row / head_dim, row % head_dim, head_dim / 2);
+                head * head_dim + if i < half { 2 * i } else { 2 * (i - half) + 1 }
+            }
+            Self::PartsFirst { parts, heads, head_dim } => {
+                let (head, part, i) = (row / (parts * head_dim), row / head_dim % parts, row % head_dim);
+                (part * heads + head) * head_dim + i
+            }
+        }
+    }
+}
+
+impl Placement {
+    /// A tensor of `shape` that is stored as it is.
+    pub(super) fn plain(shape: &[usize]) -> Self {
+        let columns = if shape.len() < 2 { 1 } else { shape[1..].iter().product() };
+        Self { columns, transposed: false, first: 0, order: RowOrder::Same, added: 0.0 }
+    }
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    pub(super) info: &'a TensorInfo,
+    pub(super) dtype: Dtype,
+    pub(super) data: &'a [u8],
+    pub(super) file: &'a str,
+    pub(super) name: &'a str,
+}
+
+impl<'a> TensorView<'a> {
+    /// Shape, outermost dimension first.
+    pub fn shape(&self) -> &'a [usize] {
+        &self.info.shape
+    }
+
+    /// Number format in the file.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The file's name, for messages.
+    pub fn file(&self) -> &'a str {
+        self.file
+    }
+
+    /// Reads `rows` (of a vector: its elements) as f32 into `out`, one after the other.
+    ///
+    /// # Errors
+    /// If a number is NaN or infinite, or candle cannot dequantize the format.
+    ///
+    /// # Panics
+    /// If there are no such rows, or `out` has another length.
+    pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let (place, width) = (&self.info.placement, self.width());
+        assert_eq!(out.len(), rows.len() * width, "rows {rows:?} of {}", self.name);
+        if !place.transposed && place.order == RowOrder::Same {
+            self.run((place.first + rows.start) * place.columns, out)?;
+        } else {
+            for (row, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
+                let stored = place.first + place.order.stored(row);
+                if place.transposed {
+                    self.gather(stored, out)?;
+                } else {
+                    self.run(stored * place.columns, out)?;
+                }
+            }
+        }
+        self.finish(out, |at| rows.start * width + at)
+    }
+
+    /// Reads `columns` of a matrix as f32 into `out`, one after the other: rows of the transposed matrix.
+    ///
+    /// # Errors
+    /// As [`TensorView::read_rows`].
+    ///
+    /// # Panics
+    /// Likewise.
+    pub fn read_columns(&self, columns: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let (place, width, height) = (&self.info.placement, self.width(), self.info.shape[0]);
+        assert_eq!(out.len(), columns.len() * height, "columns {columns:?} of {}", self.name);
+        let mut stored = vec![0.0; height];
+        for (column, out) in columns.clone().zip(out.chunks_exact_mut(height)) {
+            if place.transposed {
+                self.run(column * place.columns + place.first, &mut stored)?;
+            } else {
+                self.gather(place.first * place.columns + column, &mut stored)?;
+            }
+            for (row, x) in out.iter_mut().enumerate() {
+                *x = stored[place.order.stored(row)];
+            }
+        }
+        self.finish(out, |at| at % height * width + columns.start + at / height)
+    }
+
+    /// Numbers in a row.
+    fn width(&self) -> usize {
+        if self.info.shape.len() < 2 { 1 } else { self.info.shape[1..].iter().product() }
+    }
+
+    /// Takes off what was added and looks for numbers that are none; `index` says which element is `out[at]`.
+    fn finish(&self, out: &mut [f32], index: impl Fn(usize) -> usize) -> Result<(), CheckpointError> {
+        let mut finite = true;
+        for x in out.iter_mut() {
+            *x -= self.info.placement.added;
+            finite &= x.is_finite();
+        }
+        if finite {
+            return Ok(());
+        }
+        let at = out.iter().position(|x| !x.is_finite()).unwrap_or(0);
+        let (file, tensor) = (self.file.into(), self.name.into());
+        Err(CheckpointError::NotFinite { file, tensor, index: index(at), value: out[at] })
+    }
+
+    /// Numbers that lie side by side, from number `start` of the stored tensor on.
+    fn run(&self, start: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let bytes = |count| self.dtype.bytes(count).ok_or_else(|| self.blocks(start, out.len()));
+        let data = &self.data[bytes(start)?..bytes(start + out.len())?];
+        match self.dtype {
+            Dtype::F32 => convert(data, out, f32_of),
+            Dtype::F16 => convert(data, out, f16_of),
+            Dtype::Bf16 => convert(data, out, bf16_of),
+            Dtype::Ggml(dtype) => super::ggml::dequantize(dtype, data, out).map_err(|why| self.entry(why))?,
+        }
+        Ok(())
+    }
+
+    /// Numbers below each other, from number `start` of the stored tensor on.
+    fn gather(&self, start: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let pitch = self.info.placement.columns;
+        match self.dtype {
+            Dtype::F32 => gather(self.data, start, pitch, out, f32_of),
+            Dtype::F16 => gather(self.data, start, pitch, out, f16_of),
+            Dtype::Bf16 => gather(self.data, start, pitch, out, bf16_of),
+            // No file holds these with the blocks across rows.
+            Dtype::Ggml(_) => return Err(self.blocks(start, out.len())),
+        }
+        Ok(())
+    }
+
+    fn blocks(&self, start: usize, count: usize) -> CheckpointError {
+        self.entry(format!("numbers {start} to {} are not whole blocks of {}", start + count, self.info.label))
+    }
+
+    fn entry(&self, why: String) -> CheckpointError {
+        CheckpointError::Entry { file: self.file.into(), tensor: self.name.into(), why }
+    }
+}
+
+fn f32_of(bytes: [u8; 4]) -> f32 {
+    f32::from_le_bytes(bytes)
+}
+
+fn f16_of(bytes: [u8; 2]) -> f32 {
+    f16::from_le_bytes(bytes).to_f32()
+}
+
+fn bf16_of(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
+fn convert<const N: usize>(data: &[u8], out: &mut [f32], number: impl Fn([u8; N]) -> f32) {
+    for (bytes, x) in data.as_chunks::<N>().0.iter().zip(out) {
+        *x = number(*bytes);
+    }
+}
+
+fn gather<const N: usize>(data: &[u8], start: usize, pitch: usize, out: &mut [f32], number: impl Fn([u8; N]) -> f32) {
+    for (bytes, x) in data.as_chunks::<N>().0.iter().skip(start).step_by(pitch).zip(out) {
+        *x = number(*bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_order_is_a_permutation_and_undoes_what_it_says() {
+        let pairs = RowOrder::RotaryPairs { head_dim: 6 };
+        // Stored 0 1 2 3 4 5 is rows 0 3 1 4 2 5 of a head.
+        assert_eq!((0..12).map(|r| pairs.stored(r)).collect::<Vec<_>>(), [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]);
+        let parts = RowOrder::PartsFirst { parts: 3, heads: 2, head_dim: 2 };
+        // Stored q0 q0 q1 q1 k0 k0 k1 k1 v0 v0 v1 v1, wanted head by head.
+        assert_eq!((0..12).map(|r| parts.stored(r)).collect::<Vec<_>>(), [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]);
+    }
+
+    #[test]
+    fn a_slice_of_a_transposed_matrix_is_read_by_its_columns() {
+        // Stored [3, 4]; the tensor is columns 1 and 2, as rows of 3.
+        let numbers: Vec<u8> = (0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let placement = Placement { columns: 4, transposed: true, first: 1, order: RowOrder::Same, added: 1.0 };
+        let bytes = Bytes::Mapped { file: 0, range: 0..numbers.len() };
+        let info = TensorInfo { label: "F32".into(), dtype: Some(Dtype::F32), shape: vec![2, 3], bytes, placement };
+        let view = TensorView { info: &info, dtype: Dtype::F32, data: &numbers, file: "f", name: "t" };
+        let mut out = [0.0; 6];
+        view.read_rows(0..2, &mut out).unwrap();
+        assert_eq!(out, [0.0, 4.0, 8.0, 1.0, 5.0, 9.0]);
+        view.read_columns(0..3, &mut out).unwrap();
+        assert_eq!(out, [0.0, 1.0, 4.0, 5.0, 8.0, 9.0]);
+    }
+}
