@@ -110,11 +110,11 @@ pub struct RopeTable {
     pub long: Option<LongRope>,
 }
 
-/// The inverse frequencies of a rope table once a sequence is long. What is in a cache by then stays as it is.
+/// The inverse frequencies that a rope table has for long sequences, for all of their positions: a sequence that grows
+/// into a long one is computed anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LongRope {
-    /// A step of the decoder whose last position plus one is larger than this uses these frequencies for all its
-    /// positions. A step is a whole prompt, however it is cut up, or one new token.
+    /// Most positions of a sequence that is not long.
     pub beyond: usize,
     /// As many as the table has otherwise.
     pub inv_freq: Vec<f32>,
