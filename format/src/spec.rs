@@ -27,7 +27,7 @@ pub struct DecoderSpec {
     pub head_dim: usize,
     /// Largest number of positions that the model was made for.
     pub max_context: usize,
-    /// Normalization before each block and before the head.
+    /// Normalization before or after each block (see `norm_placement`) and before the head.
     pub norm: Norm,
     /// The feed-forward network's activation.
     pub activation: Activation,
@@ -110,13 +110,13 @@ pub struct RopeTable {
 /// A normalization over the last dimension, with a gain tensor and, for [`NormKind::Layer`], a bias tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Norm {
-    /// Root mean square, or mean and variance.
+    /// Root mean square, or mean and variance with or without bias.
     pub kind: NormKind,
     /// Added to the mean square or variance.
     pub epsilon: f32,
 }
 
-/// The two normalizations in use.
+/// The normalizations in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
@@ -124,6 +124,20 @@ pub enum NormKind {
     Rms,
     /// `(x − mean(x)) / √(var(x) + ε) × gain + bias`.
     Layer,
+    /// `(x − mean(x)) / √(var(x) + ε) × gain`.
+    LayerNoBias,
+}
+
+impl NormKind {
+    /// Whether the mean is taken off first.
+    pub fn is_centred(self) -> bool {
+        self != Self::Rms
+    }
+
+    /// Whether a norm has a bias tensor beside its gain.
+    pub fn has_bias(self) -> bool {
+        self == Self::Layer
+    }
 }
 
 /// Feed-forward activations.
@@ -142,10 +156,31 @@ pub enum Activation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QkNorm {
-    /// Over each head; gains of length `head_dim`.
+    /// Over each head, as [`DecoderSpec::norm`] does; gains of length `head_dim` that all heads share.
     PerHead,
-    /// Over all heads together; gains of length `heads × head_dim`.
+    /// Over all heads together, as [`DecoderSpec::norm`] does; gains of length `heads × head_dim`.
     Whole,
+    /// Over each head, with gains of its own (and biases, where the kind has them): length `heads × head_dim`. The kind
+    /// need not be that of [`DecoderSpec::norm`]; the epsilon is.
+    EachHead(NormKind),
+}
+
+impl QkNorm {
+    /// The norm of queries and keys in a decoder whose other norms are `norm`.
+    pub fn norm(self, norm: Norm) -> Norm {
+        match self {
+            Self::PerHead | Self::Whole => norm,
+            Self::EachHead(kind) => Norm { kind, ..norm },
+        }
+    }
+
+    /// Length of the gains of `heads` heads.
+    pub fn gains(self, heads: usize, head_dim: usize) -> usize {
+        match self {
+            Self::PerHead => head_dim,
+            Self::Whole | Self::EachHead(_) => heads * head_dim,
+        }
+    }
 }
 
 /// Which projections have a bias.
@@ -215,12 +250,14 @@ impl DecoderSpec {
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let (h, mut list) = (self.hidden_size, Vec::new());
         let mut add = |name: String, class, shape: Vec<usize>| list.push(TensorSpec { name, class, shape });
-        let norm = |add: &mut dyn FnMut(String, TensorClass, Vec<usize>), name: &str, n: usize| {
+        let norm_of = |kind: NormKind, add: &mut dyn FnMut(String, TensorClass, Vec<usize>), name: &str, n: usize| {
             add(format!("{name}.gain"), TensorClass::Vector, vec![n]);
-            if self.norm.kind == NormKind::Layer {
+            if kind.has_bias() {
                 add(format!("{name}.bias"), TensorClass::Vector, vec![n]);
             }
         };
+        let norm =
+            |add: &mut dyn FnMut(String, TensorClass, Vec<usize>), name: &str, n: usize| norm_of(self.norm.kind, add, name, n);
         add("embedding".into(), TensorClass::Embedding, vec![self.vocab_size, h]);
         if self.learned_positions {
             add("positions".into(), TensorClass::Embedding, vec![self.max_context, h]);
@@ -236,13 +273,11 @@ impl DecoderSpec {
             if self.biases.qkv {
                 add(format!("{p}.qkv.bias"), TensorClass::Vector, vec![self.qkv_size()]);
             }
-            if let Some(kind) = self.qk_norm {
-                let (q, k) = match kind {
-                    QkNorm::PerHead => (self.head_dim, self.head_dim),
-                    QkNorm::Whole => (self.attention_size(), self.num_kv_heads * self.head_dim),
-                };
-                norm(&mut add, &format!("{p}.q_norm"), q);
-                norm(&mut add, &format!("{p}.k_norm"), k);
+            if let Some(qk_norm) = self.qk_norm {
+                let kind = qk_norm.norm(self.norm).kind;
+                for (name, heads) in [("q_norm", self.num_heads), ("k_norm", self.num_kv_heads)] {
+                    norm_of(kind, &mut add, &format!("{p}.{name}"), qk_norm.gains(heads, self.head_dim));
+                }
             }
             add(format!("{p}.attention_output"), TensorClass::Attention, vec![h, self.attention_size()]);
             if self.biases.attention_output {

@@ -6,29 +6,32 @@ use super::rope::{Rotation, rotate};
 use super::weights::Weights;
 use candle_core::{D, Result, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, LayerSpec, NormKind, NormPlacement, QkNorm, Residual};
+use haikuq_format::spec::{Activation, LayerSpec, Norm, NormPlacement, QkNorm, Residual};
 
-/// A norm's gain and, for a layer norm, its bias.
+/// A norm with its gain and bias.
 pub(super) struct NormWeights {
+    norm: Norm,
     gain: Tensor,
     bias: Option<Tensor>,
 }
 
 impl NormWeights {
-    pub(super) fn load(spec: &DecoderSpec, name: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
-        Ok(Self {
-            gain: weights.take(&format!("{name}.gain"))?,
-            bias: weights.take_if(spec.norm.kind == NormKind::Layer, &format!("{name}.bias"))?,
-        })
+    pub(super) fn load(norm: Norm, name: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
+        let gain = weights.take(&format!("{name}.gain"))?;
+        Ok(Self { norm, gain, bias: weights.take_if(norm.kind.has_bias(), &format!("{name}.bias"))? })
+    }
+
+    /// Gain and bias `[heads × head_dim]` as `[heads, 1, head_dim]`, for `[heads, positions, head_dim]`.
+    fn of_each_head(mut self, head_dim: usize) -> Result<Self> {
+        let split = |t: &Tensor| t.reshape(((), 1, head_dim));
+        self.bias = self.bias.as_ref().map(split).transpose()?;
+        Ok(Self { gain: split(&self.gain)?, ..self })
     }
 
     /// Normalizes the last dimension of `x`.
-    pub(super) fn forward(&self, spec: &DecoderSpec, x: &Tensor) -> Result<Tensor> {
-        let centred = match spec.norm.kind {
-            NormKind::Rms => x.clone(),
-            NormKind::Layer => x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?,
-        };
-        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(spec.norm.epsilon))?.sqrt()?;
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let centred = if self.norm.kind.is_centred() { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(self.norm.epsilon))?.sqrt()?;
         let x = centred.broadcast_div(&deviation)?.broadcast_mul(&self.gain)?;
         match &self.bias {
             Some(bias) => x.broadcast_add(bias),
@@ -90,12 +93,17 @@ impl Layer {
         let pre = spec.norm_placement != NormPlacement::Post;
         let post = spec.norm_placement != NormPlacement::Pre;
         let norm = |present: bool, part: &str, weights: &mut Weights| {
-            if present { NormWeights::load(spec, &name(part), weights).map(Some) } else { Ok(None) }
+            if present { NormWeights::load(spec.norm, &name(part), weights).map(Some) } else { Ok(None) }
         };
         let attention_norm = norm(pre, "attention_norm", weights)?;
         let qkv = Projection::load(weights, &name("qkv"), spec.biases.qkv)?;
-        let q_norm = norm(spec.qk_norm.is_some(), "q_norm", weights)?;
-        let k_norm = norm(spec.qk_norm.is_some(), "k_norm", weights)?;
+        let qk_norm = spec.qk_norm.map(|kind| -> std::result::Result<_, ReferenceError> {
+            let mut load = |part| -> std::result::Result<_, ReferenceError> {
+                let norm = NormWeights::load(kind.norm(spec.norm), &name(part), weights)?;
+                Ok(if matches!(kind, QkNorm::EachHead(_)) { norm.of_each_head(spec.head_dim)? } else { norm })
+            };
+            Ok((load("q_norm")?, load("k_norm")?))
+        });
         let attention_output = Projection::load(weights, &name("attention_output"), spec.biases.attention_output)?;
         let attention_post_norm = norm(post, "attention_post_norm", weights)?;
         let mlp_norm = norm(pre && spec.residual != Residual::ParallelShared, "mlp_norm", weights)?;
@@ -111,7 +119,7 @@ impl Layer {
             spec: spec.layers[index],
             attention_norm,
             qkv,
-            qk_norm: q_norm.zip(k_norm),
+            qk_norm: qk_norm.transpose()?,
             attention_output,
             attention_post_norm,
             mlp_norm,
@@ -132,7 +140,7 @@ impl Layer {
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
         let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
-            Some(norm) => norm.forward(spec, x),
+            Some(norm) => norm.forward(x),
             None => Ok(x.clone()),
         };
         let normed = norm(&self.attention_norm, x)?;
@@ -164,13 +172,13 @@ impl Layer {
         let mut k = qkv.narrow(1, q_size, kv_size)?;
         let v = qkv.narrow(1, q_size + kv_size, kv_size)?;
         if let (Some((q_norm, k_norm)), Some(QkNorm::Whole)) = (&self.qk_norm, spec.qk_norm) {
-            (q, k) = (q_norm.forward(spec, &q)?, k_norm.forward(spec, &k)?);
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         // [positions, heads × head_dim] to [heads, positions, head_dim]
         let split = |t: &Tensor, heads: usize| t.reshape((n, heads, d))?.transpose(0, 1)?.contiguous();
         let (mut q, mut k, v) = (split(&q, spec.num_heads)?, split(&k, spec.num_kv_heads)?, split(&v, spec.num_kv_heads)?);
-        if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead)) = (&self.qk_norm, spec.qk_norm) {
-            (q, k) = (q_norm.forward(spec, &q)?, k_norm.forward(spec, &k)?);
+        if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead | QkNorm::EachHead(_))) = (&self.qk_norm, spec.qk_norm) {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         if let Some(rope) = self.spec.rope {
             let (cos, sin) = ropes[rope].cos_sin(first, n)?;

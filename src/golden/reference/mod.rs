@@ -120,7 +120,7 @@ impl Reference {
         let embedding = weights.take("embedding")?;
         let positions = weights.take_if(spec.learned_positions, "positions")?;
         let layers = (0..spec.num_layers()).map(|i| Layer::load(spec, i, &mut weights)).collect::<Result<_, _>>()?;
-        let final_norm = NormWeights::load(spec, "final_norm", &mut weights)?;
+        let final_norm = NormWeights::load(spec.norm, "final_norm", &mut weights)?;
         let head = if spec.tied_head { embedding.clone() } else { weights.take("head")? };
         let head_bias = weights.take_if(spec.biases.head, "head.bias")?;
         let ropes = spec.ropes.iter().map(Rotation::new).collect();
@@ -216,7 +216,7 @@ impl Reference {
             x = layer.forward(&self.spec, &x, &self.ropes, cache.length, cached)?;
         }
         cache.length += ids.len();
-        Ok(self.final_norm.forward(&self.spec, &x)?)
+        Ok(self.final_norm.forward(&x)?)
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ReferenceError> {
