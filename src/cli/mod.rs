@@ -19,6 +19,7 @@ mod model;
 mod progress;
 mod run;
 mod score;
+mod scored;
 mod serve;
 pub mod table;
 pub mod units;

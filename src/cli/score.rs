@@ -4,13 +4,14 @@ use super::Context;
 use super::generation::CacheArg;
 use super::model::{open, open_tokenizer};
 use super::progress::Progress;
+use super::scored::Scored;
 use crate::files::write_atomically;
 use crate::golden::file::read_input_ids;
 use crate::golden::record::{Outputs, record};
 use crate::golden::text::{read_documents, windows};
 use crate::runner::RunnerOptions;
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,16 +67,6 @@ struct Source {
     /// Safetensors file with the windows' token ids: input_ids [windows, tokens]
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
-}
-
-/// Tokens of a window that count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Scored {
-    /// All but the first
-    #[default]
-    All,
-    /// Those that are predicted from more than half a window, as published WikiText figures are measured
-    SecondHalf,
 }
 
 /// `score --json`; documented in docs/schemas/score.md.
