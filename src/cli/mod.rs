@@ -6,6 +6,7 @@
 mod bench;
 mod browser;
 mod chat;
+mod checkpoint_argument;
 mod completions;
 mod context;
 mod convert;
@@ -14,6 +15,7 @@ mod diff;
 mod doctor;
 mod generation;
 mod golden;
+mod hub_progress;
 mod inspect;
 mod model;
 mod progress;

@@ -1,6 +1,7 @@
 //! `haikuq score`: perplexity of a checkpoint or package on a text.
 
 use super::Context;
+use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
 use super::generation::CacheArg;
 use super::model::{open, open_tokenizer};
 use super::progress::Progress;
@@ -28,10 +29,13 @@ const WINDOW: usize = 512;
 /// A checkpoint is scored by the f32 reference, a package by the runtime on the GPU. Windows are cut from the text's
 /// tokens without overlap, and each is a sequence of its own.
 #[derive(Args, Debug)]
+#[command(after_long_help = CHECKPOINT_HELP)]
 pub struct ScoreArgs {
-    /// Folder of the package or checkpoint
+    /// Folder of the package or checkpoint, or a model on the hub (org/name)
     #[arg(value_name = "PACKAGE|CHECKPOINT")]
     model: PathBuf,
+    #[command(flatten)]
+    hub: HubArgs,
     #[command(flatten)]
     source: Source,
     /// Tokens in a window [default: 512; with --ids as the file says]
@@ -84,7 +88,8 @@ struct ScoreJson {
 }
 
 /// Runs the verb.
-pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    args.model = args.hub.locate(&args.model, context)?.path;
     let windows = args.windows()?;
     let mut opened = open(&args.model, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
     let mut progress = Progress::new(context, windows.len(), "windows");
