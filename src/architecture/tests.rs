@@ -90,7 +90,10 @@ fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
         (json!({"architectures": ["LlamaForCausalLM"], "num_local_experts": 8}), "mixture-of-experts"),
         (json!({"architectures": ["BertForMaskedLM"], "model_type": "bert"}), "encoders and classifiers"),
         (json!({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": true}), "encoder-decoder models"),
-        (json!({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "text_config": {}}), "multimodal models"),
+        (
+            json!({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "text_config": {}}),
+            "multimodal models",
+        ),
         (json!({"architectures": ["Qwen2VLForConditionalGeneration"]}), "multimodal models"),
         (json!({"architectures": ["MambaForCausalLM"]}), "state-space"),
         (
@@ -108,7 +111,10 @@ fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
 #[test]
 fn arithmetic_that_a_spec_cannot_say_is_refused_by_its_key() {
     for (config, key) in [
-        (json!({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": true}), "scale_attn_by_inverse_layer_idx"),
+        (
+            json!({"architectures": ["GPT2LMHeadModel"], "scale_attn_by_inverse_layer_idx": true}),
+            "scale_attn_by_inverse_layer_idx",
+        ),
         (json!({"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": true}), "use_bidirectional_attention"),
         (json!({"architectures": ["PhiForCausalLM"], "qk_layernorm": true}), "qk_layernorm"),
         (json!({"architectures": ["LlamaForCausalLM"], "hidden_act": "relu2"}), "hidden_act"),

@@ -124,6 +124,7 @@ mod tests {
     fn summary(mean_kl: f64, top1_percent: f64) -> Summary {
         Summary {
             positions: 10,
+            first_position: 0,
             golden_perplexity: 9.0,
             perplexity: 9.1,
             perplexity_increase_percent: 1.1,
