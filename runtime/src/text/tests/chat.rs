@@ -90,7 +90,7 @@ fn with_template(template: &str) -> Tokenizer {
     let mut json = serde_json::to_value(&gpt2().inner.tokenizer).unwrap();
     json["padding"] = serde_json::Value::Null;
     let json = json.to_string();
-    Tokenizer::from_files(TokenizerFiles { tokenizer: json.as_bytes(), config: None, chat_template: Some(template) }).unwrap()
+    Tokenizer::from_files(TokenizerFiles { tokenizer: json.as_bytes(), chat_template: Some(template), ..Default::default() }).unwrap()
 }
 
 proptest! {

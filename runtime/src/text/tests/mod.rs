@@ -101,7 +101,7 @@ fn ids_outside_the_vocabulary_decode_to_nothing() {
 
 #[test]
 fn files_that_are_no_tokenizer_are_refused_by_name() {
-    let load = |tokenizer, config| Tokenizer::from_files(TokenizerFiles { tokenizer, config, chat_template: None });
+    let load = |tokenizer, config| Tokenizer::from_files(TokenizerFiles { tokenizer, config, ..Default::default() });
     for bad in [&b""[..], b"{}", b"[]", b"\xff", br#"{"version": "1.0", "model": {"type": "Other"}}"#] {
         assert!(matches!(load(bad, None), Err(TextError::File { file: "tokenizer.json", .. })));
     }
