@@ -2,6 +2,7 @@
 
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
+use crate::convert::ADDITIONAL_CHAT_TEMPLATES;
 use crate::files::hash_file;
 use crate::golden::reference::Reference;
 use crate::golden::stored::StoredWeights;
@@ -10,8 +11,9 @@ pub use crate::runner::is_package;
 use crate::runner::{Runner, RunnerOptions};
 use anyhow::Context as _;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
+use haikuq_runtime::package::additional_chat_template_name;
 use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model that can be asked, and what it runs on.
 pub struct Opened {
@@ -76,10 +78,68 @@ pub fn open_tokenizer(folder: &Path) -> anyhow::Result<Tokenizer> {
             Err(e) => Err(e).with_context(|| path.display().to_string()),
         }
     };
-    let tokenizer = read("tokenizer.json")?.with_context(|| format!("{} has no tokenizer.json", folder.display()))?;
-    let config = read("tokenizer_config.json")?;
+    let tokenizer = read("tokenizer.json")?.with_context(|| no_tokenizer(folder))?;
+    let (config, special_tokens_map) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
     let template = read("chat_template.jinja")?.map(String::from_utf8).transpose();
     let template = template.with_context(|| format!("{}: chat_template.jinja", folder.display()))?;
-    let files = TokenizerFiles { tokenizer: &tokenizer, config: config.as_deref(), chat_template: template.as_deref() };
+    let others = additional_chat_templates(folder)?;
+    let others: Vec<(&str, &str)> = others.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let files = TokenizerFiles {
+        tokenizer: &tokenizer,
+        config: config.as_deref(),
+        special_tokens_map: special_tokens_map.as_deref(),
+        chat_template: template.as_deref(),
+        additional_chat_templates: &others,
+    };
     Tokenizer::from_files(files).with_context(|| format!("cannot load the tokenizer of {}", folder.display()))
+}
+
+/// Chat templates beside the default one, with their names.
+fn additional_chat_templates(folder: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let (paths, in_package) = match is_package(folder) {
+        true => (files_in(folder), true),
+        false => (files_in(&folder.join(ADDITIONAL_CHAT_TEMPLATES)), false),
+    };
+    let name = |path: &PathBuf| {
+        let file = path.file_name()?.to_str()?;
+        let name = if in_package { additional_chat_template_name(file) } else { file.strip_suffix(".jinja") };
+        Some((path.clone(), name?.to_owned()))
+    };
+    let read = |(path, name): (PathBuf, String)| {
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok((name, text))
+    };
+    paths.iter().filter_map(name).map(read).collect()
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// What is missing, and the way out where there is a tokenizer of another kind.
+fn no_tokenizer(folder: &Path) -> String {
+    let others = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"];
+    let missing = format!("{} has no tokenizer.json", folder.display());
+    match others.iter().find(|name| folder.join(name).is_file()) {
+        Some(other) => format!(
+            "{missing}; make one of its {other} with Hugging Face transformers: \
+             AutoTokenizer.from_pretrained({0:?}).save_pretrained({0:?})",
+            folder.display().to_string()
+        ),
+        None => missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_tokenizer_json_the_way_out_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = || format!("{:#}", open_tokenizer(dir.path()).unwrap_err());
+        assert!(error().ends_with("has no tokenizer.json"), "{}", error());
+        std::fs::write(dir.path().join("tokenizer.model"), b"x").unwrap();
+        assert!(error().contains("make one of its tokenizer.model") && error().contains("save_pretrained"), "{}", error());
+    }
 }

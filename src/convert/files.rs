@@ -1,8 +1,9 @@
 //! Files around a conversion: what there is before it, hashing, synced writing.
 
-use super::ConvertError;
+use super::{ADDITIONAL_CHAT_TEMPLATES, ConvertError};
 use crate::files::hash_file;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE};
+use haikuq_runtime::package::additional_chat_template_file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -87,10 +88,33 @@ fn is_empty_folder(path: &Path) -> bool {
 pub(super) fn copy_companions(from: &[PathBuf], package: &Path) -> Result<Vec<FileEntry>, ConvertError> {
     let copy = |path: &PathBuf| {
         let bytes = fs::read(path).map_err(ConvertError::io("read", path))?;
-        write_synced(&package.join(file_name(path)), &bytes)?;
-        Ok(FileEntry { name: file_name(path), bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
+        let name = companion_name(path);
+        write_synced(&package.join(&name), &bytes)?;
+        Ok(FileEntry { name, bytes: bytes.len() as u64, sha256: hex(&Sha256::digest(&bytes)) })
     };
     from.iter().map(copy).collect()
+}
+
+/// The chat templates of a checkpoint that lie in a folder of their own, by name.
+pub(super) fn additional_chat_templates(checkpoint: &Path) -> Result<Vec<PathBuf>, ConvertError> {
+    let folder = checkpoint.join(ADDITIONAL_CHAT_TEMPLATES);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(ConvertError::io("read", &folder))?,
+        Err(_) => Vec::new(),
+    };
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "jinja") && path.is_file());
+    paths.sort();
+    Ok(paths)
+}
+
+/// What a companion is called in the package, where every file lies in one folder.
+fn companion_name(path: &Path) -> String {
+    let of_folder = path.parent().and_then(Path::file_name).is_some_and(|name| name == ADDITIONAL_CHAT_TEMPLATES);
+    match path.file_stem() {
+        Some(name) if of_folder => additional_chat_template_file(&name.to_string_lossy()),
+        _ => file_name(path),
+    }
 }
 
 /// Writes a file and waits until it is on disk.

@@ -25,6 +25,9 @@ use haikuq_format::manifest::MANIFEST_FILE;
 use std::path::{Path, PathBuf};
 use work::WorkFolder;
 
+/// Folder of a checkpoint with chat templates beside the default one, `NAME.jinja` each.
+pub const ADDITIONAL_CHAT_TEMPLATES: &str = "additional_chat_templates";
+
 /// What to convert to, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -73,11 +76,13 @@ pub fn convert(
         let weights = plan.shards[..work.finished()].iter().map(|s| plan.shard_weights(s)).sum();
         progress(Progress::Resumed { shards: work.finished(), weights });
     }
+    let mut companions = decoder.checkpoint().companions();
+    companions.extend(files::additional_chat_templates(decoder.checkpoint().root())?);
     let hashed = pipeline::run(decoder, plan, options.jobs, &mut work, progress)?;
     let manifest = Manifest {
         tensors: plan.tensors_with_errors(work.errors()),
         shards: plan.shards.iter().zip(work.hashes()).map(|(shard, sha256)| shard.entry(sha256)).collect(),
-        files: files::copy_companions(&decoder.checkpoint().companions(), work.package())?,
+        files: files::copy_companions(&companions, work.package())?,
         provenance: haikuq_format::manifest::Provenance {
             tool: tool(),
             recipe: recipe.name.clone(),

@@ -155,7 +155,7 @@ impl Package {
         };
         let mut others = Vec::new();
         for file in &self.manifest.files {
-            if let Some(name) = chat_template_name(&file.name) {
+            if let Some(name) = additional_chat_template_name(&file.name) {
                 others.push((name, template_text(&file.name, self.read_checked(file).await?)?));
             }
         }
@@ -264,7 +264,7 @@ pub fn additional_chat_template_file(name: &str) -> String {
 }
 
 /// The name of the chat template in a file that [`additional_chat_template_file`] named.
-fn chat_template_name(file: &str) -> Option<&str> {
+pub fn additional_chat_template_name(file: &str) -> Option<&str> {
     file.strip_prefix("chat_template.")?.strip_suffix(".jinja")
 }
 

@@ -7,7 +7,7 @@ use tokenizers::{
 };
 
 /// Parts of a tokenizer, with the kinds that the library knows and the field in which a sequence has its members.
-const PARTS: [(&str, &[&str], &str); 5] = [
+pub(super) const PARTS: [(&str, &[&str], &str); 5] = [
     (
         "normalizer",
         &[

@@ -1,6 +1,7 @@
 //! Tokenizers of every kind keep control tokens and text apart, and give text back as it was.
 
 mod chat;
+mod files;
 mod haiku;
 mod stream;
 mod tokenizers;
