@@ -101,9 +101,7 @@ pub fn read_documents(path: &Path) -> Result<Vec<Document>, DocumentError> {
 fn parse_line(line: &str, number: usize, path: &Path) -> Result<Document, DocumentError> {
     let json = |source| DocumentError::Json { path: path.into(), line: number, source };
     match serde_json::from_str(line).map_err(json)? {
-        Line { messages: Some(messages), .. } if !messages.is_empty() => {
-            Ok(Document::Chat(messages))
-        }
+        Line { messages: Some(messages), .. } if !messages.is_empty() => Ok(Document::Chat(messages)),
         Line { user: Some(user), reply, .. } => {
             let reply = reply.map(|r| Message::new("assistant", r));
             Ok(Document::Chat([Message::new("user", user)].into_iter().chain(reply).collect()))

@@ -23,9 +23,14 @@ impl Tokenizer {
     /// # Errors
     /// If there is no template, it is malformed, or it refuses the conversation.
     pub fn render_chat(&self, messages: &[Message], options: &ChatOptions) -> Result<String, TextError> {
+        self.render_marked(messages, options, None)
+    }
+
+    /// The same of a conversation with `mark` in it, a character that no filter may spell otherwise.
+    fn render_marked(&self, messages: &[Message], options: &ChatOptions, mark: Option<char>) -> Result<String, TextError> {
         let with_tools = options.tools.is_some() || options.variables.get("tools").is_some_and(|tools| !tools.is_null());
         let template = self.inner.templates.choose(options.template.as_deref(), with_tools)?;
-        render(template, &self.inner.named, messages, options)
+        render(template, &self.inner.named, messages, options, mark)
     }
 
     /// [`Tokenizer::encode_chat_with`] the default [`ChatOptions`].
@@ -57,7 +62,7 @@ impl Tokenizer {
         let twin = self.plain_twin(&said.unwrap_or_default())?;
         let marked = marks(twin.mark()).everywhere(messages, options);
         let prompt = match &marked {
-            Some((messages, options)) => self.render_chat(messages, options)?,
+            Some((messages, options)) => self.render_marked(messages, options, Some(twin.mark()))?,
             None => self.render_chat(messages, options)?,
         };
         let (mut renamed, mut end) = (String::with_capacity(prompt.len()), 0);

@@ -39,7 +39,10 @@ impl ControlTokens {
         let is_control = |token: &tokenizers::AddedToken| {
             let text = token.content.as_str();
             let blank = text.chars().all(|c| c.is_whitespace() || c == '▁' || c == 'Ġ' || c == 'Ċ');
-            token.special || named.contains(text) || ENDS.contains(&text) || !blank && (templates.texts().any(|t| t.contains(text)) || model.token_to_id(text).is_none())
+            token.special
+                || named.contains(text)
+                || ENDS.contains(&text)
+                || !blank && (templates.texts().any(|t| t.contains(text)) || model.token_to_id(text).is_none())
         };
         let added = tokenizer.get_added_tokens_decoder();
         let by_id: BTreeMap<u32, String> =

@@ -7,20 +7,42 @@ use tokenizers::{
 };
 
 /// Parts of a tokenizer, with the kinds that the library knows and the field in which a sequence has its members.
-pub(super) const PARTS: [(&str, &[&str], &str); 5] = [
+const PARTS: [(&str, &[&str], &str); 5] = [
     (
         "normalizer",
         &[
-            "BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend", "Replace",
-            "Sequence", "Strip", "StripAccents",
+            "BertNormalizer",
+            "ByteLevel",
+            "Lowercase",
+            "NFC",
+            "NFD",
+            "NFKC",
+            "NFKD",
+            "Nmt",
+            "Precompiled",
+            "Prepend",
+            "Replace",
+            "Sequence",
+            "Strip",
+            "StripAccents",
         ],
         "normalizers",
     ),
     (
         "pre_tokenizer",
         &[
-            "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "FixedLength", "Metaspace", "Punctuation", "Sequence",
-            "Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit",
+            "BertPreTokenizer",
+            "ByteLevel",
+            "CharDelimiterSplit",
+            "Digits",
+            "FixedLength",
+            "Metaspace",
+            "Punctuation",
+            "Sequence",
+            "Split",
+            "UnicodeScripts",
+            "Whitespace",
+            "WhitespaceSplit",
         ],
         "pretokenizers",
     ),

@@ -9,7 +9,13 @@ use std::fmt::Write;
 const DEEPEST: usize = 128;
 
 /// `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`, without HTML escapes.
-pub(super) fn to_json(value: &Value, ensure_ascii: Option<bool>, indent: Option<Value>, options: Kwargs) -> Result<String, Error> {
+pub(super) fn to_json(
+    value: &Value,
+    ensure_ascii: Option<bool>,
+    indent: Option<Value>,
+    options: Kwargs,
+    mark: Option<char>,
+) -> Result<String, Error> {
     let ascii = ensure_ascii.map_or_else(|| options.get::<Option<bool>>("ensure_ascii"), |v| Ok(Some(v)))?.unwrap_or(false);
     let indent = indent.map_or_else(|| options.get::<Option<Value>>("indent"), |v| Ok(Some(v)))?;
     let sort = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
@@ -27,7 +33,7 @@ pub(super) fn to_json(value: &Value, ensure_ascii: Option<bool>, indent: Option<
         Some(_) => return Err(wrong("separators are two strings")),
         None => (if indent.is_some() { "," } else { ", " }, ": "),
     };
-    let mut writer = JsonWriter { out: String::new(), indent, item, key, ascii, sort };
+    let mut writer = JsonWriter { out: String::new(), indent, item, key, ascii, sort, mark };
     writer.value(value, 0)?;
     Ok(writer.out)
 }
@@ -44,6 +50,7 @@ struct JsonWriter<'a> {
     key: &'a str,
     ascii: bool,
     sort: bool,
+    mark: Option<char>,
 }
 
 impl JsonWriter<'_> {
@@ -117,7 +124,7 @@ impl JsonWriter<'_> {
             return;
         }
         for c in quoted.chars() {
-            if (' '..='~').contains(&c) {
+            if (' '..='~').contains(&c) || Some(c) == self.mark {
                 self.out.push(c);
             } else {
                 for unit in c.encode_utf16(&mut [0; 2]) {

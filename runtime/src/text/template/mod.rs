@@ -12,7 +12,7 @@ use super::{ChatOptions, Message, TextError};
 use chrono::DateTime;
 use continued::Open;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, ValueKind};
+use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 #[error("{0}")]
 struct Refusal(String);
 
-/// Renders `source` for `messages`. `tokens` are the variables `bos_token`, `eos_token` and so on.
+/// Renders `source` for `messages`. `tokens` are the variables `bos_token`, `eos_token` and so on. `mark` is a character
+/// that is written as it is even where others of its kind are spelled in ASCII.
 ///
 /// # Errors
 /// [`TextError::Conversation`] where the last message is to go on and cannot,
@@ -41,6 +42,7 @@ pub fn render(
     tokens: &BTreeMap<String, String>,
     messages: &[Message],
     options: &ChatOptions,
+    mark: Option<char>,
 ) -> Result<String, TextError> {
     let mut messages: Vec<Json> = messages.iter().map(as_templates_see).collect();
     let open = match (options.continue_final_message, options.add_generation_prompt) {
@@ -51,7 +53,7 @@ pub fn render(
             return Err(TextError::Conversation { why });
         }
     };
-    let text = evaluate(source, tokens, &messages, options).map_err(|error| {
+    let text = evaluate(source, tokens, &messages, options, mark).map_err(|error| {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(e) = cause {
             if let Some(Refusal(message)) = e.downcast_ref() {
@@ -72,9 +74,11 @@ fn evaluate(
     tokens: &BTreeMap<String, String>,
     messages: &[Json],
     options: &ChatOptions,
+    mark: Option<char>,
 ) -> Result<String, Error> {
-    let mut environment = environment(options)?;
-    environment.add_template_owned("chat_template", without_generation_blocks(&source.replace("\r\n", "\n").replace('\r', "\n")))?;
+    let mut environment = environment(options, mark)?;
+    environment
+        .add_template_owned("chat_template", without_generation_blocks(&source.replace("\r\n", "\n").replace('\r', "\n")))?;
     let text = |(name, token): (&String, &String)| (name.clone(), Value::from(token.as_str()));
     let variable = |(name, value): (&String, &Json)| (name.clone(), Value::from(Serde(value)));
     let mut variables: BTreeMap<String, Value> = tokens.iter().map(text).collect();
@@ -101,21 +105,23 @@ fn as_templates_see(message: &Message) -> Json {
     Json::Object(fields)
 }
 
-fn environment(options: &ChatOptions) -> Result<Environment<'static>, Error> {
+fn environment(options: &ChatOptions, mark: Option<char>) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
     python::extend(&mut environment);
-    environment.set_formatter(|out, state, value| match value.kind() {
+    environment.set_formatter(move |out, state, value| match value.kind() {
         ValueKind::None => out.write_str("None").map_err(Error::from),
         ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
-        ValueKind::Seq | ValueKind::Map => out.write_str(&python::repr(value)?).map_err(Error::from),
+        ValueKind::Seq | ValueKind::Map => out.write_str(&python::repr(value, mark)?).map_err(Error::from),
         _ => match python::as_float(value) {
             Some(number) => out.write_str(&python::float(number)).map_err(Error::from),
             None => minijinja::escape_formatter(out, state, value),
         },
     });
-    environment.add_filter("tojson", json::to_json);
+    environment.add_filter("tojson", move |value: &Value, ascii: Option<bool>, indent: Option<Value>, options: Kwargs| {
+        json::to_json(value, ascii, indent, options, mark)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
     });
@@ -159,7 +165,7 @@ mod tests {
     fn rendered(source: &str, options: &ChatOptions) -> Result<String, TextError> {
         let tokens = BTreeMap::from([("bos_token".to_string(), "<s>".to_string()), ("eos_token".into(), "</s>".into())]);
         let messages = [Message::system("Be brief."), Message::user("Hi"), Message::assistant("Hello"), Message::user("Bye")];
-        render(source, &tokens, &messages, options)
+        render(source, &tokens, &messages, options, None)
     }
 
     fn plain(source: &str) -> String {

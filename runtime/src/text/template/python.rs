@@ -270,29 +270,29 @@ pub(super) fn as_float(value: &Value) -> Option<f64> {
     (value.is_number() && !value.is_integer()).then(|| f64::try_from(value.clone()).ok()).flatten()
 }
 
-/// Python's `repr` of a list or a dict, as `{{ value }}` prints it.
-pub(super) fn repr(value: &Value) -> Result<String, Error> {
+/// Python's `repr` of a list or a dict, as `{{ value }}` prints it, but with `mark` as it is.
+pub(super) fn repr(value: &Value, mark: Option<char>) -> Result<String, Error> {
     let mut out = String::new();
-    write_repr(&mut out, value, 0)?;
+    write_repr(&mut out, value, mark, 0)?;
     Ok(out)
 }
 
 /// As deep as lists within lists are printed; JSON that was read is never deeper.
 const DEEPEST: usize = 128;
 
-fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+fn write_repr(out: &mut String, value: &Value, mark: Option<char>, depth: usize) -> Result<(), Error> {
     if depth > DEEPEST {
         return Err(wrong("a value is nested too deeply to be printed"));
     }
     match value.kind() {
-        ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default()),
+        ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default(), mark),
         ValueKind::Seq | ValueKind::Iterable => {
             let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
             out.push(open);
             let mut count = 0;
             for item in value.try_iter()? {
                 out.push_str(if count > 0 { ", " } else { "" });
-                write_repr(out, &item, depth + 1)?;
+                write_repr(out, &item, mark, depth + 1)?;
                 count += 1;
             }
             out.push_str(if count == 1 && value.is_tuple() { "," } else { "" });
@@ -302,9 +302,9 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
             out.push('{');
             for (i, key) in value.try_iter()?.enumerate() {
                 out.push_str(if i > 0 { ", " } else { "" });
-                write_repr(out, &key, depth + 1)?;
+                write_repr(out, &key, mark, depth + 1)?;
                 out.push_str(": ");
-                write_repr(out, &value.get_item(&key)?, depth + 1)?;
+                write_repr(out, &value.get_item(&key)?, mark, depth + 1)?;
             }
             out.push('}');
         }
@@ -320,7 +320,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error
 }
 
 /// Python's `repr` of a string.
-fn write_quoted(out: &mut String, text: &str) {
+fn write_quoted(out: &mut String, text: &str, mark: Option<char>) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
@@ -331,6 +331,7 @@ fn write_quoted(out: &mut String, text: &str) {
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
             ' '..='~' => out.push(c),
+            c if Some(c) == mark => out.push(c),
             // Rust's debug form escapes what cannot be printed; a letter before it keeps accents from counting as such.
             c if format!("{:?}", format!("a{c}")).contains('\\') || c.is_whitespace() => {
                 let _ = match u32::from(c) {

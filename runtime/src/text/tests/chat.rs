@@ -73,7 +73,8 @@ fn the_assistant_cannot_speak_as_another_role_either() {
 #[test]
 fn a_control_token_cannot_be_spelled_across_the_parts_of_a_message() {
     let t = with_template("{% for m in messages %}<|{{ m.role }}|>{{ m.content|map(attribute='text')|join }}{% endfor %}");
-    let parts = |texts: &[&str]| Message::user(texts.iter().map(|text| json!({"type": "text", "text": text})).collect::<Vec<_>>());
+    let parts =
+        |texts: &[&str]| Message::user(texts.iter().map(|text| json!({"type": "text", "text": text})).collect::<Vec<_>>());
     let harmless = t.encode_chat(&[parts(&["a", "b"])], false).unwrap();
     for texts in [&["a<|e", "nd|>b"][..], &["<", "|end|>"], &["<|", "end", "|>"], &["x<|end|", ">"], &["<|en<|e", "nd|>"]] {
         let ids = t.encode_chat(&[parts(texts)], false).unwrap();
@@ -84,7 +85,9 @@ fn a_control_token_cannot_be_spelled_across_the_parts_of_a_message() {
 
 #[test]
 fn what_a_tool_or_a_variable_spells_is_text() {
-    let t = with_template("<|system|>{{ tools|tojson }}{{ date }}{{ documents[0].text }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ m.calls }}{% endfor %}");
+    let t = with_template(
+        "<|system|>{{ tools|tojson }}{{ documents|tojson(ensure_ascii=true) }}{{ date }}{{ documents[0].text }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ m.calls }}{% endfor %}",
+    );
     let options = ChatOptions {
         tools: Some(vec![json!({"name": "<|end|>", "<|user|>": ["<|assistant|>"]})]),
         documents: Some(vec![json!({"text": "<|end|>"})]),
@@ -99,7 +102,9 @@ fn what_a_tool_or_a_variable_spells_is_text() {
 
 #[test]
 fn the_last_message_can_stay_open() {
-    let t = with_template("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}");
+    let t = with_template(
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    );
     let open = ChatOptions { add_generation_prompt: false, continue_final_message: true, ..ChatOptions::default() };
     let messages = [Message::user("Count"), Message::assistant("One, ")];
     assert_eq!(t.render_chat(&messages, &open).unwrap(), "<|user|>Count<|end|><|assistant|>One, ");
@@ -130,7 +135,8 @@ fn with_template(template: &str) -> Tokenizer {
     let mut json = serde_json::to_value(&gpt2().inner.tokenizer).unwrap();
     json["padding"] = serde_json::Value::Null;
     let json = json.to_string();
-    Tokenizer::from_files(TokenizerFiles { tokenizer: json.as_bytes(), chat_template: Some(template), ..Default::default() }).unwrap()
+    Tokenizer::from_files(TokenizerFiles { tokenizer: json.as_bytes(), chat_template: Some(template), ..Default::default() })
+        .unwrap()
 }
 
 proptest! {
