@@ -135,6 +135,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn checkpoints_and_packages_have_chat_templates_in_files_of_their_own() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/harmony");
+        let names = |folder: &Path| open_tokenizer(folder).unwrap().chat_template_names().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(names(&fixture), ["default", "rag"]);
+        let package = tempfile::tempdir().unwrap();
+        for (from, to) in [
+            ("tokenizer.json", "tokenizer.json"),
+            ("chat_template.jinja", "chat_template.jinja"),
+            ("additional_chat_templates/rag.jinja", "chat_template.rag.jinja"),
+        ] {
+            std::fs::copy(fixture.join(from), package.path().join(to)).unwrap();
+        }
+        std::fs::write(package.path().join(MANIFEST_FILE), b"{}").unwrap();
+        assert_eq!(names(package.path()), ["default", "rag"]);
+    }
+
+    #[test]
     fn without_a_tokenizer_json_the_way_out_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let error = || format!("{:#}", open_tokenizer(dir.path()).unwrap_err());
