@@ -41,6 +41,23 @@ fn one_file_and_shards_give_the_same_weights() {
 }
 
 #[test]
+fn the_package_has_every_chat_template_of_the_checkpoint() {
+    let dir = folder();
+    let (checkpoint, package) = (dir.path().join("tiny"), dir.path().join("package"));
+    TinyCheckpoint::new().write(&checkpoint);
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/harmony");
+    std::fs::create_dir(checkpoint.join("additional_chat_templates")).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"] {
+        std::fs::copy(fixture.join(file), checkpoint.join(file)).unwrap();
+    }
+    succeed(convert(&checkpoint, &package, &[]));
+    let package = pollster::block_on(Package::open(FolderSource::new(package))).unwrap();
+    let tokenizer = pollster::block_on(package.tokenizer()).unwrap();
+    assert_eq!(tokenizer.chat_template_names().collect::<Vec<_>>(), ["default", "rag"]);
+    assert!(tokenizer.chat_template().unwrap().contains("namespace functions"));
+}
+
+#[test]
 fn f32_is_exact_and_fused_rows_lie_where_the_format_says() {
     let dir = folder();
     let mut checkpoint = TinyCheckpoint::new();

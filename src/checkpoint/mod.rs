@@ -14,6 +14,7 @@ pub use error::CheckpointError;
 pub use tensor::{Dtype, TensorView};
 
 use file::MappedFile;
+use haikuq_runtime::package::{additional_chat_template_file, additional_chat_template_name};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,9 @@ use tensor::{Bytes, TensorInfo};
 /// Files beside the weights that a package carries over as they are, where a checkpoint has them.
 pub const COMPANION_FILES: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json"];
+
+/// Folder of chat templates beside the default one, in which transformers looks too.
+const ADDITIONAL_CHAT_TEMPLATES: &str = "additional_chat_templates";
 
 const CONFIG_FILE: &str = "config.json";
 /// An opened checkpoint.
@@ -49,7 +53,7 @@ struct Weights {
 /// A file that a package carries over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Companion {
-    /// One of [`COMPANION_FILES`].
+    /// Its name in a package.
     pub name: String,
     /// Its content.
     pub bytes: Vec<u8>,
@@ -149,7 +153,7 @@ impl Checkpoint {
         config.into_iter().chain(&self.weights.sources).cloned().collect()
     }
 
-    /// Those of [`COMPANION_FILES`] that there are.
+    /// The files that a package carries over; see [`read_companions`].
     pub fn companions(&self) -> &[Companion] {
         &self.companions
     }
@@ -165,19 +169,38 @@ impl Checkpoint {
     }
 }
 
-/// Those of [`COMPANION_FILES`] that lie in a folder, which may be a package.
+/// The companions that lie in a folder, which may be a package: those of [`COMPANION_FILES`], and further chat templates
+/// under the names that packages give them.
 ///
 /// # Errors
 /// If one cannot be read.
 pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError> {
-    let present = COMPANION_FILES.iter().map(|name| (name, folder.join(name))).filter(|(_, path)| path.is_file());
-    present
-        .map(|(name, path)| {
-            let read = std::fs::read(&path);
-            let bytes = read.map_err(|source| CheckpointError::Io { path, source })?;
-            Ok(Companion { name: (*name).into(), bytes })
-        })
-        .collect()
+    let mut paths: Vec<(String, PathBuf)> =
+        COMPANION_FILES.iter().map(|name| (name.to_string(), folder.join(name))).filter(|(_, path)| path.is_file()).collect();
+    let mut templates = Vec::new();
+    for path in files_in(folder) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if additional_chat_template_name(&name).is_some() {
+            templates.push((name, path));
+        }
+    }
+    for path in files_in(&folder.join(ADDITIONAL_CHAT_TEMPLATES)) {
+        if let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".jinja")) {
+            templates.push((additional_chat_template_file(name), path));
+        }
+    }
+    templates.sort();
+    paths.extend(templates);
+    let read = |(name, path): (String, PathBuf)| match std::fs::read(&path) {
+        Ok(bytes) => Ok(Companion { name, bytes }),
+        Err(source) => Err(CheckpointError::Io { path, source }),
+    };
+    paths.into_iter().map(read).collect()
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect()
 }
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {

@@ -1,14 +1,14 @@
 //! `haikuq chat`: a conversation on the terminal.
 
 use super::Context;
-use super::generation::{LoadArgs, SamplingArgs, encode_chat};
+use super::generation::{LoadArgs, SamplingArgs, TemplateArgs};
 use super::run::{print_piece, summary};
 use crate::runner::Runner;
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_runtime::decoder::DecoderError;
 use haikuq_runtime::generate::{Conversation, FinishReason, GenerateError, GenerateOptions, Request, TokenEvent, generate};
-use haikuq_runtime::text::{Message, Tokenizer};
+use haikuq_runtime::text::{ChatOptions, Message, Tokenizer};
 use rustyline::error::ReadlineError;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ pub struct ChatArgs {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
+    template: TemplateArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
     load: LoadArgs,
@@ -39,6 +41,7 @@ struct Chat {
     options: GenerateOptions,
     conversation: Conversation,
     messages: Vec<Message>,
+    template: ChatOptions,
     /// Length of `messages` after a reset: 1 with a system message.
     opening: usize,
     interrupted: Arc<AtomicBool>,
@@ -52,13 +55,14 @@ pub fn run(args: ChatArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot watch for Ctrl-C")?;
-    let messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
+    let messages: Vec<Message> = args.system.iter().map(|s| Message::system(s.as_str())).collect();
     let mut chat = Chat {
         tokenizer: runner.tokenizer()?,
         options: args.sampling.resolve(&runner)?,
         conversation: Conversation::start(&mut runner.decoder)?,
         opening: messages.len(),
         messages,
+        template: args.template.resolve()?,
         interrupted,
         last_cost: None,
         runner,
@@ -95,7 +99,7 @@ pub fn run(args: ChatArgs, context: &Context) -> anyhow::Result<ExitCode> {
 impl Chat {
     fn turn(&mut self, text: &str, context: &Context) -> anyhow::Result<()> {
         self.messages.push(Message::new("user", text));
-        let prompt = encode_chat(&self.tokenizer, &self.messages)?;
+        let prompt = self.tokenizer.encode_chat_with(&self.messages, &self.template)?;
         self.interrupted.store(false, Ordering::Relaxed);
         let mut requests =
             [Request { conversation: &mut self.conversation, prompt: &prompt, written: &[], options: &self.options }];
@@ -128,7 +132,7 @@ impl Chat {
             FinishReason::Stop | FinishReason::Length => {}
         }
         self.last_cost = Some(summary(&completion.usage));
-        self.messages.push(Message::new("assistant", &completion.text));
+        self.messages.push(Message::assistant(completion.text));
         Ok(())
     }
 }

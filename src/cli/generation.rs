@@ -1,11 +1,13 @@
 //! Arguments that `run` and `chat` share, and from them what is asked of a generation.
 
 use crate::runner::{Runner, RunnerOptions};
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use haikuq_runtime::decoder::CachePrecision;
 use haikuq_runtime::generate::GenerateOptions;
 use haikuq_runtime::sampling::SamplingOptions;
-use haikuq_runtime::text::{ChatOptions, Message, SamplingWishes, TextError, Tokenizer};
+use haikuq_runtime::text::{ChatOptions, SamplingWishes};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Precision of the key/value cache.
@@ -118,11 +120,74 @@ impl SamplingArgs {
     }
 }
 
-/// Token ids of a conversation, ready for the assistant's answer. Templates that write the date get today's, in UTC.
-///
-/// # Errors
-/// If there is no chat template or it refuses the conversation.
-pub fn encode_chat(tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, TextError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_secs()).ok());
-    tokenizer.encode_chat_with(messages, &ChatOptions { now, ..ChatOptions::default() })
+/// What the chat template is given beside the conversation.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Chat template")]
+pub struct TemplateArgs {
+    /// Tell the model of these functions: a JSON file with a list of tools in OpenAI's shape
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
+    /// Use this chat template, where the model has several
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
+    /// Set a variable of the chat template, such as enable_thinking=false: JSON or else text (may be given several times)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    template_var: Vec<(String, serde_json::Value)>,
+}
+
+impl TemplateArgs {
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_none() && self.template.is_none() && self.template_var.is_empty()
+    }
+
+    /// Options for a prompt that is ready for the assistant's answer. Templates that write the date get today's, in UTC.
+    ///
+    /// # Errors
+    /// If the file of tools cannot be read or is no list.
+    pub fn resolve(&self) -> anyhow::Result<ChatOptions> {
+        let tools = self.tools.as_ref().map(|path| -> anyhow::Result<_> {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            serde_json::from_slice(&bytes).with_context(|| format!("{}: no list of tools", path.display()))
+        });
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_secs()).ok());
+        Ok(ChatOptions {
+            now,
+            tools: tools.transpose()?,
+            template: self.template.clone(),
+            variables: self.template_var.iter().cloned().collect(),
+            ..ChatOptions::default()
+        })
+    }
+}
+
+/// `NAME=VALUE`, the value JSON or else text.
+fn variable(argument: &str) -> Result<(String, serde_json::Value), String> {
+    let (name, value) = argument.split_once('=').ok_or("needs NAME=VALUE")?;
+    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn variables_are_json_or_else_text() {
+        assert_eq!(variable("enable_thinking=false").unwrap(), ("enable_thinking".into(), json!(false)));
+        assert_eq!(variable("date_string=1 Jan = 2030").unwrap(), ("date_string".into(), json!("1 Jan = 2030")));
+        assert_eq!(variable("x=").unwrap(), ("x".into(), json!("")));
+        assert!(variable("enable_thinking").is_err());
+    }
+
+    #[test]
+    fn tools_are_a_list_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tools.json");
+        let args = TemplateArgs { tools: Some(path.clone()), ..TemplateArgs::default() };
+        std::fs::write(&path, br#"[{"type": "function"}]"#).unwrap();
+        assert_eq!(args.resolve().unwrap().tools, Some(vec![json!({"type": "function"})]));
+        std::fs::write(&path, b"{}").unwrap();
+        assert!(format!("{:#}", args.resolve().unwrap_err()).contains("tools.json: no list of tools"));
+    }
 }

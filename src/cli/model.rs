@@ -1,7 +1,7 @@
 //! What a path on the command line names: a checkpoint, which the reference runs, or a package, which a GPU runs.
 
 use crate::architecture::Decoder;
-use crate::checkpoint::{Checkpoint, read_companions};
+use crate::checkpoint::{Checkpoint, Companion, read_companions};
 use crate::files::hash_file;
 use crate::golden::reference::Reference;
 use crate::golden::stored::StoredWeights;
@@ -10,6 +10,7 @@ pub use crate::runner::is_package;
 use crate::runner::{Runner, RunnerOptions};
 use anyhow::Context as _;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
+use haikuq_runtime::package::additional_chat_template_name;
 use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
 use std::path::Path;
 
@@ -68,11 +69,81 @@ pub fn origin(path: &Path) -> anyhow::Result<Origin> {
 
 /// The tokenizer of a checkpoint or package.
 pub fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
-    let companions = if is_package(path) { read_companions(path)? } else { Checkpoint::open(path)?.into_companions() };
+    let companions = companions(path)?;
     let find = |name: &str| companions.iter().find(|c| c.name == name).map(|c| c.bytes.as_slice());
-    let tokenizer = find("tokenizer.json").with_context(|| format!("{} has no tokenizer.json", path.display()))?;
-    let template = find("chat_template.jinja").map(std::str::from_utf8).transpose();
-    let template = template.with_context(|| format!("{}: chat_template.jinja", path.display()))?;
-    let files = TokenizerFiles { tokenizer, config: find("tokenizer_config.json"), chat_template: template };
+    let text = |c: &Companion| {
+        let text = String::from_utf8(c.bytes.clone());
+        text.with_context(|| format!("{}: {}", path.display(), c.name))
+    };
+    let template = companions.iter().find(|c| c.name == "chat_template.jinja").map(text).transpose()?;
+    let named = companions.iter().filter_map(|c| Some((additional_chat_template_name(&c.name)?, c)));
+    let others = named.map(|(name, c)| Ok((name, text(c)?))).collect::<anyhow::Result<Vec<_>>>()?;
+    let others: Vec<(&str, &str)> = others.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let files = TokenizerFiles {
+        tokenizer: find("tokenizer.json").with_context(|| no_tokenizer(path))?,
+        config: find("tokenizer_config.json"),
+        special_tokens_map: find("special_tokens_map.json"),
+        chat_template: template.as_deref(),
+        additional_chat_templates: &others,
+    };
     Tokenizer::from_files(files).with_context(|| format!("cannot load the tokenizer of {}", path.display()))
+}
+
+/// The files of a tokenizer: those that lie in a folder, or those that a checkpoint in one file has within it.
+fn companions(path: &Path) -> anyhow::Result<Vec<Companion>> {
+    let in_folder = if path.is_dir() { read_companions(path)? } else { Vec::new() };
+    if is_package(path) || in_folder.iter().any(|c| c.name == "tokenizer.json") {
+        return Ok(in_folder);
+    }
+    match Checkpoint::open(path) {
+        Ok(checkpoint) => Ok(checkpoint.into_companions()),
+        // What is missing is the tokenizer, which is then said.
+        Err(_) if path.is_dir() => Ok(in_folder),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is missing, and the way out where there is a tokenizer of another kind.
+fn no_tokenizer(folder: &Path) -> String {
+    let others = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"];
+    let missing = format!("{} has no tokenizer.json", folder.display());
+    match others.iter().find(|name| folder.join(name).is_file()) {
+        Some(other) => format!(
+            "{missing}; make one of its {other} with Hugging Face transformers: \
+             AutoTokenizer.from_pretrained({0:?}).save_pretrained({0:?})",
+            folder.display().to_string()
+        ),
+        None => missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_and_packages_have_chat_templates_in_files_of_their_own() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizers/harmony");
+        let names = |folder: &Path| open_tokenizer(folder).unwrap().chat_template_names().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(names(&fixture), ["default", "rag"]);
+        let package = tempfile::tempdir().unwrap();
+        for (from, to) in [
+            ("tokenizer.json", "tokenizer.json"),
+            ("chat_template.jinja", "chat_template.jinja"),
+            ("additional_chat_templates/rag.jinja", "chat_template.rag.jinja"),
+        ] {
+            std::fs::copy(fixture.join(from), package.path().join(to)).unwrap();
+        }
+        std::fs::write(package.path().join(MANIFEST_FILE), b"{}").unwrap();
+        assert_eq!(names(package.path()), ["default", "rag"]);
+    }
+
+    #[test]
+    fn without_a_tokenizer_json_the_way_out_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = || format!("{:#}", open_tokenizer(dir.path()).unwrap_err());
+        assert!(error().ends_with("has no tokenizer.json"), "{}", error());
+        std::fs::write(dir.path().join("tokenizer.model"), b"x").unwrap();
+        assert!(error().contains("make one of its tokenizer.model") && error().contains("save_pretrained"), "{}", error());
+    }
 }

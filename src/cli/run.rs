@@ -1,7 +1,7 @@
 //! `haikuq run`: prompts in, streamed text out.
 
 use super::Context;
-use super::generation::{LoadArgs, SamplingArgs, encode_chat};
+use super::generation::{LoadArgs, SamplingArgs, TemplateArgs};
 use crate::runner::Runner;
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -35,6 +35,8 @@ pub struct RunArgs {
     /// Print ids, text, finish reason and timings as JSON at the end instead of streaming text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -78,6 +80,9 @@ impl From<&Usage> for UsageJson {
 
 /// Runs the verb.
 pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    if !args.chat && !args.template.is_empty() {
+        bail!("--tools, --template and --template-var are for the chat template: add --chat");
+    }
     let prompts = if args.prompts.is_empty() { vec![prompt_from_stdin()?] } else { args.prompts.clone() };
     let options = args.load.options(context.adapter.clone(), prompts.len());
     let mut runner = Runner::load(&args.package, &options, &mut |_| {})?;
@@ -127,9 +132,9 @@ fn text_json<'a>(prompt: &'a str, prompt_ids: &'a [u32], c: &'a Completion) -> T
 
 fn encode(tokenizer: &Tokenizer, prompt: &str, args: &RunArgs) -> anyhow::Result<Vec<u32>> {
     let ids = if args.chat {
-        let mut messages: Vec<Message> = args.system.iter().map(|s| Message::new("system", s)).collect();
-        messages.push(Message::new("user", prompt));
-        encode_chat(tokenizer, &messages)?
+        let mut messages: Vec<Message> = args.system.iter().map(|s| Message::system(s.as_str())).collect();
+        messages.push(Message::user(prompt));
+        tokenizer.encode_chat_with(&messages, &args.template.resolve()?)?
     } else {
         tokenizer.encode(prompt, if args.control_tokens { Special::Recognize } else { Special::Plain })?
     };

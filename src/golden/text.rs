@@ -9,7 +9,8 @@
 //! | `{"user": …}` | a question alone (prompts) |
 //! | `{"messages": [{"role": …, "content": …}, …]}` | a conversation, in the model's chat template |
 //!
-//! Other fields are ignored. Whatever a document says is text: control tokens spelled in it are not recognized.
+//! Messages may have further fields that the chat template knows, such as `tool_calls`. Other fields of a line are
+//! ignored. Whatever a document says is text: control tokens spelled in it are not recognized.
 
 use haikuq_runtime::text::{ChatOptions, Message, Special, TextError, Tokenizer};
 use serde::Deserialize;
@@ -74,13 +75,7 @@ struct Line {
     text: Option<String>,
     user: Option<String>,
     reply: Option<String>,
-    messages: Option<Vec<LineMessage>>,
-}
-
-#[derive(Deserialize)]
-struct LineMessage {
-    role: String,
-    content: String,
+    messages: Option<Vec<Message>>,
 }
 
 /// Reads the documents of a file.
@@ -106,9 +101,7 @@ pub fn read_documents(path: &Path) -> Result<Vec<Document>, DocumentError> {
 fn parse_line(line: &str, number: usize, path: &Path) -> Result<Document, DocumentError> {
     let json = |source| DocumentError::Json { path: path.into(), line: number, source };
     match serde_json::from_str(line).map_err(json)? {
-        Line { messages: Some(messages), .. } if !messages.is_empty() => {
-            Ok(Document::Chat(messages.into_iter().map(|m| Message::new(m.role, m.content)).collect()))
-        }
+        Line { messages: Some(messages), .. } if !messages.is_empty() => Ok(Document::Chat(messages)),
         Line { user: Some(user), reply, .. } => {
             let reply = reply.map(|r| Message::new("assistant", r));
             Ok(Document::Chat([Message::new("user", user)].into_iter().chain(reply).collect()))

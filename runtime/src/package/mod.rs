@@ -148,12 +148,25 @@ impl Package {
     pub async fn tokenizer(&self) -> Result<Tokenizer, PackageError> {
         let tokenizer = self.read_file("tokenizer.json").await?;
         let config = self.read_optional("tokenizer_config.json").await?;
+        let special_tokens_map = self.read_optional("special_tokens_map.json").await?;
         let chat_template = match self.read_optional("chat_template.jinja").await? {
-            Some(bytes) => Some(String::from_utf8(bytes).map_err(|e| TextError::Template { why: e.to_string() })?),
+            Some(bytes) => Some(template_text("chat_template.jinja", bytes)?),
             None => None,
         };
-        let (config, chat_template) = (config.as_deref(), chat_template.as_deref());
-        Ok(Tokenizer::from_files(TokenizerFiles { tokenizer: &tokenizer, config, chat_template })?)
+        let mut others = Vec::new();
+        for file in &self.manifest.files {
+            if let Some(name) = additional_chat_template_name(&file.name) {
+                others.push((name, template_text(&file.name, self.read_checked(file).await?)?));
+            }
+        }
+        let others: Vec<(&str, &str)> = others.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        Ok(Tokenizer::from_files(TokenizerFiles {
+            tokenizer: &tokenizer,
+            config: config.as_deref(),
+            special_tokens_map: special_tokens_map.as_deref(),
+            chat_template: chat_template.as_deref(),
+            additional_chat_templates: &others,
+        })?)
     }
 
     /// What the checkpoint recommends for generation; nothing where the package has no `generation_config.json`.
@@ -243,6 +256,20 @@ impl Package {
             None => Ok(()),
         }
     }
+}
+
+/// How packages call a checkpoint's `additional_chat_templates/NAME.jinja`: the names of their files are plain.
+pub fn additional_chat_template_file(name: &str) -> String {
+    format!("chat_template.{name}.jinja")
+}
+
+/// The name of the chat template in a file that [`additional_chat_template_file`] named.
+pub fn additional_chat_template_name(file: &str) -> Option<&str> {
+    file.strip_prefix("chat_template.")?.strip_suffix(".jinja")
+}
+
+fn template_text(file: &str, bytes: Vec<u8>) -> Result<String, TextError> {
+    String::from_utf8(bytes).map_err(|e| TextError::Template { why: format!("{file}: {e}") })
 }
 
 impl std::fmt::Debug for Package {

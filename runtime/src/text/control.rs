@@ -7,11 +7,15 @@
 //! the text. Text cannot name a control token there, and a chat prompt names exactly those that its template wrote.
 
 use super::TextError;
+use super::templates::ChatTemplates;
 use super::tokenizer::cannot_encode;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::models::ModelWrapper;
 use tokenizers::{Model, Tokenizer};
+
+/// What vocabularies of the sentencepiece kind call the start and the end of a text, special or not.
+const ENDS: [&str; 5] = ["<s>", "</s>", "<bos>", "<eos>", "<pad>"];
 
 /// The control tokens of a tokenizer by id, with their spelling.
 pub(super) struct ControlTokens {
@@ -23,18 +27,22 @@ pub(super) struct ControlTokens {
 impl ControlTokens {
     /// A token added to the model's own vocabulary is a control token
     ///
-    /// * if it is marked special or the configuration names it (`eos_token`);
-    /// * or, other than white space, if the chat template writes it (`<tool_call>`, `<think>`);
+    /// * if it is marked special or the configuration names it (`eos_token`), or vocabularies call the start or the end
+    ///   of a text so;
+    /// * or, other than white space, if a chat template writes it (`<tool_call>`, `<think>`);
     /// * or, other than white space, if it is no piece of the model's own vocabulary.
     ///
     /// What is left are runs of white space and pieces like `<table>`, which are ordinary text. `json` is the
     /// `tokenizer.json` that `tokenizer` was read from.
-    pub(super) fn find(tokenizer: &Tokenizer, json: &[u8], named: &BTreeSet<&str>, chat_template: &str) -> Self {
+    pub(super) fn find(tokenizer: &Tokenizer, json: &[u8], named: &BTreeSet<&str>, templates: &ChatTemplates) -> Self {
         let model = tokenizer.get_model();
         let is_control = |token: &tokenizers::AddedToken| {
             let text = token.content.as_str();
             let blank = text.chars().all(|c| c.is_whitespace() || c == '▁' || c == 'Ġ' || c == 'Ċ');
-            token.special || named.contains(text) || !blank && (chat_template.contains(text) || model.token_to_id(text).is_none())
+            token.special
+                || named.contains(text)
+                || ENDS.contains(&text)
+                || !blank && (templates.texts().any(|t| t.contains(text)) || model.token_to_id(text).is_none())
         };
         let added = tokenizer.get_added_tokens_decoder();
         let by_id: BTreeMap<u32, String> =
@@ -79,6 +87,14 @@ impl ControlTokens {
             }
             None
         })
+    }
+
+    /// Where the end of `text` begins that is the beginning of a control token, the longest of several.
+    pub(super) fn begins_at_end_of(&self, text: &str) -> Option<usize> {
+        let longest = self.by_id.values().map(String::len).max().unwrap_or(0);
+        let from = text.len().saturating_sub(longest.saturating_sub(1));
+        let mut ends = (from..text.len()).filter(|at| text.is_char_boundary(*at));
+        ends.find(|at| self.by_id.values().any(|token| token.starts_with(&text[*at..])))
     }
 
     /// The last guard of plain text: no control token is in its ids, whatever the tokenizer did.

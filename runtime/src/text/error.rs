@@ -6,7 +6,7 @@ pub enum TextError {
     /// A tokenizer that cannot be loaded.
     #[error("{file}: {why}")]
     File {
-        /// `tokenizer.json`, `tokenizer_config.json` or `generation_config.json`.
+        /// `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` or `generation_config.json`.
         file: &'static str,
         /// What is wrong with it.
         why: String,
@@ -30,6 +30,20 @@ pub enum TextError {
     /// The model has no chat template.
     #[error("the model has no chat template: it continues text and does not chat; give it a plain prompt")]
     NoChatTemplate,
+    /// The model has chat templates, and none of the name that is wanted.
+    #[error("the model has no chat template called {name:?}, but {known}")]
+    TemplateName {
+        /// The name that is wanted.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A conversation that cannot be put into the template as asked.
+    #[error("this conversation cannot be rendered: {why}")]
+    Conversation {
+        /// What does not go together.
+        why: String,
+    },
     /// The chat template is malformed or uses what no template may use.
     #[error("chat template: {why}")]
     Template {

@@ -2,12 +2,16 @@
 //! checkpoint recommends for generation.
 
 mod chat;
+mod config;
 mod control;
 mod detokenize;
+mod diagnose;
 mod error;
 mod generation_defaults;
+mod message;
 mod stop;
 mod template;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -15,6 +19,6 @@ mod tokenizer;
 pub use detokenize::StreamDecoder;
 pub use error::TextError;
 pub use generation_defaults::{GenerationDefaults, SamplingWishes};
+pub use message::{ChatOptions, Message};
 pub use stop::StopStrings;
-pub use template::{ChatOptions, Message};
 pub use tokenizer::{Special, Tokenizer, TokenizerFiles};

@@ -1,12 +1,13 @@
 //! [`Tokenizer`]: text to token ids and back, with control tokens under the caller's control.
 
 use super::TextError;
+use super::config::Config;
 use super::control::{ControlTokens, PlainTwin};
-use serde_json::Value;
+use super::diagnose::diagnose;
+use super::templates::ChatTemplates;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
-use tokenizers::AddedToken;
 
 /// What becomes of text that spells a control token, such as `<|user|>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +25,12 @@ pub struct TokenizerFiles<'a> {
     pub tokenizer: &'a [u8],
     /// `tokenizer_config.json`: names of special tokens, and in most checkpoints the chat template.
     pub config: Option<&'a [u8]>,
-    /// `chat_template.jinja`; wins over a template in the configuration.
+    /// `special_tokens_map.json`; counts where the configuration has no `added_tokens_decoder`.
+    pub special_tokens_map: Option<&'a [u8]>,
+    /// `chat_template.jinja`; wins over what the configuration has.
     pub chat_template: Option<&'a str>,
+    /// Further chat templates by name, those of `additional_chat_templates/`; they too win over the configuration.
+    pub additional_chat_templates: &'a [(&'a str, &'a str)],
 }
 
 /// A checkpoint's tokenizer with its chat template. Clones share everything.
@@ -40,7 +45,7 @@ pub(super) struct Inner {
     pub(super) control: ControlTokens,
     /// `bos_token` and its like, as templates name them.
     pub(super) named: BTreeMap<String, String>,
-    pub(super) chat_template: Option<String>,
+    pub(super) templates: ChatTemplates,
     twin: OnceLock<Arc<PlainTwin>>,
 }
 
@@ -50,29 +55,24 @@ impl Tokenizer {
     /// # Errors
     /// If a file is not JSON or holds something that the `tokenizers` library does not know.
     pub fn from_files(files: TokenizerFiles) -> Result<Self, TextError> {
-        let bad = |e: tokenizers::Error| TextError::File { file: "tokenizer.json", why: e.to_string() };
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(files.tokenizer).map_err(bad)?;
+        let bad = |why: String| TextError::File { file: "tokenizer.json", why };
+        let failed = |e: tokenizers::Error| bad(e.to_string());
+        let read = tokenizers::Tokenizer::from_bytes(files.tokenizer);
+        let mut tokenizer = read.map_err(|e| bad(diagnose(files.tokenizer).unwrap_or_else(|| e.to_string())))?;
         // These belong to training; transformers ignores them too unless asked.
-        tokenizer.with_truncation(None).map_err(bad)?;
+        tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.with_padding(None);
-        let config = match files.config {
-            Some(bytes) => Config::from_json(bytes)?,
-            None => Config::default(),
-        };
-        // A token that the configuration names is special even where tokenizer.json does not say so.
-        let added = tokenizer.get_added_tokens_decoder();
-        let unknown: Vec<AddedToken> = (config.named.values().chain(&config.additional))
-            .filter(|token| tokenizer.token_to_id(token).is_some() && !added.values().any(|a| a.content == **token))
-            .map(|token| AddedToken::from(token.clone(), true))
-            .collect();
-        tokenizer.add_special_tokens(unknown).map_err(bad)?;
+        let mut config = Config::read(files.config, files.special_tokens_map)?;
+        let is_special = |(id, token): (u32, tokenizers::AddedToken)| token.special.then_some(id);
+        let mut special: BTreeSet<u32> = tokenizer.get_added_tokens_decoder().into_iter().filter_map(is_special).collect();
+        config.apply(&mut tokenizer).map_err(failed)?;
+        special.extend(tokenizer.get_added_tokens_decoder().into_iter().filter_map(is_special));
 
-        let chat_template = files.chat_template.map(str::to_owned).or(config.chat_template);
-        let added = tokenizer.get_added_tokens_decoder();
-        let named: BTreeSet<&str> = config.named.values().map(String::as_str).collect();
-        let control = ControlTokens::find(&tokenizer, files.tokenizer, &named, chat_template.as_deref().unwrap_or_default());
-        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        let inner = Inner { tokenizer, special, control, named: config.named, chat_template, twin: OnceLock::new() };
+        let of_files = ChatTemplates::from_files(files.chat_template, files.additional_chat_templates);
+        let templates = if of_files.is_empty() { std::mem::take(&mut config.templates) } else { of_files };
+        let named: BTreeSet<&str> = config.named.values().map(String::as_str).chain(config.extra()).collect();
+        let control = ControlTokens::find(&tokenizer, files.tokenizer, &named, &templates);
+        let inner = Inner { tokenizer, special, control, named: config.named, templates, twin: OnceLock::new() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -187,41 +187,4 @@ impl std::fmt::Debug for Tokenizer {
 
 pub(super) fn cannot_encode(text: &str, why: &dyn std::fmt::Display) -> TextError {
     TextError::Encode { bytes: text.len(), why: why.to_string() }
-}
-
-/// What matters of `tokenizer_config.json`.
-#[derive(Default)]
-struct Config {
-    named: BTreeMap<String, String>,
-    additional: Vec<String>,
-    chat_template: Option<String>,
-}
-
-impl Config {
-    fn from_json(bytes: &[u8]) -> Result<Self, TextError> {
-        let bad = |why: String| TextError::File { file: "tokenizer_config.json", why };
-        let config: serde_json::Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        let names = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-        let named = names.iter().filter_map(|name| Some(((*name).to_owned(), token_text(config.get(*name)?)?))).collect();
-        let additional = match config.get("additional_special_tokens") {
-            Some(Value::Array(tokens)) => tokens.iter().filter_map(token_text).collect(),
-            _ => Vec::new(),
-        };
-        let chat_template = match config.get("chat_template") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(template)) => Some(template.clone()),
-            Some(Value::Array(templates)) => {
-                let text = |t: &Value, key| t.get(key).and_then(Value::as_str).map(str::to_owned);
-                let default = templates.iter().find(|t| text(t, "name").as_deref() == Some("default"));
-                default.or(templates.first()).and_then(|t| text(t, "template"))
-            }
-            Some(other) => return Err(bad(format!("chat_template is neither text nor a list: {other}"))),
-        };
-        Ok(Self { named, additional, chat_template })
-    }
-}
-
-/// A token is a string or an object with its `content`.
-fn token_text(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }

@@ -97,8 +97,12 @@ impl From<DecoderError> for Thrown {
 impl From<TextError> for Thrown {
     fn from(error: TextError) -> Self {
         let code = match error {
-            TextError::Encode { .. } | TextError::Decode { .. } | TextError::Refused { .. } => "invalid-argument",
-            TextError::File { .. } | TextError::NoChatTemplate | TextError::Template { .. } => "invalid-package",
+            TextError::Encode { .. } | TextError::Decode { .. } | TextError::Conversation { .. } | TextError::Refused { .. } => {
+                "invalid-argument"
+            }
+            TextError::File { .. } | TextError::NoChatTemplate | TextError::TemplateName { .. } | TextError::Template { .. } => {
+                "invalid-package"
+            }
         };
         Self::new(code, error.to_string())
     }

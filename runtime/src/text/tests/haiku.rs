@@ -10,7 +10,7 @@ pub fn path(file: &str) -> std::path::PathBuf {
 pub fn tokenizer() -> Tokenizer {
     let read = |file| std::fs::read(path(file)).unwrap();
     let (tokenizer, config) = (read("tokenizer.json"), read("tokenizer_config.json"));
-    Tokenizer::from_files(TokenizerFiles { tokenizer: &tokenizer, config: Some(&config), chat_template: None }).unwrap()
+    Tokenizer::from_files(TokenizerFiles { tokenizer: &tokenizer, config: Some(&config), ..Default::default() }).unwrap()
 }
 
 /// Prompts with ids and greedy continuations with text, from the metadata of `reference.safetensors`.

@@ -1,6 +1,7 @@
 //! Tokenizers of every kind keep control tokens and text apart, and give text back as it was.
 
 mod chat;
+mod files;
 mod haiku;
 mod stream;
 mod tokenizers;
@@ -101,7 +102,7 @@ fn ids_outside_the_vocabulary_decode_to_nothing() {
 
 #[test]
 fn files_that_are_no_tokenizer_are_refused_by_name() {
-    let load = |tokenizer, config| Tokenizer::from_files(TokenizerFiles { tokenizer, config, chat_template: None });
+    let load = |tokenizer, config| Tokenizer::from_files(TokenizerFiles { tokenizer, config, ..Default::default() });
     for bad in [&b""[..], b"{}", b"[]", b"\xff", br#"{"version": "1.0", "model": {"type": "Other"}}"#] {
         assert!(matches!(load(bad, None), Err(TextError::File { file: "tokenizer.json", .. })));
     }

@@ -31,7 +31,7 @@ fn load(tokenizer: Value) -> Tokenizer {
     Tokenizer::from_files(TokenizerFiles {
         tokenizer: tokenizer.as_bytes(),
         config: Some(config.as_bytes()),
-        chat_template: None,
+        ..Default::default()
     })
     .unwrap()
 }

@@ -4,12 +4,17 @@
 //! same: blocks trimmed, loop controls, Python's string methods, `raise_exception`, `strftime_now`, a `tojson` that
 //! writes what `json.dumps` writes, and Python's spelling of `None`, `True` and `False`.
 
-use super::TextError;
+mod continued;
+mod json;
+mod python;
+
+use super::{ChatOptions, Message, TextError};
 use chrono::DateTime;
+use continued::Open;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
-use serde::Serialize;
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -17,63 +22,19 @@ use std::fmt::Write;
 /// hundredth; a template without end stops here.
 const FUEL: u64 = 2_000_000;
 
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of `role`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-
-    /// What the user says.
-    pub fn user(content: impl Into<String>) -> Self {
-        Self::new("user", content)
-    }
-
-    /// What the model said.
-    pub fn assistant(content: impl Into<String>) -> Self {
-        Self::new("assistant", content)
-    }
-
-    /// What the model is told to be.
-    pub fn system(content: impl Into<String>) -> Self {
-        Self::new("system", content)
-    }
-}
-
-/// How a conversation is rendered.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ChatOptions {
-    /// Whether the prompt ends where the assistant begins to speak.
-    pub add_generation_prompt: bool,
-    /// What `strftime_now` formats: seconds since 1970 in local time. Templates that ask whether there is such a
-    /// function find none where this is `None`, so that the same conversation gives the same prompt on any day.
-    pub now: Option<i64>,
-    /// Further variables that a template may know, such as `enable_thinking`.
-    pub variables: BTreeMap<String, serde_json::Value>,
-}
-
-impl Default for ChatOptions {
-    fn default() -> Self {
-        Self { add_generation_prompt: true, now: None, variables: BTreeMap::new() }
-    }
-}
+/// Names of what a model thought before it spoke; templates read one or another.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A template's own refusal, found again at the end of minijinja's chain of errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refusal(String);
 
-/// Renders `source` for `messages`. `tokens` are the variables `bos_token`, `eos_token` and so on.
+/// Renders `source` for `messages`. `tokens` are the variables `bos_token`, `eos_token` and so on. `mark` is a character
+/// that is written as it is even where others of its kind are spelled in ASCII.
 ///
 /// # Errors
+/// [`TextError::Conversation`] where the last message is to go on and cannot,
 /// [`TextError::Refused`] where the template calls `raise_exception`, [`TextError::Template`] where it is malformed or
 /// does what it may not.
 pub fn render(
@@ -81,23 +42,18 @@ pub fn render(
     tokens: &BTreeMap<String, String>,
     messages: &[Message],
     options: &ChatOptions,
+    mark: Option<char>,
 ) -> Result<String, TextError> {
-    let render = || {
-        let mut environment = environment(options)?;
-        let source = without_generation_blocks(source);
-        environment.add_template_owned("chat_template", source)?;
-        let text = |(name, token): (&String, &String)| (name.clone(), Value::from(token.as_str()));
-        let variable = |(name, value): (&String, &serde_json::Value)| (name.clone(), Value::from(Serde(value)));
-        let mut variables: BTreeMap<String, Value> = tokens.iter().map(text).collect();
-        variables.extend(options.variables.iter().map(variable));
-        variables.insert("messages".into(), Value::from(Serde(messages)));
-        variables.insert("add_generation_prompt".into(), Value::from(options.add_generation_prompt));
-        for absent in ["tools", "documents"] {
-            variables.entry(absent.into()).or_insert(Value::from(()));
+    let mut messages: Vec<Json> = messages.iter().map(as_templates_see).collect();
+    let open = match (options.continue_final_message, options.add_generation_prompt) {
+        (false, _) => None,
+        (true, false) => Some(Open::mark(&mut messages, source)?),
+        (true, true) => {
+            let why = "a final message that goes on and a new message by the assistant exclude each other".into();
+            return Err(TextError::Conversation { why });
         }
-        environment.get_template("chat_template")?.render(Value::from(variables))
     };
-    render().map_err(|error: Error| {
+    let text = evaluate(source, tokens, &messages, options, mark).map_err(|error| {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(e) = cause {
             if let Some(Refusal(message)) = e.downcast_ref() {
@@ -106,20 +62,66 @@ pub fn render(
             cause = e.source();
         }
         TextError::Template { why: error.to_string() }
-    })
+    })?;
+    match open {
+        Some(open) => open.cut(text),
+        None => Ok(text),
+    }
 }
 
-fn environment(options: &ChatOptions) -> Result<Environment<'static>, Error> {
+fn evaluate(
+    source: &str,
+    tokens: &BTreeMap<String, String>,
+    messages: &[Json],
+    options: &ChatOptions,
+    mark: Option<char>,
+) -> Result<String, Error> {
+    let mut environment = environment(options, mark)?;
+    environment
+        .add_template_owned("chat_template", without_generation_blocks(&source.replace("\r\n", "\n").replace('\r', "\n")))?;
+    let text = |(name, token): (&String, &String)| (name.clone(), Value::from(token.as_str()));
+    let variable = |(name, value): (&String, &Json)| (name.clone(), Value::from(Serde(value)));
+    let mut variables: BTreeMap<String, Value> = tokens.iter().map(text).collect();
+    for (name, list) in [("tools", &options.tools), ("documents", &options.documents)] {
+        variables.insert(name.into(), list.as_ref().map_or(Value::from(()), |list| Value::from(Serde(list))));
+    }
+    variables.extend(options.variables.iter().map(variable));
+    variables.insert("messages".into(), Value::from(Serde(messages)));
+    variables.insert("add_generation_prompt".into(), Value::from(options.add_generation_prompt));
+    environment.get_template("chat_template")?.render(Value::from(variables))
+}
+
+/// A message as transformers hands it to a template: reasoning under all its names.
+fn as_templates_see(message: &Message) -> Json {
+    let mut fields = match serde_json::to_value(message) {
+        Ok(Json::Object(fields)) => fields,
+        // Nothing in a message can fail.
+        _ => serde_json::Map::new(),
+    };
+    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
+        fields.entry("thinking").or_insert_with(|| reasoning.clone());
+        fields.insert("reasoning_content".into(), reasoning);
+    }
+    Json::Object(fields)
+}
+
+fn environment(options: &ChatOptions, mark: Option<char>) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|out, state, value| match value.kind() {
+    python::extend(&mut environment);
+    environment.set_formatter(move |out, state, value| match value.kind() {
         ValueKind::None => out.write_str("None").map_err(Error::from),
         ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
-        _ => minijinja::escape_formatter(out, state, value),
+        ValueKind::Seq | ValueKind::Map => out.write_str(&python::repr(value, mark)?).map_err(Error::from),
+        _ => match python::as_float(value) {
+            Some(number) => out.write_str(&python::float(number)).map_err(Error::from),
+            None => minijinja::escape_formatter(out, state, value),
+        },
     });
-    environment.add_filter("tojson", to_json);
+    environment.add_filter("tojson", move |value: &Value, ascii: Option<bool>, indent: Option<Value>, options: Kwargs| {
+        json::to_json(value, ascii, indent, options, mark)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
     });
@@ -156,106 +158,6 @@ fn without_generation_blocks(source: &str) -> String {
     out + rest
 }
 
-/// The filter `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)` of transformers: what
-/// Python's `json.dumps` writes, and no HTML escapes.
-fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
-    let indent = indent.map_or_else(|| options.get::<Option<usize>>("indent"), |i| Ok(Some(i)))?;
-    let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
-    let sort = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    let separators = options.get::<Option<Vec<String>>>("separators")?;
-    options.assert_all_used()?;
-    let (item, key) = match separators.as_deref() {
-        Some([item, key]) => (item.as_str(), key.as_str()),
-        Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators are two strings")),
-        None => (if indent.is_some() { "," } else { ", " }, ": "),
-    };
-    let json = serde_json::to_value(value).map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("tojson: {e}")))?;
-    let mut writer = JsonWriter { out: String::new(), indent, item, key, ascii, sort };
-    writer.value(&json, 0);
-    Ok(writer.out)
-}
-
-/// Python's `json.dumps`.
-struct JsonWriter<'a> {
-    out: String,
-    indent: Option<usize>,
-    item: &'a str,
-    key: &'a str,
-    ascii: bool,
-    sort: bool,
-}
-
-impl JsonWriter<'_> {
-    fn value(&mut self, value: &serde_json::Value, depth: usize) {
-        use serde_json::Value as Json;
-        match value {
-            Json::Array(items) => {
-                self.sequence('[', ']', depth, items.iter(), |writer, item| writer.value(item, depth + 1));
-            }
-            Json::Object(map) => {
-                let mut entries: Vec<_> = map.iter().collect();
-                if self.sort {
-                    entries.sort_by_key(|(key, _)| *key);
-                }
-                self.sequence('{', '}', depth, entries.into_iter(), |writer, (key, value)| {
-                    writer.string(key);
-                    writer.out.push_str(writer.key);
-                    writer.value(value, depth + 1);
-                });
-            }
-            Json::String(text) => self.string(text),
-            other => self.out.push_str(&other.to_string()),
-        }
-    }
-
-    fn sequence<T>(
-        &mut self,
-        open: char,
-        close: char,
-        depth: usize,
-        items: impl ExactSizeIterator<Item = T>,
-        mut one: impl FnMut(&mut Self, T),
-    ) {
-        self.out.push(open);
-        let empty = items.len() == 0;
-        for (i, item) in items.enumerate() {
-            if i > 0 {
-                self.out.push_str(self.item);
-            }
-            self.new_line(depth + 1);
-            one(self, item);
-        }
-        if !empty {
-            self.new_line(depth);
-        }
-        self.out.push(close);
-    }
-
-    fn new_line(&mut self, depth: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    fn string(&mut self, text: &str) {
-        let quoted = serde_json::Value::from(text).to_string();
-        if !self.ascii {
-            self.out.push_str(&quoted);
-            return;
-        }
-        for c in quoted.chars() {
-            if c.is_ascii() {
-                self.out.push(c);
-            } else {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(self.out, "\\u{unit:04x}");
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,7 +165,7 @@ mod tests {
     fn rendered(source: &str, options: &ChatOptions) -> Result<String, TextError> {
         let tokens = BTreeMap::from([("bos_token".to_string(), "<s>".to_string()), ("eos_token".into(), "</s>".into())]);
         let messages = [Message::system("Be brief."), Message::user("Hi"), Message::assistant("Hello"), Message::user("Bye")];
-        render(source, &tokens, &messages, options)
+        render(source, &tokens, &messages, options, None)
     }
 
     fn plain(source: &str) -> String {
