@@ -21,7 +21,7 @@ const MIN_SHARD_BYTES: u64 = 16 << 10;
 /// Quantize a checkpoint into a package
 #[derive(Args, Debug)]
 pub struct ConvertArgs {
-    /// Folder with config.json and safetensors weights (one file, or shards with an index)
+    /// Folder with config.json and safetensors weights (one file, or shards with an index), or a .gguf file
     checkpoint: PathBuf,
     /// Folder of the package to make
     #[arg(short, long, value_name = "DIR", required_unless_present = "dry_run")]
@@ -63,6 +63,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let jobs = args.jobs.map_or(cpus, usize::from);
     let recipe = Recipe::load(&args.recipe)?;
     let checkpoint = Checkpoint::open(&args.checkpoint).with_context(failed)?;
+    context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
     let plan = Plan::new(&decoder.spec, &recipe, args.shard_size, jobs).with_context(failed)?;
     let Some(out) = args.out.filter(|_| !args.dry_run) else {

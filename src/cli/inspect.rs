@@ -17,7 +17,7 @@ use std::process::ExitCode;
 /// Show what is in a package or a checkpoint: decoder, tensors, files, where it came from
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Folder of a package or a checkpoint
+    /// Folder of a package or a checkpoint, or a .gguf file
     path: PathBuf,
     /// Print everything as JSON: a package's manifest, or a checkpoint's spec and tensors
     #[arg(long)]
@@ -34,7 +34,9 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
             false => context.print(package_text(package.manifest()))?,
         }
     } else {
-        let decoder = Decoder::from_checkpoint(Checkpoint::open(&args.path).with_context(failed)?).with_context(failed)?;
+        let checkpoint = Checkpoint::open(&args.path).with_context(failed)?;
+        context.warn(checkpoint.warnings());
+        let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
         match args.json {
             true => context.print_json(&checkpoint_json(&decoder))?,
             false => context.print(checkpoint_text(&decoder))?,
