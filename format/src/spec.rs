@@ -110,11 +110,11 @@ pub struct RopeTable {
     pub long: Option<LongRope>,
 }
 
-/// The inverse frequencies of a rope table once a sequence is long. What is in a cache by then stays as it is.
+/// The inverse frequencies that a rope table has for long sequences, for all of their positions: a sequence that grows
+/// into a long one is computed anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LongRope {
-    /// A step of the decoder whose last position plus one is larger than this uses these frequencies for all its
-    /// positions. A step is a whole prompt, however it is cut up, or one new token.
+    /// Most positions of a sequence that is not long.
     pub beyond: usize,
     /// As many as the table has otherwise.
     pub inv_freq: Vec<f32>,
@@ -420,4 +420,50 @@ fn is_one(x: &f32) -> bool {
 }
 fn is_default<T: Default + PartialEq>(x: &T) -> bool {
     *x == T::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = r#"{"vocab_size": 5, "hidden_size": 6, "intermediate_size": 7, "num_heads": 4, "num_kv_heads": 2, "head_dim": 3,
+        "max_context": 8, "norm": {"kind": "layer", "epsilon": 1e-5}, "activation": "silu", "attention_scale": 1.0, "layers": [{}]}"#;
+
+    fn tiny(qk_norm: &str) -> DecoderSpec {
+        let mut spec: serde_json::Value = serde_json::from_str(TINY).unwrap();
+        spec["qk_norm"] = serde_json::from_str(qk_norm).unwrap();
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn qk_tensors(spec: &DecoderSpec) -> Vec<(String, usize)> {
+        let norms = spec.tensors().into_iter().filter(|t| t.name.contains("q_norm") || t.name.contains("k_norm"));
+        norms.map(|t| (t.name.trim_start_matches("layers.0.").into(), t.shape[0])).collect()
+    }
+
+    #[test]
+    fn norms_of_queries_and_keys_have_the_tensors_that_their_kind_needs() {
+        let tensors = |qk_norm| qk_tensors(&tiny(qk_norm));
+        let shared = [("q_norm.gain", 3), ("q_norm.bias", 3), ("k_norm.gain", 3), ("k_norm.bias", 3)];
+        let own = [("q_norm.gain", 12), ("q_norm.bias", 12), ("k_norm.gain", 6), ("k_norm.bias", 6)];
+        let named = |list: &[(&str, usize)]| list.iter().map(|(name, n)| (name.to_string(), *n)).collect::<Vec<_>>();
+        assert_eq!(tensors("null"), []);
+        assert_eq!(tensors(r#""per_head""#), named(&shared));
+        assert_eq!(tensors(r#""whole""#), named(&own));
+        assert_eq!(tensors(r#"{"each_head": "layer"}"#), named(&own));
+        assert_eq!(tensors(r#"{"each_head": "layer_no_bias"}"#), named(&[own[0], own[2]]));
+        assert_eq!(tensors(r#"{"each_head": "rms"}"#), named(&[own[0], own[2]]));
+    }
+
+    #[test]
+    fn specs_are_written_as_they_are_read() {
+        for (kind, name) in [(NormKind::Rms, "rms"), (NormKind::Layer, "layer"), (NormKind::LayerNoBias, "layer_no_bias")] {
+            let spec = tiny(&format!(r#"{{"each_head": "{name}"}}"#));
+            assert_eq!(spec.qk_norm, Some(QkNorm::EachHead(kind)));
+            let json = serde_json::to_value(&spec).unwrap();
+            assert_eq!(json["qk_norm"], serde_json::json!({"each_head": name}));
+            assert_eq!(serde_json::from_value::<DecoderSpec>(json).unwrap(), spec);
+        }
+        assert!(serde_json::from_str::<QkNorm>(r#""each_head""#).is_err());
+        assert!(serde_json::from_str::<NormKind>(r#""group""#).is_err());
+    }
 }

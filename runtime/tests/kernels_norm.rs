@@ -10,8 +10,9 @@ use support::{Random, assert_close, permutations, run};
 
 #[rstest]
 fn rows_of_any_width_are_normalized_and_padding_stays_zero(
-    #[values(NormKind::Rms, NormKind::Layer)] kind: NormKind,
+    #[values(NormKind::Rms, NormKind::Layer, NormKind::LayerNoBias)] kind: NormKind,
     #[values(1, 5, 32, 100, 288, 577, 2050)] columns: usize,
+    #[values(None, Some(0.3))] residual: Option<f32>,
 ) {
     let norm = Norm { kind, epsilon: 1e-5 };
     let (tokens, pitch) = (3, padded(columns));
@@ -22,8 +23,10 @@ fn rows_of_any_width_are_normalized_and_padding_stays_zero(
     let (gain, bias) = (random.values(columns), random.values(columns));
     for (name, gpu) in permutations() {
         let (x_buffer, gain_buffer, bias_buffer) = (gpu.upload("x", &x), gpu.upload("gain", &gain), gpu.upload("bias", &bias));
-        // Not zero before, so that padding shows what the kernel wrote.
-        let y = gpu.upload("y", &vec![7.0f32; tokens * pitch]);
+        // Not zero before, so that padding shows what the kernel wrote; a residual's padding is zero and stays so.
+        let before: Vec<f32> =
+            (0..tokens * pitch).map(|i| if residual.is_none() || i % pitch < columns { 7.0 } else { 0.0 }).collect();
+        let y = gpu.upload("y", &before);
         let kernel = RmsNorm {
             tokens: tokens as u32,
             columns: columns as u32,
@@ -31,11 +34,15 @@ fn rows_of_any_width_are_normalized_and_padding_stays_zero(
             x: (&x_buffer).into(),
             gain: (&gain_buffer).into(),
             bias: Some((&bias_buffer).into()),
+            residual,
             y: (&y).into(),
         };
         let found = run::<f32>(&gpu, &[&kernel.bind(&gpu).unwrap()], &y, tokens * pitch);
         for t in 0..tokens {
-            let expected = rms_norm::cpu(norm, &x[t * pitch..][..columns], &gain, &bias);
+            let mut expected = rms_norm::cpu(norm, &x[t * pitch..][..columns], &gain, &bias);
+            if let Some(multiplier) = residual {
+                expected.iter_mut().for_each(|y| *y = 7.0 + multiplier * *y);
+            }
             let row = &found[t * pitch..][..pitch];
             // Sums of at most 2050 f32 in a tree: a few units in the last place, of values around 20 for row 1.
             assert_close(&format!("{name}, row {t}"), &row[..columns], &expected, 2e-5);
@@ -45,11 +52,11 @@ fn rows_of_any_width_are_normalized_and_padding_stays_zero(
 }
 
 #[test]
-fn a_layer_norm_without_bias_is_refused() {
+fn a_layer_norm_that_lacks_its_bias_is_refused() {
     let gpu = support::gpu();
     let buffer = gpu.storage("rows", 128);
     let all = || (&buffer).into();
     let norm = Norm { kind: NormKind::Layer, epsilon: 1e-5 };
-    let kernel = RmsNorm { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, y: all() };
+    let kernel = RmsNorm { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, residual: None, y: all() };
     assert!(kernel.bind(&gpu).unwrap_err().to_string().contains("bias"));
 }

@@ -105,29 +105,36 @@ fn queries_are_rotated_and_keys_and_values_land_on_their_pages(
 
 #[rstest]
 fn queries_and_keys_are_normalized_by_head_or_as_a_whole(
-    #[values(QkNorm::PerHead, QkNorm::Whole)] kind: QkNorm,
-    #[values(NormKind::Rms, NormKind::Layer)] norm_kind: NormKind,
-    #[values((6, 2, 32), (4, 1, 80), (2, 1, 256))] (num_heads, num_kv_heads, head_dim): (u32, u32, u32),
+    #[values(
+        (QkNorm::PerHead, NormKind::Rms),
+        (QkNorm::PerHead, NormKind::Layer),
+        (QkNorm::PerHead, NormKind::LayerNoBias),
+        (QkNorm::Whole, NormKind::Rms),
+        (QkNorm::Whole, NormKind::Layer),
+        (QkNorm::EachHead(NormKind::Rms), NormKind::Layer),
+        (QkNorm::EachHead(NormKind::Layer), NormKind::Rms),
+        (QkNorm::EachHead(NormKind::LayerNoBias), NormKind::Layer)
+    )]
+    (kind, norm_kind): (QkNorm, NormKind),
+    #[values((6, 2, 32), (4, 1, 80), (6, 2, 20), (2, 1, 256))] (num_heads, num_kv_heads, head_dim): (u32, u32, u32),
 ) {
     let shape = AttentionShape { num_heads, num_kv_heads, head_dim, max_pages: 1, cache_f16: false };
     let mut random = Random::new(9);
     let (pages, num_pages) = scattered_pages(&mut random, &shape, 2);
     let tokens = [token(3, 1), token(17, 0)];
     let qkv = random.rows(2, shape.qkv_size() as usize, padded(shape.qkv_size() as usize));
-    let (q_run, k_run) = match kind {
-        QkNorm::PerHead => (head_dim, head_dim),
-        QkNorm::Whole => (shape.attention_size(), num_kv_heads * head_dim),
-    };
-    let biases = if norm_kind == NormKind::Layer { 2 } else { 1 };
-    let parameters = random.values((q_run + k_run) as usize * biases);
     let norm = Norm { kind: norm_kind, epsilon: 1e-6 };
+    let gains: usize = [num_heads, num_kv_heads].map(|heads| kind.gains(heads as usize, head_dim as usize)).iter().sum();
+    let parameters = random.values(gains * if kind.norm(norm).kind.has_bias() { 2 } else { 1 });
     let qk_norm = Some((kind, norm, parameters.as_slice()));
     let table = llama_table(head_dim as usize);
-    let mut cache = CpuCache::new(shape, pages, num_pages);
-    let (q, keys, _) = run_kernel(&gpu(), &cache, Some(&table), qk_norm, &tokens, &qkv);
-    let expected = rope_cache::cpu(&mut cache, Some(&table), qk_norm, &tokens, &qkv);
-    assert_close("queries", &q, &expected, 5e-6);
-    assert_close("keys", &keys, &cache.keys, 5e-6);
+    for (name, gpu) in permutations() {
+        let mut cache = CpuCache::new(shape, pages.clone(), num_pages);
+        let (q, keys, _) = run_kernel(&gpu, &cache, Some(&table), qk_norm, &tokens, &qkv);
+        let expected = rope_cache::cpu(&mut cache, Some(&table), qk_norm, &tokens, &qkv);
+        assert_close(&format!("{name}, queries"), &q, &expected, 5e-6);
+        assert_close(&format!("{name}, keys"), &keys, &cache.keys, 5e-6);
+    }
 }
 
 /// The target of long contexts: the angle is the f32 product of position and inverse frequency, its sine and cosine

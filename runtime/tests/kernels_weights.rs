@@ -10,7 +10,7 @@ use haikuq_format::layout::padded;
 use haikuq_format::scheme::{Bits, Codebook, Offset, Scheme};
 use haikuq_format::spec::Activation;
 use haikuq_runtime::gpu::{Dispatch, Gpu};
-use haikuq_runtime::kernels::embed::{self, Embed};
+use haikuq_runtime::kernels::embed::{self, Embed, Rows};
 use haikuq_runtime::kernels::matmul::Matmul;
 use haikuq_runtime::kernels::matvec::{self, Cpu, Matvec, Norm};
 use haikuq_runtime::kernels::projection::{Output, Projection};
@@ -224,16 +224,72 @@ fn embed_gathers_rows_of_every_scheme_and_zeros_for_unknown_ids() {
         let y = gpu.upload("y", &vec![9.0f32; ids.len() * stride]);
         let embed = Embed {
             matrix: &gpu_matrix,
+            rows: Rows::Ids { multiplier: 2.5 },
             tokens: (&tokens).into(),
             output: (&y).into(),
             output_stride: stride,
             token_count: ids.len(),
-            multiplier: 2.5,
         };
         gpu.run(&embed.bind(gpu).expect("sizes fit").iter().collect::<Vec<_>>());
         let expected = embed::cpu(&values, columns, &ids, 2.5, stride);
         // The value of a weight is rounded once on both sides; the multiplication once more.
         assert_close(&scheme.to_string(), &read(gpu, &y, expected.len()), &expected, 2e-7);
+    }
+}
+
+#[test]
+fn embed_adds_rows_of_positions_to_what_is_there() {
+    let gpu = &devices()[0];
+    for (i, scheme) in schemes().into_iter().enumerate() {
+        let columns = [64, 333, 600][i % 3];
+        let stride = padded(columns);
+        let (gpu_matrix, values) = matrix(gpu, scheme, &[16, 16, 9], columns, &mut Random::new(i as u32));
+        let positions = [0u32, 40, 15, 16, 31, 32, 41, u32::MAX, 16];
+        let tokens: Vec<[u32; 4]> = positions.iter().map(|position| [7, *position, 7, 7]).collect();
+        let tokens = gpu.upload("tokens", &tokens);
+        let before = pad(&Random::new(77).values(positions.len() * columns), columns, stride);
+        let y = gpu.upload("y", &before);
+        let embed = Embed {
+            matrix: &gpu_matrix,
+            rows: Rows::Positions,
+            tokens: (&tokens).into(),
+            output: (&y).into(),
+            output_stride: stride,
+            token_count: positions.len(),
+        };
+        gpu.run(&embed.bind(gpu).expect("sizes fit").iter().collect::<Vec<_>>());
+        let added = embed::cpu(&values, columns, &positions, 1.0, stride);
+        let expected: Vec<f32> = before.iter().zip(&added).map(|(y, w)| y + w).collect();
+        assert_close(&scheme.to_string(), &read(gpu, &y, expected.len()), &expected, 2e-7);
+    }
+}
+
+/// `erf` by its Taylor series, which has converged in f64 long before 60 terms where `|x| <= 3`.
+fn erf(x: f64) -> f64 {
+    let term = |t: f64, n: f64| -t * x * x / n;
+    let (mut t, mut sum) = (x, x);
+    for n in 1..60 {
+        t = term(t, f64::from(n));
+        sum += t / f64::from(2 * n + 1);
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI
+}
+
+#[test]
+fn gelu_is_that_of_the_error_function() {
+    // The biases of a matrix of zeros are the activation's arguments.
+    let arguments: Vec<f32> = (-420..=420).map(|i| i as f32 / 100.0).collect();
+    for gpu in devices() {
+        let mut case = Case::new(&gpu, Scheme::F32, &[arguments.len()], 32, 1, Output::Activate(Activation::Gelu), 1);
+        case.x.fill(0.0);
+        case.bias = Some(arguments.clone());
+        for (x, found) in arguments.iter().zip(case.gpu(&gpu, 0..1, false)) {
+            let x = f64::from(*x);
+            let expected = 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2));
+            let error = (f64::from(found) - expected).abs();
+            // Relative down to where 1 + erf has lost its digits in f32, as every implementation's has.
+            assert!(error <= 1e-6 * expected.abs().max(0.05), "gelu({x}) is {found}, expected {expected}");
+        }
     }
 }
 

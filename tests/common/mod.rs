@@ -29,10 +29,15 @@ impl Adapter {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_haikuq"));
         command.args(arguments);
+        self.show_alone(&mut command);
+        command
+    }
+
+    /// Lets a program find this adapter and no other.
+    pub fn show_alone(&self, command: &mut Command) {
         if let Some(driver) = &self.driver {
             command.env("VK_DRIVER_FILES", driver).env_remove("HAIKUQ_ADAPTER");
         }
-        command
     }
 
     /// Whether this is SwiftShader: right, but several times slower than lavapipe.

@@ -110,9 +110,10 @@ def decoder_tensors(spec):
     placement, biases = spec.get("norm_placement", "pre"), spec.get("biases", {})
     out = []
 
-    def norm(name, n):
+    def norm(name, n, kind=spec["norm"]["kind"]):
+        check(kind in ("rms", "layer", "layer_no_bias"), f"norm {kind!r}")
         out.append((f"{name}.gain", [n], "vector"))
-        if spec["norm"]["kind"] == "layer":
+        if kind == "layer":
             out.append((f"{name}.bias", [n], "vector"))
 
     def matrix(name, rows, columns, kind, bias=None):
@@ -129,7 +130,11 @@ def decoder_tensors(spec):
             norm(f"{p}.attention_norm", h)
         matrix(f"{p}.qkv", a + 2 * kv, h, "attention", "qkv")
         qk_norm = spec.get("qk_norm")
-        if qk_norm is not None:
+        if isinstance(qk_norm, dict):
+            norm(f"{p}.q_norm", a, qk_norm["each_head"])
+            norm(f"{p}.k_norm", kv, qk_norm["each_head"])
+        elif qk_norm is not None:
+            check(qk_norm in ("per_head", "whole"), f"qk_norm {qk_norm!r}")
             norm(f"{p}.q_norm", d if qk_norm == "per_head" else a)
             norm(f"{p}.k_norm", d if qk_norm == "per_head" else kv)
         matrix(f"{p}.attention_output", h, a, "attention", "attention_output")

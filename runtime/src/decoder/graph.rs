@@ -2,7 +2,8 @@
 //!
 //! A decode layer is six dispatches (seven where attention is split over the keys): norm and qkv; rope and cache;
 //! attention; output projection and residual; norm, gate, up and activation; down projection and residual. Prefill has
-//! two more, since its matrix products read normalized activations many times.
+//! two more, since its matrix products read normalized activations many times; so has decode with layer norms, which the
+//! matrix-vector kernel does not do. A norm after a block is one more in both.
 
 use super::cache::KvCache;
 use super::weights::Weights;
@@ -11,7 +12,7 @@ use crate::gpu::{Binding, Dispatch, Gpu, GpuError};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::attention_decode::{AttentionDecode, splits};
 use crate::kernels::attention_prefill::AttentionPrefill;
-use crate::kernels::embed::Embed;
+use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::matmul::Matmul;
 use crate::kernels::matvec::{Matvec, Norm};
 use crate::kernels::projection::{Output, Projection};
@@ -20,6 +21,7 @@ use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::weights::GpuMatrix;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
+use haikuq_format::spec::{NormKind, NormPlacement, Residual};
 use std::collections::HashMap;
 
 /// Tokens of a prefill graph are a multiple of this; the last chunk of a prompt is filled up with idle tokens, so that a
@@ -45,6 +47,10 @@ impl Step {
     /// One token of each of several sequences.
     pub(super) fn of_decode(tokens: usize) -> Self {
         Self::Few(tokens)
+    }
+
+    fn is_few(self) -> bool {
+        matches!(self, Self::Few(_))
     }
 
     /// Tokens of the step, idle ones included.
@@ -132,30 +138,66 @@ pub(super) struct Context<'a> {
     pub(super) buffers: &'a Buffers,
 }
 
-impl Context<'_> {
+/// What a product reads.
+struct Input<'a> {
+    buffer: &'a wgpu::Buffer,
+    /// A norm that it does on the way.
+    norm: Option<Norm<'a>>,
+}
+
+impl<'a> Context<'a> {
     fn body(&self, step: Step) -> Result<Vec<Dispatch>, GpuError> {
-        let (spec, b) = (self.spec, self.buffers);
-        let embed = Embed {
-            matrix: self.weights.get("embedding"),
-            tokens: (&b.tokens).into(),
-            output: (&b.hidden).into(),
-            output_stride: padded(spec.hidden_size),
-            token_count: step.tokens(),
-            multiplier: spec.embedding_multiplier,
-        };
-        let mut graph = embed.bind(self.gpu)?;
+        let spec = self.spec;
+        let mut graph = self.embed("embedding", Rows::Ids { multiplier: spec.embedding_multiplier }, step)?;
+        if spec.learned_positions {
+            graph.extend(self.embed("positions", Rows::Positions, step)?);
+        }
         for layer in 0..spec.num_layers() {
-            self.attention_block(layer, step, &mut graph)?;
-            self.mlp_block(layer, step, &mut graph)?;
+            self.layer(layer, step, &mut graph)?;
         }
         Ok(graph)
     }
 
-    fn attention_block(&self, layer: usize, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
-        let (spec, b) = (self.spec, self.buffers);
-        let name = |part: &str| format!("layers.{layer}.{part}");
-        self.normed_projection(step, &name("attention_norm"), &name("qkv"), &b.qkv, Output::Store, graph)?;
+    fn embed(&self, table: &str, rows: Rows, step: Step) -> Result<Vec<Dispatch>, GpuError> {
+        let b = self.buffers;
+        let (output, output_stride) = ((&b.hidden).into(), padded(self.spec.hidden_size));
+        let tokens = (&b.tokens).into();
+        Embed { matrix: self.weights.get(table), rows, tokens, output, output_stride, token_count: step.tokens() }.bind(self.gpu)
+    }
 
+    /// Both blocks up to their last projections, which alone write to the residual stream. Where the blocks are parallel, the
+    /// second has read the stream before the first is added to it.
+    fn layer(&self, layer: usize, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
+        let b = self.buffers;
+        let name = |part: &str| format!("layers.{layer}.{part}");
+        let input = self.block_input(step, &name("attention_norm"), graph)?;
+        self.projection(step, &input, &name("qkv"), &b.qkv, Output::Store, graph)?;
+        self.attention(layer, step, graph)?;
+        let add_attention = |graph: &mut Vec<Dispatch>| {
+            self.add_block(step, &b.attention, &name("attention_output"), &name("attention_post_norm"), graph)
+        };
+        match self.spec.residual {
+            Residual::Sequential => {
+                add_attention(graph)?;
+                let input = self.block_input(step, &name("mlp_norm"), graph)?;
+                self.activations(layer, step, &input, graph)?;
+            }
+            Residual::Parallel => {
+                let input = self.block_input(step, &name("mlp_norm"), graph)?;
+                self.activations(layer, step, &input, graph)?;
+                add_attention(graph)?;
+            }
+            Residual::ParallelShared => {
+                self.activations(layer, step, &input, graph)?;
+                add_attention(graph)?;
+            }
+        }
+        self.add_block(step, &b.mlp, &name("down"), &name("mlp_post_norm"), graph)
+    }
+
+    /// From queries, keys and values to the heads' outputs.
+    fn attention(&self, layer: usize, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
+        let (spec, b) = (self.spec, self.buffers);
         let (shape, num_tokens) =
             (attention_shape(spec, self.cache.precision.is_f16(), self.cache.max_pages), step.tokens() as u32);
         let (keys, values) = &self.cache.pools[layer];
@@ -201,74 +243,89 @@ impl Context<'_> {
             }
             Step::Many(_) => graph.push(AttentionPrefill { num_tokens, shape, scores, buffers }.bind(self.gpu)?),
         }
-
-        let residual = Output::Residual { multiplier: spec.residual_multiplier };
-        self.projection(step, None, &name("attention_output"), &b.attention, &b.hidden, residual, graph)
+        Ok(())
     }
 
-    fn mlp_block(&self, layer: usize, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
-        let (spec, b) = (self.spec, self.buffers);
-        let name = |part: &str| format!("layers.{layer}.{part}");
-        let (up, output) = if spec.gated_mlp {
-            (name("gate_up"), Output::Glu(spec.activation))
-        } else {
-            (name("up"), Output::Activate(spec.activation))
-        };
-        self.normed_projection(step, &name("mlp_norm"), &up, &b.mlp, output, graph)?;
-        let residual = Output::Residual { multiplier: spec.residual_multiplier };
-        self.projection(step, None, &name("down"), &b.mlp, &b.hidden, residual, graph)
+    /// The feed-forward network's inner activations.
+    fn activations(&self, layer: usize, step: Step, input: &Input<'_>, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
+        let activation = self.spec.activation;
+        let (up, output) =
+            if self.spec.gated_mlp { ("gate_up", Output::Glu(activation)) } else { ("up", Output::Activate(activation)) };
+        self.projection(step, input, &format!("layers.{layer}.{up}"), &self.buffers.mlp, output, graph)
     }
 
     fn head(&self, rows: usize) -> Result<Vec<Dispatch>, GpuError> {
         let (spec, b) = (self.spec, self.buffers);
         let matrix = if spec.tied_head { "embedding" } else { "head" };
-        let output = Output::Logits { multiplier: spec.logit_multiplier, softcap: spec.logit_softcap };
         let few = rows <= MAX_BATCH;
+        let mut graph = Vec::new();
+        let input = self.normed(few, rows, "final_norm", [&b.head_input, &b.head_normed], &mut graph)?;
         let projection = Projection {
             matrix: self.weights.get(matrix),
-            input: if few { &b.head_input } else { &b.head_normed }.into(),
+            input: input.buffer.into(),
             input_stride: padded(spec.hidden_size),
             output: (&b.logits).into(),
             output_stride: padded(spec.vocab_size),
             tokens: rows,
             bias: self.bias("head"),
-            mode: output,
+            mode: Output::Logits { multiplier: spec.logit_multiplier, softcap: spec.logit_softcap },
         };
-        if few {
-            return Matvec { projection, norm: Some(self.fused_norm("final_norm")) }.bind(self.gpu);
-        }
-        let mut graph = vec![self.norm(rows, "final_norm", &b.head_input, &b.head_normed)?];
-        graph.extend(Matmul { projection }.bind(self.gpu)?);
+        graph.extend(product(self.gpu, few, projection, input.norm)?);
         Ok(graph)
     }
 
-    /// A projection of the normalized residual stream: one dispatch for few tokens, norm and product for many.
-    fn normed_projection(
-        &self,
-        step: Step,
-        norm: &str,
-        matrix: &str,
-        output: &wgpu::Buffer,
-        mode: Output,
-        graph: &mut Vec<Dispatch>,
-    ) -> Result<(), GpuError> {
+    /// The residual stream as a block reads it: normalized, or as it is where norms stand after the blocks alone.
+    fn block_input(&self, step: Step, norm: &str, graph: &mut Vec<Dispatch>) -> Result<Input<'a>, GpuError> {
         let b = self.buffers;
-        match step {
-            Step::Few(_) => self.projection(step, Some(norm), matrix, &b.hidden, output, mode, graph),
-            Step::Many(tokens) => {
-                graph.push(self.norm(tokens, norm, &b.hidden, &b.normed)?);
-                self.projection(step, None, matrix, &b.normed, output, mode, graph)
-            }
+        if self.spec.norm_placement == NormPlacement::Post {
+            return Ok(Input { buffer: &b.hidden, norm: None });
         }
+        self.normed(step.is_few(), step.tokens(), norm, [&b.hidden, &b.normed], graph)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each names one operand of the product")]
+    /// Rows of `from`, normalized: by the product itself where that can (the matrix-vector kernel does root mean squares),
+    /// else by a dispatch of its own, in `to`.
+    fn normed(
+        &self,
+        few: bool,
+        rows: usize,
+        name: &str,
+        [from, to]: [&'a wgpu::Buffer; 2],
+        graph: &mut Vec<Dispatch>,
+    ) -> Result<Input<'a>, GpuError> {
+        let norm = self.spec.norm;
+        if few && norm.kind == NormKind::Rms {
+            let gain = self.vector(&format!("{name}.gain"));
+            return Ok(Input { buffer: from, norm: Some(Norm { gain, epsilon: norm.epsilon }) });
+        }
+        graph.push(self.norm(rows, name, from, to, None)?);
+        Ok(Input { buffer: to, norm: None })
+    }
+
+    /// A block's last projection, added to the residual stream, after a norm of its own where there is one.
+    fn add_block(
+        &self,
+        step: Step,
+        input: &'a wgpu::Buffer,
+        matrix: &str,
+        norm: &str,
+        graph: &mut Vec<Dispatch>,
+    ) -> Result<(), GpuError> {
+        let (b, multiplier, input) = (self.buffers, self.spec.residual_multiplier, Input { buffer: input, norm: None });
+        if self.spec.norm_placement == NormPlacement::Pre {
+            return self.projection(step, &input, matrix, &b.hidden, Output::Residual { multiplier }, graph);
+        }
+        // Whatever was read from `normed` has been read.
+        self.projection(step, &input, matrix, &b.normed, Output::Store, graph)?;
+        graph.push(self.norm(step.tokens(), norm, &b.normed, &b.hidden, Some(multiplier))?);
+        Ok(())
+    }
+
     fn projection(
         &self,
         step: Step,
-        norm: Option<&str>,
+        input: &Input<'_>,
         matrix: &str,
-        input: &wgpu::Buffer,
         output: &wgpu::Buffer,
         mode: Output,
         graph: &mut Vec<Dispatch>,
@@ -276,7 +333,7 @@ impl Context<'_> {
         let weights = self.weights.get(matrix);
         let projection = Projection {
             matrix: weights,
-            input: input.into(),
+            input: input.buffer.into(),
             input_stride: padded(weights.columns),
             output: output.into(),
             output_stride: padded(mode.width(weights.rows)),
@@ -284,31 +341,36 @@ impl Context<'_> {
             bias: self.bias(matrix),
             mode,
         };
-        graph.extend(match step {
-            Step::Few(_) => Matvec { projection, norm: norm.map(|name| self.fused_norm(name)) }.bind(self.gpu)?,
-            Step::Many(_) => Matmul { projection }.bind(self.gpu)?,
-        });
+        graph.extend(product(self.gpu, step.is_few(), projection, input.norm.clone())?);
         Ok(())
     }
 
-    fn norm(&self, tokens: usize, name: &str, from: &wgpu::Buffer, to: &wgpu::Buffer) -> Result<Dispatch, GpuError> {
-        let columns = self.spec.hidden_size as u32;
-        let gain = self.vector(&format!("{name}.gain"));
-        RmsNorm { tokens: tokens as u32, columns, norm: self.spec.norm, x: from.into(), gain, bias: None, y: to.into() }
-            .bind(self.gpu)
+    fn norm(
+        &self,
+        rows: usize,
+        name: &str,
+        from: &wgpu::Buffer,
+        to: &wgpu::Buffer,
+        residual: Option<f32>,
+    ) -> Result<Dispatch, GpuError> {
+        let (tokens, columns) = (rows as u32, self.spec.hidden_size as u32);
+        let (gain, bias) = (self.vector(&format!("{name}.gain")), self.bias(name));
+        RmsNorm { tokens, columns, norm: self.spec.norm, x: from.into(), gain, bias, residual, y: to.into() }.bind(self.gpu)
     }
 
-    fn fused_norm(&self, name: &str) -> Norm<'_> {
-        Norm { gain: self.vector(&format!("{name}.gain")), epsilon: self.spec.norm.epsilon }
+    /// The bias of a projection or norm, if it has one.
+    fn bias(&self, of: &str) -> Option<Binding<'a>> {
+        self.weights.find(&format!("{of}.bias")).map(vector)
     }
 
-    fn bias(&self, matrix: &str) -> Option<Binding<'_>> {
-        self.weights.find(&format!("{matrix}.bias")).map(vector)
-    }
-
-    fn vector(&self, name: &str) -> Binding<'_> {
+    fn vector(&self, name: &str) -> Binding<'a> {
         vector(self.weights.get(name))
     }
+}
+
+/// Matrix times vectors for few tokens, times a matrix for many.
+fn product(gpu: &Gpu, few: bool, projection: Projection<'_>, norm: Option<Norm<'_>>) -> Result<Vec<Dispatch>, GpuError> {
+    if few { Matvec { projection, norm }.bind(gpu) } else { Matmul { projection }.bind(gpu) }
 }
 
 /// A vector's values: one row, padded to whole units.

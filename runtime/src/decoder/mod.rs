@@ -113,7 +113,7 @@ struct Buffers {
     tokens: wgpu::Buffer,
     /// The residual stream \[chunk, padded(hidden)\].
     hidden: wgpu::Buffer,
-    /// Its normalized copy for prefill.
+    /// Its normalized copy, where a product does not normalize on the way; then a block's output on its way through a norm.
     normed: wgpu::Buffer,
     qkv: wgpu::Buffer,
     query: wgpu::Buffer,
@@ -123,7 +123,7 @@ struct Buffers {
     partials: wgpu::Buffer,
     /// Inverse frequencies of each rope table.
     inv_freqs: Vec<wgpu::Buffer>,
-    /// Gains of queries and keys, a layer each; none without such norms.
+    /// Gains and biases of the norms of queries and keys, a layer each; none without such norms.
     qk_norms: Vec<wgpu::Buffer>,
     /// Rows of the residual stream that logits are wanted for \[logit_rows, padded(hidden)\].
     head_input: wgpu::Buffer,
@@ -236,12 +236,12 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Copies each layer's gains of queries and keys to where `rope_cache` reads them, one after the other.
+    /// Copies each layer's norms of queries and keys to where `rope_cache` reads them, one after the other.
     fn join_qk_norms(&self) {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (layer, joined) in self.buffers.qk_norms.iter().enumerate() {
             let mut at = 0;
-            for part in qk_gains(&self.weights, layer) {
+            for part in qk_parameters(&self.weights, layer) {
                 let (plane, bytes) = (&part.chunks[0].planes[0].1, part.columns as u64 * 4);
                 encoder.copy_buffer_to_buffer(&plane.buffer, plane.offset, joined, at, bytes);
                 at += bytes;
@@ -282,10 +282,12 @@ impl Decoder {
         MemoryUse { weights: self.weights.bytes, cache: self.cache.bytes(), scratch: self.buffers.bytes() }
     }
 
-    /// Bytes of weights that one decoded token reads: all matrices, an untied embedding's single row aside.
+    /// Bytes of weights that one decoded token reads: all matrices, the single rows of an untied embedding and of a table
+    /// of positions aside.
     pub fn bytes_per_token(&self) -> u64 {
         let tensors = self.spec.tensors();
-        let read = tensors.iter().filter(|t| t.name != "embedding" || self.spec.tied_head);
+        let one_row = |name: &str| name == "positions" || (name == "embedding" && !self.spec.tied_head);
+        let read = tensors.iter().filter(|t| !one_row(&t.name));
         let bytes = read.filter_map(|t| self.weights.find(&t.name)).flat_map(|m| &m.chunks).flat_map(|c| &c.planes);
         bytes.map(|(_, p)| p.bytes).sum()
     }
@@ -514,13 +516,15 @@ fn encode(encoder: &mut wgpu::CommandEncoder, dispatches: &[Dispatch]) {
     }
 }
 
-/// Room for the gains of queries and keys of each layer.
+/// Room for the norms of queries and keys of each layer.
 fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
     let layers = if spec.qk_norm.is_some() { spec.num_layers() } else { 0 };
-    let bytes = |layer: usize| qk_gains(weights, layer).iter().map(|m| m.columns as u64 * 4).sum();
-    (0..layers).map(|layer| gpu.storage("q and k gains", bytes(layer))).collect()
+    let bytes = |layer: usize| qk_parameters(weights, layer).map(|m| m.columns as u64 * 4).sum();
+    (0..layers).map(|layer| gpu.storage("q and k norms", bytes(layer))).collect()
 }
 
-fn qk_gains(weights: &Weights, layer: usize) -> [&GpuMatrix; 2] {
-    ["q_norm", "k_norm"].map(|norm| weights.get(&format!("layers.{layer}.{norm}.gain")))
+/// Gains of queries and of keys, then their biases if there are any.
+fn qk_parameters(weights: &Weights, layer: usize) -> impl Iterator<Item = &GpuMatrix> {
+    let names = ["q_norm.gain", "k_norm.gain", "q_norm.bias", "k_norm.bias"];
+    names.into_iter().filter_map(move |name| weights.find(&format!("layers.{layer}.{name}")))
 }

@@ -1,16 +1,19 @@
-//! Embedding rows of the step's tokens.
+//! Embedding rows of the step's tokens, and rows of a table of positions.
 
 use super::weights::{GpuChunk, GpuMatrix};
 use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel, grid_1d};
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::layout::padded;
 
-/// `y[t] = multiplier × W[tokens[t].x]`, padded with zeros; zeros alone for an id that W does not have.
+/// `y[t] = multiplier × W[id]`, padded with zeros, for each token's id; zeros alone for an id that W does not have. Or
+/// `y[t] += W[position]`; nothing for a position that W does not have.
 #[derive(Clone, Debug)]
 pub struct Embed<'a> {
-    /// W: a row a token id.
+    /// W: a row a token id, or a row a position.
     pub matrix: &'a GpuMatrix,
-    /// `token_count` entries of four u32, the id first.
+    /// Which of the two.
+    pub rows: Rows,
+    /// `token_count` entries of four u32, id and position first.
     pub tokens: Binding<'a>,
     /// y: rows of `output_stride` f32.
     pub output: Binding<'a>,
@@ -18,8 +21,18 @@ pub struct Embed<'a> {
     pub output_stride: usize,
     /// Entries of `tokens`.
     pub token_count: usize,
-    /// `embedding_multiplier` of the decoder.
-    pub multiplier: f32,
+}
+
+/// What the rows of [`Embed::matrix`] are for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rows {
+    /// Token ids: y is overwritten.
+    Ids {
+        /// `embedding_multiplier` of the decoder.
+        multiplier: f32,
+    },
+    /// Positions: added to y.
+    Positions,
 }
 
 #[repr(C)]
@@ -49,7 +62,14 @@ impl Embed<'_> {
             let (stride, columns) = (self.output_stride, self.matrix.columns);
             return Err(GpuError::Validation(format!("an embedding of {columns} columns into rows of {stride} values")));
         }
-        let flags = self.matrix.flags();
+        let mut flags = self.matrix.flags();
+        let multiplier = match self.rows {
+            Rows::Ids { multiplier } => multiplier,
+            Rows::Positions => {
+                flags.push("POSITIONS");
+                1.0
+            }
+        };
         let (groups, group_units_log2) = self.matrix.groups();
         let units = self.matrix.units();
         let bind = |chunk: &GpuChunk| {
@@ -63,7 +83,7 @@ impl Embed<'_> {
                 group_units_log2,
                 output_stride: (self.output_stride / 4) as u32,
                 tokens: self.token_count as u32,
-                multiplier: self.multiplier,
+                multiplier,
                 padding: [0; 2],
             };
             let params = gpu.uniform("embed", &params);
@@ -76,7 +96,8 @@ impl Embed<'_> {
     }
 }
 
-/// The CPU twin: gathers rows of `weights` (`columns` wide) for `ids` into rows of `stride` values.
+/// The CPU twin: gathers rows of `weights` (`columns` wide) for `ids` into rows of `stride` values. Of positions it gives what
+/// is added.
 pub fn cpu(weights: &[f32], columns: usize, ids: &[u32], multiplier: f32, stride: usize) -> Vec<f32> {
     let mut y = vec![0.0; ids.len() * stride];
     for (id, y) in ids.iter().zip(y.chunks_exact_mut(stride)) {

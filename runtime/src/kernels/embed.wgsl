@@ -1,5 +1,7 @@
 // Gathers the embedding rows of the step's tokens. One invocation for eight values of a token; one dispatch a chunk of
 // the matrix. A chunk leaves tokens of other chunks alone; an id beyond the matrix becomes zeros, written by chunk 0.
+//
+// POSITIONS adds rows of a table of positions to what is there.
 
 struct Params {
     // Rows of this chunk, the number of its first row, and rows of the whole matrix.
@@ -37,7 +39,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         return;
     }
     let i = index % octets;
+#ifdef POSITIONS
+    let id = tokens[token].y;
+#else
     let id = tokens[token].x;
+#endif
     let at = token * params.output_stride + i * 2u;
     if id >= params.first_row && id - params.first_row < params.rows {
         let row = id - params.first_row;
@@ -46,10 +52,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         let a = affine(row, i >> (params.group_units_log2 + 2u));
         weights = mat2x4(fma(weights[0], vec4(a.x), vec4(a.y)), fma(weights[1], vec4(a.x), vec4(a.y)));
 #endif
+#ifdef POSITIONS
+        output[at] += masked(weights[0], i * 8u);
+        output[at + 1u] += masked(weights[1], i * 8u + 4u);
+    }
+#else
         output[at] = masked(weights[0], i * 8u);
         output[at + 1u] = masked(weights[1], i * 8u + 4u);
     } else if params.first_row == 0u && id >= params.all_rows {
         output[at] = vec4(0.0);
         output[at + 1u] = vec4(0.0);
     }
+#endif
 }

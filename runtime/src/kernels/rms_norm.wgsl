@@ -1,5 +1,6 @@
 // y[t] = x[t] / sqrt(mean(x[t]^2) + EPSILON) * gain, or with LAYER
-// y[t] = (x[t] - mean) / sqrt(variance + EPSILON) * gain + bias. One workgroup a token.
+// y[t] = (x[t] - mean) / sqrt(variance + EPSILON) * gain, with BIAS + bias. With RESIDUAL that times MULTIPLIER is added
+// to y[t]. One workgroup a token.
 
 #import workgroup_sum
 
@@ -7,10 +8,13 @@ override COLUMNS: u32;
 // padded(COLUMNS) / 4
 override PITCH: u32;
 override EPSILON: f32;
+#ifdef RESIDUAL
+override MULTIPLIER: f32;
+#endif
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> gain: array<f32>;
-#ifdef LAYER
+#ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
@@ -27,7 +31,7 @@ fn gains(i: u32) -> vec4<f32> {
     return g * inside(i);
 }
 
-#ifdef LAYER
+#ifdef BIAS
 fn biases(i: u32) -> vec4<f32> {
     let last = COLUMNS - 1u;
     let b = vec4<f32>(bias[min(4u * i, last)], bias[min(4u * i + 1u, last)], bias[min(4u * i + 2u, last)], bias[min(4u * i + 3u, last)]);
@@ -70,10 +74,13 @@ fn main(
 #endif
     let scale = 1.0 / sqrt(total / f32(COLUMNS) + EPSILON);
     for (var i = local; i < PITCH; i += WORKGROUP) {
-#ifdef LAYER
-        y[row + i] = (x[row + i] - mean) * scale * gains(i) + biases(i);
-#else
-        y[row + i] = x[row + i] * scale * gains(i);
+        var value = (x[row + i] - mean) * scale * gains(i);
+#ifdef BIAS
+        value += biases(i);
 #endif
+#ifdef RESIDUAL
+        value = fma(vec4<f32>(MULTIPLIER), value, y[row + i]);
+#endif
+        y[row + i] = value;
     }
 }

@@ -4,7 +4,7 @@ use super::attention::{AttentionShape, CpuCache, IDLE, Token};
 use super::rms_norm;
 use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Norm, NormKind, QkNorm, RopeTable};
+use haikuq_format::spec::{Norm, QkNorm, RopeTable};
 
 /// The rotary embedding of a layer; see [`RopeTable`].
 #[derive(Clone, Debug)]
@@ -20,12 +20,12 @@ pub struct Rope<'a> {
 /// Normalization of queries and keys.
 #[derive(Clone, Debug)]
 pub struct QkNormalization<'a> {
-    /// Over each head or over all.
+    /// Over each head or over all, and whether heads share their gains.
     pub kind: QkNorm,
-    /// Which normalization, and its epsilon.
+    /// The norm of the decoder, from which [`QkNorm::norm`] makes that of queries and keys.
     pub norm: Norm,
-    /// f32: gains of q, gains of k and, for [`NormKind::Layer`], biases of q and biases of k, one after the other with
-    /// no padding (`head_dim` values each with [`QkNorm::PerHead`], heads × `head_dim` with [`QkNorm::Whole`]).
+    /// f32: gains of q, gains of k and, for norms that have them, biases of q and biases of k, one after the other with
+    /// no padding ([`QkNorm::gains`] values each).
     pub parameters: Binding<'a>,
 }
 
@@ -85,11 +85,14 @@ impl RopeCache<'_> {
         }
         if let Some(qk_norm) = &self.qk_norm {
             flags.push("QK_NORM");
-            if qk_norm.norm.kind == NormKind::Layer {
-                flags.push("LAYER");
-            }
-            let whole = qk_norm.kind == QkNorm::Whole;
-            constants.extend([("WHOLE", f64::from(u8::from(whole))), ("EPSILON", qk_norm.norm.epsilon.into())]);
+            let norm = qk_norm.kind.norm(qk_norm.norm);
+            flags.extend(norm.kind.is_centred().then_some("LAYER"));
+            flags.extend(norm.kind.has_bias().then_some("BIAS"));
+            constants.extend([
+                ("WHOLE", f64::from(u8::from(qk_norm.kind == QkNorm::Whole))),
+                ("SHARED_GAINS", f64::from(u8::from(qk_norm.kind == QkNorm::PerHead))),
+                ("EPSILON", norm.epsilon.into()),
+            ]);
             bindings.push((7, qk_norm.parameters.clone()));
         }
         let groups = (shape.num_heads + 2 * shape.num_kv_heads).div_ceil(heads_at_once);
@@ -131,18 +134,20 @@ pub fn cpu(
         let (k, v) = rest.split_at(k_size);
         let (mut q, mut k) = (q.to_vec(), k.to_vec());
         if let Some((kind, norm, parameters)) = qk_norm {
-            let (q_run, k_run) = match kind {
-                QkNorm::PerHead => (dim, dim),
-                QkNorm::Whole => (q_size, k_size),
-                QkNorm::EachHead(_) => unimplemented!(),
+            let norm = kind.norm(norm);
+            let [q_gains, k_gains] = [shape.num_heads, shape.num_kv_heads].map(|heads| kind.gains(heads as usize, dim));
+            let (gains, biases) = parameters.split_at(q_gains + k_gains);
+            let apply = |x: &mut Vec<f32>, first: usize, count: usize| {
+                let run = if kind == QkNorm::Whole { x.len() } else { dim };
+                let of_run = |all: &[f32], i: usize| {
+                    let at = first + i * run % count;
+                    all.get(at..at + run).unwrap_or(&[]).to_vec()
+                };
+                let norm = |(i, x): (usize, &[f32])| rms_norm::cpu(norm, x, &of_run(gains, i), &of_run(biases, i));
+                *x = x.chunks(run).enumerate().flat_map(norm).collect();
             };
-            let (gains, biases) = parameters.split_at(q_run + k_run);
-            let apply = |x: &mut Vec<f32>, run: usize, first: usize| {
-                let bias = biases.get(first..first + run).unwrap_or(&[]);
-                *x = x.chunks(run).flat_map(|x| rms_norm::cpu(norm, x, &gains[first..first + run], bias)).collect();
-            };
-            apply(&mut q, q_run, 0);
-            apply(&mut k, k_run, q_run);
+            apply(&mut q, 0, q_gains);
+            apply(&mut k, q_gains, k_gains);
         }
         if let Some(rope) = rope {
             q.chunks_mut(dim).chain(k.chunks_mut(dim)).for_each(|head| rotate(rope, token.position, head));

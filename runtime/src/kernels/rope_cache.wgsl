@@ -20,8 +20,9 @@ override ROTATED: u32;
 override FACTOR: f32;
 #endif
 #ifdef QK_NORM
-// Whether all heads are normalized together, with gains of their own.
+// Whether all heads are normalized together; whether all heads have the same gains.
 override WHOLE: bool;
+override SHARED_GAINS: bool;
 override EPSILON: f32;
 #endif
 
@@ -35,7 +36,7 @@ override EPSILON: f32;
 @group(0) @binding(6) var<storage, read> inv_freq: array<f32>;
 #endif
 #ifdef QK_NORM
-// Gains of q, gains of k; with LAYER then biases of q, biases of k.
+// Gains of q, gains of k; with BIAS then biases of q, biases of k.
 @group(0) @binding(7) var<storage, read> norm: array<f32>;
 
 var<workgroup> partial_sums: array<f32, 64>;
@@ -72,7 +73,7 @@ fn element(head: Head, d: u32) -> f32 {
 #ifdef QK_NORM
     if head.scale != 0.0 {
         let y = (x - head.mean) * head.scale * norm[head.gain + d];
-#ifdef LAYER
+#ifdef BIAS
         return y + norm[head.bias + d];
 #else
         return y;
@@ -138,9 +139,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let scale = 1.0 / sqrt(head_sum(squares, local) / count + EPSILON);
     head.scale = select(scale, 0.0, is_value);
-    let q_gains = select(HEAD_DIM, HEADS * HEAD_DIM, WHOLE);
-    let k_gains = select(HEAD_DIM, KV_HEADS * HEAD_DIM, WHOLE);
-    let within = select(0u, select(h, h - HEADS, is_key) * HEAD_DIM, WHOLE);
+    let q_gains = select(HEADS * HEAD_DIM, HEAD_DIM, SHARED_GAINS);
+    let k_gains = select(KV_HEADS * HEAD_DIM, HEAD_DIM, SHARED_GAINS);
+    let within = select(select(h, h - HEADS, is_key) * HEAD_DIM, 0u, SHARED_GAINS);
     head.gain = select(0u, q_gains, is_key) + within;
     head.bias = q_gains + k_gains + head.gain;
 #endif

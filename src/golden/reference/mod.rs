@@ -90,18 +90,19 @@ pub struct Reference {
 /// Keys and values of the positions computed so far, for one sequence.
 pub struct KvCache {
     layers: Vec<LayerCache>,
-    length: usize,
+    /// The ids whose keys and values these are.
+    ids: Vec<u32>,
 }
 
 impl KvCache {
     /// Positions held.
     pub fn len(&self) -> usize {
-        self.length
+        self.ids.len()
     }
 
     /// Whether nothing has been computed yet.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.ids.is_empty()
     }
 }
 
@@ -132,7 +133,7 @@ impl Reference {
 
     /// A cache for a new sequence.
     pub fn new_cache(&self) -> KvCache {
-        KvCache { layers: self.layers.iter().map(|_| LayerCache::default()).collect(), length: 0 }
+        KvCache { layers: self.layers.iter().map(|_| LayerCache::default()).collect(), ids: Vec::new() }
     }
 
     /// Appends `ids` to the cache's sequence and hands `on_row` the logits (`[vocab_size]`) of each of them, in order,
@@ -141,7 +142,7 @@ impl Reference {
     /// # Errors
     /// If an id is outside the vocabulary, or the sequence grows over the model's context.
     pub fn forward(&self, ids: &[u32], cache: &mut KvCache, mut on_row: impl FnMut(usize, &[f32])) -> Result<(), ReferenceError> {
-        let end = self.check(ids, cache)?;
+        let end = self.prepare(ids, cache)?;
         for (chunk, ids) in ids.chunks(CHUNK).enumerate() {
             let hidden = self.hidden(ids, end, cache)?;
             for first in (0..ids.len()).step_by(LOGIT_ROWS) {
@@ -160,7 +161,7 @@ impl Reference {
     /// # Errors
     /// As [`Reference::forward`], and if `ids` is empty.
     pub fn last_logits(&self, ids: &[u32], cache: &mut KvCache) -> Result<Vec<f32>, ReferenceError> {
-        let end = self.check(ids, cache)?;
+        let end = self.prepare(ids, cache)?;
         let mut last = None;
         for ids in ids.chunks(CHUNK) {
             last = Some(self.hidden(ids, end, cache)?.narrow(0, ids.len() - 1, 1)?);
@@ -189,35 +190,49 @@ impl Reference {
         Ok(new)
     }
 
+    /// Checks `ids` and returns how many positions the sequence has with them. A sequence that becomes a long one is
+    /// computed anew, since its keys were rotated as a short one's are.
+    fn prepare(&self, ids: &[u32], cache: &mut KvCache) -> Result<usize, ReferenceError> {
+        let end = self.check(ids, cache)?;
+        let becomes_long = |beyond| !cache.is_empty() && cache.len() <= beyond && end > beyond;
+        if self.spec.ropes.iter().filter_map(|r| r.long.as_ref()).any(|l| becomes_long(l.beyond)) {
+            let earlier = std::mem::replace(cache, self.new_cache()).ids;
+            for ids in earlier.chunks(CHUNK) {
+                self.hidden(ids, end, cache)?;
+            }
+        }
+        Ok(end)
+    }
+
     /// Positions that the sequence has with `ids`.
     fn check(&self, ids: &[u32], cache: &KvCache) -> Result<usize, ReferenceError> {
-        let (length, max_context) = (cache.length + ids.len(), self.spec.max_context);
+        let (length, max_context) = (cache.len() + ids.len(), self.spec.max_context);
         if length > max_context {
             return Err(ReferenceError::Context { length, max_context });
         }
         let vocab_size = self.spec.vocab_size;
         match ids.iter().position(|&id| id as usize >= vocab_size) {
-            Some(i) => Err(ReferenceError::Token { id: ids[i], position: cache.length + i, vocab_size }),
+            Some(i) => Err(ReferenceError::Token { id: ids[i], position: cache.len() + i, vocab_size }),
             None => Ok(length),
         }
     }
 
-    /// The residual stream after the last layer and norm, `[ids, hidden_size]`, in a step that ends before position
-    /// `end`.
+    /// The residual stream after the last layer and norm, `[ids, hidden_size]`, in a sequence of `end` positions.
     fn hidden(&self, ids: &[u32], end: usize, cache: &mut KvCache) -> Result<Tensor, ReferenceError> {
         let mut x = self.embedding.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
         if self.spec.embedding_multiplier != 1.0 {
             x = (x * f64::from(self.spec.embedding_multiplier))?;
         }
         if let Some(table) = &self.positions {
-            x = (x + table.narrow(0, cache.length, ids.len())?)?;
+            x = (x + table.narrow(0, cache.len(), ids.len())?)?;
         }
-        let rope = |table| cos_sin(table, cache.length, ids.len(), end);
+        let rope = |table| cos_sin(table, cache.len(), ids.len(), end);
         let ropes = self.spec.ropes.iter().map(rope).collect::<Result<Vec<_>, _>>()?;
+        let first = cache.len();
         for (layer, cached) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward(&self.spec, &x, &ropes, cache.length, cached)?;
+            x = layer.forward(&self.spec, &x, &ropes, first, cached)?;
         }
-        cache.length += ids.len();
+        cache.ids.extend(ids);
         Ok(self.final_norm.forward(&x)?)
     }
 

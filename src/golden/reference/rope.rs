@@ -6,7 +6,7 @@ use haikuq_format::spec::RopeTable;
 /// Cosine and sine of some positions, each `[positions, pairs]`.
 pub(super) type CosSin = (Tensor, Tensor);
 
-/// Cosine and sine of `count` positions from `first` on, in a step of the decoder that ends before position `end`.
+/// Cosine and sine of `count` positions from `first` on, in a sequence of `end` positions.
 ///
 /// The angle is an f32 product, as every implementation that models were trained with computes it.
 pub(super) fn cos_sin(table: &RopeTable, first: usize, count: usize, end: usize) -> Result<CosSin> {

@@ -89,7 +89,7 @@ fn spec() -> haikuq_format::DecoderSpec {
     (spec.vocab_size, spec.hidden_size, spec.intermediate_size, spec.head_dim) = (67, 230, 77, 10);
     spec.layers = vec![LayerSpec { window: Some(5), rope: Some(0) }; 24];
     spec.norm.kind = NormKind::Layer;
-    spec.qk_norm = Some(QkNorm::Whole);
+    spec.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
     spec.tied_head = false;
     spec.learned_positions = true;
     (spec.biases.qkv, spec.biases.mlp, spec.biases.head) = (true, true, true);
