@@ -191,7 +191,9 @@ pub enum CheckpointError {
         why: String,
     },
     /// A block format of GGUF files that cannot be dequantized.
-    #[error("{file}: tensor {tensor} is in {found}, which cannot be read (supported: {supported}); convert the original if you can")]
+    #[error(
+        "{file}: tensor {tensor} is in {found}, which cannot be read (supported: {supported}); convert the original if you can"
+    )]
     GgufType {
         /// The file.
         file: String,

@@ -163,9 +163,11 @@ fn own_keys(
             // What llama.cpp does where the key is missing.
             let attention = m.number(&key("attention.scale"))?.filter(|x| *x != 0.0);
             set("attention_multiplier", json!(attention.unwrap_or((head_dim as f64).powf(-0.5))));
-            for (own, name) in
-                [("embedding_multiplier", "embedding_scale"), ("residual_multiplier", "residual_scale"), ("logits_scaling", "logit_scale")]
-            {
+            for (own, name) in [
+                ("embedding_multiplier", "embedding_scale"),
+                ("residual_multiplier", "residual_scale"),
+                ("logits_scaling", "logit_scale"),
+            ] {
                 set(own, json!(m.number(&key(name))?.filter(|x| *x != 0.0).unwrap_or(1.0)));
             }
         }

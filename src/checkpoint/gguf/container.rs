@@ -281,7 +281,10 @@ impl<'a> Container<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let Value::Array(array) = value else { return Err(self.expected(key, value, &format!("a list of {of}"))) };
         let items = array.iter().enumerate().map(|(i, v)| item(v).ok_or(i));
-        items.collect::<Result<_, _>>().map(Some).map_err(|i| self.wrong(key, &format!("has an entry, {i}, that is none of {of}")))
+        items
+            .collect::<Result<_, _>>()
+            .map(Some)
+            .map_err(|i| self.wrong(key, &format!("has an entry, {i}, that is none of {of}")))
     }
 }
 

@@ -145,11 +145,7 @@ static FAMILIES: [Family; 14] = [
         name: "gptneox",
         architecture: "GPTNeoXForCausalLM",
         model_type: "gpt_neox",
-        outside: &[
-            ("token_embd", "gpt_neox.embed_in"),
-            ("output_norm", "gpt_neox.final_layer_norm"),
-            ("output", "embed_out"),
-        ],
+        outside: &[("token_embd", "gpt_neox.embed_in"), ("output_norm", "gpt_neox.final_layer_norm"), ("output", "embed_out")],
         layers: "gpt_neox.layers",
         inside: &[
             ("attn_norm", "input_layernorm"),

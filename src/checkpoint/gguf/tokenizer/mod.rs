@@ -61,7 +61,8 @@ pub(super) fn read(container: &Container<'_>, family: &Family) -> Result<Text, C
         "llama" => (sentencepiece::tokenizer(container, &vocabulary, family)?, true, None),
         other => return Err(fail(format!("{MODEL_KEY} {other:?} is not supported (supported: gpt2, llama)"))),
     };
-    let flag = |name: &str, default| Ok::<_, CheckpointError>(container.flag(&format!("tokenizer.ggml.{name}"))?.unwrap_or(default));
+    let flag =
+        |name: &str, default| Ok::<_, CheckpointError>(container.flag(&format!("tokenizer.ggml.{name}"))?.unwrap_or(default));
     let adds = Adds { bos: flag("add_bos_token", adds_bos)?, eos: flag("add_eos_token", false)? };
     let mut tokenizer = tokenizer;
     tokenizer["post_processor"] = adds.post_processor(container, &vocabulary)?;
