@@ -86,6 +86,7 @@ impl LanguageModel for Runner {
 async fn greedy(decoder: &mut Decoder, id: SequenceId, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, DecoderError> {
     const GREEDY: SamplingOptions = SamplingOptions::greedy();
     let choice = Choice { sampling: &GREEDY, step: 0 };
+    decoder.expect(id, prompt.len())?;
     for chunk in prompt.chunks(decoder.prefill_chunk()) {
         decoder.prefill(id, chunk)?;
     }

@@ -36,7 +36,7 @@ fn rounded(bits: Option<u32>) -> Reference {
 }
 
 fn outcome(bits: Option<u32>) -> Outcome {
-    compare(&mut rounded(bits), &golden(), &mut |_| {}).unwrap()
+    compare(&mut rounded(bits), &golden(), 0, &mut |_| {}).unwrap()
 }
 
 #[test]

@@ -132,6 +132,18 @@ pub struct Provenance {
     /// Calibration text, where one was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<FileEntry>,
+    /// Where on the hub the checkpoint was downloaded from, if it was asked for by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubSource>,
+}
+
+/// A model on the Hugging Face hub, or a mirror of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubSource {
+    /// Its id, `org/name`.
+    pub repo: String,
+    /// The full commit, which a branch or tag stood for.
+    pub commit: String,
 }
 
 /// Name of a plane's entry in its shard.

@@ -258,6 +258,11 @@ impl DecoderSpec {
         self.num_heads * self.head_dim
     }
 
+    /// Most positions of a sequence that is not a long one, if long ones are rotated otherwise.
+    pub fn long_beyond(&self) -> Option<usize> {
+        self.ropes.iter().find_map(|r| r.long.as_ref()).map(|l| l.beyond)
+    }
+
     /// The canonical tensors of this decoder with their shapes (`[rows, columns]` for matrices, `[n]` for vectors), in
     /// the order in which a package stores them. This is the full contract between checkpoint readers and runtimes.
     pub fn tensors(&self) -> Vec<TensorSpec> {
@@ -359,6 +364,13 @@ impl DecoderSpec {
             let long: &[f32] = rope.long.as_ref().map_or(&[], |l| &l.inv_freq);
             if rope.inv_freq.iter().chain(long).any(|f| !f.is_finite()) || !rope.factor.is_finite() {
                 return fail(format!("rope table {i} holds a number that is not finite"));
+            }
+            if let Some(l) = rope.long.as_ref().filter(|l| Some(l.beyond) != self.long_beyond()) {
+                return fail(format!(
+                    "rope table {i} makes sequences long beyond {} positions, another beyond {:?}",
+                    l.beyond,
+                    self.long_beyond()
+                ));
             }
             if rope.long.is_some() && long.len() != rope.inv_freq.len() {
                 let (a, b) = (rope.inv_freq.len(), long.len());

@@ -3,7 +3,7 @@
 mod support;
 
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Norm, NormKind, QkNorm, RopeTable};
+use haikuq_format::spec::{LongRope, Norm, NormKind, QkNorm, RopeTable};
 use haikuq_runtime::gpu::Gpu;
 use haikuq_runtime::kernels::attention::{AttentionShape, CpuCache, Token};
 use haikuq_runtime::kernels::rope_cache::{self, CpuQkNorm, QkNormalization, Rope, RopeCache};
@@ -36,7 +36,7 @@ fn run_kernel(
     let (keys, values) = (pool("keys"), pool("values"));
     let count = tokens.len() * shape.pitch() as usize;
     let q = gpu.upload("q", &vec![7.0f32; count]);
-    let inv_freq = rope.map(|r| gpu.upload("inv_freq", &r.inv_freq));
+    let inv_freq = rope.map(|r| gpu.upload("inv_freq", &rope_cache::frequencies(r)));
     let parameters = qk_norm.map(|(.., p)| gpu.upload("norm", p));
     let (qkv, tokens_buffer, pages) = (gpu.upload("qkv", qkv), gpu.upload("tokens", tokens), gpu.upload("pages", &cache.pages));
     let kernel = RopeCache {
@@ -86,10 +86,12 @@ fn queries_are_rotated_and_keys_and_values_land_on_their_pages(
     let shape = AttentionShape { num_heads, num_kv_heads, head_dim, max_pages: 4, cache_f16 };
     let mut random = Random::new(head_dim as u64);
     let (pages, num_pages) = scattered_pages(&mut random, &shape, 3);
-    let tokens = [token(0, 1), token(200, 0), Token::IDLE, token(63, 2), token(64, 1)];
+    let long = |t: Token| Token { long: 1, ..t };
+    let tokens = [token(0, 1), token(200, 0), Token::IDLE, long(token(63, 2)), long(token(64, 1))];
     let qkv = random.rows(tokens.len(), shape.qkv_size() as usize, padded(shape.qkv_size() as usize));
     let mut table = llama_table(2 * rotated.max(1));
     table.factor = 1.25;
+    table.long = Some(LongRope { beyond: 60, inv_freq: table.inv_freq.iter().map(|f| f / 3.0).collect() });
     let rope = Some(&table).filter(|_| rotated > 0);
     for (name, gpu) in permutations() {
         let mut cache = CpuCache::new(shape, pages.clone(), num_pages);

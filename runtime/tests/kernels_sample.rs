@@ -30,7 +30,7 @@ impl Bench {
         for (row, ids) in seen.iter().enumerate() {
             ids.iter().for_each(|id| bits[row * words + *id as usize / 32] |= 1 << (id % 32));
         }
-        let next: Vec<_> = (0..rows.len() as u32).map(|t| Token { id: 0, position: 10 + t, sequence: t, spare: 0 }).collect();
+        let next: Vec<_> = (0..rows.len() as u32).map(|t| Token { id: 0, position: 10 + t, sequence: t, long: 0 }).collect();
         let (logits, seen, next) = (gpu.upload("logits", &logits), gpu.upload("seen", &bits), gpu.upload("next", &next));
         Self { rows: rows.len(), vocab, logits, seen, next, gpu }
     }
@@ -232,7 +232,7 @@ fn prompts_are_noted_for_the_penalty() {
     let (vocab, sequences) = (1000, 3);
     let words = seen_words(vocab) as usize;
     let tokens: Vec<Token> = (0..150)
-        .map(|i| Token { id: i * 7 % 1010, position: i, sequence: if i % 5 == 4 { IDLE } else { i % 3 }, spare: 0 })
+        .map(|i| Token { id: i * 7 % 1010, position: i, sequence: if i % 5 == 4 { IDLE } else { i % 3 }, long: 0 })
         .collect();
     let seen = gpu.storage("seen", 4 * (words * sequences) as u64);
     let buffer = gpu.upload("tokens", &tokens);

@@ -23,6 +23,8 @@ mod rope;
 mod smollm3;
 mod source;
 mod stablelm;
+#[cfg(test)]
+mod tests;
 
 pub use decoder::Decoder;
 pub use error::ArchitectureError;
@@ -34,6 +36,7 @@ use haikuq_format::DecoderSpec;
 use names::Names;
 use serde_json::Value;
 use source::Sources;
+use std::path::Path;
 
 /// A model family: what its configs are called, and how one is read.
 struct Family {
@@ -119,12 +122,18 @@ impl Mapping {
     }
 }
 
-/// Finds the family by `architectures[0]`, or by `model_type` where a config has no `architectures`, and loads it.
+/// Finds a checkpoint's family and loads it.
 fn load(checkpoint: &Checkpoint) -> Result<Mapping, ArchitectureError> {
-    let path = checkpoint.config_path();
+    let mapping = mapping(checkpoint.config_path(), checkpoint.config(), checkpoint.generation_config())?;
+    Ok(mapping.without_base(checkpoint))
+}
+
+/// Finds the family by `architectures[0]`, or by `model_type` where a config has no `architectures`, and lets it read the
+/// config.
+fn mapping(path: &Path, config: &Value, generation: Option<&Value>) -> Result<Mapping, ArchitectureError> {
     let text = |v: Option<&Value>| v.and_then(Value::as_str).map(str::to_string);
-    let architecture = text(checkpoint.config().pointer("/architectures/0"));
-    let model_type = text(checkpoint.config().get("model_type"));
+    let architecture = text(config.pointer("/architectures/0"));
+    let model_type = text(config.get("model_type"));
     let family = FAMILIES.iter().find(|f| match (&architecture, &model_type) {
         (Some(name), _) => f.architectures.contains(&name.as_str()),
         (None, Some(name)) => f.model_types.contains(&name.as_str()),
@@ -132,7 +141,7 @@ fn load(checkpoint: &Checkpoint) -> Result<Mapping, ArchitectureError> {
     });
     let Some(family) = family else {
         let found = architecture.or(model_type);
-        return Err(match refused::reason(checkpoint.config(), found.as_deref()) {
+        return Err(match refused::reason(config, found.as_deref()) {
             Some(reason) => ArchitectureError::Refused { path: path.into(), found: found.unwrap_or_default(), reason },
             None => {
                 let known = supported().collect::<Vec<_>>().join(", ");
@@ -140,11 +149,11 @@ fn load(checkpoint: &Checkpoint) -> Result<Mapping, ArchitectureError> {
             }
         });
     };
-    if let Some(reason) = refused::reason(checkpoint.config(), None) {
+    if let Some(reason) = refused::reason(config, None) {
         let found = architecture.or(model_type).unwrap_or_default();
         return Err(ArchitectureError::Refused { path: path.into(), found, reason });
     }
-    let mapping = (family.load)(&Config::new(path, checkpoint.config(), checkpoint.generation_config()))?;
+    let mapping = (family.load)(&Config::new(path, config, generation))?;
     mapping.spec.check().map_err(|source| ArchitectureError::Spec { path: path.into(), source })?;
-    Ok(mapping.without_base(checkpoint))
+    Ok(mapping)
 }

@@ -1,5 +1,6 @@
 //! `haikuq convert`: a checkpoint becomes a package.
 
+use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
 use super::table::{Table, shape};
 use super::units::{counted, human_bytes, human_count, parse_bytes};
 use super::{Context, convert_progress::ConvertProgress};
@@ -20,9 +21,12 @@ const MIN_SHARD_BYTES: u64 = 16 << 10;
 
 /// Quantize a checkpoint into a package
 #[derive(Args, Debug)]
+#[command(after_long_help = CHECKPOINT_HELP)]
 pub struct ConvertArgs {
-    /// Folder with config.json and safetensors weights (one file, or shards with an index), or a .gguf file
+    /// Folder with config.json and safetensors weights, a .gguf file, or a model on the hub (org/name)
     checkpoint: PathBuf,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Folder of the package to make
     #[arg(short, long, value_name = "DIR", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
@@ -62,7 +66,8 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.map_or(cpus, usize::from);
     let recipe = Recipe::load(&args.recipe)?;
-    let checkpoint = Checkpoint::open(&args.checkpoint).with_context(failed)?;
+    let located = args.hub.locate(&args.checkpoint, context)?;
+    let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
     context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
     let plan = Plan::new(&decoder.spec, &recipe, args.shard_size, jobs).with_context(failed)?;
@@ -74,7 +79,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     context.note(format_args!("{}", summary(&plan)));
-    let options = Options { out, jobs, resume: args.resume, force: args.force };
+    let options = Options { out, jobs, resume: args.resume, force: args.force, hub: located.hub };
     let progress = ConvertProgress::new(context, plan.weights(), plan.shards.len());
     let result = convert::convert(&decoder, &recipe, &plan, &options, &|p| progress.advance(p));
     progress.finish();

@@ -1,6 +1,7 @@
 //! `haikuq golden`: records what a checkpoint or package says, for later comparison.
 
 use super::Context;
+use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
 use super::generation::CacheArg;
 use super::model::{Opened, open, open_tokenizer, origin};
 use super::progress::Progress;
@@ -43,10 +44,13 @@ const TEXT_PROMPTS: [&str; 6] = [
 /// log-sum-exp and negative log-likelihood; and greedy continuations of a few prompts. A checkpoint is run by the f32
 /// reference; a package by the runtime on the GPU, so that other devices and browsers can be compared with this one.
 #[derive(Args, Debug)]
+#[command(after_long_help = CHECKPOINT_HELP)]
 pub struct GoldenArgs {
-    /// Folder of the checkpoint or package
+    /// Folder of the checkpoint or package, or a model on the hub (org/name)
     #[arg(value_name = "CHECKPOINT|PACKAGE")]
     model: PathBuf,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Text to run on: plain text, or .jsonl with {text}, {user, reply} or {messages} on each line
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
@@ -95,7 +99,8 @@ struct GoldenJson<'a> {
 }
 
 /// Runs the verb.
-pub fn run(args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    args.model = args.hub.locate(&args.model, context)?.path;
     let start = Instant::now();
     let tokenizer = open_tokenizer(&args.model)?;
     let documents = read_documents(&args.text)?;

@@ -1,6 +1,7 @@
 //! `haikuq inspect`: what is in a package or a checkpoint.
 
 use super::Context;
+use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
 use super::table::{Table, shape};
 use super::units::{counted, human_bytes, human_count};
 use crate::architecture::Decoder;
@@ -16,9 +17,12 @@ use std::process::ExitCode;
 
 /// Show what is in a package or a checkpoint: decoder, tensors, files, where it came from
 #[derive(Args, Debug)]
+#[command(after_long_help = CHECKPOINT_HELP)]
 pub struct InspectArgs {
-    /// Folder of a package or a checkpoint, or a .gguf file
+    /// Folder of a package or a checkpoint, a .gguf file, or a model on the hub (org/name)
     path: PathBuf,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Print everything as JSON: a package's manifest, or a checkpoint's spec and tensors
     #[arg(long)]
     json: bool,
@@ -27,14 +31,15 @@ pub struct InspectArgs {
 /// Describes the folder; no weights are read.
 pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let failed = || format!("cannot inspect {}", args.path.display());
-    if args.path.join(MANIFEST_FILE).is_file() {
-        let package = pollster::block_on(Package::open(FolderSource::new(&args.path))).with_context(failed)?;
+    let path = args.hub.locate(&args.path, context)?.path;
+    if path.join(MANIFEST_FILE).is_file() {
+        let package = pollster::block_on(Package::open(FolderSource::new(&path))).with_context(failed)?;
         match args.json {
             true => context.print_json(package.manifest())?,
             false => context.print(package_text(package.manifest()))?,
         }
     } else {
-        let checkpoint = Checkpoint::open(&args.path).with_context(failed)?;
+        let checkpoint = Checkpoint::open(&path).with_context(failed)?;
         context.warn(checkpoint.warnings());
         let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
         match args.json {
@@ -84,9 +89,11 @@ fn package_text(manifest: &Manifest) -> String {
     for f in &manifest.provenance.source {
         sources.row([f.name.clone(), f.bytes.to_string(), f.sha256.clone()]);
     }
+    let hub = manifest.provenance.hub.as_ref();
+    let hub = hub.map_or_else(String::new, |h| format!("from      {} on the hub, commit {}\n", h.repo, h.commit));
     format!(
         "package   format {}.{}, {} of weights in {}, {:.3} bits a weight\n\
-         made by   {}, recipe {}\n{}\n\n{tensors}\n\n{files}\n\n{sources}",
+         made by   {}, recipe {}\n{hub}{}\n\n{tensors}\n\n{files}\n\n{sources}",
         manifest.version.major,
         manifest.version.minor,
         human_bytes(manifest.weight_bytes()),

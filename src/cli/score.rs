@@ -1,16 +1,18 @@
 //! `haikuq score`: perplexity of a checkpoint or package on a text.
 
 use super::Context;
+use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
 use super::generation::CacheArg;
 use super::model::{open, open_tokenizer};
 use super::progress::Progress;
+use super::scored::Scored;
 use crate::files::write_atomically;
 use crate::golden::file::read_input_ids;
 use crate::golden::record::{Outputs, record};
 use crate::golden::text::{read_documents, windows};
 use crate::runner::RunnerOptions;
 use anyhow::{Context as _, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,10 +29,13 @@ const WINDOW: usize = 512;
 /// A checkpoint is scored by the f32 reference, a package by the runtime on the GPU. Windows are cut from the text's
 /// tokens without overlap, and each is a sequence of its own.
 #[derive(Args, Debug)]
+#[command(after_long_help = CHECKPOINT_HELP)]
 pub struct ScoreArgs {
-    /// Folder of the package or checkpoint
+    /// Folder of the package or checkpoint, or a model on the hub (org/name)
     #[arg(value_name = "PACKAGE|CHECKPOINT")]
     model: PathBuf,
+    #[command(flatten)]
+    hub: HubArgs,
     #[command(flatten)]
     source: Source,
     /// Tokens in a window [default: 512; with --ids as the file says]
@@ -68,16 +73,6 @@ struct Source {
     ids: Option<PathBuf>,
 }
 
-/// Tokens of a window that count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Scored {
-    /// All but the first
-    #[default]
-    All,
-    /// Those that are predicted from more than half a window, as published WikiText figures are measured
-    SecondHalf,
-}
-
 /// `score --json`; documented in docs/schemas/score.md.
 #[derive(Serialize)]
 struct ScoreJson {
@@ -93,7 +88,8 @@ struct ScoreJson {
 }
 
 /// Runs the verb.
-pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    args.model = args.hub.locate(&args.model, context)?.path;
     let windows = args.windows()?;
     let mut opened = open(&args.model, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
     let mut progress = Progress::new(context, windows.len(), "windows");

@@ -4,6 +4,7 @@ use super::browser::BrowserArgs;
 use super::generation::CacheArg;
 use super::model::{is_package, open, open_tokenizer};
 use super::progress::Progress;
+use super::scored::Scored;
 use super::{BELOW_THRESHOLDS, Context};
 use crate::golden::file::Golden;
 use crate::model::LanguageModel;
@@ -51,6 +52,9 @@ pub struct ValidateArgs {
     /// Only the first N golden prompts
     #[arg(long, value_name = "N")]
     prompts: Option<usize>,
+    /// Positions of each window that count; continuations are compared whole
+    #[arg(long, value_enum, default_value_t)]
+    scored: Scored,
     /// Precision of the key/value cache
     #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
     cache: CacheArg,
@@ -76,6 +80,7 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut golden = Golden::read(&args.golden)?;
     golden.outputs.truncate(args.windows.unwrap_or(usize::MAX));
     golden.generations.truncate(args.prompts.unwrap_or(usize::MAX));
+    let first = args.scored.first_position(golden.outputs.context);
     let thresholds = args.thresholds(&manifest.provenance.recipe)?;
     let tokenizer = open_tokenizer(&args.package)?;
     let mut page = args.browser.start(&args.package, args.cache.into(), context)?;
@@ -83,14 +88,14 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
         Some(page) => {
             let adapter = page.connect()?;
             context.note(format_args!("running on {adapter}"));
-            let outcome = measure(page, &golden, context);
+            let outcome = measure(page, &golden, first, context);
             // The page waits for a word, also for a bad one.
             (outcome.inspect_err(|error| page.finish(false, &format!("{error:#}")))?, adapter)
         }
         None => {
             let options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
             let mut opened = open(&args.package, args.reference, &options)?;
-            (measure(opened.model.as_mut(), &golden, context)?, opened.adapter)
+            (measure(opened.model.as_mut(), &golden, first, context)?, opened.adapter)
         }
     };
     let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_else(|_| format!("{ids:?}"));
@@ -123,9 +128,9 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::from(BELOW_THRESHOLDS) })
 }
 
-fn measure(model: &mut dyn LanguageModel, golden: &Golden, context: &Context) -> anyhow::Result<Outcome> {
+fn measure(model: &mut dyn LanguageModel, golden: &Golden, first: usize, context: &Context) -> anyhow::Result<Outcome> {
     let mut progress = Progress::new(context, golden.outputs.windows, "windows");
-    Ok(crate::validate::compare(model, golden, &mut |done| progress.set(done))?)
+    Ok(crate::validate::compare(model, golden, first, &mut |done| progress.set(done))?)
 }
 
 impl ValidateArgs {

@@ -21,7 +21,7 @@ pub use plan::{Plan, PlannedShard};
 use crate::architecture::Decoder;
 use crate::quantize::Recipe;
 use haikuq_format::Manifest;
-use haikuq_format::manifest::MANIFEST_FILE;
+use haikuq_format::manifest::{HubSource, MANIFEST_FILE};
 use std::path::{Path, PathBuf};
 use work::WorkFolder;
 
@@ -36,6 +36,8 @@ pub struct Options {
     pub resume: bool,
     /// Replace a package under the same name, once the new one is complete.
     pub force: bool,
+    /// Where on the hub the checkpoint comes from, for provenance.
+    pub hub: Option<HubSource>,
 }
 
 /// Where a conversion stands; reported from several threads.
@@ -84,6 +86,7 @@ pub fn convert(
             recipe_text: recipe.text.clone(),
             source: hashed,
             calibration: None,
+            hub: options.hub.clone(),
         },
         ..plan.manifest(&decoder.spec)
     };

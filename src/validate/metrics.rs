@@ -2,7 +2,7 @@
 
 use super::kl::{TopLogits, kl_divergence};
 use crate::golden::logits::{argmax, logsumexp, nll, top_k};
-use crate::golden::record::Outputs;
+use crate::golden::record::{Outputs, perplexity};
 use serde::{Deserialize, Serialize};
 
 /// Positions kept as the worst ones.
@@ -14,6 +14,8 @@ const CANDIDATES: usize = 3;
 /// Compares rows of logits with golden outputs as they come.
 pub struct Comparison<'a> {
     golden: &'a Outputs,
+    /// Positions of a window before this one do not count.
+    first: usize,
     /// \[S, T\], NaN where no row has come yet.
     kl: Vec<f64>,
     /// \[S, T − 1\].
@@ -54,6 +56,9 @@ pub struct Measured {
 pub struct Summary {
     /// Positions compared.
     pub positions: usize,
+    /// Positions of each window before this one do not count.
+    #[serde(default)]
+    pub first_position: usize,
     /// Perplexity of the golden outputs.
     pub golden_perplexity: f64,
     /// Perplexity of the model on the same tokens.
@@ -128,10 +133,18 @@ pub enum CompareError {
 }
 
 impl<'a> Comparison<'a> {
-    /// Starts a comparison with `golden`.
-    pub fn new(golden: &'a Outputs) -> Self {
+    /// Starts a comparison with `golden`, in which a window's positions before `first` do not count.
+    pub fn new(golden: &'a Outputs, first: usize) -> Self {
         let positions = golden.windows * golden.context;
-        Self { golden, kl: vec![f64::NAN; positions], nll: vec![0.0; positions - golden.windows], agreed: 0, worst: Vec::new() }
+        let first = first.min(golden.context.saturating_sub(2));
+        Self {
+            golden,
+            first,
+            kl: vec![f64::NAN; positions],
+            nll: vec![0.0; positions - golden.windows],
+            agreed: 0,
+            worst: Vec::new(),
+        }
     }
 
     /// Takes the model's `logits` (`[vocab_size]`) at `position` of `window`; any order, each once.
@@ -159,6 +172,9 @@ impl<'a> Comparison<'a> {
         self.kl[at] = kl;
         if let Some(next) = next {
             self.nll[at - window] = nll(logits, lse, next);
+        }
+        if position < self.first {
+            return Ok(());
         }
         self.agreed += usize::from(argmax(logits) == ids[0]);
         if self.worst.len() < WORST || self.worst.last().is_some_and(|w| w.kl < kl) {
@@ -189,17 +205,20 @@ impl<'a> Comparison<'a> {
         if missing > 0 {
             return Err(CompareError::Missing { missing, expected: positions });
         }
-        let mean_nll = self.nll.iter().sum::<f64>() / self.nll.len() as f64;
-        let difference: Vec<f64> = self.nll.iter().zip(&self.golden.nll).map(|(m, &g)| m - f64::from(g)).collect();
+        let nll = counted(&self.nll, context - 1, self.first);
+        let golden_nll = counted(&self.golden.nll, context - 1, self.first);
+        let mean_nll = nll.iter().sum::<f64>() / nll.len() as f64;
+        let difference: Vec<f64> = nll.iter().zip(&golden_nll).map(|(m, &g)| m - f64::from(g)).collect();
         let (increase, increase_error) = clustered_mean(&difference, windows);
-        let (mean_kl, mean_kl_standard_error) = clustered_mean(&self.kl, windows);
-        let mut sorted = self.kl.clone();
+        let mut sorted = counted(&self.kl, context, self.first);
+        let (mean_kl, mean_kl_standard_error) = clustered_mean(&sorted, windows);
         sorted.sort_unstable_by(f64::total_cmp);
+        let positions = sorted.len();
         let agreement = self.agreed as f64 / positions as f64;
-        debug_assert_eq!(positions, windows * context);
         let summary = Summary {
             positions,
-            golden_perplexity: self.golden.perplexity(),
+            first_position: self.first,
+            golden_perplexity: perplexity(golden_nll.into_iter()),
             perplexity: mean_nll.exp(),
             perplexity_increase_percent: 100.0 * increase.exp_m1(),
             perplexity_increase_standard_error: increase_error.map(|e| 100.0 * increase.exp() * e),
@@ -213,6 +232,11 @@ impl<'a> Comparison<'a> {
         };
         Ok(Measured { summary, kl: self.kl, worst: self.worst })
     }
+}
+
+/// What counts of windows of `width` values each: all from `first` on.
+fn counted<T: Copy>(values: &[T], width: usize, first: usize) -> Vec<T> {
+    values.chunks_exact(width).flat_map(|w| &w[first..]).copied().collect()
 }
 
 /// The mean of `values`, and its standard error from the means of `clusters` equal runs (none for a single one).
@@ -270,7 +294,7 @@ mod tests {
     }
 
     fn compare(golden: &Outputs, model: &Toy) -> Measured {
-        let mut comparison = Comparison::new(golden);
+        let mut comparison = Comparison::new(golden, 0);
         for (w, ids) in windows().iter().enumerate() {
             (0..ids.len()).for_each(|p| comparison.row(w, p, &model.row(ids, p)).unwrap());
         }
@@ -323,11 +347,28 @@ mod tests {
     }
 
     #[test]
+    fn positions_before_the_first_that_counts_change_nothing() {
+        let (first, noisy) = (15, Toy { noise: 0.8 });
+        let golden = record(&mut Toy { noise: 0.0 }, &windows(), VOCABULARY, &mut |_| {}).unwrap();
+        let mut comparison = Comparison::new(&golden, first);
+        for (w, ids) in windows().iter().enumerate() {
+            let model = |p: usize| if p < first { Toy { noise: 9.0 }.row(ids, p) } else { noisy.row(ids, p) };
+            (0..ids.len()).for_each(|p| comparison.row(w, p, &model(p)).unwrap());
+        }
+        let late = comparison.finish().unwrap();
+        let all = compare(&golden, &noisy);
+        let kl: Vec<f64> = all.kl.chunks(30).flat_map(|w| &w[first..]).copied().collect();
+        assert_eq!((late.summary.positions, late.summary.first_position), (60, 15));
+        assert!((late.summary.mean_kl - kl.iter().sum::<f64>() / 60.0).abs() < 1e-12);
+        assert!((late.summary.golden_perplexity - golden.second_half_perplexity()).abs() < 1e-9);
+    }
+
+    #[test]
     fn rows_that_do_not_fit_are_named() {
         let golden = record(&mut Toy { noise: 0.0 }, &windows(), 8, &mut |_| {}).unwrap();
         let ids = &windows()[0];
         let row = Toy { noise: 0.0 }.row(ids, 0);
-        let mut comparison = Comparison::new(&golden);
+        let mut comparison = Comparison::new(&golden, 0);
         comparison.row(0, 0, &row).unwrap();
         assert!(matches!(comparison.row(0, 0, &row), Err(CompareError::Unexpected { .. })));
         assert!(matches!(comparison.row(4, 0, &row), Err(CompareError::Unexpected { window: 4, .. })));

@@ -63,18 +63,19 @@ pub enum ValidateError {
     Compare(#[from] CompareError),
 }
 
-/// Runs `model` over the windows and prompts of `golden`. `on_window` is called with the number of windows done.
+/// Runs `model` over the windows and prompts of `golden`; a window's positions before `first` do not count. `on_window` is called with the number of windows done.
 ///
 /// # Errors
 /// If the model fails, or its logits do not fit the golden outputs.
 pub fn compare(
     model: &mut dyn LanguageModel,
     golden: &Golden,
+    first: usize,
     on_window: &mut dyn FnMut(usize),
 ) -> Result<Outcome, ValidateError> {
     let outputs = &golden.outputs;
     let start = Instant::now();
-    let mut comparison = Comparison::new(outputs);
+    let mut comparison = Comparison::new(outputs, first);
     for window in 0..outputs.windows {
         let mut result = Ok(());
         let mut on_row = |position: usize, logits: &[f32]| {

@@ -47,7 +47,12 @@ pub struct SequenceId {
 struct Sequence {
     generation: u64,
     pages: Vec<u32>,
-    len: usize,
+    /// The tokens whose keys and values it holds.
+    ids: Vec<u32>,
+    /// How many it is known to hold soon, where that is more.
+    expected: usize,
+    /// Whether its keys were rotated as those of long sequences are.
+    long: bool,
 }
 
 /// Pools and page table on the GPU, and who owns which page.
@@ -103,7 +108,8 @@ impl KvCache {
     pub(super) fn create(&mut self) -> Result<SequenceId, DecoderError> {
         let row = self.rows.iter().position(Option::is_none).ok_or(DecoderError::TooManySequences(self.rows.len()))?;
         self.next_generation += 1;
-        self.rows[row] = Some(Sequence { generation: self.next_generation, pages: Vec::new(), len: 0 });
+        self.rows[row] =
+            Some(Sequence { generation: self.next_generation, pages: Vec::new(), ids: Vec::new(), expected: 0, long: false });
         Ok(SequenceId { row, generation: self.next_generation })
     }
 
@@ -115,17 +121,15 @@ impl KvCache {
     }
 
     pub(super) fn len(&self, id: SequenceId) -> Result<usize, DecoderError> {
-        match &self.rows[id.row] {
-            Some(s) if s.generation == id.generation => Ok(s.len),
-            _ => Err(DecoderError::NoSuchSequence),
-        }
+        Ok(self.sequence(id)?.ids.len())
     }
 
     /// Forgets the positions from `len` on; their pages can be used again.
     pub(super) fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
         let sequence = self.sequence_mut(id)?;
-        sequence.len = sequence.len.min(len);
-        let keep = sequence.len.div_ceil(PAGE);
+        sequence.ids.truncate(len);
+        sequence.expected = sequence.expected.min(len);
+        let keep = sequence.ids.len().div_ceil(PAGE);
         let freed = sequence.pages.split_off(keep.min(sequence.pages.len()));
         self.free.extend(freed.into_iter().rev());
         Ok(())
@@ -151,10 +155,40 @@ impl KvCache {
         Ok(grew)
     }
 
-    /// Marks `tokens` more positions as written.
-    pub(super) fn advance(&mut self, id: SequenceId, tokens: usize) -> Result<(), DecoderError> {
-        self.sequence_mut(id)?.len += tokens;
+    /// Marks the positions of `tokens` as written.
+    pub(super) fn advance(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), DecoderError> {
+        self.sequence_mut(id)?.ids.extend_from_slice(tokens);
         Ok(())
+    }
+
+    /// Notes that a sequence is going to have `len` positions.
+    pub(super) fn expect(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
+        self.sequence_mut(id)?.expected = len;
+        Ok(())
+    }
+
+    /// Whether a sequence's keys are rotated as those of long ones are.
+    pub(super) fn is_long(&self, id: SequenceId) -> Result<bool, DecoderError> {
+        Ok(self.sequence(id)?.long)
+    }
+
+    /// Makes a sequence a long one, or one that is not, if that is what `len` positions (or those that are expected) make
+    /// it where longer ones than `beyond` are long. Returns the tokens that have to be computed anew for it.
+    pub(super) fn set_length(&mut self, id: SequenceId, len: usize, beyond: usize) -> Result<Vec<u32>, DecoderError> {
+        let sequence = self.sequence_mut(id)?;
+        let long = len.max(sequence.expected) > beyond;
+        if sequence.long == long {
+            return Ok(Vec::new());
+        }
+        sequence.long = long;
+        Ok(std::mem::take(&mut sequence.ids))
+    }
+
+    fn sequence(&self, id: SequenceId) -> Result<&Sequence, DecoderError> {
+        match &self.rows[id.row] {
+            Some(s) if s.generation == id.generation => Ok(s),
+            _ => Err(DecoderError::NoSuchSequence),
+        }
     }
 
     fn sequence_mut(&mut self, id: SequenceId) -> Result<&mut Sequence, DecoderError> {

@@ -22,6 +22,7 @@ pub use weights::LoadProgress;
 
 use crate::gpu::{Dispatch, Gpu};
 use crate::kernels::attention::{IDLE, Token};
+use crate::kernels::rope_cache;
 use crate::kernels::sample::{Sample, SampleParams, seen_words};
 use crate::kernels::weights::GpuMatrix;
 use crate::package::Package;
@@ -121,7 +122,7 @@ struct Buffers {
     mlp: wgpu::Buffer,
     /// Partial results of split attention.
     partials: wgpu::Buffer,
-    /// Inverse frequencies of each rope table.
+    /// Inverse frequencies of each rope table; after them those for long sequences, where there are such.
     inv_freqs: Vec<wgpu::Buffer>,
     /// Gains and biases of the norms of queries and keys, a layer each; none without such norms.
     qk_norms: Vec<wgpu::Buffer>,
@@ -160,7 +161,7 @@ impl Buffers {
                 "attention partials",
                 graph::partials_bytes(gpu, &graph::attention_shape(spec, cache.precision.is_f16(), cache.max_pages)),
             ),
-            inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &r.inv_freq)).collect(),
+            inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
             qk_norms: qk_norms(gpu, spec, weights),
             head_input: rows("head input", spec.hidden_size, logit_rows),
             head_normed: rows("head normed", spec.hidden_size, logit_rows),
@@ -333,13 +334,39 @@ impl Decoder {
         if tokens.len() > self.prefill_chunk {
             return Err(DecoderError::ContextOverflow { needed: tokens.len(), limit: self.prefill_chunk });
         }
+        self.fit_ropes(id, tokens.len())?;
         let step = self.append(id, tokens)?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.encode_body(&mut encoder, step)?;
         self.copy_head_rows(&mut encoder, tokens.len() - 1, 1);
         self.encode_head(&mut encoder, 1)?;
         self.gpu.queue.submit([encoder.finish()]);
-        self.cache.advance(id, tokens.len())
+        self.cache.advance(id, tokens)
+    }
+
+    /// Says that a sequence is going to have `len` positions, before a prompt is given chunk by chunk. A model that
+    /// rotates long sequences otherwise than short ones (see [`haikuq_format::spec::LongRope`]) would find out at some
+    /// chunk, and compute those before it again.
+    ///
+    /// # Errors
+    /// [`DecoderError::NoSuchSequence`].
+    pub fn expect(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
+        self.cache.expect(id, len)
+    }
+
+    /// Makes a sequence that is about to get `more` tokens a long one if that is what it becomes, or one that is not.
+    /// What it holds is computed anew then.
+    fn fit_ropes(&mut self, id: SequenceId, more: usize) -> Result<(), DecoderError> {
+        let Some(beyond) = self.spec.long_beyond() else { return Ok(()) };
+        let earlier = self.cache.set_length(id, self.cache.len(id)? + more, beyond)?;
+        for chunk in earlier.chunks(self.prefill_chunk) {
+            let step = self.append(id, chunk)?;
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            self.encode_body(&mut encoder, step)?;
+            self.gpu.queue.submit([encoder.finish()]);
+            self.cache.advance(id, chunk)?;
+        }
+        Ok(())
     }
 
     /// Tokens that [`Decoder::prefill`] takes at once.
@@ -353,6 +380,9 @@ impl Decoder {
     /// # Errors
     /// [`DecoderError`]; the sequences keep their lengths then.
     pub async fn decode(&mut self, batch: &[Next<'_>]) -> Result<Vec<u32>, DecoderError> {
+        for next in batch {
+            self.fit_ropes(next.sequence, 1)?;
+        }
         self.write_batch(batch)?;
         let params: Vec<_> = batch.iter().map(|n| n.choice.params(n.sequence)).collect();
         self.gpu.write(&self.buffers.sample_params, 0, &params);
@@ -363,7 +393,7 @@ impl Decoder {
         self.encode_sample(&mut encoder, batch.len())?;
         self.gpu.queue.submit([encoder.finish()]);
         for next in batch {
-            self.cache.advance(next.sequence, 1)?;
+            self.cache.advance(next.sequence, &[next.token])?;
         }
         self.chosen(batch.len()).await
     }
@@ -420,10 +450,9 @@ impl Decoder {
         self.check_ids(tokens.iter().copied())?;
         self.reserve(id, start + tokens.len())?;
         let step = Step::of_prefill(tokens.len());
-        let mut entries: Vec<Token> = (start..)
-            .zip(tokens)
-            .map(|(position, token)| Token { id: *token, position: position as u32, sequence: id.row as u32, spare: 0 })
-            .collect();
+        let (sequence, long) = (id.row as u32, u32::from(self.cache.is_long(id)?));
+        let entry = |(position, id): (usize, &u32)| Token { id: *id, position: position as u32, sequence, long };
+        let mut entries: Vec<Token> = (start..).zip(tokens).map(entry).collect();
         entries.resize(step.tokens(), Token::IDLE);
         self.gpu.write(&self.buffers.tokens, 0, &entries);
         Ok(step)
@@ -441,7 +470,8 @@ impl Decoder {
         for Next { sequence, token, .. } in batch {
             let position = self.cache.len(*sequence)?;
             self.reserve(*sequence, position + 1)?;
-            entries.push(Token { id: *token, position: position as u32, sequence: sequence.row as u32, spare: 0 });
+            let long = u32::from(self.cache.is_long(*sequence)?);
+            entries.push(Token { id: *token, position: position as u32, sequence: sequence.row as u32, long });
         }
         self.gpu.write(&self.buffers.tokens, 0, &entries);
         Ok(())

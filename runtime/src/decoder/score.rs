@@ -21,13 +21,15 @@ impl Decoder {
         tokens: &[u32],
         on_row: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), DecoderError> {
+        self.expect(id, tokens.len())?;
         let mut position = 0;
         for chunk in tokens.chunks(self.prefill_chunk) {
+            self.fit_ropes(id, chunk.len())?;
             let step = self.append(id, chunk)?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             self.encode_body(&mut encoder, step)?;
             self.gpu.queue.submit([encoder.finish()]);
-            self.cache.advance(id, chunk.len())?;
+            self.cache.advance(id, chunk)?;
             for first in (0..chunk.len()).step_by(self.buffers.logit_rows) {
                 let rows = self.buffers.logit_rows.min(chunk.len() - first);
                 let mut encoder = self.gpu.device.create_command_encoder(&Default::default());

@@ -155,6 +155,7 @@ impl<'a> Text<'a> {
             return Ok(text);
         }
         let sequence = request.conversation.sequence;
+        decoder.expect(sequence, known.len())?;
         for (i, chunk) in known[reused_tokens..].chunks(decoder.prefill_chunk()).enumerate() {
             if i > 0 {
                 // Also lets others on this thread have their say, in a browser the one who wants to cancel.

@@ -21,13 +21,13 @@ pub struct Token {
     pub position: u32,
     /// Its row of the page table, or [`IDLE`].
     pub sequence: u32,
-    /// Not used.
-    pub spare: u32,
+    /// 1 where it is rotated as long sequences are, else 0; see [`haikuq_format::spec::LongRope`].
+    pub long: u32,
 }
 
 impl Token {
     /// A token that takes no part in a step.
-    pub const IDLE: Self = Self { id: 0, position: 0, sequence: IDLE, spare: 0 };
+    pub const IDLE: Self = Self { id: 0, position: 0, sequence: IDLE, long: 0 };
 }
 
 /// Heads and cache of one layer.

@@ -9,7 +9,7 @@ use haikuq_format::spec::{Norm, QkNorm, RopeTable};
 /// The rotary embedding of a layer; see [`RopeTable`].
 #[derive(Clone, Debug)]
 pub struct Rope<'a> {
-    /// f32 \[rotated\].
+    /// f32 \[rotated\]; for tokens of long sequences as many again.
     pub inv_freq: Binding<'a>,
     /// Number of inverse frequencies: half of the dimensions that rotate.
     pub rotated: u32,
@@ -101,11 +101,18 @@ impl RopeCache<'_> {
     }
 }
 
-/// Rotates `head` at `position`: the angle rounded to f32 as every implementation computes it, the rest in f64.
-pub fn rotate(rope: &RopeTable, position: u32, head: &mut [f32]) {
-    let n = rope.inv_freq.len();
-    for (i, inv_freq) in rope.inv_freq.iter().enumerate() {
-        let (sin, cos) = f64::from(position as f32 * inv_freq).sin_cos();
+/// A table's inverse frequencies as the kernel reads them: after its own those for long sequences.
+pub fn frequencies(table: &RopeTable) -> Vec<f32> {
+    let long = table.long.iter().flat_map(|l| &l.inv_freq);
+    table.inv_freq.iter().chain(long).copied().collect()
+}
+
+/// Rotates `head` at the position of `token`: the angle rounded to f32 as every implementation computes it, the rest in f64.
+pub fn rotate(rope: &RopeTable, token: &Token, head: &mut [f32]) {
+    let inv_freq = rope.long.as_ref().filter(|_| token.long == 1).map_or(&rope.inv_freq, |l| &l.inv_freq);
+    let n = inv_freq.len();
+    for (i, inv_freq) in inv_freq.iter().enumerate() {
+        let (sin, cos) = f64::from(token.position as f32 * inv_freq).sin_cos();
         let (sin, cos) = (sin * f64::from(rope.factor), cos * f64::from(rope.factor));
         let (a, b) = (f64::from(head[i]), f64::from(head[i + n]));
         head[i] = (a * cos - b * sin) as f32;
@@ -150,7 +157,7 @@ pub fn cpu(
             apply(&mut k, q_gains, k_gains);
         }
         if let Some(rope) = rope {
-            q.chunks_mut(dim).chain(k.chunks_mut(dim)).for_each(|head| rotate(rope, token.position, head));
+            q.chunks_mut(dim).chain(k.chunks_mut(dim)).for_each(|head| rotate(rope, token, head));
         }
         queries[t * pitch..][..q_size].copy_from_slice(&q);
         if token.sequence != IDLE {

@@ -84,14 +84,15 @@ fn element(head: Head, d: u32) -> f32 {
 }
 
 #ifdef ROPE
-fn rotated(head: Head, d: u32, position: u32) -> f32 {
+// `token` is (id, position, sequence, long).
+fn rotated(head: Head, d: u32, token: vec4<u32>) -> f32 {
     let x = element(head, d);
     if d >= 2u * ROTATED {
         return x;
     }
     let upper = d >= ROTATED;
     let i = select(d, d - ROTATED, upper);
-    let s = sin_cos(f32(position) * inv_freq[i]) * FACTOR;
+    let s = sin_cos(f32(token.y) * inv_freq[token.w * ROTATED + i]) * FACTOR;
     let partner = element(head, select(d + ROTATED, i, upper));
     return x * s.y + select(-partner, partner, upper) * s.x;
 }
@@ -158,10 +159,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     } else {
 #ifdef ROPE
         x = vec4<f32>(
-            rotated(head, d, token.y),
-            rotated(head, d + 1u, token.y),
-            rotated(head, d + 2u, token.y),
-            rotated(head, d + 3u, token.y),
+            rotated(head, d, token),
+            rotated(head, d + 1u, token),
+            rotated(head, d + 2u, token),
+            rotated(head, d + 3u, token),
         );
 #else
         x = vec4<f32>(element(head, d), element(head, d + 1u), element(head, d + 2u), element(head, d + 3u));

@@ -82,7 +82,7 @@ pub fn scattered_pages(random: &mut Random, shape: &AttentionShape, sequences: u
 
 /// A token at `position` of `sequence`.
 pub fn token(position: usize, sequence: usize) -> Token {
-    Token { id: 0, position: position as u32, sequence: sequence as u32, spare: 0 }
+    Token { id: 0, position: position as u32, sequence: sequence as u32, long: 0 }
 }
 
 /// Pages for `tokens` tokens.

@@ -195,7 +195,7 @@ impl Reference {
     fn prepare(&self, ids: &[u32], cache: &mut KvCache) -> Result<usize, ReferenceError> {
         let end = self.check(ids, cache)?;
         let becomes_long = |beyond| !cache.is_empty() && cache.len() <= beyond && end > beyond;
-        if self.spec.ropes.iter().filter_map(|r| r.long.as_ref()).any(|l| becomes_long(l.beyond)) {
+        if self.spec.long_beyond().is_some_and(becomes_long) {
             let earlier = std::mem::replace(cache, self.new_cache()).ids;
             for ids in earlier.chunks(CHUNK) {
                 self.hidden(ids, end, cache)?;

@@ -62,7 +62,7 @@ fn golden() -> Golden {
 
 fn report(checks: Vec<Check>) -> Report {
     let (golden, manifest) = (golden(), manifest());
-    let mut comparison = Comparison::new(&golden.outputs);
+    let mut comparison = Comparison::new(&golden.outputs, 0);
     for at in 0..6 {
         comparison.row(at / 3, at % 3, &[0.1, 2.0, 1.0, if at == 4 { 3.0 } else { 0.5 }]).unwrap();
     }
