@@ -274,6 +274,9 @@ fn metadata_that_makes_no_model_is_refused_by_key() {
         &lists.refusal(),
         &["llama.attention.head_count is a list of 2, expected a whole number, the same for every layer"],
     );
+    assert_says(&File::new().set("llama.block_count", Value::U32(u32::MAX)).refusal(), &["llama.block_count is 4294967295"]);
+    let huge = File::new().set("llama.attention.key_length", Value::Raw(10, u64::MAX.to_le_bytes().to_vec()));
+    assert_says(&huge.refusal(), &["llama.attention.key_length"]);
     let mut file = File::new();
     file.tensors.remove(0);
     assert_says(&file.refusal(), &["token_embd.weight is missing"]);

@@ -7,6 +7,9 @@ use super::family::Family;
 use super::rope;
 use serde_json::{Map, Value, json};
 
+/// Most layers of a model: lists of them are built before any tensor is looked at.
+const MAX_LAYERS: usize = 1 << 12;
+
 /// What placements depend on.
 #[derive(Debug)]
 pub(super) struct Heads {
@@ -79,6 +82,9 @@ pub(super) fn read(
     }
     let hidden = m.required(&key("embedding_length"))?;
     let layers = m.required(&key("block_count"))?;
+    if layers > MAX_LAYERS {
+        return Err(m.wrong(&key("block_count"), &format!("is {layers}, more than {MAX_LAYERS}")));
+    }
     let queries = m.required(&key("attention.head_count"))?;
     let keys = m.size(&key("attention.head_count_kv"))?.unwrap_or(queries);
     let head_dim = m.size(&key("attention.key_length"))?.unwrap_or(hidden / queries);

@@ -56,8 +56,8 @@ fn rename(
     let full = |own: &str| format!("{}.{layer}.{own}.{suffix}", family.layers);
     let d = heads.head_dim;
     if part == "attn_qkv" && family.fused == Fused::Split {
-        let rows = [heads.queries, heads.keys, heads.keys].map(|n| n * d);
-        if tensor.shape[0] != rows.iter().sum::<usize>() {
+        let rows = [heads.queries, heads.keys, heads.keys].map(|n| n.saturating_mul(d));
+        if rows.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(tensor.shape[0]) {
             let (file, name) = (container.file.into(), tensor.name.into());
             let why = format!("it has {} rows, queries, keys and values of the config {rows:?}", tensor.shape[0]);
             return Err(CheckpointError::Entry { file, tensor: name, why });

@@ -12,7 +12,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// Whether it keeps what the model was trained to, or as good as.
+    /// Whether a model in it has lost some of its quality. Q8_0 counts as a source, next to f16.
     pub(super) fn is_lossy(self) -> bool {
         matches!(self.dtype, Dtype::Ggml(t) if t != GgmlDType::Q8_0)
     }
