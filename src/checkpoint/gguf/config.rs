@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 /// Most layers of a model: lists of them are built before any tensor is looked at.
 const MAX_LAYERS: usize = 1 << 12;
 
+/// Largest head.
+const MAX_HEAD_DIM: usize = 1 << 16;
+
 /// What placements depend on.
 #[derive(Debug)]
 pub(super) struct Heads {
@@ -89,7 +92,10 @@ pub(super) fn read(
     let keys = m.size(&key("attention.head_count_kv"))?.unwrap_or(queries);
     let head_dim = m.size(&key("attention.key_length"))?.unwrap_or(hidden / queries);
     let value_dim = m.size(&key("attention.value_length"))?.unwrap_or(head_dim);
-    if head_dim == 0 || value_dim != head_dim {
+    if !(1..=MAX_HEAD_DIM).contains(&head_dim) {
+        return Err(m.wrong(&key("attention.key_length"), &format!("is {head_dim}, expected 1 to {MAX_HEAD_DIM}")));
+    }
+    if value_dim != head_dim {
         let why = format!("is {value_dim}, and keys have {head_dim}; only heads of one size are supported");
         return Err(m.wrong(&key("attention.value_length"), &why));
     }
