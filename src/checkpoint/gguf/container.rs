@@ -141,7 +141,7 @@ impl<'a> Container<'a> {
             }
             self.tensors.push(Tensor { name, kind, shape, range: start as usize..end as usize });
         }
-        self.tensors.sort_by(|a, b| (a.range.start, a.range.end).cmp(&(b.range.start, b.range.end)));
+        self.tensors.sort_by_key(|t| (t.range.start, t.range.end));
         for pair in self.tensors.windows(2) {
             let ((first, end), (second, start)) = ((pair[0].name, pair[0].range.end), (pair[1].name, pair[1].range.start));
             if start < end {
