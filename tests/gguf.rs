@@ -214,7 +214,7 @@ fn a_folder_with_one_file_is_that_file() {
     std::fs::copy(gguf("llama-q8_0.gguf"), &file).unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     assert_eq!(checkpoint.path(), file);
-    assert_eq!(checkpoint.source_files(), [file.clone()]);
+    assert_eq!(checkpoint.source_files(), std::slice::from_ref(&file));
     std::fs::copy(&file, folder.path().join("other.gguf")).unwrap();
     let said = Checkpoint::open(folder.path()).unwrap_err().to_string();
     assert!(said.ends_with("has several models; name one of them: model.gguf, other.gguf"), "{said}");
