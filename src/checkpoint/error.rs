@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// What can be wrong with a checkpoint's files. Every message names the file, and the tensor where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The path is no folder.
-    #[error("{path}: not a folder; a checkpoint is a folder with config.json and model.safetensors", path = path.display())]
+    /// The path is no folder, nor a file that is a checkpoint by itself.
+    #[error("{path}: not a folder; a checkpoint is a folder with config.json and model.safetensors, or a .gguf file", path = path.display())]
     NotAFolder {
         /// What was asked for.
         path: PathBuf,
@@ -169,6 +169,64 @@ pub enum CheckpointError {
         tensor: String,
         /// The format as written.
         dtype: String,
+    },
+    /// A GGUF file's header makes no sense.
+    #[error("{file}: not a GGUF file that can be read: at byte {at}: {why}")]
+    Gguf {
+        /// The file.
+        file: String,
+        /// Where, from the start of the file.
+        at: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// A key of a GGUF file is missing or says what cannot be.
+    #[error("{file}: {key} {why}")]
+    GgufKey {
+        /// The file.
+        file: String,
+        /// The key.
+        key: String,
+        /// What is wrong, with what was expected.
+        why: String,
+    },
+    /// A block format of GGUF files that cannot be dequantized.
+    #[error(
+        "{file}: tensor {tensor} is in {found}, which cannot be read (supported: {supported}); convert the original if you can"
+    )]
+    GgufType {
+        /// The file.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its format.
+        found: String,
+        /// What there is.
+        supported: String,
+    },
+    /// A folder with more than one GGUF model.
+    #[error("{path} has several models; name one of them: {files}", path = path.display())]
+    SeveralModels {
+        /// The folder.
+        path: PathBuf,
+        /// Their names.
+        files: String,
+    },
+    /// A GGUF model in pieces is not whole.
+    #[error("{path} is a piece of a model: {why} (llama-gguf-split --merge makes one file of all pieces)", path = path.display())]
+    Piece {
+        /// The piece that was asked for.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A GGUF file's tokenizer cannot be made again.
+    #[error("{file}: its tokenizer cannot be rebuilt: {why}")]
+    GgufTokenizer {
+        /// The file.
+        file: String,
+        /// Why.
+        why: String,
     },
     /// A weight that is not a number.
     #[error("{file}: tensor {tensor}: element {index} is {value}; a checkpoint with such weights cannot be converted")]

@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod ggml;
+mod gguf;
 mod safetensors;
 mod tensor;
 
@@ -60,18 +61,26 @@ pub struct Companion {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and either `model.safetensors` or an index with its shards. All headers,
-    /// lengths and offsets are checked; no weight is read.
+    /// Opens a folder with `config.json` and either `model.safetensors` or an index with its shards, a GGUF file, or a
+    /// folder with one GGUF file and no safetensors. All headers, lengths and offsets are checked; no weight is read.
     ///
     /// # Errors
     /// See [`CheckpointError`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref().to_path_buf();
+        if gguf::is_file(&path) {
+            return gguf::open(&path);
+        }
         if !path.is_dir() {
             return Err(CheckpointError::NotAFolder { path });
         }
         if path.join(haikuq_format::manifest::MANIFEST_FILE).exists() {
             return Err(CheckpointError::IsPackage { path });
+        }
+        if !safetensors::is_in(&path)
+            && let Some(file) = gguf::find_in(&path)?
+        {
+            return gguf::open(&file);
         }
         let config_path = path.join(CONFIG_FILE);
         let config = read_json(&config_path)?;

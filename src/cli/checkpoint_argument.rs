@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// What a verb that takes a checkpoint says about ids in its help.
 pub const CHECKPOINT_HELP: &str = "\
-A checkpoint is a folder with config.json and safetensors weights, or a model on the Hugging Face hub: org/name, \
+A checkpoint is a folder with config.json and safetensors weights, a GGUF file, or a model on the Hugging Face hub: org/name, \
 org/name@revision, org/name:model.gguf, or its address. Only what is needed is downloaded, into the cache that Python's \
 huggingface_hub uses. HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are heeded.";
 

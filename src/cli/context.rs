@@ -57,6 +57,13 @@ impl Context {
         }
     }
 
+    /// Talk: what a user should know, a line each to stderr, unless `--quiet`.
+    pub fn warn(&self, warnings: &[String]) {
+        for warning in warnings {
+            self.note(format_args!("haikuq: warning: {warning}"));
+        }
+    }
+
     /// Whether progress may be drawn in place: stderr is a terminal and `--quiet` was not given.
     pub fn draws_progress(&self) -> bool {
         !self.quiet && io::stderr().is_terminal()

@@ -23,7 +23,7 @@ const MIN_SHARD_BYTES: u64 = 16 << 10;
 #[derive(Args, Debug)]
 #[command(after_long_help = CHECKPOINT_HELP)]
 pub struct ConvertArgs {
-    /// Folder with config.json and safetensors weights, or a model on the hub (org/name)
+    /// Folder with config.json and safetensors weights, a .gguf file, or a model on the hub (org/name)
     checkpoint: PathBuf,
     #[command(flatten)]
     hub: HubArgs,
@@ -68,6 +68,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let recipe = Recipe::load(&args.recipe)?;
     let located = args.hub.locate(&args.checkpoint, context)?;
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
+    context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
     let plan = Plan::new(&decoder.spec, &recipe, args.shard_size, jobs).with_context(failed)?;
     let Some(out) = args.out.filter(|_| !args.dry_run) else {

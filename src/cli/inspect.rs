@@ -19,7 +19,7 @@ use std::process::ExitCode;
 #[derive(Args, Debug)]
 #[command(after_long_help = CHECKPOINT_HELP)]
 pub struct InspectArgs {
-    /// Folder of a package or a checkpoint, or a model on the hub (org/name)
+    /// Folder of a package or a checkpoint, a .gguf file, or a model on the hub (org/name)
     path: PathBuf,
     #[command(flatten)]
     hub: HubArgs,
@@ -39,7 +39,9 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
             false => context.print(package_text(package.manifest()))?,
         }
     } else {
-        let decoder = Decoder::from_checkpoint(Checkpoint::open(&path).with_context(failed)?).with_context(failed)?;
+        let checkpoint = Checkpoint::open(&path).with_context(failed)?;
+        context.warn(checkpoint.warnings());
+        let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
         match args.json {
             true => context.print_json(&checkpoint_json(&decoder))?,
             false => context.print(checkpoint_text(&decoder))?,

@@ -1,0 +1,277 @@
+//! Metadata as the keys of the `config.json` that the family has in transformers.
+
+use super::super::CheckpointError;
+use super::super::file::MappedFile;
+use super::container::{Container, Tensor, Value as Stored};
+use super::family::Family;
+use super::rope;
+use serde_json::{Map, Value, json};
+
+/// Most layers of a model: lists of them are built before any tensor is looked at.
+const MAX_LAYERS: usize = 1 << 12;
+
+/// Largest head.
+const MAX_HEAD_DIM: usize = 1 << 16;
+
+/// What placements depend on.
+#[derive(Debug)]
+pub(super) struct Heads {
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) head_dim: usize,
+}
+
+/// A model's files, the first of which has the metadata.
+pub(super) struct Model<'a> {
+    containers: &'a [Container<'a>],
+    files: &'a [MappedFile],
+    pub(super) family: &'static Family,
+}
+
+impl<'a> Model<'a> {
+    pub(super) fn metadata(&self) -> &'a Container<'a> {
+        &self.containers[0]
+    }
+
+    /// A key of the family's own.
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.family.name)
+    }
+
+    fn tensor(&self, name: &str) -> Option<(usize, &'a Tensor<'a>)> {
+        self.containers.iter().enumerate().find_map(|(i, c)| Some((i, c.tensor(name)?)))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensor(name).is_some()
+    }
+
+    fn bytes(&self, (file, tensor): (usize, &Tensor<'_>)) -> &'a [u8] {
+        &self.files[file].bytes()[tensor.range.clone()]
+    }
+
+    /// The numbers of a small F32 vector, if it is there.
+    pub(super) fn vector(&self, name: &str) -> Result<Option<Vec<f32>>, CheckpointError> {
+        let Some((file, tensor)) = self.tensor(name) else { return Ok(None) };
+        if tensor.kind.name != "F32" || tensor.shape.len() != 1 || tensor.shape[0] > 1 << 12 {
+            let (file, name) = (self.containers[file].file.into(), name.into());
+            let why = format!("it is {:?} in {}, expected a short vector in F32", tensor.shape, tensor.kind.name);
+            return Err(CheckpointError::Entry { file, tensor: name, why });
+        }
+        let numbers = self.bytes((file, tensor)).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
+        Ok(Some(numbers.collect()))
+    }
+
+    /// Whether two tensors hold the same numbers.
+    fn same(&self, a: &str, b: &str) -> bool {
+        match (self.tensor(a), self.tensor(b)) {
+            (Some(a), Some(b)) => a.1.kind.name == b.1.kind.name && self.bytes(a) == self.bytes(b),
+            _ => false,
+        }
+    }
+}
+
+/// Reads the config, and what placements depend on.
+pub(super) fn read(
+    containers: &[Container<'_>],
+    files: &[MappedFile],
+    family: &'static Family,
+) -> Result<(Value, Heads), CheckpointError> {
+    let model = Model { containers, files, family };
+    let m = model.metadata();
+    let key = |name: &str| model.key(name);
+    if m.flag(&key("attention.causal"))? == Some(false) {
+        return Err(m.wrong(&key("attention.causal"), "is false; only decoders are supported"));
+    }
+    let hidden = m.required(&key("embedding_length"))?;
+    let layers = m.required(&key("block_count"))?;
+    if layers > MAX_LAYERS {
+        return Err(m.wrong(&key("block_count"), &format!("is {layers}, more than {MAX_LAYERS}")));
+    }
+    let queries = m.required(&key("attention.head_count"))?;
+    let keys = m.size(&key("attention.head_count_kv"))?.unwrap_or(queries);
+    let head_dim = m.size(&key("attention.key_length"))?.unwrap_or(hidden / queries);
+    let value_dim = m.size(&key("attention.value_length"))?.unwrap_or(head_dim);
+    if !(1..=MAX_HEAD_DIM).contains(&head_dim) {
+        return Err(m.wrong(&key("attention.key_length"), &format!("is {head_dim}, expected 1 to {MAX_HEAD_DIM}")));
+    }
+    if value_dim != head_dim {
+        let why = format!("is {value_dim}, and keys have {head_dim}; only heads of one size are supported");
+        return Err(m.wrong(&key("attention.value_length"), &why));
+    }
+    let (epsilon_key, epsilon) = epsilon(&model)?;
+    let (_, embedding) = model.tensor("token_embd.weight").ok_or_else(|| m.wrong("token_embd.weight", "is missing"))?;
+    let mut config = json!({
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "vocab_size": embedding.shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": m.required(&key("feed_forward_length"))?,
+        "num_hidden_layers": layers,
+        "num_attention_heads": queries,
+        "num_key_value_heads": keys,
+        "head_dim": head_dim,
+        "max_position_embeddings": m.required(&key("context_length"))?,
+        epsilon_key: epsilon,
+        "tie_word_embeddings": !model.has("output.weight"),
+        "num_local_experts": m.size(&key("expert_count"))?,
+    });
+    for (name, own) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
+        config[own] = json!(super::tokenizer::token_id(m, name)?);
+    }
+    if let Value::Object(config) = &mut config {
+        own_keys(&model, config, layers, hidden, queries, head_dim)?;
+        if family.name != "gpt2" {
+            config.insert("rope_parameters".into(), rope::parameters(&model, config, head_dim)?);
+        }
+    }
+    Ok((config, Heads { queries, keys, head_dim }))
+}
+
+/// The norms' epsilon under the key that the family has for it.
+fn epsilon(model: &Model<'_>) -> Result<(&'static str, f64), CheckpointError> {
+    let (m, rms) = (model.metadata(), model.key("attention.layer_norm_rms_epsilon"));
+    let (key, own) = match model.family.name {
+        "phi2" | "stablelm" | "gptneox" => (model.key("attention.layer_norm_epsilon"), "layer_norm_eps"),
+        "gpt2" => (model.key("attention.layer_norm_epsilon"), "layer_norm_epsilon"),
+        _ => (rms, "rms_norm_eps"),
+    };
+    let epsilon = m.number(&key)?.ok_or_else(|| m.wrong(&key, "is missing"))?;
+    Ok((own, epsilon))
+}
+
+/// What only some families have, and the activation.
+fn own_keys(
+    model: &Model<'_>,
+    config: &mut Map<String, Value>,
+    layers: usize,
+    hidden: usize,
+    queries: usize,
+    head_dim: usize,
+) -> Result<(), CheckpointError> {
+    let m = model.metadata();
+    let key = |name: &str| model.key(name);
+    let window = m.size(&key("attention.sliding_window"))?.filter(|n| *n > 0);
+    let mut set = |name: &str, value: Value| {
+        config.insert(name.into(), value);
+    };
+    set("hidden_act", json!("silu"));
+    let biased = |part: &str| model.has(&format!("blk.0.{part}.bias"));
+    match model.family.name {
+        "llama" | "granite" | "smollm3" | "qwen3" | "olmo2" => {
+            set("attention_bias", json!(biased("attn_q") || biased("attn_qkv")));
+            set("mlp_bias", json!(biased("ffn_up")));
+        }
+        _ => {}
+    }
+    match model.family.name {
+        // Only Mistral has a window.
+        "llama" if window.is_some() => {
+            set("architectures", json!(["MistralForCausalLM"]));
+            set("model_type", json!("mistral"));
+            set("sliding_window", json!(window));
+        }
+        "granite" => {
+            // What llama.cpp does where the key is missing.
+            let attention = m.number(&key("attention.scale"))?.filter(|x| *x != 0.0);
+            set("attention_multiplier", json!(attention.unwrap_or((head_dim as f64).powf(-0.5))));
+            for (own, name) in [
+                ("embedding_multiplier", "embedding_scale"),
+                ("residual_multiplier", "residual_scale"),
+                ("logits_scaling", "logit_scale"),
+            ] {
+                set(own, json!(m.number(&key(name))?.filter(|x| *x != 0.0).unwrap_or(1.0)));
+            }
+        }
+        "gemma" | "gemma2" | "gemma3" => {
+            set("hidden_act", json!("gelu_pytorch_tanh"));
+            set("hidden_activation", json!("gelu_pytorch_tanh"));
+            // The converter drops a head beside the embedding.
+            set("tie_word_embeddings", json!(true));
+            if model.family.name != "gemma" {
+                gemma(model, &mut set, layers, hidden / queries, head_dim, window)?;
+            }
+        }
+        "phi2" => set("hidden_act", json!("gelu_new")),
+        "phi3" => set("sliding_window", json!(window)),
+        "qwen2" | "qwen3" => set("use_sliding_window", json!(false)),
+        // OLMo 3: another class, whose config has windows.
+        "olmo2" if window.is_some() => {
+            set("architectures", json!(["Olmo3ForCausalLM"]));
+            set("model_type", json!("olmo3"));
+            set("sliding_window", json!(window));
+            set("layer_types", layer_types(model, layers, 4)?);
+        }
+        "stablelm" => {
+            // llama.cpp takes a layer without the second norm for a parallel one, whatever the key says.
+            set("use_parallel_residual", json!(!model.has("blk.0.ffn_norm.weight")));
+            set("use_qkv_bias", json!(biased("attn_q") || biased("attn_qkv")));
+            set("qk_layernorm", json!(model.has("blk.0.attn_q_norm.weight")));
+        }
+        "gptneox" => {
+            set("hidden_act", json!("gelu"));
+            set("attention_bias", json!(biased("attn_qkv")));
+            set("use_parallel_residual", json!(m.flag(&key("use_parallel_residual"))?.unwrap_or(true)));
+        }
+        "gpt2" => {
+            for (own, name) in [("n_embd", "hidden_size"), ("n_head", "num_attention_heads"), ("n_layer", "num_hidden_layers")] {
+                copy(config, own, name);
+            }
+            copy(config, "n_inner", "intermediate_size");
+            copy(config, "n_positions", "max_position_embeddings");
+            config.insert("activation_function".into(), json!("gelu_new"));
+            // Old files hold the embedding a second time.
+            let tied = !model.has("output.weight") || model.same("output.weight", "token_embd.weight");
+            config.insert("tie_word_embeddings".into(), json!(tied));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn copy(config: &mut Map<String, Value>, to: &str, from: &str) {
+    let value = config.get(from).cloned().unwrap_or_default();
+    config.insert(to.into(), value);
+}
+
+/// Gemma 2 and 3. The scale of the attention is in no file: all sizes divide by the root of a head's size but the
+/// largest ones, 46 and 62 layers deep, where it is the width's share of a head. llama.cpp tells them so too.
+fn gemma(
+    model: &Model<'_>,
+    set: &mut impl FnMut(&str, Value),
+    layers: usize,
+    share: usize,
+    head_dim: usize,
+    window: Option<usize>,
+) -> Result<(), CheckpointError> {
+    let m = model.metadata();
+    let second = model.family.name == "gemma2";
+    let largest = if second { 46 } else { 62 };
+    set("query_pre_attn_scalar", json!(if layers == largest { share } else { head_dim }));
+    for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        set(name, json!(m.number(&model.key(name))?.filter(|x| *x != 0.0)));
+    }
+    let types = match window {
+        Some(_) => layer_types(model, layers, if second { 2 } else { 6 })?,
+        None => json!(vec!["full_attention"; layers]),
+    };
+    set("sliding_window", json!(window.unwrap_or(4096)));
+    set("layer_types", types);
+    Ok(())
+}
+
+/// Which layers have a window: as the file lists them, or all but every `period`th.
+fn layer_types(model: &Model<'_>, layers: usize, period: usize) -> Result<Value, CheckpointError> {
+    let (m, key) = (model.metadata(), model.key("attention.sliding_window_pattern"));
+    let every = |period: usize| (0..layers).map(|i| !(i + 1).is_multiple_of(period.max(1))).collect();
+    let sliding: Vec<bool> = match m.get(&key) {
+        None => every(period),
+        Some(Stored::Array(_)) => m.flags(&key)?.unwrap_or_default(),
+        Some(_) => every(m.required(&key)?),
+    };
+    if sliding.len() != layers {
+        return Err(m.wrong(&key, &format!("has {} entries, expected {layers}, one a layer", sliding.len())));
+    }
+    let name = |s: &bool| if *s { "sliding_attention" } else { "full_attention" };
+    Ok(json!(sliding.iter().map(name).collect::<Vec<_>>()))
+}

@@ -1,0 +1,194 @@
+//! Families that have a name in `general.architecture`: what transformers calls them, and what llama.cpp's converter
+//! did to their tensors.
+
+/// A family.
+#[derive(Debug)]
+pub(super) struct Family {
+    /// Value of `general.architecture`, which also starts the family's keys.
+    pub(super) name: &'static str,
+    /// As transformers calls it in `architectures` and `model_type`.
+    pub(super) architecture: &'static str,
+    pub(super) model_type: &'static str,
+    /// Names of tensors outside of layers and in them, without `.weight` and `.bias`.
+    pub(super) outside: &'static [Renamed],
+    pub(super) layers: &'static str,
+    pub(super) inside: &'static [Renamed],
+    /// Whether rows of queries and keys alternate between the halves of a head.
+    pub(super) rotary_pairs: bool,
+    /// Whether 1 was added to the gains of norms.
+    pub(super) gains_plus_one: bool,
+    /// Whether the layers' matrices were transposed.
+    pub(super) transposed: bool,
+    /// How the tensor of queries, keys and values together is dealt with.
+    pub(super) fused: Fused,
+}
+
+/// A name in a GGUF file, and the one that transformers has.
+pub(super) type Renamed = (&'static str, &'static str);
+
+/// What a tensor of queries, keys and values together is to the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fused {
+    /// Three tensors.
+    Split,
+    /// The family has it just so.
+    Kept,
+    /// The family has it head by head.
+    ByHead,
+}
+
+const OUTSIDE: &[Renamed] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+
+/// What nearly all families call the parts of a layer.
+const INSIDE: &[Renamed] = &[
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// Norms before and after each block.
+const NORMS_AROUND: &[Renamed] = &[
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+const LLAMA: Family = Family {
+    name: "llama",
+    architecture: "LlamaForCausalLM",
+    model_type: "llama",
+    outside: OUTSIDE,
+    layers: "model.layers",
+    inside: INSIDE,
+    rotary_pairs: true,
+    gains_plus_one: false,
+    transposed: false,
+    fused: Fused::Split,
+};
+
+/// Where queries and keys are stored as they are.
+const UNTURNED: Family = Family { rotary_pairs: false, ..LLAMA };
+
+const GEMMA_2: Family = Family {
+    name: "gemma2",
+    architecture: "Gemma2ForCausalLM",
+    model_type: "gemma2",
+    inside: NORMS_AROUND,
+    gains_plus_one: true,
+    ..UNTURNED
+};
+
+/// Every family that is read.
+static FAMILIES: [Family; 14] = [
+    // Mistral too, and everything else of Llama's build.
+    LLAMA,
+    Family { name: "qwen2", architecture: "Qwen2ForCausalLM", model_type: "qwen2", ..UNTURNED },
+    Family { name: "qwen3", architecture: "Qwen3ForCausalLM", model_type: "qwen3", ..UNTURNED },
+    Family { name: "gemma", architecture: "GemmaForCausalLM", model_type: "gemma", gains_plus_one: true, ..UNTURNED },
+    GEMMA_2,
+    Family { name: "gemma3", architecture: "Gemma3ForCausalLM", model_type: "gemma3_text", ..GEMMA_2 },
+    Family {
+        name: "phi2",
+        architecture: "PhiForCausalLM",
+        model_type: "phi",
+        outside: &[("token_embd", "model.embed_tokens"), ("output_norm", "model.final_layernorm"), ("output", "lm_head")],
+        inside: &[
+            ("attn_norm", "input_layernorm"),
+            ("attn_q", "self_attn.q_proj"),
+            ("attn_k", "self_attn.k_proj"),
+            ("attn_v", "self_attn.v_proj"),
+            ("attn_output", "self_attn.dense"),
+            ("ffn_up", "mlp.fc1"),
+            ("ffn_down", "mlp.fc2"),
+        ],
+        ..UNTURNED
+    },
+    Family {
+        name: "phi3",
+        architecture: "Phi3ForCausalLM",
+        model_type: "phi3",
+        inside: &[
+            ("attn_norm", "input_layernorm"),
+            ("attn_qkv", "self_attn.qkv_proj"),
+            ("attn_output", "self_attn.o_proj"),
+            ("ffn_norm", "post_attention_layernorm"),
+            ("ffn_up", "mlp.gate_up_proj"),
+            ("ffn_down", "mlp.down_proj"),
+        ],
+        fused: Fused::Kept,
+        ..UNTURNED
+    },
+    Family { name: "smollm3", architecture: "SmolLM3ForCausalLM", model_type: "smollm3", ..LLAMA },
+    // OLMo 3 too.
+    Family { name: "olmo2", architecture: "Olmo2ForCausalLM", model_type: "olmo2", inside: NORMS_AROUND, ..UNTURNED },
+    Family { name: "granite", architecture: "GraniteForCausalLM", model_type: "granite", ..LLAMA },
+    Family { name: "stablelm", architecture: "StableLmForCausalLM", model_type: "stablelm", ..UNTURNED },
+    Family {
+        name: "gptneox",
+        architecture: "GPTNeoXForCausalLM",
+        model_type: "gpt_neox",
+        outside: &[("token_embd", "gpt_neox.embed_in"), ("output_norm", "gpt_neox.final_layer_norm"), ("output", "embed_out")],
+        layers: "gpt_neox.layers",
+        inside: &[
+            ("attn_norm", "input_layernorm"),
+            ("attn_qkv", "attention.query_key_value"),
+            ("attn_output", "attention.dense"),
+            ("ffn_norm", "post_attention_layernorm"),
+            ("ffn_up", "mlp.dense_h_to_4h"),
+            ("ffn_down", "mlp.dense_4h_to_h"),
+        ],
+        fused: Fused::ByHead,
+        ..UNTURNED
+    },
+    Family {
+        name: "gpt2",
+        architecture: "GPT2LMHeadModel",
+        model_type: "gpt2",
+        outside: &[
+            ("token_embd", "transformer.wte"),
+            ("position_embd", "transformer.wpe"),
+            ("output_norm", "transformer.ln_f"),
+            ("output", "lm_head"),
+        ],
+        layers: "transformer.h",
+        inside: &[
+            ("attn_norm", "ln_1"),
+            ("attn_qkv", "attn.c_attn"),
+            ("attn_output", "attn.c_proj"),
+            ("ffn_norm", "ln_2"),
+            ("ffn_up", "mlp.c_fc"),
+            ("ffn_down", "mlp.c_proj"),
+        ],
+        transposed: true,
+        fused: Fused::Kept,
+        ..UNTURNED
+    },
+];
+
+/// The family of that name.
+pub(super) fn find(name: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|f| f.name == name)
+}
+
+/// Names of all families.
+pub(super) fn supported() -> String {
+    FAMILIES.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,79 @@
+//! SentencePiece's BPE, llama.cpp's `llama`: pieces of text with `▁` for spaces, each with a score, and bytes for what
+//! no piece spells.
+
+use super::super::super::CheckpointError;
+use super::super::container::Container;
+use super::super::family::Family;
+use super::vocabulary::{Kind, Vocabulary};
+use serde_json::{Value, json};
+use std::cmp::Ordering;
+
+/// `tokenizer.json`.
+pub(super) fn tokenizer(
+    container: &Container<'_>,
+    vocabulary: &Vocabulary<'_>,
+    family: &Family,
+) -> Result<Value, CheckpointError> {
+    let prefix = container.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let normalizers = if prefix { vec![json!({"type": "Prepend", "prepend": "▁"}), space] } else { vec![space] };
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    // Which special tokens swallow what follows is in no file; llama.cpp knows that of Phi-3's too.
+    let strips = |token: &str| family.name == "phi3" && !matches!(token, "<unk>" | "<s>" | "<|endoftext|>");
+    let unknown = vocabulary.named(container, "unknown")?.map(|(_, text)| text);
+    Ok(json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": vocabulary.added(strips),
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+            "vocab": vocabulary.pieces(), "merges": merges(container, vocabulary)?,
+        },
+    }))
+}
+
+/// A pair that becomes a piece.
+struct Merge<'a> {
+    left: &'a str,
+    right: &'a str,
+    score: f64,
+}
+
+/// Every pair of pieces that makes a piece, best score first. SentencePiece takes the pair whose piece has the best score,
+/// the leftmost of several; the library takes the first of this list, the leftmost of several.
+fn merges<'a>(container: &Container<'_>, vocabulary: &Vocabulary<'a>) -> Result<Vec<[&'a str; 2]>, CheckpointError> {
+    let missing = || container.wrong("tokenizer.ggml.scores", "is missing");
+    let scores = vocabulary.scores.as_ref().ok_or_else(missing)?;
+    let normal = |text: &str| vocabulary.find(text).filter(|(_, kind)| *kind == Kind::Normal);
+    let mut merges = Vec::new();
+    for ((piece, kind), score) in vocabulary.tokens.iter().zip(&vocabulary.kinds).zip(scores) {
+        if *kind != Kind::Normal {
+            continue;
+        }
+        for (at, _) in piece.char_indices().skip(1) {
+            let (left, right) = piece.split_at(at);
+            if normal(left).is_some() && normal(right).is_some() {
+                merges.push(Merge { left, right, score: *score });
+            }
+        }
+    }
+    // Of one piece, the longer left part first: it is what the leftmost pairs have grown to.
+    merges.sort_by(|a, b| {
+        let by_score = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
+        by_score.then(b.left.len().cmp(&a.left.len())).then(b.right.len().cmp(&a.right.len()))
+    });
+    Ok(merges.into_iter().map(|m| [m.left, m.right]).collect())
+}

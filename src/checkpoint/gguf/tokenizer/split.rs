@@ -1,0 +1,97 @@
+//! How a text is cut before merges, by the name that `tokenizer.ggml.pre` has for it. The names are llama.cpp's, the
+//! expressions those of the families' own `tokenizer.json`.
+
+use super::super::super::CheckpointError;
+use super::super::container::Container;
+use serde_json::{Value, json};
+
+const KEY: &str = "tokenizer.ggml.pre";
+
+/// A way to cut texts.
+pub(super) struct Split {
+    name: String,
+    cut: Cut,
+    /// Whether letters and their accents become one character first.
+    composes: bool,
+    /// Whether a piece of the cut that is a token needs no merges.
+    pub(super) ignores_merges: bool,
+    /// Whether a text begins with a token where the file does not say.
+    pub(super) adds_bos: bool,
+    /// Whether this is a guess.
+    assumed: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Cut {
+    /// As GPT-2 does.
+    Gpt2,
+    /// Each digit for itself, then as GPT-2 does.
+    Digits,
+    /// By an expression.
+    By(&'static str),
+}
+
+const LLAMA_3: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_35: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Finds the file's way; where it names none, GPT-2's is assumed.
+pub(super) fn find(container: &Container<'_>) -> Result<Split, CheckpointError> {
+    let name = container.text(KEY)?.unwrap_or("default");
+    let plain = |cut| Split { name: name.into(), cut, composes: false, ignores_merges: false, adds_bos: false, assumed: false };
+    let composed = |cut| Split { composes: true, ..plain(cut) };
+    Ok(match name {
+        "default" => Split { assumed: true, ..plain(Cut::Gpt2) },
+        "gpt-2" | "gpt2" | "phi-2" | "jais" | "exaone4" | "granite-docling" => plain(Cut::Gpt2),
+        "olmo" | "mpt" => composed(Cut::Gpt2),
+        "smollm" | "starcoder" | "refact" | "codeshell" | "exaone" | "minerva-7b" => plain(Cut::Digits),
+        "command-r" => composed(Cut::Digits),
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" => {
+            Split { ignores_merges: true, adds_bos: true, ..plain(Cut::By(LLAMA_3)) }
+        }
+        "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe" => plain(Cut::By(LLAMA_3)),
+        "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" => composed(Cut::By(QWEN_2)),
+        "qwen35" => composed(Cut::By(QWEN_35)),
+        "gpt-4o" | "llama4" => plain(Cut::By(GPT_4O)),
+        "tekken" => Split { ignores_merges: true, adds_bos: true, ..plain(Cut::By(TEKKEN)) },
+        other => {
+            let why = format!(
+                "{KEY} {other:?} is not known (known: gpt-2, phi-2, olmo, mpt, smollm, starcoder, refact, command-r, llama-bpe, \
+                 dbrx, smaug-bpe, qwen2, qwen35, stablelm2, gpt-4o, tekken and their like)"
+            );
+            return Err(CheckpointError::GgufTokenizer { file: container.file.into(), why });
+        }
+    })
+}
+
+impl Split {
+    pub(super) fn normalizer(&self) -> Value {
+        if self.composes { json!({"type": "NFC"}) } else { Value::Null }
+    }
+
+    pub(super) fn pre_tokenizer(&self) -> Value {
+        let bytes = |cuts: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": cuts});
+        let then = |first: Value, cuts| json!({"type": "Sequence", "pretokenizers": [first, bytes(cuts)]});
+        match self.cut {
+            Cut::Gpt2 => bytes(true),
+            Cut::Digits => then(json!({"type": "Digits", "individual_digits": true}), true),
+            Cut::By(expression) => {
+                let split = json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false});
+                then(split, false)
+            }
+        }
+    }
+
+    /// That the way was assumed.
+    pub(super) fn warning(&self, file: &str) -> Option<String> {
+        self.assumed.then(|| {
+            let name = &self.name;
+            format!("{file} does not say how text is cut before it is tokenized ({KEY} is {name}): GPT-2's way is assumed")
+        })
+    }
+}
