@@ -224,7 +224,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> Tokenizer {
     let files = TokenizerFiles {
         tokenizer: checkpoint.companion("tokenizer.json").unwrap(),
         config: checkpoint.companion("tokenizer_config.json"),
-        chat_template: None,
+        ..TokenizerFiles::default()
     };
     Tokenizer::from_files(files).unwrap()
 }

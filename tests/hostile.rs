@@ -192,8 +192,12 @@ fn a_config_that_contradicts_the_tensors_or_itself_is_refused() {
 
 #[test]
 fn what_is_not_supported_is_named_with_what_is() {
+    let said = Source::refusal_with_config("architectures", json!(["BloomForCausalLM"]));
+    assert_says(&said, &["BloomForCausalLM is not supported (supported: LlamaForCausalLM"]);
     let said = Source::refusal_with_config("architectures", json!(["MambaForCausalLM"]));
-    assert_says(&said, &["MambaForCausalLM is not supported (supported: LlamaForCausalLM"]);
+    assert_says(&said, &["MambaForCausalLM cannot be converted", "state-space"]);
+    let said = Source::refusal_with_config("quantization_config", json!({"quant_method": "awq"}));
+    assert_says(&said, &["LlamaForCausalLM cannot be converted", "method awq", "original"]);
     let said = Source::refusal_with_config("hidden_act", json!("relu2"));
     assert_says(&said, &["hidden_act \"relu2\"", "silu"]);
     let said = Source::refusal_with_config("rope_scaling", json!({"rope_type": "spiral", "factor": 2.0}));
@@ -205,6 +209,9 @@ fn pickles_are_refused_unread() {
     let source = Source::new();
     std::fs::rename(source.weights(), source.folder().join("pytorch_model.bin")).unwrap();
     assert_says(&source.refusal(), &["pytorch_model.bin", "pickle files run code", "safetensors first"]);
+    let file = source.folder().join("pytorch_model.bin");
+    let said = fail(convert(&file, &source.folder().join("out"), &[]));
+    assert_says(&said, &["pytorch_model.bin", "pickle files run code"]);
 }
 
 #[test]

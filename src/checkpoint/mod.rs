@@ -72,7 +72,7 @@ impl Checkpoint {
             return gguf::open(&path);
         }
         if !path.is_dir() {
-            return Err(CheckpointError::NotAFolder { path });
+            return Err(not_a_checkpoint(path));
         }
         if path.join(haikuq_format::manifest::MANIFEST_FILE).exists() {
             return Err(CheckpointError::IsPackage { path });
@@ -217,11 +217,24 @@ fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Json { path: path.into(), source })
 }
 
+/// Why a file, or nothing at all, is refused.
+fn not_a_checkpoint(path: PathBuf) -> CheckpointError {
+    match (path.file_name().and_then(|name| name.to_str()), path.parent()) {
+        (Some(name), Some(folder)) if path.is_file() && is_pickle(name) => {
+            CheckpointError::Pickle { path: folder.into(), file: name.into() }
+        }
+        _ => CheckpointError::NotAFolder { path },
+    }
+}
+
+fn is_pickle(name: &str) -> bool {
+    [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end))
+}
+
 /// Why a folder without safetensors is refused: pickles are named, since people have them.
 fn no_weights(root: PathBuf) -> CheckpointError {
     let names = std::fs::read_dir(&root).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    let pickle = |name: &String| [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end));
-    match names.filter(pickle).min() {
+    match names.filter(|name| is_pickle(name)).min() {
         Some(file) => CheckpointError::Pickle { path: root, file },
         None => CheckpointError::NoWeights { path: root },
     }
