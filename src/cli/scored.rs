@@ -8,7 +8,8 @@ pub enum Scored {
     /// All but the first
     #[default]
     All,
-    /// Those that are predicted from more than half a window, as published WikiText figures are measured
+    /// Those in its second half, which are predicted from at least half a window (llama.cpp's perplexity is the same
+    /// without the first of them)
     SecondHalf,
 }
 
@@ -17,7 +18,8 @@ impl Scored {
     pub fn first_position(self, context: usize) -> usize {
         match self {
             Self::All => 0,
-            Self::SecondHalf => context / 2,
+            // The logits of a position are the next token's.
+            Self::SecondHalf => (context / 2).saturating_sub(1),
         }
     }
 }

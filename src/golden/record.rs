@@ -87,10 +87,9 @@ impl Outputs {
         perplexity(self.nll.iter().copied())
     }
 
-    /// Perplexity of each window's later half alone: tokens that are predicted from more than half a window, as
-    /// published WikiText figures are measured.
+    /// Perplexity of the tokens in each window's second half, which are predicted from at least half a window.
     pub fn second_half_perplexity(&self) -> f64 {
-        let skip = self.context / 2;
+        let skip = (self.context / 2).saturating_sub(1);
         perplexity(self.nll.chunks_exact(self.context - 1).flat_map(|w| w[skip.min(w.len() - 1)..].iter().copied()))
     }
 }
