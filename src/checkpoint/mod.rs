@@ -102,7 +102,9 @@ impl Checkpoint {
         let generation_config = folders.iter().map(|folder| folder.join("generation_config.json")).find(|path| path.exists());
         let generation_config = generation_config.as_deref().map(read_json).transpose()?;
         let mut companions = Vec::<Companion>::new();
-        for companion in folders.iter().map(|folder| read_companions(folder)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        for companion in
+            folders.iter().map(|folder| read_companions(folder)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+        {
             if companions.iter().all(|c| c.name != companion.name) {
                 companions.push(companion);
             }

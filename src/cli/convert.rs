@@ -21,7 +21,8 @@ const MIN_SHARD_BYTES: u64 = 16 << 10;
 /// Quantize a checkpoint into a package
 #[derive(Args, Debug)]
 pub struct ConvertArgs {
-    /// Folder with config.json and safetensors weights (one file, or shards with an index)
+    /// Folder with config.json and safetensors weights (one file, or shards with an index) or an ONNX export
+    /// (model.onnx or onnx/model.onnx); or the path of an .onnx file
     checkpoint: PathBuf,
     /// Folder of the package to make
     #[arg(short, long, value_name = "DIR", required_unless_present = "dry_run")]

@@ -56,9 +56,7 @@ pub enum OnnxError {
         why: String,
     },
     /// Weights in integers, or operators for them.
-    #[error(
-        "{file} is quantized already ({what}), and quantizing twice adds up both losses: export the full-precision original"
-    )]
+    #[error("{file} is quantized already ({what}), and quantizing twice adds up both losses: export the full-precision original")]
     Quantized {
         /// The file.
         file: String,

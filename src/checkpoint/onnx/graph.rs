@@ -5,7 +5,7 @@ use super::proto::{RawFunction, RawGraph, RawModel, RawNode};
 use std::collections::HashMap;
 
 /// Nodes, inputs and outputs after all functions are written out; the largest models have some ten thousand nodes.
-const MAX_SIZE: usize = 1 << 23;
+const MAX_SIZE: usize = 1 << 21;
 /// Casts in a row.
 const MAX_CASTS: usize = 8;
 /// Functions that call functions.
@@ -51,8 +51,11 @@ impl<'a> Graph<'a> {
     /// Fails with the reason.
     pub(super) fn new(model: &'a RawModel) -> Result<Self, String> {
         let mut graph = Self::default();
-        let mut builder =
-            Builder { functions: model.functions.iter().map(|f| ((f.domain.as_str(), f.name.as_str()), f)).collect(), depth: 0, size: 0 };
+        let mut builder = Builder {
+            functions: model.functions.iter().map(|f| ((f.domain.as_str(), f.name.as_str()), f)).collect(),
+            depth: 0,
+            size: 0,
+        };
         let mut scopes = vec![Scope::new()];
         builder.graph(&mut graph, &model.graph, &mut scopes)?;
         for name in &model.graph.outputs {

@@ -150,7 +150,8 @@ impl Identifier<'_> {
     }
 
     fn are_tied(&self, a: &Match, b: &Match) -> bool {
-        self.tied().is_some_and(|(embedding, head)| [a, b].iter().all(|m| [Match::Whole(embedding), Match::Whole(head)].contains(m)))
+        self.tied()
+            .is_some_and(|(embedding, head)| [a, b].iter().all(|m| [Match::Whole(embedding), Match::Whole(head)].contains(m)))
     }
 
     fn claim(&mut self, tensor: usize, used: &Use, found: &Match) -> Result<(), OnnxError> {

@@ -92,10 +92,7 @@ pub(super) fn folders(model: &Path) -> Vec<PathBuf> {
 pub(super) fn config(model: &Path) -> Result<PathBuf, OnnxError> {
     let folders = folders(model);
     let found = folders.iter().map(|folder| folder.join(CONFIG_FILE)).find(|config| config.is_file());
-    found.ok_or_else(|| OnnxError::NoConfig {
-        path: folders[0].clone(),
-        genai: folders[0].join("genai_config.json").is_file(),
-    })
+    found.ok_or_else(|| OnnxError::NoConfig { path: folders[0].clone(), genai: folders[0].join("genai_config.json").is_file() })
 }
 
 /// Opens a model: all lengths and places are checked, also of the files beside it; no weight is read, and none has its
@@ -120,7 +117,11 @@ pub(super) fn open(path: &Path) -> Result<(Weights, Model), CheckpointError> {
 
 impl Model {
     /// Finds every tensor that is wanted.
-    pub(super) fn identify(&self, files: &[MappedFile], wanted: &Wanted) -> Result<BTreeMap<String, TensorInfo>, CheckpointError> {
+    pub(super) fn identify(
+        &self,
+        files: &[MappedFile],
+        wanted: &Wanted,
+    ) -> Result<BTreeMap<String, TensorInfo>, CheckpointError> {
         let graph = Graph::new(&self.raw).map_err(|why| OnnxError::Format { file: self.file.clone(), why })?;
         identify::identify(&self.file, &graph, &self.stored, files, wanted)
     }

@@ -19,8 +19,7 @@ pub(super) enum Match {
 }
 
 /// Projections that some store as one.
-const FUSED: [(&str, &[&str]); 2] =
-    [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
+const FUSED: [(&str, &[&str]); 2] = [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
 
 /// The last norm's names.
 const FINAL_NORMS: [&str; 4] = ["norm", "final_layernorm", "final_layer_norm", "ln_f"];

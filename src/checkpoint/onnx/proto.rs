@@ -248,21 +248,30 @@ fn parse_flat<M: Message>(bytes: &[u8], range: Range<usize>, flat: &[u32]) -> Pa
 
 impl RawModel {
     /// All tensors, those of nodes and of graphs within graphs included.
-    pub(super) fn tensors_mut(&mut self, each: &mut impl FnMut(&mut RawTensor) -> Result<(), super::OnnxError>) -> Result<(), super::OnnxError> {
+    pub(super) fn tensors_mut(
+        &mut self,
+        each: &mut impl FnMut(&mut RawTensor) -> Result<(), super::OnnxError>,
+    ) -> Result<(), super::OnnxError> {
         self.graph.tensors_mut(each)?;
         self.functions.iter_mut().flat_map(|f| &mut f.nodes).try_for_each(|node| node.tensors_mut(each))
     }
 }
 
 impl RawGraph {
-    fn tensors_mut(&mut self, each: &mut impl FnMut(&mut RawTensor) -> Result<(), super::OnnxError>) -> Result<(), super::OnnxError> {
+    fn tensors_mut(
+        &mut self,
+        each: &mut impl FnMut(&mut RawTensor) -> Result<(), super::OnnxError>,
+    ) -> Result<(), super::OnnxError> {
         self.initializers.iter_mut().try_for_each(&mut *each)?;
         self.nodes.iter_mut().try_for_each(|node| node.tensors_mut(each))
     }
 }
 
 impl RawNode {
-    fn tensors_mut(&mut self, each: &mut impl FnMut(&mut RawTensor) -> Result<(), super::OnnxError>) -> Result<(), super::OnnxError> {
+    fn tensors_mut(
+        &mut self,
+        each: &mut impl FnMut(&mut RawTensor) -> Result<(), super::OnnxError>,
+    ) -> Result<(), super::OnnxError> {
         self.tensors.iter_mut().try_for_each(|(_, tensor)| each(tensor))?;
         self.graphs.iter_mut().try_for_each(|graph| graph.tensors_mut(each))
     }
@@ -304,7 +313,9 @@ fn walk(bytes: &[u8], range: Range<usize>, mut each: impl FnMut(Field) -> Parsed
                 }
             }
             WireType::Varint | WireType::Fixed32 | WireType::Fixed64 => stream.skip_field(wire).map_err(text)?,
-            WireType::StartGroup | WireType::EndGroup => return Err(format!("a group at byte {start}, which ONNX does not have")),
+            WireType::StartGroup | WireType::EndGroup => {
+                return Err(format!("a group at byte {start}, which ONNX does not have"));
+            }
         }
         let end = at(&stream);
         each(Field { number: tag >> 3, wire, whole: start..end, payload: value..end })?;

@@ -121,8 +121,7 @@ impl Files {
         let file = self.name().to_string();
         let bad = |why: String| OnnxError::Tensor { file: file.clone(), tensor: raw.name.clone(), why };
         let overflow = || bad(format!("shape {:?} is beyond all bounds", raw.dims));
-        let dims: Vec<usize> =
-            raw.dims.iter().map(|&n| usize::try_from(n)).collect::<Result<_, _>>().map_err(|_| overflow())?;
+        let dims: Vec<usize> = raw.dims.iter().map(|&n| usize::try_from(n)).collect::<Result<_, _>>().map_err(|_| overflow())?;
         let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(overflow)?;
         let mut stored = Stored { name: raw.name.clone(), dims, count, data_type: raw.data_type, bytes: None };
         let needed = match stored.width().map(|width| count.checked_mul(width)) {
@@ -155,7 +154,8 @@ impl Files {
         let get = |key: &str| entries.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
         let location = get("location").unwrap_or_default();
         let model = self.name().to_string();
-        let bad = |why: String| OnnxError::External { file: model.clone(), tensor: tensor.into(), location: location.into(), why };
+        let bad =
+            |why: String| OnnxError::External { file: model.clone(), tensor: tensor.into(), location: location.into(), why };
         let number = |key: &str| match get(key) {
             Some(text) => text.parse::<usize>().map(Some).map_err(|_| bad(format!("{key} {text:?} is no number of bytes"))),
             None => Ok(None),

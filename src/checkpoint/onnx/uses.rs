@@ -106,6 +106,8 @@ impl Context<'_> {
         if node.is_open() {
             return Step::Used(Kind::Other);
         }
+        // ONNX has an operator of that name that takes no weights.
+        let is_contrib = node.raw.is_some_and(|raw| raw.node.domain == "com.microsoft");
         match (node.op, slot) {
             ("Identity" | "Cast" | "CastLike" | "Dropout", 0) => Step::Through { axes: axes.clone(), adds: 0.0 },
             ("Transpose" | "Reshape" | "Squeeze" | "Unsqueeze", 0) => match self.turned(node, axes, dims) {
@@ -117,7 +119,7 @@ impl Context<'_> {
             ("FusedMatMul", 1) if unscaled("alpha") && !flag("transBatchB") => matrix(flag("transB")),
             ("Gemm", 1) if unscaled("alpha") => matrix(flag("transB")),
             ("Gemm", 2) if unscaled("beta") => vector(Kind::Bias),
-            ("Attention", 1) => matrix(false),
+            ("Attention", 1) if is_contrib => matrix(false),
             ("Gather", 0) => {
                 let axis = node.int("axis").unwrap_or(0);
                 let axis = if axis < 0 { axis + rank as i64 } else { axis };
@@ -138,9 +140,8 @@ impl Context<'_> {
             ("LayerNormalization" | "SimplifiedLayerNormalization" | "RMSNormalization", 1)
             | ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization", 2)
             | ("GroupQueryAttention", 14 | 15) => vector(Kind::Gain),
-            ("LayerNormalization", 2)
-            | ("SkipLayerNormalization", 3)
-            | ("Attention", 2) => vector(Kind::Bias),
+            ("LayerNormalization", 2) | ("SkipLayerNormalization", 3) => vector(Kind::Bias),
+            ("Attention", 2) if is_contrib => vector(Kind::BiasBefore),
             ("SkipLayerNormalization", 4) | ("SkipSimplifiedLayerNormalization" | "MultiHeadAttention", 3) => {
                 vector(Kind::BiasBefore)
             }
@@ -157,9 +158,7 @@ impl Context<'_> {
     /// The view after a node that moves no number.
     fn turned(&self, node: &Node<'_>, axes: &Axes, dims: &[usize]) -> Option<Axes> {
         let size = |axis: &Option<usize>| axis.map_or(1, |i| dims[i]);
-        let list = |name: &str| {
-            node.ints(name).map(<[i64]>::to_vec).or_else(|| self.ints(self.graph.constant(node, 1)?))
-        };
+        let list = |name: &str| node.ints(name).map(<[i64]>::to_vec).or_else(|| self.ints(self.graph.constant(node, 1)?));
         match node.op {
             "Transpose" => match node.ints("perm") {
                 Some(perm) if perm.len() == axes.len() => {
