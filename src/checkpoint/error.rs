@@ -10,7 +10,7 @@ pub enum CheckpointError {
     #[error(transparent)]
     Onnx(#[from] OnnxError),
     /// The path is no folder.
-    #[error("{path}: not a folder; a checkpoint is a folder with config.json and model.safetensors", path = path.display())]
+    #[error("{path}: not a folder; a checkpoint is a folder with config.json and model.safetensors, or an .onnx file", path = path.display())]
     NotAFolder {
         /// What was asked for.
         path: PathBuf,

@@ -6,32 +6,31 @@ use super::names::{Match, Names};
 use super::stored::Stored;
 use super::uses::{Context, Kind, Use};
 use crate::checkpoint::file::MappedFile;
-use crate::checkpoint::tensor::{Bytes, Dtype, Placement, RowOrder, TensorInfo, TensorView};
+use crate::checkpoint::tensor::TensorInfo;
 use crate::checkpoint::{CheckpointError, Wanted, WantedTensor};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// That a tensor is a weight, or holds it.
 #[derive(Clone, Debug)]
-struct Claim {
-    tensor: usize,
-    used: Use,
+pub(super) struct Claim {
+    pub(super) tensor: usize,
+    pub(super) used: Use,
     /// The first of its rows, where it holds several weights; how many otherwise follows from its shape.
-    first: usize,
-    rows: Option<usize>,
+    pub(super) first: usize,
+    pub(super) rows: Option<usize>,
     /// Which part it is, of how many.
-    part: (usize, usize),
+    pub(super) part: (usize, usize),
 }
 
 pub(super) struct Identifier<'a> {
-    file: &'a str,
-    wanted: &'a Wanted,
+    pub(super) file: &'a str,
+    pub(super) wanted: &'a Wanted,
     /// A tied head stands behind the wanted tensors.
-    all: Vec<&'a WantedTensor>,
-    context: Context<'a>,
-    uses: Vec<Vec<Use>>,
-    claims: Vec<Vec<Claim>>,
-    claimed: Vec<bool>,
+    pub(super) all: Vec<&'a WantedTensor>,
+    pub(super) context: Context<'a>,
+    pub(super) uses: Vec<Vec<Use>>,
+    pub(super) claims: Vec<Vec<Claim>>,
+    pub(super) claimed: Vec<bool>,
 }
 
 /// Finds all of `wanted`, and that nothing else is left.
@@ -107,9 +106,10 @@ impl Identifier<'_> {
                     _ => Some("weight"),
                 };
                 let modules = [node.scope(), node.path()];
-                let by_node = modules.iter().flatten().zip(suffix.iter().cycle());
-                let by_node = by_node.filter_map(|(module, suffix)| names.find(&format!("{module}.{suffix}")));
-                let by_node = by_node.filter(|found| self.fits(found, used)).next();
+                let by_node = suffix.and_then(|suffix| {
+                    let mut found = modules.iter().flatten().filter_map(|module| names.find(&format!("{module}.{suffix}")));
+                    found.find(|found| self.fits(found, used))
+                });
                 let own = own.clone().filter(|found| self.fits(found, used));
                 let found = match (by_node, own) {
                     (Some(node), Some(own)) if node != own && uses.len() == 1 && !self.are_tied(&node, &own) => {
@@ -139,7 +139,7 @@ impl Identifier<'_> {
     }
 
     /// The places of embedding and head, if they are one.
-    fn tied(&self) -> Option<(usize, usize)> {
+    pub(super) fn tied(&self) -> Option<(usize, usize)> {
         let [_, embedding] = self.wanted.tied_head.as_ref()?;
         let embedding = self.wanted.tensors.iter().position(|t| t.name == *embedding)?;
         Some((embedding, self.wanted.tensors.len()))
@@ -244,7 +244,7 @@ impl Identifier<'_> {
     }
 
     /// Whether a tensor has the shape of a wanted one and is used as such.
-    fn could_be(&self, wanted: usize, tensor: usize, used: &Use) -> bool {
+    pub(super) fn could_be(&self, wanted: usize, tensor: usize, used: &Use) -> bool {
         let wanted = self.all[wanted];
         let is_bias = wanted.name.ends_with(".bias");
         let kind = match used.kind {
@@ -256,7 +256,7 @@ impl Identifier<'_> {
     }
 
     /// A stored tensor's shape as transformers has it.
-    fn shape(&self, wanted: &WantedTensor, tensor: usize, used: &Use) -> Vec<usize> {
+    pub(super) fn shape(&self, wanted: &WantedTensor, tensor: usize, used: &Use) -> Vec<usize> {
         let stored = &self.context.stored[tensor];
         match used.kind {
             Kind::Matrix { outputs: rows } | Kind::Rows { rows } => {
@@ -271,151 +271,6 @@ impl Identifier<'_> {
         }
     }
 
-    /// All wanted tensors from what claims them.
-    fn tensors(&mut self) -> Result<BTreeMap<String, TensorInfo>, CheckpointError> {
-        if let Some((embedding, head)) = self.tied()
-            && self.claims[embedding].is_empty()
-        {
-            self.claims[embedding] = self.claims[head].clone();
-        }
-        let mut tensors = BTreeMap::new();
-        for (i, wanted) in self.wanted.tensors.iter().enumerate() {
-            let info = match self.claims[i].is_empty() {
-                false => self.tensor(i)?,
-                true => self.zeros(wanted).ok_or_else(|| self.missing(i))?,
-            };
-            tensors.insert(wanted.name.clone(), info);
-        }
-        if let Some((embedding, head)) = self.tied()
-            && !self.claims[head].is_empty()
-        {
-            let (embedding, info) = (&self.all[embedding].name, self.tensor(head)?);
-            self.check_tied(head, embedding, &tensors[embedding], &info)?;
-        }
-        Ok(tensors)
-    }
-
-    fn tensor(&self, wanted: usize) -> Result<TensorInfo, CheckpointError> {
-        let claims = &self.claims[wanted];
-        let parts = claims[0].part.1;
-        let mut list = Vec::new();
-        for part in 0..parts {
-            let mut found = claims.iter().filter(|c| c.part == (part, parts)).map(|c| self.info(wanted, c));
-            let Some(first) = found.next().transpose()? else {
-                let why = format!("it is stored as {parts} tensors, and there is none for number {}", part + 1);
-                return Err(self.ambiguous(wanted, why, claims).into());
-            };
-            for other in found {
-                if !self.same(&first, &other?) {
-                    let why = "tensors that differ say that they are it".to_string();
-                    return Err(self.ambiguous(wanted, why, claims).into());
-                }
-            }
-            list.push(first);
-        }
-        if claims.iter().any(|c| c.part.1 != parts) {
-            let why = "it is stored both whole and in parts".to_string();
-            return Err(self.ambiguous(wanted, why, claims).into());
-        }
-        if let Some(other) = list.iter().find(|part| part.shape[1..] != list[0].shape[1..]) {
-            let why = format!("it is stored in parts of shapes {:?} and {:?}", list[0].shape, other.shape);
-            return Err(self.ambiguous(wanted, why, claims).into());
-        }
-        match list.len() {
-            1 => Ok(list.remove(0)),
-            _ => Ok(stack(list)),
-        }
-    }
-
-    /// A claimed tensor, with how to read it.
-    fn info(&self, wanted: usize, claim: &Claim) -> Result<TensorInfo, CheckpointError> {
-        let (wanted, stored) = (self.all[wanted], &self.context.stored[claim.tensor]);
-        let mut shape = self.shape(wanted, claim.tensor, &claim.used);
-        if let Some(rows) = claim.rows {
-            shape[0] = rows;
-        }
-        let sizes: Vec<usize> = stored.dims.iter().copied().filter(|&n| n != 1).collect();
-        let columns = if shape.len() == 2 { sizes.last().copied().unwrap_or(1) } else { 1 };
-        let transposed = match claim.used.kind {
-            Kind::Matrix { outputs } => {
-                let last = stored.dims.iter().rposition(|&n| n != 1) == Some(outputs);
-                if (claim.rows.is_some() || claim.part.1 > 1) && wanted.inputs_first {
-                    let why = "outputs are its columns here, which cannot be taken from or joined with others".to_string();
-                    return Err(OnnxError::Tensor { file: self.file.into(), tensor: stored.name.clone(), why }.into());
-                }
-                last != wanted.inputs_first
-            }
-            Kind::Rows { rows } => stored.dims.iter().rposition(|&n| n != 1) == Some(rows),
-            _ => false,
-        };
-        let added = wanted.adds - claim.used.plus;
-        let placement = Placement { columns, transposed, first: claim.first, order: RowOrder::Same, added };
-        let dtype = stored.dtype();
-        let bytes = stored.bytes.clone().unwrap_or(Bytes::Owned { file: 0, bytes: Arc::default() });
-        Ok(TensorInfo { label: stored.label(), dtype, shape, bytes, placement })
-    }
-
-    /// A bias that an exporter left out since it is zero: the matrix is there, and the graph adds nothing to what it gives.
-    fn zeros(&self, wanted: &WantedTensor) -> Option<TensorInfo> {
-        let weight = format!("{}.weight", wanted.name.strip_suffix(".bias")?);
-        let weight = self.all.iter().position(|t| t.name == weight && t.shape.len() == 2)?;
-        let claims = &self.claims[weight];
-        let nodes = &self.context.graph.nodes;
-        let silent = |c: &Claim| matches!(c.used.kind, Kind::Matrix { .. }) && !self.context.has_bias(&nodes[c.used.node]);
-        (!claims.is_empty() && claims.iter().all(silent)).then(|| TensorInfo {
-            label: "F32".into(),
-            dtype: Some(Dtype::F32),
-            shape: wanted.shape.clone(),
-            bytes: Bytes::Owned { file: 0, bytes: Arc::new(vec![0; 4 * wanted.shape.iter().product::<usize>()]) },
-            placement: Placement::plain(&wanted.shape),
-        })
-    }
-
-    /// Whether two tensors are the same number for number.
-    fn same(&self, a: &TensorInfo, b: &TensorInfo) -> bool {
-        let where_from = |info: &TensorInfo| match &info.bytes {
-            Bytes::Mapped { file, range } => Some((*file, range.clone())),
-            _ => None,
-        };
-        let placed = a.placement == b.placement && a.shape == b.shape;
-        (placed && where_from(a).is_some() && where_from(a) == where_from(b)) || self.first_difference(a, b) == Ok(None)
-    }
-
-    /// The first row that differs.
-    fn first_difference(&self, a: &TensorInfo, b: &TensorInfo) -> Result<Option<usize>, ()> {
-        if a.shape != b.shape {
-            return Ok(Some(0));
-        }
-        let view = |info| TensorView::new(info, self.context.files, "").ok_or(());
-        let (a, b) = (view(a)?, view(b)?);
-        let (rows, width) = (a.shape()[0], a.shape()[1..].iter().product::<usize>());
-        const ROWS: usize = 64;
-        let (mut x, mut y) = (vec![0.0; ROWS * width], vec![0.0; ROWS * width]);
-        for start in (0..rows).step_by(ROWS) {
-            let now = start..(start + ROWS).min(rows);
-            let (x, y) = (&mut x[..now.len() * width], &mut y[..now.len() * width]);
-            a.read_rows(now.clone(), x).map_err(|_| ())?;
-            b.read_rows(now, y).map_err(|_| ())?;
-            if let Some(at) = x.iter().zip(&*y).position(|(x, y)| x.to_bits() != y.to_bits()) {
-                return Ok(Some(start + at / width.max(1)));
-            }
-        }
-        Ok(None)
-    }
-
-    fn check_tied(&self, head: usize, embedding: &str, a: &TensorInfo, b: &TensorInfo) -> Result<(), OnnxError> {
-        if self.same(a, b) {
-            return Ok(());
-        }
-        Err(OnnxError::NotTied {
-            file: self.file.into(),
-            head: self.all[head].name.clone(),
-            embedding: embedding.into(),
-            tensor: self.context.stored[self.claims[head][0].tensor].name.clone(),
-            row: self.first_difference(a, b).ok().flatten().unwrap_or(0),
-        })
-    }
-
     /// No weight may be left over, since weights that are dropped in silence make a model that speaks gibberish.
     fn check_left(&self, names: &Names, tensors: &BTreeMap<String, TensorInfo>) -> Result<(), OnnxError> {
         for tensor in self.candidates().filter(|&i| !self.claimed[i]) {
@@ -423,7 +278,9 @@ impl Identifier<'_> {
             let rotates = |name: &str| ["rotary", "inv_freq", "cos_cache", "sin_cache"].iter().any(|part| name.contains(part));
             let weighs = |u: &&Use| {
                 let node = &self.context.graph.nodes[u.node];
-                u.kind != Kind::Constant && ![node.scope(), node.path()].iter().flatten().any(|name| rotates(name))
+                u.kind != Kind::Constant
+                    && !self.is_neutral(tensor, u)
+                    && ![node.scope(), node.path()].iter().flatten().any(|name| rotates(name))
             };
             if rotates(&stored.name) {
                 continue;
@@ -436,13 +293,7 @@ impl Identifier<'_> {
                         Some(Match::Whole(i)) => tensors.get(&self.all[i].name),
                         _ => None,
                     };
-                    let plain = TensorInfo {
-                        label: stored.label(),
-                        dtype: stored.dtype(),
-                        shape: stored.dims.clone(),
-                        bytes: stored.bytes.clone().unwrap_or(Bytes::Owned { file: 0, bytes: Arc::default() }),
-                        placement: Placement::plain(&stored.dims),
-                    };
+                    let plain = self.plain(tensor);
                     if copy.is_some_and(|copy| self.same(copy, &plain)) {
                         continue;
                     }
@@ -469,7 +320,7 @@ impl Identifier<'_> {
     }
 
     /// Why there is nothing for a wanted tensor.
-    fn missing(&self, wanted: usize) -> CheckpointError {
+    pub(super) fn missing(&self, wanted: usize) -> CheckpointError {
         let mut could = Vec::new();
         for tensor in self.candidates().filter(|&i| !self.claimed[i]) {
             for used in &self.uses[tensor] {
@@ -494,7 +345,7 @@ impl Identifier<'_> {
         self.ambiguous(wanted, why, &could).into()
     }
 
-    fn ambiguous(&self, wanted: usize, why: String, claims: &[Claim]) -> OnnxError {
+    pub(super) fn ambiguous(&self, wanted: usize, why: String, claims: &[Claim]) -> OnnxError {
         const SHOWN: usize = 8;
         let line = |c: &Claim| {
             let (stored, node) = (&self.context.stored[c.tensor], &self.context.graph.nodes[c.used.node]);
@@ -506,13 +357,4 @@ impl Identifier<'_> {
         }
         OnnxError::Ambiguous { file: self.file.into(), wanted: self.all[wanted].name.clone(), why, candidates }
     }
-}
-
-/// Tensors below each other.
-fn stack(parts: Vec<TensorInfo>) -> TensorInfo {
-    let mut shape = parts[0].shape.clone();
-    shape[0] = parts.iter().map(|p| p.shape[0]).sum();
-    let (label, dtype) = (parts[0].label.clone(), parts[0].dtype);
-    let placement = Placement::plain(&shape);
-    TensorInfo { label, dtype, shape, bytes: Bytes::Stacked { parts }, placement }
 }

@@ -24,6 +24,9 @@ const FUSED: [(&str, &[&str]); 2] = [("qkv_proj", &["q_proj", "k_proj", "v_proj"
 /// The last norm's names.
 const FINAL_NORMS: [&str; 4] = ["norm", "final_layernorm", "final_layer_norm", "ln_f"];
 
+/// No module's name is longer; every part of one is looked up.
+const MAX_LENGTH: usize = 1024;
+
 /// Wrappers that are in no wanted name.
 const WRAPPERS: [&str; 4] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"];
 
@@ -40,6 +43,9 @@ impl Names {
 
     /// What a full name, with `weight` or `bias`, is.
     pub(super) fn find(&self, name: &str) -> Option<Match> {
+        if name.len() > MAX_LENGTH {
+            return None;
+        }
         spellings(name).iter().find_map(|name| self.exact(name).map(Match::Whole).or_else(|| self.fused(name)))
     }
 

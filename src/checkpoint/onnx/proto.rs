@@ -272,7 +272,14 @@ impl RawNode {
         &mut self,
         each: &mut impl FnMut(&mut RawTensor) -> Result<(), super::OnnxError>,
     ) -> Result<(), super::OnnxError> {
-        self.tensors.iter_mut().try_for_each(|(_, tensor)| each(tensor))?;
+        // A constant is called by what takes it.
+        let output = self.node.output.first().cloned().unwrap_or_default();
+        for (_, tensor) in &mut self.tensors {
+            if tensor.name.is_empty() {
+                tensor.name.clone_from(&output);
+            }
+            each(tensor)?;
+        }
         self.graphs.iter_mut().try_for_each(|graph| graph.tensors_mut(each))
     }
 }

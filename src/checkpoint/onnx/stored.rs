@@ -27,7 +27,7 @@ pub(super) struct Stored {
 }
 
 /// Number formats, by their code.
-const FORMATS: [(i32, &str); 22] = [
+const FORMATS: [(i32, &str); 26] = [
     (1, "F32"),
     (2, "U8"),
     (3, "I8"),
@@ -50,6 +50,10 @@ const FORMATS: [(i32, &str); 22] = [
     (20, "F8_E5M2FNUZ"),
     (21, "U4"),
     (22, "I4"),
+    (23, "F4_E2M1"),
+    (24, "F8_E8M0"),
+    (25, "U2"),
+    (26, "I2"),
 ];
 
 impl Stored {
@@ -71,12 +75,12 @@ impl Stored {
 
     /// Whether it may be a weight, or is one in a format that is refused later: neither whole numbers nor texts.
     pub(super) fn is_float(&self) -> bool {
-        !matches!(self.data_type, 2..=9 | 12 | 13 | 21 | 22)
+        !matches!(self.data_type, 2..=9 | 12 | 13 | 21 | 22 | 25 | 26)
     }
 
     /// Whether it holds numbers that quantized weights have.
     pub(super) fn is_packed(&self) -> bool {
-        matches!(self.data_type, 2 | 3 | 17..=22) || self.data_type > 22
+        matches!(self.data_type, 2 | 3 | 17..=26)
     }
 
     fn width(&self) -> Option<usize> {

@@ -73,10 +73,9 @@ impl Context<'_> {
             for &(index, slot) in &self.graph.values[value].takers {
                 let node = &self.graph.nodes[index];
                 match self.step(node, slot, &axes, dims) {
-                    Step::Through { axes, adds } => match node.outputs.first() {
-                        Some(Some(next)) => open.push((*next, axes, plus + adds)),
-                        _ => {}
-                    },
+                    Step::Through { axes, adds } => {
+                        open.extend(node.outputs.iter().take(1).flatten().map(|&next| (next, axes.clone(), plus + adds)));
+                    }
                     Step::Used(kind) => {
                         let to_output = matches!(kind, Kind::Matrix { .. }) && self.reaches_output(node);
                         uses.push(Use { node: index, kind, plus, to_output });
