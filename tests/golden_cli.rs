@@ -69,7 +69,7 @@ fn a_checkpoint_is_scored_on_ids_and_on_text_alike() {
     let close = |value: &serde_json::Value, expected: f64| (value.as_f64().unwrap() / expected - 1.0).abs() < 1e-5;
     assert!(close(&by_ids["perplexity"], mean(golden.nll[..1022].to_vec())));
     let second_half = json(score().arg("--ids").arg(haiku("reference.safetensors")).args(["--scored", "second-half"]));
-    let halves = [&golden.nll[256..511], &golden.nll[767..1022]].concat();
+    let halves = [&golden.nll[255..511], &golden.nll[766..1022]].concat();
     assert!(close(&second_half["perplexity"], mean(halves)), "{second_half}");
 
     let bytes = std::fs::read(out).unwrap();

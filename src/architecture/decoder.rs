@@ -33,8 +33,10 @@ impl Decoder {
     ///
     /// # Errors
     /// See [`ArchitectureError`].
-    pub fn from_checkpoint(checkpoint: Checkpoint) -> Result<Self, ArchitectureError> {
-        let mut mapping = super::load(&checkpoint)?;
+    pub fn from_checkpoint(mut checkpoint: Checkpoint) -> Result<Self, ArchitectureError> {
+        let mapping = super::load(&checkpoint)?;
+        checkpoint.identify(&mapping.wanted())?;
+        let mut mapping = mapping.without_base(&checkpoint);
         let mut tensors = BTreeMap::new();
         for tensor in mapping.spec.tensors() {
             let source = mapping

@@ -30,7 +30,7 @@ pub use decoder::Decoder;
 pub use error::ArchitectureError;
 pub use source::{Order, Part, Source};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Wanted, WantedTensor};
 use config::Config;
 use haikuq_format::DecoderSpec;
 use names::Names;
@@ -107,6 +107,28 @@ impl Mapping {
         // file says beside it.
         let tied_head = self.spec.tied_head && name.strip_suffix(".weight") == Some(self.head);
         name.ends_with(".rotary_emb.inv_freq") || tied_head || (self.may_ignore)(name)
+    }
+
+    /// The same as a list for readers of files that do not name their tensors so.
+    fn wanted(&self) -> Wanted {
+        let mut tensors: Vec<WantedTensor> = Vec::new();
+        let canonical = self.spec.tensors();
+        for (tensor, source) in canonical.iter().filter_map(|t| Some((t, self.sources.get(&t.name)?))) {
+            for part in &source.parts {
+                if tensors.iter().rev().take(source.parts.len()).all(|t| t.name != part.tensor) {
+                    let mut shape = tensor.shape.clone();
+                    shape[0] = part.of;
+                    if part.transposed {
+                        shape.reverse();
+                    }
+                    let (name, inputs_first, adds) = (part.tensor.clone(), part.transposed, source.add);
+                    tensors.push(WantedTensor { name, shape, inputs_first, adds });
+                }
+            }
+        }
+        let embedding = self.sources.get("embedding").and_then(|s| s.parts.first()).map(|p| p.tensor.clone());
+        let tied_head = embedding.filter(|_| self.spec.tied_head).map(|e| [format!("{}.weight", self.head), e]);
+        Wanted { tensors, base: self.base.into(), tied_head }
     }
 
     /// Names as a checkpoint of the bare model has them, if no tensor has the base name before its own.

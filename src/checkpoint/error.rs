@@ -1,12 +1,16 @@
 //! What can be wrong with a checkpoint's files.
 
+use super::onnx::OnnxError;
 use std::path::PathBuf;
 
 /// What can be wrong with a checkpoint's files. Every message names the file, and the tensor where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
+    /// An ONNX model.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
     /// The path is no folder, nor a file that is a checkpoint by itself.
-    #[error("{path}: not a folder; a checkpoint is a folder with config.json and model.safetensors, or a .gguf file", path = path.display())]
+    #[error("{path}: not a folder; a checkpoint is a folder with config.json and model.safetensors, or a .gguf or .onnx file", path = path.display())]
     NotAFolder {
         /// What was asked for.
         path: PathBuf,
@@ -45,7 +49,7 @@ pub enum CheckpointError {
         file: String,
     },
     /// There are no weights at all.
-    #[error("{path} has neither model.safetensors nor model.safetensors.index.json", path = path.display())]
+    #[error("{path} has neither model.safetensors nor model.safetensors.index.json, and no ONNX model", path = path.display())]
     NoWeights {
         /// The folder.
         path: PathBuf,

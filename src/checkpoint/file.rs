@@ -15,14 +15,22 @@ pub(super) struct MappedFile {
 }
 
 impl MappedFile {
+    /// A file of one of the formats that start with eight bytes at least.
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let this = Self::open_any(path)?;
+        match this.map.len() as u64 {
+            bytes @ 0..8 => {
+                Err(CheckpointError::Truncated { file: this.name, what: "the header's length".into(), needed: 8, bytes })
+            }
+            _ => Ok(this),
+        }
+    }
+
+    /// A file of any size.
+    pub(super) fn open_any(path: &Path) -> Result<Self, CheckpointError> {
         let io = |source| CheckpointError::Io { path: path.into(), source };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let file = File::open(path).map_err(io)?;
-        let bytes = file.metadata().map_err(io)?.len();
-        if bytes < 8 {
-            return Err(CheckpointError::Truncated { file: name, what: "the header's length".into(), needed: 8, bytes });
-        }
         // SAFETY: the mapping is read-only. Should another process shorten the file meanwhile, reading stops with a
         // bus error, as for every program that maps its input.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;

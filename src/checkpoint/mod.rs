@@ -8,11 +8,15 @@ mod error;
 mod file;
 mod ggml;
 mod gguf;
+mod onnx;
 mod safetensors;
 mod tensor;
+mod wanted;
 
 pub use error::CheckpointError;
+pub use onnx::OnnxError;
 pub use tensor::{Dtype, TensorView};
+pub use wanted::{Wanted, WantedTensor};
 
 use file::MappedFile;
 use haikuq_runtime::package::{additional_chat_template_file, additional_chat_template_name};
@@ -37,6 +41,8 @@ pub struct Checkpoint {
     config_path: PathBuf,
     generation_config: Option<Value>,
     weights: Weights,
+    /// An ONNX model whose tensors have no names until [`Checkpoint::identify`].
+    unnamed: Option<onnx::Model>,
     companions: Vec<Companion>,
     /// What a user should know before converting it.
     warnings: Vec<String>,
@@ -61,8 +67,9 @@ pub struct Companion {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and either `model.safetensors` or an index with its shards, a GGUF file, or a
-    /// folder with one GGUF file and no safetensors. All headers, lengths and offsets are checked; no weight is read.
+    /// Opens a folder with `config.json` and either `model.safetensors`, or an index with its shards; or without these, a
+    /// folder with one GGUF file or an ONNX model, each of which may also be named itself. All headers, lengths and offsets
+    /// are checked; no weight is read.
     ///
     /// # Errors
     /// See [`CheckpointError`].
@@ -71,16 +78,21 @@ impl Checkpoint {
         if gguf::is_file(&path) {
             return gguf::open(&path);
         }
-        if !path.is_dir() {
-            return Err(not_a_checkpoint(path));
-        }
         if path.join(haikuq_format::manifest::MANIFEST_FILE).exists() {
             return Err(CheckpointError::IsPackage { path });
         }
-        if !safetensors::is_in(&path)
-            && let Some(file) = gguf::find_in(&path)?
-        {
-            return gguf::open(&file);
+        if !safetensors::is_in(&path) {
+            if path.is_dir()
+                && let Some(file) = gguf::find_in(&path)?
+            {
+                return gguf::open(&file);
+            }
+            if let Some(model) = onnx::find(&path)? {
+                return Self::open_onnx(path, &model);
+            }
+        }
+        if !path.is_dir() {
+            return Err(not_a_checkpoint(path));
         }
         let config_path = path.join(CONFIG_FILE);
         let config = read_json(&config_path)?;
@@ -93,7 +105,40 @@ impl Checkpoint {
         }
         let weights = safetensors::open(&path)?;
         let companions = read_companions(&path)?;
-        Ok(Self { path, config, config_path, generation_config, weights, companions, warnings: Vec::new() })
+        Ok(Self { path, config, config_path, generation_config, weights, unnamed: None, companions, warnings: Vec::new() })
+    }
+
+    /// Opens an ONNX model with the config and the other files beside it, or above its folder `onnx`.
+    fn open_onnx(path: PathBuf, model: &Path) -> Result<Self, CheckpointError> {
+        let config_path = onnx::config(model)?;
+        let config = read_json(&config_path)?;
+        let folders = onnx::folders(model);
+        let generation_config = folders.iter().map(|folder| folder.join("generation_config.json")).find(|path| path.exists());
+        let generation_config = generation_config.as_deref().map(read_json).transpose()?;
+        let mut companions = Vec::<Companion>::new();
+        for companion in
+            folders.iter().map(|folder| read_companions(folder)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
+        {
+            if companions.iter().all(|c| c.name != companion.name) {
+                companions.push(companion);
+            }
+        }
+        companions.sort_by_key(|c| COMPANION_FILES.iter().position(|name| *name == c.name).unwrap_or(usize::MAX));
+        let (weights, model) = onnx::open(model)?;
+        let warnings = Vec::new();
+        Ok(Self { path, config, config_path, generation_config, weights, unnamed: Some(model), companions, warnings })
+    }
+
+    /// Gives tensors the names that the family has for them, where their file does not say them. Until then such a
+    /// checkpoint has no tensors.
+    ///
+    /// # Errors
+    /// If a wanted tensor cannot be told from others, or one is left.
+    pub fn identify(&mut self, wanted: &Wanted) -> Result<(), CheckpointError> {
+        if let Some(model) = &self.unnamed {
+            self.weights.tensors = model.identify(&self.weights.files, wanted)?;
+        }
+        Ok(())
     }
 
     /// What was opened: a folder, or the one file that holds everything.
@@ -138,21 +183,25 @@ impl Checkpoint {
     pub fn tensor<'a>(&'a self, name: &'a str) -> Result<TensorView<'a>, CheckpointError> {
         let missing = || CheckpointError::Missing { path: self.path.clone(), tensor: name.into() };
         let info = self.weights.tensors.get(name).ok_or_else(missing)?;
-        let file = &self.weights.files[info.bytes.file()];
-        let unknown = || CheckpointError::Dtype { file: file.name().into(), tensor: name.into(), dtype: info.label.clone() };
-        let dtype = info.dtype.ok_or_else(unknown)?;
-        let data = match &info.bytes {
-            Bytes::Mapped { range, .. } => &file.bytes()[range.clone()],
-            Bytes::Owned { bytes, .. } => bytes.as_slice(),
+        let unknown = || {
+            let file = self.weights.files[info.bytes.file()].name().into();
+            CheckpointError::Dtype { file, tensor: name.into(), dtype: info.label.clone() }
         };
-        Ok(TensorView { info, dtype, data, file: file.name(), name })
+        TensorView::new(info, &self.weights.files, name).ok_or_else(unknown)
     }
 
     /// Tells the system that a tensor's pages of the mapped file are not needed soon, so that a large checkpoint
     /// need not stay in memory while it is converted.
     pub fn release(&self, name: &str) {
-        if let Some(TensorInfo { bytes: Bytes::Mapped { file, range }, .. }) = self.weights.tensors.get(name) {
-            self.weights.files[*file].release(range.clone());
+        let release = |info: &TensorInfo| {
+            if let Bytes::Mapped { file, range } = &info.bytes {
+                self.weights.files[*file].release(range.clone());
+            }
+        };
+        match self.weights.tensors.get(name) {
+            Some(TensorInfo { bytes: Bytes::Stacked { parts }, .. }) => parts.iter().for_each(release),
+            Some(info) => release(info),
+            None => {}
         }
     }
 

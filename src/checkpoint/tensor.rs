@@ -5,6 +5,7 @@
 //! added), its [`Placement`] says so, and reading undoes it. Nothing outside of this folder knows of it.
 
 use super::CheckpointError;
+use super::file::MappedFile;
 use candle_core::quantized::GgmlDType;
 use half::f16;
 use std::ops::Range;
@@ -42,12 +43,15 @@ pub(super) enum Bytes {
     Mapped { file: usize, range: Range<usize> },
     /// In memory, unpacked from a file of that number.
     Owned { file: usize, bytes: Arc<Vec<u8>> },
+    /// In several tensors, at least one, whose rows follow each other.
+    Stacked { parts: Vec<TensorInfo> },
 }
 
 impl Bytes {
     pub(super) fn file(&self) -> usize {
         match self {
             Self::Mapped { file, .. } | Self::Owned { file, .. } => *file,
+            Self::Stacked { parts } => parts.first().map_or(0, |part| part.bytes.file()),
         }
     }
 }
@@ -134,11 +138,39 @@ pub struct TensorView<'a> {
     pub(super) info: &'a TensorInfo,
     pub(super) dtype: Dtype,
     pub(super) data: &'a [u8],
+    pub(super) files: &'a [MappedFile],
     pub(super) file: &'a str,
     pub(super) name: &'a str,
 }
 
 impl<'a> TensorView<'a> {
+    /// A view of a tensor in `files`, if its numbers are in a format that weights may have.
+    pub(super) fn new(info: &'a TensorInfo, files: &'a [MappedFile], name: &'a str) -> Option<Self> {
+        let file = &files[info.bytes.file()];
+        let data = match &info.bytes {
+            Bytes::Mapped { range, .. } => &file.bytes()[range.clone()],
+            Bytes::Owned { bytes, .. } => bytes.as_slice(),
+            Bytes::Stacked { parts } if parts.iter().any(|p| p.dtype.is_none()) => return None,
+            Bytes::Stacked { .. } => &[],
+        };
+        Some(Self { info, dtype: info.dtype?, data, files, file: file.name(), name })
+    }
+
+    /// Views of the tensors that this one is stacked of, with the rows that each has; none if it is none.
+    fn stacked(&self) -> impl Iterator<Item = (TensorView<'a>, Range<usize>)> + use<'a> {
+        let (files, name) = (self.files, self.name);
+        let parts = match &self.info.bytes {
+            Bytes::Stacked { parts } => parts.as_slice(),
+            _ => &[],
+        };
+        let mut first = 0;
+        parts.iter().filter_map(move |part| {
+            let rows = first..first + part.shape[0];
+            first = rows.end;
+            Some((TensorView::new(part, files, name)?, rows))
+        })
+    }
+
     /// Shape, outermost dimension first.
     pub fn shape(&self) -> &'a [usize] {
         &self.info.shape
@@ -164,7 +196,24 @@ impl<'a> TensorView<'a> {
     pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
         let (place, width) = (&self.info.placement, self.width());
         assert_eq!(out.len(), rows.len() * width, "rows {rows:?} of {}", self.name);
-        if !place.transposed && place.order == RowOrder::Same {
+        for (part, has) in self.stacked() {
+            let (start, end) = (rows.start.clamp(has.start, has.end), rows.end.clamp(has.start, has.end));
+            if start < end {
+                let out = &mut out[(start - rows.start) * width..(end - rows.start) * width];
+                part.read_rows(start - has.start..end - has.start, out)?;
+            }
+        }
+        if matches!(self.info.bytes, Bytes::Stacked { .. }) {
+            return Ok(());
+        }
+        if place.transposed && place.order == RowOrder::Same {
+            // Along the stored rows, which are columns here: a matrix is read from front to back, not across.
+            let mut stored = vec![0.0; rows.len()];
+            for column in 0..width {
+                self.run(column * place.columns + place.first + rows.start, &mut stored)?;
+                stored.iter().enumerate().for_each(|(row, x)| out[row * width + column] = *x);
+            }
+        } else if !place.transposed && place.order == RowOrder::Same {
             self.run((place.first + rows.start) * place.columns, out)?;
         } else {
             for (row, out) in rows.clone().zip(out.chunks_exact_mut(width)) {
@@ -189,6 +238,16 @@ impl<'a> TensorView<'a> {
     pub fn read_columns(&self, columns: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
         let (place, width, height) = (&self.info.placement, self.width(), self.info.shape[0]);
         assert_eq!(out.len(), columns.len() * height, "columns {columns:?} of {}", self.name);
+        if matches!(self.info.bytes, Bytes::Stacked { .. }) {
+            for (part, has) in self.stacked().filter(|(_, has)| !has.is_empty()) {
+                let mut some = vec![0.0; columns.len() * has.len()];
+                part.read_columns(columns.clone(), &mut some)?;
+                for (some, out) in some.chunks_exact(has.len()).zip(out.chunks_exact_mut(height)) {
+                    out[has.clone()].copy_from_slice(some);
+                }
+            }
+            return Ok(());
+        }
         let mut stored = vec![0.0; height];
         for (column, out) in columns.clone().zip(out.chunks_exact_mut(height)) {
             if place.transposed {
@@ -303,7 +362,7 @@ mod tests {
         let placement = Placement { columns: 4, transposed: true, first: 1, order: RowOrder::Same, added: 1.0 };
         let bytes = Bytes::Mapped { file: 0, range: 0..numbers.len() };
         let info = TensorInfo { label: "F32".into(), dtype: Some(Dtype::F32), shape: vec![2, 3], bytes, placement };
-        let view = TensorView { info: &info, dtype: Dtype::F32, data: &numbers, file: "f", name: "t" };
+        let view = TensorView { info: &info, dtype: Dtype::F32, data: &numbers, files: &[], file: "f", name: "t" };
         let mut out = [0.0; 6];
         view.read_rows(0..2, &mut out).unwrap();
         assert_eq!(out, [0.0, 4.0, 8.0, 1.0, 5.0, 9.0]);

@@ -23,7 +23,8 @@ const MIN_SHARD_BYTES: u64 = 16 << 10;
 #[derive(Args, Debug)]
 #[command(after_long_help = CHECKPOINT_HELP)]
 pub struct ConvertArgs {
-    /// Folder with config.json and safetensors weights, a .gguf file, or a model on the hub (org/name)
+    /// Folder with config.json and safetensors weights or an ONNX export, a .gguf or .onnx file, or a model on the hub
+    /// (org/name)
     checkpoint: PathBuf,
     #[command(flatten)]
     hub: HubArgs,

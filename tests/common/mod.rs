@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no test program uses all of it")]
 
+pub mod expected;
+
 use haikuq::runner::{Runner, RunnerOptions};
 use haikuq_runtime::decoder::{CachePrecision, DecoderOptions};
 use haikuq_runtime::gpu::GpuOptions;

@@ -69,6 +69,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
         config_path: path.into(),
         generation_config: Some(text.generation_config),
         weights: Weights { files, tensors, sources },
+        unnamed: None,
         companions: text.companions,
         warnings,
     })

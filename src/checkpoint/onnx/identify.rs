@@ -1,0 +1,360 @@
+//! Which tensor of a model is which weight of the family.
+
+use super::OnnxError;
+use super::graph::Graph;
+use super::names::{Match, Names};
+use super::stored::Stored;
+use super::uses::{Context, Kind, Use};
+use crate::checkpoint::file::MappedFile;
+use crate::checkpoint::tensor::TensorInfo;
+use crate::checkpoint::{CheckpointError, Wanted, WantedTensor};
+use std::collections::BTreeMap;
+
+/// That a tensor is a weight, or holds it.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) tensor: usize,
+    pub(super) used: Use,
+    /// The first of its rows, where it holds several weights; how many otherwise follows from its shape.
+    pub(super) first: usize,
+    pub(super) rows: Option<usize>,
+    /// Which part it is, of how many.
+    pub(super) part: (usize, usize),
+}
+
+pub(super) struct Identifier<'a> {
+    pub(super) file: &'a str,
+    pub(super) wanted: &'a Wanted,
+    /// A tied head stands behind the wanted tensors.
+    pub(super) all: Vec<&'a WantedTensor>,
+    pub(super) context: Context<'a>,
+    pub(super) uses: Vec<Vec<Use>>,
+    pub(super) claims: Vec<Vec<Claim>>,
+    pub(super) claimed: Vec<bool>,
+}
+
+/// Finds all of `wanted`, and that nothing else is left.
+pub(super) fn identify(
+    file: &str,
+    graph: &Graph<'_>,
+    stored: &[Stored],
+    files: &[MappedFile],
+    wanted: &Wanted,
+) -> Result<BTreeMap<String, TensorInfo>, CheckpointError> {
+    let head = wanted.tied_head.as_ref().and_then(|[head, embedding]| {
+        let embedding = wanted.tensors.iter().find(|t| t.name == *embedding)?;
+        Some(WantedTensor { name: head.clone(), ..embedding.clone() })
+    });
+    let with_head = Wanted { tensors: wanted.tensors.iter().chain(&head).cloned().collect(), ..wanted.clone() };
+    let mut values = vec![Vec::new(); stored.len()];
+    for (id, value) in graph.values.iter().enumerate() {
+        if let Some(tensor) = value.tensor {
+            values[tensor].push(id);
+        }
+    }
+    let context = Context { graph, stored, files };
+    let uses: Vec<Vec<Use>> = values.iter().enumerate().map(|(i, values)| context.uses(i, values)).collect();
+    let mut identifier = Identifier {
+        file,
+        wanted,
+        all: with_head.tensors.iter().collect(),
+        context,
+        uses,
+        claims: vec![Vec::new(); with_head.tensors.len()],
+        claimed: vec![false; stored.len()],
+    };
+    identifier.refuse_quantized()?;
+    identifier.by_name(&Names::new(&with_head))?;
+    identifier.by_structure();
+    let tensors = identifier.tensors()?;
+    identifier.check_left(&Names::new(&with_head), &tensors)?;
+    Ok(tensors)
+}
+
+impl Identifier<'_> {
+    /// Tensors that may be weights.
+    fn candidates(&self) -> impl Iterator<Item = usize> + use<'_> {
+        let floats = |&i: &usize| self.context.stored[i].is_float() && self.context.stored[i].count > 1;
+        (0..self.context.stored.len()).filter(floats)
+    }
+
+    /// Whole numbers that become a matrix.
+    fn refuse_quantized(&self) -> Result<(), OnnxError> {
+        let packed = |i: &usize| {
+            let stored = &self.context.stored[*i];
+            stored.is_packed() && stored.count > 1 && self.uses[*i].iter().any(|u| u.kind.is_matrix() || u.kind == Kind::Other)
+        };
+        match (0..self.uses.len()).find(packed) {
+            Some(i) => {
+                let what = format!("tensor {} holds {} numbers", self.context.stored[i].name, self.context.stored[i].label());
+                Err(OnnxError::Quantized { file: self.file.into(), what })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// By the modules that nodes are of, then by the tensors' own names.
+    fn by_name(&mut self, names: &Names) -> Result<(), OnnxError> {
+        for tensor in self.candidates().collect::<Vec<_>>() {
+            let own = names.find(&self.context.stored[tensor].name);
+            let uses: Vec<Use> = self.uses[tensor].iter().filter(|u| u.kind.is_matrix() || u.kind.is_vector()).cloned().collect();
+            for used in &uses {
+                let node = &self.context.graph.nodes[used.node];
+                let suffix = match used.kind {
+                    Kind::Bias => Some("bias"),
+                    Kind::BiasBefore => None,
+                    _ => Some("weight"),
+                };
+                let modules = [node.scope(), node.path()];
+                let by_node = suffix.and_then(|suffix| {
+                    let mut found = modules.iter().flatten().filter_map(|module| names.find(&format!("{module}.{suffix}")));
+                    found.find(|found| self.fits(found, used))
+                });
+                let own = own.clone().filter(|found| self.fits(found, used));
+                let found = match (by_node, own) {
+                    (Some(node), Some(own)) if node != own && uses.len() == 1 && !self.are_tied(&node, &own) => {
+                        return Err(self.contradiction(tensor, used, &node, &own));
+                    }
+                    (Some(node), _) => node,
+                    // A tied head goes by the embedding's name.
+                    (None, Some(own)) if used.to_output && self.is_embedding(&own) => continue,
+                    (None, Some(own)) => own,
+                    (None, None) => continue,
+                };
+                self.claim(tensor, used, &found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fits(&self, found: &Match, used: &Use) -> bool {
+        let wanted = match found {
+            Match::Whole(i) | Match::PartOf { wanted: i, .. } => *i,
+            Match::Several(list) => list[0],
+        };
+        match self.all[wanted].shape.len() {
+            1 => used.kind.is_vector(),
+            _ => used.kind.is_matrix(),
+        }
+    }
+
+    /// The places of embedding and head, if they are one.
+    pub(super) fn tied(&self) -> Option<(usize, usize)> {
+        let [_, embedding] = self.wanted.tied_head.as_ref()?;
+        let embedding = self.wanted.tensors.iter().position(|t| t.name == *embedding)?;
+        Some((embedding, self.wanted.tensors.len()))
+    }
+
+    fn is_embedding(&self, found: &Match) -> bool {
+        self.tied().is_some_and(|(embedding, _)| *found == Match::Whole(embedding))
+    }
+
+    fn are_tied(&self, a: &Match, b: &Match) -> bool {
+        self.tied()
+            .is_some_and(|(embedding, head)| [a, b].iter().all(|m| [Match::Whole(embedding), Match::Whole(head)].contains(m)))
+    }
+
+    fn claim(&mut self, tensor: usize, used: &Use, found: &Match) -> Result<(), OnnxError> {
+        let claim = |first, rows, part| Claim { tensor, used: used.clone(), first, rows, part };
+        match found {
+            Match::Whole(i) => self.claims[*i].push(claim(0, None, (0, 1))),
+            Match::PartOf { wanted, part, parts } => self.claims[*wanted].push(claim(0, None, (*part, *parts))),
+            Match::Several(list) => {
+                let rows: Vec<usize> = list.iter().map(|&i| self.all[i].shape[0]).collect();
+                let total = self.rows(tensor, used);
+                if rows.iter().sum::<usize>() != total {
+                    let names: Vec<&str> = list.iter().map(|&i| self.all[i].name.as_str()).collect();
+                    let why = format!("it has {total} rows, {} together have {}", names.join(", "), rows.iter().sum::<usize>());
+                    let tensor = self.context.stored[tensor].name.clone();
+                    return Err(OnnxError::Tensor { file: self.file.into(), tensor, why });
+                }
+                let mut first = 0;
+                for (&i, rows) in list.iter().zip(rows) {
+                    self.claims[i].push(claim(first, Some(rows), (0, 1)));
+                    first += rows;
+                }
+            }
+        }
+        self.claimed[tensor] = true;
+        Ok(())
+    }
+
+    /// Rows of a stored tensor as transformers has most of them: a matrix has one for each output.
+    fn rows(&self, tensor: usize, used: &Use) -> usize {
+        let stored = &self.context.stored[tensor];
+        match used.kind {
+            Kind::Matrix { outputs: rows } | Kind::Rows { rows } => stored.dims[rows],
+            _ => stored.count,
+        }
+    }
+
+    /// What names leave: the head is what makes the model's output, and a weight that only one tensor can be is that
+    /// tensor, if it can be no other weight.
+    fn by_structure(&mut self) {
+        let free = |this: &Self| -> Vec<(usize, Use)> {
+            let open = |u: &&Use| u.kind.is_matrix() || u.kind.is_vector();
+            let of = |i: usize| this.uses[i].iter().filter(open).map(move |u| (i, u.clone()));
+            this.candidates().filter(|&i| !this.claimed[i]).flat_map(of).collect()
+        };
+        let head = match self.tied() {
+            Some((embedding, head)) => {
+                // The embedding's tensor may be the head's as well.
+                let claimed: Vec<usize> = self.claims[embedding].iter().map(|c| c.tensor).collect();
+                let shared = claimed.iter().flat_map(|&i| self.uses[i].iter().map(move |u| (i, u.clone()))).collect::<Vec<_>>();
+                self.take_head(head, &shared);
+                Some(head)
+            }
+            None => {
+                let uses = |i: usize| self.uses[i].iter().any(|u| u.to_output);
+                let wanted = |i: &usize| self.claims[*i].is_empty() && self.all[*i].shape.len() == 2;
+                let open = (0..self.all.len()).filter(wanted).collect::<Vec<_>>();
+                // The head is the one matrix without the base name.
+                let head = open.into_iter().find(|&i| !self.all[i].name.starts_with(&self.wanted.base));
+                head.filter(|_| self.candidates().any(uses))
+            }
+        };
+        if let Some(head) = head {
+            let free = free(self);
+            self.take_head(head, &free);
+        }
+        loop {
+            let free = free(self);
+            let open: Vec<usize> = (0..self.wanted.tensors.len()).filter(|&i| self.claims[i].is_empty()).collect();
+            let only = open.iter().find_map(|&i| {
+                let mut could = free.iter().filter(|(tensor, used)| self.could_be(i, *tensor, used));
+                let (tensor, used) = could.next()?;
+                let alone = could.all(|(other, _)| other == tensor);
+                let no_other = open.iter().all(|&j| j == i || !free.iter().any(|(t, u)| t == tensor && self.could_be(j, *t, u)));
+                (alone && no_other).then(|| (i, *tensor, used.clone()))
+            });
+            let Some((i, tensor, used)) = only else { return };
+            self.claims[i].push(Claim { tensor, used, first: 0, rows: None, part: (0, 1) });
+            self.claimed[tensor] = true;
+        }
+    }
+
+    fn take_head(&mut self, head: usize, uses: &[(usize, Use)]) {
+        if !self.claims[head].is_empty() {
+            return;
+        }
+        let makes: Vec<&(usize, Use)> = uses.iter().filter(|(i, u)| u.to_output && self.could_be(head, *i, u)).collect();
+        let Some((tensor, used)) = makes.first().filter(|first| makes.iter().all(|m| m.0 == first.0)) else { return };
+        self.claims[head].push(Claim { tensor: *tensor, used: used.clone(), first: 0, rows: None, part: (0, 1) });
+        self.claimed[*tensor] = true;
+    }
+
+    /// Whether a tensor has the shape of a wanted one and is used as such.
+    pub(super) fn could_be(&self, wanted: usize, tensor: usize, used: &Use) -> bool {
+        let wanted = self.all[wanted];
+        let is_bias = wanted.name.ends_with(".bias");
+        let kind = match used.kind {
+            Kind::Bias | Kind::BiasBefore => wanted.shape.len() == 1 && is_bias,
+            Kind::Gain => wanted.shape.len() == 1 && !is_bias,
+            _ => wanted.shape.len() == 2,
+        };
+        kind && self.shape(wanted, tensor, used) == wanted.shape
+    }
+
+    /// A stored tensor's shape as transformers has it.
+    pub(super) fn shape(&self, wanted: &WantedTensor, tensor: usize, used: &Use) -> Vec<usize> {
+        let stored = &self.context.stored[tensor];
+        match used.kind {
+            Kind::Matrix { outputs: rows } | Kind::Rows { rows } => {
+                let others = stored.dims.iter().enumerate().filter(|(i, size)| *i != rows && **size != 1).map(|(_, size)| size);
+                let mut shape = vec![stored.dims[rows], others.product()];
+                if wanted.inputs_first && matches!(used.kind, Kind::Matrix { .. }) {
+                    shape.reverse();
+                }
+                shape
+            }
+            _ => vec![stored.count],
+        }
+    }
+
+    /// No weight may be left over, since weights that are dropped in silence make a model that speaks gibberish.
+    fn check_left(&self, names: &Names, tensors: &BTreeMap<String, TensorInfo>) -> Result<(), OnnxError> {
+        for tensor in self.candidates().filter(|&i| !self.claimed[i]) {
+            let (stored, uses) = (&self.context.stored[tensor], &self.uses[tensor]);
+            let rotates = |name: &str| ["rotary", "inv_freq", "cos_cache", "sin_cache"].iter().any(|part| name.contains(part));
+            let weighs = |u: &&Use| {
+                let node = &self.context.graph.nodes[u.node];
+                u.kind != Kind::Constant
+                    && !self.is_neutral(tensor, u)
+                    && ![node.scope(), node.path()].iter().flatten().any(|name| rotates(name))
+            };
+            if rotates(&stored.name) {
+                continue;
+            }
+            let used = match uses.iter().find(weighs) {
+                Some(used) => self.context.graph.nodes[used.node].describe(),
+                // Nothing takes it. What has the name of a weight may be left from before the exporter made another of it.
+                None if uses.is_empty() && stored.dims.iter().filter(|&&n| n != 1).count() > 1 => {
+                    let copy = match names.find(&stored.name) {
+                        Some(Match::Whole(i)) => tensors.get(&self.all[i].name),
+                        _ => None,
+                    };
+                    let plain = self.plain(tensor);
+                    if copy.is_some_and(|copy| self.same(copy, &plain)) {
+                        continue;
+                    }
+                    "nothing takes it".into()
+                }
+                None => continue,
+            };
+            let (tensor, shape) = (stored.name.clone(), stored.dims.clone());
+            return Err(OnnxError::Unclaimed { file: self.file.into(), tensor, shape, used });
+        }
+        Ok(())
+    }
+
+    fn contradiction(&self, tensor: usize, used: &Use, node: &Match, own: &Match) -> OnnxError {
+        let name = |found: &Match| match found {
+            Match::Whole(i) | Match::PartOf { wanted: i, .. } => *i,
+            Match::Several(list) => list[0],
+        };
+        let (own, node) = (name(own), name(node));
+        let stored = &self.context.stored[tensor];
+        let why = format!("tensor {} is called so, and its node is of {}", stored.name, self.all[node].name);
+        let claim = Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1) };
+        self.ambiguous(own, why, &[claim])
+    }
+
+    /// Why there is nothing for a wanted tensor.
+    pub(super) fn missing(&self, wanted: usize) -> CheckpointError {
+        let mut could = Vec::new();
+        for tensor in self.candidates().filter(|&i| !self.claimed[i]) {
+            for used in &self.uses[tensor] {
+                if self.could_be(wanted, tensor, used) {
+                    could.push(Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1) });
+                }
+            }
+        }
+        let own = |&i: &usize| self.context.stored[i].name == self.all[wanted].name;
+        if could.is_empty() {
+            return match self.candidates().find(own) {
+                Some(i) => {
+                    let nodes: Vec<String> = self.uses[i].iter().map(|u| self.context.graph.nodes[u.node].describe()).collect();
+                    let nodes = if nodes.is_empty() { "nothing".into() } else { nodes.join(", ") };
+                    let why = format!("a tensor is called so, but what takes it ({nodes}) does not say how it lies");
+                    self.ambiguous(wanted, why, &[]).into()
+                }
+                None => CheckpointError::Missing { path: self.file.into(), tensor: self.all[wanted].name.clone() },
+            };
+        }
+        let why = format!("no name or scope says so, and {} could be", could.len());
+        self.ambiguous(wanted, why, &could).into()
+    }
+
+    pub(super) fn ambiguous(&self, wanted: usize, why: String, claims: &[Claim]) -> OnnxError {
+        const SHOWN: usize = 8;
+        let line = |c: &Claim| {
+            let (stored, node) = (&self.context.stored[c.tensor], &self.context.graph.nodes[c.used.node]);
+            format!("\n  {} {:?}, taken by {}", stored.name, stored.dims, node.describe())
+        };
+        let mut candidates: String = claims.iter().take(SHOWN).map(line).collect();
+        if claims.len() > SHOWN {
+            candidates += &format!("\n  and {} more", claims.len() - SHOWN);
+        }
+        OnnxError::Ambiguous { file: self.file.into(), wanted: self.all[wanted].name.clone(), why, candidates }
+    }
+}
