@@ -146,8 +146,7 @@ impl Mapping {
 
 /// Finds a checkpoint's family and loads it.
 fn load(checkpoint: &Checkpoint) -> Result<Mapping, ArchitectureError> {
-    let mapping = mapping(checkpoint.config_path(), checkpoint.config(), checkpoint.generation_config())?;
-    Ok(mapping.without_base(checkpoint))
+    mapping(checkpoint.config_path(), checkpoint.config(), checkpoint.generation_config())
 }
 
 /// Finds the family by `architectures[0]`, or by `model_type` where a config has no `architectures`, and lets it read the
