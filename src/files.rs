@@ -32,8 +32,17 @@ pub fn hash_file(path: &Path) -> Result<FileEntry, ReadError> {
         }
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let sha256 = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    Ok(FileEntry { name, bytes, sha256 })
+    Ok(FileEntry { name, bytes, sha256: hex(&hash.finalize()) })
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, b| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{b:02x}");
+        text
+    })
 }
 
 /// Writes `bytes` to a temporary file beside `path` and gives it its name once everything is on disk; a file that was

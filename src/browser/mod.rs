@@ -276,5 +276,5 @@ fn precision(cache: CachePrecision) -> &'static str {
 fn random_token() -> io::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(crate::files::hex(&bytes))
 }

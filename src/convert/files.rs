@@ -2,7 +2,7 @@
 
 use super::ConvertError;
 use crate::checkpoint::Companion;
-use crate::files::hash_file;
+use crate::files::{hash_file, hex};
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -53,16 +53,6 @@ pub(super) fn hash_sources(sources: &[SourceFile]) -> Result<Vec<FileEntry>, Con
         Ok(entry)
     };
     sources.iter().map(hash).collect()
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{b:02x}");
-        text
-    })
 }
 
 /// Refuses a target that is there already, unless it is a package and may be replaced, or an empty folder.

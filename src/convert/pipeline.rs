@@ -152,7 +152,7 @@ impl HashedFile {
     /// Waits until all is on disk; returns size and SHA-256.
     fn finish(self) -> std::io::Result<(u64, String)> {
         self.file.sync_all()?;
-        Ok((self.bytes, super::files::hex(&self.hash.finalize())))
+        Ok((self.bytes, crate::files::hex(&self.hash.finalize())))
     }
 }
 

@@ -186,7 +186,7 @@ impl Plan {
             hash.update(format!("{} {} {:?} {}\n", shard.name, tensor.name, tensor.shape, tensor.scheme));
         }
         self.shards.iter().for_each(|s| hash.update(&s.layout.header));
-        super::files::hex(&hash.finalize())
+        crate::files::hex(&hash.finalize())
     }
 }
 

@@ -239,10 +239,9 @@ impl Check {
 
     /// What kind of hash differs and what it is, if it is not the expected one.
     fn compare(self, expected: &Hash) -> Result<(), (&'static str, String)> {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let (kind, found) = match self {
-            Self::Sha256(hash) => ("SHA-256", hex(&hash.finalize())),
-            Self::GitBlob(hash) => ("git hash", hex(&hash.finalize())),
+            Self::Sha256(hash) => ("SHA-256", crate::files::hex(&hash.finalize())),
+            Self::GitBlob(hash) => ("git hash", crate::files::hex(&hash.finalize())),
             Self::Nothing => return Ok(()),
         };
         if found == expected.name() { Ok(()) } else { Err((kind, found)) }
