@@ -1,6 +1,6 @@
 //! Causal grouped-query attention over a growing cache.
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+use candle_core::{CpuStorage, D, InplaceOp1, Layout, Result, Tensor};
 use rayon::prelude::*;
 
 /// One layer's keys and values, each `[kv_heads, positions, head_dim]`.
@@ -41,13 +41,17 @@ pub(super) struct Scores {
 
 /// `softmax(scale × q·k) v`, causal: `q` `[heads, queries, head_dim]`, `keys` and `values` `[kv_heads, positions,
 /// head_dim]`; the result is `[queries, heads × head_dim]`.
-pub(super) fn attend(q: &Tensor, keys: &Tensor, values: &Tensor, scores: &Scores) -> Result<Tensor> {
+pub(super) fn attend(q: &Tensor, keys: &Tensor, values: &Tensor, scores: &Scores, differentiable: bool) -> Result<Tensor> {
     let (heads, queries, width) = q.dims3()?;
     let kv_heads = keys.dim(0)?;
     // The query heads of a group are neighbours, so a group is one taller matrix against its shared keys.
     let q = q.contiguous()?.reshape((kv_heads, heads / kv_heads * queries, width))?;
-    let weights = q.matmul(&keys.t()?)?;
-    weights.inplace_op1(scores)?;
+    let mut weights = q.matmul(&keys.t()?)?;
+    if differentiable {
+        weights = scores.steps(&weights)?;
+    } else {
+        weights.inplace_op1(scores)?;
+    }
     weights.matmul(values)?.reshape((heads, queries, width))?.transpose(0, 1)?.contiguous()?.reshape((queries, heads * width))
 }
 
@@ -74,6 +78,25 @@ impl InplaceOp1 for Scores {
 }
 
 impl Scores {
+    /// The same in candle's own operations, which have gradients.
+    fn steps(&self, scores: &Tensor) -> Result<Tensor> {
+        let positions = scores.dim(D::Minus1)?;
+        let mut scores = (scores * f64::from(self.scale))?;
+        if let Some(cap) = self.softcap {
+            scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
+        }
+        let mask = (0..self.queries).flat_map(|query| {
+            let seen = self.first + query + 1;
+            let hidden = self.window.map_or(0, |w| seen.saturating_sub(w));
+            (0..positions).map(move |p| if (hidden..seen).contains(&p) { 0.0 } else { f32::NEG_INFINITY })
+        });
+        let mask = Tensor::from_vec(mask.collect(), (self.queries, positions), scores.device())?;
+        let shape = scores.shape().clone();
+        let scores = scores.reshape(((), self.queries, positions))?.broadcast_add(&mask)?;
+        let exp = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
+        exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?.reshape(shape)
+    }
+
     fn softmax(&self, scores: &mut [f32]) {
         let mut max = f32::NEG_INFINITY;
         for s in scores.iter_mut() {

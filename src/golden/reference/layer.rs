@@ -2,9 +2,10 @@
 
 use super::ReferenceError;
 use super::attention::{LayerCache, Scores, attend};
+use super::observe::{Observe, Site, Unobserved};
 use super::rope::{CosSin, rotate};
 use super::weights::Weights;
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{Activation, LayerSpec, Norm, NormPlacement, QkNorm, Residual};
 
@@ -40,7 +41,11 @@ impl NormWeights {
     }
 }
 
+/// Rows of the feed-forward network's inside that exist at a time.
+const MLP_ROWS: usize = 2048;
+
 /// A matrix `[rows, columns]` with an optional bias.
+#[derive(Clone)]
 struct Projection {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -60,6 +65,11 @@ impl Projection {
             t.reshape(shape)?.narrow(1, first, 1)?.squeeze(1)?.contiguous()
         };
         Ok(Self { weight: pick(&self.weight)?, bias: self.bias.as_ref().map(pick).transpose()? })
+    }
+
+    /// The same with other weights, row-major `[rows, columns]`.
+    fn with_weights(&self, weights: Vec<f32>) -> Result<Self> {
+        Ok(Self { weight: Tensor::from_vec(weights, self.weight.dims(), &Device::Cpu)?, bias: self.bias.clone() })
     }
 
     /// `x` `[n, columns]` to `[n, rows]`.
@@ -139,14 +149,48 @@ impl Layer {
         first: usize,
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
+        self.observed(spec, x, &mut Unobserved, |qkv, _| self.attend(spec, qkv, ropes, first, cache, false))
+    }
+
+    /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
+    /// `observer` sees what goes into and comes out of every matrix, and may put others in their place.
+    pub(super) fn forward_windows(
+        &self,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        ropes: &[CosSin],
+        length: usize,
+        observer: &mut dyn Observe,
+    ) -> Result<Tensor> {
+        self.observed(spec, x, observer, |qkv, differentiable| {
+            let window = |first| {
+                let qkv = qkv.narrow(0, first, length)?;
+                self.attend(spec, &qkv, ropes, 0, &mut LayerCache::default(), differentiable)
+            };
+            let windows = (0..x.dim(0)?).step_by(length).map(window).collect::<Result<Vec<_>>>()?;
+            Tensor::cat(&windows, 0)
+        })
+    }
+
+    /// The layer with `attend` in the middle, which makes `[n, heads × head_dim]` of q, k and v `[n, …]`.
+    fn observed(
+        &self,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        observer: &mut dyn Observe,
+        attend: impl FnOnce(&Tensor, bool) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
             Some(norm) => norm.forward(x),
             None => Ok(x.clone()),
         };
         let normed = norm(&self.attention_norm, x)?;
-        let attention = self.attention(spec, &normed, ropes, first, cache)?;
+        let qkv = project(Site::Qkv, &self.qkv, &normed, observer)?;
+        let attention = attend(&qkv, observer.differentiable())?;
+        drop(qkv);
+        let attention = project(Site::AttentionOutput, &self.attention_output, &attention, observer)?;
         let attention = scaled(norm(&self.attention_post_norm, &attention)?, spec.residual_multiplier)?;
-        let mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(spec, x)?)?, spec.residual_multiplier);
+        let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(spec, x, observer)?)?, spec.residual_multiplier);
         match spec.residual {
             Residual::Sequential => {
                 let x = (x + attention)?;
@@ -157,17 +201,18 @@ impl Layer {
         }
     }
 
-    fn attention(
+    /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
+    fn attend(
         &self,
         spec: &DecoderSpec,
-        x: &Tensor,
+        qkv: &Tensor,
         ropes: &[CosSin],
         first: usize,
         cache: &mut LayerCache,
+        differentiable: bool,
     ) -> Result<Tensor> {
-        let (n, d) = (x.dim(0)?, spec.head_dim);
+        let (n, d) = (qkv.dim(0)?, spec.head_dim);
         let (q_size, kv_size) = (spec.attention_size(), spec.num_kv_heads * d);
-        let qkv = self.qkv.forward(x)?;
         let mut q = qkv.narrow(1, 0, q_size)?;
         let mut k = qkv.narrow(1, q_size, kv_size)?;
         let v = qkv.narrow(1, q_size + kv_size, kv_size)?;
@@ -187,22 +232,55 @@ impl Layer {
         let (keys, values) = cache.append(k, v)?;
         let scores =
             Scores { scale: spec.attention_scale, softcap: spec.attention_softcap, window: self.spec.window, first, queries: n };
-        self.attention_output.forward(&attend(&q, &keys, &values, &scores)?)
+        attend(&q, &keys, &values, &scores, differentiable)
     }
 
-    fn mlp(&self, spec: &DecoderSpec, x: &Tensor) -> Result<Tensor> {
+    fn mlp(&self, spec: &DecoderSpec, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
         let activate = |x: Tensor| match spec.activation {
             Activation::Silu => x.silu(),
             Activation::Gelu => x.gelu_erf(),
             Activation::GeluTanh => x.gelu(),
         };
-        let up = self.up.forward(x)?;
-        let inner = match &self.gate {
-            Some(gate) => (activate(gate.forward(x)?)? * up)?,
-            None => activate(up)?,
+        let (gate, up) = match observer.replace(Site::Up, x)? {
+            Some(weights) => self.up_with(weights)?,
+            None => (self.gate.clone(), self.up.clone()),
         };
-        self.down.forward(&inner)
+        // Both halves of a gate and its up projection are as wide as a model gets, so only a part of the rows exists at a
+        // time.
+        let mut parts = Vec::new();
+        for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
+            let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
+            let up = observer.output(Site::Up, up.forward(&x)?)?;
+            parts.push(match &gate {
+                Some(gate) => (activate(observer.output(Site::Gate, gate.forward(&x)?)?)? * up)?,
+                None => activate(up)?,
+            });
+        }
+        let inner = Tensor::cat(&parts, 0)?;
+        drop(parts);
+        project(Site::Down, &self.down, &inner, observer)
     }
+
+    /// Gate and up projection with other canonical weights.
+    fn up_with(&self, weights: Vec<f32>) -> Result<(Option<Projection>, Projection)> {
+        let Some(gate) = &self.gate else { return Ok((None, self.up.with_weights(weights)?)) };
+        let (rows, columns) = self.up.weight.dims2()?;
+        let weight = Tensor::from_vec(weights, (2 * rows, columns), &Device::Cpu)?;
+        let both = Projection { weight, bias: None };
+        let half = |first, bias: &Option<Tensor>| {
+            Ok::<_, candle_core::Error>(Projection { bias: bias.clone(), ..both.every_second(first)? })
+        };
+        Ok((Some(half(0, &gate.bias)?), half(1, &self.up.bias)?))
+    }
+}
+
+/// `x` through the matrix of a site, or through what the observer puts in its place.
+fn project(site: Site, projection: &Projection, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+    let y = match observer.replace(site, x)? {
+        Some(weights) => projection.with_weights(weights)?.forward(x)?,
+        None => projection.forward(x)?,
+    };
+    observer.output(site, y)
 }
 
 fn scaled(x: Tensor, by: f32) -> Result<Tensor> {

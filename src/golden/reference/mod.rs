@@ -6,8 +6,10 @@
 
 mod attention;
 mod layer;
+mod observe;
 mod rope;
 mod weights;
+mod windows;
 
 use crate::model::{BoxError, LanguageModel};
 use attention::LayerCache;
@@ -16,6 +18,9 @@ use haikuq_format::DecoderSpec;
 use layer::{Layer, NormWeights};
 use rope::cos_sin;
 use weights::Weights;
+
+pub use observe::{Observe, Site};
+pub use windows::{Ends, LayerWindows};
 
 /// Positions that are computed together, which bounds the memory of attention scores to
 /// `heads × 512 × context` numbers.
@@ -237,18 +242,23 @@ impl Reference {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor, ReferenceError> {
-        let mut logits = hidden.matmul(&self.head.t()?)?;
-        if let Some(bias) = &self.head_bias {
-            logits = logits.broadcast_add(bias)?;
-        }
-        if self.spec.logit_multiplier != 1.0 {
-            logits = (logits * f64::from(self.spec.logit_multiplier))?;
-        }
-        if let Some(cap) = self.spec.logit_softcap {
-            logits = ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?;
-        }
-        Ok(logits)
+        Ok(scaled_logits(&self.spec, hidden, &self.head, self.head_bias.as_ref())?)
     }
+}
+
+/// Logits of the final norm's output, with all that the spec does to them.
+fn scaled_logits(spec: &DecoderSpec, hidden: &Tensor, head: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
+    let mut logits = hidden.matmul(&head.t()?)?;
+    if let Some(bias) = bias {
+        logits = logits.broadcast_add(bias)?;
+    }
+    if spec.logit_multiplier != 1.0 {
+        logits = (logits * f64::from(spec.logit_multiplier))?;
+    }
+    if let Some(cap) = spec.logit_softcap {
+        logits = ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?;
+    }
+    Ok(logits)
 }
 
 impl LanguageModel for Reference {

@@ -1,0 +1,50 @@
+//! [`Observe`]: seeing, and replacing, what happens at the matrices of a layer.
+
+use candle_core::{Result, Tensor};
+
+/// A matrix of a layer, by what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// Query, key and value projections, stacked.
+    Qkv,
+    /// The projection after the heads.
+    AttentionOutput,
+    /// The gate's own output; its weights are rows of [`Site::Up`]'s matrix.
+    Gate,
+    /// `gate_up` where there is a gate, else `up`.
+    Up,
+    /// The projection back to the residual stream.
+    Down,
+}
+
+/// What a forward pass over windows tells of each matrix, in the order of computation.
+pub trait Observe {
+    /// Before a matrix is used: its input `[positions, columns]`. Other canonical weights may take its place. Not
+    /// called for [`Site::Gate`].
+    ///
+    /// # Errors
+    /// The observer's own; they end the forward pass.
+    fn replace(&mut self, site: Site, input: &Tensor) -> Result<Option<Vec<f32>>>;
+
+    /// After: its output, or part of its rows, which may be changed.
+    ///
+    /// # Errors
+    /// The observer's own.
+    fn output(&mut self, _site: Site, output: Tensor) -> Result<Tensor> {
+        Ok(output)
+    }
+
+    /// Whether every step must be one that gradients can be taken through, at the cost of memory.
+    fn differentiable(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody looks.
+pub(super) struct Unobserved;
+
+impl Observe for Unobserved {
+    fn replace(&mut self, _: Site, _: &Tensor) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+}
