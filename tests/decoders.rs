@@ -9,7 +9,6 @@ mod random_decoder;
 
 use common::adapters;
 use haikuq::golden::reference::Reference;
-use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset};
 use haikuq_format::spec::{
     Activation, Biases, LayerSpec, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, TensorSpec,
 };
@@ -285,8 +284,8 @@ fn every_norm_of_queries_and_keys() {
 #[test]
 fn learned_positions_in_any_scheme() {
     let gpu = gpu();
-    let grouped = |bits, offset| Scheme::Grouped(Grouped { bits, group: 32, offset, codebook: Codebook::Uniform });
-    for scheme in [Scheme::F32, Scheme::F16, grouped(Bits::B8, Offset::None), grouped(Bits::B3, Offset::U4)] {
+    for scheme in ["f32", "f16", "q8/32", "q3/32+u4"] {
+        let scheme: Scheme = scheme.parse().unwrap();
         let mut spec = DecoderSpec { learned_positions: true, tied_head: true, biases: ALL_BIASES, ..of_norm(NormKind::Layer) };
         spec.layers.iter_mut().for_each(|layer| layer.rope = None);
         spec.ropes.clear();
@@ -394,7 +393,7 @@ fn features_work_together() {
 fn a_device_with_webgpus_default_limits_and_no_features_computes_the_same() {
     let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
     let gpu = gpu_with(&poor);
-    let q3 = Scheme::Grouped(Grouped { bits: Bits::B3, group: 32, offset: Offset::U4, codebook: Codebook::Uniform });
+    let q3: Scheme = "q3/32+u4".parse().unwrap();
     for (name, spec) in combinations() {
         Pair::new(name, &gpu, &spec, |_| q3).check();
     }

@@ -16,12 +16,14 @@
 //!
 //! `docs/package-format.md` in the repository specifies all of this for readers in other languages.
 
+mod e4m4;
 pub mod layout;
 pub mod manifest;
 pub mod scheme;
 pub mod shard;
 pub mod spec;
 
+pub use e4m4::E4M4;
 pub use manifest::Manifest;
 pub use scheme::Scheme;
 pub use spec::DecoderSpec;

@@ -9,6 +9,9 @@
 //! | `u4` (zero point `z`, 0 to 15) | `uniform` | `s × (c − z × 2^bits / 16)` |
 //! | `f16` (offset `o`) | `uniform` | `s × c + o` |
 //! | `none` | `learned` (table `t`) | `s × t[c]` |
+//!
+//! Scales are f16, or with learned codebooks [`E4M4`](crate::E4M4): the table then has the tensor's magnitude, and half as
+//! many bits tell the groups' magnitudes apart.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +23,7 @@ pub enum Scheme {
     F32,
     /// 16-bit floats as they are.
     F16,
-    /// Integer codes in groups along the input dimension, one f16 scale a group.
+    /// Integer codes in groups along the input dimension, one scale a group.
     Grouped(Grouped),
 }
 
@@ -32,6 +35,9 @@ pub struct Grouped {
     pub bits: Bits,
     /// Weights that share a scale: 32, 64 or 128. The last group of a row may be shorter.
     pub group: usize,
+    /// How a group's scale is stored.
+    #[serde(default)]
+    pub scale: ScaleType,
     /// What is subtracted from or added to a code.
     #[serde(default)]
     pub offset: Offset,
@@ -86,6 +92,27 @@ impl TryFrom<u32> for Bits {
     }
 }
 
+/// How a group's scale is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleType {
+    /// An f16, of either sign.
+    #[default]
+    F16,
+    /// An [`E4M4`](crate::E4M4), which is never negative (learned codebooks only).
+    E4M4,
+}
+
+impl ScaleType {
+    /// Width of a scale.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::F16 => 16,
+            Self::E4M4 => 8,
+        }
+    }
+}
+
 /// What is stored beside a group's scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,6 +153,9 @@ impl Scheme {
         if g.codebook == Codebook::Learned && (g.bits == Bits::B8 || g.offset != Offset::None) {
             return Err("learned codebooks have 3 or 4 bits and no offset".into());
         }
+        if g.scale == ScaleType::E4M4 && g.codebook != Codebook::Learned {
+            return Err("e4m4 scales need a learned codebook, which holds the tensor's magnitude".into());
+        }
         Ok(())
     }
 
@@ -140,7 +170,7 @@ impl Scheme {
                     Offset::U4 => 4.0,
                     Offset::F16 => 16.0,
                 };
-                f64::from(g.bits.get()) + (16.0 + offset) / g.group as f64
+                f64::from(g.bits.get()) + (f64::from(g.scale.bits()) + offset) / g.group as f64
             }
         }
     }
@@ -151,7 +181,11 @@ impl std::str::FromStr for Scheme {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown = || format!("{text:?} is no scheme; write f32, f16, or bits and group such as q4/32, q3/64+u4, q8/32+f16");
+        let unknown = || {
+            format!(
+                "{text:?} is no scheme; write f32, f16, or bits and group such as q4/32, q3/64+u4, q8/32+f16, q4/32:e4m4 learned"
+            )
+        };
         match text {
             "f32" => return Ok(Self::F32),
             "f16" => return Ok(Self::F16),
@@ -168,14 +202,19 @@ impl std::str::FromStr for Scheme {
             Some((group, "f16")) => (group, Offset::F16),
             Some(_) => return Err(unknown()),
         };
+        let (group, scale) = match group.split_once(':') {
+            None => (group, ScaleType::F16),
+            Some((group, "e4m4")) => (group, ScaleType::E4M4),
+            Some(_) => return Err(unknown()),
+        };
         let number = |t: &str| t.parse::<u32>().map_err(|_| unknown());
-        let scheme =
-            Self::Grouped(Grouped { bits: Bits::try_from(number(bits)?)?, group: number(group)? as usize, offset, codebook });
+        let (bits, group) = (Bits::try_from(number(bits)?)?, number(group)? as usize);
+        let scheme = Self::Grouped(Grouped { bits, group, scale, offset, codebook });
         scheme.check().map(|()| scheme).map_err(|why| format!("{text:?}: {why}"))
     }
 }
 
-/// `q4/32`, `q3/64+u4`, `q4/32 learned`, `f16`: as plans, tables and file names write a scheme.
+/// `q4/32`, `q3/64+u4`, `q4/32 learned`, `q4/32:e4m4 learned`, `f16`: as plans, tables and file names write a scheme.
 impl std::fmt::Display for Scheme {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -183,6 +222,9 @@ impl std::fmt::Display for Scheme {
             Self::F16 => f.pad("f16"),
             Self::Grouped(g) => {
                 let mut text = format!("q{}/{}", g.bits.get(), g.group);
+                if g.scale == ScaleType::E4M4 {
+                    text += ":e4m4";
+                }
                 match g.offset {
                     Offset::None => {}
                     Offset::U4 => text += "+u4",
@@ -203,11 +245,40 @@ mod tests {
 
     #[test]
     fn schemes_are_read_as_they_are_written() {
-        for text in ["f32", "f16", "q4/32", "q3/64+u4", "q8/128+f16", "q4/32 learned"] {
+        for text in ["f32", "f16", "q4/32", "q3/64+u4", "q8/128+f16", "q4/32 learned", "q3/64:e4m4 learned"] {
             assert_eq!(text.parse::<Scheme>().unwrap().to_string(), text);
         }
-        for text in ["", "q4", "q5/32", "q4/31", "q8/32+u4", "q4/32+f32", "q4/32+u4 learned", "Q4/32"] {
+        for text in ["", "q4", "q5/32", "q4/31", "q8/32+u4", "q4/32+f32", "q4/32+u4 learned", "Q4/32", "q4/32:f16", "q4/32:e4m3"]
+        {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn e4m4_scales_go_with_learned_codebooks_alone() {
+        for text in ["q4/32:e4m4", "q3/64:e4m4", "q8/32:e4m4", "q4/32:e4m4+f16"] {
+            let why = text.parse::<Scheme>().unwrap_err();
+            assert!(why.contains("e4m4 scales need a learned codebook"), "{why}");
+        }
+        for text in ["q8/32:e4m4 learned", "q4/32:e4m4+u4 learned"] {
+            let why = text.parse::<Scheme>().unwrap_err();
+            assert!(why.contains("learned codebooks have"), "{why}");
+        }
+    }
+
+    #[test]
+    fn scales_of_eight_bits_take_half_the_room() {
+        let bits = |text: &str| text.parse::<Scheme>().unwrap().bits_per_weight();
+        assert_eq!((bits("q4/32 learned"), bits("q4/32:e4m4 learned"), bits("q3/64:e4m4 learned")), (4.5, 4.25, 3.125));
+    }
+
+    #[test]
+    fn a_scheme_without_a_scale_type_has_f16() {
+        let read = |text: &str| serde_json::from_str::<Scheme>(text);
+        let f16 = read(r#"{"kind": "grouped", "bits": 4, "group": 32, "codebook": "learned"}"#).unwrap();
+        assert_eq!(f16, "q4/32 learned".parse().unwrap());
+        let e4m4 = read(r#"{"kind": "grouped", "bits": 4, "group": 32, "scale": "e4m4", "codebook": "learned"}"#).unwrap();
+        assert_eq!(e4m4, "q4/32:e4m4 learned".parse().unwrap());
+        assert!(read(r#"{"kind": "grouped", "bits": 4, "group": 32, "scale": "e4m3"}"#).is_err());
     }
 }

@@ -4,8 +4,8 @@
 //! Prints, for each kernel, scheme and shape, the time to compile, the time of a dispatch, GFLOP/s and GB/s of weights.
 //! Shapes are those of a 7M-parameter decoder (hidden 256), with `--large` of a 3B one (hidden 3072).
 
-use haikuq_format::layout::{QuantizedRows, groups, pack_f16, pack_f32, pack_quantized, padded, plane_sizes};
-use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+use haikuq_format::layout::{QuantizedRows, Scales, groups, pack_f16, pack_f32, pack_quantized, padded, plane_sizes};
+use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::Activation;
 use haikuq_runtime::gpu::{Dispatch, Gpu, GpuError, GpuOptions};
 use haikuq_runtime::kernels::matmul::Matmul;
@@ -39,7 +39,8 @@ fn main() -> Result<(), GpuError> {
 }
 
 fn schemes() -> [Scheme; 7] {
-    let grouped = |bits, group, offset, codebook| Scheme::Grouped(Grouped { bits, group, offset, codebook });
+    let grouped =
+        |bits, group, offset, codebook| Scheme::Grouped(Grouped { bits, group, scale: ScaleType::F16, offset, codebook });
     [
         grouped(Bits::B4, 32, Offset::None, Codebook::Uniform),
         grouped(Bits::B4, 64, Offset::U4, Codebook::Uniform),
@@ -69,7 +70,7 @@ fn matrix(gpu: &Gpu, scheme: Scheme, rows: usize, columns: usize) -> GpuMatrix {
             let n = rows * groups(columns, g.group);
             let block = QuantizedRows {
                 codes: (0..rows * padded(columns)).map(|i| (i % 7) as u8).collect(),
-                scales: vec![f16::from_f32(0.01); n],
+                scales: Scales::nearest(g.scale, vec![0.01; n]),
                 zero_points: if g.offset == Offset::U4 { vec![7; n] } else { vec![] },
                 offsets: if g.offset == Offset::F16 { vec![f16::from_f32(0.02); n] } else { vec![] },
                 codebook: if g.codebook == Codebook::Learned { vec![0.5; g.bits.levels() as usize] } else { vec![] },

@@ -7,7 +7,7 @@
 mod weights;
 
 use haikuq_format::layout::padded;
-use haikuq_format::scheme::{Bits, Codebook, Offset, Scheme};
+use haikuq_format::scheme::Scheme;
 use haikuq_format::spec::Activation;
 use haikuq_runtime::gpu::{Dispatch, Gpu};
 use haikuq_runtime::kernels::embed::{self, Embed, Rows};
@@ -15,7 +15,7 @@ use haikuq_runtime::kernels::matmul::Matmul;
 use haikuq_runtime::kernels::matvec::{self, Cpu, Matvec, Norm};
 use haikuq_runtime::kernels::projection::{Output, Projection};
 use haikuq_runtime::kernels::weights::GpuMatrix;
-use weights::{Random, assert_close, devices, grouped, matrix, pad, read, schemes};
+use weights::{Random, assert_close, devices, matrix, pad, read, scheme, schemes};
 
 const TOLERANCE: f32 = 1e-5;
 
@@ -129,7 +129,7 @@ fn outputs() -> Vec<Output> {
 }
 
 fn q4() -> Scheme {
-    grouped(Bits::B4, 32, Offset::None, Codebook::Uniform)
+    scheme("q4/32")
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn odd_sizes_and_chunks_are_whole() {
         let shapes: [(&[usize], usize, usize); 6] =
             [(&[1], 1, 1), (&[3], 32, 2), (&[8, 8, 5], 100, 5), (&[301], 257, 8), (&[16, 2], 600, 7), (&[7, 3, 1], 65, 4)];
         for (rows, columns, tokens) in shapes {
-            for scheme in [q4(), grouped(Bits::B3, 64, Offset::U4, Codebook::Uniform), Scheme::F16] {
+            for scheme in [q4(), scheme("q3/64+u4"), Scheme::F16] {
                 let case = Case::new(&gpu, scheme, rows, columns, tokens, Output::Residual { multiplier: 1.0 }, 3);
                 case.check_matvec(&gpu, &format!("{scheme} {rows:?} × {columns}"));
                 case.check_matmul(&gpu, &format!("{scheme} {rows:?} × {columns}"));
@@ -197,7 +197,7 @@ fn activations_do_not_overflow() {
 #[test]
 fn a_token_gets_the_same_bits_alone_and_beside_others() {
     for gpu in devices() {
-        for scheme in [q4(), grouped(Bits::B3, 128, Offset::F16, Codebook::Uniform), Scheme::F32] {
+        for scheme in [q4(), scheme("q3/128+f16"), Scheme::F32] {
             let case = Case::new(&gpu, scheme, &[41], 333, 8, Output::Residual { multiplier: 0.5 }, 11).with_bias().with_norm();
             let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             for together in [2, 3, 4, 8] {

@@ -232,8 +232,8 @@ fn chunk_rows(tensor: &str, scheme: Scheme, rows: usize, columns: usize, shard_b
     (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
 }
 
-/// Rows of a block: about [`BLOCK_WEIGHTS`], a multiple of eight so that scales (two a word) and zero points (eight a
-/// word) of a block fill whole words.
+/// Rows of a block: about [`BLOCK_WEIGHTS`], a multiple of eight so that scales (two or four a word) and zero points
+/// (eight a word) of a block fill whole words.
 pub(super) fn block_rows(columns: usize) -> usize {
     (BLOCK_WEIGHTS / columns.max(1) / 8 * 8).max(8)
 }

@@ -8,7 +8,7 @@ mod search;
 
 pub use recipe::{Recipe, RecipeError};
 
-use haikuq_format::layout::{PlaneBuffers, QuantizedRows, groups, pack_f16, pack_f32, pack_quantized, padded};
+use haikuq_format::layout::{PlaneBuffers, QuantizedRows, Scales, groups, pack_f16, pack_f32, pack_quantized, padded};
 use haikuq_format::scheme::{Grouped, Offset, Scheme};
 use half::f16;
 use search::{Codes, Fit};
@@ -79,7 +79,7 @@ fn quantize(scheme: Grouped, rows: usize, columns: usize, values: &[f32]) -> (Qu
     for ((row, codes), fits) in values.chunks_exact(columns).zip(block.codes.chunks_exact_mut(width)).zip(row_fits) {
         quantize_row(Codes::of(scheme), scheme.group, row, codes, fits);
     }
-    block.scales = fits.iter().map(|f| f.scale).collect();
+    block.scales = Scales::F16(fits.iter().map(|f| f.scale).collect());
     match scheme.offset {
         Offset::None => {}
         Offset::U4 => block.zero_points = fits.iter().map(|f| f.zero_point).collect(),

@@ -2,12 +2,11 @@
 
 use super::*;
 use haikuq_format::layout::dequantize;
-use haikuq_format::scheme::Bits;
-use haikuq_format::scheme::Codebook;
+use haikuq_format::scheme::{Bits, Codebook, ScaleType};
 use proptest::prelude::*;
 
 fn grouped(bits: Bits, group: usize, offset: Offset) -> Grouped {
-    Grouped { bits, group, offset, codebook: Codebook::Uniform }
+    Grouped { bits, group, scale: ScaleType::F16, offset, codebook: Codebook::Uniform }
 }
 
 /// Normally distributed weights, by the sum of twelve uniform numbers.

@@ -101,6 +101,8 @@ def check_scheme(name, scheme):
     check(offset in ("none", "u4", "f16") and codebook in ("uniform", "learned"), f"{name}: scheme {scheme}")
     check(offset != "u4" or bits != 8, f"{name}: u4 zero points with 8 bits")
     check(codebook == "uniform" or (bits != 8 and offset == "none"), f"{name}: a codebook with {scheme}")
+    scale = scheme.get("scale", "f16")
+    check(scale == "f16" or (scale == "e4m4" and codebook == "learned"), f"{name}: scales of {scheme}")
 
 
 def decoder_tensors(spec):
@@ -220,7 +222,7 @@ def plane_words(scheme, rows, columns):
     planes = [("codes", {8: 8, 4: 4, 3: 2}[bits] * units)]
     if bits == 3:
         planes.append(("high_bits", units))
-    planes.append(("scales", ceil(all_groups / 2)))
+    planes.append(("scales", ceil(all_groups / (4 if scheme.get("scale", "f16") == "e4m4" else 2))))
     if scheme.get("offset", "none") == "u4":
         planes.append(("offsets", ceil(all_groups / 8)))
     elif scheme.get("offset", "none") == "f16":
@@ -251,6 +253,12 @@ def halves(words, n):
     return words.astype("<u4").view("<f2")[:n].astype(np.float32)
 
 
+def e4m4(words, n):
+    """The first n unsigned 8-bit floats of a plane, as f32."""
+    b = words.astype("<u4").view("u1")[:n].astype(np.int32)
+    return np.where(b == 0, np.float32(0), np.ldexp(1 + (b % 16).astype(np.float32) / 16, b // 16 - 15).astype(np.float32))
+
+
 def dequantize(scheme, rows, columns, planes):
     """The weights of a chunk, f32 [rows, columns]. Every operation is one of numpy's on f32 arrays."""
     width = padded(columns)
@@ -267,7 +275,7 @@ def dequantize(scheme, rows, columns, planes):
         return of_groups.reshape(rows, per_row)[:, group_of_column]
 
     n = rows * per_row
-    scale = by_weight(halves(planes["scales"], n))
+    scale = by_weight((e4m4 if scheme.get("scale", "f16") == "e4m4" else halves)(planes["scales"], n))
     if scheme.get("codebook", "uniform") == "learned":
         return scale * planes["codebook"].astype("<u4").view("<f4")[codes]
     code = codes.astype(np.float32)

@@ -1,7 +1,8 @@
 //! Planes back to f32: the reference reading of every scheme.
 
 use super::{PlaneKind, UNIT, codes, groups, padded};
-use crate::scheme::{Bits, Codebook, Offset, Scheme};
+use crate::E4M4;
+use crate::scheme::{Bits, Codebook, Offset, ScaleType, Scheme};
 use half::f16;
 
 /// Reads the weights of a chunk of `rows` × `columns` back as f32.
@@ -39,7 +40,11 @@ pub fn dequantize(scheme: Scheme, rows: usize, columns: usize, planes: &[(PlaneK
         codes::unpack(g.bits, &low[of(low, low_words)], &high[of(high, high_words)], &mut row_codes);
         for (c, &code) in row_codes[..columns].iter().enumerate() {
             let group = row * per_row + c / g.group;
-            let (scale, code_f) = (half(scales, group), f32::from(code));
+            let code_f = f32::from(code);
+            let scale = match g.scale {
+                ScaleType::F16 => half(scales, group),
+                ScaleType::E4M4 => E4M4::from_bits((scales[group / 4] >> (group % 4 * 8)) as u8).to_f32(),
+            };
             out.push(match (g.codebook, g.offset) {
                 (Codebook::Learned, _) => scale * f32::from_bits(table[usize::from(code)]),
                 (_, Offset::None) => scale * (code_f - (g.bits.levels() / 2) as f32),
@@ -60,7 +65,7 @@ fn half(words: &[u32], i: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{QuantizedRows, pack_f16, pack_f32, pack_quantized};
+    use super::super::{QuantizedRows, Scales, pack_f16, pack_f32, pack_quantized};
     use super::*;
     use crate::scheme::Grouped;
     use proptest::prelude::*;
@@ -74,11 +79,14 @@ mod tests {
             bits in prop_oneof![Just(Bits::B3), Just(Bits::B4), Just(Bits::B8)],
             group in prop_oneof![Just(32usize), Just(64), Just(128)],
             offset in prop_oneof![Just(Offset::None), Just(Offset::U4), Just(Offset::F16)],
+            scale in prop_oneof![Just(ScaleType::F16), Just(ScaleType::E4M4)],
             learned in any::<bool>(),
         ) -> Grouped {
+            let learned = learned && bits != Bits::B8;
             let codebook = if learned { Codebook::Learned } else { Codebook::Uniform };
-            let g = Grouped { bits, group, offset, codebook };
-            if Scheme::Grouped(g).check().is_ok() { g } else { Grouped { offset: Offset::None, codebook: Codebook::Uniform, ..g } }
+            let offset = if learned || (bits, offset) == (Bits::B8, Offset::U4) { Offset::None } else { offset };
+            let scale = if learned { scale } else { ScaleType::F16 };
+            Grouped { bits, group, scale, offset, codebook }
         }
     }
 
@@ -92,7 +100,7 @@ mod tests {
             let n_groups = rows * groups(columns, scheme.group);
             let block = QuantizedRows {
                 codes: (0..rows * padded(columns)).map(|_| next(scheme.bits.levels()) as u8).collect(),
-                scales: (0..n_groups).map(|_| f16::from_f32(next(1000) as f32 / 777.0)).collect(),
+                scales: Scales::nearest(scheme.scale, (0..n_groups).map(|_| next(1000) as f32 / 777.0)),
                 zero_points: if scheme.offset == Offset::U4 { (0..n_groups).map(|_| next(16) as u8).collect() } else { vec![] },
                 offsets: if scheme.offset == Offset::F16 { (0..n_groups).map(|_| f16::from_f32(next(1000) as f32 / 333.0)).collect() } else { vec![] },
                 codebook: if scheme.codebook == Codebook::Learned { (0..scheme.bits.levels()).map(|i| (i * i) as f32 * 0.1 - 3.0).collect() } else { vec![] },
@@ -103,7 +111,7 @@ mod tests {
             for (i, value) in values.iter().enumerate() {
                 let (row, column) = (i / columns, i % columns);
                 let group = row * groups(columns, scheme.group) + column / scheme.group;
-                let (code, scale) = (block.codes[row * padded(columns) + column], block.scales[group].to_f32());
+                let (code, scale) = (block.codes[row * padded(columns) + column], block.scales.get(group));
                 let expected = match (scheme.codebook, scheme.offset) {
                     (Codebook::Learned, _) => scale * block.codebook[code as usize],
                     (_, Offset::None) => scale * (code as f32 - scheme.bits.levels() as f32 / 2.0),

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`PlaneKind::Codes`] | 4, 2, 8 a unit (q4, q3, q8) | codes, or for q3 their two low bits |
 //! | [`PlaneKind::HighBits`] | 1 a unit | q3's third bits |
-//! | [`PlaneKind::Scales`] | one for 2 groups | f16 scales, row after row, two a word, low half first |
+//! | [`PlaneKind::Scales`] | one for 2 or 4 groups | f16 or E4M4 scales, row after row, the first in the low bits of a word |
 //! | [`PlaneKind::Offsets`] | one for 8 or 2 groups | u4 zero points or f16 offsets, indexed as the scales are |
 //! | [`PlaneKind::Codebook`] | 16 or 8 | f32 values |
 //! | [`PlaneKind::Values`] | 16 or 32 a unit | f16 or f32 weights as they are |
@@ -20,7 +20,7 @@ mod planes;
 
 pub use dequantize::dequantize;
 pub use planes::{
-    PlaneBuffers, PlaneKind, PlaneSize, QuantizedRows, pack_f16, pack_f32, pack_quantized, plane_sizes, row_chunks,
+    PlaneBuffers, PlaneKind, PlaneSize, QuantizedRows, Scales, pack_f16, pack_f32, pack_quantized, plane_sizes, row_chunks,
 };
 
 /// Weights in the smallest unit of codes; rows are padded to whole units.

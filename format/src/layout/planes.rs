@@ -1,8 +1,8 @@
 //! Planes of a chunk: their kinds, sizes, and how rows are packed into them.
 
 use super::{UNIT, codes, groups, padded};
-use crate::MAX_PLANE_BYTES;
-use crate::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+use crate::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
+use crate::{E4M4, MAX_PLANE_BYTES};
 use half::f16;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -15,7 +15,7 @@ pub enum PlaneKind {
     Codes,
     /// Third bits of q3 codes.
     HighBits,
-    /// f16 scales, two a word.
+    /// f16 scales, two a word, or E4M4 scales, four a word.
     Scales,
     /// u4 zero points, eight a word, or f16 offsets, two a word.
     Offsets,
@@ -62,7 +62,7 @@ pub fn plane_sizes(scheme: Scheme, rows: usize, columns: usize) -> Vec<PlaneSize
     if g.bits == Bits::B3 {
         planes.push(plane(PlaneKind::HighBits, units));
     }
-    planes.push(plane(PlaneKind::Scales, all_groups.div_ceil(2)));
+    planes.push(plane(PlaneKind::Scales, all_groups.div_ceil((32 / g.scale.bits()) as usize)));
     match g.offset {
         Offset::None => {}
         Offset::U4 => planes.push(plane(PlaneKind::Offsets, all_groups.div_ceil(8))),
@@ -87,13 +87,71 @@ fn row_chunks_of(scheme: Scheme, rows: usize, columns: usize, max_plane_bytes: u
     (0..rows).step_by(step).map(|start| start..rows.min(start + step)).collect()
 }
 
+/// The scales of a block of rows, of the type that its scheme says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scales {
+    /// For [`ScaleType::F16`].
+    F16(Vec<f16>),
+    /// For [`ScaleType::E4M4`].
+    E4M4(Vec<E4M4>),
+}
+
+impl Scales {
+    /// The nearest scales of type `scale` to `values`.
+    pub fn nearest(scale: ScaleType, values: impl IntoIterator<Item = f32>) -> Self {
+        match scale {
+            ScaleType::F16 => Self::F16(values.into_iter().map(f16::from_f32).collect()),
+            ScaleType::E4M4 => Self::E4M4(values.into_iter().map(E4M4::from_f32).collect()),
+        }
+    }
+
+    /// Their type.
+    pub const fn scale_type(&self) -> ScaleType {
+        match self {
+            Self::F16(_) => ScaleType::F16,
+            Self::E4M4(_) => ScaleType::E4M4,
+        }
+    }
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::F16(scales) => scales.len(),
+            Self::E4M4(scales) => scales.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Scale `i`, exactly.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn get(&self, i: usize) -> f32 {
+        match self {
+            Self::F16(scales) => scales[i].to_f32(),
+            Self::E4M4(scales) => scales[i].to_f32(),
+        }
+    }
+}
+
+/// No scales, f16.
+impl Default for Scales {
+    fn default() -> Self {
+        Self::F16(Vec::new())
+    }
+}
+
 /// Codes, scales and offsets of a block of whole rows: what a quantization algorithm hands over to be packed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QuantizedRows {
     /// `rows × padded(columns)` codes.
     pub codes: Vec<u8>,
-    /// `rows × groups` scales.
-    pub scales: Vec<f16>,
+    /// `rows × groups` scales, of the scheme's type.
+    pub scales: Scales,
     /// u4 zero points (each 0 to 15), one a scale; empty unless the scheme has them.
     pub zero_points: Vec<u8>,
     /// f16 offsets, one a scale; empty unless the scheme has them.
@@ -108,12 +166,13 @@ pub type PlaneBuffers = Vec<(PlaneKind, Vec<u32>)>;
 /// Packs the rows of one chunk.
 ///
 /// # Panics
-/// If the lengths do not fit `scheme`, `rows` and `columns`.
+/// If the lengths or the type of the scales do not fit `scheme`, `rows` and `columns`.
 pub fn pack_quantized(scheme: Grouped, rows: usize, columns: usize, block: &QuantizedRows) -> PlaneBuffers {
     let sizes = plane_sizes(Scheme::Grouped(scheme), rows, columns);
     let words = |kind| vec![0u32; sizes.iter().find(|p| p.kind == kind).map_or(0, |p| p.words)];
     let (mut low, mut high) = (words(PlaneKind::Codes), words(PlaneKind::HighBits));
     codes::pack(scheme.bits, &block.codes, &mut low, &mut high);
+    assert_eq!(block.scales.scale_type(), scheme.scale, "scales of the scheme's type");
     assert_eq!(block.scales.len(), rows * groups(columns, scheme.group), "a scale a group");
     sizes
         .iter()
@@ -121,7 +180,10 @@ pub fn pack_quantized(scheme: Grouped, rows: usize, columns: usize, block: &Quan
             let plane = match p.kind {
                 PlaneKind::Codes => std::mem::take(&mut low),
                 PlaneKind::HighBits => std::mem::take(&mut high),
-                PlaneKind::Scales => halves(&block.scales),
+                PlaneKind::Scales => match &block.scales {
+                    Scales::F16(scales) => halves(scales),
+                    Scales::E4M4(scales) => bytes(scales),
+                },
                 PlaneKind::Offsets if scheme.offset == Offset::U4 => nibbles(&block.zero_points),
                 PlaneKind::Offsets => halves(&block.offsets),
                 PlaneKind::Codebook => block.codebook.iter().map(|v| v.to_bits()).collect(),
@@ -161,6 +223,10 @@ fn halves(values: &[f16]) -> Vec<u32> {
     values.chunks(2).map(|p| u32::from(p[0].to_bits()) | p.get(1).map_or(0, |v| u32::from(v.to_bits()) << 16)).collect()
 }
 
+fn bytes(values: &[E4M4]) -> Vec<u32> {
+    values.chunks(4).map(|c| c.iter().enumerate().fold(0, |w, (i, v)| w | u32::from(v.to_bits()) << (8 * i))).collect()
+}
+
 fn nibbles(values: &[u8]) -> Vec<u32> {
     values.chunks(8).map(|c| c.iter().enumerate().fold(0, |w, (i, v)| w | u32::from(v & 15) << (4 * i))).collect()
 }
@@ -171,8 +237,8 @@ mod tests {
 
     #[test]
     fn chunks_cover_all_rows_and_fit_the_plane_limit() {
-        let q4 = Grouped { bits: Bits::B4, group: 32, offset: Offset::None, codebook: Codebook::Uniform };
-        let chunks = row_chunks(Scheme::Grouped(q4), 128_256, 2048);
+        let q4: Scheme = "q4/32".parse().unwrap();
+        let chunks = row_chunks(q4, 128_256, 2048);
         assert_eq!(chunks, [0..65_536, 65_536..128_256], "141 MiB of codes are two chunks");
         let chunks = row_chunks_of(Scheme::F32, 100, 64, 64 * 4 * 20);
         assert_eq!(chunks.iter().map(|c| c.len()).collect::<Vec<_>>(), [16, 16, 16, 16, 16, 16, 4]);
@@ -180,10 +246,34 @@ mod tests {
 
     #[test]
     fn three_bits_are_exactly_three_bits() {
-        let q3 = Grouped { bits: Bits::B3, group: 128, offset: Offset::None, codebook: Codebook::Uniform };
-        let planes = plane_sizes(Scheme::Grouped(q3), 7, 576);
+        let planes = plane_sizes("q3/128".parse().unwrap(), 7, 576);
         let bits: usize = planes.iter().filter(|p| p.kind != PlaneKind::Scales).map(|p| p.words * 32).sum();
         assert_eq!(bits, 7 * 576 * 3);
         assert_eq!(planes.last().unwrap().words, 18, "5 groups a row (4.5 rounded up), 35 scales, two a word");
+    }
+
+    #[test]
+    fn e4m4_scales_lie_four_to_a_word_and_eight_rows_fill_whole_words() {
+        let Ok(Scheme::Grouped(g)) = "q4/64:e4m4 learned".parse() else { panic!("a grouped scheme") };
+        let block = QuantizedRows {
+            codes: vec![0; 2 * 96],
+            scales: Scales::E4M4([0x11, 0x22, 0xfe, 0x80].map(E4M4::from_bits).to_vec()),
+            codebook: vec![0.0; 16],
+            ..QuantizedRows::default()
+        };
+        let planes = pack_quantized(g, 2, 70, &block);
+        assert_eq!(planes[1], (PlaneKind::Scales, vec![0x80fe_2211]), "weights 64 to 95 of a row are its second group");
+        for columns in [1, 32, 65, 576] {
+            let words = |rows| plane_sizes(Scheme::Grouped(g), rows, columns)[1].words;
+            assert_eq!(words(24), 3 * words(8), "{columns} columns");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "scales of the scheme's type")]
+    fn scales_of_another_type_are_not_packed() {
+        let Ok(Scheme::Grouped(g)) = "q4/32:e4m4 learned".parse() else { panic!("a grouped scheme") };
+        let block = QuantizedRows { codes: vec![0; 32], scales: Scales::F16(vec![f16::ONE]), ..QuantizedRows::default() };
+        pack_quantized(g, 1, 32, &block);
     }
 }

@@ -1,7 +1,7 @@
 //! Random matrices in every scheme, on the GPU and dequantized, and devices in every permutation.
 
-use haikuq_format::layout::{PlaneKind, QuantizedRows, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded};
-use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+use haikuq_format::layout::{PlaneKind, QuantizedRows, Scales, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded};
+use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_runtime::gpu::{Gpu, GpuOptions};
 use haikuq_runtime::kernels::weights::{GpuChunk, GpuMatrix};
 use half::f16;
@@ -31,8 +31,8 @@ impl Random {
     }
 }
 
-pub fn grouped(bits: Bits, group: usize, offset: Offset, codebook: Codebook) -> Scheme {
-    Scheme::Grouped(Grouped { bits, group, offset, codebook })
+pub fn scheme(text: &str) -> Scheme {
+    text.parse().expect("a scheme")
 }
 
 /// Every scheme there is.
@@ -41,15 +41,17 @@ pub fn schemes() -> Vec<Scheme> {
     for bits in [Bits::B3, Bits::B4, Bits::B8] {
         for group in [32, 64, 128] {
             let some = [
-                (Offset::None, Codebook::Uniform),
-                (Offset::U4, Codebook::Uniform),
-                (Offset::F16, Codebook::Uniform),
-                (Offset::None, Codebook::Learned),
+                (ScaleType::F16, Offset::None, Codebook::Uniform),
+                (ScaleType::F16, Offset::U4, Codebook::Uniform),
+                (ScaleType::F16, Offset::F16, Codebook::Uniform),
+                (ScaleType::F16, Offset::None, Codebook::Learned),
+                (ScaleType::E4M4, Offset::None, Codebook::Learned),
             ];
-            all.extend(some.map(|(o, c)| grouped(bits, group, o, c)).into_iter().filter(|s| s.check().is_ok()));
+            let grouped = |(scale, offset, codebook)| Scheme::Grouped(Grouped { bits, group, scale, offset, codebook });
+            all.extend(some.map(grouped).into_iter().filter(|s| s.check().is_ok()));
         }
     }
-    assert_eq!(all.len(), 2 + 3 * 4 + 3 * 4 + 3 * 2);
+    assert_eq!(all.len(), 2 + 3 * 5 + 3 * 5 + 3 * 2);
     all
 }
 
@@ -71,7 +73,7 @@ pub fn matrix(gpu: &Gpu, scheme: Scheme, chunk_rows: &[usize], columns: usize, r
                 let scales: Vec<f32> = (0..n).map(|_| step * (1.0 + 0.3 * random.value())).collect();
                 let block = QuantizedRows {
                     codes: (0..rows * padded(columns)).map(|_| random.below(levels) as u8).collect(),
-                    scales: scales.iter().map(|s| f16::from_f32(*s)).collect(),
+                    scales: Scales::nearest(g.scale, scales.iter().copied()),
                     zero_points: (0..if g.offset == Offset::U4 { n } else { 0 }).map(|_| random.below(16) as u8).collect(),
                     offsets: match g.offset {
                         Offset::F16 => scales

@@ -2,10 +2,11 @@
 
 use super::super::test_package::{build, tiny_spec};
 use super::*;
+use haikuq_format::E4M4;
 use haikuq_format::layout::{
-    PlaneBuffers, PlaneKind, QuantizedRows, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded,
+    PlaneBuffers, PlaneKind, QuantizedRows, Scales, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded,
 };
-use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{LayerSpec, NormKind, QkNorm, TensorClass, TensorSpec};
 use half::f16;
 use std::ops::Range;
@@ -33,7 +34,9 @@ fn schemes() -> Vec<Scheme> {
         for group in [32, 64, 128] {
             for offset in [Offset::None, Offset::U4, Offset::F16] {
                 for codebook in [Codebook::Uniform, Codebook::Learned] {
-                    all.push(Scheme::Grouped(Grouped { bits, group, offset, codebook }));
+                    for scale in [ScaleType::F16, ScaleType::E4M4] {
+                        all.push(Scheme::Grouped(Grouped { bits, group, scale, offset, codebook }));
+                    }
                 }
             }
         }
@@ -68,7 +71,11 @@ fn random_planes(tensor: &TensorSpec, scheme: Scheme, rows: Range<usize>) -> Pla
         Scheme::Grouped(g) => g,
     };
     let n = rows * groups(columns, g.group);
-    let mut block = QuantizedRows { scales: (0..n).map(|_| f16::from_f32(number())).collect(), ..Default::default() };
+    let scales = match g.scale {
+        ScaleType::F16 => Scales::F16((0..n).map(|_| f16::from_f32(number())).collect()),
+        ScaleType::E4M4 => Scales::E4M4((0..n).map(|i| E4M4::from_bits((i * 37) as u8)).collect()),
+    };
+    let mut block = QuantizedRows { scales, ..Default::default() };
     if g.offset == Offset::F16 {
         block.offsets = (0..n).map(|_| f16::from_f32(number())).collect();
     }
