@@ -3,10 +3,19 @@
 //! The scales of a group are searched for least squared error (`search.rs`). Every result is a function of the weights
 //! and the scheme alone: the same on every CPU, with any number of threads.
 
+mod codebook;
+mod descent;
+mod gptq;
+mod lanes;
+mod matrix;
 mod recipe;
+mod scales;
 mod search;
+mod second_moment;
 
+pub use matrix::{QuantizedMatrix, quantize_matrix, serves};
 pub use recipe::{Recipe, RecipeError};
+pub use second_moment::{NotPositive, SecondMoment};
 
 use haikuq_format::layout::{PlaneBuffers, QuantizedRows, Scales, groups, pack_f16, pack_f32, pack_quantized, padded};
 use haikuq_format::scheme::{Grouped, Offset, Scheme};

@@ -1,0 +1,111 @@
+//! The second moment of a matrix's inputs, `E[x xᵀ]`: what makes an error in one weight worth correcting in another.
+
+use faer::linalg::solvers::{Llt, SolveCore};
+use faer::{Conj, Mat, MatRef, Par, Side};
+
+/// `E[x xᵀ]` over the calibration tokens, `[columns, columns]`, with a little of its mean diagonal added to its
+/// diagonal so that it can be inverted.
+#[derive(Clone, Debug)]
+pub struct SecondMoment {
+    columns: usize,
+    values: Vec<f32>,
+}
+
+/// Part of the mean diagonal that is added to the diagonal. Measured on SmolLM2-135M: 0.003 loses 3 %, 0.05 nothing.
+const DAMPING: f32 = 0.01;
+
+/// What stops a factorization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the second moment of the inputs has no Cholesky factor: its activations are not finite")]
+pub struct NotPositive;
+
+impl SecondMoment {
+    /// From `E[x xᵀ]`, row-major `[columns, columns]`. Columns that never had an input get a one on the diagonal.
+    ///
+    /// # Panics
+    /// If `values` is no square of `columns`.
+    pub fn new(columns: usize, mut values: Vec<f32>) -> Self {
+        assert_eq!(values.len(), columns * columns);
+        let mean = (0..columns).map(|c| f64::from(values[c * columns + c])).sum::<f64>() / columns as f64;
+        let added = if mean > 0.0 { mean as f32 * DAMPING } else { 1.0 };
+        for c in 0..columns {
+            values[c * columns + c] += added;
+        }
+        Self { columns, values }
+    }
+
+    /// Where no calibration says more: every input is as large as any other.
+    pub fn identity(columns: usize) -> Self {
+        let mut values = vec![0.0; columns * columns];
+        values.iter_mut().step_by(columns + 1).for_each(|v| *v = 1.0);
+        Self { columns, values }
+    }
+
+    /// Inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Row `c`, which is column `c` too.
+    pub(super) fn row(&self, c: usize) -> &[f32] {
+        &self.values[c * self.columns..(c + 1) * self.columns]
+    }
+
+    /// The diagonal: what a squared error of a column costs.
+    pub(super) fn diagonal(&self) -> Vec<f32> {
+        self.values.iter().step_by(self.columns + 1).copied().collect()
+    }
+
+    /// Solves `X · H = Y` for the rows of `Y` `[rows, columns]`, in place.
+    ///
+    /// # Errors
+    /// If this has no Cholesky factor.
+    pub fn solve_rows(&self, y: &mut [f32]) -> Result<(), NotPositive> {
+        let n = self.columns;
+        let matrix = Mat::from_fn(n, n, |i, j| f64::from(self.values[i * n + j]));
+        let factor = Llt::new(matrix.as_ref(), Side::Lower).map_err(|_| NotPositive)?;
+        // Rows of `y` are columns of its transpose; H is symmetric.
+        let rows = y.len() / n;
+        let mut transposed = Mat::from_fn(n, rows, |i, j| f64::from(y[j * n + i]));
+        factor.solve_in_place_with_conj(Conj::No, transposed.as_mut());
+        for (j, row) in y.chunks_exact_mut(n).enumerate() {
+            for (i, value) in row.iter_mut().enumerate() {
+                *value = transposed[(i, j)] as f32;
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns by falling diagonal: the order in which GPTQ fixes them, so that what matters most is corrected by what
+    /// matters less.
+    pub(super) fn activation_order(&self) -> Vec<usize> {
+        let diagonal = self.diagonal();
+        let mut order: Vec<usize> = (0..self.columns).collect();
+        order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
+        order
+    }
+
+    /// The lower triangular `L` with `L Lᵀ = H⁻¹` where row `i` of H is row `order[i]` of this; row-major.
+    ///
+    /// With `J` the reversal of order and `J H J = M Mᵀ`, it is `J M⁻ᵀ J`: one factorization and one inverse of a
+    /// triangle instead of an inverse of H.
+    ///
+    /// # Errors
+    /// If this has no Cholesky factor.
+    pub(super) fn inverse_factor(&self, order: &[usize]) -> Result<Vec<f32>, NotPositive> {
+        let n = self.columns;
+        let at = |i: usize, j: usize| f64::from(self.values[order[n - 1 - i] * n + order[n - 1 - j]]);
+        let reversed = Mat::from_fn(n, n, at);
+        let factor = Llt::new(reversed.as_ref(), Side::Lower).map_err(|_| NotPositive)?;
+        let mut inverse = Mat::<f64>::zeros(n, n);
+        let lower: MatRef<'_, f64> = factor.L();
+        faer::linalg::triangular_inverse::invert_lower_triangular(inverse.as_mut(), lower, Par::Seq);
+        let mut out = vec![0.0; n * n];
+        for i in 0..n {
+            for j in 0..=i {
+                out[i * n + j] = inverse[(n - 1 - j, n - 1 - i)] as f32;
+            }
+        }
+        if out.iter().all(|v| v.is_finite()) { Ok(out) } else { Err(NotPositive) }
+    }
+}
