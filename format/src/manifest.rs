@@ -129,9 +129,9 @@ pub struct Provenance {
     /// The checkpoint's files.
     #[serde(default)]
     pub source: Vec<FileEntry>,
-    /// Calibration text, where one was used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<FileEntry>,
+    /// Files of the calibration text, where one was used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calibration: Vec<FileEntry>,
     /// Where on the hub the checkpoint was downloaded from, if it was asked for by its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub: Option<HubSource>,

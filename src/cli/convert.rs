@@ -3,18 +3,24 @@
 use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
 use super::table::{Table, shape};
 use super::units::{counted, human_bytes, human_count, parse_bytes};
+use super::progress::Progress;
 use super::{Context, convert_progress::ConvertProgress};
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
-use crate::convert::{self, Options, Plan};
+use crate::calibrate::{self, Calibration, CalibrationSource};
+use crate::convert::{self, MatrixCost, Options, Plan};
 use crate::quantize::Recipe;
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_format::Manifest;
+use haikuq_format::scheme::Scheme;
 use haikuq_format::spec::TensorClass;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// What quantizing a matrix took.
+type Cost = (String, Scheme, MatrixCost);
 
 /// Smallest shard size: below it, headers and padding outweigh the weights.
 const MIN_SHARD_BYTES: u64 = 16 << 10;
@@ -31,9 +37,19 @@ pub struct ConvertArgs {
     /// Folder of the package to make
     #[arg(short, long, value_name = "DIR", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
-    /// Recipe: q4, q3, q8, f16, f32, or the path of a .toml file
+    /// Recipe: q4, q4-small, q3, q3-small, q4-fast, q8, f16, f32, or the path of a .toml file
     #[arg(short, long, value_name = "NAME|FILE.toml", default_value = "q4")]
     recipe: String,
+    /// Text that says which errors matter: plain text, chats as .jsonl, or a file made by `haikuq calibrate` (default: a
+    /// small built-in text)
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// Bits a weight to aim for in place of the recipe's, everything counted
+    #[arg(long, value_name = "BITS", conflicts_with = "target_size")]
+    target_bits: Option<f64>,
+    /// Size of all weight files to aim for in place of the recipe's bits
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    target_size: Option<u64>,
     /// Largest size of a weight file
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = shard_bytes)]
     shard_size: u64,
@@ -71,7 +87,24 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
     context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
-    let plan = Plan::new(&decoder.spec, &recipe, args.shard_size, jobs).with_context(failed)?;
+    let recipe = match (args.target_bits, args.target_size) {
+        (Some(bits), _) => recipe.with_target(bits)?,
+        (None, Some(bytes)) => {
+            let bits = Plan::bits_for_size(&decoder.spec, args.shard_size, bytes).with_context(failed)?;
+            recipe.with_target(bits)?
+        }
+        (None, None) => recipe,
+    };
+    let calibration = match recipe.calibrate {
+        true => Some(calibrate(args.calibration.as_deref(), &decoder, jobs, context).with_context(failed)?),
+        false if args.calibration.is_some() => {
+            anyhow::bail!("recipe {} rounds without calibration, so --calibration has no use; q4 and q3 use it", recipe.name)
+        }
+        false => None,
+    };
+    let (schemes, losses) = convert::choose_schemes(&decoder, &recipe, calibration.as_ref()).with_context(failed)?;
+    let mut plan = Plan::new(&decoder.spec, &recipe.name, schemes, args.shard_size, jobs).with_context(failed)?;
+    plan.expect(losses, calibration.as_ref());
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
         match args.json {
             true => context.print_json(&plan_json(&plan))?,
@@ -82,19 +115,39 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     context.note(format_args!("{}", summary(&plan)));
     let options = Options { out, jobs, resume: args.resume, force: args.force, hub: located.hub };
     let progress = ConvertProgress::new(context, plan.weights(), plan.shards.len());
-    let result = convert::convert(&decoder, &recipe, &plan, &options, &|p| progress.advance(p));
-    progress.finish();
+    let result = convert::convert(&decoder, &recipe, &plan, calibration.as_ref(), &options, &|p| progress.advance(p));
+    let costs = progress.finish();
     let manifest = result.with_context(failed)?;
     match args.json {
-        true => context.print_json(&result_json(&options, &manifest))?,
-        false => context.print(result_text(&options, &manifest))?,
+        true => context.print_json(&result_json(&options, &manifest, &costs))?,
+        false => context.print(result_text(&options, &manifest, &costs))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The calibration that is asked for, measured if need be.
+fn calibrate(path: Option<&Path>, decoder: &Decoder, jobs: usize, context: &Context) -> anyhow::Result<Calibration> {
+    let source = path.map_or(CalibrationSource::BuiltIn, CalibrationSource::from_path);
+    if source == CalibrationSource::BuiltIn {
+        context.note("calibrating on the built-in text; --calibration FILE takes one like what the model will see");
+    }
+    let folder = decoder.checkpoint().path();
+    let mut progress = Progress::new(context, calibrate::sensitivity::steps(&decoder.spec), "steps of calibration");
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(jobs).build()?;
+    let tokenizer = || super::model::open_tokenizer(folder).map_err(|e| e.into_boxed_dyn_error());
+    let mut advance = |done| progress.set(done);
+    let calibration = threads.install(|| source.load(decoder, tokenizer, &calibrate::Options::default(), &mut advance))?;
+    Ok(calibration)
+}
+
 fn summary(plan: &Plan) -> String {
+    let expected = plan.expected_loss().map_or(String::new(), |kl| format!("; expected KL divergence {kl:.3}"));
+    let calibrated = match plan.calibration_tokens {
+        0 => String::new(),
+        n => format!(", calibrated on {} tokens", human_count(n as u64)),
+    };
     format!(
-        "{}: {} weights to {} in {}, {:.3} bits a weight; up to {} of memory with {}",
+        "{}: {} weights to {} in {}, {:.3} bits a weight{calibrated}{expected}; up to {} of memory with {}",
         plan.recipe,
         human_count(plan.weights()),
         human_bytes(plan.total_bytes()),
@@ -106,8 +159,9 @@ fn summary(plan: &Plan) -> String {
 }
 
 fn plan_text(plan: &Plan) -> String {
-    let mut table = Table::new(&["tensor", ">shape", "scheme", ">bits", ">bytes", ">chunks"]);
-    for t in &plan.tensors {
+    let mut table = Table::new(&["tensor", ">shape", "scheme", ">bits", ">bytes", ">chunks", ">expected loss"]);
+    for (i, t) in plan.tensors.iter().enumerate() {
+        let loss = plan.losses.as_ref().map_or(0.0, |l| l[i]);
         let bits = format!("{:.3}", t.scheme.bits_per_weight());
         table.row([
             t.name.clone(),
@@ -116,6 +170,7 @@ fn plan_text(plan: &Plan) -> String {
             bits,
             t.bytes().to_string(),
             t.chunks.len().to_string(),
+            if loss > 0.0 { format!("{loss:.5}") } else { String::new() },
         ]);
     }
     format!("{table}\n\n{}", summary(plan))
@@ -134,12 +189,13 @@ fn plan_json(plan: &Plan) -> Value {
         "weights": plan.weights(),
         "bytes": plan.total_bytes(),
         "bits_per_weight": plan.bits_per_weight(),
+        "expected_kl": plan.expected_loss(),
         "jobs": plan.jobs,
         "peak_memory_bytes": plan.peak_memory(),
     })
 }
 
-fn result_text(options: &Options, manifest: &Manifest) -> String {
+fn result_text(options: &Options, manifest: &Manifest, costs: &[Cost]) -> String {
     let mut text = format!(
         "{}: {} in {}, {:.3} bits a weight",
         options.out.display(),
@@ -156,10 +212,39 @@ fn result_text(options: &Options, manifest: &Manifest) -> String {
     if let Some((t, error)) = worst.and_then(|t| Some((t, t.relative_error?))) {
         text += &format!("; largest error of a matrix {:.2} % ({}, {})", error * 100.0, t.name, t.scheme);
     }
-    text
+    if costs.is_empty() { text } else { format!("{}\n{text}", costs_text(costs)) }
 }
 
-fn result_json(options: &Options, manifest: &Manifest) -> Value {
+/// What each kind of matrix took and lost, layers together.
+fn costs_text(costs: &[Cost]) -> Table {
+    let mut kinds: Vec<(&str, Vec<&Cost>)> = Vec::new();
+    for cost in costs {
+        let kind = cost.0.rsplit('.').next().unwrap_or(&cost.0);
+        match kinds.iter_mut().find(|k| k.0 == kind) {
+            Some((_, list)) => list.push(cost),
+            None => kinds.push((kind, vec![cost])),
+        }
+    }
+    let mut table = Table::new(&["matrix", ">number", ">seconds", ">mean loss", ">largest loss", "schemes"]);
+    for (kind, list) in kinds {
+        let losses = || list.iter().map(|c| c.2.relative_loss);
+        let mut schemes: Vec<String> = list.iter().map(|c| c.1.to_string()).collect();
+        schemes.sort();
+        let counted = schemes.chunk_by(|a, b| a == b).map(|s| format!("{} × {}", s.len(), s[0]));
+        table.row([
+            kind.to_string(),
+            list.len().to_string(),
+            format!("{:.1}", list.iter().map(|c| c.2.seconds).sum::<f64>()),
+            format!("{:.2} %", losses().sum::<f64>() / list.len() as f64 * 100.0),
+            format!("{:.2} %", losses().fold(0.0, f64::max) * 100.0),
+            counted.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table
+}
+
+fn result_json(options: &Options, manifest: &Manifest, costs: &[Cost]) -> Value {
+    let cost = |c: &Cost| json!({"name": c.0, "scheme": c.1.to_string(), "seconds": c.2.seconds, "relative_loss": c.2.relative_loss});
     let tensor = |t: &haikuq_format::manifest::TensorEntry| json!({"name": t.name, "scheme": t.scheme.to_string(), "bytes": t.bytes(), "relative_error": t.relative_error});
     json!({
         "schema": "haikuq.convert/1",
@@ -169,5 +254,6 @@ fn result_json(options: &Options, manifest: &Manifest) -> Value {
         "bits_per_weight": manifest.bits_per_weight(),
         "shards": manifest.shards,
         "tensors": manifest.tensors.iter().map(tensor).collect::<Vec<_>>(),
+        "costs": costs.iter().map(cost).collect::<Vec<_>>(),
     })
 }

@@ -1,7 +1,8 @@
 //! Progress of a conversion: a bar on a terminal, a line now and then elsewhere.
 
 use super::Context;
-use crate::convert::Progress;
+use crate::convert::{MatrixCost, Progress};
+use haikuq_format::scheme::Scheme;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ pub struct ConvertProgress<'a> {
     bar: ProgressBar,
     shards: usize,
     last_line: Mutex<Instant>,
+    matrices: Mutex<Vec<(String, Scheme, MatrixCost)>>,
 }
 
 impl<'a> ConvertProgress<'a> {
@@ -24,13 +26,19 @@ impl<'a> ConvertProgress<'a> {
         let bar = ProgressBar::with_draw_target(Some(weights), target);
         let style = "{wide_bar} {percent:>3} %  {human_pos} weights, {per_sec}, {eta} left  {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { context, bar, shards, last_line: Mutex::new(Instant::now()) }
+        Self { context, bar, shards, last_line: Mutex::new(Instant::now()), matrices: Mutex::default() }
     }
 
     /// Takes a report; called from several threads.
-    pub fn advance(&self, progress: Progress) {
+    pub fn advance(&self, progress: Progress<'_>) {
         match progress {
             Progress::Weights(n) => self.bar.inc(n),
+            Progress::Matrix(name, scheme, cost) => {
+                self.bar.set_message(name.to_string());
+                if let Ok(mut matrices) = self.matrices.lock() {
+                    matrices.push((name.to_string(), scheme, cost));
+                }
+            }
             Progress::Shard(n) => self.bar.set_message(format!("shard {n} of {}", self.shards)),
             Progress::Resumed { shards, weights } => {
                 self.context.note(format_args!("going on after {shards} finished shards of {}", self.shards));
@@ -53,8 +61,9 @@ impl<'a> ConvertProgress<'a> {
         }
     }
 
-    /// Clears the bar.
-    pub fn finish(&self) {
+    /// Clears the bar; returns what each matrix took, in the order in which they were quantized.
+    pub fn finish(self) -> Vec<(String, Scheme, MatrixCost)> {
         self.bar.finish_and_clear();
+        self.matrices.into_inner().unwrap_or_default()
     }
 }

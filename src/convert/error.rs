@@ -15,6 +15,41 @@ pub enum ConvertError {
     /// The recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// A recipe that needs a calibration and got none.
+    #[error("recipe {recipe} needs a calibration")]
+    NoCalibration {
+        /// The recipe.
+        recipe: String,
+    },
+    /// Activations that are not finite.
+    #[error("tensor {tensor}: {source}")]
+    Moment {
+        /// Canonical name.
+        tensor: String,
+        /// What is wrong.
+        source: crate::quantize::NotPositive,
+    },
+    /// The calibration does not fit the plan: a bug.
+    #[error("tensor {tensor} is not in the plan")]
+    NotPlanned {
+        /// Canonical name.
+        tensor: String,
+    },
+    /// A staged matrix is gone.
+    #[error("the quantized matrix {tensor} is no longer in the work folder; the same command with --resume makes it again")]
+    NotStaged {
+        /// Canonical name.
+        tensor: String,
+    },
+    /// The reference forward failed.
+    #[error(transparent)]
+    Reference(#[from] crate::golden::reference::ReferenceError),
+    /// Calibrating failed.
+    #[error(transparent)]
+    Calibration(#[from] crate::calibrate::CalibrationError),
+    /// Tensor arithmetic failed: a bug, or no memory.
+    #[error("calibrated quantization: {0}")]
+    Tensor(#[from] candle_core::Error),
     /// A weight that the recipe's scheme cannot hold.
     #[error(
         "tensor {tensor}: {source}; the recipe f32, or an override with scheme = \"f32\" for this tensor, stores it as it is"

@@ -6,20 +6,29 @@
 //! source files ─► SHA-256 (one thread) ─► provenance                                                     ▼ DIR
 //! ```
 //!
+//! A calibrated recipe quantizes all matrices first (`calibrated.rs`), in the order in which a decoder uses them, and
+//! keeps them in the work folder, where the stream finds them in place of rows to quantize.
+//!
 //! Chunks are quantized in the order in which they lie on disk, at most three are in memory, and what each becomes
 //! depends on its weights and scheme alone: neither the number of threads nor an interruption changes a byte.
 
+mod calibrated;
 mod error;
 mod files;
 mod pipeline;
 mod plan;
+mod schemes;
+mod staged;
 mod work;
 
 pub use error::ConvertError;
 pub use plan::{Plan, PlannedShard};
+pub use schemes::choose_schemes;
 
 use crate::architecture::Decoder;
-use crate::quantize::Recipe;
+use crate::calibrate::Calibration;
+use crate::quantize::{Equalized, Recipe};
+use haikuq_format::scheme::Scheme;
 use haikuq_format::Manifest;
 use haikuq_format::manifest::{HubSource, MANIFEST_FILE};
 use std::path::{Path, PathBuf};
@@ -40,9 +49,18 @@ pub struct Options {
     pub hub: Option<HubSource>,
 }
 
+/// What quantizing a matrix with calibration took and lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MatrixCost {
+    /// Time it took.
+    pub seconds: f64,
+    /// Part of the energy of its outputs that is lost.
+    pub relative_loss: f64,
+}
+
 /// Where a conversion stands; reported from several threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Progress<'a> {
     /// So many weights of shards that were finished by an earlier run.
     Resumed {
         /// Shards found complete.
@@ -52,11 +70,13 @@ pub enum Progress {
     },
     /// So many more weights are quantized.
     Weights(u64),
+    /// A matrix is quantized with calibration.
+    Matrix(&'a str, Scheme, MatrixCost),
     /// A shard is on disk.
     Shard(usize),
 }
 
-/// Converts `decoder` as planned and returns the manifest of the package, which then lies at `options.out`.
+/// Converts `decoder` as planned, with `calibration` if the recipe asks for it, and returns the manifest of the package, which then lies at `options.out`.
 ///
 /// # Errors
 /// See [`ConvertError`]. Whatever happens, nothing incomplete lies under the final name; finished shards stay in
@@ -65,17 +85,36 @@ pub fn convert(
     decoder: &Decoder,
     recipe: &Recipe,
     plan: &Plan,
+    calibration: Option<&Calibration>,
     options: &Options,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Manifest, ConvertError> {
+    let calibration = calibration.filter(|_| recipe.calibrate);
+    if recipe.calibrate && calibration.is_none() {
+        return Err(ConvertError::NoCalibration { recipe: recipe.name.clone() });
+    }
     files::check_target(&options.out, options.force)?;
     let sources = files::stat_all(&decoder.checkpoint().source_files())?;
-    let mut work = WorkFolder::open(options, plan.digest(recipe, &sources), &sources, plan)?;
+    let mut work = WorkFolder::open(options, plan.digest(recipe, calibration, &sources), &sources, plan)?;
     if work.finished() > 0 {
         let weights = plan.shards[..work.finished()].iter().map(|s| plan.shard_weights(s)).sum();
         progress(Progress::Resumed { shards: work.finished(), weights });
     }
-    let hashed = pipeline::run(decoder, plan, options.jobs, &mut work, progress)?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.jobs)
+        .build()
+        .map_err(|e| ConvertError::Threads { jobs: options.jobs, why: e.to_string() })?;
+    let weights = match calibration {
+        Some(calibration) => Equalized::new(decoder, calibration)?,
+        None => Equalized::plain(decoder),
+    };
+    let staged = calibration.map(|_| staged::Staged::open(work.matrices())).transpose()?;
+    if let (Some(calibration), Some(staged)) = (calibration, &staged)
+        && work.finished() < plan.shards.len()
+    {
+        pool.install(|| calibrated::stage(&weights, plan, calibration, staged, progress))?;
+    }
+    let hashed = pipeline::run(&pool, &weights, plan, staged.as_ref(), &mut work, progress)?;
     let manifest = Manifest {
         tensors: plan.tensors_with_errors(work.errors()),
         shards: plan.shards.iter().zip(work.hashes()).map(|(shard, sha256)| shard.entry(sha256)).collect(),
@@ -85,7 +124,7 @@ pub fn convert(
             recipe: recipe.name.clone(),
             recipe_text: recipe.text.clone(),
             source: hashed,
-            calibration: None,
+            calibration: calibration.map(|c| c.text.clone()).unwrap_or_default(),
             hub: options.hub.clone(),
         },
         ..plan.manifest(&decoder.spec)

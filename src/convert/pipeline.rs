@@ -4,10 +4,11 @@ use super::files::hash_sources;
 use super::plan::{CHUNKS_IN_MEMORY, block_rows};
 use super::work::{FinishedShard, WorkFolder};
 use super::{ConvertError, Plan, PlannedShard, Progress};
-use crate::architecture::Decoder;
-use crate::quantize::{StoredRows, store_rows};
+use super::staged::Staged;
+use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_format::align;
 use haikuq_format::manifest::FileEntry;
+use haikuq_format::spec::TensorClass;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -20,16 +21,13 @@ type StoredChunk = Vec<StoredRows>;
 
 /// Converts every shard that is not finished yet. Returns the sources with their hashes.
 pub(super) fn run(
-    decoder: &Decoder,
+    pool: &rayon::ThreadPool,
+    weights: &Equalized<'_>,
     plan: &Plan,
-    jobs: usize,
+    staged: Option<&Staged>,
     work: &mut WorkFolder,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<FileEntry>, ConvertError> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(jobs)
-        .build()
-        .map_err(|e| ConvertError::Threads { jobs, why: e.to_string() })?;
     let sources = work.sources().to_vec();
     let remaining = &plan.shards[work.finished()..];
     std::thread::scope(|scope| {
@@ -40,7 +38,7 @@ pub(super) fn run(
             scope.spawn(move || remaining.iter().try_for_each(|shard| write_shard(plan, shard, &receiver, work, progress)));
         let mut result = Ok(());
         for &(t, c) in remaining.iter().flat_map(|s| &s.chunks) {
-            let chunk = match pool.install(|| quantize_chunk(decoder, plan, t, c, progress)) {
+            let chunk = match pool.install(|| chunk(weights, plan, staged, t, c, progress)) {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     result = Err(error);
@@ -61,9 +59,27 @@ pub(super) fn run(
     })
 }
 
+/// A chunk of a matrix that is staged, or quantized now.
+fn chunk(
+    weights: &Equalized<'_>,
+    plan: &Plan,
+    staged: Option<&Staged>,
+    t: usize,
+    c: usize,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<StoredChunk, ConvertError> {
+    let tensor = &plan.tensors[t];
+    if let Some(staged) = staged.filter(|_| tensor.class != TensorClass::Vector) {
+        let missing = || ConvertError::NotStaged { tensor: tensor.name.clone() };
+        let chunk = staged.read(tensor)?.ok_or_else(missing)?.rows(tensor, &tensor.chunks[c]);
+        return Ok(vec![chunk]);
+    }
+    quantize_chunk(weights, plan, t, c, progress)
+}
+
 /// Reads and quantizes the chunk's blocks of rows, in parallel.
 fn quantize_chunk(
-    decoder: &Decoder,
+    weights: &Equalized<'_>,
     plan: &Plan,
     t: usize,
     c: usize,
@@ -76,7 +92,7 @@ fn quantize_chunk(
     let block = |&start: &usize| {
         let rows = start..end.min(start + step);
         let mut values = vec![0.0; rows.len() * columns];
-        decoder.read_rows(&tensor.name, rows, &mut values)?;
+        weights.read_rows(&tensor.name, rows, &mut values)?;
         let stored = store_rows(tensor.scheme, columns, &values).map_err(|mut source| {
             source.row += start;
             ConvertError::TooLarge { tensor: tensor.name.clone(), source }
@@ -88,7 +104,7 @@ fn quantize_chunk(
     let blocks: Vec<Result<StoredRows, ConvertError>> = starts.par_iter().map(block).collect();
     let blocks = blocks.into_iter().collect::<Result<_, _>>()?;
     if c + 1 == tensor.chunks.len() {
-        decoder.release(&tensor.name);
+        weights.decoder().release(&tensor.name);
     }
     Ok(blocks)
 }

@@ -2,6 +2,7 @@
 
 use super::ConvertError;
 use super::files::SourceFile;
+use crate::calibrate::Calibration;
 use crate::quantize::Recipe;
 use haikuq_format::layout::{plane_sizes, row_chunks};
 use haikuq_format::manifest::{
@@ -37,6 +38,24 @@ pub struct Plan {
     pub shards: Vec<PlannedShard>,
     /// Threads that quantize, which the expected memory depends on.
     pub jobs: usize,
+    /// What each tensor is expected to cost, in nats of KL divergence a token, where that was estimated.
+    pub losses: Option<Vec<f64>>,
+    /// Tokens of the calibration; 0 without one.
+    pub calibration_tokens: usize,
+}
+
+/// A hash of what calibrated quantization takes from a calibration.
+fn calibration_digest(calibration: &Calibration) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for window in &calibration.windows {
+        window.iter().for_each(|id| hash.update(id.to_le_bytes()));
+        hash.update(b"\n");
+    }
+    for (name, s) in &calibration.sensitivities {
+        hash.update(name);
+        s.input.iter().chain(&s.output).chain(&s.lookup).for_each(|x| hash.update(x.to_le_bytes()));
+    }
+    hash.finalize().into()
 }
 
 /// One shard of a plan.
@@ -58,14 +77,17 @@ impl PlannedShard {
 }
 
 impl Plan {
-    /// Plans the package of `spec` by `recipe`, in shards of at most `shard_bytes` (more where eight rows of a
+    /// Plans the package of `spec` with the scheme of each of its tensors that recipe `recipe` led to, in shards of at most `shard_bytes` (more where eight rows of a
     /// matrix need more).
     ///
     /// # Errors
-    /// If the recipe does not fit the spec.
-    pub fn new(spec: &DecoderSpec, recipe: &Recipe, shard_bytes: u64, jobs: usize) -> Result<Self, ConvertError> {
+    /// If a shard cannot be laid out.
+    ///
+    /// # Panics
+    /// If there are not as many schemes as tensors.
+    pub fn new(spec: &DecoderSpec, recipe: &str, schemes: Vec<Scheme>, shard_bytes: u64, jobs: usize) -> Result<Self, ConvertError> {
         let specs = spec.tensors();
-        let schemes = recipe.schemes(&specs)?;
+        assert_eq!(schemes.len(), specs.len(), "a scheme a tensor");
         let mut tensors: Vec<TensorEntry> = specs
             .into_iter()
             .zip(schemes)
@@ -112,7 +134,34 @@ impl Plan {
             }
             shards.push(PlannedShard { name: shard_name(s, count), layout, chunks: draft.chunks });
         }
-        Ok(Self { recipe: recipe.name.clone(), tensors, shards, jobs })
+        Ok(Self { recipe: recipe.into(), tensors, shards, jobs, losses: None, calibration_tokens: 0 })
+    }
+
+    /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration.
+    pub fn expect(&mut self, losses: Option<Vec<f64>>, calibration: Option<&Calibration>) {
+        self.losses = losses;
+        self.calibration_tokens = calibration.map_or(0, |c| c.windows.iter().map(Vec::len).sum());
+    }
+
+    /// The expected KL divergence from the checkpoint, in nats a token.
+    pub fn expected_loss(&self) -> Option<f64> {
+        self.losses.as_ref().map(|l| l.iter().sum())
+    }
+
+    /// Bits a weight with which a package of `spec` has `bytes` of shards.
+    ///
+    /// # Errors
+    /// If a shard cannot be laid out.
+    pub fn bits_for_size(spec: &DecoderSpec, shard_bytes: u64, bytes: u64) -> Result<f64, ConvertError> {
+        // What does not depend on the schemes of matrices: vectors, and headers about as long as in any other plan.
+        let scheme = |t: haikuq_format::spec::TensorSpec| if t.class == TensorClass::Vector { Scheme::F32 } else { Scheme::F16 };
+        let plan = Self::new(spec, "", spec.tensors().into_iter().map(scheme).collect(), shard_bytes, 1)?;
+        let matrices = || plan.tensors.iter().filter(|t| t.class != TensorClass::Vector);
+        let rest = plan.total_bytes() - matrices().map(TensorEntry::bytes).sum::<u64>();
+        // Grouped schemes have up to four planes where f16 has one, and so longer headers.
+        let headers = matrices().count() as u64 * 3 * (HEADER_ENTRY_BYTES + haikuq_format::PLANE_ALIGNMENT);
+        let weights: usize = matrices().map(|t| t.rows() * t.columns()).sum();
+        Ok(bytes.saturating_sub(rest + headers) as f64 * 8.0 / weights.max(1) as f64)
     }
 
     /// Bytes of all shards.
@@ -175,10 +224,13 @@ impl Plan {
 
     /// A hash of everything that decides the package's bytes, except for the weights themselves: tool, recipe, layout,
     /// names and sizes of the sources.
-    pub(super) fn digest(&self, recipe: &Recipe, sources: &[SourceFile]) -> String {
+    pub(super) fn digest(&self, recipe: &Recipe, calibration: Option<&Calibration>, sources: &[SourceFile]) -> String {
         let mut hash = Sha256::new();
         hash.update(super::tool());
         hash.update(recipe.text.as_bytes());
+        if let Some(calibration) = calibration {
+            hash.update(calibration_digest(calibration));
+        }
         for source in sources {
             hash.update(format!("\n{} {}\n", source.name, source.bytes));
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! OUT.partial/lock            held while a process works here
 //! OUT.partial/journal.jsonl   plan and sources, then a line for each finished shard
+//! OUT.partial/matrices/       of a calibrated conversion: what is quantized and not in a shard yet
 //! OUT.partial/package/        becomes OUT
 //! ```
 //!
@@ -87,6 +88,9 @@ impl WorkFolder {
             }
         }
         remove_unfinished(&package, &plan.shards[..finished.len()])?;
+        if !options.resume {
+            remove_matrices(&root.join("matrices"))?;
+        }
         // The journal starts anew with what was verified, so that a cut-off last line does no harm.
         let mut lines = vec![Line::Plan { digest, sources: sources.to_vec() }];
         lines.extend(finished.iter().cloned().map(Line::Shard));
@@ -102,6 +106,11 @@ impl WorkFolder {
     /// The folder that becomes the package.
     pub(super) fn package(&self) -> &Path {
         &self.package
+    }
+
+    /// The folder of matrices that are quantized and not in a shard yet.
+    pub(super) fn matrices(&self) -> PathBuf {
+        self.root.join("matrices")
     }
 
     /// The source files as they were when the conversion began.
@@ -208,6 +217,14 @@ fn lock(root: &Path) -> Result<File, ConvertError> {
         // A file system without locks (some network ones): two runs at once are the user's to avoid.
         Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(e)) => Err(ConvertError::io("lock", &path)(e)),
+    }
+}
+
+/// Removes the matrices of a conversion that is begun anew.
+fn remove_matrices(folder: &Path) -> Result<(), ConvertError> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ConvertError::io("remove", folder)(e)),
+        _ => Ok(()),
     }
 }
 

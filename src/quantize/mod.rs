@@ -3,8 +3,10 @@
 //! The scales of a group are searched for least squared error (`search.rs`). Every result is a function of the weights
 //! and the scheme alone: the same on every CPU, with any number of threads.
 
+mod allocate;
 mod codebook;
 mod descent;
+mod equalize;
 mod gptq;
 mod lanes;
 mod matrix;
@@ -13,8 +15,10 @@ mod scales;
 mod search;
 mod second_moment;
 
-pub use matrix::{QuantizedMatrix, quantize_matrix, serves};
-pub use recipe::{Recipe, RecipeError};
+pub use allocate::{Allocation, allocate};
+pub use equalize::Equalized;
+pub use matrix::{QuantizedMatrix, quantize_matrix, quantize_table, relative_error, serves};
+pub use recipe::{Choice, Recipe, RecipeError};
 pub use second_moment::{NotPositive, SecondMoment};
 
 use haikuq_format::layout::{PlaneBuffers, QuantizedRows, Scales, groups, pack_f16, pack_f32, pack_quantized, padded};

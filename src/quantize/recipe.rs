@@ -1,15 +1,27 @@
 //! [`Recipe`]: which scheme each tensor gets, read from TOML.
 //!
+//! Either every class of tensors has a scheme:
+//!
 //! ```toml
-//! embedding = "q8/64"     # every class has a scheme; see `Scheme` for how one is written
+//! embedding = "q8/64"     # see `Scheme` for how one is written
 //! attention = "q4/32"
 //! mlp = "q4/32"
 //! head = "q8/64"          # an untied head; a tied one is the embedding
+//! calibrate = true        # rounding that a calibration text guides; without it, scales by search alone
 //!
 //! [[override]]            # the first whose pattern matches decides
 //! pattern = '^layers\.0\.'
 //! scheme = "q8/32"
 //! ```
+//!
+//! or each tensor gets the one of some schemes with which all together lose least at a size:
+//!
+//! ```toml
+//! target_bits = 4.5       # a weight, over all matrices, with everything that is stored for them
+//! schemes = ["q3/32:e4m4 learned", "q4/32:e4m4 learned", "q8/64"]
+//! ```
+//!
+//! Such a recipe is always calibrated. Overrides hold for it too.
 
 use haikuq_format::scheme::{Codebook, Scheme};
 use haikuq_format::spec::{TensorClass, TensorSpec};
@@ -24,11 +36,34 @@ pub struct Recipe {
     pub name: String,
     /// The whole text, which a package's provenance keeps.
     pub text: String,
-    embedding: Scheme,
-    attention: Scheme,
-    mlp: Scheme,
-    head: Scheme,
+    /// How tensors get their schemes.
+    pub choice: Choice,
+    /// Whether a calibration text guides the rounding.
+    pub calibrate: bool,
     overrides: Vec<(Regex, Scheme)>,
+}
+
+/// How tensors get their schemes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Choice {
+    /// By their class.
+    Classes {
+        /// Of the embedding, and of a tied head.
+        embedding: Scheme,
+        /// Of attention's matrices.
+        attention: Scheme,
+        /// Of the feed-forward network's.
+        mlp: Scheme,
+        /// Of an untied head.
+        head: Scheme,
+    },
+    /// By what they lose with each of some schemes.
+    Target {
+        /// Bits a weight over all matrices, at most.
+        bits: f64,
+        /// What there is to choose from.
+        schemes: Vec<Scheme>,
+    },
 }
 
 /// What can be wrong with a recipe.
@@ -89,9 +124,12 @@ pub enum RecipeError {
 }
 
 /// The recipes of `configs/`, the default first.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("q4", include_str!("../../configs/q4.toml")),
+    ("q4-small", include_str!("../../configs/q4-small.toml")),
     ("q3", include_str!("../../configs/q3.toml")),
+    ("q3-small", include_str!("../../configs/q3-small.toml")),
+    ("q4-fast", include_str!("../../configs/q4-fast.toml")),
     ("q8", include_str!("../../configs/q8.toml")),
     ("f16", include_str!("../../configs/f16.toml")),
     ("f32", include_str!("../../configs/f32.toml")),
@@ -100,10 +138,13 @@ const BUILT_IN: [(&str, &str); 5] = [
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RecipeToml {
-    embedding: String,
-    attention: String,
-    mlp: String,
-    head: String,
+    embedding: Option<String>,
+    attention: Option<String>,
+    mlp: Option<String>,
+    head: Option<String>,
+    target_bits: Option<f64>,
+    schemes: Option<Vec<String>>,
+    calibrate: Option<bool>,
     #[serde(default, rename = "override")]
     overrides: Vec<OverrideToml>,
 }
@@ -145,15 +186,10 @@ impl Recipe {
     pub fn parse(name: &str, text: &str) -> Result<Self, RecipeError> {
         let toml: RecipeToml =
             toml::from_str(text).map_err(|e| RecipeError::Text { name: name.into(), why: e.to_string().trim_end().into() })?;
-        let scheme = |key: &str, text: &str| {
-            let bad = |why| RecipeError::Scheme { name: name.into(), key: key.into(), why };
-            match text.parse().map_err(bad)? {
-                Scheme::Grouped(g) if g.codebook == Codebook::Learned => {
-                    Err(bad("no algorithm here makes learned codebooks yet; leave out \"learned\"".into()))
-                }
-                scheme => Ok(scheme),
-            }
+        let scheme = |key: &str, text: &str| -> Result<Scheme, RecipeError> {
+            text.parse().map_err(|why| RecipeError::Scheme { name: name.into(), key: key.into(), why })
         };
+        let wrong = |why: String| RecipeError::Text { name: name.into(), why };
         let overrides = toml.overrides.iter().map(|o| {
             let regex = Regex::new(&o.pattern).map_err(|e| RecipeError::Pattern {
                 name: name.into(),
@@ -162,32 +198,93 @@ impl Recipe {
             })?;
             Ok((regex, scheme(&format!("override {:?}", o.pattern), &o.scheme)?))
         });
-        Ok(Self {
-            name: name.into(),
-            text: text.into(),
-            embedding: scheme("embedding", &toml.embedding)?,
-            attention: scheme("attention", &toml.attention)?,
-            mlp: scheme("mlp", &toml.mlp)?,
-            head: scheme("head", &toml.head)?,
-            overrides: overrides.collect::<Result<_, _>>()?,
-        })
+        let overrides = overrides.collect::<Result<Vec<_>, RecipeError>>()?;
+        let classes = [("embedding", toml.embedding), ("attention", toml.attention), ("mlp", toml.mlp), ("head", toml.head)];
+        let (choice, calibrate) = match (toml.target_bits, toml.schemes) {
+            (Some(bits), Some(schemes)) => {
+                if let Some((class, _)) = classes.iter().find(|c| c.1.is_some()) {
+                    return Err(wrong(format!("{class} has no scheme of its own where target_bits is given; use an override")));
+                }
+                if toml.calibrate == Some(false) {
+                    return Err(wrong("target_bits needs calibrate = true: sensitivities are measured on a text".into()));
+                }
+                check_bits(bits).map_err(wrong)?;
+                if schemes.is_empty() {
+                    return Err(wrong("schemes: nothing to choose from".into()));
+                }
+                let schemes = schemes.iter().map(|s| scheme("schemes", s)).collect::<Result<_, _>>()?;
+                (Choice::Target { bits, schemes }, true)
+            }
+            (Some(_), None) => return Err(wrong("target_bits needs schemes, a list to choose from".into())),
+            (None, Some(_)) => return Err(wrong("schemes needs target_bits".into())),
+            (None, None) => {
+                let [embedding, attention, mlp, head] = classes.map(|(class, text)| {
+                    scheme(class, &text.ok_or_else(|| wrong(format!("missing field `{class}`")))?)
+                });
+                let choice = Choice::Classes { embedding: embedding?, attention: attention?, mlp: mlp?, head: head? };
+                (choice, toml.calibrate.unwrap_or(false))
+            }
+        };
+        let recipe = Self { name: name.into(), text: text.into(), choice, calibrate, overrides };
+        recipe.check_learned()?;
+        Ok(recipe)
     }
 
-    /// The scheme of each tensor, in order. Vectors are f32 whatever the recipe says.
+    /// Learned codebooks come from calibrated quantization alone.
+    fn check_learned(&self) -> Result<(), RecipeError> {
+        let of_choice: Vec<(String, Scheme)> = match &self.choice {
+            Choice::Classes { embedding, attention, mlp, head } => {
+                [("embedding", embedding), ("attention", attention), ("mlp", mlp), ("head", head)]
+                    .map(|(class, scheme)| (class.to_string(), *scheme))
+                    .to_vec()
+            }
+            Choice::Target { schemes, .. } => schemes.iter().map(|s| ("schemes".to_string(), *s)).collect(),
+        };
+        let of_overrides = self.overrides.iter().map(|(regex, s)| (format!("override {:?}", regex.as_str()), *s));
+        for (key, scheme) in of_choice.into_iter().chain(of_overrides) {
+            if let Scheme::Grouped(g) = scheme
+                && g.codebook == Codebook::Learned
+                && !self.calibrate
+            {
+                let why = "learned codebooks need calibrate = true".into();
+                return Err(RecipeError::Scheme { name: self.name.clone(), key, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same recipe with another target.
+    ///
+    /// # Errors
+    /// If its schemes are fixed, or `bits` is no sensible number.
+    pub fn with_target(mut self, target: f64) -> Result<Self, RecipeError> {
+        let wrong = |why| RecipeError::Text { name: self.name.clone(), why };
+        let Choice::Target { bits, .. } = &mut self.choice else {
+            return Err(wrong("has a fixed scheme for each class of tensors, so it cannot be given a target; q4 and q3 can".into()));
+        };
+        check_bits(target).map_err(wrong)?;
+        *bits = target;
+        self.text += &format!("\n# Converted with target_bits = {target}.\n");
+        Ok(self)
+    }
+
+    /// The scheme of each tensor, in order, where it is decided without looking at weights: by class or an override.
+    /// Vectors are f32 whatever the recipe says.
     ///
     /// # Errors
     /// If an override matches no matrix.
-    pub fn schemes(&self, tensors: &[TensorSpec]) -> Result<Vec<Scheme>, RecipeError> {
+    pub fn fixed_schemes(&self, tensors: &[TensorSpec]) -> Result<Vec<Option<Scheme>>, RecipeError> {
         let mut matched = vec![false; self.overrides.len()];
         let schemes = tensors
             .iter()
             .map(|t| {
-                let of_class = match t.class {
-                    TensorClass::Vector => return Scheme::F32,
-                    TensorClass::Embedding => self.embedding,
-                    TensorClass::Attention => self.attention,
-                    TensorClass::Mlp => self.mlp,
-                    TensorClass::Head => self.head,
+                let of_class = match (&self.choice, t.class) {
+                    (_, TensorClass::Vector) => return Some(Scheme::F32),
+                    (Choice::Classes { embedding, .. }, TensorClass::Embedding) => Some(*embedding),
+                    (Choice::Classes { attention, .. }, TensorClass::Attention) => Some(*attention),
+                    (Choice::Classes { mlp, .. }, TensorClass::Mlp) => Some(*mlp),
+                    (Choice::Classes { head, .. }, TensorClass::Head) => Some(*head),
+                    (Choice::Target { .. }, _) => None,
                 };
                 let mut chosen = None;
                 for ((pattern, scheme), matched) in self.overrides.iter().zip(&mut matched) {
@@ -196,7 +293,7 @@ impl Recipe {
                         chosen = chosen.or(Some(*scheme));
                     }
                 }
-                chosen.unwrap_or(of_class)
+                chosen.or(of_class)
             })
             .collect();
         match self.overrides.iter().zip(matched).find(|(_, matched)| !matched) {
@@ -204,6 +301,11 @@ impl Recipe {
             None => Ok(schemes),
         }
     }
+}
+
+/// A target that some scheme can meet.
+fn check_bits(bits: f64) -> Result<(), String> {
+    if (2.0..=32.0).contains(&bits) { Ok(()) } else { Err(format!("a target of {bits} bits a weight (2 to 32 make sense)")) }
 }
 
 #[cfg(test)]
@@ -234,8 +336,8 @@ mod tests {
             matrix("layers.1.down", TensorClass::Mlp),
             TensorSpec { name: "layers.0.mlp_norm.gain".into(), class: TensorClass::Vector, shape: vec![32] },
         ];
-        let schemes = Recipe::parse("mine", &text).unwrap().schemes(&tensors).unwrap();
-        assert_eq!(schemes.iter().map(ToString::to_string).collect::<Vec<_>>(), ["q8/128", "f16", "q3/64+u4", "f32"]);
+        let schemes = Recipe::parse("mine", &text).unwrap().fixed_schemes(&tensors).unwrap();
+        assert_eq!(schemes.iter().map(|s| s.unwrap().to_string()).collect::<Vec<_>>(), ["q8/128", "f16", "q3/64+u4", "f32"]);
     }
 
     #[test]
@@ -247,7 +349,7 @@ mod tests {
         assert!(error(CLASSES.replace("q4/32", "q4/32 learned")).contains("learned codebooks"));
         assert!(error(format!("{CLASSES}[[override]]\npattern = '('\nscheme = 'f16'\n")).contains("unclosed group"));
         let recipe = Recipe::parse("mine", &format!("{CLASSES}[[override]]\npattern = 'qvk'\nscheme = 'f16'\n")).unwrap();
-        let error = recipe.schemes(&[matrix("layers.0.qkv", TensorClass::Attention)]).unwrap_err();
+        let error = recipe.fixed_schemes(&[matrix("layers.0.qkv", TensorClass::Attention)]).unwrap_err();
         assert!(error.to_string().contains(r#""qvk" matches no matrix"#));
         assert!(Recipe::load("q5").unwrap_err().to_string().contains("recipes are q4, q3, q8, f16, f32"));
     }

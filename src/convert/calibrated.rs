@@ -1,0 +1,250 @@
+//! Calibrated quantization of a whole decoder, layer by layer, before anything is written to shards.
+//!
+//! Two streams of the calibration windows go through the layers: one through the original weights, one through the
+//! weights as they are stored. At each matrix the second stream's inputs say what an error in a weight costs, and the
+//! difference between the streams what earlier errors have changed, which the matrix makes good as far as it can. Only
+//! one layer's weights and activations exist at a time.
+//!
+//! What a matrix becomes is put on disk under `OUT.partial/matrices`, from where the pipeline takes it and a resumed
+//! conversion goes on.
+
+use super::staged::{Staged, StagedMatrix};
+use super::{ConvertError, MatrixCost, Plan, Progress};
+use crate::calibrate::Calibration;
+use crate::golden::reference::{Ends, LayerWindows, Observe, Site};
+use crate::quantize::{Equalized, SecondMoment, quantize_matrix, serves, store_rows};
+use candle_core::Tensor;
+use haikuq_format::layout::{dequantize, pack_quantized};
+use haikuq_format::manifest::TensorEntry;
+use haikuq_format::scheme::Scheme;
+use haikuq_format::spec::TensorClass;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// How much of what earlier errors changed in its inputs a matrix makes good. All of it follows the calibration text
+/// too closely; measured on SmolLM2-135M at 4.25 bits, KL is 0.081 with 0, 0.068 with a half, 0.081 with all.
+const CORRECTION: f64 = 0.5;
+
+/// Quantizes every matrix that is not staged yet.
+pub(super) fn stage(
+    weights: &Equalized<'_>,
+    plan: &Plan,
+    calibration: &Calibration,
+    staged: &Staged,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(), ConvertError> {
+    let spec = &weights.decoder().spec;
+    let run = Run { weights, plan, staged, progress };
+    let read = |name: &str| weights.read(name);
+    let ends = Ends::load(spec, read)?;
+    let length = calibration.windows.first().map_or(0, Vec::len);
+    let mut original = ends.embed(&calibration.windows)?;
+    let mut stored = original.clone();
+    for index in 0..spec.num_layers() {
+        let layer = LayerWindows::load(spec, index, length, read)?;
+        let mut recorder = Recorder::default();
+        original = layer.forward(&original, &mut recorder)?;
+        let mut quantizer = Quantizer { run: &run, layer: index, gated: spec.gated_mlp, inputs: recorder.inputs, failed: None };
+        let result = layer.forward(&stored, &mut quantizer);
+        // The cause goes first: what candle hands on of it is text.
+        if let Some(error) = quantizer.failed {
+            return Err(error);
+        }
+        stored = result?;
+        for part in plan.tensors.iter().filter(|t| t.name.starts_with(&format!("layers.{index}."))) {
+            weights.decoder().release(&part.name);
+        }
+    }
+    let (original, stored) = (ends.normed(&original)?, ends.normed(&stored)?);
+    drop(ends);
+    let head = if spec.tied_head { "embedding" } else { "head" };
+    let lookup = calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice()).filter(|_| spec.tied_head);
+    run.matrix(head, &stored, Some(&original), lookup)?;
+    // Tables that are only looked up in: each row's error matters by itself.
+    for tensor in plan.tensors.iter().filter(|t| t.class == TensorClass::Embedding && t.name != head) {
+        run.table(tensor, calibration)?;
+    }
+    Ok(())
+}
+
+/// What all matrices share.
+struct Run<'a> {
+    weights: &'a Equalized<'a>,
+    plan: &'a Plan,
+    staged: &'a Staged,
+    progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+impl Run<'_> {
+    fn tensor(&self, name: &str) -> Result<&TensorEntry, ConvertError> {
+        let missing = || ConvertError::NotPlanned { tensor: name.into() };
+        self.plan.tensors.iter().find(|t| t.name == name).ok_or_else(missing)
+    }
+
+    /// The values of a matrix as they are stored, quantized now unless an earlier run did it. `stored` are its inputs
+    /// `[tokens, columns]` after stored weights, `original` those after the original ones; `lookup` what a squared error
+    /// costs where the matrix is also looked up in, a column.
+    fn matrix(
+        &self,
+        name: &str,
+        stored: &Tensor,
+        original: Option<&Tensor>,
+        lookup: Option<&[f32]>,
+    ) -> Result<Vec<f32>, ConvertError> {
+        let tensor = self.tensor(name)?;
+        if let Some(matrix) = self.staged.read(tensor)? {
+            (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
+            return Ok(values(tensor, &matrix));
+        }
+        let begin = Instant::now();
+        let mut weights = self.weights.read(name)?;
+        let columns = tensor.columns();
+        let tokens = stored.dim(0)? as f64;
+        let product = |a: &Tensor, b: &Tensor| -> Result<Vec<f32>, ConvertError> {
+            Ok((a.t()?.matmul(b)? / tokens)?.flatten_all()?.to_vec1::<f32>()?)
+        };
+        let mut moment = product(stored, stored)?;
+        for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {
+            moment[c * columns + c] += extra;
+        }
+        let moment = SecondMoment::new(columns, moment);
+        let failed = |source| ConvertError::Moment { tensor: name.into(), source };
+        let unchanged = weights.clone();
+        if let Some(original) = original {
+            let shift = ((original - stored)? * CORRECTION)?;
+            let cross = (shift.t()?.matmul(stored)? / tokens)?;
+            let matrix = Tensor::from_slice(&weights, (tensor.rows(), columns), stored.device())?;
+            let mut correction = matrix.matmul(&cross)?.flatten_all()?.to_vec1::<f32>()?;
+            moment.solve_rows(&mut correction).map_err(failed)?;
+            weights.iter_mut().zip(&correction).for_each(|(w, c)| *w += c);
+        }
+        let (staged, out) = match tensor.scheme {
+            Scheme::Grouped(scheme) if serves(scheme) => {
+                let quantized = quantize_matrix(scheme, &weights, &moment).map_err(failed)?;
+                let planes = pack_quantized(scheme, tensor.rows(), columns, &quantized.rows);
+                (StagedMatrix::new(planes, &unchanged, &quantized.values), quantized.values)
+            }
+            _ => self.searched(tensor, &weights, &unchanged)?,
+        };
+        self.finish(tensor, &staged, begin, self.relative_loss(&unchanged, &out, stored)?)?;
+        Ok(out)
+    }
+
+    /// A table of embeddings or positions.
+    fn table(&self, tensor: &TensorEntry, calibration: &Calibration) -> Result<(), ConvertError> {
+        if self.staged.read(tensor)?.is_some() {
+            (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let weights = self.weights.read(&tensor.name)?;
+        let lookup = calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice());
+        let importance = lookup.filter(|l| l.len() == tensor.columns());
+        let staged = match tensor.scheme {
+            Scheme::Grouped(scheme) if serves(scheme) => {
+                let quantized = crate::quantize::quantize_table(scheme, &weights, tensor.columns(), importance);
+                let planes = pack_quantized(scheme, tensor.rows(), tensor.columns(), &quantized.rows);
+                StagedMatrix::new(planes, &weights, &quantized.values)
+            }
+            _ => self.searched(tensor, &weights, &weights)?.0,
+        };
+        let loss = staged.relative_error();
+        self.finish(tensor, &staged, begin, loss)
+    }
+
+    /// A matrix in a scheme that search serves.
+    fn searched(&self, tensor: &TensorEntry, weights: &[f32], unchanged: &[f32]) -> Result<(StagedMatrix, Vec<f32>), ConvertError> {
+        let columns = tensor.columns();
+        let rows = super::plan::block_rows(columns);
+        let block = |(i, block): (usize, &[f32])| {
+            store_rows(tensor.scheme, columns, block).map_err(|mut source| {
+                source.row += i * rows;
+                ConvertError::TooLarge { tensor: tensor.name.clone(), source }
+            })
+        };
+        let blocks: Vec<Result<_, ConvertError>> = weights.par_chunks(rows * columns).enumerate().map(block).collect();
+        let mut planes: Vec<(_, Vec<u32>)> = Vec::new();
+        for block in blocks {
+            for (i, (kind, words)) in block?.planes.into_iter().enumerate() {
+                match planes.get_mut(i) {
+                    Some((_, plane)) => plane.extend(words),
+                    None => planes.push((kind, words)),
+                }
+            }
+        }
+        let staged = StagedMatrix::new(planes, unchanged, &[]);
+        let out = values(tensor, &staged);
+        Ok((StagedMatrix::new(staged.planes, unchanged, &out), out))
+    }
+
+    /// `E|(W − Ŵ) x|² / E|W x|²` over the inputs of stored weights.
+    fn relative_loss(&self, weights: &[f32], out: &[f32], inputs: &Tensor) -> Result<f64, ConvertError> {
+        // A sample of the tokens says it well enough.
+        let tokens = inputs.dim(0)?;
+        let sample = inputs.narrow(0, 0, tokens.min(512))?;
+        let columns = inputs.dim(1)?;
+        let energy = |w: Vec<f32>| -> Result<f64, ConvertError> {
+            let w = Tensor::from_vec(w, (weights.len() / columns, columns), inputs.device())?;
+            Ok(f64::from(sample.matmul(&w.t()?)?.sqr()?.mean_all()?.to_scalar::<f32>()?))
+        };
+        let difference = weights.iter().zip(out).map(|(a, b)| a - b).collect();
+        Ok(energy(difference)? / energy(weights.to_vec())?.max(f64::MIN_POSITIVE))
+    }
+
+    fn finish(&self, tensor: &TensorEntry, matrix: &StagedMatrix, begin: Instant, loss: f64) -> Result<(), ConvertError> {
+        self.staged.write(tensor, matrix)?;
+        (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
+        let cost = MatrixCost { seconds: begin.elapsed().as_secs_f64(), relative_loss: loss };
+        (self.progress)(Progress::Matrix(&tensor.name, tensor.scheme, cost));
+        Ok(())
+    }
+}
+
+fn values(tensor: &TensorEntry, matrix: &StagedMatrix) -> Vec<f32> {
+    let planes: Vec<_> = matrix.planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
+    dequantize(tensor.scheme, tensor.rows(), tensor.columns(), &planes)
+}
+
+/// Keeps the inputs of a layer's matrices.
+#[derive(Default)]
+struct Recorder {
+    inputs: BTreeMap<Site, Tensor>,
+}
+
+impl Observe for Recorder {
+    fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        self.inputs.insert(site, input.clone());
+        Ok(None)
+    }
+}
+
+/// Quantizes a layer's matrices as the stream of stored weights reaches them.
+struct Quantizer<'a> {
+    run: &'a Run<'a>,
+    layer: usize,
+    gated: bool,
+    inputs: BTreeMap<Site, Tensor>,
+    failed: Option<ConvertError>,
+}
+
+impl Observe for Quantizer<'_> {
+    fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        let part = match site {
+            Site::Qkv => "qkv",
+            Site::AttentionOutput => "attention_output",
+            Site::Gate | Site::Up if self.gated => "gate_up",
+            Site::Gate | Site::Up => "up",
+            Site::Down => "down",
+        };
+        let original = self.inputs.remove(&site);
+        match self.run.matrix(&format!("layers.{}.{part}", self.layer), input, original.as_ref(), None) {
+            Ok(values) => Ok(Some(values)),
+            Err(error) => {
+                let text = error.to_string();
+                self.failed = Some(error);
+                Err(candle_core::Error::Msg(text))
+            }
+        }
+    }
+}

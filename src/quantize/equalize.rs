@@ -1,0 +1,206 @@
+//! Equalization: columns of a matrix are made alike by factors that what comes before it takes back.
+//!
+//! A group has one scale for columns that may be far apart in size, by nature or because a checkpoint was rescaled.
+//! Where a norm's gain or another matrix's rows make the column's input, column `c` can be divided by any `s_c` if
+//! they are multiplied by it: the decoder computes the same. With `w_c` the root mean square of the column's weights
+//! and `d_c` that of its input, `s_c = w_c^(1−a) / d_c^a` leaves columns of size `(w_c d_c)^a`, whatever sizes the
+//! checkpoint gave to both: a column gets a finer grid the more it carries. After J. Lin et al., "AWQ:
+//! Activation-aware Weight Quantization", 2023, without its search.
+
+use crate::architecture::{ArchitectureError, Decoder};
+use crate::calibrate::Calibration;
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{NormPlacement, Residual};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// The exponent `a`: 0 makes all columns equally large, 1 lets them be as large as what they carry.
+const IMPORTANCE: f32 = 0.25;
+
+/// Factors are at most this far from their geometric mean, either way.
+const LARGEST_FACTOR: f32 = 1e6;
+
+/// Factors by which rows and columns of a tensor are multiplied.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Factors {
+    /// One a row of a matrix.
+    rows: Option<Vec<f32>>,
+    /// One a column of a matrix, or a number of a vector.
+    columns: Option<Vec<f32>>,
+}
+
+/// A decoder's tensors with equalized columns.
+pub struct Equalized<'a> {
+    decoder: &'a Decoder,
+    factors: BTreeMap<String, Factors>,
+}
+
+impl<'a> Equalized<'a> {
+    /// The tensors as they are.
+    pub fn plain(decoder: &'a Decoder) -> Self {
+        Self { decoder, factors: BTreeMap::new() }
+    }
+
+    /// Equalizes every matrix whose input something else can make larger: those after a norm, the projection after
+    /// the heads (through the values), and the one after a gated product (through its `up` half).
+    ///
+    /// # Errors
+    /// If weights cannot be read.
+    pub fn new(decoder: &'a Decoder, calibration: &Calibration) -> Result<Self, ArchitectureError> {
+        let mut equalized = Self::plain(decoder);
+        for layer in 0..decoder.spec.num_layers() {
+            equalized.layer(layer, calibration)?;
+        }
+        Ok(equalized)
+    }
+
+    /// The decoder whose tensors these are.
+    pub fn decoder(&self) -> &'a Decoder {
+        self.decoder
+    }
+
+    /// Reads rows as [`Decoder::read_rows`] does.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<(), ArchitectureError> {
+        self.decoder.read_rows(name, rows.clone(), out)?;
+        self.apply(name, rows, out);
+        Ok(())
+    }
+
+    /// Reads a whole tensor as [`Decoder::read`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, name: &str) -> Result<Vec<f32>, ArchitectureError> {
+        let mut out = self.decoder.read(name)?;
+        self.apply(name, 0..usize::MAX, &mut out);
+        Ok(out)
+    }
+
+    fn apply(&self, name: &str, rows: Range<usize>, out: &mut [f32]) {
+        let Some(factors) = self.factors.get(name) else { return };
+        if let Some(columns) = &factors.columns {
+            for row in out.chunks_exact_mut(columns.len()) {
+                row.iter_mut().zip(columns).for_each(|(w, f)| *w *= f);
+            }
+        }
+        if let Some(of_rows) = &factors.rows {
+            let columns = out.len() / rows.len().min(of_rows.len()).max(1);
+            for (row, f) in out.chunks_exact_mut(columns).zip(&of_rows[rows.start..]) {
+                row.iter_mut().for_each(|w| *w *= f);
+            }
+        }
+    }
+
+    fn layer(&mut self, layer: usize, calibration: &Calibration) -> Result<(), ArchitectureError> {
+        let spec = &self.decoder.spec;
+        let name = |part: &str| format!("layers.{layer}.{part}");
+        let up = name(if spec.gated_mlp { "gate_up" } else { "up" });
+        // Rows first: what they are multiplied by counts in the columns of their matrix.
+        self.after_values(layer, calibration)?;
+        if spec.gated_mlp {
+            self.after_up(layer, &up, calibration)?;
+        }
+        if spec.norm_placement == NormPlacement::Post {
+            return Ok(());
+        }
+        match spec.residual {
+            Residual::ParallelShared => self.after_norm(&name("attention_norm"), &[name("qkv"), up], calibration),
+            Residual::Sequential | Residual::Parallel => {
+                self.after_norm(&name("attention_norm"), &[name("qkv")], calibration)?;
+                self.after_norm(&name("mlp_norm"), &[up], calibration)
+            }
+        }
+    }
+
+    /// Columns of the matrices that a norm feeds, and its gain.
+    fn after_norm(&mut self, norm: &str, matrices: &[String], calibration: &Calibration) -> Result<(), ArchitectureError> {
+        let Some(input) = calibration.sensitivities.get(&matrices[0]).map(|s| &s.input) else { return Ok(()) };
+        let mut squares = vec![0.0f64; input.len()];
+        for matrix in matrices {
+            add_column_squares(&self.read(matrix)?, &mut squares);
+        }
+        let factors = column_factors(&squares, input);
+        for matrix in matrices {
+            self.factors.entry(matrix.clone()).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
+        }
+        self.factors.entry(format!("{norm}.gain")).or_default().columns = Some(factors.clone());
+        if self.decoder.spec.norm.kind.has_bias() {
+            self.factors.entry(format!("{norm}.bias")).or_default().columns = Some(factors);
+        }
+        Ok(())
+    }
+
+    /// Columns of the projection after the heads, and rows of the values, which several heads share.
+    fn after_values(&mut self, layer: usize, calibration: &Calibration) -> Result<(), ArchitectureError> {
+        let spec = &self.decoder.spec;
+        let (qkv, output) = (format!("layers.{layer}.qkv"), format!("layers.{layer}.attention_output"));
+        let Some(input) = calibration.sensitivities.get(&output).map(|s| &s.input) else { return Ok(()) };
+        let mut squares = vec![0.0f64; input.len()];
+        add_column_squares(&self.read(&output)?, &mut squares);
+        let width = spec.num_kv_heads * spec.head_dim;
+        let value_of = |column: usize| value_row(spec, column);
+        let (mut shared, mut inputs) = (vec![0.0f64; width], vec![0.0f32; width]);
+        for (c, (square, input)) in squares.iter().zip(input).enumerate() {
+            shared[value_of(c)] += square;
+            inputs[value_of(c)] += input;
+        }
+        let factors = column_factors(&shared, &inputs);
+        let columns = (0..input.len()).map(|c| 1.0 / factors[value_of(c)]).collect();
+        self.factors.entry(output).or_default().columns = Some(columns);
+        let before = spec.attention_size() + width;
+        let rows: Vec<f32> = std::iter::repeat_n(1.0, before).chain(factors).collect();
+        if spec.biases.qkv {
+            self.factors.entry(format!("{qkv}.bias")).or_default().columns = Some(rows.clone());
+        }
+        self.factors.entry(qkv).or_default().rows = Some(rows);
+        Ok(())
+    }
+
+    /// Columns of `down`, and rows of the `up` half of `gate_up`, every second from the second on.
+    fn after_up(&mut self, layer: usize, up: &str, calibration: &Calibration) -> Result<(), ArchitectureError> {
+        let down = format!("layers.{layer}.down");
+        let Some(input) = calibration.sensitivities.get(&down).map(|s| &s.input) else { return Ok(()) };
+        let mut squares = vec![0.0f64; input.len()];
+        add_column_squares(&self.read(&down)?, &mut squares);
+        let factors = column_factors(&squares, input);
+        self.factors.entry(down).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
+        let rows: Vec<f32> = factors.iter().flat_map(|&s| [1.0, s]).collect();
+        if self.decoder.spec.biases.mlp {
+            self.factors.entry(format!("{up}.bias")).or_default().columns = Some(rows.clone());
+        }
+        self.factors.entry(up.into()).or_default().rows = Some(rows);
+        Ok(())
+    }
+}
+
+/// The row of the values that column `column` of the projection after the heads weighs.
+fn value_row(spec: &DecoderSpec, column: usize) -> usize {
+    let heads_a_group = spec.num_heads / spec.num_kv_heads;
+    column / spec.head_dim / heads_a_group * spec.head_dim + column % spec.head_dim
+}
+
+fn add_column_squares(matrix: &[f32], squares: &mut [f64]) {
+    for row in matrix.chunks_exact(squares.len()) {
+        squares.iter_mut().zip(row).for_each(|(sum, &w)| *sum += f64::from(w) * f64::from(w));
+    }
+}
+
+/// `w^(1−a) / d^a` for each column, over their geometric mean: `squares` are sums of squared weights, `inputs` mean
+/// squares of inputs. One where either is zero.
+fn column_factors(squares: &[f64], inputs: &[f32]) -> Vec<f32> {
+    let a = f64::from(IMPORTANCE);
+    let logarithm = |(&w, &d): (&f64, &f32)| {
+        (w > 0.0 && d > 0.0).then(|| 0.5 * ((1.0 - a) * w.ln() - a * f64::from(d).ln()))
+    };
+    let logarithms: Vec<Option<f64>> = squares.iter().zip(inputs).map(logarithm).collect();
+    let known = logarithms.iter().flatten();
+    let mean = known.clone().sum::<f64>() / known.count().max(1) as f64;
+    let factor = |l: &Option<f64>| l.map_or(1.0, |l| ((l - mean).exp() as f32).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR));
+    logarithms.iter().map(factor).collect()
+}
