@@ -9,6 +9,7 @@
 
 pub mod architecture;
 pub mod browser;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;

@@ -5,6 +5,7 @@
 
 mod bench;
 mod browser;
+mod calibrate;
 mod chat;
 mod checkpoint_argument;
 mod completions;
@@ -63,6 +64,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Convert(convert::ConvertArgs),
+    Calibrate(calibrate::CalibrateArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Diff(diff::DiffArgs),
@@ -85,6 +87,7 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Convert(args) => convert::run(args, context),
+            Self::Calibrate(args) => calibrate::run(args, context),
             Self::Inspect(args) => inspect::run(args, context),
             Self::Verify(args) => verify::run(args, context),
             Self::Diff(args) => diff::run(args, context),

@@ -266,7 +266,7 @@ impl<'a> File<'a> {
 
 /// The same file with its metadata in alphabetical order: safetensors writes it in the order of a hash table, and the
 /// same inputs should give the same bytes.
-fn sorted_metadata(bytes: Vec<u8>) -> Result<Vec<u8>, safetensors::SafeTensorError> {
+pub(crate) fn sorted_metadata(bytes: Vec<u8>) -> Result<Vec<u8>, safetensors::SafeTensorError> {
     let (header_bytes, header) = SafeTensors::read_metadata(&bytes)?;
     let Some(metadata) = header.metadata() else { return Ok(bytes) };
     let sorted: std::collections::BTreeMap<_, _> = metadata.iter().collect();

@@ -84,13 +84,21 @@ struct Line {
 /// See [`DocumentError`].
 pub fn read_documents(path: &Path) -> Result<Vec<Document>, DocumentError> {
     let text = std::fs::read_to_string(path).map_err(|source| DocumentError::Io { path: path.into(), source })?;
+    parse_documents(&text, path)
+}
+
+/// As [`read_documents`] from memory; `path` says the form, and what messages call it.
+///
+/// # Errors
+/// See [`DocumentError`].
+pub fn parse_documents(text: &str, path: &Path) -> Result<Vec<Document>, DocumentError> {
     let documents = match path.extension() {
         Some(e) if e.eq_ignore_ascii_case("jsonl") => {
             let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
             lines.map(|(i, l)| parse_line(l, i + 1, path)).collect::<Result<Vec<_>, _>>()?
         }
         _ if text.is_empty() => vec![],
-        _ => vec![Document::Text(text)],
+        _ => vec![Document::Text(text.into())],
     };
     if documents.is_empty() {
         return Err(DocumentError::Empty { path: path.into() });

@@ -112,4 +112,21 @@ impl<'a> Ends<'a> {
     pub fn logits(&self, normed: &Tensor) -> Result<Tensor, ReferenceError> {
         Ok(scaled_logits(self.spec, normed, &self.head, self.head_bias.as_ref())?)
     }
+
+    /// How fast each of a position's logits grows with the output of the head's matrix; nothing where it is that output
+    /// (and a bias).
+    pub fn slopes(&self, logits: &[f32]) -> Option<Vec<f32>> {
+        let DecoderSpec { logit_multiplier, logit_softcap, .. } = *self.spec;
+        let slope = |logit: &f32| logit_multiplier * logit_softcap.map_or(1.0, |cap| 1.0 - (logit / cap).powi(2));
+        (logit_multiplier != 1.0 || logit_softcap.is_some()).then(|| logits.iter().map(slope).collect())
+    }
+
+    /// The gradient with respect to the head's input `[n, hidden_size]`, of one with respect to the output of its matrix
+    /// `[n, vocab_size]`.
+    ///
+    /// # Errors
+    /// Only of tensor arithmetic.
+    pub fn head_gradient(&self, output: &Tensor) -> Result<Tensor, ReferenceError> {
+        Ok(output.matmul(&self.head)?)
+    }
 }

@@ -1,0 +1,358 @@
+//! Measures [`Sensitivity`]: one pass forward that keeps what goes into each layer, and one backward.
+//!
+//! Only one layer's weights are in memory at a time. A layer's gradients come of automatic differentiation of a window
+//! at a time: at each matrix's output a zero is added, and the gradient with respect to that zero is the gradient with
+//! respect to the output.
+//!
+//! The loss of a token is its negative log-likelihood, `−ln p(y)`, where `y` is drawn from `p` and not taken from the
+//! text. Gradients of different positions' losses are then uncorrelated, so that one backward pass of their sum gives the
+//! mean square of each.
+
+use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
+use crate::architecture::Decoder;
+use crate::golden::reference::{Ends, LayerWindows, Observe, Site};
+use crate::model::BoxError;
+use candle_core::{DType, Device, Tensor, Var};
+use haikuq_format::DecoderSpec;
+use haikuq_runtime::sampling::uniform;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Longest window that gradients are taken through: what a layer keeps for it grows with its square.
+const WINDOW_TOKENS: usize = 256;
+
+/// Windows whose gradients are computed at the same time: bounds memory on machines with many cores.
+const TOGETHER: usize = 4;
+
+/// Positions whose logits exist at the same time.
+const LOGIT_ROWS: usize = 64;
+
+/// Steps that [`measure`] reports, all in all.
+pub fn steps(spec: &DecoderSpec) -> usize {
+    2 * spec.num_layers() + 1
+}
+
+/// Measures every matrix of `decoder` on `text`. `progress` is called with the number of [`steps`] done.
+///
+/// # Errors
+/// If a tensor cannot be read, a token is outside the vocabulary, or numbers overflow.
+pub fn measure(
+    decoder: &Decoder,
+    text: CalibrationText,
+    options: &Options,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Calibration, CalibrationError> {
+    let windows = cut(&text.windows, options.sensitivity_tokens);
+    let read = |name: &str| {
+        let values = decoder.read(name);
+        decoder.release(name);
+        values
+    };
+    let sensitivities = sensitivities(&decoder.spec, &windows, options.seed, read, progress)?;
+    let sensitivity_tokens = windows.iter().map(Vec::len).sum();
+    Ok(Calibration { text: text.sources, windows: text.windows, sensitivities, sensitivity_tokens })
+}
+
+/// About `tokens` tokens of windows of one length, in parts of one length that are spread over them.
+fn cut(windows: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
+    let length = windows.first().map_or(1, Vec::len).min(WINDOW_TOKENS).min(tokens.max(2));
+    let parts: Vec<&[u32]> = windows.iter().flat_map(|w| w.chunks_exact(length)).collect();
+    let n = (tokens / length).clamp(1, parts.len().max(1));
+    (0..n.min(parts.len())).map(|i| parts[i * parts.len() / n].to_vec()).collect()
+}
+
+/// Sensitivities by canonical name, measured on windows of one length.
+fn sensitivities<E: Into<BoxError>>(
+    spec: &DecoderSpec,
+    windows: &[Vec<u32>],
+    seed: u64,
+    read: impl Fn(&str) -> Result<Vec<f32>, E>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<BTreeMap<String, Sensitivity>, CalibrationError> {
+    let length = windows.first().map_or(0, Vec::len);
+    let mut done = 0;
+    let mut step = || {
+        done += 1;
+        progress(done);
+    };
+    let load = |index| LayerWindows::load(spec, index, length, &read);
+
+    let ends = Ends::load(spec, &read)?;
+    let mut residual: Vec<Tensor> = windows.iter().map(|w| ends.embed(std::slice::from_ref(w))).collect::<Result<_, _>>()?;
+    drop(ends);
+    let mut inputs = Vec::with_capacity(spec.num_layers());
+    for index in 0..spec.num_layers() {
+        let layer = load(index)?;
+        let next = together(&residual, |_, x| layer.forward(x, &mut Unseen))?;
+        inputs.push(std::mem::replace(&mut residual, next));
+        step();
+    }
+
+    let mut measured = BTreeMap::new();
+    let ends = Ends::load(spec, &read)?;
+    let (mut head_input, mut head_output) = (Squares::default(), Squares::default());
+    let mut gradients = Vec::with_capacity(windows.len());
+    for end in together(&residual, |window, x| {
+        let label = |position: usize| uniform(seed, (window * length + position) as u64);
+        at_the_end(&ends, x, &mut |position, weights, total| draw(weights, total, label(position)))
+    })? {
+        head_input.merge(&end.head_input);
+        head_output.merge(&end.head_output);
+        gradients.push(end.gradient);
+    }
+    drop((ends, residual));
+    let head = Sensitivity { input: head_input.mean(), output: head_output.mean(), lookup: Vec::new() };
+    measured.insert(if spec.tied_head { "embedding" } else { "head" }.to_owned(), head);
+    step();
+
+    for index in (0..spec.num_layers()).rev() {
+        let layer = load(index)?;
+        let pairs: Vec<(Tensor, Tensor)> = inputs.pop().into_iter().flatten().zip(gradients).collect();
+        let mut sums = BTreeMap::<Site, (Squares, Squares)>::new();
+        gradients = Vec::with_capacity(windows.len());
+        for back in together(&pairs, |_, (x, gradient)| backward(&layer, x, gradient)?.squared())? {
+            for (site, (input, output)) in &back.squares {
+                let sum = sums.entry(*site).or_default();
+                sum.0.merge(input);
+                sum.1.merge(output);
+            }
+            gradients.push(back.gradient);
+        }
+        measured.extend(by_matrix(spec, index, sums));
+        step();
+    }
+
+    let mut lookup = Squares::default();
+    for gradient in &gradients {
+        lookup.add(gradient)?;
+    }
+    let lookup = lookup.mean();
+    if spec.learned_positions {
+        measured.insert("positions".into(), Sensitivity { lookup: lookup.clone(), ..Sensitivity::default() });
+    }
+    let by = spec.embedding_multiplier.powi(2);
+    measured.entry("embedding".into()).or_default().lookup = lookup.into_iter().map(|x| x * by).collect();
+    for (name, sensitivity) in &measured {
+        for (part, values) in sensitivity.parts() {
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err(CalibrationError::NotFinite { what: format!("{name}, {part}") });
+            }
+        }
+    }
+    Ok(measured)
+}
+
+/// `of` every window with its index, a few at a time; results in order, whatever the number of threads.
+fn together<T: Sync, R: Send, E: Send>(windows: &[T], of: impl Fn(usize, &T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
+    let mut results = Vec::with_capacity(windows.len());
+    for (chunk, some) in windows.chunks(TOGETHER).enumerate() {
+        let some = some.par_iter().enumerate().map(|(i, window)| of(chunk * TOGETHER + i, window));
+        results.extend(some.collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(results)
+}
+
+/// Sums of squares by column.
+#[derive(Default)]
+struct Squares {
+    sums: Vec<f64>,
+    rows: usize,
+}
+
+impl Squares {
+    /// Adds the rows of `x` `[rows, columns]`.
+    fn add(&mut self, x: &Tensor) -> candle_core::Result<()> {
+        let (rows, columns) = x.dims2()?;
+        let values = x.detach().flatten_all()?.to_vec1::<f32>()?;
+        values.chunks_exact(columns).for_each(|row| self.add_row(row.iter().map(|&x| f64::from(x).powi(2)), columns));
+        self.rows += rows;
+        Ok(())
+    }
+
+    /// Adds to each column; the caller counts rows.
+    fn add_row(&mut self, squares: impl Iterator<Item = f64>, columns: usize) {
+        self.sums.resize(columns, 0.0);
+        self.sums.iter_mut().zip(squares).for_each(|(sum, x)| *sum += x);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.add_row(other.sums.iter().copied(), other.sums.len());
+        self.rows += other.rows;
+    }
+
+    fn mean(self) -> Vec<f32> {
+        self.sums.into_iter().map(|sum| (sum / self.rows as f64) as f32).collect()
+    }
+}
+
+/// What one window says about the head, and the gradient of its loss.
+struct End {
+    head_input: Squares,
+    /// Expectation over labels, which needs no drawing.
+    head_output: Squares,
+    /// With respect to the residual stream after the last layer.
+    gradient: Tensor,
+}
+
+/// Runs final norm and head on the residual stream `x` of one window, and back. `draw` chooses a position's label, given
+/// `e^(logit − largest)` of all ids and their sum.
+fn at_the_end(ends: &Ends, x: &Tensor, draw: &mut dyn FnMut(usize, &[f32], f64) -> usize) -> Result<End, CalibrationError> {
+    let x = Var::from_tensor(&x.detach())?;
+    let normed = ends.normed(&x)?;
+    let (mut head_input, mut head_output) = (Squares::default(), Squares::default());
+    head_input.add(&normed)?;
+    let (detached, positions) = (normed.detach(), normed.dim(0)?);
+    let mut blocks = Vec::new();
+    for first in (0..positions).step_by(LOGIT_ROWS) {
+        let rows = LOGIT_ROWS.min(positions - first);
+        let logits = ends.logits(&detached.narrow(0, first, rows)?)?;
+        let vocab_size = logits.dim(1)?;
+        let mut gradients = logits.flatten_all()?.to_vec1::<f32>()?;
+        drop(logits);
+        for (row, logits) in gradients.chunks_exact_mut(vocab_size).enumerate() {
+            let slopes = ends.slopes(logits);
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            logits.iter_mut().for_each(|l| *l = (*l - largest).exp());
+            let total: f64 = logits.iter().map(|&w| f64::from(w)).sum();
+            if !total.is_finite() {
+                return Err(CalibrationError::NotFinite { what: "logits".into() });
+            }
+            let label = draw(first + row, logits, total);
+            let slope = |v: usize| slopes.as_ref().map_or(1.0, |s| s[v]);
+            let variance = |(v, w): (usize, &f32)| {
+                let p = f64::from(*w) / total;
+                p * (1.0 - p) * f64::from(slope(v)).powi(2)
+            };
+            head_output.add_row(logits.iter().enumerate().map(variance), vocab_size);
+            logits.iter_mut().for_each(|w| *w = (f64::from(*w) / total) as f32);
+            logits[label] -= 1.0;
+            if let Some(slopes) = &slopes {
+                logits.iter_mut().zip(slopes).for_each(|(g, slope)| *g *= slope);
+            }
+        }
+        head_output.rows += rows;
+        blocks.push(ends.head_gradient(&Tensor::from_vec(gradients, (rows, vocab_size), &Device::Cpu)?)?);
+    }
+    let gradient = gradient_of(&normed, &Tensor::cat(&blocks, 0)?, &x)?.1;
+    Ok(End { head_input, head_output, gradient })
+}
+
+/// The id at `uniform` of `[0, 1)` in the distribution that is proportional to `weights`.
+fn draw(weights: &[f32], total: f64, uniform: f32) -> usize {
+    let (target, mut sum) = (f64::from(uniform) * total, 0.0);
+    let chosen = weights.iter().position(|&w| {
+        sum += f64::from(w);
+        sum > target
+    });
+    chosen.unwrap_or(weights.len().saturating_sub(1))
+}
+
+/// Goes back from `y`, whose gradient is given, to `x`: all gradients, and that of `x`.
+fn gradient_of(y: &Tensor, gradient: &Tensor, x: &Var) -> candle_core::Result<(candle_core::backprop::GradStore, Tensor)> {
+    let mut gradients = (y * gradient)?.sum_all()?.backward()?;
+    let of_x = gradients.remove(x).map_or_else(|| x.zeros_like(), Ok)?;
+    Ok((gradients, of_x))
+}
+
+/// What one window says about one layer.
+struct Back<T> {
+    /// With respect to the layer's input.
+    gradient: Tensor,
+    /// Of each matrix; gate and up apart.
+    squares: T,
+}
+
+/// Mean squares of inputs, and gradients with respect to outputs in parts of rows.
+struct Seen {
+    inputs: BTreeMap<Site, Squares>,
+    outputs: Vec<(Site, Tensor)>,
+}
+
+/// Runs a layer on one window's residual stream `x`, and back from the gradient of its output.
+fn backward(layer: &LayerWindows, x: &Tensor, gradient: &Tensor) -> Result<Back<Seen>, CalibrationError> {
+    let x = Var::from_tensor(&x.detach())?;
+    let mut probes = Probes::default();
+    let y = layer.forward(&x, &mut probes)?;
+    let (mut gradients, of_x) = gradient_of(&y, gradient, &x)?;
+    let outputs = probes.outputs.iter().filter_map(|(site, probe)| Some((*site, gradients.remove(probe)?)));
+    let squares = Seen { inputs: probes.inputs, outputs: outputs.collect() };
+    Ok(Back { gradient: of_x, squares })
+}
+
+impl Back<Seen> {
+    fn squared(self) -> Result<Back<BTreeMap<Site, (Squares, Squares)>>, CalibrationError> {
+        let Seen { inputs, outputs } = self.squares;
+        let mut squares: BTreeMap<Site, (Squares, Squares)> =
+            inputs.into_iter().map(|(site, input)| (site, (input, Squares::default()))).collect();
+        for (site, gradient) in outputs {
+            squares.entry(site).or_default().1.add(&gradient)?;
+        }
+        Ok(Back { gradient: self.gradient, squares })
+    }
+}
+
+/// Sums of a layer's sites as sensitivities of its matrices.
+fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<Site, (Squares, Squares)>) -> Vec<(String, Sensitivity)> {
+    let mut gate = None;
+    let mut matrices = Vec::new();
+    for (site, (input, output)) in sums {
+        let mut output = output.mean();
+        let part = match site {
+            Site::Qkv => "qkv",
+            Site::AttentionOutput => "attention_output",
+            Site::Gate => {
+                gate = Some(output);
+                continue;
+            }
+            Site::Up => match gate.take() {
+                // The canonical rows of gate and up take turns.
+                Some(gate) => {
+                    output = gate.into_iter().zip(output).flat_map(|(gate, up)| [gate, up]).collect();
+                    "gate_up"
+                }
+                None => "up",
+            },
+            Site::Down => "down",
+        };
+        matrices.push((format!("layers.{layer}.{part}"), Sensitivity { input: input.mean(), output, lookup: Vec::new() }));
+    }
+    debug_assert_eq!(spec.gated_mlp, matrices.iter().any(|(name, _)| name.ends_with(".gate_up")));
+    matrices
+}
+
+/// Adds a zero to every output, to have the gradient with respect to it.
+#[derive(Default)]
+struct Probes {
+    inputs: BTreeMap<Site, Squares>,
+    outputs: Vec<(Site, Var)>,
+}
+
+impl Observe for Probes {
+    fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        self.inputs.entry(site).or_default().add(input)?;
+        Ok(None)
+    }
+
+    fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
+        let probe = Var::zeros(output.shape(), DType::F32, &Device::Cpu)?;
+        let output = (output + probe.as_tensor())?;
+        self.outputs.push((site, probe));
+        Ok(output)
+    }
+
+    fn differentiable(&self) -> bool {
+        true
+    }
+}
+
+/// Looks at nothing.
+struct Unseen;
+
+impl Observe for Unseen {
+    fn replace(&mut self, _: Site, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Gradients against finite differences, on tiny decoders of different arithmetic.
+
+use super::*;
+use crate::golden::logits::{logsumexp, nll};
+use haikuq_format::spec::*;
+
+fn llama() -> DecoderSpec {
+    DecoderSpec {
+        vocab_size: 23,
+        hidden_size: 12,
+        intermediate_size: 10,
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 4,
+        max_context: 16,
+        norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
+        activation: Activation::Silu,
+        gated_mlp: true,
+        attention_scale: 0.5,
+        layers: vec![LayerSpec { window: None, rope: Some(0) }; 2],
+        ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1], factor: 1.0, long: None }],
+        tied_head: true,
+        qk_norm: None,
+        biases: Biases::default(),
+        residual: Residual::Sequential,
+        norm_placement: NormPlacement::Pre,
+        learned_positions: false,
+        attention_softcap: None,
+        logit_softcap: None,
+        embedding_multiplier: 1.0,
+        residual_multiplier: 1.0,
+        logit_multiplier: 1.0,
+        eos_token_ids: vec![],
+        bos_token_id: None,
+    }
+}
+
+fn everything_else() -> DecoderSpec {
+    DecoderSpec {
+        norm: Norm { kind: NormKind::Layer, epsilon: 1e-5 },
+        activation: Activation::GeluTanh,
+        gated_mlp: false,
+        layers: vec![LayerSpec { window: Some(3), rope: None }; 2],
+        ropes: vec![],
+        tied_head: false,
+        qk_norm: Some(QkNorm::PerHead),
+        biases: Biases { qkv: true, attention_output: true, mlp: true, head: true },
+        residual: Residual::Parallel,
+        norm_placement: NormPlacement::Both,
+        learned_positions: true,
+        attention_softcap: Some(2.0),
+        logit_softcap: Some(3.0),
+        embedding_multiplier: 1.5,
+        residual_multiplier: 0.7,
+        logit_multiplier: 1.3,
+        ..llama()
+    }
+}
+
+/// Random weights by canonical name.
+fn weights(spec: &DecoderSpec) -> BTreeMap<String, Vec<f32>> {
+    let random = |(seed, t): (usize, TensorSpec)| {
+        let n = t.shape.iter().product::<usize>() as u64;
+        let centre = if t.name.ends_with(".gain") { 1.0 } else { 0.0 };
+        (t.name, (0..n).map(|i| centre + 1.2 * (uniform(seed as u64, i) - 0.5)).collect())
+    };
+    spec.tensors().into_iter().enumerate().map(random).collect()
+}
+
+/// Adds `delta` to one number of one site's output.
+struct Nudge {
+    site: Site,
+    element: usize,
+    delta: f32,
+}
+
+impl Observe for Nudge {
+    fn replace(&mut self, _: Site, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+
+    fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
+        if site != self.site {
+            return Ok(output);
+        }
+        let shape = output.shape().clone();
+        let mut values = output.flatten_all()?.to_vec1::<f32>()?;
+        values[self.element] += self.delta;
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+}
+
+#[test]
+fn gradients_are_those_of_finite_differences() {
+    for spec in [llama(), everything_else()] {
+        spec.check().unwrap();
+        let weights = weights(&spec);
+        let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
+        let (ids, labels): (Vec<u32>, Vec<u32>) = (vec![3, 7, 1, 22, 7], vec![5, 0, 9, 22, 11]);
+        let ends = Ends::load(&spec, read).unwrap();
+        let layers: Vec<_> = (0..2).map(|i| LayerWindows::load(&spec, i, ids.len(), read).unwrap()).collect();
+        let embedded = ends.embed(std::slice::from_ref(&ids)).unwrap();
+        // The loss with what stands before the first layer, and one number in layer `at`, changed.
+        let loss = |embedded: &Tensor, at: usize, nudge: &mut Nudge| -> f64 {
+            let mut x = embedded.clone();
+            for (i, layer) in layers.iter().enumerate() {
+                x = if i == at { layer.forward(&x, nudge) } else { layer.forward(&x, &mut Unseen) }.unwrap();
+            }
+            let logits = ends.logits(&ends.normed(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+            logits.iter().zip(&labels).map(|(row, label)| nll(row, logsumexp(row), *label)).sum()
+        };
+        let still = || Nudge { site: Site::Qkv, element: 0, delta: 0.0 };
+
+        let middle = layers[0].forward(&embedded, &mut Unseen).unwrap();
+        let last = layers[1].forward(&middle, &mut Unseen).unwrap();
+        let end = at_the_end(&ends, &last, &mut |position, _, _| labels[position] as usize).unwrap();
+        let second = backward(&layers[1], &middle, &end.gradient).unwrap();
+        let first = backward(&layers[0], &embedded, &second.gradient).unwrap();
+
+        let check = |gradient: &Tensor, difference: &dyn Fn(usize, f32) -> f64, what: &str| {
+            let gradient = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let size = (gradient.iter().map(|g| g * g).sum::<f32>() / gradient.len() as f32).sqrt();
+            assert!(size > 1e-3, "{what}: {size}");
+            for (i, &expected) in gradient.iter().enumerate() {
+                let delta = 4e-3;
+                let have = (difference(i, delta) - difference(i, -delta)) / (2.0 * f64::from(delta));
+                let off = (have as f32 - expected).abs();
+                assert!(off < 0.01 * (expected.abs() + size), "{what}, element {i}: {have} by differences, {expected}");
+            }
+        };
+        for (at, back) in [(0, &first), (1, &second)] {
+            let sites: Vec<Site> = back.squares.outputs.iter().map(|o| o.0).collect();
+            let expected = [&[Site::Qkv, Site::AttentionOutput, Site::Up][..], &[Site::Gate, Site::Down]].concat();
+            assert_eq!(sites, expected.into_iter().filter(|s| spec.gated_mlp || *s != Site::Gate).collect::<Vec<_>>());
+            for (site, gradient) in &back.squares.outputs {
+                let difference = |element, delta| loss(&embedded, at, &mut Nudge { site: *site, element, delta });
+                check(gradient, &difference, &format!("layer {at}, {site:?}"));
+            }
+        }
+        let moved = |element: usize, delta: f32| {
+            let mut values = embedded.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            values[element] += delta;
+            loss(&Tensor::from_vec(values, embedded.shape(), &Device::Cpu).unwrap(), 0, &mut still())
+        };
+        check(&first.gradient, &moved, "embedded");
+    }
+}
+
+#[test]
+fn every_matrix_is_measured_whatever_the_arithmetic() {
+    for spec in [llama(), everything_else()] {
+        let weights = weights(&spec);
+        let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
+        let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
+        let mut seen = Vec::new();
+        let measured = sensitivities(&spec, &windows, 1, read, &mut |done| seen.push(done)).unwrap();
+        assert_eq!(seen, (1..=steps(&spec)).collect::<Vec<_>>());
+        let have: BTreeMap<_, _> =
+            measured.iter().map(|(n, s)| (n.clone(), s.parts().map(|(part, values)| (part, values.len())))).collect();
+        assert_eq!(have, crate::calibrate::lengths(&spec));
+        let again = sensitivities(&spec, &windows, 1, read, &mut |_| {}).unwrap();
+        assert!(measured == again, "the same seed gives the same numbers");
+        let other = sensitivities(&spec, &windows, 2, read, &mut |_| {}).unwrap();
+        assert_eq!(measured["layers.1.qkv"].input, other["layers.1.qkv"].input, "inputs do not depend on labels");
+        assert_ne!(measured["layers.1.qkv"].output, other["layers.1.qkv"].output);
+    }
+}
+
+#[test]
+fn the_rows_of_gate_and_up_take_turns() {
+    let squares = |sums: &[f64]| Squares { sums: sums.to_vec(), rows: 1 };
+    let sums = BTreeMap::from([
+        (Site::Gate, (Squares::default(), squares(&[1.0, 3.0]))),
+        (Site::Up, (squares(&[9.0]), squares(&[2.0, 4.0]))),
+    ]);
+    let gate_up = Sensitivity { input: vec![9.0], output: vec![1.0, 2.0, 3.0, 4.0], lookup: vec![] };
+    assert_eq!(by_matrix(&llama(), 3, sums), [("layers.3.gate_up".to_owned(), gate_up)]);
+}
+
+#[test]
+fn sensitivities_are_measured_on_parts_that_are_spread_over_the_text() {
+    let windows: Vec<Vec<u32>> = (0..8).map(|w| (0..512).map(|i| 512 * w + i).collect()).collect();
+    let firsts = |tokens| cut(&windows, tokens).iter().map(|w| (w[0], w.len())).collect::<Vec<_>>();
+    assert_eq!(firsts(1024), [(0, 256), (1024, 256), (2048, 256), (3072, 256)]);
+    assert_eq!(firsts(100), [(0, 100)]);
+    assert_eq!(firsts(1 << 20).len(), 16, "all of it");
+    assert_eq!(cut(&[vec![1, 2, 3]], 2048), [vec![1, 2, 3]]);
+}
+
+#[test]
+fn labels_are_drawn_in_proportion() {
+    let weights = [1.0, 0.0, 2.0, 1.0];
+    let drawn = [0.0, 0.24, 0.26, 0.74, 0.76, 0.999].map(|u| draw(&weights, 4.0, u));
+    assert_eq!(drawn, [0, 0, 2, 2, 3, 3]);
+    assert_eq!(draw(&weights, 4.1, 0.9999), 3, "rounding errors choose no id beyond the last");
+}
