@@ -48,7 +48,8 @@ pub enum Lookup {
     Workgroup,
     /// The same; a matvec reads its first weights while the table is on its way.
     WorkgroupEarly,
-    /// In the registers of a subgroup: lane `c` holds the value of code `c`. Needs subgroups with a lane for each code.
+    /// In the registers of a subgroup: lane `c` holds the value of code `c`, or of 8 lanes those of `c` and `c + 8`. Needs
+    /// subgroups of 8 lanes or more.
     Subgroup,
     /// In registers, by comparing the bits of the code. 3 bits only.
     Select,
@@ -62,16 +63,24 @@ impl Lookup {
     pub fn works(self, gpu: &Gpu, bits: Bits) -> bool {
         match self {
             Self::Storage | Self::Workgroup | Self::WorkgroupEarly => true,
-            Self::Subgroup => gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= bits.levels(),
+            Self::Subgroup => gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= 8,
             Self::Select => bits == Bits::B3,
         }
     }
 
-    fn flags(self) -> &'static [&'static str] {
+    /// What is fastest: on a GPU workgroup memory, in software shuffles, where reads in which lanes differ are slow.
+    fn best(gpu: &Gpu, bits: Bits) -> Self {
+        if gpu.is_software() && Self::Subgroup.works(gpu, bits) { Self::Subgroup } else { Self::WorkgroupEarly }
+    }
+
+    fn flags(self, gpu: &Gpu, bits: Bits) -> &'static [&'static str] {
         match self {
             Self::Storage => &[],
             Self::Workgroup => &["TABLE_WORKGROUP"],
             Self::WorkgroupEarly => &["TABLE_WORKGROUP", "LOAD_EARLY"],
+            Self::Subgroup if gpu.capabilities.subgroup_min_size < bits.levels() => {
+                &["TABLE_SUBGROUP", "TABLE_HALVES", "SUBGROUPS", "SUBGROUP_LANE"]
+            }
             Self::Subgroup => &["TABLE_SUBGROUP", "SUBGROUPS", "SUBGROUP_LANE"],
             Self::Select => &["TABLE_SELECT"],
         }
@@ -156,7 +165,8 @@ impl GpuMatrix {
     pub(super) fn lookup_flags(&self, gpu: &Gpu) -> &'static [&'static str] {
         match self.scheme {
             Scheme::Grouped(g) if g.codebook == Codebook::Learned => {
-                gpu.lookup.filter(|l| l.works(gpu, g.bits)).unwrap_or(Lookup::WorkgroupEarly).flags()
+                let lookup = gpu.lookup.filter(|l| l.works(gpu, g.bits)).unwrap_or_else(|| Lookup::best(gpu, g.bits));
+                lookup.flags(gpu, g.bits)
             }
             _ => &[],
         }

@@ -117,7 +117,21 @@ fn value_of(code: u32) -> f32 {
 }
 #else
 #ifdef TABLE_SUBGROUP
-// Lane c of a subgroup, which has no fewer than LEVELS, holds the value of code c. All lanes must look up together.
+// Lane c of a subgroup, which has no fewer than LEVELS, holds the value of code c; with TABLE_HALVES lane c of eight holds
+// those of c and c + 8. All lanes must look up together.
+#ifdef TABLE_HALVES
+var<private> own_values: vec2<f32>;
+
+fn table_load(subgroup_lane: u32) {
+    let code = subgroup_lane & 7u;
+    own_values = vec2(codebook[code], codebook[code + 8u]);
+}
+
+fn value_of(code: u32) -> f32 {
+    let values = subgroupShuffle(own_values, code & 7u);
+    return select(values.x, values.y, code > 7u);
+}
+#else
 var<private> own_value: f32;
 
 fn table_load(subgroup_lane: u32) {
@@ -127,6 +141,7 @@ fn table_load(subgroup_lane: u32) {
 fn value_of(code: u32) -> f32 {
     return subgroupShuffle(own_value, code);
 }
+#endif
 #else
 #ifdef TABLE_SELECT
 // Each bit of a code halves the table.
