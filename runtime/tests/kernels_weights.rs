@@ -14,7 +14,7 @@ use haikuq_runtime::kernels::embed::{self, Embed, Rows};
 use haikuq_runtime::kernels::matmul::Matmul;
 use haikuq_runtime::kernels::matvec::{self, Cpu, Matvec, Norm};
 use haikuq_runtime::kernels::projection::{Output, Projection};
-use haikuq_runtime::kernels::weights::GpuMatrix;
+use haikuq_runtime::kernels::weights::{GpuMatrix, Lookup};
 use weights::{Random, assert_close, devices, matrix, pad, read, scheme, schemes};
 
 const TOLERANCE: f32 = 1e-5;
@@ -153,12 +153,29 @@ fn matmul_reads_every_scheme() {
 }
 
 #[test]
+fn a_codebook_is_read_alike_wherever_it_is_looked_up() {
+    for mut gpu in devices() {
+        for lookup in Lookup::ALL {
+            gpu.lookup = Some(lookup);
+            for text in ["q4/64:e4m4 learned", "q3/32 learned"] {
+                // Octets that are fewer than the workgroup's invocations, and no multiple of them.
+                for (rows, columns, tokens) in [(5, 40, 1), (37, 1100, 2)] {
+                    let case = Case::new(&gpu, scheme(text), &[rows], columns, tokens, Output::Store, 13).with_bias();
+                    case.check_matmul(&gpu, &format!("{text} {lookup:?}"));
+                    case.with_norm().check_matvec(&gpu, &format!("{text} {lookup:?}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn odd_sizes_and_chunks_are_whole() {
     for gpu in devices() {
         let shapes: [(&[usize], usize, usize); 6] =
             [(&[1], 1, 1), (&[3], 32, 2), (&[8, 8, 5], 100, 5), (&[301], 257, 8), (&[16, 2], 600, 7), (&[7, 3, 1], 65, 4)];
         for (rows, columns, tokens) in shapes {
-            for scheme in [q4(), scheme("q3/64+u4"), Scheme::F16] {
+            for scheme in [q4(), scheme("q3/64+u4"), scheme("q3/32:e4m4 learned"), Scheme::F16] {
                 let case = Case::new(&gpu, scheme, rows, columns, tokens, Output::Residual { multiplier: 1.0 }, 3);
                 case.check_matvec(&gpu, &format!("{scheme} {rows:?} × {columns}"));
                 case.check_matmul(&gpu, &format!("{scheme} {rows:?} × {columns}"));
@@ -197,7 +214,7 @@ fn activations_do_not_overflow() {
 #[test]
 fn a_token_gets_the_same_bits_alone_and_beside_others() {
     for gpu in devices() {
-        for scheme in [q4(), scheme("q3/128+f16"), Scheme::F32] {
+        for scheme in [q4(), scheme("q3/128+f16"), scheme("q4/32:e4m4 learned"), Scheme::F32] {
             let case = Case::new(&gpu, scheme, &[41], 333, 8, Output::Residual { multiplier: 0.5 }, 11).with_bias().with_norm();
             let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             for together in [2, 3, 4, 8] {

@@ -3,6 +3,7 @@
 use super::adapter::{self, AdapterDescription};
 use super::{GpuError, preprocess};
 use crate::kernels;
+use crate::kernels::weights::Lookup;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,6 +47,8 @@ pub struct Gpu {
     pub limits: wgpu::Limits,
     /// The adapter.
     pub description: AdapterDescription,
+    /// Where kernels look up learned codebooks, if not where is best; to measure and to test them all.
+    pub lookup: Option<Lookup>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
     failure: Arc<Mutex<Option<GpuError>>>,
 }
@@ -119,7 +122,7 @@ impl Gpu {
             subgroup_min_size: min,
             subgroup_max_size: max,
         };
-        Ok(Self { device, queue, capabilities, limits, description, pipelines: Mutex::default(), failure })
+        Ok(Self { device, queue, capabilities, limits, description, lookup: None, pipelines: Mutex::default(), failure })
     }
 
     /// [`Gpu::open`] on this thread.

@@ -47,10 +47,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     let at = token * params.output_stride + i * 2u;
     if id >= params.first_row && id - params.first_row < params.rows {
         let row = id - params.first_row;
-        var weights = octet(row, i);
+        var weights = octet_values(octet_load(row, i));
 #ifdef GROUPED
         let a = affine(row, i >> (params.group_units_log2 + 2u));
-        weights = mat2x4(fma(weights[0], vec4(a.x), vec4(a.y)), fma(weights[1], vec4(a.x), vec4(a.y)));
+        weights = mat2x4(four_weights(weights[0], a), four_weights(weights[1], a));
 #endif
 #ifdef POSITIONS
         output[at] += masked(weights[0], i * 8u);

@@ -24,9 +24,9 @@ impl Matmul<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
         let projection = &self.projection;
         projection.check()?;
-        let mut flags = projection.flags();
+        let mut flags = projection.flags(gpu);
         if gpu.is_software() && gpu.capabilities.subgroups {
-            flags.extend(["SUBGROUPS", "BROADCAST"]);
+            flags.extend(["SUBGROUPS", "SUBGROUP_LANE", "BROADCAST"]);
             flags.extend((gpu.capabilities.subgroup_min_size >= 8).then_some("BROADCAST_8"));
         }
         let constants = [("WORKGROUP", f64::from(WORKGROUP)), ("ACTIVATION", projection.mode.activation())];

@@ -108,12 +108,22 @@ fn write_token(token: u32, row: u32, sum: vec4<f32>) {
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
-#ifdef BROADCAST
+#ifdef SUBGROUP_LANE
         @builtin(subgroup_invocation_id) lane_in_subgroup: u32,
 #endif
         @builtin(local_invocation_index) lane: u32) {
 #ifdef BROADCAST
     subgroup_lane = lane_in_subgroup;
+#endif
+    // The loop's first barrier comes before the first lookup.
+#ifdef TABLE_WORKGROUP
+    table_load(lane);
+#endif
+#ifdef TABLE_SUBGROUP
+    table_load(lane_in_subgroup);
+#endif
+#ifdef TABLE_SELECT
+    table_load();
 #endif
     let row = (workgroup.x * WORKGROUP + lane) * 4u;
     let first_token = workgroup.y * TILE_TOKENS;

@@ -41,7 +41,7 @@ impl Matvec<'_> {
             5..=MAX_TOKENS => (8, &["COLUMNS_2", "COLUMNS_4", "COLUMNS_8"][..]),
             n => return Err(GpuError::Validation(format!("a matvec of {n} tokens (at most {MAX_TOKENS})"))),
         };
-        let mut flags = projection.flags();
+        let mut flags = projection.flags(gpu);
         flags.push("SUBGROUPS");
         flags.extend(columns);
         flags.extend(self.norm.is_some().then_some("NORM"));

@@ -21,7 +21,17 @@ override WORKGROUP: u32 = 64u;
 var<private> sums: array<vec4<f32>, 8>;
 var<private> squares: array<f32, 8>;
 
-// Eight columns of four rows: `low[k]` and `high[k]` hold weight k and 4 + k of each row.
+// Eight columns of four rows as they are packed.
+struct Packed {
+    a: Octet,
+    b: Octet,
+    c: Octet,
+    d: Octet,
+    scale: vec4<f32>,
+    shift: vec4<f32>,
+}
+
+// The same unpacked: `low[k]` and `high[k]` hold weight k and 4 + k of each row.
 struct Weights {
     low: mat4x4<f32>,
     high: mat4x4<f32>,
@@ -29,26 +39,34 @@ struct Weights {
     shift: vec4<f32>,
 }
 
-fn load_weights(row: u32, i: u32) -> Weights {
+fn load(row: u32, i: u32) -> Packed {
     // Rows beyond the chunk's are read as its last one and never written.
     let last = params.rows - 1u;
-    let a = octet(row, i);
-    let b = octet(min(row + 1u, last), i);
-    let c = octet(min(row + 2u, last), i);
-    let d = octet(min(row + 3u, last), i);
-    var weights: Weights;
-    weights.low = transpose(mat4x4(a[0], b[0], c[0], d[0]));
-    weights.high = transpose(mat4x4(a[1], b[1], c[1], d[1]));
+    var packed: Packed;
+    packed.a = octet_load(row, i);
+    packed.b = octet_load(min(row + 1u, last), i);
+    packed.c = octet_load(min(row + 2u, last), i);
+    packed.d = octet_load(min(row + 3u, last), i);
 #ifdef GROUPED
     let group = i >> (params.group_units_log2 + 2u);
     let e = affine(row, group);
     let f = affine(min(row + 1u, last), group);
     let g = affine(min(row + 2u, last), group);
     let h = affine(min(row + 3u, last), group);
-    weights.scale = vec4(e.x, f.x, g.x, h.x);
-    weights.shift = vec4(e.y, f.y, g.y, h.y);
+    packed.scale = vec4(e.x, f.x, g.x, h.x);
+    packed.shift = vec4(e.y, f.y, g.y, h.y);
 #endif
-    return weights;
+    return packed;
+}
+
+fn unpack(packed: Packed) -> Weights {
+    let a = octet_values(packed.a);
+    let b = octet_values(packed.b);
+    let c = octet_values(packed.c);
+    let d = octet_values(packed.d);
+    let low = transpose(mat4x4(a[0], b[0], c[0], d[0]));
+    let high = transpose(mat4x4(a[1], b[1], c[1], d[1]));
+    return Weights(low, high, packed.scale, packed.shift);
 }
 
 fn accumulate(token: u32, weights: Weights, i: u32) {
@@ -82,10 +100,32 @@ fn accumulate(token: u32, weights: Weights, i: u32) {
     sum = fma(weights.high[2], vec4(z.z), sum);
     sum = fma(weights.high[3], vec4(z.w), sum);
 #ifdef GROUPED
+#ifdef LEARNED
+    sums[token] = fma(weights.scale, sum, sums[token]);
+#else
     let total = ((x.x + x.y) + (x.z + x.w)) + ((z.x + z.y) + (z.z + z.w));
     sums[token] = fma(weights.scale, sum, fma(weights.shift, vec4(total), sums[token]));
+#endif
 #else
     sums[token] = sum;
+#endif
+}
+
+// Adds eight columns for all tokens.
+fn accumulate_tokens(weights: Weights, i: u32) {
+    accumulate(0u, weights, i);
+#ifdef COLUMNS_2
+    accumulate(1u, weights, i);
+#endif
+#ifdef COLUMNS_4
+    accumulate(2u, weights, i);
+    accumulate(3u, weights, i);
+#endif
+#ifdef COLUMNS_8
+    accumulate(4u, weights, i);
+    accumulate(5u, weights, i);
+    accumulate(6u, weights, i);
+    accumulate(7u, weights, i);
 #endif
 }
 
@@ -157,23 +197,46 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     if row >= params.rows {
         return;
     }
-    for (var i = lane; i < params.units * 4u; i += WORKGROUP) {
-        let weights = load_weights(row, i);
-        accumulate(0u, weights, i);
-#ifdef COLUMNS_2
-        accumulate(1u, weights, i);
-#endif
-#ifdef COLUMNS_4
-        accumulate(2u, weights, i);
-        accumulate(3u, weights, i);
-#endif
-#ifdef COLUMNS_8
-        accumulate(4u, weights, i);
-        accumulate(5u, weights, i);
-        accumulate(6u, weights, i);
-        accumulate(7u, weights, i);
-#endif
+    let octets = params.units * 4u;
+#ifdef TABLE_SUBGROUP
+    // Lanes without columns of their own look up for the others.
+    table_load(subgroup_lane);
+    for (var first = 0u; first < octets; first += WORKGROUP) {
+        let i = first + lane;
+        let weights = unpack(load(row, min(i, octets - 1u)));
+        if i < octets {
+            accumulate_tokens(weights, i);
+        }
     }
+#else
+#ifdef TABLE_WORKGROUP
+#ifdef LOAD_EARLY
+    // The first weights are on their way while the table is.
+    var packed = load(row, min(lane, octets - 1u));
+    table_load(lane);
+    workgroupBarrier();
+    for (var i = lane; i < octets; i += WORKGROUP) {
+        if i != lane {
+            packed = load(row, i);
+        }
+        accumulate_tokens(unpack(packed), i);
+    }
+#else
+    table_load(lane);
+    workgroupBarrier();
+    for (var i = lane; i < octets; i += WORKGROUP) {
+        accumulate_tokens(unpack(load(row, i)), i);
+    }
+#endif
+#else
+#ifdef TABLE_SELECT
+    table_load();
+#endif
+    for (var i = lane; i < octets; i += WORKGROUP) {
+        accumulate_tokens(unpack(load(row, i)), i);
+    }
+#endif
+#endif
 #ifdef SUBGROUPS
     let elected = subgroup_lane == 0u;
     reduce(0u, subgroup, elected);

@@ -172,8 +172,9 @@ impl<'a> Projection<'a> {
     }
 
     /// Flags of the scheme and of the output.
-    pub(super) fn flags(&self) -> Vec<&'static str> {
+    pub(super) fn flags(&self, gpu: &Gpu) -> Vec<&'static str> {
         let mut flags = self.matrix.flags();
+        flags.extend(self.matrix.lookup_flags(gpu));
         flags.extend(self.bias.is_some().then_some("BIAS"));
         flags.extend(self.mode.flag());
         flags

@@ -2,7 +2,7 @@
 
 use crate::gpu::{Binding, Gpu, GpuError};
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, UNIT, groups, padded};
-use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, Scheme};
+use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 
 /// A matrix on the GPU: its chunks' planes as bindings into shard buffers.
 #[derive(Clone, Debug)]
@@ -37,6 +37,54 @@ pub struct GpuPlane {
     pub offset: u64,
     /// Its bytes, with or without the padding to a multiple of 256 (which the buffer must have).
     pub bytes: u64,
+}
+
+/// Where `matvec` and `matmul` look up the values of a learned codebook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// In the plane itself.
+    Storage,
+    /// In workgroup memory, where each value has a bank of its own.
+    Workgroup,
+    /// The same; a matvec reads its first weights while the table is on its way.
+    WorkgroupEarly,
+    /// In the registers of a subgroup: lane `c` holds the value of code `c`, or of 8 lanes those of `c` and `c + 8`. Needs
+    /// subgroups of 8 lanes or more.
+    Subgroup,
+    /// In registers, by comparing the bits of the code. 3 bits only.
+    Select,
+}
+
+impl Lookup {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::Storage, Self::Workgroup, Self::WorkgroupEarly, Self::Subgroup, Self::Select];
+
+    /// Whether it works on this device for codes of so many bits.
+    pub fn works(self, gpu: &Gpu, bits: Bits) -> bool {
+        match self {
+            Self::Storage | Self::Workgroup | Self::WorkgroupEarly => true,
+            Self::Subgroup => gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= 8,
+            Self::Select => bits == Bits::B3,
+        }
+    }
+
+    /// What is fastest: on a GPU workgroup memory, in software shuffles, where reads in which lanes differ are slow.
+    fn best(gpu: &Gpu, bits: Bits) -> Self {
+        if gpu.is_software() && Self::Subgroup.works(gpu, bits) { Self::Subgroup } else { Self::WorkgroupEarly }
+    }
+
+    fn flags(self, gpu: &Gpu, bits: Bits) -> &'static [&'static str] {
+        match self {
+            Self::Storage => &[],
+            Self::Workgroup => &["TABLE_WORKGROUP"],
+            Self::WorkgroupEarly => &["TABLE_WORKGROUP", "LOAD_EARLY"],
+            Self::Subgroup if gpu.capabilities.subgroup_min_size < bits.levels() => {
+                &["TABLE_SUBGROUP", "TABLE_HALVES", "SUBGROUPS", "SUBGROUP_LANE"]
+            }
+            Self::Subgroup => &["TABLE_SUBGROUP", "SUBGROUPS", "SUBGROUP_LANE"],
+            Self::Select => &["TABLE_SELECT"],
+        }
+    }
 }
 
 impl GpuPlane {
@@ -87,12 +135,16 @@ impl GpuMatrix {
 
     /// Flags that select how `shared/scheme.wgsl` reads the planes.
     pub(super) fn flags(&self) -> Vec<&'static str> {
-        let Grouped { bits, offset, codebook, .. } = match self.scheme {
+        let Grouped { bits, scale, offset, codebook, .. } = match self.scheme {
             Scheme::F32 => return vec!["F32_WEIGHTS"],
             Scheme::F16 => return vec!["F16_WEIGHTS"],
             Scheme::Grouped(g) => g,
         };
-        let mut flags = vec!["GROUPED", "F16"];
+        let mut flags = vec!["GROUPED"];
+        flags.push(match scale {
+            ScaleType::F16 => "F16",
+            ScaleType::E4M4 => "SCALE_E4M4",
+        });
         flags.push(match bits {
             Bits::B3 => "Q3",
             Bits::B4 => "Q4",
@@ -107,6 +159,17 @@ impl GpuMatrix {
             flags.push("LEARNED");
         }
         flags
+    }
+
+    /// Flags that select where a learned codebook is looked up; none without one.
+    pub(super) fn lookup_flags(&self, gpu: &Gpu) -> &'static [&'static str] {
+        match self.scheme {
+            Scheme::Grouped(g) if g.codebook == Codebook::Learned => {
+                let lookup = gpu.lookup.filter(|l| l.works(gpu, g.bits)).unwrap_or_else(|| Lookup::best(gpu, g.bits));
+                lookup.flags(gpu, g.bits)
+            }
+            _ => &[],
+        }
     }
 
     /// Refuses what the kernels cannot read: a scheme that does not exist, planes that are missing or too many, chunks

@@ -44,7 +44,7 @@ fn unit_load(row: u32, unit: u32) -> Unit {
 
 fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
     let word = select(unit.low[i & 3u], unit.high[i & 3u], i > 3u);
-    return fma(four_codes(word), vec4(unit.affine.x), vec4(unit.affine.y));
+    return four_weights(four_codes(word), unit.affine);
 }
 #endif
 
@@ -59,7 +59,7 @@ fn unit_load(row: u32, unit: u32) -> Unit {
 
 fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
     let word = unit.codes[i >> 1u] >> (4u * (i & 1u));
-    return fma(four_codes(word & 0x0f0f0f0fu), vec4(unit.affine.x), vec4(unit.affine.y));
+    return four_weights(four_codes(word & 0x0f0f0f0fu), unit.affine);
 }
 #endif
 
@@ -77,6 +77,6 @@ fn unit_load(row: u32, unit: u32) -> Unit {
 fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
     let low = (unit.low[i >> 2u] >> (2u * (i & 3u))) & 0x03030303u;
     let high = (unit.high >> i) & 0x01010101u;
-    return fma(four_codes(low | (high << 2u)), vec4(unit.affine.x), vec4(unit.affine.y));
+    return four_weights(four_codes(low | (high << 2u)), unit.affine);
 }
 #endif
