@@ -15,14 +15,10 @@ use crate::model::BoxError;
 use candle_core::{DType, Device, Tensor, Var};
 use haikuq_format::DecoderSpec;
 use haikuq_runtime::sampling::uniform;
-use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Longest window that gradients are taken through: what a layer keeps for it grows with its square.
 const WINDOW_TOKENS: usize = 256;
-
-/// Windows whose gradients are computed at the same time: bounds memory on machines with many cores.
-const TOGETHER: usize = 4;
 
 /// Positions whose logits exist at the same time.
 const LOGIT_ROWS: usize = 64;
@@ -83,7 +79,7 @@ fn sensitivities<E: Into<BoxError>>(
     let mut inputs = Vec::with_capacity(spec.num_layers());
     for index in 0..spec.num_layers() {
         let layer = load(index)?;
-        let next = together(&residual, |_, x| layer.forward(x, &mut Unseen))?;
+        let next = residual.iter().map(|x| layer.forward(x, &mut Unseen)).collect::<Result<_, _>>()?;
         inputs.push(std::mem::replace(&mut residual, next));
         step();
     }
@@ -92,10 +88,9 @@ fn sensitivities<E: Into<BoxError>>(
     let ends = Ends::load(spec, &read)?;
     let (mut head_input, mut head_output) = (Squares::default(), Squares::default());
     let mut gradients = Vec::with_capacity(windows.len());
-    for end in together(&residual, |window, x| {
+    for (window, x) in residual.iter().enumerate() {
         let label = |position: usize| uniform(seed, (window * length + position) as u64);
-        at_the_end(&ends, x, &mut |position, weights, total| draw(weights, total, label(position)))
-    })? {
+        let end = at_the_end(&ends, x, &mut |position, weights, total| draw(weights, total, label(position)))?;
         head_input.merge(&end.head_input);
         head_output.merge(&end.head_output);
         gradients.push(end.gradient);
@@ -107,16 +102,16 @@ fn sensitivities<E: Into<BoxError>>(
 
     for index in (0..spec.num_layers()).rev() {
         let layer = load(index)?;
-        let pairs: Vec<(Tensor, Tensor)> = inputs.pop().into_iter().flatten().zip(gradients).collect();
+        let inputs = inputs.pop().unwrap_or_default();
         let mut sums = BTreeMap::<Site, (Squares, Squares)>::new();
-        gradients = Vec::with_capacity(windows.len());
-        for back in together(&pairs, |_, (x, gradient)| backward(&layer, x, gradient)?.squared())? {
+        for (x, gradient) in inputs.iter().zip(&mut gradients) {
+            let back = backward(&layer, x, gradient)?.squared()?;
             for (site, (input, output)) in &back.squares {
                 let sum = sums.entry(*site).or_default();
                 sum.0.merge(input);
                 sum.1.merge(output);
             }
-            gradients.push(back.gradient);
+            *gradient = back.gradient;
         }
         measured.extend(by_matrix(spec, index, sums));
         step();
@@ -140,16 +135,6 @@ fn sensitivities<E: Into<BoxError>>(
         }
     }
     Ok(measured)
-}
-
-/// `of` every window with its index, a few at a time; results in order, whatever the number of threads.
-fn together<T: Sync, R: Send, E: Send>(windows: &[T], of: impl Fn(usize, &T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
-    let mut results = Vec::with_capacity(windows.len());
-    for (chunk, some) in windows.chunks(TOGETHER).enumerate() {
-        let some = some.par_iter().enumerate().map(|(i, window)| of(chunk * TOGETHER + i, window));
-        results.extend(some.collect::<Result<Vec<_>, _>>()?);
-    }
-    Ok(results)
 }
 
 /// Sums of squares by column.

@@ -3,6 +3,7 @@
 use super::ReferenceError;
 use super::attention::{LayerCache, Scores, attend};
 use super::observe::{Observe, Site, Unobserved};
+use super::product::product;
 use super::rope::{CosSin, rotate};
 use super::weights::Weights;
 use candle_core::{D, Device, Result, Tensor};
@@ -74,7 +75,7 @@ impl Projection {
 
     /// `x` `[n, columns]` to `[n, rows]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
+        let y = product(x, &self.weight)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),

@@ -7,6 +7,7 @@
 mod attention;
 mod layer;
 mod observe;
+mod product;
 mod rope;
 mod weights;
 mod windows;
