@@ -16,6 +16,7 @@ pub mod convert;
 pub mod files;
 pub mod golden;
 pub mod hub;
+pub mod matmul;
 pub mod model;
 pub mod quantize;
 pub mod runner;

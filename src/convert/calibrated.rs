@@ -11,6 +11,7 @@
 use super::staged::{Staged, StagedMatrix};
 use super::{ConvertError, MatrixCost, Plan, Progress};
 use crate::calibrate::Calibration;
+use crate::matmul::{gram, times, times_transposed};
 use crate::golden::reference::{Ends, LayerWindows, Observe, Site};
 use crate::quantize::{Equalized, SecondMoment, quantize_matrix, serves, store_rows};
 use candle_core::Tensor;
@@ -100,11 +101,8 @@ impl Run<'_> {
         let begin = Instant::now();
         let mut weights = self.weights.read(name)?;
         let columns = tensor.columns();
-        let tokens = stored.dim(0)? as f64;
-        let product = |a: &Tensor, b: &Tensor| -> Result<Vec<f32>, ConvertError> {
-            Ok((a.t()?.matmul(b)? / tokens)?.flatten_all()?.to_vec1::<f32>()?)
-        };
-        let mut moment = product(stored, stored)?;
+        let inputs = stored.flatten_all()?.to_vec1::<f32>()?;
+        let mut moment = gram(&inputs, &inputs, columns, columns);
         for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {
             moment[c * columns + c] += extra;
         }
@@ -112,10 +110,8 @@ impl Run<'_> {
         let failed = |source| ConvertError::Moment { tensor: name.into(), source };
         let unchanged = weights.clone();
         if let Some(original) = original {
-            let shift = ((original - stored)? * CORRECTION)?;
-            let cross = (shift.t()?.matmul(stored)? / tokens)?;
-            let matrix = Tensor::from_slice(&weights, (tensor.rows(), columns), stored.device())?;
-            let mut correction = matrix.matmul(&cross)?.flatten_all()?.to_vec1::<f32>()?;
+            let shift = ((original - stored)? * CORRECTION)?.flatten_all()?.to_vec1::<f32>()?;
+            let mut correction = times(&weights, &gram(&shift, &inputs, columns, columns), columns);
             moment.solve_rows(&mut correction).map_err(failed)?;
             weights.iter_mut().zip(&correction).for_each(|(w, c)| *w += c);
         }
@@ -181,15 +177,11 @@ impl Run<'_> {
     /// `E|(W − Ŵ) x|² / E|W x|²` over the inputs of stored weights.
     fn relative_loss(&self, weights: &[f32], out: &[f32], inputs: &Tensor) -> Result<f64, ConvertError> {
         // A sample of the tokens says it well enough.
-        let tokens = inputs.dim(0)?;
-        let sample = inputs.narrow(0, 0, tokens.min(512))?;
         let columns = inputs.dim(1)?;
-        let energy = |w: Vec<f32>| -> Result<f64, ConvertError> {
-            let w = Tensor::from_vec(w, (weights.len() / columns, columns), inputs.device())?;
-            Ok(f64::from(sample.matmul(&w.t()?)?.sqr()?.mean_all()?.to_scalar::<f32>()?))
-        };
-        let difference = weights.iter().zip(out).map(|(a, b)| a - b).collect();
-        Ok(energy(difference)? / energy(weights.to_vec())?.max(f64::MIN_POSITIVE))
+        let sample = inputs.narrow(0, 0, inputs.dim(0)?.min(512))?.flatten_all()?.to_vec1::<f32>()?;
+        let energy = |w: &[f32]| times_transposed(&sample, w, columns).iter().map(|&y| f64::from(y * y)).sum::<f64>();
+        let difference: Vec<f32> = weights.iter().zip(out).map(|(a, b)| a - b).collect();
+        Ok(energy(&difference) / energy(weights).max(f64::MIN_POSITIVE))
     }
 
     fn finish(&self, tensor: &TensorEntry, matrix: &StagedMatrix, begin: Instant, loss: f64) -> Result<(), ConvertError> {

@@ -249,7 +249,7 @@ impl Reference {
 
 /// Logits of the final norm's output, with all that the spec does to them.
 fn scaled_logits(spec: &DecoderSpec, hidden: &Tensor, head: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
-    let mut logits = hidden.matmul(&head.t()?)?;
+    let mut logits = product::product(hidden, head)?;
     if let Some(bias) = bias {
         logits = logits.broadcast_add(bias)?;
     }

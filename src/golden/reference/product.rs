@@ -1,6 +1,5 @@
 //! [`product`]: a matrix of weights times its input.
 
-use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor};
 
 /// `x` `[n, columns]` times `weight` `[rows, columns]` transposed: `[n, rows]`.
@@ -8,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor}
 /// Gradients go through to `x` and not to `weight`, for which candle's own product would do a third of the work of a
 /// backward pass for nothing.
 pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.apply_op1(Product { weight: weight.clone() })
+    x.contiguous()?.apply_op1(Product { weight: weight.clone() })
 }
 
 struct Product {
@@ -22,13 +21,18 @@ impl CustomOp1 for Product {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((n, columns), (rows, needed)) = (layout.shape().dims2()?, self.weight.dims2()?);
-        let transposed = self.weight.t()?;
-        let (weight, weight_layout) = transposed.storage_and_layout();
-        let Storage::Cpu(weight) = &*weight else { candle_core::bail!("weights are not on the CPU") };
+        let (weight, weight_layout) = self.weight.storage_and_layout();
+        let Storage::Cpu(CpuStorage::F32(weight)) = &*weight else { candle_core::bail!("weights are not f32 on the CPU") };
+        let (Some((start, end)), Some((first, last)), CpuStorage::F32(x)) =
+            (layout.contiguous_offsets(), weight_layout.contiguous_offsets(), x)
+        else {
+            candle_core::bail!("a product needs contiguous f32 numbers");
+        };
         if columns != needed {
             candle_core::bail!("an input of {columns} columns for a matrix of {needed}");
         }
-        Ok((x.matmul(weight, (1, n, rows, columns), layout, weight_layout)?, (n, rows).into()))
+        let y = crate::matmul::times_transposed(&x[start..end], &weight[first..last], columns);
+        Ok((CpuStorage::F32(y), (n, rows).into()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {

@@ -1,0 +1,92 @@
+//! Products of row-major f32 matrices, on faer, which has kernels for the widest vectors a CPU has.
+//!
+//! Work is cut into parts by its size alone, and each part is one thread's: the result does not depend on how many
+//! threads there are.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+/// Rows of a part.
+const ROWS: usize = 256;
+
+/// Rows that are summed over in a part of [`gram`].
+const TERMS: usize = 2048;
+
+/// `x` `[n, columns]` times `weight` `[rows, columns]` transposed: `[n, rows]`.
+///
+/// # Panics
+/// If a length is no multiple of `columns`.
+pub fn times_transposed(x: &[f32], weight: &[f32], columns: usize) -> Vec<f32> {
+    let (n, rows) = (x.len() / columns, weight.len() / columns);
+    assert_eq!((x.len(), weight.len()), (n * columns, rows * columns));
+    let weight = MatRef::from_row_major_slice(weight, rows, columns);
+    product(x, weight.transpose(), columns, rows)
+}
+
+/// `x` `[n, inner]` times `y` `[inner, columns]`: `[n, columns]`.
+///
+/// # Panics
+/// If a length is no multiple of `inner`.
+pub fn times(x: &[f32], y: &[f32], inner: usize) -> Vec<f32> {
+    let columns = y.len() / inner;
+    product(x, MatRef::from_row_major_slice(y, inner, columns), inner, columns)
+}
+
+fn product(x: &[f32], y: MatRef<'_, f32>, inner: usize, columns: usize) -> Vec<f32> {
+    let n = x.len() / inner;
+    let mut out = vec![0.0; n * columns];
+    out.par_chunks_mut(ROWS * columns).zip(x.par_chunks(ROWS * inner)).for_each(|(out, x)| {
+        let rows = x.len() / inner;
+        let x = MatRef::from_row_major_slice(x, rows, inner);
+        matmul(MatMut::from_row_major_slice_mut(out, rows, columns), Accum::Replace, x, y, 1.0, Par::Seq);
+    });
+    out
+}
+
+/// `a` `[n, p]` transposed times `b` `[n, q]`, over `n`: `[p, q]`.
+///
+/// # Panics
+/// If `a` and `b` have different numbers of rows.
+pub fn gram(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
+    let n = a.len() / p;
+    assert_eq!((a.len(), b.len()), (n * p, n * q));
+    let part = |(a, b): (&[f32], &[f32])| {
+        let rows = a.len() / p;
+        let mut out = vec![0.0; p * q];
+        let (a, b) = (MatRef::from_row_major_slice(a, rows, p), MatRef::from_row_major_slice(b, rows, q));
+        matmul(MatMut::from_row_major_slice_mut(&mut out, p, q), Accum::Replace, a.transpose(), b, 1.0, Par::Seq);
+        out
+    };
+    // In groups, so that few partial sums exist at a time, and added in order.
+    let mut sum = vec![0.0f32; p * q];
+    for (a, b) in a.chunks(8 * TERMS * p).zip(b.chunks(8 * TERMS * q)) {
+        let parts: Vec<Vec<f32>> = a.par_chunks(TERMS * p).zip(b.par_chunks(TERMS * q)).map(part).collect();
+        for part in parts {
+            sum.iter_mut().zip(part).for_each(|(s, x)| *s += x);
+        }
+    }
+    sum.iter_mut().for_each(|s| *s /= n.max(1) as f32);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_are_those_of_the_definition() {
+        let number = |i: usize| ((i * 7919) % 101) as f32 / 50.0 - 1.0;
+        let (n, p, q) = (5000, 7, 5);
+        let a: Vec<f32> = (0..n * p).map(number).collect();
+        let b: Vec<f32> = (0..n * q).map(|i| number(i + 3)).collect();
+        let w: Vec<f32> = (0..q * p).map(|i| number(i + 11)).collect();
+        let close = |x: f32, y: f64| assert!((f64::from(x) - y).abs() < 1e-4, "{x} {y}");
+        let dot = |f: &dyn Fn(usize) -> (f32, f32), n: usize| (0..n).map(|i| f64::from(f(i).0) * f64::from(f(i).1)).sum::<f64>();
+        let y = times_transposed(&a, &w, p);
+        let z = times(&y, &w, q);
+        close(y[4321 * q + 2], dot(&|i| (a[4321 * p + i], w[2 * p + i]), p));
+        close(z[4321 * p + 3], dot(&|i| (y[4321 * q + i], w[i * p + 3]), q));
+        close(gram(&a, &b, p, q)[4 * q + 1], dot(&|i| (a[i * p + 4], b[i * q + 1]), n) / n as f64);
+    }
+}
