@@ -34,7 +34,7 @@ impl Files {
         let files = Self(tempfile::tempdir().unwrap());
         let haiku = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/haiku-7m");
         let haiku = |file: &str| haiku.join(file).into_os_string().into_string().unwrap();
-        succeed(haikuq(&["convert", &haiku(""), "--out", &files.at("q4")]));
+        succeed(haikuq(&["convert", &haiku(""), "--recipe", "q4-fast", "--out", &files.at("q4")]));
         std::fs::write(files.at("prompts.txt"), "Tell me a story about a hope at home.\n").unwrap();
         let golden = ["golden", &haiku(""), "--text", &haiku("evaluation.jsonl"), "--out", &files.at("golden.safetensors")];
         let small = ["--windows", "3", "--context", "32", "--max-new", "8", "--prompts", &files.at("prompts.txt")];

@@ -21,7 +21,7 @@ fn the_package_does_not_depend_on_the_number_of_threads() {
     let dir = folder();
     TinyCheckpoint::new().write(&dir.path().join("tiny"));
     for jobs in ["1", "2", "7"] {
-        let args = ["--shard-size", "16KiB", "--recipe", "q3", "--jobs", jobs];
+        let args = ["--shard-size", "16KiB", "--recipe", "q3-fast", "--jobs", jobs];
         succeed(convert(&dir.path().join("tiny"), &dir.path().join(jobs), &args));
     }
     assert_same(&dir.path().join("1"), &dir.path().join("2"));
@@ -126,7 +126,7 @@ fn killed_midway_it_leaves_no_package_and_resumes_to_the_same_bytes() {
     }
     let advice = fail(convert(&source, &out, &args));
     assert!(advice.contains("interrupted conversion of the same plan") && advice.contains("--resume"), "{advice}");
-    let other = fail(convert(&source, &out, &["--resume", "--recipe", "q3"]));
+    let other = fail(convert(&source, &out, &["--resume", "--recipe", "q3-fast"]));
     assert!(other.contains("another plan"), "{other}");
 
     let mut resumed = convert(&source, &out, &args);
@@ -147,7 +147,7 @@ fn an_existing_package_is_replaced_only_when_asked_and_only_if_it_is_one() {
     let said = fail(convert(&source, &out, &[]));
     assert!(said.contains("exists already") && said.contains("--force"), "{said}");
     succeed(convert(&source, &out, &["--force"]));
-    assert_eq!(read_json(&out.join("haikuq.json"))["provenance"]["recipe"], "q4");
+    assert_eq!(read_json(&out.join("haikuq.json"))["provenance"]["recipe"], "q4-fast");
 
     std::fs::create_dir(dir.path().join("mine")).unwrap();
     std::fs::write(dir.path().join("mine/diary.txt"), "dear diary").unwrap();

@@ -47,7 +47,7 @@ fn the_error_to_the_exact_package_is_the_one_that_convert_measured() {
         out
     };
     // Different shard sizes cut tensors into different chunks.
-    let (exact, q3) = (package("f32", "16KiB"), package("q3", "24KiB"));
+    let (exact, q3) = (package("f32", "16KiB"), package("q3-fast", "24KiB"));
     let manifest = json("inspect", &[&q3]);
     for tensor in json("diff", &[&exact, &q3])["tensors"].as_array().unwrap() {
         let entry = manifest["tensors"].as_array().unwrap().iter().find(|t| t["name"] == tensor["name"]).unwrap();

@@ -47,7 +47,7 @@ fn an_f16_package_with_an_f16_cache_is_within_1e_4() {
 #[test]
 fn quantized_packages_pass_their_thresholds() {
     let thresholds = golden("thresholds.toml");
-    for recipe in ["q8", "q4", "q3"] {
+    for recipe in ["q8", "q4-fast", "q3-fast"] {
         let package = convert(recipe);
         // Exit code 3 fails the test in `haikuq_json`.
         validate(&Adapter::default(), &package, 6, &["--prompts", "1", "--thresholds", thresholds.to_str().unwrap()]);
@@ -56,7 +56,7 @@ fn quantized_packages_pass_their_thresholds() {
 
 #[test]
 fn one_adapters_golden_outputs_are_anothers() {
-    let (package, text) = (convert("q4"), golden("evaluation.jsonl"));
+    let (package, text) = (convert("q4-fast"), golden("evaluation.jsonl"));
     let dir = tempfile::tempdir().unwrap();
     let recorded = dir.path().join("native.safetensors");
     let (package, recorded) = (package.to_str().unwrap(), recorded.to_str().unwrap());
@@ -78,7 +78,7 @@ fn one_adapters_golden_outputs_are_anothers() {
 
 #[test]
 fn a_package_below_a_threshold_exits_3_and_says_which() {
-    let package = convert("q3");
+    let package = convert("q3-fast");
     let golden = golden("reference.safetensors");
     let output = Adapter::default().haikuq(&[
         "validate",
@@ -109,7 +109,7 @@ fn a_batch_gives_each_prompt_the_tokens_that_it_gets_alone() {
         "Nine prompts are more than one step serves",
     ];
     // SwiftShader starts slowly: a batch of three, on one recipe, shows there what nine show elsewhere.
-    let cases = [("q4", Adapter::default(), 9), ("q3", Adapter::default(), 5), ("q4", adapters().pop().unwrap(), 3)];
+    let cases = [("q4-fast", Adapter::default(), 9), ("q3-fast", Adapter::default(), 5), ("q4-fast", adapters().pop().unwrap(), 3)];
     for (recipe, adapter, count) in cases {
         let package = convert(recipe);
         let ids = |prompts: &[&str]| -> Vec<serde_json::Value> {
@@ -128,7 +128,7 @@ fn a_batch_gives_each_prompt_the_tokens_that_it_gets_alone() {
 
 #[test]
 fn sampling_is_repeatable_and_depends_on_the_seed() {
-    let package = convert("q4");
+    let package = convert("q4-fast");
     let text = |seed: &str| {
         let arguments = [
             "run",
@@ -169,7 +169,7 @@ fn stop_strings_end_the_text_before_them() {
 
 #[test]
 fn control_tokens_in_user_text_are_plain_text() {
-    let package = convert("q4");
+    let package = convert("q4-fast");
     let ids = |extra: &[&str]| -> Vec<u64> {
         let mut arguments = vec!["run", package.to_str().unwrap(), "--json", "-n", "1"];
         arguments.extend(extra);
@@ -185,7 +185,7 @@ fn control_tokens_in_user_text_are_plain_text() {
 
 #[test]
 fn a_prompt_longer_than_the_context_is_refused_with_numbers() {
-    let package = convert("q4");
+    let package = convert("q4-fast");
     let output = Adapter::default().haikuq(&[
         "run",
         package.to_str().unwrap(),
@@ -219,7 +219,7 @@ fn greedy(package: &std::path::Path, gpu: GpuOptions, prompt: &[u32]) -> Vec<u32
 #[test]
 fn a_device_with_webgpus_default_limits_and_no_features_writes_the_same() {
     let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
-    for recipe in ["q4", "q3"] {
+    for recipe in ["q4-fast", "q3-fast"] {
         let package = convert(recipe);
         // One token is prefilled by other kernels than more.
         for prompt in [&[1, 432, 382, 261, 367, 354, 261, 1816, 1151, 16, 2][..], &[1]] {
@@ -231,7 +231,7 @@ fn a_device_with_webgpus_default_limits_and_no_features_writes_the_same() {
 #[test]
 fn a_conversation_pays_only_for_what_is_new() {
     use std::io::Write;
-    let package = convert("q4");
+    let package = convert("q4-fast");
     let mut child = Adapter::default()
         .command(&["chat", package.to_str().unwrap(), "-n", "12"])
         .stdin(std::process::Stdio::piped())

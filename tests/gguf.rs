@@ -66,7 +66,7 @@ fn assert_same_package(file: &Path, folder: &Path) {
     let out = tempfile::tempdir().unwrap();
     let shards = |source: &Path, name: &str| {
         let package = out.path().join(name);
-        succeed(convert(source, &package, &["--recipe", "q4", "--quiet"]));
+        succeed(convert(source, &package, &["--recipe", "q4-fast", "--quiet"]));
         let shards: Vec<_> = contents(&package).into_iter().filter(|(name, _)| name.extension().unwrap() != "json").collect();
         assert!(!shards.is_empty());
         shards

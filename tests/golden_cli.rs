@@ -108,7 +108,7 @@ fn wrong_usage_exits_2_and_wrong_input_exits_1_with_the_reason() {
 fn a_packages_golden_outputs_are_what_the_package_says() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    haikuq().arg("convert").arg(haiku("")).arg("--out").arg(at("q4")).assert().success();
+    haikuq().arg("convert").arg(haiku("")).args(["--recipe", "q4-fast", "--out"]).arg(at("q4")).assert().success();
     std::fs::write(at("prompts.txt"), "What can a bridge teach us?\n").unwrap();
     let record = |model: &Path, out: &Path| {
         let mut command = haikuq();

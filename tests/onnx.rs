@@ -45,7 +45,7 @@ fn every_export_computes_what_transformers_computes() {
 /// Names and bytes of a package's weights.
 fn shards(checkpoint: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = tempfile::tempdir().unwrap();
-    succeed(convert(checkpoint, &folder.path().join("package"), &["--recipe", "q4", "--quiet"]));
+    succeed(convert(checkpoint, &folder.path().join("package"), &["--recipe", "q4-fast", "--quiet"]));
     let all = contents(&folder.path().join("package"));
     all.into_iter().filter(|(name, _)| name.extension().is_some_and(|e| e != "json" && e != "jinja")).collect()
 }

@@ -59,7 +59,7 @@ fn weights_hash(tensor: &TensorEntry, shards: &[Vec<u8>]) -> String {
 #[test]
 fn python_reads_what_convert_writes() {
     let folder = tempfile::tempdir().unwrap();
-    for recipe in ["q4", "q3", "q8", "f16", "f32"] {
+    for recipe in ["q4-fast", "q3-fast", "q8", "f16", "f32"] {
         let package = folder.path().join(recipe);
         convert(&root().join("golden/haiku-7m"), recipe, &package);
         let (python, rust) = (read_by_python(&package), read_by_rust(&package));

@@ -52,7 +52,7 @@ fn a_text_goes_on_after_what_was_written_as_if_nothing_had_happened() {
 
 #[test]
 fn a_long_prompt_is_given_up_between_its_chunks() {
-    let mut runner = common::load(&convert("q4"), GpuOptions::default());
+    let mut runner = common::load(&convert("q4-fast"), GpuOptions::default());
     let tokenizer = runner.tokenizer().unwrap();
     let mut conversation = Conversation::start(&mut runner.decoder).unwrap();
     let (prompt, options) = (vec![300; 1400], options(1.0));
@@ -66,7 +66,7 @@ fn a_long_prompt_is_given_up_between_its_chunks() {
 
 #[test]
 fn a_pool_finds_the_conversation_that_a_prompt_goes_on_from() {
-    let package = convert("q4");
+    let package = convert("q4-fast");
     let mut runner = common::load(&package, GpuOptions::default());
     let tokenizer = runner.tokenizer().unwrap();
     let options = GenerateOptions { max_tokens: Some(2), ..options(1.0) };

@@ -17,7 +17,7 @@ fn package_and_golden() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("prompts.txt"), "Tell me a story about a hope at home.\n").unwrap();
-    haikuq().arg("convert").arg(haiku("")).args(["--recipe", "q4", "--out"]).arg(at("q4")).assert().success();
+    haikuq().arg("convert").arg(haiku("")).args(["--recipe", "q4-fast", "--out"]).arg(at("q4")).assert().success();
     let mut golden = haikuq();
     golden.arg("golden").arg(haiku("")).arg("--text").arg(haiku("evaluation.jsonl"));
     golden.arg("--prompts").arg(at("prompts.txt")).args(["--windows", "3", "--context", "64", "--out"]);
@@ -42,7 +42,7 @@ fn a_package_above_its_thresholds_exits_0_and_one_below_exits_3_and_says_which()
     assert_eq!((&json["passed"], &json["schema"]), (&true.into(), &"haikuq.validate/1".into()));
     assert_eq!(json["thresholds"][0]["limit"], 1.0, "the command line goes before the file");
     assert_eq!(json["golden"]["same_checkpoint"], true);
-    assert_eq!(json["package"]["recipe"], "q4");
+    assert_eq!(json["package"]["recipe"], "q4-fast");
     let kl = json["summary"]["mean_kl"].as_f64().unwrap();
     assert!(kl > 0.01 && kl < 0.2, "{kl}");
     assert!(json["package"]["tensors"].as_array().unwrap().iter().all(|t| t["relative_error"].as_f64().unwrap() > 0.0));

@@ -37,7 +37,7 @@ pub struct ConvertArgs {
     /// Folder of the package to make
     #[arg(short, long, value_name = "DIR", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
-    /// Recipe: q4, q4-small, q3, q3-small, q4-fast, q8, f16, f32, or the path of a .toml file
+    /// Recipe: q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32, or the path of a .toml file
     #[arg(short, long, value_name = "NAME|FILE.toml", default_value = "q4")]
     recipe: String,
     /// Text that says which errors matter: plain text, chats as .jsonl, or a file made by `haikuq calibrate` (default: a

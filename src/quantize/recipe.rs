@@ -124,12 +124,13 @@ pub enum RecipeError {
 }
 
 /// The recipes of `configs/`, the default first.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("q4", include_str!("../../configs/q4.toml")),
     ("q4-small", include_str!("../../configs/q4-small.toml")),
     ("q3", include_str!("../../configs/q3.toml")),
     ("q3-small", include_str!("../../configs/q3-small.toml")),
     ("q4-fast", include_str!("../../configs/q4-fast.toml")),
+    ("q3-fast", include_str!("../../configs/q3-fast.toml")),
     ("q8", include_str!("../../configs/q8.toml")),
     ("f16", include_str!("../../configs/f16.toml")),
     ("f32", include_str!("../../configs/f32.toml")),
@@ -346,11 +347,11 @@ mod tests {
         assert!(error(format!("{CLASSES}emb = 'q4/32'\n")).contains("unknown field `emb`"));
         assert!(error(CLASSES.replace("mlp", "#")).contains("missing field `mlp`"));
         assert!(error(CLASSES.replace("q4/32", "q5/32")).contains("attention: no scheme has 5 bits"));
-        assert!(error(CLASSES.replace("q4/32", "q4/32 learned")).contains("learned codebooks"));
+        assert!(error(CLASSES.replace("q4/32", "q4/32 learned")).contains("learned codebooks need calibrate"));
         assert!(error(format!("{CLASSES}[[override]]\npattern = '('\nscheme = 'f16'\n")).contains("unclosed group"));
         let recipe = Recipe::parse("mine", &format!("{CLASSES}[[override]]\npattern = 'qvk'\nscheme = 'f16'\n")).unwrap();
         let error = recipe.fixed_schemes(&[matrix("layers.0.qkv", TensorClass::Attention)]).unwrap_err();
         assert!(error.to_string().contains(r#""qvk" matches no matrix"#));
-        assert!(Recipe::load("q5").unwrap_err().to_string().contains("recipes are q4, q3, q8, f16, f32"));
+        assert!(Recipe::load("q5").unwrap_err().to_string().contains("recipes are q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32"));
     }
 }

@@ -9,7 +9,7 @@ test('?auto=1 measures and gives a result as JSON', async ({ browser, server }) 
   const report = await page.evaluate(() => (window as unknown as { haikuqBench: Promise<Record<string, unknown>> }).haikuqBench);
   expect(report).toMatchObject({
     schema: 'haikuq-bench-web/1',
-    package: { name: whole.name, recipe: 'q4', manifestSha256: expect.stringMatching(/^[0-9a-f]{64}$/) },
+    package: { name: whole.name, recipe: 'q4-fast', manifestSha256: expect.stringMatching(/^[0-9a-f]{64}$/) },
     adapter: { limits: { maxBufferSize: expect.any(Number) } },
     memory: { loaded: { weights: expect.any(Number) } },
     results: [

@@ -13,7 +13,7 @@ test('an empty profile loads every file once, tells progress up to the total, an
 
   const total = totalBytes(shards());
   const files = filesOf(sharded);
-  expect(info).toMatchObject({ name: sharded.name, recipe: 'q4', weightBytes: total, hasChatTemplate: true });
+  expect(info).toMatchObject({ name: sharded.name, recipe: 'q4-fast', weightBytes: total, hasChatTemplate: true });
   expect(faulty.packageFiles().map(({ file }) => file).sort()).toEqual(files.map(({ name }) => name).sort());
 
   const phases = ['manifest', 'download', 'upload', 'ready'];

@@ -26,10 +26,10 @@ function testPackage(name: string, ...conversion: string[]): TestPackage {
 }
 
 /** Weights in one file. */
-export const whole = testPackage('haiku-7m-q4', '--recipe', 'q4');
+export const whole = testPackage('haiku-7m-q4', '--recipe', 'q4-fast');
 
 /** The same weights in 22 shards, for everything that happens between shards. */
-export const sharded = testPackage('haiku-7m-q4-shards', '--recipe', 'q4', '--shard-size', '256KiB');
+export const sharded = testPackage('haiku-7m-q4-shards', '--recipe', 'q4-fast', '--shard-size', '256KiB');
 
 /** The next version of `sharded`: one matrix is stored in another way, all else stays. */
 export const updated = testPackage('haiku-7m-q4-updated', '--recipe', join(cache, 'updated.toml'), '--shard-size', '256KiB');
