@@ -8,10 +8,6 @@
 //!   model itself that is the diagonal of the Fisher information, the curvature of the KL divergence where it is zero:
 //!   an error `Δy` of the output costs `KL ≈ ½ Σ_r output[r] · E[Δy_r²]` nats a token.
 //!
-//!
-//! The second is scaled so that the product of both sums is the mean product of a token's squared input and its squared
-//! gradient: inputs that are large where nothing depends on them count for little.
-//!
 //! Together they say what independent errors of the weights cost, `½ Σ_rc output[r] · E[ΔW_rc²] · input[c]`
 //! ([`Sensitivity::kl`]): which matrices, and which of their rows and columns, should get the bits. The windows of token
 //! ids are kept with them, since calibrated rounding runs the decoder over the same text again.

@@ -141,8 +141,6 @@ fn sensitivities<E: Into<BoxError>>(
 #[derive(Default)]
 struct Squares {
     sums: Vec<f64>,
-    /// Of each row, over its columns.
-    totals: Vec<f64>,
     rows: usize,
 }
 
@@ -151,10 +149,7 @@ impl Squares {
     fn add(&mut self, x: &Tensor) -> candle_core::Result<()> {
         let (rows, columns) = x.dims2()?;
         let values = x.detach().flatten_all()?.to_vec1::<f32>()?;
-        for row in values.chunks_exact(columns) {
-            self.add_row(row.iter().map(|&x| f64::from(x).powi(2)), columns);
-            self.totals.push(row.iter().map(|&x| f64::from(x).powi(2)).sum());
-        }
+        values.chunks_exact(columns).for_each(|row| self.add_row(row.iter().map(|&x| f64::from(x).powi(2)), columns));
         self.rows += rows;
         Ok(())
     }
@@ -167,17 +162,7 @@ impl Squares {
 
     fn merge(&mut self, other: &Self) {
         self.add_row(other.sums.iter().copied(), other.sums.len());
-        self.totals.extend(&other.totals);
         self.rows += other.rows;
-    }
-
-    /// `E[a b] / (E[a] E[b])` with `a` and `b` the squared lengths of the rows here and there: under one where inputs are
-    /// large for tokens whose gradients are small, as for the first token, whose activations are often a thousand times
-    /// those of others and whose errors hardly matter.
-    fn coupling(&self, other: &Self) -> f64 {
-        let (a, b) = (self.totals.iter().sum::<f64>(), other.totals.iter().sum::<f64>());
-        let both: f64 = self.totals.iter().zip(&other.totals).map(|(a, b)| a * b).sum();
-        if a > 0.0 && b > 0.0 { both * self.totals.len() as f64 / (a * b) } else { 1.0 }
     }
 
     fn mean(self) -> Vec<f32> {
@@ -295,15 +280,8 @@ impl Back<Seen> {
 fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<Site, (Squares, Squares)>) -> Vec<(String, Sensitivity)> {
     let mut gate = None;
     let mut matrices = Vec::new();
-    let mut couplings = BTreeMap::new();
-    for (site, (_, output)) in &sums {
-        // The gate's input is that of the matrix whose rows it is part of.
-        let input = &sums[if *site == Site::Gate { &Site::Up } else { site }].0;
-        couplings.insert(*site, input.coupling(output));
-    }
     for (site, (input, output)) in sums {
-        let by = couplings[&site] as f32;
-        let mut output: Vec<f32> = output.mean().into_iter().map(|x| x * by).collect();
+        let mut output = output.mean();
         let part = match site {
             Site::Qkv => "qkv",
             Site::AttentionOutput => "attention_output",
