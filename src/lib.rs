@@ -1,8 +1,8 @@
 //! haikuq: decoder checkpoints to small WebGPU packages, proven by real inference.
 //!
 //! Data flows one way: [`hub`] downloads a checkpoint that is not on disk, [`checkpoint`] reads its files,
-//! [`architecture`] gives their tensors canonical names and a [`haikuq_format::DecoderSpec`], [`quantize`] chooses codes
-//! and scales, [`convert`] writes a package. Nothing after
+//! [`architecture`] gives their tensors canonical names and a [`haikuq_format::DecoderSpec`], [`calibrate`] measures on a
+//! text where errors matter, [`quantize`] chooses codes and scales, [`convert`] writes a package. Nothing after
 //! [`architecture`] knows a model family's name. [`golden`] records what the checkpoint says in full precision, and
 //! [`runner`] loads a package on a GPU; both are a [`model::LanguageModel`]. [`serve`] brings packages to a
 //! browser, and [`browser`] asks one what they say there.

@@ -8,6 +8,7 @@
 //! | `input_ids` | u16 or u32 | \[S, T\] | token ids |
 //! | `M.input` | f32 | \[columns\] | [`Sensitivity::input`](super::Sensitivity::input), unless `M` is only looked up |
 //! | `M.output` | f32 | \[rows\] | [`Sensitivity::output`](super::Sensitivity::output), likewise |
+//! | `M.coupling` | f32 | \[1\] | [`Sensitivity::coupling`](super::Sensitivity::coupling), likewise |
 //! | `M.lookup` | f32 | \[columns\] | [`Sensitivity::lookup`](super::Sensitivity::lookup), of `embedding` and `positions` |
 //!
 //! Metadata: `format` (`haikuq.calibration/1`), `text` and `checkpoint` (JSON lists of [`FileEntry`]), `sensitivity_tokens`,
@@ -72,8 +73,17 @@ impl CalibrationFile {
             }
             let (matrix, part) = name.rsplit_once('.').unwrap_or((name, ""));
             let sensitivity = sensitivities.entry(matrix.to_owned()).or_default();
-            let values = sensitivity.part_mut(part).ok_or_else(|| bad(path, format!("{name}: a tensor of no known meaning")))?;
-            *values = read_means(name, &tensor, path)?;
+            let values = || read_means(name, &tensor, path);
+            match part {
+                "input" => sensitivity.input = values()?,
+                "output" => sensitivity.output = values()?,
+                "lookup" => sensitivity.lookup = values()?,
+                "coupling" => match values()?[..] {
+                    [coupling] => sensitivity.coupling = coupling,
+                    ref other => return Err(bad(path, format!("{name}: {} numbers where one is needed", other.len()))),
+                },
+                _ => return Err(bad(path, format!("{name}: a tensor of no known meaning"))),
+            }
         }
         if windows.is_empty() {
             return Err(bad(path, "input_ids: missing".into()));

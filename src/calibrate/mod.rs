@@ -8,7 +8,7 @@
 //!   model itself that is the diagonal of the Fisher information, the curvature of the KL divergence where it is zero:
 //!   an error `Δy` of the output costs `KL ≈ ½ Σ_r output[r] · E[Δy_r²]` nats a token.
 //!
-//! Together they say what independent errors of the weights cost, `½ Σ_rc output[r] · E[ΔW_rc²] · input[c]`
+//! Together they say what independent errors of the weights cost, `½ · coupling · Σ_rc output[r] · E[ΔW_rc²] · input[c]`
 //! ([`Sensitivity::kl`]): which matrices, and which of their rows and columns, should get the bits. The windows of token
 //! ids are kept with them, since calibrated rounding runs the decoder over the same text again.
 //!
@@ -42,50 +42,56 @@ pub struct Calibration {
 }
 
 /// How a decoder feels errors in one of its matrices.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sensitivity {
     /// Mean square of each input column. Empty for tables that are only looked up.
     pub input: Vec<f32>,
     /// Mean square of the gradient of a token's negative log-likelihood with respect to each output row, before the bias
     /// if there is one. Empty for tables that are only looked up.
     pub output: Vec<f32>,
+    /// How much more the tokens with large inputs have large gradients than if the two had nothing to do with each other:
+    /// the mean of a token's `|gradient|² · |input|²`, divided by the product of both means. It is far below 1 where a few
+    /// tokens have huge inputs that hardly matter (the first of a sequence, often).
+    pub coupling: f32,
     /// For `embedding` and `positions`: mean square of that gradient with respect to each column of the row that is
     /// looked up, so that an error `Δ` of a row costs `½ Σ_c lookup[c] · Δ_c²` nats where it is used. Else empty.
     pub lookup: Vec<f32>,
+}
+
+impl Default for Sensitivity {
+    fn default() -> Self {
+        Self { input: Vec::new(), output: Vec::new(), coupling: 1.0, lookup: Vec::new() }
+    }
 }
 
 impl Sensitivity {
     /// Expected KL divergence in nats a token if every weight has an independent error of mean square `variance`.
     pub fn kl(&self, variance: f64) -> f64 {
         let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x)).sum::<f64>();
-        0.5 * variance * (sum(&self.output) * sum(&self.input) + sum(&self.lookup))
+        0.5 * variance * (f64::from(self.coupling) * sum(&self.output) * sum(&self.input) + sum(&self.lookup))
     }
 
-    /// Its parts by name.
-    fn parts(&self) -> [(&'static str, &Vec<f32>); 3] {
-        [("input", &self.input), ("output", &self.output), ("lookup", &self.lookup)]
-    }
-
-    fn part_mut(&mut self, name: &str) -> Option<&mut Vec<f32>> {
-        match name {
-            "input" => Some(&mut self.input),
-            "output" => Some(&mut self.output),
-            "lookup" => Some(&mut self.lookup),
-            _ => None,
-        }
+    /// Its parts by name; those that are not there are empty.
+    fn parts(&self) -> [(&'static str, &[f32]); 4] {
+        let coupling = if self.output.is_empty() { &[] } else { std::slice::from_ref(&self.coupling) };
+        [("input", &self.input), ("output", &self.output), ("coupling", coupling), ("lookup", &self.lookup)]
     }
 }
 
-/// Lengths of `input`, `output` and `lookup` of every matrix of a decoder, by canonical name.
-fn lengths(spec: &DecoderSpec) -> BTreeMap<String, [(&'static str, usize); 3]> {
+/// Lengths of the parts of every matrix of a decoder, by canonical name.
+fn lengths(spec: &DecoderSpec) -> BTreeMap<String, [(&'static str, usize); 4]> {
     let matrices = spec.tensors().into_iter().filter(|t| t.class != TensorClass::Vector);
     let lengths = matrices.map(|t| {
         let (rows, columns) = (t.shape[0], t.shape[1]);
         let looked_up = t.class == TensorClass::Embedding;
         let multiplies = !looked_up || (t.name == "embedding" && spec.tied_head);
         let given = |present: bool, n: usize| if present { n } else { 0 };
-        let parts =
-            [("input", given(multiplies, columns)), ("output", given(multiplies, rows)), ("lookup", given(looked_up, columns))];
+        let parts = [
+            ("input", given(multiplies, columns)),
+            ("output", given(multiplies, rows)),
+            ("coupling", given(multiplies, 1)),
+            ("lookup", given(looked_up, columns)),
+        ];
         (t.name, parts)
     });
     lengths.collect()
@@ -172,8 +178,8 @@ mod tests {
 
     #[test]
     fn independent_errors_cost_what_inputs_and_outputs_say() {
-        let matrix = Sensitivity { input: vec![1.0, 3.0], output: vec![0.5, 0.25, 0.25], lookup: vec![] };
-        assert_eq!(matrix.kl(0.1), 0.5 * 0.1 * 4.0);
+        let matrix = Sensitivity { input: vec![1.0, 3.0], output: vec![0.5, 0.25, 0.25], coupling: 0.5, lookup: vec![] };
+        assert_eq!(matrix.kl(0.1), 0.5 * 0.1 * 0.5 * 4.0);
         let table = Sensitivity { lookup: vec![2.0, 4.0], ..Sensitivity::default() };
         assert_eq!(table.kl(0.5), 1.5);
     }

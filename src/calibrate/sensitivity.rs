@@ -86,31 +86,25 @@ fn sensitivities<E: Into<BoxError>>(
 
     let mut measured = BTreeMap::new();
     let ends = Ends::load(spec, &read)?;
-    let (mut head_input, mut head_output) = (Squares::default(), Squares::default());
+    let mut head = Sums::default();
     let mut gradients = Vec::with_capacity(windows.len());
     for (window, x) in residual.iter().enumerate() {
         let label = |position: usize| uniform(seed, (window * length + position) as u64);
         let end = at_the_end(&ends, x, &mut |position, weights, total| draw(weights, total, label(position)))?;
-        head_input.merge(&end.head_input);
-        head_output.merge(&end.head_output);
+        head.merge(&end.head);
         gradients.push(end.gradient);
     }
     drop((ends, residual));
-    let head = Sensitivity { input: head_input.mean(), output: head_output.mean(), lookup: Vec::new() };
-    measured.insert(if spec.tied_head { "embedding" } else { "head" }.to_owned(), head);
+    measured.insert(if spec.tied_head { "embedding" } else { "head" }.to_owned(), head.sensitivity());
     step();
 
     for index in (0..spec.num_layers()).rev() {
         let layer = load(index)?;
         let inputs = inputs.pop().unwrap_or_default();
-        let mut sums = BTreeMap::<Site, (Squares, Squares)>::new();
+        let mut sums = BTreeMap::<Site, Sums>::new();
         for (x, gradient) in inputs.iter().zip(&mut gradients) {
-            let back = backward(&layer, x, gradient)?.squared()?;
-            for (site, (input, output)) in &back.squares {
-                let sum = sums.entry(*site).or_default();
-                sum.0.merge(input);
-                sum.1.merge(output);
-            }
+            let back = backward(&layer, x, gradient)?;
+            back.sums()?.iter().for_each(|(site, sum)| sums.entry(*site).or_default().merge(sum));
             *gradient = back.gradient;
         }
         measured.extend(by_matrix(spec, index, sums));
@@ -145,13 +139,18 @@ struct Squares {
 }
 
 impl Squares {
-    /// Adds the rows of `x` `[rows, columns]`.
-    fn add(&mut self, x: &Tensor) -> candle_core::Result<()> {
+    /// Adds the rows of `x` `[rows, columns]`, and returns the sum of squares of each.
+    fn add(&mut self, x: &Tensor) -> candle_core::Result<Vec<f64>> {
         let (rows, columns) = x.dims2()?;
         let values = x.detach().flatten_all()?.to_vec1::<f32>()?;
-        values.chunks_exact(columns).for_each(|row| self.add_row(row.iter().map(|&x| f64::from(x).powi(2)), columns));
         self.rows += rows;
-        Ok(())
+        let squares = |row: &'_ [f32]| row.iter().map(|&x| f64::from(x).powi(2)).collect::<Vec<f64>>();
+        let of_row = |row| {
+            let squares = squares(row);
+            self.add_row(squares.iter().copied(), columns);
+            squares.iter().sum()
+        };
+        Ok(values.chunks_exact(columns).map(of_row).collect())
     }
 
     /// Adds to each column; the caller counts rows.
@@ -170,11 +169,38 @@ impl Squares {
     }
 }
 
+/// What is summed up over tokens for one matrix.
+#[derive(Default)]
+struct Sums {
+    input: Squares,
+    output: Squares,
+    /// Of each token's `|gradient|² · |input|²`.
+    joint: f64,
+}
+
+impl Sums {
+    fn merge(&mut self, other: &Self) {
+        self.input.merge(&other.input);
+        self.output.merge(&other.output);
+        self.joint += other.joint;
+    }
+
+    fn sensitivity(self) -> Sensitivity {
+        let mean_of = |squares: &Squares| squares.sums.iter().sum::<f64>() / squares.rows as f64;
+        let apart = mean_of(&self.input) * mean_of(&self.output);
+        let coupling = if apart > 0.0 { (self.joint / self.input.rows as f64 / apart) as f32 } else { 1.0 };
+        Sensitivity { input: self.input.mean(), output: self.output.mean(), coupling, lookup: Vec::new() }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
 /// What one window says about the head, and the gradient of its loss.
 struct End {
-    head_input: Squares,
-    /// Expectation over labels, which needs no drawing.
-    head_output: Squares,
+    /// Outputs in expectation over labels, which needs no drawing.
+    head: Sums,
     /// With respect to the residual stream after the last layer.
     gradient: Tensor,
 }
@@ -184,8 +210,8 @@ struct End {
 fn at_the_end(ends: &Ends, x: &Tensor, draw: &mut dyn FnMut(usize, &[f32], f64) -> usize) -> Result<End, CalibrationError> {
     let x = Var::from_tensor(&x.detach())?;
     let normed = ends.normed(&x)?;
-    let (mut head_input, mut head_output) = (Squares::default(), Squares::default());
-    head_input.add(&normed)?;
+    let mut head = Sums::default();
+    let energies = head.input.add(&normed)?;
     let (detached, positions) = (normed.detach(), normed.dim(0)?);
     let mut blocks = Vec::new();
     for first in (0..positions).step_by(LOGIT_ROWS) {
@@ -208,18 +234,20 @@ fn at_the_end(ends: &Ends, x: &Tensor, draw: &mut dyn FnMut(usize, &[f32], f64) 
                 let p = f64::from(*w) / total;
                 p * (1.0 - p) * f64::from(slope(v)).powi(2)
             };
-            head_output.add_row(logits.iter().enumerate().map(variance), vocab_size);
+            let variances: Vec<f64> = logits.iter().enumerate().map(variance).collect();
+            head.joint += energies[first + row] * variances.iter().sum::<f64>();
+            head.output.add_row(variances.into_iter(), vocab_size);
             logits.iter_mut().for_each(|w| *w = (f64::from(*w) / total) as f32);
             logits[label] -= 1.0;
             if let Some(slopes) = &slopes {
                 logits.iter_mut().zip(slopes).for_each(|(g, slope)| *g *= slope);
             }
         }
-        head_output.rows += rows;
+        head.output.rows += rows;
         blocks.push(ends.head_gradient(&Tensor::from_vec(gradients, (rows, vocab_size), &Device::Cpu)?)?);
     }
     let gradient = gradient_of(&normed, &Tensor::cat(&blocks, 0)?, &x)?.1;
-    Ok(End { head_input, head_output, gradient })
+    Ok(End { head, gradient })
 }
 
 /// The id at `uniform` of `[0, 1)` in the distribution that is proportional to `weights`.
@@ -240,81 +268,76 @@ fn gradient_of(y: &Tensor, gradient: &Tensor, x: &Var) -> candle_core::Result<(c
 }
 
 /// What one window says about one layer.
-struct Back<T> {
+struct Back {
     /// With respect to the layer's input.
     gradient: Tensor,
-    /// Of each matrix; gate and up apart.
-    squares: T,
-}
-
-/// Mean squares of inputs, and gradients with respect to outputs in parts of rows.
-struct Seen {
-    inputs: BTreeMap<Site, Squares>,
+    inputs: BTreeMap<Site, (Squares, Vec<f64>)>,
+    /// With respect to each matrix's output, or part of its rows; gate and up apart.
     outputs: Vec<(Site, Tensor)>,
 }
 
 /// Runs a layer on one window's residual stream `x`, and back from the gradient of its output.
-fn backward(layer: &LayerWindows, x: &Tensor, gradient: &Tensor) -> Result<Back<Seen>, CalibrationError> {
+fn backward(layer: &LayerWindows, x: &Tensor, gradient: &Tensor) -> Result<Back, CalibrationError> {
     let x = Var::from_tensor(&x.detach())?;
     let mut probes = Probes::default();
     let y = layer.forward(&x, &mut probes)?;
     let (mut gradients, of_x) = gradient_of(&y, gradient, &x)?;
     let outputs = probes.outputs.iter().filter_map(|(site, probe)| Some((*site, gradients.remove(probe)?)));
-    let squares = Seen { inputs: probes.inputs, outputs: outputs.collect() };
-    Ok(Back { gradient: of_x, squares })
+    Ok(Back { gradient: of_x, outputs: outputs.collect(), inputs: probes.inputs })
 }
 
-impl Back<Seen> {
-    fn squared(self) -> Result<Back<BTreeMap<Site, (Squares, Squares)>>, CalibrationError> {
-        let Seen { inputs, outputs } = self.squares;
-        let mut squares: BTreeMap<Site, (Squares, Squares)> =
-            inputs.into_iter().map(|(site, input)| (site, (input, Squares::default()))).collect();
-        for (site, gradient) in outputs {
-            squares.entry(site).or_default().1.add(&gradient)?;
+impl Back {
+    /// Sums by site. What gate and up have in common stands with up.
+    fn sums(&self) -> Result<BTreeMap<Site, Sums>, CalibrationError> {
+        let (mut sums, mut energies) = (BTreeMap::<Site, Sums>::new(), BTreeMap::<Site, Vec<f64>>::new());
+        for (site, gradient) in &self.outputs {
+            let of_rows = sums.entry(*site).or_default().output.add(gradient)?;
+            energies.entry(*site).or_default().extend(of_rows);
         }
-        Ok(Back { gradient: self.gradient, squares })
+        for (site, (input, of_rows)) in &self.inputs {
+            let sum = sums.entry(*site).or_default();
+            sum.input.merge(input);
+            let with_gate = (*site == Site::Up).then_some(Site::Gate);
+            let outputs = [Some(*site), with_gate].into_iter().flatten().filter_map(|site| energies.get(&site));
+            sum.joint = outputs.map(|outputs| dot(of_rows, outputs)).sum();
+        }
+        Ok(sums)
     }
 }
 
 /// Sums of a layer's sites as sensitivities of its matrices.
-fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<Site, (Squares, Squares)>) -> Vec<(String, Sensitivity)> {
-    let mut gate = None;
-    let mut matrices = Vec::new();
-    for (site, (input, output)) in sums {
-        let mut output = output.mean();
+fn by_matrix(spec: &DecoderSpec, layer: usize, mut sums: BTreeMap<Site, Sums>) -> Vec<(String, Sensitivity)> {
+    let gate = sums.remove(&Site::Gate);
+    let up = if spec.gated_mlp { "gate_up" } else { "up" };
+    let matrix = |(site, mut sums): (Site, Sums)| {
         let part = match site {
             Site::Qkv => "qkv",
             Site::AttentionOutput => "attention_output",
-            Site::Gate => {
-                gate = Some(output);
-                continue;
-            }
-            Site::Up => match gate.take() {
-                // The canonical rows of gate and up take turns.
-                Some(gate) => {
-                    output = gate.into_iter().zip(output).flat_map(|(gate, up)| [gate, up]).collect();
-                    "gate_up"
-                }
-                None => "up",
-            },
+            Site::Gate | Site::Up => up,
             Site::Down => "down",
         };
-        matrices.push((format!("layers.{layer}.{part}"), Sensitivity { input: input.mean(), output, lookup: Vec::new() }));
-    }
-    debug_assert_eq!(spec.gated_mlp, matrices.iter().any(|(name, _)| name.ends_with(".gate_up")));
-    matrices
+        if let (Site::Up, Some(gate)) = (site, &gate) {
+            // The canonical rows of gate and up take turns.
+            let pairs = gate.output.sums.iter().zip(&sums.output.sums);
+            sums.output.sums = pairs.flat_map(|(gate, up)| [*gate, *up]).collect();
+        }
+        (format!("layers.{layer}.{part}"), sums.sensitivity())
+    };
+    sums.into_iter().map(matrix).collect()
 }
 
 /// Adds a zero to every output, to have the gradient with respect to it.
 #[derive(Default)]
 struct Probes {
-    inputs: BTreeMap<Site, Squares>,
+    inputs: BTreeMap<Site, (Squares, Vec<f64>)>,
     outputs: Vec<(Site, Var)>,
 }
 
 impl Observe for Probes {
     fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        self.inputs.entry(site).or_default().add(input)?;
+        let mut squares = Squares::default();
+        let of_rows = squares.add(input)?;
+        self.inputs.insert(site, (squares, of_rows));
         Ok(None)
     }
 

@@ -163,3 +163,31 @@ fn plain(document: Document) -> Document {
         text => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use haikuq_runtime::text::Message;
+
+    #[test]
+    fn the_built_in_text_is_of_both_kinds_from_the_beginning_on() {
+        let documents = parse_documents(BUILT_IN, Path::new("built-in.jsonl")).unwrap();
+        for part in documents.chunks_exact(20) {
+            let chats = part.iter().filter(|d| matches!(d, Document::Chat(_))).count();
+            assert!((5..=15).contains(&chats), "{chats} of 20");
+        }
+    }
+
+    #[test]
+    fn without_a_chat_template_a_conversation_is_its_messages() {
+        let chat = Document::Chat(vec![Message::user("Is 91 a prime?"), Message::assistant("No.")]);
+        assert_eq!(plain(chat), Document::Text("Is 91 a prime?\n\nNo.\n\n".into()));
+    }
+
+    #[test]
+    fn a_path_is_a_calibration_file_by_its_ending() {
+        let of = |path: &str| CalibrationSource::from_path(Path::new(path));
+        assert_eq!(of("a/b.SafeTensors"), CalibrationSource::File("a/b.SafeTensors".into()));
+        assert_eq!(of("a/b.jsonl"), CalibrationSource::Text(vec!["a/b.jsonl".into()]));
+    }
+}

@@ -129,10 +129,10 @@ fn gradients_are_those_of_finite_differences() {
             }
         };
         for (at, back) in [(0, &first), (1, &second)] {
-            let sites: Vec<Site> = back.squares.outputs.iter().map(|o| o.0).collect();
+            let sites: Vec<Site> = back.outputs.iter().map(|o| o.0).collect();
             let expected = [&[Site::Qkv, Site::AttentionOutput, Site::Up][..], &[Site::Gate, Site::Down]].concat();
             assert_eq!(sites, expected.into_iter().filter(|s| spec.gated_mlp || *s != Site::Gate).collect::<Vec<_>>());
-            for (site, gradient) in &back.squares.outputs {
+            for (site, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { site: *site, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {site:?}"));
             }
@@ -168,13 +168,17 @@ fn every_matrix_is_measured_whatever_the_arithmetic() {
 
 #[test]
 fn the_rows_of_gate_and_up_take_turns() {
-    let squares = |sums: &[f64]| Squares { sums: sums.to_vec(), rows: 1 };
-    let sums = BTreeMap::from([
-        (Site::Gate, (Squares::default(), squares(&[1.0, 3.0]))),
-        (Site::Up, (squares(&[9.0]), squares(&[2.0, 4.0]))),
-    ]);
-    let gate_up = Sensitivity { input: vec![9.0], output: vec![1.0, 2.0, 3.0, 4.0], lookup: vec![] };
-    assert_eq!(by_matrix(&llama(), 3, sums), [("layers.3.gate_up".to_owned(), gate_up)]);
+    let rows = |values: &[f32]| Tensor::from_vec(values.to_vec(), (2, values.len() / 2), &Device::Cpu).unwrap();
+    let mut input = Squares::default();
+    let energies = input.add(&rows(&[3.0, 1.0])).unwrap();
+    assert_eq!(energies, [9.0, 1.0]);
+    let outputs = vec![(Site::Up, rows(&[1.0, 0.0, 0.0, 2.0])), (Site::Gate, rows(&[0.0, 0.0, 1.0, 1.0]))];
+    let back = Back { gradient: rows(&[0.0, 0.0]), inputs: BTreeMap::from([(Site::Up, (input, energies))]), outputs };
+    let [(name, gate_up)] = &by_matrix(&llama(), 3, back.sums().unwrap())[..] else { panic!("one matrix") };
+    assert_eq!(name, "layers.3.gate_up");
+    assert_eq!((&gate_up.input[..], &gate_up.output[..]), (&[5.0][..], &[0.5, 0.5, 0.5, 2.0][..]));
+    // Tokens: 9 · 1 and 1 · 6, on average 7.5, where both on average are 5 and 3.5.
+    assert_eq!(gate_up.coupling, 7.5 / (5.0 * 3.5));
 }
 
 #[test]
