@@ -109,7 +109,8 @@ fn a_batch_gives_each_prompt_the_tokens_that_it_gets_alone() {
         "Nine prompts are more than one step serves",
     ];
     // SwiftShader starts slowly: a batch of three, on one recipe, shows there what nine show elsewhere.
-    let cases = [("q4-fast", Adapter::default(), 9), ("q3-fast", Adapter::default(), 5), ("q4-fast", adapters().pop().unwrap(), 3)];
+    let cases =
+        [("q4-fast", Adapter::default(), 9), ("q3-fast", Adapter::default(), 5), ("q4-fast", adapters().pop().unwrap(), 3)];
     for (recipe, adapter, count) in cases {
         let package = convert(recipe);
         let ids = |prompts: &[&str]| -> Vec<serde_json::Value> {

@@ -1,13 +1,13 @@
 //! `haikuq convert`: a checkpoint becomes a package.
 
 use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
+use super::progress::Progress;
 use super::table::{Table, shape};
 use super::units::{counted, human_bytes, human_count, parse_bytes};
-use super::progress::Progress;
 use super::{Context, convert_progress::ConvertProgress};
 use crate::architecture::Decoder;
-use crate::checkpoint::Checkpoint;
 use crate::calibrate::{self, Calibration, CalibrationSource};
+use crate::checkpoint::Checkpoint;
 use crate::convert::{self, MatrixCost, Options, Plan};
 use crate::quantize::Recipe;
 use anyhow::Context as _;
@@ -244,7 +244,8 @@ fn costs_text(costs: &[Cost]) -> Table {
 }
 
 fn result_json(options: &Options, manifest: &Manifest, costs: &[Cost]) -> Value {
-    let cost = |c: &Cost| json!({"name": c.0, "scheme": c.1.to_string(), "seconds": c.2.seconds, "relative_loss": c.2.relative_loss});
+    let cost =
+        |c: &Cost| json!({"name": c.0, "scheme": c.1.to_string(), "seconds": c.2.seconds, "relative_loss": c.2.relative_loss});
     let tensor = |t: &haikuq_format::manifest::TensorEntry| json!({"name": t.name, "scheme": t.scheme.to_string(), "bytes": t.bytes(), "relative_error": t.relative_error});
     json!({
         "schema": "haikuq.convert/1",

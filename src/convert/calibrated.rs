@@ -11,8 +11,8 @@
 use super::staged::{Staged, StagedMatrix};
 use super::{ConvertError, MatrixCost, Plan, Progress};
 use crate::calibrate::Calibration;
-use crate::matmul::{gram, times, times_transposed};
 use crate::golden::reference::{Ends, LayerWindows, Observe, Site};
+use crate::matmul::{gram, times, times_transposed};
 use crate::quantize::{Equalized, SecondMoment, quantize_matrix, serves, store_rows};
 use candle_core::Tensor;
 use haikuq_format::layout::{dequantize, pack_quantized};
@@ -150,7 +150,12 @@ impl Run<'_> {
     }
 
     /// A matrix in a scheme that search serves.
-    fn searched(&self, tensor: &TensorEntry, weights: &[f32], unchanged: &[f32]) -> Result<(StagedMatrix, Vec<f32>), ConvertError> {
+    fn searched(
+        &self,
+        tensor: &TensorEntry,
+        weights: &[f32],
+        unchanged: &[f32],
+    ) -> Result<(StagedMatrix, Vec<f32>), ConvertError> {
         let columns = tensor.columns();
         let rows = super::plan::block_rows(columns);
         let block = |(i, block): (usize, &[f32])| {

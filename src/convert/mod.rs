@@ -28,9 +28,9 @@ pub use schemes::choose_schemes;
 use crate::architecture::Decoder;
 use crate::calibrate::Calibration;
 use crate::quantize::{Equalized, Recipe};
-use haikuq_format::scheme::Scheme;
 use haikuq_format::Manifest;
 use haikuq_format::manifest::{HubSource, MANIFEST_FILE};
+use haikuq_format::scheme::Scheme;
 use std::path::{Path, PathBuf};
 use work::WorkFolder;
 

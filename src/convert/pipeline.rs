@@ -2,9 +2,9 @@
 
 use super::files::hash_sources;
 use super::plan::{CHUNKS_IN_MEMORY, block_rows};
+use super::staged::Staged;
 use super::work::{FinishedShard, WorkFolder};
 use super::{ConvertError, Plan, PlannedShard, Progress};
-use super::staged::Staged;
 use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_format::align;
 use haikuq_format::manifest::FileEntry;

@@ -53,7 +53,7 @@ fn calibration_digest(calibration: &Calibration) -> [u8; 32] {
     }
     for (name, s) in &calibration.sensitivities {
         hash.update(name);
-        s.input.iter().chain(&s.output).chain(&s.lookup).for_each(|x| hash.update(x.to_le_bytes()));
+        s.input.iter().chain(&s.output).chain(&s.lookup).chain([&s.coupling]).for_each(|x| hash.update(x.to_le_bytes()));
     }
     hash.finalize().into()
 }
@@ -85,7 +85,13 @@ impl Plan {
     ///
     /// # Panics
     /// If there are not as many schemes as tensors.
-    pub fn new(spec: &DecoderSpec, recipe: &str, schemes: Vec<Scheme>, shard_bytes: u64, jobs: usize) -> Result<Self, ConvertError> {
+    pub fn new(
+        spec: &DecoderSpec,
+        recipe: &str,
+        schemes: Vec<Scheme>,
+        shard_bytes: u64,
+        jobs: usize,
+    ) -> Result<Self, ConvertError> {
         let specs = spec.tensors();
         assert_eq!(schemes.len(), specs.len(), "a scheme a tensor");
         let mut tensors: Vec<TensorEntry> = specs

@@ -9,10 +9,10 @@
 
 use super::{RecipeError, relative_error, serves, store_rows};
 use crate::calibrate::Sensitivity;
+use haikuq_format::align;
 use haikuq_format::layout::plane_sizes;
 use haikuq_format::scheme::Scheme;
 use haikuq_format::spec::{TensorClass, TensorSpec};
-use haikuq_format::align;
 
 /// Rows of a matrix that are quantized to see how large its errors are, at most.
 const SAMPLE_ROWS: usize = 256;
@@ -124,7 +124,7 @@ fn solve(options: &[Vec<Stored>], budget: f64) -> Vec<usize> {
     }
 }
 
-/// `Σ_r output[r] Σ_c input[c] w_rc²`, with what looking rows up adds: the cost of errors as large as the weights.
+/// `coupling × Σ_r output[r] Σ_c input[c] w_rc²`, with what looking rows up adds: the cost of errors as large as the weights.
 fn energy(matrix: &[f32], columns: usize, sensitivity: &Sensitivity) -> f64 {
     let weighted = |row: &[f32], by: &[f32]| row.iter().zip(by).map(|(w, d)| f64::from(w * w * d)).sum::<f64>();
     let rows = matrix.len() / columns;
@@ -140,7 +140,7 @@ fn energy(matrix: &[f32], columns: usize, sensitivity: &Sensitivity) -> f64 {
         _ => 1.0 / rows as f64,
     };
     let looked_up = matrix.chunks_exact(columns).enumerate().map(|(r, row)| frequency(r) * weighted(row, &sensitivity.lookup));
-    multiplied + looked_up.sum::<f64>()
+    f64::from(sensitivity.coupling) * multiplied + looked_up.sum::<f64>()
 }
 
 /// What a squared error of a column costs, up to a factor.
@@ -165,6 +165,8 @@ fn error(scheme: Scheme, sample: &[f32], columns: usize, importance: &[f32]) -> 
     match scheme {
         Scheme::Grouped(g) if serves(g) => CORRECTED * relative_error(g, sample, columns, importance),
         // What a scheme cannot hold at all is refused when it is stored.
-        _ => store_rows(scheme, columns, sample).map_or(f64::INFINITY, |s| s.squared_error / s.squared_norm.max(f64::MIN_POSITIVE)),
+        _ => {
+            store_rows(scheme, columns, sample).map_or(f64::INFINITY, |s| s.squared_error / s.squared_norm.max(f64::MIN_POSITIVE))
+        }
     }
 }

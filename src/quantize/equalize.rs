@@ -195,9 +195,7 @@ fn add_column_squares(matrix: &[f32], squares: &mut [f64]) {
 /// squares of inputs. One where either is zero.
 fn column_factors(squares: &[f64], inputs: &[f32]) -> Vec<f32> {
     let a = f64::from(IMPORTANCE);
-    let logarithm = |(&w, &d): (&f64, &f32)| {
-        (w > 0.0 && d > 0.0).then(|| 0.5 * ((1.0 - a) * w.ln() - a * f64::from(d).ln()))
-    };
+    let logarithm = |(&w, &d): (&f64, &f32)| (w > 0.0 && d > 0.0).then(|| 0.5 * ((1.0 - a) * w.ln() - a * f64::from(d).ln()));
     let logarithms: Vec<Option<f64>> = squares.iter().zip(inputs).map(logarithm).collect();
     let known = logarithms.iter().flatten();
     let mean = known.clone().sum::<f64>() / known.count().max(1) as f64;

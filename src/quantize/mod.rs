@@ -130,4 +130,6 @@ fn rounding_error(w: f32) -> f64 {
 }
 
 #[cfg(test)]
+mod calibrated_tests;
+#[cfg(test)]
 mod tests;

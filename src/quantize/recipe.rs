@@ -219,9 +219,8 @@ impl Recipe {
             (Some(_), None) => return Err(wrong("target_bits needs schemes, a list to choose from".into())),
             (None, Some(_)) => return Err(wrong("schemes needs target_bits".into())),
             (None, None) => {
-                let [embedding, attention, mlp, head] = classes.map(|(class, text)| {
-                    scheme(class, &text.ok_or_else(|| wrong(format!("missing field `{class}`")))?)
-                });
+                let [embedding, attention, mlp, head] =
+                    classes.map(|(class, text)| scheme(class, &text.ok_or_else(|| wrong(format!("missing field `{class}`")))?));
                 let choice = Choice::Classes { embedding: embedding?, attention: attention?, mlp: mlp?, head: head? };
                 (choice, toml.calibrate.unwrap_or(false))
             }
@@ -261,7 +260,9 @@ impl Recipe {
     pub fn with_target(mut self, target: f64) -> Result<Self, RecipeError> {
         let wrong = |why| RecipeError::Text { name: self.name.clone(), why };
         let Choice::Target { bits, .. } = &mut self.choice else {
-            return Err(wrong("has a fixed scheme for each class of tensors, so it cannot be given a target; q4 and q3 can".into()));
+            return Err(wrong(
+                "has a fixed scheme for each class of tensors, so it cannot be given a target; q4 and q3 can".into(),
+            ));
         };
         check_bits(target).map_err(wrong)?;
         *bits = target;
@@ -352,6 +353,11 @@ mod tests {
         let recipe = Recipe::parse("mine", &format!("{CLASSES}[[override]]\npattern = 'qvk'\nscheme = 'f16'\n")).unwrap();
         let error = recipe.fixed_schemes(&[matrix("layers.0.qkv", TensorClass::Attention)]).unwrap_err();
         assert!(error.to_string().contains(r#""qvk" matches no matrix"#));
-        assert!(Recipe::load("q5").unwrap_err().to_string().contains("recipes are q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32"));
+        assert!(
+            Recipe::load("q5")
+                .unwrap_err()
+                .to_string()
+                .contains("recipes are q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32")
+        );
     }
 }

@@ -34,13 +34,6 @@ impl SecondMoment {
         Self { columns, values }
     }
 
-    /// Where no calibration says more: every input is as large as any other.
-    pub fn identity(columns: usize) -> Self {
-        let mut values = vec![0.0; columns * columns];
-        values.iter_mut().step_by(columns + 1).for_each(|v| *v = 1.0);
-        Self { columns, values }
-    }
-
     /// Inputs.
     pub fn columns(&self) -> usize {
         self.columns

@@ -1,0 +1,202 @@
+//! Calibrated conversion as a user types it: what it loses, that it is the same every time, that an interruption costs
+//! nothing, and that how a checkpoint is scaled does not matter.
+
+mod support;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{fail, read_json, succeed};
+
+fn haiku(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/haiku-7m").join(file)
+}
+
+/// Four bits and a half a weight in the body, eight in the embedding.
+const BODY: &str = r#"
+target_bits = 5.03
+schemes = ["q3/32:e4m4 learned", "q4/32:e4m4 learned", "q8/64"]
+
+[[override]]
+pattern = '^embedding$'
+scheme = "q8/64"
+"#;
+
+struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("body.toml"), BODY).unwrap();
+        Self { dir }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A calibration of `checkpoint` on so many windows of 128 tokens of its own text.
+    fn calibration(&self, checkpoint: &Path, windows: &str) -> PathBuf {
+        let out = self.at("calibration.safetensors");
+        let mut command = support::haikuq();
+        command.arg("calibrate").arg(checkpoint).arg("--text").arg(haiku("calibration.jsonl")).arg("--out").arg(&out);
+        succeed({
+            command.args(["--windows", windows, "--window-tokens", "128", "--sensitivity-tokens", "512"]);
+            command
+        });
+        out
+    }
+
+    fn convert(&self, checkpoint: &Path, calibration: &Path, out: &str, args: &[&str]) -> Command {
+        let mut command = support::haikuq();
+        command.arg("convert").arg(checkpoint).arg("--out").arg(self.at(out)).arg("--calibration").arg(calibration);
+        command.arg("--recipe").arg(self.at("body.toml")).args(args);
+        command
+    }
+
+    /// Mean KL divergence on the embedded checkpoint's evaluation text.
+    fn kl(&self, package: &str) -> f64 {
+        let mut command = support::haikuq();
+        command.arg("validate").arg(self.at(package)).arg("--golden").arg(haiku("reference.safetensors"));
+        let output = succeed({
+            command.args(["--reference", "--json"]);
+            command
+        });
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        json["kl"]["mean"].as_f64().unwrap_or_else(|| panic!("{json}"))
+    }
+
+    fn shards(&self, package: &str) -> serde_json::Value {
+        read_json(&self.at(package).join("haikuq.json"))["shards"].clone()
+    }
+}
+
+/// The embedded checkpoint with every input of its matrices rescaled by factors from 1/64 to 64 that norms, values and
+/// the `up` half take back, and the norms' gains folded into the weights: the same function.
+fn badly_scaled(out: &Path) {
+    std::fs::create_dir(out).unwrap();
+    for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(haiku(file), out.join(file)).unwrap();
+    }
+    let bytes = std::fs::read(haiku("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = file
+        .iter()
+        .map(|(name, view)| {
+            assert_eq!(view.dtype(), Dtype::BF16, "{name}");
+            let values = view.data().chunks_exact(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16));
+            (name.to_string(), (view.shape().to_vec(), values.collect()))
+        })
+        .collect();
+    let config = read_json(&out.join("config.json"));
+    let number = |key: &str| config[key].as_u64().unwrap() as usize;
+    let (heads, kv_heads, hidden) = (number("num_attention_heads"), number("num_key_value_heads"), number("hidden_size"));
+    let head_dim = config["head_dim"].as_u64().map_or(hidden / heads, |d| d as usize);
+    // Powers of two, which change no mantissa.
+    let factor = |i: usize| 2f32.powi((i * 7919 % 13) as i32 - 6);
+    let mut scale = |name: String, rows: &dyn Fn(usize) -> f32, columns: &dyn Fn(usize) -> f32| {
+        let (shape, values) = tensors.get_mut(&name).unwrap_or_else(|| panic!("{name}"));
+        let width = shape.get(1).copied().unwrap_or(1);
+        values.iter_mut().enumerate().for_each(|(i, w)| *w *= rows(i / width) * columns(i % width));
+    };
+    let one = |_: usize| 1.0;
+    for layer in 0..number("num_hidden_layers") {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        for part in ["q_proj", "k_proj", "v_proj"] {
+            scale(name(&format!("self_attn.{part}")), &one, &factor);
+        }
+        scale(name("input_layernorm"), &|r| 1.0 / factor(r), &one);
+        scale(name("self_attn.v_proj"), &factor, &one);
+        let value = |c: usize| c / head_dim / (heads / kv_heads) * head_dim + c % head_dim;
+        scale(name("self_attn.o_proj"), &one, &|c| 1.0 / factor(value(c)));
+        for part in ["gate_proj", "up_proj"] {
+            scale(name(&format!("mlp.{part}")), &one, &factor);
+        }
+        scale(name("post_attention_layernorm"), &|r| 1.0 / factor(r), &one);
+        scale(name("mlp.up_proj"), &factor, &one);
+        scale(name("mlp.down_proj"), &one, &|c| 1.0 / factor(c));
+    }
+    let stored: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .collect();
+    let views = stored.iter().map(|(n, shape, b)| (n.as_str(), TensorView::new(Dtype::F32, shape.clone(), b).unwrap()));
+    safetensors::serialize_to_file(views, None, &out.join("model.safetensors")).unwrap();
+}
+
+#[test]
+fn calibrated_rounding_loses_little_however_the_checkpoint_is_scaled() {
+    let world = World::new();
+    let text = haiku("calibration.jsonl");
+    succeed(world.convert(&haiku(""), &text, "a", &[]));
+    let kl = world.kl("a");
+    assert!(kl <= 0.040, "{kl}");
+    badly_scaled(&world.at("scaled"));
+    succeed(world.convert(&world.at("scaled"), &text, "b", &[]));
+    let scaled = world.kl("b");
+    assert!(scaled <= 0.042, "{scaled} badly scaled, {kl} as it was");
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() {
+    let world = World::new();
+    let calibration = world.calibration(&haiku(""), "4");
+    succeed(world.convert(&haiku(""), &calibration, "one", &["--jobs", "1"]));
+    succeed(world.convert(&haiku(""), &calibration, "two", &["--jobs", "2", "--shard-size", "32MiB"]));
+    assert_eq!(world.shards("one"), world.shards("two"));
+
+    let mut command = world.convert(&haiku(""), &calibration, "three", &[]);
+    let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let matrices = world.at("three.partial/matrices");
+    let begin = Instant::now();
+    while std::fs::read_dir(&matrices).map_or(0, |entries| entries.count()) < 5 {
+        assert!(begin.elapsed() < Duration::from_secs(120), "no matrices in {}", matrices.display());
+        assert!(running.try_wait().unwrap().is_none(), "finished before it could be stopped");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let unfinished = fail(world.convert(&haiku(""), &calibration, "three", &[]));
+    assert!(unfinished.contains("--resume"), "{unfinished}");
+    // A matrix that was cut off is made again.
+    let first = std::fs::read_dir(&matrices).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&first, b"cut").unwrap();
+    succeed(world.convert(&haiku(""), &calibration, "three", &["--resume"]));
+    assert_eq!(world.shards("one"), world.shards("three"));
+    assert!(!world.at("three.partial").exists());
+}
+
+#[test]
+fn targets_are_met_or_refused_with_numbers() {
+    let world = World::new();
+    let calibration = world.calibration(&haiku(""), "2");
+    let plan = |args: &[&str]| {
+        let mut command = world.convert(&haiku(""), &calibration, "x", &["--dry-run", "--json"]);
+        command.args(args);
+        command
+    };
+    let json = |args: &[&str]| -> serde_json::Value { serde_json::from_slice(&succeed(plan(args)).stdout).unwrap() };
+    let (few, many) = (json(&["--target-bits", "4.6"]), json(&["--target-bits", "5.5"]));
+    for (plan, bits) in [(&few, 4.6), (&many, 5.5)] {
+        let planned = plan["bits_per_weight"].as_f64().unwrap();
+        assert!(planned <= bits && planned > bits - 0.1, "{planned} for {bits}");
+    }
+    assert!(few["expected_kl"].as_f64() > many["expected_kl"].as_f64());
+    let sized = json(&["--target-size", "4MiB"])["bytes"].as_u64().unwrap();
+    assert!(sized <= 4 << 20 && sized > 3 << 20, "{sized}");
+
+    let low = fail(plan(&["--target-bits", "3"]));
+    assert!(low.contains("a target of 3 bits a weight cannot be met: the smallest schemes of all matrices need 4.2"), "{low}");
+    let mut fixed = support::haikuq();
+    fixed.arg("convert").arg(haiku("")).args(["--recipe", "q8", "--dry-run", "--target-bits", "4"]);
+    let fixed = fail(fixed);
+    assert!(fixed.contains("fixed scheme for each class"), "{fixed}");
+    let mut useless = support::haikuq();
+    useless.arg("convert").arg(haiku("")).args(["--recipe", "q4-fast", "--dry-run", "--calibration"]).arg(&calibration);
+    let useless = fail(useless);
+    assert!(useless.contains("rounds without calibration"), "{useless}");
+}
