@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo web web-demo test lint bench docs setup setup-web setup-test fmt clean
+.PHONY: help demo web web-demo test lint bench quality docs setup setup-web setup-test fmt clean
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
@@ -33,6 +33,9 @@ lint: ## formatting and clippy, warnings as errors
 
 bench: setup ## conversion and inference speed on the embedded model
 	@scripts/bench.sh
+
+quality: setup ## loss of every recipe on a real model: make quality VALID=wikitext-2-valid.txt TEST=wikitext-2-test.txt
+	@scripts/quality.sh $(VALID) $(TEST)
 
 docs: ## API documentation, man pages and command reference
 	@scripts/docs.sh

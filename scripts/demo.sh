@@ -12,7 +12,7 @@ step() { printf '\n\033[1m$ haikuq %s\033[0m\n' "$*"; "$haikuq" "$@"; }
 
 step doctor
 for recipe in q4 q3; do
-    step convert golden/haiku-7m --recipe "$recipe" --out "$out/haiku-7m-$recipe" --force
+    step convert golden/haiku-7m --recipe "$recipe" --calibration golden/haiku-7m/calibration.jsonl --out "$out/haiku-7m-$recipe" --force
     step validate "$out/haiku-7m-$recipe" --golden golden/haiku-7m/reference.safetensors \
         --thresholds golden/haiku-7m/thresholds.toml --report "$out/report-$recipe"
     step run "$out/haiku-7m-$recipe" --chat --max-tokens 80 --temperature 0.7 --top-p 0.9 --seed 3 "Tell me a story about a cold birthday."

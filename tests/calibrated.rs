@@ -67,7 +67,7 @@ impl World {
             command
         });
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        json["kl"]["mean"].as_f64().unwrap_or_else(|| panic!("{json}"))
+        json["summary"]["mean_kl"].as_f64().unwrap_or_else(|| panic!("{json}"))
     }
 
     fn shards(&self, package: &str) -> serde_json::Value {
