@@ -69,7 +69,7 @@ fn one_adapters_golden_outputs_are_anothers() {
         let (kl, top1) = (report["summary"]["mean_kl"].as_f64().unwrap(), report["summary"]["top1_percent"].as_f64().unwrap());
         assert!(kl.abs() <= 1e-6 && top1 >= 99.5, "{adapter}: mean KL {kl}, top-1 {top1} %");
         let tool = report["golden"]["tool"].as_str().unwrap();
-        assert!(tool.ends_with(&format!(": q4 package on {}", said["adapter"].as_str().unwrap())), "{tool}");
+        assert!(tool.ends_with(&format!(": q4-fast package on {}", said["adapter"].as_str().unwrap())), "{tool}");
         if i == 0 {
             assert_eq!(report["adapter"], said["adapter"]);
         }

@@ -120,7 +120,7 @@ fn a_packages_golden_outputs_are_what_the_package_says() {
     let printed = record(&at("q4"), &at("q4.safetensors"));
     assert_eq!(printed["adapter"], "reference (CPU, f32)");
     let package = Golden::read(&at("q4.safetensors")).unwrap();
-    assert_eq!(package.tool.unwrap(), concat!("haikuq ", env!("CARGO_PKG_VERSION"), ": q4 package on reference (CPU, f32)"));
+    assert_eq!(package.tool.unwrap(), concat!("haikuq ", env!("CARGO_PKG_VERSION"), ": q4-fast package on reference (CPU, f32)"));
     assert!(printed["perplexity"].as_f64().unwrap() > record(&haiku(""), &at("f32.safetensors"))["perplexity"].as_f64().unwrap());
     let checkpoint = Golden::read(&at("f32.safetensors")).unwrap();
     for file in &checkpoint.checkpoint {
