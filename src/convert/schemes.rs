@@ -24,13 +24,13 @@ pub fn choose_schemes(
         (Choice::Classes { .. }, None) => unreachable!("every class has a scheme"),
     };
     let calibration = calibration.ok_or_else(|| ConvertError::NoCalibration { recipe: recipe.name.clone() })?;
-    let weights = Equalized::plain(decoder);
+    let weights = Equalized::new(decoder, calibration)?;
     let read = |tensor: &haikuq_format::spec::TensorSpec| -> Result<_, ConvertError> {
         let missing = || ConvertError::NotPlanned { tensor: tensor.name.clone() };
         let sensitivity = calibration.sensitivities.get(&tensor.name).ok_or_else(missing)?;
         let matrix = weights.read(&tensor.name)?;
         decoder.release(&tensor.name);
-        Ok((matrix, sensitivity))
+        Ok((matrix, weights.sensitivity(&tensor.name, sensitivity)))
     };
     let Allocation { schemes, losses } = allocate(&recipe.name, &tensors, &fixed, candidates, bits, read)?;
     Ok((schemes, Some(losses)))

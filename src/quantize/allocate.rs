@@ -46,13 +46,13 @@ struct Stored {
 ///
 /// # Errors
 /// If even the smallest schemes need more, or weights cannot be read.
-pub fn allocate<'a, E: From<RecipeError>>(
+pub fn allocate<E: From<RecipeError>>(
     name: &str,
     tensors: &[TensorSpec],
     fixed: &[Option<Scheme>],
     candidates: &[Scheme],
     bits: f64,
-    mut read: impl FnMut(&TensorSpec) -> Result<(Vec<f32>, &'a Sensitivity), E>,
+    mut read: impl FnMut(&TensorSpec) -> Result<(Vec<f32>, Sensitivity), E>,
 ) -> Result<Allocation, E> {
     let mut options: Vec<Vec<Stored>> = Vec::with_capacity(tensors.len());
     let mut weights = 0usize;
@@ -65,8 +65,8 @@ pub fn allocate<'a, E: From<RecipeError>>(
         weights += rows * columns;
         let (matrix, sensitivity) = read(tensor)?;
         let choice = fixed.as_ref().map_or(candidates, std::slice::from_ref);
-        let energy = energy(&matrix, columns, sensitivity);
-        let importance = importance(columns, sensitivity);
+        let energy = energy(&matrix, columns, &sensitivity);
+        let importance = importance(columns, &sensitivity);
         let sample = sample(&matrix, columns);
         let option = |&scheme: &Scheme| {
             let bytes: u64 = plane_sizes(scheme, rows, columns).iter().map(|p| align(p.words as u64 * 4)).sum();

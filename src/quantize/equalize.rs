@@ -8,7 +8,7 @@
 //! Activation-aware Weight Quantization", 2023, without its search.
 
 use crate::architecture::{ArchitectureError, Decoder};
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, Sensitivity};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{NormPlacement, Residual};
 use std::collections::BTreeMap;
@@ -80,6 +80,18 @@ impl<'a> Equalized<'a> {
         let mut out = self.decoder.read(name)?;
         self.apply(name, 0..usize::MAX, &mut out);
         Ok(out)
+    }
+
+    /// The sensitivity of a matrix with its factors: inputs and gradients change against the weights.
+    pub fn sensitivity(&self, name: &str, measured: &Sensitivity) -> Sensitivity {
+        let mut equalized = measured.clone();
+        let Some(factors) = self.factors.get(name) else { return equalized };
+        let divide = |values: &mut [f32], by: &Option<Vec<f32>>| {
+            values.iter_mut().zip(by.iter().flatten()).for_each(|(v, f)| *v /= f * f);
+        };
+        divide(&mut equalized.input, &factors.columns);
+        divide(&mut equalized.output, &factors.rows);
+        equalized
     }
 
     fn apply(&self, name: &str, rows: Range<usize>, out: &mut [f32]) {
