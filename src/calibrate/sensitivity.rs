@@ -308,14 +308,8 @@ impl Back {
 /// Sums of a layer's sites as sensitivities of its matrices.
 fn by_matrix(spec: &DecoderSpec, layer: usize, mut sums: BTreeMap<Site, Sums>) -> Vec<(String, Sensitivity)> {
     let gate = sums.remove(&Site::Gate);
-    let up = if spec.gated_mlp { "gate_up" } else { "up" };
     let matrix = |(site, mut sums): (Site, Sums)| {
-        let part = match site {
-            Site::Qkv => "qkv",
-            Site::AttentionOutput => "attention_output",
-            Site::Gate | Site::Up => up,
-            Site::Down => "down",
-        };
+        let part = site.matrix(spec.gated_mlp);
         if let (Site::Up, Some(gate)) = (site, &gate) {
             // The canonical rows of gate and up take turns.
             let pairs = gate.output.sums.iter().zip(&sums.output.sums);

@@ -8,14 +8,15 @@
 //! What a matrix becomes is put on disk under `OUT.partial/matrices`, from where the pipeline takes it and a resumed
 //! conversion goes on.
 
+use super::pipeline::store_block;
 use super::staged::{Staged, StagedMatrix};
 use super::{ConvertError, MatrixCost, Plan, Progress};
 use crate::calibrate::Calibration;
 use crate::golden::reference::{Ends, LayerWindows, Observe, Site};
 use crate::matmul::{gram, times, times_transposed};
-use crate::quantize::{Equalized, SecondMoment, quantize_matrix, serves, store_rows};
+use crate::quantize::{Equalized, SecondMoment, quantize_matrix, quantize_table, serves};
 use candle_core::Tensor;
-use haikuq_format::layout::{dequantize, pack_quantized};
+use haikuq_format::layout::{PlaneBuffers, dequantize, pack_quantized};
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::scheme::Scheme;
 use haikuq_format::spec::TensorClass;
@@ -96,7 +97,7 @@ impl Run<'_> {
         let tensor = self.tensor(name)?;
         if let Some(matrix) = self.staged.read(tensor)? {
             (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
-            return Ok(values(tensor, &matrix));
+            return Ok(values(tensor, &matrix.planes));
         }
         let begin = Instant::now();
         let mut weights = self.weights.read(name)?;
@@ -139,7 +140,7 @@ impl Run<'_> {
         let importance = lookup.filter(|l| l.len() == tensor.columns());
         let staged = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
-                let quantized = crate::quantize::quantize_table(scheme, &weights, tensor.columns(), importance);
+                let quantized = quantize_table(scheme, &weights, tensor.columns(), importance);
                 let planes = pack_quantized(scheme, tensor.rows(), tensor.columns(), &quantized.rows);
                 StagedMatrix::new(planes, &weights, &quantized.values)
             }
@@ -158,12 +159,7 @@ impl Run<'_> {
     ) -> Result<(StagedMatrix, Vec<f32>), ConvertError> {
         let columns = tensor.columns();
         let rows = super::plan::block_rows(columns);
-        let block = |(i, block): (usize, &[f32])| {
-            store_rows(tensor.scheme, columns, block).map_err(|mut source| {
-                source.row += i * rows;
-                ConvertError::TooLarge { tensor: tensor.name.clone(), source }
-            })
-        };
+        let block = |(i, block): (usize, &[f32])| store_block(tensor, i * rows, block);
         let blocks: Vec<Result<_, ConvertError>> = weights.par_chunks(rows * columns).enumerate().map(block).collect();
         let mut planes: Vec<(_, Vec<u32>)> = Vec::new();
         for block in blocks {
@@ -174,9 +170,8 @@ impl Run<'_> {
                 }
             }
         }
-        let staged = StagedMatrix::new(planes, unchanged, &[]);
-        let out = values(tensor, &staged);
-        Ok((StagedMatrix::new(staged.planes, unchanged, &out), out))
+        let out = values(tensor, &planes);
+        Ok((StagedMatrix::new(planes, unchanged, &out), out))
     }
 
     /// `E|(W − Ŵ) x|² / E|W x|²` over the inputs of stored weights.
@@ -198,8 +193,8 @@ impl Run<'_> {
     }
 }
 
-fn values(tensor: &TensorEntry, matrix: &StagedMatrix) -> Vec<f32> {
-    let planes: Vec<_> = matrix.planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
+fn values(tensor: &TensorEntry, planes: &PlaneBuffers) -> Vec<f32> {
+    let planes: Vec<_> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
     dequantize(tensor.scheme, tensor.rows(), tensor.columns(), &planes)
 }
 
@@ -227,13 +222,7 @@ struct Quantizer<'a> {
 
 impl Observe for Quantizer<'_> {
     fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        let part = match site {
-            Site::Qkv => "qkv",
-            Site::AttentionOutput => "attention_output",
-            Site::Gate | Site::Up if self.gated => "gate_up",
-            Site::Gate | Site::Up => "up",
-            Site::Down => "down",
-        };
+        let part = site.matrix(self.gated);
         let original = self.inputs.remove(&site);
         match self.run.matrix(&format!("layers.{}.{part}", self.layer), input, original.as_ref(), None) {
             Ok(values) => Ok(Some(values)),

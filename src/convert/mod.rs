@@ -76,7 +76,8 @@ pub enum Progress<'a> {
     Shard(usize),
 }
 
-/// Converts `decoder` as planned, with `calibration` if the recipe asks for it, and returns the manifest of the package, which then lies at `options.out`.
+/// Converts `decoder` as planned, with `calibration` if the recipe asks for it, and returns the manifest of the package,
+/// which then lies at `options.out`.
 ///
 /// # Errors
 /// See [`ConvertError`]. Whatever happens, nothing incomplete lies under the final name; finished shards stay in

@@ -7,7 +7,7 @@ use super::work::{FinishedShard, WorkFolder};
 use super::{ConvertError, Plan, PlannedShard, Progress};
 use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_format::align;
-use haikuq_format::manifest::FileEntry;
+use haikuq_format::manifest::{FileEntry, TensorEntry};
 use haikuq_format::spec::TensorClass;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -93,10 +93,7 @@ fn quantize_chunk(
         let rows = start..end.min(start + step);
         let mut values = vec![0.0; rows.len() * columns];
         weights.read_rows(&tensor.name, rows, &mut values)?;
-        let stored = store_rows(tensor.scheme, columns, &values).map_err(|mut source| {
-            source.row += start;
-            ConvertError::TooLarge { tensor: tensor.name.clone(), source }
-        })?;
+        let stored = store_block(tensor, start, &values)?;
         progress(Progress::Weights(values.len() as u64));
         Ok(stored)
     };
@@ -107,6 +104,14 @@ fn quantize_chunk(
         weights.decoder().release(&tensor.name);
     }
     Ok(blocks)
+}
+
+/// Quantizes a block of whole rows of a matrix, from row `first` on.
+pub(super) fn store_block(tensor: &TensorEntry, first: usize, values: &[f32]) -> Result<StoredRows, ConvertError> {
+    store_rows(tensor.scheme, tensor.columns(), values).map_err(|mut source| {
+        source.row += first;
+        ConvertError::TooLarge { tensor: tensor.name.clone(), source }
+    })
 }
 
 /// Takes the shard's chunks from the channel, writes and hashes them, and notes the shard once it is on disk.
@@ -173,7 +178,7 @@ impl HashedFile {
 }
 
 /// Words as the format stores them.
-fn little_endian(words: &[u32]) -> std::borrow::Cow<'_, [u8]> {
+pub(super) fn little_endian(words: &[u32]) -> std::borrow::Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
         bytemuck::cast_slice(words).into()
     } else {

@@ -1,6 +1,7 @@
 //! Matrices that are quantized and not yet in a shard: `OUT.partial/matrices/NAME.safetensors`.
 
 use super::ConvertError;
+use super::pipeline::little_endian;
 use crate::files::write_atomically;
 use crate::quantize::StoredRows;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, plane_sizes};
@@ -72,11 +73,7 @@ impl Staged {
     /// Puts a matrix there, complete or not at all.
     pub(super) fn write(&self, tensor: &TensorEntry, matrix: &StagedMatrix) -> Result<(), ConvertError> {
         let path = self.path(tensor);
-        let bytes: Vec<(&str, Vec<u8>)> = matrix
-            .planes
-            .iter()
-            .map(|(kind, words)| (kind.name(), words.iter().flat_map(|w| w.to_le_bytes()).collect()))
-            .collect();
+        let bytes: Vec<_> = matrix.planes.iter().map(|(kind, words)| (kind.name(), little_endian(words))).collect();
         let failed = |e: String| ConvertError::Write { path: path.clone(), source: std::io::Error::other(e) };
         let views = bytes
             .iter()

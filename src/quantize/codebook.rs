@@ -19,8 +19,7 @@ const TURNS: usize = 6;
 const MEANS: usize = 3;
 
 /// Where learning starts: evenly spaced quantiles of the normal distribution, which weights resemble, scaled so that
-/// the largest magnitude is one. Probit by bisection of erf's series is not needed: these few numbers are tabulated
-/// by [`normal_quantile`].
+/// the largest magnitude is one.
 fn start(bits: Bits) -> Vec<f32> {
     let n = bits.levels();
     let quantile = |i: u32| normal_quantile((f64::from(i) + 0.5) / f64::from(n)) as f32;

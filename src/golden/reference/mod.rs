@@ -5,6 +5,7 @@
 //! transformers (`tests/reference.rs`). It knows no model family, only the spec.
 
 mod attention;
+mod ends;
 mod layer;
 mod observe;
 mod product;
@@ -14,14 +15,15 @@ mod windows;
 
 use crate::model::{BoxError, LanguageModel};
 use attention::LayerCache;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use haikuq_format::DecoderSpec;
-use layer::{Layer, NormWeights};
+use layer::Layer;
 use rope::cos_sin;
 use weights::Weights;
 
+pub use ends::Ends;
 pub use observe::{Observe, Site};
-pub use windows::{Ends, LayerWindows};
+pub use windows::LayerWindows;
 
 /// Positions that are computed together, which bounds the memory of attention scores to
 /// `heads × 512 × context` numbers.
@@ -84,13 +86,8 @@ pub enum ReferenceError {
 
 /// A decoder with f32 weights in memory.
 pub struct Reference {
-    spec: DecoderSpec,
-    embedding: Tensor,
-    positions: Option<Tensor>,
+    ends: Ends,
     layers: Vec<Layer>,
-    final_norm: NormWeights,
-    head: Tensor,
-    head_bias: Option<Tensor>,
 }
 
 /// Keys and values of the positions computed so far, for one sequence.
@@ -123,18 +120,14 @@ impl Reference {
     {
         spec.check()?;
         let mut weights = Weights::new(spec, read);
-        let embedding = weights.take("embedding")?;
-        let positions = weights.take_if(spec.learned_positions, "positions")?;
+        let ends = Ends::take(spec, &mut weights)?;
         let layers = (0..spec.num_layers()).map(|i| Layer::load(spec, i, &mut weights)).collect::<Result<_, _>>()?;
-        let final_norm = NormWeights::load(spec.norm, "final_norm", &mut weights)?;
-        let head = if spec.tied_head { embedding.clone() } else { weights.take("head")? };
-        let head_bias = weights.take_if(spec.biases.head, "head.bias")?;
-        Ok(Self { spec: spec.clone(), embedding, positions, layers, final_norm, head, head_bias })
+        Ok(Self { ends, layers })
     }
 
     /// The decoder's spec.
     pub fn spec(&self) -> &DecoderSpec {
-        &self.spec
+        self.ends.spec()
     }
 
     /// A cache for a new sequence.
@@ -153,8 +146,8 @@ impl Reference {
             let hidden = self.hidden(ids, end, cache)?;
             for first in (0..ids.len()).step_by(LOGIT_ROWS) {
                 let rows = LOGIT_ROWS.min(ids.len() - first);
-                let logits = self.logits(&hidden.narrow(0, first, rows)?)?.flatten_all()?.to_vec1::<f32>()?;
-                for (row, logits) in logits.chunks_exact(self.spec.vocab_size).enumerate() {
+                let logits = self.ends.logits(&hidden.narrow(0, first, rows)?)?.flatten_all()?.to_vec1::<f32>()?;
+                for (row, logits) in logits.chunks_exact(self.spec().vocab_size).enumerate() {
                     on_row(chunk * CHUNK + first + row, logits);
                 }
             }
@@ -173,7 +166,7 @@ impl Reference {
             last = Some(self.hidden(ids, end, cache)?.narrow(0, ids.len() - 1, 1)?);
         }
         let last = last.ok_or(ReferenceError::EmptyPrompt)?;
-        Ok(self.logits(&last)?.flatten_all()?.to_vec1()?)
+        Ok(self.ends.logits(&last)?.flatten_all()?.to_vec1()?)
     }
 
     /// Up to `max_new` ids that follow `prompt`, each the one with the largest logit (the lowest id among equals).
@@ -188,7 +181,7 @@ impl Reference {
         while new.len() < max_new {
             let id = crate::golden::logits::argmax(&logits);
             new.push(id);
-            if self.spec.eos_token_ids.contains(&id) || cache.len() == self.spec.max_context || new.len() == max_new {
+            if self.spec().eos_token_ids.contains(&id) || cache.len() == self.spec().max_context || new.len() == max_new {
                 break;
             }
             logits = self.last_logits(&[id], &mut cache)?;
@@ -199,9 +192,9 @@ impl Reference {
     /// Checks `ids` and returns how many positions the sequence has with them. A sequence that becomes a long one is
     /// computed anew, since its keys were rotated as a short one's are.
     fn prepare(&self, ids: &[u32], cache: &mut KvCache) -> Result<usize, ReferenceError> {
-        let end = self.check(ids, cache)?;
+        let end = self.ends.check(ids, cache.len())?;
         let becomes_long = |beyond| !cache.is_empty() && cache.len() <= beyond && end > beyond;
-        if self.spec.long_beyond().is_some_and(becomes_long) {
+        if self.spec().long_beyond().is_some_and(becomes_long) {
             let earlier = std::mem::replace(cache, self.new_cache()).ids;
             for ids in earlier.chunks(CHUNK) {
                 self.hidden(ids, end, cache)?;
@@ -210,56 +203,18 @@ impl Reference {
         Ok(end)
     }
 
-    /// Positions that the sequence has with `ids`.
-    fn check(&self, ids: &[u32], cache: &KvCache) -> Result<usize, ReferenceError> {
-        let (length, max_context) = (cache.len() + ids.len(), self.spec.max_context);
-        if length > max_context {
-            return Err(ReferenceError::Context { length, max_context });
-        }
-        let vocab_size = self.spec.vocab_size;
-        match ids.iter().position(|&id| id as usize >= vocab_size) {
-            Some(i) => Err(ReferenceError::Token { id: ids[i], position: cache.len() + i, vocab_size }),
-            None => Ok(length),
-        }
-    }
-
     /// The residual stream after the last layer and norm, `[ids, hidden_size]`, in a sequence of `end` positions.
     fn hidden(&self, ids: &[u32], end: usize, cache: &mut KvCache) -> Result<Tensor, ReferenceError> {
-        let mut x = self.embedding.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
-        if self.spec.embedding_multiplier != 1.0 {
-            x = (x * f64::from(self.spec.embedding_multiplier))?;
-        }
-        if let Some(table) = &self.positions {
-            x = (x + table.narrow(0, cache.len(), ids.len())?)?;
-        }
+        let mut x = self.ends.embed_from(ids, cache.len())?;
         let rope = |table| cos_sin(table, cache.len(), ids.len(), end);
-        let ropes = self.spec.ropes.iter().map(rope).collect::<Result<Vec<_>, _>>()?;
+        let ropes = self.spec().ropes.iter().map(rope).collect::<Result<Vec<_>, _>>()?;
         let first = cache.len();
         for (layer, cached) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward(&self.spec, &x, &ropes, first, cached)?;
+            x = layer.forward(self.spec(), &x, &ropes, first, cached)?;
         }
         cache.ids.extend(ids);
-        Ok(self.final_norm.forward(&x)?)
+        self.ends.normed(&x)
     }
-
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor, ReferenceError> {
-        Ok(scaled_logits(&self.spec, hidden, &self.head, self.head_bias.as_ref())?)
-    }
-}
-
-/// Logits of the final norm's output, with all that the spec does to them.
-fn scaled_logits(spec: &DecoderSpec, hidden: &Tensor, head: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
-    let mut logits = product::product(hidden, head)?;
-    if let Some(bias) = bias {
-        logits = logits.broadcast_add(bias)?;
-    }
-    if spec.logit_multiplier != 1.0 {
-        logits = (logits * f64::from(spec.logit_multiplier))?;
-    }
-    if let Some(cap) = spec.logit_softcap {
-        logits = ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?;
-    }
-    Ok(logits)
 }
 
 impl LanguageModel for Reference {

@@ -17,6 +17,19 @@ pub enum Site {
     Down,
 }
 
+impl Site {
+    /// The last part of its matrix's canonical name, in a decoder with or without gates.
+    pub fn matrix(self, gated: bool) -> &'static str {
+        match self {
+            Self::Qkv => "qkv",
+            Self::AttentionOutput => "attention_output",
+            Self::Gate | Self::Up if gated => "gate_up",
+            Self::Gate | Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// What a forward pass over windows tells of each matrix, in the order of computation.
 pub trait Observe {
     /// Before a matrix is used: its input `[positions, columns]`. Other canonical weights may take its place. Not
