@@ -54,6 +54,8 @@ pub enum Bits {
     B3,
     /// Four bits.
     B4,
+    /// Five bits: a plane of four low bits and a plane of high bits.
+    B5,
     /// Eight bits.
     B8,
 }
@@ -64,6 +66,7 @@ impl Bits {
         match self {
             Self::B3 => 3,
             Self::B4 => 4,
+            Self::B5 => 5,
             Self::B8 => 8,
         }
     }
@@ -86,8 +89,9 @@ impl TryFrom<u32> for Bits {
         match bits {
             3 => Ok(Self::B3),
             4 => Ok(Self::B4),
+            5 => Ok(Self::B5),
             8 => Ok(Self::B8),
-            _ => Err(format!("no scheme has {bits} bits (3, 4 and 8 exist)")),
+            _ => Err(format!("no scheme has {bits} bits (3, 4, 5 and 8 exist)")),
         }
     }
 }
@@ -133,7 +137,7 @@ pub enum Codebook {
     /// Evenly spaced values.
     #[default]
     Uniform,
-    /// A table of `2^bits` f32 values, one table a tensor (4 and 3 bits, offset `none`).
+    /// A table of `2^bits` f32 values, one table a tensor (3, 4 and 5 bits, offset `none`).
     Learned,
 }
 
@@ -151,7 +155,7 @@ impl Scheme {
             return Err("8-bit codes have no u4 zero points".into());
         }
         if g.codebook == Codebook::Learned && (g.bits == Bits::B8 || g.offset != Offset::None) {
-            return Err("learned codebooks have 3 or 4 bits and no offset".into());
+            return Err("learned codebooks have 3, 4 or 5 bits and no offset".into());
         }
         if g.scale == ScaleType::E4M4 && g.codebook != Codebook::Learned {
             return Err("e4m4 scales need a learned codebook, which holds the tensor's magnitude".into());
@@ -245,10 +249,10 @@ mod tests {
 
     #[test]
     fn schemes_are_read_as_they_are_written() {
-        for text in ["f32", "f16", "q4/32", "q3/64+u4", "q8/128+f16", "q4/32 learned", "q3/64:e4m4 learned"] {
+        for text in ["f32", "f16", "q4/32", "q3/64+u4", "q8/128+f16", "q4/32 learned", "q3/64:e4m4 learned", "q5/32:e4m4 learned"] {
             assert_eq!(text.parse::<Scheme>().unwrap().to_string(), text);
         }
-        for text in ["", "q4", "q5/32", "q4/31", "q8/32+u4", "q4/32+f32", "q4/32+u4 learned", "Q4/32", "q4/32:f16", "q4/32:e4m3"]
+        for text in ["", "q4", "q6/32", "q4/31", "q8/32+u4", "q4/32+f32", "q4/32+u4 learned", "Q4/32", "q4/32:f16", "q4/32:e4m3"]
         {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }

@@ -22,7 +22,10 @@ use std::time::{Duration, Instant};
 /// More than the caches of any GPU.
 const COLD_BYTES: usize = 256 << 20;
 
-const SCHEMES: [&str; 17] = [
+const SCHEMES: [&str; 20] = [
+    "q5/32",
+    "q5/32:e4m4 learned",
+    "q5/64:e4m4 learned",
     "q4/32",
     "q4/32 learned",
     "q4/32:e4m4 learned",
@@ -114,7 +117,7 @@ fn matrices(gpu: &Gpu, scheme: Scheme, rows: usize, columns: usize, copies: usiz
             let block = QuantizedRows {
                 // As good as random: neighbouring invocations look up different values.
                 codes: (0..rows * padded(columns))
-                    .map(|i| (i as u32).wrapping_mul(0x9e37_79b9).rotate_left(g.bits.get()) as u8 % g.bits.levels() as u8)
+                    .map(|i| ((i as u32).wrapping_mul(0x9e37_79b9).rotate_left(g.bits.get()) % g.bits.levels()) as u8)
                     .collect(),
                 scales: Scales::nearest(g.scale, vec![0.01; n]),
                 zero_points: if g.offset == Offset::U4 { vec![7; n] } else { vec![] },

@@ -347,7 +347,7 @@ mod tests {
         let error = |text: String| Recipe::parse("mine", &text).unwrap_err().to_string();
         assert!(error(format!("{CLASSES}emb = 'q4/32'\n")).contains("unknown field `emb`"));
         assert!(error(CLASSES.replace("mlp", "#")).contains("missing field `mlp`"));
-        assert!(error(CLASSES.replace("q4/32", "q5/32")).contains("attention: no scheme has 5 bits"));
+        assert!(error(CLASSES.replace("q4/32", "q6/32")).contains("attention: no scheme has 6 bits"));
         assert!(error(CLASSES.replace("q4/32", "q4/32 learned")).contains("learned codebooks need calibrate"));
         assert!(error(format!("{CLASSES}[[override]]\npattern = '('\nscheme = 'f16'\n")).contains("unclosed group"));
         let recipe = Recipe::parse("mine", &format!("{CLASSES}[[override]]\npattern = 'qvk'\nscheme = 'f16'\n")).unwrap();

@@ -289,12 +289,14 @@ pub(super) fn symmetric_grid(bits: Bits) -> &'static [f32; CANDIDATES] {
     match bits {
         Bits::B3 => &GRID_3,
         Bits::B4 => &GRID_4,
+        Bits::B5 => &GRID_5,
         Bits::B8 => &GRID_8,
     }
 }
 
 const GRID_3: [f32; CANDIDATES] = symmetric(-2.6, -0.18, 2.4, 0.18);
 const GRID_4: [f32; CANDIDATES] = symmetric(-6.6, -0.22, 6.1, 0.22);
+const GRID_5: [f32; CANDIDATES] = symmetric(-14.4, -0.22, 13.9, 0.22);
 const GRID_8: [f32; CANDIDATES] = symmetric(-126.6, -0.14, 125.6, 0.14);
 
 const fn symmetric(first: f32, step: f32, other: f32, other_step: f32) -> [f32; CANDIDATES] {

@@ -42,7 +42,7 @@ fn exhaustive(levels: f32, group: &[f32]) -> f64 {
 
 #[test]
 fn the_search_is_within_half_a_percent_of_the_best_scale_there_is() {
-    for (bits, group) in [(Bits::B4, 32), (Bits::B4, 64), (Bits::B3, 32), (Bits::B3, 64)] {
+    for (bits, group) in [(Bits::B4, 32), (Bits::B4, 64), (Bits::B3, 32), (Bits::B3, 64), (Bits::B5, 32)] {
         let values = weights(group * 200, 7);
         let found = store_rows(Scheme::Grouped(grouped(bits, group, Offset::None)), group, &values).unwrap().squared_error;
         let best: f64 = values.chunks(group).map(|g| exhaustive(bits.levels() as f32, g)).sum();
@@ -125,7 +125,7 @@ fn the_largest_weights_allowed_are_stored_well() {
 proptest! {
     #[test]
     fn the_reported_error_is_that_of_the_stored_bits(
-        bits in prop_oneof![Just(Bits::B3), Just(Bits::B4), Just(Bits::B8)],
+        bits in prop_oneof![Just(Bits::B3), Just(Bits::B4), Just(Bits::B5), Just(Bits::B8)],
         offset in prop_oneof![Just(Offset::None), Just(Offset::U4), Just(Offset::F16)],
         group in prop_oneof![Just(32usize), Just(64), Just(128)],
         columns in 1usize..300, rows in 1usize..4, seed in any::<u64>(), exponent in -30i32..12,
@@ -140,7 +140,7 @@ proptest! {
     }
 
     #[test]
-    fn zero_rows_and_padding_stay_zero(columns in 1usize..100, bits in prop_oneof![Just(Bits::B3), Just(Bits::B4), Just(Bits::B8)]) {
+    fn zero_rows_and_padding_stay_zero(columns in 1usize..100, bits in prop_oneof![Just(Bits::B3), Just(Bits::B4), Just(Bits::B5), Just(Bits::B8)]) {
         let scheme = Scheme::Grouped(grouped(bits, 32, Offset::None));
         let stored = store_rows(scheme, columns, &vec![0.0; columns]).unwrap();
         prop_assert!(read_back(scheme, padded(columns), &stored, 1).iter().all(|&w| w == 0.0));

@@ -97,7 +97,7 @@ def check_scheme(name, scheme):
         return
     check(scheme["kind"] == "grouped", f"{name}: scheme {scheme['kind']!r} is not known")
     bits, offset, codebook = scheme["bits"], scheme.get("offset", "none"), scheme.get("codebook", "uniform")
-    check(bits in (3, 4, 8) and scheme["group"] in (32, 64, 128), f"{name}: scheme {scheme}")
+    check(bits in (3, 4, 5, 8) and scheme["group"] in (32, 64, 128), f"{name}: scheme {scheme}")
     check(offset in ("none", "u4", "f16") and codebook in ("uniform", "learned"), f"{name}: scheme {scheme}")
     check(offset != "u4" or bits != 8, f"{name}: u4 zero points with 8 bits")
     check(codebook == "uniform" or (bits != 8 and offset == "none"), f"{name}: a codebook with {scheme}")
@@ -219,10 +219,13 @@ def plane_words(scheme, rows, columns):
     if scheme["kind"] == "f16":
         return [("values", 16 * units)]
     bits, all_groups = scheme["bits"], rows * groups(columns, scheme["group"])
-    planes = [("codes", {8: 8, 4: 4, 3: 2}[bits] * units)]
-    if bits == 3:
+    planes = [("codes", {8: 8, 5: 4, 4: 4, 3: 2}[bits] * units)]
+    if bits in (3, 5):
         planes.append(("high_bits", units))
-    planes.append(("scales", ceil(all_groups / (4 if scheme.get("scale", "f16") == "e4m4" else 2))))
+    if scheme.get("scale", "f16") == "e4m4":
+        planes.append(("scales", ceil(rows / 4) * groups(columns, scheme["group"])))
+    else:
+        planes.append(("scales", ceil(all_groups / 2)))
     if scheme.get("offset", "none") == "u4":
         planes.append(("offsets", ceil(all_groups / 8)))
     elif scheme.get("offset", "none") == "f16":
@@ -238,13 +241,13 @@ def unpack_codes(bits, rows, width, planes):
     codes = planes["codes"]
     if bits == 8:
         values = codes[i // 4] >> (8 * (i % 4)) & 0xFF
-    elif bits == 4:
+    elif bits in (4, 5):
         values = codes[i // 8] >> (8 * (i % 4) + 4 * (i // 4 % 2)) & 0xF
     else:
-        unit, j = i // UNIT, i % UNIT
-        low = codes[2 * unit + j // 16] >> (8 * (j % 4) + 2 * (j // 4 % 4)) & 3
-        high = planes["high_bits"][unit] >> (8 * (j % 4) + j // 4) & 1
-        values = low + 4 * high
+        values = codes[i // 16] >> (8 * (i % 4) + 2 * (i // 4 % 4)) & 3
+    if bits in (3, 5):
+        high = planes["high_bits"][i // UNIT] >> (8 * (i % 4) + i % UNIT // 4) & 1
+        values = values + 2 ** (bits - 1) * high
     return values.reshape(rows, width)
 
 
@@ -253,9 +256,9 @@ def halves(words, n):
     return words.astype("<u4").view("<f2")[:n].astype(np.float32)
 
 
-def e4m4(words, n):
-    """The first n unsigned 8-bit floats of a plane, as f32."""
-    b = words.astype("<u4").view("u1")[:n].astype(np.int32)
+def e4m4(words, rows, per_row):
+    """The scales of a chunk, row after row: unsigned 8-bit floats, as f32."""
+    b = words.astype("<u4").view("u1").reshape(-1, per_row, 4).swapaxes(1, 2).reshape(-1, per_row)[:rows].astype(np.int32)
     return np.where(b == 0, np.float32(0), np.ldexp(1 + (b % 16).astype(np.float32) / 16, b // 16 - 15).astype(np.float32))
 
 
@@ -275,7 +278,8 @@ def dequantize(scheme, rows, columns, planes):
         return of_groups.reshape(rows, per_row)[:, group_of_column]
 
     n = rows * per_row
-    scale = by_weight((e4m4 if scheme.get("scale", "f16") == "e4m4" else halves)(planes["scales"], n))
+    e4m4_scales = scheme.get("scale", "f16") == "e4m4"
+    scale = by_weight(e4m4(planes["scales"], rows, per_row) if e4m4_scales else halves(planes["scales"], n))
     if scheme.get("codebook", "uniform") == "learned":
         return scale * planes["codebook"].astype("<u4").view("<f4")[codes]
     code = codes.astype(np.float32)

@@ -2,7 +2,7 @@
 
 use super::{PlaneKind, UNIT, codes, groups, padded};
 use crate::E4M4;
-use crate::scheme::{Bits, Codebook, Offset, ScaleType, Scheme};
+use crate::scheme::{Codebook, Offset, ScaleType, Scheme};
 use half::f16;
 
 /// Reads the weights of a chunk of `rows` × `columns` back as f32.
@@ -33,7 +33,7 @@ pub fn dequantize(scheme: Scheme, rows: usize, columns: usize, planes: &[(PlaneK
     let (low, high) = (plane(PlaneKind::Codes), plane(PlaneKind::HighBits));
     let (scales, offsets, table) = (plane(PlaneKind::Scales), plane(PlaneKind::Offsets), plane(PlaneKind::Codebook));
     let per_row = groups(columns, g.group);
-    let (low_words, high_words) = (width / UNIT * codes::code_words(g.bits), if g.bits == Bits::B3 { width / UNIT } else { 0 });
+    let (low_words, high_words) = (width / UNIT * codes::code_words(g.bits), width / UNIT * codes::high_words(g.bits));
     let mut row_codes = vec![0u8; width];
     for row in 0..rows {
         let of = |plane: &'_ [u32], n: usize| row * n..(row * n + n).min(plane.len());
@@ -43,7 +43,10 @@ pub fn dequantize(scheme: Scheme, rows: usize, columns: usize, planes: &[(PlaneK
             let code_f = f32::from(code);
             let scale = match g.scale {
                 ScaleType::F16 => half(scales, group),
-                ScaleType::E4M4 => E4M4::from_bits((scales[group / 4] >> (group % 4 * 8)) as u8).to_f32(),
+                ScaleType::E4M4 => {
+                    let word = scales[row / 4 * per_row + c / g.group];
+                    E4M4::from_bits((word >> (row % 4 * 8)) as u8).to_f32()
+                }
             };
             out.push(match (g.codebook, g.offset) {
                 (Codebook::Learned, _) => scale * f32::from_bits(table[usize::from(code)]),
@@ -67,7 +70,7 @@ fn half(words: &[u32], i: usize) -> f32 {
 mod tests {
     use super::super::{QuantizedRows, Scales, pack_f16, pack_f32, pack_quantized};
     use super::*;
-    use crate::scheme::Grouped;
+    use crate::scheme::{Bits, Grouped};
     use proptest::prelude::*;
 
     fn borrow(planes: &super::super::PlaneBuffers) -> Vec<(PlaneKind, &[u32])> {
@@ -76,7 +79,7 @@ mod tests {
 
     prop_compose! {
         fn schemes()(
-            bits in prop_oneof![Just(Bits::B3), Just(Bits::B4), Just(Bits::B8)],
+            bits in prop_oneof![Just(Bits::B3), Just(Bits::B4), Just(Bits::B5), Just(Bits::B8)],
             group in prop_oneof![Just(32usize), Just(64), Just(128)],
             offset in prop_oneof![Just(Offset::None), Just(Offset::U4), Just(Offset::F16)],
             scale in prop_oneof![Just(ScaleType::F16), Just(ScaleType::E4M4)],

@@ -5,11 +5,11 @@
 //!
 //! | plane | words | holds |
 //! | --- | --- | --- |
-//! | [`PlaneKind::Codes`] | 4, 2, 8 a unit (q4, q3, q8) | codes, or for q3 their two low bits |
-//! | [`PlaneKind::HighBits`] | 1 a unit | q3's third bits |
-//! | [`PlaneKind::Scales`] | one for 2 or 4 groups | f16 or E4M4 scales, row after row, the first in the low bits of a word |
+//! | [`PlaneKind::Codes`] | 4, 2, 8 a unit (q4 and q5, q3, q8) | codes, or for q3 their two, for q5 their four low bits |
+//! | [`PlaneKind::HighBits`] | 1 a unit | q3's third, q5's fifth bits |
+//! | [`PlaneKind::Scales`] | one for 2 or 4 groups | f16 scales, row after row, the first in the low bits of a word; or E4M4 scales, a word for a group of each of 4 rows |
 //! | [`PlaneKind::Offsets`] | one for 8 or 2 groups | u4 zero points or f16 offsets, indexed as the scales are |
-//! | [`PlaneKind::Codebook`] | 16 or 8 | f32 values |
+//! | [`PlaneKind::Codebook`] | 8, 16 or 32 | f32 values |
 //! | [`PlaneKind::Values`] | 16 or 32 a unit | f16 or f32 weights as they are |
 //!
 //! The bit arrangements let a kernel take four neighbouring weights with one mask and one shift; see [`codes`].

@@ -1,7 +1,7 @@
 //! Planes of a chunk: their kinds, sizes, and how rows are packed into them.
 
 use super::{UNIT, codes, groups, padded};
-use crate::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
+use crate::scheme::{Codebook, Grouped, Offset, ScaleType, Scheme};
 use crate::{E4M4, MAX_PLANE_BYTES};
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -11,11 +11,11 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlaneKind {
-    /// Codes, or for q3 their two low bits.
+    /// Codes, or for q3 their two, for q5 their four low bits.
     Codes,
-    /// Third bits of q3 codes.
+    /// Third bits of q3, fifth bits of q5 codes.
     HighBits,
-    /// f16 scales, two a word, or E4M4 scales, four a word.
+    /// f16 scales, two a word, or E4M4 scales, a word for the same group of four rows.
     Scales,
     /// u4 zero points, eight a word, or f16 offsets, two a word.
     Offsets,
@@ -59,10 +59,14 @@ pub fn plane_sizes(scheme: Scheme, rows: usize, columns: usize) -> Vec<PlaneSize
     };
     let all_groups = rows * groups(columns, g.group);
     let mut planes = vec![plane(PlaneKind::Codes, units * codes::code_words(g.bits))];
-    if g.bits == Bits::B3 {
-        planes.push(plane(PlaneKind::HighBits, units));
+    if codes::high_words(g.bits) > 0 {
+        planes.push(plane(PlaneKind::HighBits, units * codes::high_words(g.bits)));
     }
-    planes.push(plane(PlaneKind::Scales, all_groups.div_ceil((32 / g.scale.bits()) as usize)));
+    let scale_words = match g.scale {
+        ScaleType::F16 => all_groups.div_ceil(2),
+        ScaleType::E4M4 => rows.div_ceil(4) * groups(columns, g.group),
+    };
+    planes.push(plane(PlaneKind::Scales, scale_words));
     match g.offset {
         Offset::None => {}
         Offset::U4 => planes.push(plane(PlaneKind::Offsets, all_groups.div_ceil(8))),
@@ -182,7 +186,7 @@ pub fn pack_quantized(scheme: Grouped, rows: usize, columns: usize, block: &Quan
                 PlaneKind::HighBits => std::mem::take(&mut high),
                 PlaneKind::Scales => match &block.scales {
                     Scales::F16(scales) => halves(scales),
-                    Scales::E4M4(scales) => bytes(scales),
+                    Scales::E4M4(scales) => four_rows(scales, groups(columns, scheme.group)),
                 },
                 PlaneKind::Offsets if scheme.offset == Offset::U4 => nibbles(&block.zero_points),
                 PlaneKind::Offsets => halves(&block.offsets),
@@ -223,8 +227,14 @@ fn halves(values: &[f16]) -> Vec<u32> {
     values.chunks(2).map(|p| u32::from(p[0].to_bits()) | p.get(1).map_or(0, |v| u32::from(v.to_bits()) << 16)).collect()
 }
 
-fn bytes(values: &[E4M4]) -> Vec<u32> {
-    values.chunks(4).map(|c| c.iter().enumerate().fold(0, |w, (i, v)| w | u32::from(v.to_bits()) << (8 * i))).collect()
+/// A word for each group of four rows, the first row in the low byte. Kernels take four rows at a time, and get their
+/// scales with one read.
+fn four_rows(scales: &[E4M4], per_row: usize) -> Vec<u32> {
+    let rows = scales.chunks(4 * per_row);
+    let word = |four: &[E4M4], group: usize| {
+        four.chunks(per_row).enumerate().fold(0, |w, (r, row)| w | u32::from(row[group].to_bits()) << (8 * r))
+    };
+    rows.flat_map(|four| (0..per_row).map(move |group| word(four, group))).collect()
 }
 
 fn nibbles(values: &[u8]) -> Vec<u32> {
@@ -253,16 +263,17 @@ mod tests {
     }
 
     #[test]
-    fn e4m4_scales_lie_four_to_a_word_and_eight_rows_fill_whole_words() {
+    fn a_word_of_e4m4_scales_is_of_four_rows() {
         let Ok(Scheme::Grouped(g)) = "q4/64:e4m4 learned".parse() else { panic!("a grouped scheme") };
         let block = QuantizedRows {
-            codes: vec![0; 2 * 96],
-            scales: Scales::E4M4([0x11, 0x22, 0xfe, 0x80].map(E4M4::from_bits).to_vec()),
+            codes: vec![0; 5 * 96],
+            scales: Scales::E4M4([0x11, 0x22, 0xfe, 0x80, 3, 4, 5, 6, 7, 8].map(E4M4::from_bits).to_vec()),
             codebook: vec![0.0; 16],
             ..QuantizedRows::default()
         };
-        let planes = pack_quantized(g, 2, 70, &block);
-        assert_eq!(planes[1], (PlaneKind::Scales, vec![0x80fe_2211]), "weights 64 to 95 of a row are its second group");
+        let planes = pack_quantized(g, 5, 70, &block);
+        let words = vec![0x0503_fe11, 0x0604_8022, 0x07, 0x08];
+        assert_eq!(planes[1], (PlaneKind::Scales, words), "weights 64 to 95 of a row are its second group");
         for columns in [1, 32, 65, 576] {
             let words = |rows| plane_sizes(Scheme::Grouped(g), rows, columns)[1].words;
             assert_eq!(words(24), 3 * words(8), "{columns} columns");

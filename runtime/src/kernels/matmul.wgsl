@@ -122,9 +122,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
 #ifdef TABLE_SUBGROUP
     table_load(lane_in_subgroup);
 #endif
-#ifdef TABLE_SELECT
-    table_load();
-#endif
     let row = (workgroup.x * WORKGROUP + lane) * 4u;
     let first_token = workgroup.y * TILE_TOKENS;
     // What lies beyond the last row or token is read as the last one and never written.

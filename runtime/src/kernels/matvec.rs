@@ -45,7 +45,7 @@ impl Matvec<'_> {
         flags.push("SUBGROUPS");
         flags.extend(columns);
         flags.extend(self.norm.is_some().then_some("NORM"));
-        let workgroup = workgroup(projection.matrix.columns);
+        let workgroup = workgroup(gpu, projection.matrix.rows, projection.matrix.columns);
         let mut constants = vec![("WORKGROUP", f64::from(workgroup)), ("ACTIVATION", projection.mode.activation())];
         if gpu.capabilities.subgroups {
             let subgroups = workgroup.div_ceil(gpu.capabilities.subgroup_min_size);
@@ -63,10 +63,17 @@ impl Matvec<'_> {
     }
 }
 
-/// Invocations that share a row: about two octets of weights each.
-fn workgroup(columns: usize) -> u32 {
-    (columns as u32 / 16).next_power_of_two().clamp(32, 256)
+/// Invocations that share four rows. Few are best, since their sums must be added up at the end; but all workgroups
+/// together should fill a large GPU, and no invocation be without an octet of weights.
+fn workgroup(gpu: &Gpu, rows: usize, columns: usize) -> u32 {
+    let to_fill = (FILLING * 4).div_ceil(rows.max(1));
+    let octets = columns.div_ceil(8);
+    let least = gpu.capabilities.subgroup_min_size.max(32);
+    (to_fill.min(octets) as u32).next_power_of_two().clamp(least.min(256), 256)
 }
+
+/// Invocations that fill a GPU: half of what the largest ones hold at a time.
+const FILLING: usize = 1 << 17;
 
 /// Arguments of the CPU twin of `matvec` and `matmul`, all on the CPU.
 pub struct Cpu<'a> {

@@ -48,13 +48,9 @@ fn load(row: u32, i: u32) -> Packed {
     packed.c = octet_load(min(row + 2u, last), i);
     packed.d = octet_load(min(row + 3u, last), i);
 #ifdef GROUPED
-    let group = i >> (params.group_units_log2 + 2u);
-    let e = affine(row, group);
-    let f = affine(min(row + 1u, last), group);
-    let g = affine(min(row + 2u, last), group);
-    let h = affine(min(row + 3u, last), group);
-    packed.scale = vec4(e.x, f.x, g.x, h.x);
-    packed.shift = vec4(e.y, f.y, g.y, h.y);
+    let affine = four_affine(row, last, i >> (params.group_units_log2 + 2u));
+    packed.scale = affine[0];
+    packed.shift = affine[1];
 #endif
     return packed;
 }
@@ -210,7 +206,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     }
 #else
 #ifdef TABLE_WORKGROUP
-#ifdef LOAD_EARLY
     // The first weights are on their way while the table is.
     var packed = load(row, min(lane, octets - 1u));
     table_load(lane);
@@ -222,16 +217,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         accumulate_tokens(unpack(packed), i);
     }
 #else
-    table_load(lane);
-    workgroupBarrier();
-    for (var i = lane; i < octets; i += WORKGROUP) {
-        accumulate_tokens(unpack(load(row, i)), i);
-    }
-#endif
-#else
-#ifdef TABLE_SELECT
-    table_load();
-#endif
     for (var i = lane; i < octets; i += WORKGROUP) {
         accumulate_tokens(unpack(load(row, i)), i);
     }

@@ -1,7 +1,7 @@
 //! [`GpuMatrix`]: a weight matrix whose planes lie in GPU buffers, and what its scheme means to a shader.
 
 use crate::gpu::{Binding, Gpu, GpuError};
-use haikuq_format::layout::{PlaneBuffers, PlaneKind, UNIT, groups, padded};
+use haikuq_format::layout::{PlaneBuffers, PlaneKind, UNIT, codes, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 
 /// A matrix on the GPU: its chunks' planes as bindings into shard buffers.
@@ -39,50 +39,39 @@ pub struct GpuPlane {
     pub bytes: u64,
 }
 
-/// Where `matvec` and `matmul` look up the values of a learned codebook.
+/// Where `matvec` and `matmul` look up the values of a learned codebook. A matvec reads its first weights while the table
+/// is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// In the plane itself.
-    Storage,
     /// In workgroup memory, where each value has a bank of its own.
     Workgroup,
-    /// The same; a matvec reads its first weights while the table is on its way.
-    WorkgroupEarly,
     /// In the registers of a subgroup: lane `c` holds the value of code `c`, or of 8 lanes those of `c` and `c + 8`. Needs
-    /// subgroups of 8 lanes or more.
+    /// subgroups of 8 lanes or more, for 5 bits of 32.
     Subgroup,
-    /// In registers, by comparing the bits of the code. 3 bits only.
-    Select,
 }
 
 impl Lookup {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Storage, Self::Workgroup, Self::WorkgroupEarly, Self::Subgroup, Self::Select];
+    pub const ALL: [Self; 2] = [Self::Workgroup, Self::Subgroup];
 
     /// Whether it works on this device for codes of so many bits.
     pub fn works(self, gpu: &Gpu, bits: Bits) -> bool {
-        match self {
-            Self::Storage | Self::Workgroup | Self::WorkgroupEarly => true,
-            Self::Subgroup => gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= 8,
-            Self::Select => bits == Bits::B3,
-        }
+        let lanes = if bits.levels() <= 16 { 8 } else { bits.levels() };
+        self == Self::Workgroup || (gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= lanes)
     }
 
     /// What is fastest: on a GPU workgroup memory, in software shuffles, where reads in which lanes differ are slow.
     fn best(gpu: &Gpu, bits: Bits) -> Self {
-        if gpu.is_software() && Self::Subgroup.works(gpu, bits) { Self::Subgroup } else { Self::WorkgroupEarly }
+        if gpu.is_software() && Self::Subgroup.works(gpu, bits) { Self::Subgroup } else { Self::Workgroup }
     }
 
     fn flags(self, gpu: &Gpu, bits: Bits) -> &'static [&'static str] {
         match self {
-            Self::Storage => &[],
             Self::Workgroup => &["TABLE_WORKGROUP"],
-            Self::WorkgroupEarly => &["TABLE_WORKGROUP", "LOAD_EARLY"],
             Self::Subgroup if gpu.capabilities.subgroup_min_size < bits.levels() => {
                 &["TABLE_SUBGROUP", "TABLE_HALVES", "SUBGROUPS", "SUBGROUP_LANE"]
             }
             Self::Subgroup => &["TABLE_SUBGROUP", "SUBGROUPS", "SUBGROUP_LANE"],
-            Self::Select => &["TABLE_SELECT"],
         }
     }
 }
@@ -148,8 +137,10 @@ impl GpuMatrix {
         flags.push(match bits {
             Bits::B3 => "Q3",
             Bits::B4 => "Q4",
+            Bits::B5 => "Q5",
             Bits::B8 => "Q8",
         });
+        flags.extend((codes::high_words(bits) > 0).then_some("HIGH_BITS"));
         match offset {
             Offset::None => {}
             Offset::U4 => flags.push("OFFSET_U4"),

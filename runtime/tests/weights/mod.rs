@@ -38,7 +38,7 @@ pub fn scheme(text: &str) -> Scheme {
 /// Every scheme there is.
 pub fn schemes() -> Vec<Scheme> {
     let mut all = vec![Scheme::F32, Scheme::F16];
-    for bits in [Bits::B3, Bits::B4, Bits::B8] {
+    for bits in [Bits::B3, Bits::B4, Bits::B5, Bits::B8] {
         for group in [32, 64, 128] {
             let some = [
                 (ScaleType::F16, Offset::None, Codebook::Uniform),
@@ -51,7 +51,7 @@ pub fn schemes() -> Vec<Scheme> {
             all.extend(some.map(grouped).into_iter().filter(|s| s.check().is_ok()));
         }
     }
-    assert_eq!(all.len(), 2 + 3 * 5 + 3 * 5 + 3 * 2);
+    assert_eq!(all.len(), 2 + 3 * 3 * 5 + 3 * 2);
     all
 }
 
@@ -60,7 +60,7 @@ pub fn schemes() -> Vec<Scheme> {
 pub fn matrix(gpu: &Gpu, scheme: Scheme, chunk_rows: &[usize], columns: usize, random: &mut Random) -> (GpuMatrix, Vec<f32>) {
     let (mut chunks, mut all, mut first_row) = (Vec::new(), Vec::new(), 0);
     let size = 1.0 / (columns as f32).sqrt();
-    let table: Vec<f32> = random.values(16);
+    let table: Vec<f32> = random.values(32);
     for &rows in chunk_rows {
         let planes = match scheme {
             Scheme::F32 => pack_f32(rows, columns, &random.values(rows * columns).iter().map(|v| v * size).collect::<Vec<_>>()),

@@ -61,7 +61,7 @@ fn octet_load(row: u32, index: u32) -> Octet {
 }
 
 fn octet_values(octet: Octet) -> mat2x4<f32> {
-    return mat2x4(four_codes(octet.codes & 0x0f0f0f0fu), four_codes((octet.codes >> 4u) & 0x0f0f0f0fu));
+    return mat2x4(four_codes(octet.codes), four_codes(octet.codes >> 4u));
 }
 #endif
 
@@ -81,8 +81,30 @@ fn octet_load(row: u32, index: u32) -> Octet {
 
 fn octet_values(octet: Octet) -> mat2x4<f32> {
     return mat2x4(
-        four_codes((octet.low & 0x03030303u) | ((octet.high & 0x01010101u) << 2u)),
-        four_codes(((octet.low >> 2u) & 0x03030303u) | (((octet.high >> 1u) & 0x01010101u) << 2u)),
+        four_codes(joined(octet.low, octet.high)),
+        four_codes(joined(octet.low >> 2u, octet.high >> 1u)),
+    );
+}
+#endif
+
+#ifdef Q5
+@group(0) @binding(3) var<storage, read> codes: array<u32>;
+@group(0) @binding(4) var<storage, read> high_bits: array<u32>;
+
+// The octet's high bits are the lowest of each byte.
+struct Octet { low: u32, high: u32 }
+
+fn octet_load(row: u32, index: u32) -> Octet {
+    return Octet(
+        codes[row * params.units * 4u + index],
+        high_bits[row * params.units + (index >> 2u)] >> (2u * (index & 3u)),
+    );
+}
+
+fn octet_values(octet: Octet) -> mat2x4<f32> {
+    return mat2x4(
+        four_codes(joined(octet.low, octet.high)),
+        four_codes(joined(octet.low >> 4u, octet.high >> 1u)),
     );
 }
 #endif

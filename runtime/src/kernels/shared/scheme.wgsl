@@ -5,10 +5,10 @@
 //
 // F16 (needs shader-f16) reads halves as such; without it words are unpacked, to the same bits.
 //
-// Flags: one of F32_WEIGHTS, F16_WEIGHTS, Q8, Q4, Q3; with the last three GROUPED and none or one of OFFSET_U4,
-// OFFSET_F16, LEARNED; with LEARNED none or SCALE_E4M4, and none or one of TABLE_WORKGROUP, TABLE_SUBGROUP, TABLE_SELECT,
-// which say where the codebook is looked up (`weights::Lookup`) once `table_load` has run. The kernel declares `params`
-// with `groups` (a row).
+// Flags: one of F32_WEIGHTS, F16_WEIGHTS, Q8, Q5, Q4, Q3; with the last four GROUPED and none or one of OFFSET_U4,
+// OFFSET_F16, LEARNED; with LEARNED none or SCALE_E4M4, and none or one of TABLE_WORKGROUP, TABLE_SUBGROUP, which say where the
+// codebook is looked up (`weights::Lookup`) once `table_load` has run; Q5 and Q3 with HIGH_BITS. The kernel declares
+// `params` with `groups` (a row).
 
 #ifdef GROUPED
 
@@ -31,9 +31,17 @@
 @group(0) @binding(6) var<storage, read> codebook: array<f32>;
 #endif
 
-// Code that stands for zero, the codes in a step of a u4 zero point, and the values of a codebook.
+// Code that stands for zero, the codes in a step of a u4 zero point, the number of codes, and what the
+// highest bit of one counts.
 #ifdef Q8
 const CENTRE: f32 = 128.0;
+const LEVELS: u32 = 256u;
+#endif
+#ifdef Q5
+const CENTRE: f32 = 16.0;
+const ZERO_STEP: f32 = 2.0;
+const LEVELS: u32 = 32u;
+const HIGH_BIT: u32 = 16u;
 #endif
 #ifdef Q4
 const CENTRE: f32 = 8.0;
@@ -44,25 +52,31 @@ const LEVELS: u32 = 16u;
 const CENTRE: f32 = 4.0;
 const ZERO_STEP: f32 = 0.5;
 const LEVELS: u32 = 8u;
+const HIGH_BIT: u32 = 4u;
 #endif
 
 #ifdef SCALE_E4M4
-// The exponent's bias is 15, that of f32 is 127; byte 0 is zero.
-fn scale_of(index: u32) -> f32 {
-    let byte = (scales[index >> 2u] >> (8u * (index & 3u))) & 255u;
-    return select(bitcast<f32>((byte << 19u) + (112u << 23u)), 0.0, byte == 0u);
+// The scales of a group of four rows, which share a word. The exponent's bias is 15, that of f32 is 127; byte 0 is zero.
+fn four_scales(row: u32, group: u32) -> vec4<f32> {
+    let bytes = unpack4xU8(scales[(row >> 2u) * params.groups + group]);
+    return select(bitcast<vec4<f32>>((bytes << vec4(19u)) + vec4(112u << 23u)), vec4(0.0), bytes == vec4(0u));
+}
+
+fn scale_of(row: u32, group: u32) -> f32 {
+    return four_scales(row, group)[row & 3u];
 }
 #else
 #ifdef F16
-fn scale_of(index: u32) -> f32 {
-    return f32(scales[index]);
+fn scale_of(row: u32, group: u32) -> f32 {
+    return f32(scales[row * params.groups + group]);
 }
 #else
 fn half_of(word: u32, index: u32) -> f32 {
     return unpack2x16float(word >> (16u * (index & 1u))).x;
 }
 
-fn scale_of(index: u32) -> f32 {
+fn scale_of(row: u32, group: u32) -> f32 {
+    let index = row * params.groups + group;
     return half_of(scales[index >> 1u], index);
 }
 #endif
@@ -70,11 +84,11 @@ fn scale_of(index: u32) -> f32 {
 
 // Scale and shift of a group of a row.
 fn affine(row: u32, group: u32) -> vec2<f32> {
-    let index = row * params.groups + group;
-    let scale = scale_of(index);
+    let scale = scale_of(row, group);
 #ifdef LEARNED
     return vec2(scale, 0.0);
 #else
+    let index = row * params.groups + group;
 #ifdef OFFSET_U4
     let zero = f32((offsets[index >> 3u] >> (4u * (index & 7u))) & 15u);
     return vec2(scale, -scale * (zero * ZERO_STEP));
@@ -92,6 +106,20 @@ fn affine(row: u32, group: u32) -> vec2<f32> {
 #endif
 }
 
+// The same of rows `row`, a multiple of 4, to `row + 3`, of which those beyond `last` are anything: four scales and four
+// shifts.
+fn four_affine(row: u32, last: u32, group: u32) -> mat2x4<f32> {
+#ifdef SCALE_E4M4
+    return mat2x4(four_scales(row, group), vec4(0.0));
+#else
+    let a = affine(row, group);
+    let b = affine(min(row + 1u, last), group);
+    let c = affine(min(row + 2u, last), group);
+    let d = affine(min(row + 3u, last), group);
+    return mat2x4(vec4(a.x, b.x, c.x, d.x), vec4(a.y, b.y, c.y, d.y));
+#endif
+}
+
 // Four weights from their `q` and their group's scale and shift.
 fn four_weights(q: vec4<f32>, affine: vec2<f32>) -> vec4<f32> {
 #ifdef LEARNED
@@ -103,6 +131,7 @@ fn four_weights(q: vec4<f32>, affine: vec2<f32>) -> vec4<f32> {
 
 #ifdef LEARNED
 #ifdef TABLE_WORKGROUP
+// Each value has a bank of its own.
 var<workgroup> table: array<f32, LEVELS>;
 
 // The first lookup comes after a barrier.
@@ -124,7 +153,7 @@ var<private> own_values: vec2<f32>;
 
 fn table_load(subgroup_lane: u32) {
     let code = subgroup_lane & 7u;
-    own_values = vec2(codebook[code], codebook[code + 8u]);
+    own_values = vec2(codebook[code], codebook[(code + 8u) & (LEVELS - 1u)]);
 }
 
 fn value_of(code: u32) -> f32 {
@@ -143,37 +172,33 @@ fn value_of(code: u32) -> f32 {
 }
 #endif
 #else
-#ifdef TABLE_SELECT
-// Each bit of a code halves the table.
-var<private> table: array<vec4<f32>, 2>;
-
-fn table_load() {
-    table[0] = vec4(codebook[0], codebook[1], codebook[2], codebook[3]);
-    table[1] = vec4(codebook[4], codebook[5], codebook[6], codebook[7]);
-}
-
-fn value_of(code: u32) -> f32 {
-    let four = select(table[0], table[1], (code & 4u) != 0u);
-    let two = select(four.xy, four.zw, (code & 2u) != 0u);
-    return select(two.x, two.y, (code & 1u) != 0u);
-}
-#else
 fn value_of(code: u32) -> f32 {
     return codebook[code];
 }
 #endif
 #endif
 #endif
-#endif
 
-// Four codes, one a byte, as `q`.
+// Four codes, one in the low bits of each byte, as `q`. Other bits do not matter.
 fn four_codes(bytes: u32) -> vec4<f32> {
-    let codes = unpack4xU8(bytes);
 #ifdef LEARNED
-    return vec4(value_of(codes.x), value_of(codes.y), value_of(codes.z), value_of(codes.w));
+    // Masked one by one: a compiler then sees that no index is beyond the table, and leaves out its own check.
+    return vec4(
+        value_of(bytes & (LEVELS - 1u)),
+        value_of((bytes >> 8u) & (LEVELS - 1u)),
+        value_of((bytes >> 16u) & (LEVELS - 1u)),
+        value_of((bytes >> 24u) & (LEVELS - 1u)),
+    );
 #else
-    return vec4<f32>(codes);
+    return vec4<f32>(unpack4xU8(bytes & ((LEVELS - 1u) * 0x01010101u)));
 #endif
 }
+
+#ifdef HIGH_BITS
+// Codes from their low bits, in the low bits of each byte, and their highest, the lowest of each byte.
+fn joined(low: u32, high: u32) -> u32 {
+    return (low & ((HIGH_BIT - 1u) * 0x01010101u)) | ((high & 0x01010101u) * HIGH_BIT);
+}
+#endif
 
 #endif

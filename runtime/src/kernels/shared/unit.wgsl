@@ -59,7 +59,7 @@ fn unit_load(row: u32, unit: u32) -> Unit {
 
 fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
     let word = unit.codes[i >> 1u] >> (4u * (i & 1u));
-    return four_weights(four_codes(word & 0x0f0f0f0fu), unit.affine);
+    return four_weights(four_codes(word), unit.affine);
 }
 #endif
 
@@ -75,8 +75,24 @@ fn unit_load(row: u32, unit: u32) -> Unit {
 }
 
 fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
-    let low = (unit.low[i >> 2u] >> (2u * (i & 3u))) & 0x03030303u;
-    let high = (unit.high >> i) & 0x01010101u;
-    return four_weights(four_codes(low | (high << 2u)), unit.affine);
+    let low = unit.low[i >> 2u] >> (2u * (i & 3u));
+    return four_weights(four_codes(joined(low, unit.high >> i)), unit.affine);
+}
+#endif
+
+#ifdef Q5
+@group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> high_bits: array<u32>;
+
+struct Unit { low: vec4<u32>, high: u32, affine: vec2<f32> }
+
+fn unit_load(row: u32, unit: u32) -> Unit {
+    let at = row * params.units + unit;
+    return Unit(codes[at], high_bits[at], affine(row, unit >> params.group_units_log2));
+}
+
+fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
+    let low = unit.low[i >> 1u] >> (4u * (i & 1u));
+    return four_weights(four_codes(joined(low, unit.high >> i)), unit.affine);
 }
 #endif

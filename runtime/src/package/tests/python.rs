@@ -30,7 +30,7 @@ fn python() -> PathBuf {
 /// Every scheme that there is.
 fn schemes() -> Vec<Scheme> {
     let mut all = vec![Scheme::F32, Scheme::F16];
-    for bits in [Bits::B3, Bits::B4, Bits::B8] {
+    for bits in [Bits::B3, Bits::B4, Bits::B5, Bits::B8] {
         for group in [32, 64, 128] {
             for offset in [Offset::None, Offset::U4, Offset::F16] {
                 for codebook in [Codebook::Uniform, Codebook::Learned] {
