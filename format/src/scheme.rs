@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn schemes_are_read_as_they_are_written() {
-        for text in ["f32", "f16", "q4/32", "q3/64+u4", "q8/128+f16", "q4/32 learned", "q3/64:e4m4 learned", "q5/32:e4m4 learned"] {
+        for text in ["f32", "f16", "q4/32", "q3/64+u4", "q8/128+f16", "q4/32 learned", "q3/64:e4m4 learned", "q5/32:e4m4 learned"]
+        {
             assert_eq!(text.parse::<Scheme>().unwrap().to_string(), text);
         }
         for text in ["", "q4", "q6/32", "q4/31", "q8/32+u4", "q4/32+f32", "q4/32+u4 learned", "Q4/32", "q4/32:f16", "q4/32:e4m3"]

@@ -81,8 +81,8 @@ fn main() -> Result<(), GpuError> {
 /// Where the codebook may lie, and how lines say it.
 fn lookups(gpu: &Gpu, scheme: Scheme) -> Vec<(Option<Lookup>, String)> {
     match scheme {
-        Scheme::Grouped(Grouped { bits, codebook: Codebook::Learned, .. }) => {
-            let works = Lookup::ALL.into_iter().filter(|l| l.works(gpu, bits));
+        Scheme::Grouped(Grouped { codebook: Codebook::Learned, .. }) => {
+            let works = Lookup::ALL.into_iter().filter(|l| l.works(gpu));
             works.map(|l| (Some(l), format!(" [{l:?}]"))).collect()
         }
         _ => vec![(None, String::new())],

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// The exponent `a`: 0 makes all columns equally large, 1 lets them be as large as what they carry.
-const IMPORTANCE: f32 = 0.25;
+const IMPORTANCE: f32 = 0.0;
 
 /// Factors are at most this far from their geometric mean, either way.
 const LARGEST_FACTOR: f32 = 1e6;

@@ -45,8 +45,8 @@ pub struct GpuPlane {
 pub enum Lookup {
     /// In workgroup memory, where each value has a bank of its own.
     Workgroup,
-    /// In the registers of a subgroup: lane `c` holds the value of code `c`, or of 8 lanes those of `c` and `c + 8`. Needs
-    /// subgroups of 8 lanes or more, for 5 bits of 32.
+    /// In the registers of a subgroup: lane `c` holds the value of code `c`, or of 8 lanes those of `c`, `c + 8` and so on.
+    /// Needs subgroups of 8 lanes or more.
     Subgroup,
 }
 
@@ -54,22 +54,23 @@ impl Lookup {
     /// Every one.
     pub const ALL: [Self; 2] = [Self::Workgroup, Self::Subgroup];
 
-    /// Whether it works on this device for codes of so many bits.
-    pub fn works(self, gpu: &Gpu, bits: Bits) -> bool {
-        let lanes = if bits.levels() <= 16 { 8 } else { bits.levels() };
-        self == Self::Workgroup || (gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= lanes)
+    /// Whether it works on this device.
+    pub fn works(self, gpu: &Gpu) -> bool {
+        self == Self::Workgroup || (gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= 8)
     }
 
-    /// What is fastest: on a GPU workgroup memory, in software shuffles, where reads in which lanes differ are slow.
+    /// What is fastest: one shuffle rather than workgroup memory; that rather than several shuffles, but for software, where
+    /// reads in which lanes differ are slow.
     fn best(gpu: &Gpu, bits: Bits) -> Self {
-        if gpu.is_software() && Self::Subgroup.works(gpu, bits) { Self::Subgroup } else { Self::Workgroup }
+        let one = gpu.capabilities.subgroup_min_size >= bits.levels();
+        if Self::Subgroup.works(gpu) && (one || gpu.is_software()) { Self::Subgroup } else { Self::Workgroup }
     }
 
     fn flags(self, gpu: &Gpu, bits: Bits) -> &'static [&'static str] {
         match self {
             Self::Workgroup => &["TABLE_WORKGROUP"],
             Self::Subgroup if gpu.capabilities.subgroup_min_size < bits.levels() => {
-                &["TABLE_SUBGROUP", "TABLE_HALVES", "SUBGROUPS", "SUBGROUP_LANE"]
+                &["TABLE_SUBGROUP", "TABLE_EIGHT_LANES", "SUBGROUPS", "SUBGROUP_LANE"]
             }
             Self::Subgroup => &["TABLE_SUBGROUP", "SUBGROUPS", "SUBGROUP_LANE"],
         }
@@ -156,7 +157,7 @@ impl GpuMatrix {
     pub(super) fn lookup_flags(&self, gpu: &Gpu) -> &'static [&'static str] {
         match self.scheme {
             Scheme::Grouped(g) if g.codebook == Codebook::Learned => {
-                let lookup = gpu.lookup.filter(|l| l.works(gpu, g.bits)).unwrap_or_else(|| Lookup::best(gpu, g.bits));
+                let lookup = gpu.lookup.filter(|l| l.works(gpu)).unwrap_or_else(|| Lookup::best(gpu, g.bits));
                 lookup.flags(gpu, g.bits)
             }
             _ => &[],

@@ -146,20 +146,35 @@ fn value_of(code: u32) -> f32 {
 }
 #else
 #ifdef TABLE_SUBGROUP
-// Lane c of a subgroup, which has no fewer than LEVELS, holds the value of code c; with TABLE_HALVES lane c of eight holds
-// those of c and c + 8. All lanes must look up together.
-#ifdef TABLE_HALVES
+// Lane c of a subgroup, which has no fewer than LEVELS, holds the value of code c; with TABLE_EIGHT_LANES lane c of eight
+// holds those of c, c + 8 and so on. All lanes must look up together.
+#ifdef TABLE_EIGHT_LANES
+#ifdef Q5
+var<private> own_values: vec4<f32>;
+
+fn table_load(subgroup_lane: u32) {
+    let code = subgroup_lane & 7u;
+    own_values = vec4(codebook[code], codebook[code + 8u], codebook[code + 16u], codebook[code + 24u]);
+}
+
+fn value_of(code: u32) -> f32 {
+    let values = subgroupShuffle(own_values, code & 7u);
+    let two = select(values.xy, values.zw, code > 15u);
+    return select(two.x, two.y, (code & 8u) != 0u);
+}
+#else
 var<private> own_values: vec2<f32>;
 
 fn table_load(subgroup_lane: u32) {
     let code = subgroup_lane & 7u;
-    own_values = vec2(codebook[code], codebook[(code + 8u) & (LEVELS - 1u)]);
+    own_values = vec2(codebook[code], codebook[code + 8u]);
 }
 
 fn value_of(code: u32) -> f32 {
     let values = subgroupShuffle(own_values, code & 7u);
     return select(values.x, values.y, code > 7u);
 }
+#endif
 #else
 var<private> own_value: f32;
 
@@ -195,9 +210,11 @@ fn four_codes(bytes: u32) -> vec4<f32> {
 }
 
 #ifdef HIGH_BITS
-// Codes from their low bits, in the low bits of each byte, and their highest, the lowest of each byte.
+// Codes, in the low bits of each byte, from their low bits, which lie there too, and their highest, the lowest of each
+// byte. Other bits become anything.
 fn joined(low: u32, high: u32) -> u32 {
-    return (low & ((HIGH_BIT - 1u) * 0x01010101u)) | ((high & 0x01010101u) * HIGH_BIT);
+    let of_low = (HIGH_BIT - 1u) * 0x01010101u;
+    return (low & of_low) | ((high * HIGH_BIT) & ~of_low);
 }
 #endif
 
