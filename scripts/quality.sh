@@ -44,4 +44,4 @@ score q3 --recipe q3 "${calibrated[@]}"
 score q3-small --recipe q3-small "${calibrated[@]}"
 score q4-fast --recipe q4-fast
 score q3-fast --recipe q3-fast
-python3 scripts/quality_table.py "${results[@]}"
+python3 scripts/quality_table.py --plot "$out/quality.svg" "${results[@]}"
