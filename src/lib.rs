@@ -13,6 +13,7 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod convert;
+pub mod exponentials;
 pub mod files;
 pub mod golden;
 pub mod hub;

@@ -1,8 +1,7 @@
 //! Measures [`Sensitivity`]: one pass forward that keeps what goes into each layer, and one backward.
 //!
 //! Only one layer's weights are in memory at a time. A layer's gradients come of automatic differentiation of a window
-//! at a time: at each matrix's output a zero is added, and the gradient with respect to that zero is the gradient with
-//! respect to the output.
+//! at a time, with a probe at each matrix's output that sees the gradient with respect to it.
 //!
 //! The loss of a token is its negative log-likelihood, `−ln p(y)`, where `y` is drawn from `p` and not taken from the
 //! text. Gradients of different positions' losses are then uncorrelated, so that one backward pass of their sum gives the
@@ -10,12 +9,15 @@
 
 use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
 use crate::architecture::Decoder;
-use crate::golden::reference::{Ends, LayerWindows, Observe, Site};
+use crate::exponentials::exponentials;
+use crate::golden::reference::{Ends, LayerWindows, Observe, Site, with_numbers};
 use crate::model::BoxError;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
 use haikuq_format::DecoderSpec;
 use haikuq_runtime::sampling::uniform;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 /// Longest window that gradients are taken through: what a layer keeps for it grows with its square.
 const WINDOW_TOKENS: usize = 256;
@@ -79,7 +81,7 @@ fn sensitivities<E: Into<BoxError>>(
     let mut inputs = Vec::with_capacity(spec.num_layers());
     for index in 0..spec.num_layers() {
         let layer = load(index)?;
-        let next = residual.iter().map(|x| layer.forward(x, &mut Unseen)).collect::<Result<_, _>>()?;
+        let next = residual.par_iter().map(|x| layer.forward(x, &mut Unseen)).collect::<Result<_, _>>()?;
         inputs.push(std::mem::replace(&mut residual, next));
         step();
     }
@@ -87,10 +89,13 @@ fn sensitivities<E: Into<BoxError>>(
     let mut measured = BTreeMap::new();
     let ends = Ends::load(spec, &read)?;
     let mut head = Sums::default();
-    let mut gradients = Vec::with_capacity(windows.len());
-    for (window, x) in residual.iter().enumerate() {
+    let end = |(window, x): (usize, &Tensor)| {
         let label = |position: usize| uniform(seed, (window * length + position) as u64);
-        let end = at_the_end(&ends, x, &mut |position, weights, total| draw(weights, total, label(position)))?;
+        at_the_end(&ends, x, &|position, weights, total| draw(weights, total, label(position)))
+    };
+    let found = residual.par_iter().enumerate().map(end).collect::<Result<Vec<_>, _>>()?;
+    let mut gradients = Vec::with_capacity(windows.len());
+    for end in found {
         head.merge(&end.head);
         gradients.push(end.gradient);
     }
@@ -101,11 +106,15 @@ fn sensitivities<E: Into<BoxError>>(
     for index in (0..spec.num_layers()).rev() {
         let layer = load(index)?;
         let inputs = inputs.pop().unwrap_or_default();
-        let mut sums = BTreeMap::<Site, Sums>::new();
-        for (x, gradient) in inputs.iter().zip(&mut gradients) {
+        let window = |(x, gradient): (&Tensor, &mut Tensor)| -> Result<_, CalibrationError> {
             let back = backward(&layer, x, gradient)?;
-            back.sums()?.iter().for_each(|(site, sum)| sums.entry(*site).or_default().merge(sum));
+            let sums = back.sums()?;
             *gradient = back.gradient;
+            Ok(sums)
+        };
+        let mut sums = BTreeMap::<Site, Sums>::new();
+        for of_window in inputs.par_iter().zip(&mut gradients).map(window).collect::<Result<Vec<_>, _>>()? {
+            of_window.iter().for_each(|(site, sum)| sums.entry(*site).or_default().merge(sum));
         }
         measured.extend(by_matrix(spec, index, sums));
         step();
@@ -142,15 +151,20 @@ impl Squares {
     /// Adds the rows of `x` `[rows, columns]`, and returns the sum of squares of each.
     fn add(&mut self, x: &Tensor) -> candle_core::Result<Vec<f64>> {
         let (rows, columns) = x.dims2()?;
-        let values = x.detach().flatten_all()?.to_vec1::<f32>()?;
         self.rows += rows;
-        let squares = |row: &'_ [f32]| row.iter().map(|&x| f64::from(x).powi(2)).collect::<Vec<f64>>();
-        let of_row = |row| {
-            let squares = squares(row);
-            self.add_row(squares.iter().copied(), columns);
-            squares.iter().sum()
-        };
-        Ok(values.chunks_exact(columns).map(of_row).collect())
+        self.sums.resize(columns, 0.0);
+        with_numbers(&x.contiguous()?, |values| {
+            let of_row = |row: &[f32]| {
+                let mut sum = 0.0;
+                for (of_column, &x) in self.sums.iter_mut().zip(row) {
+                    let square = f64::from(x).powi(2);
+                    *of_column += square;
+                    sum += square;
+                }
+                sum
+            };
+            values.chunks_exact(columns).map(of_row).collect()
+        })
     }
 
     /// Adds to each column; the caller counts rows.
@@ -207,46 +221,44 @@ struct End {
 
 /// Runs final norm and head on the residual stream `x` of one window, and back. `draw` chooses a position's label, given
 /// `e^(logit − largest)` of all ids and their sum.
-fn at_the_end(ends: &Ends, x: &Tensor, draw: &mut dyn FnMut(usize, &[f32], f64) -> usize) -> Result<End, CalibrationError> {
+fn at_the_end(ends: &Ends, x: &Tensor, draw: &dyn Fn(usize, &[f32], f64) -> usize) -> Result<End, CalibrationError> {
     let x = Var::from_tensor(&x.detach())?;
     let normed = ends.normed(&x)?;
     let mut head = Sums::default();
     let energies = head.input.add(&normed)?;
     let (detached, positions) = (normed.detach(), normed.dim(0)?);
-    let mut blocks = Vec::new();
+    let (mut blocks, mut variances) = (Vec::new(), Vec::new());
     for first in (0..positions).step_by(LOGIT_ROWS) {
         let rows = LOGIT_ROWS.min(positions - first);
         let logits = ends.logits(&detached.narrow(0, first, rows)?)?;
         let vocab_size = logits.dim(1)?;
         let mut gradients = logits.flatten_all()?.to_vec1::<f32>()?;
         drop(logits);
+        variances.resize(vocab_size, 0.0);
         for (row, logits) in gradients.chunks_exact_mut(vocab_size).enumerate() {
             let slopes = ends.slopes(logits);
-            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            logits.iter_mut().for_each(|l| *l = (*l - largest).exp());
-            let total: f64 = logits.iter().map(|&w| f64::from(w)).sum();
-            if !total.is_finite() {
+            if !exponentials(logits).is_finite() {
                 return Err(CalibrationError::NotFinite { what: "logits".into() });
             }
+            let total: f64 = logits.iter().map(|&w| f64::from(w)).sum();
             let label = draw(first + row, logits, total);
-            let slope = |v: usize| slopes.as_ref().map_or(1.0, |s| s[v]);
-            let variance = |(v, w): (usize, &f32)| {
-                let p = f64::from(*w) / total;
-                p * (1.0 - p) * f64::from(slope(v)).powi(2)
-            };
-            let variances: Vec<f64> = logits.iter().enumerate().map(variance).collect();
-            head.joint += energies[first + row] * variances.iter().sum::<f64>();
-            head.output.add_row(variances.into_iter(), vocab_size);
+            variances.iter_mut().zip(&*logits).for_each(|(variance, &w)| {
+                let p = f64::from(w) / total;
+                *variance = p * (1.0 - p);
+            });
             logits.iter_mut().for_each(|w| *w = (f64::from(*w) / total) as f32);
             logits[label] -= 1.0;
             if let Some(slopes) = &slopes {
+                variances.iter_mut().zip(slopes).for_each(|(variance, slope)| *variance *= f64::from(*slope).powi(2));
                 logits.iter_mut().zip(slopes).for_each(|(g, slope)| *g *= slope);
             }
+            head.joint += energies[first + row] * variances.iter().sum::<f64>();
+            head.output.add_row(variances.iter().copied(), vocab_size);
         }
         head.output.rows += rows;
         blocks.push(ends.head_gradient(&Tensor::from_vec(gradients, (rows, vocab_size), &Device::Cpu)?)?);
     }
-    let gradient = gradient_of(&normed, &Tensor::cat(&blocks, 0)?, &x)?.1;
+    let gradient = gradient_of(&normed, &Tensor::cat(&blocks, 0)?, &x)?;
     Ok(End { head, gradient })
 }
 
@@ -260,11 +272,29 @@ fn draw(weights: &[f32], total: f64, uniform: f32) -> usize {
     chosen.unwrap_or(weights.len().saturating_sub(1))
 }
 
-/// Goes back from `y`, whose gradient is given, to `x`: all gradients, and that of `x`.
-fn gradient_of(y: &Tensor, gradient: &Tensor, x: &Var) -> candle_core::Result<(candle_core::backprop::GradStore, Tensor)> {
-    let mut gradients = (y * gradient)?.sum_all()?.backward()?;
-    let of_x = gradients.remove(x).map_or_else(|| x.zeros_like(), Ok)?;
-    Ok((gradients, of_x))
+/// Goes back from `y`, whose gradient is given, to `x`.
+fn gradient_of(y: &Tensor, gradient: &Tensor, x: &Var) -> candle_core::Result<Tensor> {
+    let mut gradients = y.apply_op1(Start { gradient: gradient.clone() })?.backward()?;
+    gradients.remove(x).map_or_else(|| x.zeros_like(), Ok)
+}
+
+/// An unknown number of which only the gradient is known.
+struct Start {
+    gradient: Tensor,
+}
+
+impl CustomOp1 for Start {
+    fn name(&self) -> &'static str {
+        "start of gradients"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), ().into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(self.gradient.clone()))
+    }
 }
 
 /// What one window says about one layer.
@@ -281,9 +311,9 @@ fn backward(layer: &LayerWindows, x: &Tensor, gradient: &Tensor) -> Result<Back,
     let x = Var::from_tensor(&x.detach())?;
     let mut probes = Probes::default();
     let y = layer.forward(&x, &mut probes)?;
-    let (mut gradients, of_x) = gradient_of(&y, gradient, &x)?;
-    let outputs = probes.outputs.iter().filter_map(|(site, probe)| Some((*site, gradients.remove(probe)?)));
-    Ok(Back { gradient: of_x, outputs: outputs.collect(), inputs: probes.inputs })
+    let gradient = gradient_of(&y, gradient, &x)?;
+    let outputs = probes.outputs.into_iter().filter_map(|(site, seen)| Some((site, seen.get()?.clone())));
+    Ok(Back { gradient, outputs: outputs.collect(), inputs: probes.inputs })
 }
 
 impl Back {
@@ -320,11 +350,36 @@ fn by_matrix(spec: &DecoderSpec, layer: usize, mut sums: BTreeMap<Site, Sums>) -
     sums.into_iter().map(matrix).collect()
 }
 
-/// Adds a zero to every output, to have the gradient with respect to it.
+/// Sees inputs on the way forward, and the gradients of outputs on the way back.
 #[derive(Default)]
 struct Probes {
     inputs: BTreeMap<Site, (Squares, Vec<f64>)>,
-    outputs: Vec<(Site, Var)>,
+    outputs: Vec<(Site, Arc<OnceLock<Tensor>>)>,
+}
+
+/// Changes nothing, and keeps the gradient that comes back.
+#[derive(Default)]
+struct Probe {
+    gradient: Arc<OnceLock<Tensor>>,
+}
+
+impl CustomOp1 for Probe {
+    fn name(&self) -> &'static str {
+        "probe"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (Some((start, end)), CpuStorage::F32(x)) = (layout.contiguous_offsets(), x) else {
+            candle_core::bail!("a probe of numbers that are not contiguous f32");
+        };
+        Ok((CpuStorage::F32(x[start..end].to_vec()), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        // Asked once for each output: gradients of one that is used twice are summed before.
+        let _ = self.gradient.set(gradient.clone());
+        Ok(Some(gradient.clone()))
+    }
 }
 
 impl Observe for Probes {
@@ -336,14 +391,9 @@ impl Observe for Probes {
     }
 
     fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
-        let probe = Var::zeros(output.shape(), DType::F32, &Device::Cpu)?;
-        let output = (output + probe.as_tensor())?;
-        self.outputs.push((site, probe));
-        Ok(output)
-    }
-
-    fn differentiable(&self) -> bool {
-        true
+        let probe = Probe::default();
+        self.outputs.push((site, probe.gradient.clone()));
+        output.contiguous()?.apply_op1(probe)
     }
 }
 

@@ -113,7 +113,7 @@ fn gradients_are_those_of_finite_differences() {
 
         let middle = layers[0].forward(&embedded, &mut Unseen).unwrap();
         let last = layers[1].forward(&middle, &mut Unseen).unwrap();
-        let end = at_the_end(&ends, &last, &mut |position, _, _| labels[position] as usize).unwrap();
+        let end = at_the_end(&ends, &last, &|position, _, _| labels[position] as usize).unwrap();
         let second = backward(&layers[1], &middle, &end.gradient).unwrap();
         let first = backward(&layers[0], &embedded, &second.gradient).unwrap();
 

@@ -1,8 +1,8 @@
 //! [`Ends`]: what stands before the first and after the last layer.
 
 use super::ReferenceError;
-use super::layer::NormWeights;
-use super::product::product;
+use super::norm::NormWeights;
+use super::product::{product, product_gradient};
 use super::weights::Weights;
 use crate::model::BoxError;
 use candle_core::{Device, Tensor};
@@ -126,6 +126,6 @@ impl Ends {
     /// # Errors
     /// Only of tensor arithmetic.
     pub fn head_gradient(&self, output: &Tensor) -> Result<Tensor, ReferenceError> {
-        Ok(output.matmul(&self.head)?)
+        Ok(product_gradient(output, &self.head)?)
     }
 }

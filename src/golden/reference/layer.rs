@@ -2,45 +2,17 @@
 
 use super::ReferenceError;
 use super::attention::{LayerCache, Scores, attend};
+use super::elementwise::{gated, silu, sum};
+use super::heads::split;
+use super::norm::NormWeights;
 use super::observe::{Observe, Site, Unobserved};
 use super::product::product;
 use super::rope::{CosSin, rotate};
 use super::weights::Weights;
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, LayerSpec, Norm, NormPlacement, QkNorm, Residual};
-
-/// A norm with its gain and bias.
-pub(super) struct NormWeights {
-    norm: Norm,
-    gain: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl NormWeights {
-    pub(super) fn load(norm: Norm, name: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
-        let gain = weights.take(&format!("{name}.gain"))?;
-        Ok(Self { norm, gain, bias: weights.take_if(norm.kind.has_bias(), &format!("{name}.bias"))? })
-    }
-
-    /// Gain and bias `[heads × head_dim]` as `[heads, 1, head_dim]`, for `[heads, positions, head_dim]`.
-    fn of_each_head(mut self, head_dim: usize) -> Result<Self> {
-        let split = |t: &Tensor| t.reshape(((), 1, head_dim));
-        self.bias = self.bias.as_ref().map(split).transpose()?;
-        Ok(Self { gain: split(&self.gain)?, ..self })
-    }
-
-    /// Normalizes the last dimension of `x`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let centred = if self.norm.kind.is_centred() { x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)? } else { x.clone() };
-        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + f64::from(self.norm.epsilon))?.sqrt()?;
-        let x = centred.broadcast_div(&deviation)?.broadcast_mul(&self.gain)?;
-        match &self.bias {
-            Some(bias) => x.broadcast_add(bias),
-            None => Ok(x),
-        }
-    }
-}
+use haikuq_format::spec::{Activation, LayerSpec, NormPlacement, QkNorm, Residual};
+use rayon::prelude::*;
 
 /// Rows of the feed-forward network's inside that exist at a time.
 const MLP_ROWS: usize = 2048;
@@ -109,10 +81,7 @@ impl Layer {
         let attention_norm = norm(pre, "attention_norm", weights)?;
         let qkv = Projection::load(weights, &name("qkv"), spec.biases.qkv)?;
         let qk_norm = spec.qk_norm.map(|kind| -> std::result::Result<_, ReferenceError> {
-            let mut load = |part| -> std::result::Result<_, ReferenceError> {
-                let norm = NormWeights::load(kind.norm(spec.norm), &name(part), weights)?;
-                Ok(if matches!(kind, QkNorm::EachHead(_)) { norm.of_each_head(spec.head_dim)? } else { norm })
-            };
+            let mut load = |part| NormWeights::load(kind.norm(spec.norm), &name(part), weights);
             Ok((load("q_norm")?, load("k_norm")?))
         });
         let attention_output = Projection::load(weights, &name("attention_output"), spec.biases.attention_output)?;
@@ -150,7 +119,7 @@ impl Layer {
         first: usize,
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
-        self.observed(spec, x, &mut Unobserved, |qkv, _| self.attend(spec, qkv, ropes, first, cache, false))
+        self.observed(spec, x, &mut Unobserved, |qkv| self.attend(spec, qkv, ropes, first, cache))
     }
 
     /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
@@ -163,12 +132,12 @@ impl Layer {
         length: usize,
         observer: &mut dyn Observe,
     ) -> Result<Tensor> {
-        self.observed(spec, x, observer, |qkv, differentiable| {
-            let window = |first| {
-                let qkv = qkv.narrow(0, first, length)?;
-                self.attend(spec, &qkv, ropes, 0, &mut LayerCache::default(), differentiable)
+        self.observed(spec, x, observer, |qkv| {
+            let window = |i: usize| {
+                let qkv = qkv.narrow(0, i * length, length)?;
+                self.attend(spec, &qkv, ropes, 0, &mut LayerCache::default())
             };
-            let windows = (0..x.dim(0)?).step_by(length).map(window).collect::<Result<Vec<_>>>()?;
+            let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
             Tensor::cat(&windows, 0)
         })
     }
@@ -179,7 +148,7 @@ impl Layer {
         spec: &DecoderSpec,
         x: &Tensor,
         observer: &mut dyn Observe,
-        attend: impl FnOnce(&Tensor, bool) -> Result<Tensor>,
+        attend: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
             Some(norm) => norm.forward(x),
@@ -187,58 +156,47 @@ impl Layer {
         };
         let normed = norm(&self.attention_norm, x)?;
         let qkv = project(Site::Qkv, &self.qkv, &normed, observer)?;
-        let attention = attend(&qkv, observer.differentiable())?;
+        let attention = attend(&qkv)?;
         drop(qkv);
         let attention = project(Site::AttentionOutput, &self.attention_output, &attention, observer)?;
         let attention = scaled(norm(&self.attention_post_norm, &attention)?, spec.residual_multiplier)?;
         let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(spec, x, observer)?)?, spec.residual_multiplier);
         match spec.residual {
             Residual::Sequential => {
-                let x = (x + attention)?;
-                &x + mlp(&norm(&self.mlp_norm, &x)?)?
+                let x = sum(x, &attention)?;
+                sum(&x, &mlp(&norm(&self.mlp_norm, &x)?)?)
             }
-            Residual::Parallel => (x + attention)? + mlp(&norm(&self.mlp_norm, x)?)?,
-            Residual::ParallelShared => (x + attention)? + mlp(&normed)?,
+            Residual::Parallel => sum(&sum(x, &attention)?, &mlp(&norm(&self.mlp_norm, x)?)?),
+            Residual::ParallelShared => sum(&sum(x, &attention)?, &mlp(&normed)?),
         }
     }
 
     /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
-    fn attend(
-        &self,
-        spec: &DecoderSpec,
-        qkv: &Tensor,
-        ropes: &[CosSin],
-        first: usize,
-        cache: &mut LayerCache,
-        differentiable: bool,
-    ) -> Result<Tensor> {
-        let (n, d) = (qkv.dim(0)?, spec.head_dim);
-        let (q_size, kv_size) = (spec.attention_size(), spec.num_kv_heads * d);
-        let mut q = qkv.narrow(1, 0, q_size)?;
-        let mut k = qkv.narrow(1, q_size, kv_size)?;
-        let v = qkv.narrow(1, q_size + kv_size, kv_size)?;
-        if let (Some((q_norm, k_norm)), Some(QkNorm::Whole)) = (&self.qk_norm, spec.qk_norm) {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        // [positions, heads × head_dim] to [heads, positions, head_dim]
-        let split = |t: &Tensor, heads: usize| t.reshape((n, heads, d))?.transpose(0, 1)?.contiguous();
-        let (mut q, mut k, v) = (split(&q, spec.num_heads)?, split(&k, spec.num_kv_heads)?, split(&v, spec.num_kv_heads)?);
+    fn attend(&self, spec: &DecoderSpec, qkv: &Tensor, ropes: &[CosSin], first: usize, cache: &mut LayerCache) -> Result<Tensor> {
+        let (q_size, kv_size) = (spec.attention_size(), spec.num_kv_heads * spec.head_dim);
+        let heads = |x: &Tensor, first, heads| split(x, first, heads, spec.head_dim);
+        let (mut q, mut k) = match (&self.qk_norm, spec.qk_norm) {
+            (Some((q_norm, k_norm)), Some(QkNorm::Whole)) => {
+                let (q, k) = (qkv.narrow(1, 0, q_size)?, qkv.narrow(1, q_size, kv_size)?);
+                (heads(&q_norm.forward(&q)?, 0, spec.num_heads)?, heads(&k_norm.forward(&k)?, 0, spec.num_kv_heads)?)
+            }
+            _ => (heads(qkv, 0, spec.num_heads)?, heads(qkv, q_size, spec.num_kv_heads)?),
+        };
+        let v = heads(qkv, q_size + kv_size, spec.num_kv_heads)?;
         if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead | QkNorm::EachHead(_))) = (&self.qk_norm, spec.qk_norm) {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         if let Some(rope) = self.spec.rope {
-            let (cos, sin) = &ropes[rope];
-            (q, k) = (rotate(&q, cos, sin)?, rotate(&k, cos, sin)?);
+            (q, k) = (rotate(&q, &ropes[rope])?, rotate(&k, &ropes[rope])?);
         }
         let (keys, values) = cache.append(k, v)?;
-        let scores =
-            Scores { scale: spec.attention_scale, softcap: spec.attention_softcap, window: self.spec.window, first, queries: n };
-        attend(&q, &keys, &values, &scores, differentiable)
+        let scores = Scores { scale: spec.attention_scale, softcap: spec.attention_softcap, window: self.spec.window, first };
+        attend(&q, &keys, &values, scores)
     }
 
     fn mlp(&self, spec: &DecoderSpec, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
         let activate = |x: Tensor| match spec.activation {
-            Activation::Silu => x.silu(),
+            Activation::Silu => silu(&x),
             Activation::Gelu => x.gelu_erf(),
             Activation::GeluTanh => x.gelu(),
         };
@@ -253,11 +211,11 @@ impl Layer {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
             let up = observer.output(Site::Up, up.forward(&x)?)?;
             parts.push(match &gate {
-                Some(gate) => (activate(observer.output(Site::Gate, gate.forward(&x)?)?)? * up)?,
+                Some(gate) => gated(&activate(observer.output(Site::Gate, gate.forward(&x)?)?)?, &up)?,
                 None => activate(up)?,
             });
         }
-        let inner = Tensor::cat(&parts, 0)?;
+        let inner = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0)? };
         drop(parts);
         project(Site::Down, &self.down, &inner, observer)
     }

@@ -5,8 +5,12 @@
 //! transformers (`tests/reference.rs`). It knows no model family, only the spec.
 
 mod attention;
+mod elementwise;
 mod ends;
+mod heads;
 mod layer;
+mod norm;
+mod numbers;
 mod observe;
 mod product;
 mod rope;
@@ -22,6 +26,7 @@ use rope::cos_sin;
 use weights::Weights;
 
 pub use ends::Ends;
+pub use numbers::with_numbers;
 pub use observe::{Observe, Site};
 pub use windows::LayerWindows;
 

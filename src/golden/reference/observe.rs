@@ -46,11 +46,6 @@ pub trait Observe {
     fn output(&mut self, _site: Site, output: Tensor) -> Result<Tensor> {
         Ok(output)
     }
-
-    /// Whether every step must be one that gradients can be taken through, at the cost of memory.
-    fn differentiable(&self) -> bool {
-        false
-    }
 }
 
 /// Nobody looks.

@@ -1,6 +1,8 @@
 //! [`product`]: a matrix of weights times its input.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor};
+use super::numbers::{numbers, with_numbers};
+use crate::matmul::{times, times_transposed};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 
 /// `x` `[n, columns]` times `weight` `[rows, columns]` transposed: `[n, rows]`.
 ///
@@ -8,6 +10,14 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor}
 /// backward pass for nothing.
 pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Product { weight: weight.clone() })
+}
+
+/// The gradient with respect to `x` of a [`product`], of that with respect to its result.
+pub(super) fn product_gradient(gradient: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let ((n, rows), (_, columns)) = (gradient.dims2()?, weight.dims2()?);
+    let gradient = gradient.contiguous()?;
+    let of_x = with_numbers(&gradient, |g| with_numbers(weight, |w| times(g, w, rows)))??;
+    Tensor::from_vec(of_x, (n, columns), &Device::Cpu)
 }
 
 struct Product {
@@ -21,21 +31,15 @@ impl CustomOp1 for Product {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((n, columns), (rows, needed)) = (layout.shape().dims2()?, self.weight.dims2()?);
-        let (weight, weight_layout) = self.weight.storage_and_layout();
-        let Storage::Cpu(CpuStorage::F32(weight)) = &*weight else { candle_core::bail!("weights are not f32 on the CPU") };
-        let (Some((start, end)), Some((first, last)), CpuStorage::F32(x)) =
-            (layout.contiguous_offsets(), weight_layout.contiguous_offsets(), x)
-        else {
-            candle_core::bail!("a product needs contiguous f32 numbers");
-        };
         if columns != needed {
             candle_core::bail!("an input of {columns} columns for a matrix of {needed}");
         }
-        let y = crate::matmul::times_transposed(&x[start..end], &weight[first..last], columns);
+        let x = numbers(x, layout)?;
+        let y = with_numbers(&self.weight, |weight| times_transposed(x, weight, columns))?;
         Ok((CpuStorage::F32(y), (n, rows).into()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        gradient.matmul(&self.weight).map(Some)
+        product_gradient(gradient, &self.weight).map(Some)
     }
 }

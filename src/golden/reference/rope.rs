@@ -1,6 +1,7 @@
 //! Rotary position embedding with split halves.
 
-use candle_core::{D, Device, Result, Tensor};
+use super::numbers::{numbers, with_numbers};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use haikuq_format::spec::RopeTable;
 
 /// Cosine and sine of some positions, each `[positions, pairs]`.
@@ -20,14 +21,40 @@ pub(super) fn cos_sin(table: &RopeTable, first: usize, count: usize, end: usize)
 }
 
 /// Rotates `x` `[heads, positions, head_dim]`; dimensions beyond the tables' pairs stay as they are.
-pub(super) fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (pairs, width) = (cos.dim(1)?, x.dim(D::Minus1)?);
-    let (a, b) = (x.narrow(D::Minus1, 0, pairs)?, x.narrow(D::Minus1, pairs, pairs)?);
-    let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-    let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
-    if 2 * pairs == width {
-        Tensor::cat(&[first, second], D::Minus1)
-    } else {
-        Tensor::cat(&[first, second, x.narrow(D::Minus1, 2 * pairs, width - 2 * pairs)?], D::Minus1)
+pub(super) fn rotate(x: &Tensor, (cos, sin): &CosSin) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Rotation { cos: cos.clone(), sin: sin.clone() })
+}
+
+struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl CustomOp1 for Rotation {
+    fn name(&self) -> &'static str {
+        "rotation"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((_, positions, width), pairs) = (layout.shape().dims3()?, self.cos.dim(1)?);
+        let mut out = numbers(x, layout)?.to_vec();
+        let mut rotate = |cos: &[f32], sin: &[f32]| {
+            for head in out.chunks_exact_mut(positions * width) {
+                let angles = cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs));
+                for (row, (cos, sin)) in head.chunks_exact_mut(width).zip(angles) {
+                    let (first, second) = row.split_at_mut(pairs);
+                    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
+                }
+            }
+        };
+        with_numbers(&self.cos, |cos| with_numbers(&self.sin, |sin| rotate(cos, sin)))??;
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    /// The other way round.
+    fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        rotate(gradient, &(self.cos.clone(), self.sin.neg()?)).map(Some)
     }
 }

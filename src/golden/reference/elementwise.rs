@@ -1,0 +1,103 @@
+//! What happens to numbers one by one: sums, and the gates of feed-forward networks.
+//!
+//! candle's own operations would do, but run on threads of candle's that wait for each other, whatever the number of
+//! threads that was asked for, and its sigmoid calls the C library for each number.
+
+use super::numbers::{numbers, with_numbers};
+use crate::exponentials::sigmoid;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Numbers that a thread takes at a time.
+const PART: usize = 1 << 14;
+
+/// `a + b` of one shape.
+pub(super) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op2(&b.contiguous()?, Sum)
+}
+
+/// `a · b`, number by number.
+pub(super) fn gated(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op2(&b.contiguous()?, Gated)
+}
+
+/// `x σ(x)`.
+pub(super) fn silu(x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Silu)
+}
+
+struct Sum;
+
+impl CustomOp2 for Sum {
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, of_a: &Layout, b: &CpuStorage, of_b: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = pairs(numbers(a, of_a)?, numbers(b, of_b)?, |a, b| *a += b)?;
+        Ok((CpuStorage::F32(out), of_a.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(gradient.clone()), Some(gradient.clone())))
+    }
+}
+
+struct Gated;
+
+impl CustomOp2 for Gated {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, of_a: &Layout, b: &CpuStorage, of_b: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = pairs(numbers(a, of_a)?, numbers(b, of_b)?, |a, b| *a *= b)?;
+        Ok((CpuStorage::F32(out), of_a.shape().clone()))
+    }
+
+    fn bwd(&self, a: &Tensor, b: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(gated(gradient, &b.detach())?), Some(gated(gradient, &a.detach())?)))
+    }
+}
+
+/// `f` of each number of `a` and its number of `b`.
+fn pairs(a: &[f32], b: &[f32], f: impl Fn(&mut f32, f32) + Sync) -> Result<Vec<f32>> {
+    if a.len() != b.len() {
+        candle_core::bail!("{} numbers with {}", a.len(), b.len());
+    }
+    let mut out = vec![0.0; a.len()];
+    out.par_chunks_mut(PART).zip(a.par_chunks(PART)).zip(b.par_chunks(PART)).for_each(|((out, a), b)| {
+        out.copy_from_slice(a);
+        out.iter_mut().zip(b).for_each(|(a, b)| f(a, *b));
+    });
+    Ok(out)
+}
+
+struct Silu;
+
+impl CustomOp1 for Silu {
+    fn name(&self) -> &'static str {
+        "silu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = with_sigmoids(numbers(x, layout)?, |x, sigmoid| x * sigmoid);
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let slopes = with_numbers(x, |x| with_sigmoids(x, |x, sigmoid| sigmoid * (1.0 + x * (1.0 - sigmoid))))?;
+        gated(gradient, &Tensor::from_vec(slopes, x.shape(), &Device::Cpu)?).map(Some)
+    }
+}
+
+/// `f(x, σ(x))` of each number.
+fn with_sigmoids(x: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    out.par_chunks_mut(PART).zip(x.par_chunks(PART)).for_each(|(out, x)| {
+        out.copy_from_slice(x);
+        sigmoid(out);
+        out.iter_mut().zip(x).for_each(|(y, x)| *y = f(*x, *y));
+    });
+    out
+}
