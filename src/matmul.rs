@@ -4,13 +4,14 @@
 //! threads there are.
 
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 /// Rows of a part.
 const ROWS: usize = 256;
 
-/// Rows that are summed over in a part of [`gram`].
+/// Rows that are summed over in a part of [`gram`] and [`cross`].
 const TERMS: usize = 2048;
 
 /// `x` `[n, columns]` times `weight` `[rows, columns]` transposed: `[n, rows]`.
@@ -44,27 +45,64 @@ fn product(x: &[f32], y: MatRef<'_, f32>, inner: usize, columns: usize) -> Vec<f
     out
 }
 
-/// `a` `[n, p]` transposed times `b` `[n, q]`, over `n`: `[p, q]`.
+/// The mean of `x xᵀ` over the rows `x` of `[n, p]`: `[p, p]`, exactly symmetric.
+///
+/// # Panics
+/// If the length is no multiple of `p`.
+pub fn gram(x: &[f32], p: usize) -> Vec<f32> {
+    let n = x.len() / p;
+    assert_eq!(x.len(), n * p);
+    let part = |i: usize| {
+        let x = rows(x, i, p);
+        let mut out = vec![0.0; p * p];
+        let lower = MatMut::from_row_major_slice_mut(&mut out, p, p);
+        let (left, all) = (x.transpose(), BlockStructure::Rectangular);
+        triangular::matmul(lower, BlockStructure::TriangularLower, Accum::Replace, left, all, x, all, 1.0, Par::Seq);
+        out
+    };
+    let mut mean = mean_of_parts(n, p * p, part);
+    for r in 0..p {
+        for c in 0..r {
+            mean[c * p + r] = mean[r * p + c];
+        }
+    }
+    mean
+}
+
+/// The mean of `a bᵀ` over the rows of `a` `[n, p]` and `b` `[n, q]`: `[p, q]`.
 ///
 /// # Panics
 /// If `a` and `b` have different numbers of rows.
-pub fn gram(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
+pub fn cross(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
     let n = a.len() / p;
     assert_eq!((a.len(), b.len()), (n * p, n * q));
-    let part = |(a, b): (&[f32], &[f32])| {
-        let rows = a.len() / p;
+    let part = |i: usize| {
         let mut out = vec![0.0; p * q];
-        let (a, b) = (MatRef::from_row_major_slice(a, rows, p), MatRef::from_row_major_slice(b, rows, q));
+        let (a, b) = (rows(a, i, p), rows(b, i, q));
         matmul(MatMut::from_row_major_slice_mut(&mut out, p, q), Accum::Replace, a.transpose(), b, 1.0, Par::Seq);
         out
     };
-    // In groups, so that few partial sums exist at a time, and added in order.
-    let mut sum = vec![0.0f32; p * q];
-    for (a, b) in a.chunks(8 * TERMS * p).zip(b.chunks(8 * TERMS * q)) {
-        let parts: Vec<Vec<f32>> = a.par_chunks(TERMS * p).zip(b.par_chunks(TERMS * q)).map(part).collect();
-        for part in parts {
-            sum.iter_mut().zip(part).for_each(|(s, x)| *s += x);
-        }
+    mean_of_parts(n, p * q, part)
+}
+
+/// Part `i` of the rows that a sum runs over.
+fn rows(x: &[f32], i: usize, columns: usize) -> MatRef<'_, f32> {
+    let part = &x[i * TERMS * columns..x.len().min((i + 1) * TERMS * columns)];
+    MatRef::from_row_major_slice(part, part.len() / columns, columns)
+}
+
+/// The sum of `part(i)`, `length` numbers each, over all parts of `n` rows, divided by `n`.
+fn mean_of_parts(n: usize, length: usize, part: impl Fn(usize) -> Vec<f32> + Sync) -> Vec<f32> {
+    // One a thread at a time, so that few exist at once; added in order, however many that are.
+    let (parts, at_once) = (n.div_ceil(TERMS), rayon::current_num_threads());
+    let mut sum = vec![0.0f32; length];
+    for first in (0..parts).step_by(at_once) {
+        let some: Vec<Vec<f32>> = (first..parts.min(first + at_once)).into_par_iter().map(&part).collect();
+        sum.par_chunks_mut(1 << 16).enumerate().for_each(|(i, sum)| {
+            for part in &some {
+                sum.iter_mut().zip(&part[i << 16..]).for_each(|(s, x)| *s += x);
+            }
+        });
     }
     sum.iter_mut().for_each(|s| *s /= n.max(1) as f32);
     sum
@@ -87,6 +125,10 @@ mod tests {
         let z = times(&y, &w, q);
         close(y[4321 * q + 2], dot(&|i| (a[4321 * p + i], w[2 * p + i]), p));
         close(z[4321 * p + 3], dot(&|i| (y[4321 * q + i], w[i * p + 3]), q));
-        close(gram(&a, &b, p, q)[4 * q + 1], dot(&|i| (a[i * p + 4], b[i * q + 1]), n) / n as f64);
+        close(cross(&a, &b, p, q)[4 * q + 1], dot(&|i| (a[i * p + 4], b[i * q + 1]), n) / n as f64);
+        let moment = gram(&a, p);
+        for (r, c) in [(4, 1), (1, 4), (2, 2)] {
+            close(moment[r * p + c], dot(&|i| (a[i * p + r], a[i * p + c]), n) / n as f64);
+        }
     }
 }

@@ -33,7 +33,7 @@ fn correlated(columns: usize) -> SecondMoment {
     for row in inputs.chunks_exact_mut(columns) {
         row.iter_mut().enumerate().for_each(|(c, x)| *x = (*x + 3.0 * row_mean(c)) * if c % 17 == 0 { 5.0 } else { 1.0 });
     }
-    SecondMoment::new(columns, crate::matmul::gram(&inputs, &inputs, columns, columns))
+    SecondMoment::new(columns, crate::matmul::gram(&inputs, columns))
 }
 
 fn row_mean(column: usize) -> f32 {
@@ -78,7 +78,7 @@ fn descent_never_loses_more_than_gptq_alone() {
     let lanes = gather(&weights, columns, 0);
     let scales = block_scales(grid, &table, scheme.group, &lanes, &importance);
     let order = moment.activation_order();
-    let factor = moment.inverse_factor(&order).unwrap();
+    let factor = moment.inverse_factor().unwrap();
     let mut codes = gptq::quantize(&table, scheme.group, &lanes, &scales, &order, &factor);
     let values = |codes: &[[u8; ROWS]]| -> Vec<f32> {
         (0..ROWS * columns)

@@ -40,7 +40,7 @@ pub fn quantize_matrix(scheme: Grouped, weights: &[f32], moment: &SecondMoment) 
     let importance = moment.diagonal();
     let fit = Fit::new(scheme, weights, columns, &importance);
     let order = moment.activation_order();
-    let factor = moment.inverse_factor(&order)?;
+    let factor = moment.inverse_factor()?;
     Ok(fit.quantize(weights, |lanes, scales| {
         let mut codes = gptq::quantize(&fit.table, scheme.group, lanes, scales, &order, &factor);
         descent::improve(&fit.table, scheme.group, lanes, scales, moment, &mut codes, SWEEPS);
