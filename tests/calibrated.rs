@@ -171,6 +171,31 @@ fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() 
 }
 
 #[test]
+fn what_each_matrix_costs_is_told_as_it_is_finished_unless_nothing_is_wanted() {
+    let world = World::new();
+    let calibration = world.calibration(&haiku(""), "2");
+    let output = succeed(world.convert(&haiku(""), &calibration, "a", &["--json"]));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let costs = json["costs"].as_array().unwrap();
+    assert_eq!(costs.len(), 8 * 4 + 1);
+    let told = String::from_utf8(output.stderr).unwrap();
+    for cost in costs {
+        let (name, scheme) = (cost["name"].as_str().unwrap(), cost["scheme"].as_str().unwrap());
+        let (bits, loss) = (cost["bits"].as_f64().unwrap(), cost["relative_loss"].as_f64().unwrap());
+        assert!((3.0..10.0).contains(&bits) && loss > 0.0 && loss < 0.1 && cost["seconds"].as_f64() > Some(0.0), "{cost}");
+        let line = format!("{name}: {scheme}, {bits:.3} bits, loss {:.3} %, ", loss * 100.0);
+        assert_eq!(told.lines().filter(|l| l.starts_with(&line) && l.ends_with(" s")).count(), 1, "{line} in {told}");
+    }
+
+    let quiet = succeed(world.convert(&haiku(""), &calibration, "b", &["--quiet"]));
+    assert!(quiet.stderr.is_empty());
+    let table = String::from_utf8(quiet.stdout).unwrap();
+    for part in ["matrix", "mean loss", "qkv", "embedding"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+}
+
+#[test]
 fn targets_are_met_or_refused_with_numbers() {
     let world = World::new();
     let calibration = world.calibration(&haiku(""), "2");

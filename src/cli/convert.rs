@@ -244,8 +244,7 @@ fn costs_text(costs: &[Cost]) -> Table {
 }
 
 fn result_json(options: &Options, manifest: &Manifest, costs: &[Cost]) -> Value {
-    let cost =
-        |c: &Cost| json!({"name": c.0, "scheme": c.1.to_string(), "seconds": c.2.seconds, "relative_loss": c.2.relative_loss});
+    let cost = |c: &Cost| json!({"name": c.0, "scheme": c.1.to_string(), "bits": c.2.bits, "seconds": c.2.seconds, "relative_loss": c.2.relative_loss});
     let tensor = |t: &haikuq_format::manifest::TensorEntry| json!({"name": t.name, "scheme": t.scheme.to_string(), "bytes": t.bytes(), "relative_error": t.relative_error});
     json!({
         "schema": "haikuq.convert/1",

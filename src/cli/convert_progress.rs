@@ -35,6 +35,11 @@ impl<'a> ConvertProgress<'a> {
             Progress::Weights(n) => self.bar.inc(n),
             Progress::Matrix(name, scheme, cost) => {
                 self.bar.set_message(name.to_string());
+                let MatrixCost { seconds, bits, relative_loss } = cost;
+                self.bar.suspend(|| {
+                    let loss = relative_loss * 100.0;
+                    self.context.note(format_args!("{name}: {scheme}, {bits:.3} bits, loss {loss:.3} %, {seconds:.2} s"));
+                });
                 if let Ok(mut matrices) = self.matrices.lock() {
                     matrices.push((name.to_string(), scheme, cost));
                 }

@@ -200,7 +200,8 @@ impl Run<'_> {
     fn finish(&self, tensor: &TensorEntry, matrix: &StagedMatrix, begin: Instant, loss: f64) -> Result<(), ConvertError> {
         self.staged.write(tensor, matrix)?;
         (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
-        let cost = MatrixCost { seconds: begin.elapsed().as_secs_f64(), relative_loss: loss };
+        let bits = tensor.bytes() as f64 * 8.0 / (tensor.rows() * tensor.columns()) as f64;
+        let cost = MatrixCost { seconds: begin.elapsed().as_secs_f64(), bits, relative_loss: loss };
         (self.progress)(Progress::Matrix(&tensor.name, tensor.scheme, cost));
         Ok(())
     }

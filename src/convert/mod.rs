@@ -54,6 +54,8 @@ pub struct Options {
 pub struct MatrixCost {
     /// Time it took.
     pub seconds: f64,
+    /// Bits a weight that it is stored in, with all that belongs to it.
+    pub bits: f64,
     /// Part of the energy of its outputs that is lost.
     pub relative_loss: f64,
 }
