@@ -135,6 +135,43 @@ fn what_cannot_be_used_is_refused_with_names_and_numbers() {
 }
 
 #[test]
+fn what_is_kept_of_layers_may_lie_on_disk_and_leaves_nothing_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let text = haiku("calibration.jsonl");
+    let files = || std::fs::read_dir(at("spill")).unwrap().count();
+    std::fs::create_dir(at("spill")).unwrap();
+    succeed(calibrate(&text, &at("memory"), &[]));
+    let spill = at("spill").display().to_string();
+    succeed(calibrate(&text, &at("disk"), &["--spill", &spill]));
+    assert!(std::fs::read(at("memory")).unwrap() == std::fs::read(at("disk")).unwrap(), "the same file");
+    assert_eq!(files(), 0);
+
+    // The same of a conversion that calibrates itself, and of one that fails.
+    let mut plan = support::haikuq();
+    plan.arg("convert").arg(haiku("")).args(["--dry-run", "--spill", &spill]).arg("--calibration").arg(&text);
+    succeed(plan);
+    assert_eq!(files(), 0);
+    let mut broken = support::haikuq();
+    std::fs::create_dir(at("broken")).unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(haiku(file), at("broken").join(file)).unwrap();
+    }
+    let mut weights = std::fs::read(haiku("model.safetensors")).unwrap();
+    // The last layers' numbers become NaN.
+    let half = weights.len() / 2 * 2 - 4096;
+    weights[half..].fill(0xff);
+    std::fs::write(at("broken/model.safetensors"), weights).unwrap();
+    broken.arg("calibrate").arg(at("broken")).args(["--spill", &spill]).arg("--text").arg(&text).arg("--out").arg(at("out"));
+    fail(broken);
+    assert_eq!(files(), 0);
+
+    let missing = at("missing").display().to_string();
+    let told = fail(calibrate(&text, &at("out"), &["--spill", &missing]));
+    assert!(told.contains("cannot keep what goes into each layer in") && told.contains("missing: No such file"), "{told}");
+}
+
+#[test]
 fn a_calibration_of_another_checkpoint_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("calibration.safetensors");

@@ -17,6 +17,7 @@
 //! * [`file`](mod@file): calibration files, so that many conversions can share one measurement.
 
 pub mod file;
+mod kept;
 pub mod sensitivity;
 pub mod text;
 
@@ -98,7 +99,7 @@ fn lengths(spec: &DecoderSpec) -> BTreeMap<String, [(&'static str, usize); 4]> {
 }
 
 /// How much text is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Windows of text at most.
     pub windows: usize,
@@ -108,11 +109,13 @@ pub struct Options {
     pub sensitivity_tokens: usize,
     /// Of the labels that are drawn from the model.
     pub seed: u64,
+    /// Folder for what is kept of every layer, in place of memory.
+    pub spill: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { windows: 40, window_tokens: 512, sensitivity_tokens: 2048, seed: 0 }
+        Self { windows: 40, window_tokens: 512, sensitivity_tokens: 2048, seed: 0, spill: None }
     }
 }
 
@@ -152,6 +155,14 @@ pub enum CalibrationError {
     /// Tensor arithmetic failed: a bug, or no memory.
     #[error("calibration: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// The folder for what is not kept in memory cannot be used.
+    #[error("cannot keep what goes into each layer in {}: {source}", path.display())]
+    Spill {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// The decoder's numbers are broken.
     #[error("{what}: not finite; the checkpoint's numbers overflow or are broken")]
     NotFinite {

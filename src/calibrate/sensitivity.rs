@@ -7,6 +7,7 @@
 //! text. Gradients of different positions' losses are then uncorrelated, so that one backward pass of their sum gives the
 //! mean square of each.
 
+use super::kept::Kept;
 use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
 use crate::architecture::Decoder;
 use crate::exponentials::exponentials;
@@ -20,10 +21,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 /// Longest window that gradients are taken through: what a layer keeps for it grows with its square.
-const WINDOW_TOKENS: usize = 256;
+pub(crate) const WINDOW_TOKENS: usize = 256;
 
 /// Positions whose logits exist at the same time.
-const LOGIT_ROWS: usize = 64;
+pub(crate) const LOGIT_ROWS: usize = 64;
 
 /// Steps that [`measure`] reports, all in all.
 pub fn steps(spec: &DecoderSpec) -> usize {
@@ -46,7 +47,7 @@ pub fn measure(
         decoder.release(name);
         values
     };
-    let sensitivities = sensitivities(&decoder.spec, &windows, options.seed, read, progress)?;
+    let sensitivities = sensitivities(&decoder.spec, &windows, options, read, progress)?;
     let sensitivity_tokens = windows.iter().map(Vec::len).sum();
     Ok(Calibration { text: text.sources, windows: text.windows, sensitivities, sensitivity_tokens })
 }
@@ -63,7 +64,7 @@ fn cut(windows: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
 fn sensitivities<E: Into<BoxError>>(
     spec: &DecoderSpec,
     windows: &[Vec<u32>],
-    seed: u64,
+    options: &Options,
     read: impl Fn(&str) -> Result<Vec<f32>, E>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<BTreeMap<String, Sensitivity>, CalibrationError> {
@@ -78,11 +79,11 @@ fn sensitivities<E: Into<BoxError>>(
     let ends = Ends::load(spec, &read)?;
     let mut residual: Vec<Tensor> = windows.iter().map(|w| ends.embed(std::slice::from_ref(w))).collect::<Result<_, _>>()?;
     drop(ends);
-    let mut inputs = Vec::with_capacity(spec.num_layers());
+    let mut inputs = Kept::new(options.spill.as_deref())?;
     for index in 0..spec.num_layers() {
         let layer = load(index)?;
         let next = residual.par_iter().map(|x| layer.forward(x, &mut Unseen)).collect::<Result<_, _>>()?;
-        inputs.push(std::mem::replace(&mut residual, next));
+        inputs.push(std::mem::replace(&mut residual, next))?;
         step();
     }
 
@@ -90,7 +91,7 @@ fn sensitivities<E: Into<BoxError>>(
     let ends = Ends::load(spec, &read)?;
     let mut head = Sums::default();
     let end = |(window, x): (usize, &Tensor)| {
-        let label = |position: usize| uniform(seed, (window * length + position) as u64);
+        let label = |position: usize| uniform(options.seed, (window * length + position) as u64);
         at_the_end(&ends, x, &|position, weights, total| draw(weights, total, label(position)))
     };
     let found = residual.par_iter().enumerate().map(end).collect::<Result<Vec<_>, _>>()?;
@@ -105,7 +106,7 @@ fn sensitivities<E: Into<BoxError>>(
 
     for index in (0..spec.num_layers()).rev() {
         let layer = load(index)?;
-        let inputs = inputs.pop().unwrap_or_default();
+        let inputs = inputs.pop()?;
         let window = |(x, gradient): (&Tensor, &mut Tensor)| -> Result<_, CalibrationError> {
             let back = backward(&layer, x, gradient)?;
             let sums = back.sums()?;

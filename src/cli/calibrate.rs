@@ -59,6 +59,9 @@ pub struct CalibrateArgs {
     /// Seed of the labels that are drawn from the model
     #[arg(long, value_name = "N", default_value_t = Options::default().seed)]
     seed: u64,
+    /// Folder for what is kept of every layer, in place of memory; nothing stays there
+    #[arg(long, value_name = "DIR")]
+    spill: Option<PathBuf>,
     /// Print what was measured as JSON
     #[arg(long)]
     json: bool,
@@ -104,6 +107,7 @@ pub fn run(args: CalibrateArgs, context: &Context) -> anyhow::Result<ExitCode> {
         window_tokens: args.window_tokens,
         sensitivity_tokens: args.sensitivity_tokens,
         seed: args.seed,
+        spill: args.spill.clone(),
     };
     let located = args.hub.locate(&args.checkpoint, context)?;
     let tokenizer = open_tokenizer(&located.path)?;

@@ -56,6 +56,9 @@ pub struct ConvertArgs {
     /// Threads (default: one a CPU); the package does not depend on it
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
+    /// Folder for what calibration keeps of every layer, in place of memory; nothing stays there
+    #[arg(long, value_name = "DIR")]
+    spill: Option<PathBuf>,
     /// Print the plan and stop
     #[arg(long)]
     dry_run: bool,
@@ -96,7 +99,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         (None, None) => recipe,
     };
     let calibration = match recipe.calibrate {
-        true => Some(calibrate(args.calibration.as_deref(), &decoder, jobs, context).with_context(failed)?),
+        true => Some(calibrate(args.calibration.as_deref(), &decoder, jobs, args.spill.clone(), context).with_context(failed)?),
         false if args.calibration.is_some() => {
             anyhow::bail!("recipe {} rounds without calibration, so --calibration has no use; q4 and q3 use it", recipe.name)
         }
@@ -126,7 +129,13 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 /// The calibration that is asked for, measured if need be.
-fn calibrate(path: Option<&Path>, decoder: &Decoder, jobs: usize, context: &Context) -> anyhow::Result<Calibration> {
+fn calibrate(
+    path: Option<&Path>,
+    decoder: &Decoder,
+    jobs: usize,
+    spill: Option<PathBuf>,
+    context: &Context,
+) -> anyhow::Result<Calibration> {
     let source = path.map_or(CalibrationSource::BuiltIn, CalibrationSource::from_path);
     if source == CalibrationSource::BuiltIn {
         context.note("calibrating on the built-in text; --calibration FILE takes one like what the model will see");
@@ -136,7 +145,8 @@ fn calibrate(path: Option<&Path>, decoder: &Decoder, jobs: usize, context: &Cont
     let threads = rayon::ThreadPoolBuilder::new().num_threads(jobs).build()?;
     let tokenizer = || super::model::open_tokenizer(folder).map_err(|e| e.into_boxed_dyn_error());
     let mut advance = |done| progress.set(done);
-    let calibration = threads.install(|| source.load(decoder, tokenizer, &calibrate::Options::default(), &mut advance))?;
+    let options = calibrate::Options { spill, ..calibrate::Options::default() };
+    let calibration = threads.install(|| source.load(decoder, tokenizer, &options, &mut advance))?;
     Ok(calibration)
 }
 

@@ -153,14 +153,15 @@ fn every_matrix_is_measured_whatever_the_arithmetic() {
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
         let mut seen = Vec::new();
-        let measured = sensitivities(&spec, &windows, 1, read, &mut |done| seen.push(done)).unwrap();
+        let seed = |seed| Options { seed, ..Options::default() };
+        let measured = sensitivities(&spec, &windows, &seed(1), read, &mut |done| seen.push(done)).unwrap();
         assert_eq!(seen, (1..=steps(&spec)).collect::<Vec<_>>());
         let have: BTreeMap<_, _> =
             measured.iter().map(|(n, s)| (n.clone(), s.parts().map(|(part, values)| (part, values.len())))).collect();
         assert_eq!(have, crate::calibrate::lengths(&spec));
-        let again = sensitivities(&spec, &windows, 1, read, &mut |_| {}).unwrap();
+        let again = sensitivities(&spec, &windows, &seed(1), read, &mut |_| {}).unwrap();
         assert!(measured == again, "the same seed gives the same numbers");
-        let other = sensitivities(&spec, &windows, 2, read, &mut |_| {}).unwrap();
+        let other = sensitivities(&spec, &windows, &seed(2), read, &mut |_| {}).unwrap();
         assert_eq!(measured["layers.1.qkv"].input, other["layers.1.qkv"].input, "inputs do not depend on labels");
         assert_ne!(measured["layers.1.qkv"].output, other["layers.1.qkv"].output);
     }
