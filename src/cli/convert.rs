@@ -107,7 +107,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let (schemes, losses) = convert::choose_schemes(&decoder, &recipe, calibration.as_ref()).with_context(failed)?;
     let mut plan = Plan::new(&decoder.spec, &recipe.name, schemes, args.shard_size, jobs).with_context(failed)?;
-    plan.expect(losses, calibration.as_ref());
+    plan.expect(&decoder.spec, losses, calibration.as_ref());
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
         match args.json {
             true => context.print_json(&plan_json(&plan))?,

@@ -42,10 +42,13 @@ pub(super) fn stage(
 ) -> Result<(), ConvertError> {
     let spec = &weights.decoder().spec;
     let run = Run { weights, plan, staged, progress };
-    let read = |name: &str| weights.read(name);
-    let ends = Ends::load(spec, read)?;
+    let read = |name: &str| {
+        let values = weights.read(name);
+        weights.decoder().release(name);
+        values
+    };
     let length = calibration.windows.first().map_or(0, Vec::len);
-    let mut original = ends.embed(&calibration.windows)?;
+    let mut original = Ends::load(spec, read)?.embed(&calibration.windows)?;
     let mut stored = original.clone();
     for index in 0..spec.num_layers() {
         let layer = LayerWindows::load(spec, index, length, read)?;
@@ -58,11 +61,10 @@ pub(super) fn stage(
             return Err(error);
         }
         stored = result?;
-        for part in plan.tensors.iter().filter(|t| t.name.starts_with(&format!("layers.{index}."))) {
-            weights.decoder().release(&part.name);
-        }
     }
-    let (original, stored) = (ends.normed(&original)?, ends.normed(&stored)?);
+    let ends = Ends::load(spec, read)?;
+    original = ends.normed(&original)?;
+    stored = ends.normed(&stored)?;
     drop(ends);
     let head = if spec.tied_head { "embedding" } else { "head" };
     let lookup = calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice()).filter(|_| spec.tied_head);
@@ -105,6 +107,7 @@ impl Run<'_> {
         }
         let begin = Instant::now();
         let mut weights = self.weights.read(name)?;
+        self.weights.decoder().release(name);
         let columns = tensor.columns();
         let mut moment = with_numbers(stored, |inputs| gram(inputs, columns))?;
         for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {

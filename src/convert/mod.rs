@@ -15,6 +15,7 @@
 mod calibrated;
 mod error;
 mod files;
+mod memory;
 mod pipeline;
 mod plan;
 mod schemes;

@@ -2,7 +2,7 @@
 
 use super::files::hash_sources;
 use super::plan::{CHUNKS_IN_MEMORY, block_rows};
-use super::staged::Staged;
+use super::staged::{Staged, StagedMatrix};
 use super::work::{FinishedShard, WorkFolder};
 use super::{ConvertError, Plan, PlannedShard, Progress};
 use crate::quantize::{Equalized, StoredRows, store_rows};
@@ -37,8 +37,9 @@ pub(super) fn run(
         let writer =
             scope.spawn(move || remaining.iter().try_for_each(|shard| write_shard(plan, shard, &receiver, work, progress)));
         let mut result = Ok(());
+        let mut last = None;
         for &(t, c) in remaining.iter().flat_map(|s| &s.chunks) {
-            let chunk = match pool.install(|| chunk(weights, plan, staged, t, c, progress)) {
+            let chunk = match pool.install(|| chunk(weights, plan, staged, &mut last, (t, c), progress)) {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     result = Err(error);
@@ -59,20 +60,23 @@ pub(super) fn run(
     })
 }
 
-/// A chunk of a matrix that is staged, or quantized now.
+/// A chunk of a matrix that is staged, or quantized now. `last` is the staged matrix that was read last, whose chunks
+/// follow each other.
 fn chunk(
     weights: &Equalized<'_>,
     plan: &Plan,
     staged: Option<&Staged>,
-    t: usize,
-    c: usize,
+    last: &mut Option<(usize, StagedMatrix)>,
+    (t, c): (usize, usize),
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<StoredChunk, ConvertError> {
     let tensor = &plan.tensors[t];
     if let Some(staged) = staged.filter(|_| tensor.class != TensorClass::Vector) {
-        let missing = || ConvertError::NotStaged { tensor: tensor.name.clone() };
-        let chunk = staged.read(tensor)?.ok_or_else(missing)?.rows(tensor, &tensor.chunks[c]);
-        return Ok(vec![chunk]);
+        let matrix = match last.take() {
+            Some((of, matrix)) if of == t => matrix,
+            _ => staged.read(tensor)?.ok_or_else(|| ConvertError::NotStaged { tensor: tensor.name.clone() })?,
+        };
+        return Ok(vec![last.insert((t, matrix)).1.rows(tensor, &tensor.chunks[c])]);
     }
     quantize_chunk(weights, plan, t, c, progress)
 }

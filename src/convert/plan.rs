@@ -42,6 +42,8 @@ pub struct Plan {
     pub losses: Option<Vec<f64>>,
     /// Tokens of the calibration; 0 without one.
     pub calibration_tokens: usize,
+    /// What calibration is expected to take of memory at most, in bytes; 0 without one.
+    calibration_memory: u64,
 }
 
 /// A hash of what calibrated quantization takes from a calibration.
@@ -140,12 +142,13 @@ impl Plan {
             }
             shards.push(PlannedShard { name: shard_name(s, count), layout, chunks: draft.chunks });
         }
-        Ok(Self { recipe: recipe.into(), tensors, shards, jobs, losses: None, calibration_tokens: 0 })
+        Ok(Self { recipe: recipe.into(), tensors, shards, jobs, losses: None, calibration_tokens: 0, calibration_memory: 0 })
     }
 
     /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration.
-    pub fn expect(&mut self, losses: Option<Vec<f64>>, calibration: Option<&Calibration>) {
+    pub fn expect(&mut self, spec: &DecoderSpec, losses: Option<Vec<f64>>, calibration: Option<&Calibration>) {
         self.losses = losses;
+        self.calibration_memory = calibration.map_or(0, |c| super::memory::calibrated(spec, c, self.jobs));
         self.calibration_tokens = calibration.map_or(0, |c| c.windows.iter().map(Vec::len).sum());
     }
 
@@ -187,14 +190,21 @@ impl Plan {
         matrices().map(TensorEntry::bytes).sum::<u64>() as f64 * 8.0 / weights.max(1) as f64
     }
 
-    /// Memory that converting is expected to take at most, in bytes, beside the mapped checkpoint: the chunks on their
-    /// way and each thread's block of rows as f32, codes and packed words.
+    /// Memory that converting is expected to take at most, in bytes, beside the mapped checkpoint.
+    ///
+    /// Matrices become chunks: three of these, and each thread's block of rows as f32, codes and packed words. Where a
+    /// calibration guides them, that happens after: sensitivities are measured before (with the inputs of all layers, a
+    /// layer or the head, and each thread's window on its way back), then a layer at a time is quantized (with both streams
+    /// of activations, the inputs of its matrices, second moments and their factors), last the head.
     pub fn peak_memory(&self) -> u64 {
         let chunk = |t: &TensorEntry| t.chunks.iter().map(|c| c.planes.iter().map(|p| p.bytes).sum()).max().unwrap_or(0);
         let largest_chunk: u64 = self.tensors.iter().map(chunk).max().unwrap_or(0);
         let block = |t: &TensorEntry| (block_rows(t.columns()).min(t.rows()) * t.columns()) as u64;
         let largest_block: u64 = self.tensors.iter().map(block).max().unwrap_or(0);
-        BASE_MEMORY + CHUNKS_IN_MEMORY * largest_chunk + self.jobs as u64 * largest_block * 10
+        // A staged matrix is whole in memory while its chunks go their way.
+        let staged = if self.calibration_memory > 0 { self.tensors.iter().map(|t| 2 * t.bytes()).max().unwrap_or(0) } else { 0 };
+        let streaming = CHUNKS_IN_MEMORY * largest_chunk + self.jobs as u64 * largest_block * 10 + staged;
+        BASE_MEMORY + streaming.max(self.calibration_memory)
     }
 
     /// Weights in a shard.

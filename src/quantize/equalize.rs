@@ -135,7 +135,7 @@ impl<'a> Equalized<'a> {
         let Some(input) = calibration.sensitivities.get(&matrices[0]).map(|s| &s.input) else { return Ok(()) };
         let mut squares = vec![0.0f64; input.len()];
         for matrix in matrices {
-            add_column_squares(&self.read(matrix)?, &mut squares);
+            self.add_column_squares(matrix, &mut squares)?;
         }
         let factors = column_factors(&squares, input);
         for matrix in matrices {
@@ -154,7 +154,7 @@ impl<'a> Equalized<'a> {
         let (qkv, output) = (format!("layers.{layer}.qkv"), format!("layers.{layer}.attention_output"));
         let Some(input) = calibration.sensitivities.get(&output).map(|s| &s.input) else { return Ok(()) };
         let mut squares = vec![0.0f64; input.len()];
-        add_column_squares(&self.read(&output)?, &mut squares);
+        self.add_column_squares(&output, &mut squares)?;
         let width = spec.num_kv_heads * spec.head_dim;
         let value_of = |column: usize| value_row(spec, column);
         let (mut shared, mut inputs) = (vec![0.0f64; width], vec![0.0f32; width]);
@@ -179,7 +179,7 @@ impl<'a> Equalized<'a> {
         let down = format!("layers.{layer}.down");
         let Some(input) = calibration.sensitivities.get(&down).map(|s| &s.input) else { return Ok(()) };
         let mut squares = vec![0.0f64; input.len()];
-        add_column_squares(&self.read(&down)?, &mut squares);
+        self.add_column_squares(&down, &mut squares)?;
         let factors = column_factors(&squares, input);
         self.factors.entry(down).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         let rows: Vec<f32> = factors.iter().flat_map(|&s| [1.0, s]).collect();
@@ -189,18 +189,23 @@ impl<'a> Equalized<'a> {
         self.factors.entry(up.into()).or_default().rows = Some(rows);
         Ok(())
     }
+
+    /// Adds the squares of a matrix's weights to the sums of their columns.
+    fn add_column_squares(&self, matrix: &str, squares: &mut [f64]) -> Result<(), ArchitectureError> {
+        let weights = self.read(matrix)?;
+        // It is long until they are read again, and other matrices need the memory.
+        self.decoder.release(matrix);
+        for row in weights.chunks_exact(squares.len()) {
+            squares.iter_mut().zip(row).for_each(|(sum, &w)| *sum += f64::from(w) * f64::from(w));
+        }
+        Ok(())
+    }
 }
 
 /// The row of the values that column `column` of the projection after the heads weighs.
 fn value_row(spec: &DecoderSpec, column: usize) -> usize {
     let heads_a_group = spec.num_heads / spec.num_kv_heads;
     column / spec.head_dim / heads_a_group * spec.head_dim + column % spec.head_dim
-}
-
-fn add_column_squares(matrix: &[f32], squares: &mut [f64]) {
-    for row in matrix.chunks_exact(squares.len()) {
-        squares.iter_mut().zip(row).for_each(|(sum, &w)| *sum += f64::from(w) * f64::from(w));
-    }
 }
 
 /// `w^(1−a) / d^a` for each column, over their geometric mean: `squares` are sums of squared weights, `inputs` mean

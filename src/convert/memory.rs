@@ -1,0 +1,86 @@
+//! How much memory calibration takes, by what is known before: sizes of the decoder and numbers of tokens.
+//!
+//! The sums below follow what the code keeps at the moments at which it keeps most. They count numbers of f32, and leave a
+//! tenth for what the allocator cannot use.
+
+use crate::calibrate::{Calibration, sensitivity};
+use haikuq_format::DecoderSpec;
+
+/// Sizes that activations and weights have.
+struct Sizes {
+    hidden: u64,
+    /// Of the heads, together.
+    attention: u64,
+    qkv: u64,
+    inner: u64,
+    vocabulary: u64,
+    layers: u64,
+    /// Weights of a layer, and of its largest matrix.
+    layer: u64,
+    matrix: u64,
+    jobs: u64,
+}
+
+/// Bytes that measuring `calibration` and quantizing the matrices of `spec` for it on `jobs` threads take at most, beside
+/// the mapped checkpoint.
+pub(super) fn calibrated(spec: &DecoderSpec, calibration: &Calibration, jobs: usize) -> u64 {
+    let (hidden, inner) = (spec.hidden_size as u64, spec.intermediate_size as u64);
+    let attention = spec.attention_size() as u64;
+    let qkv = attention + 2 * (spec.num_kv_heads * spec.head_dim) as u64;
+    let up = if spec.gated_mlp { 2 * inner } else { inner };
+    let matrices = [qkv * hidden, attention * hidden, up * hidden, inner * hidden];
+    let sizes = Sizes {
+        hidden,
+        attention,
+        qkv,
+        inner,
+        vocabulary: spec.vocab_size as u64,
+        layers: spec.num_layers() as u64,
+        layer: matrices.iter().sum(),
+        matrix: matrices.into_iter().max().unwrap_or(0),
+        jobs: jobs as u64,
+    };
+    let tokens = calibration.windows.iter().map(Vec::len).sum::<usize>() as u64;
+    let window = calibration.windows.first().map_or(0, Vec::len).min(sensitivity::WINDOW_TOKENS) as u64;
+    let ends = sizes.vocabulary * hidden * if spec.tied_head { 1 } else { 2 };
+    let sensitivities = sizes.sensitivities(calibration.sensitivity_tokens as u64, window, ends);
+    let numbers = sensitivities.max(sizes.layer(tokens)).max(sizes.ends(tokens, ends));
+    numbers * 4 / 10 * 11
+}
+
+impl Sizes {
+    /// While sensitivities are measured: what goes into every layer, with the gradients and the last layer's outputs; and
+    /// either embedding and head with each thread's logits, or a layer's weights (the halves of its gate apart, too) with
+    /// all that a window leaves in it on the way forward and the gradients on the way back.
+    fn sensitivities(&self, tokens: u64, window: u64, ends: u64) -> u64 {
+        let kept = (self.layers + 2) * tokens * self.hidden;
+        let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
+        let sums = 2 * self.vocabulary * tokens.div_ceil(window.max(1));
+        let graph = window * (14 * self.hidden + 8 * self.qkv + 12 * self.inner);
+        kept + (ends + self.jobs * logits + sums).max(2 * self.layer + self.jobs * graph)
+    }
+
+    /// While a layer is quantized: both streams, the recorded inputs of its matrices, and the activations between them,
+    /// of all tokens; its weights; and what quantizing a matrix takes.
+    fn layer(&self, tokens: u64) -> u64 {
+        let Self { hidden, attention, qkv, inner, .. } = *self;
+        let in_feed_forward = 6 * hidden + attention + 2 * inner;
+        let in_attention = 7 * hidden + 2 * attention + qkv + inner;
+        let before_down = 4 * hidden + 3 * inner;
+        let activations = tokens * in_feed_forward.max(in_attention).max(before_down);
+        activations + 2 * self.layer + self.quantizing(self.matrix, inner.max(attention).max(hidden))
+    }
+
+    /// While the head is quantized, or before, while it is still needed for the final norm.
+    fn ends(&self, tokens: u64, ends: u64) -> u64 {
+        let head = self.vocabulary * self.hidden;
+        (4 * tokens * self.hidden + ends).max(3 * tokens * self.hidden + self.quantizing(head, self.hidden))
+    }
+
+    /// Weights as they were, corrections, corrected and stored values; codes twice and packed; the second moment, that
+    /// with what is corrected, each thread's part of either, the Cholesky factor and its inverse (both in f64), and the
+    /// inverse again in f32.
+    fn quantizing(&self, weights: u64, columns: u64) -> u64 {
+        5 * weights + (7 + self.jobs) * columns * columns
+    }
+}
