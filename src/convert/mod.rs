@@ -109,7 +109,7 @@ pub fn convert(
         .build()
         .map_err(|e| ConvertError::Threads { jobs: options.jobs, why: e.to_string() })?;
     let weights = match calibration {
-        Some(calibration) => Equalized::new(decoder, calibration)?,
+        Some(_) => Equalized::new(decoder)?,
         None => Equalized::plain(decoder),
     };
     let staged = calibration.map(|_| staged::Staged::open(work.matrices())).transpose()?;

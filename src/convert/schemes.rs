@@ -24,7 +24,7 @@ pub fn choose_schemes(
         (Choice::Classes { .. }, None) => unreachable!("every class has a scheme"),
     };
     let calibration = calibration.ok_or_else(|| ConvertError::NoCalibration { recipe: recipe.name.clone() })?;
-    let weights = Equalized::new(decoder, calibration)?;
+    let weights = Equalized::new(decoder)?;
     let read = |tensor: &haikuq_format::spec::TensorSpec| -> Result<_, ConvertError> {
         let missing = || ConvertError::NotPlanned { tensor: tensor.name.clone() };
         let sensitivity = calibration.sensitivities.get(&tensor.name).ok_or_else(missing)?;

@@ -2,20 +2,17 @@
 //!
 //! A group has one scale for columns that may be far apart in size, by nature or because a checkpoint was rescaled.
 //! Where a norm's gain or another matrix's rows make the column's input, column `c` can be divided by any `s_c` if
-//! they are multiplied by it: the decoder computes the same. With `w_c` the root mean square of the column's weights
-//! and `d_c` that of its input, `s_c = w_c^(1−a) / d_c^a` leaves columns of size `(w_c d_c)^a`, whatever sizes the
-//! checkpoint gave to both: a column gets a finer grid the more it carries. After J. Lin et al., "AWQ:
-//! Activation-aware Weight Quantization", 2023, without its search.
+//! they are multiplied by it: the decoder computes the same. With `s_c` the root mean square of the column's weights all
+//! columns become equally large, whatever sizes the checkpoint gave to them. (J. Lin et al., "AWQ: Activation-aware
+//! Weight Quantization", 2023, make columns the larger the more they carry. That helps where columns are rounded by
+//! themselves; GPTQ makes good a column's errors in others, and loses by it.)
 
 use crate::architecture::{ArchitectureError, Decoder};
-use crate::calibrate::{Calibration, Sensitivity};
+use crate::calibrate::Sensitivity;
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{NormPlacement, Residual};
 use std::collections::BTreeMap;
 use std::ops::Range;
-
-/// The exponent `a`: 0 makes all columns equally large, 1 lets them be as large as what they carry.
-const IMPORTANCE: f32 = 0.0;
 
 /// Factors are at most this far from their geometric mean, either way.
 const LARGEST_FACTOR: f32 = 1e6;
@@ -46,10 +43,10 @@ impl<'a> Equalized<'a> {
     ///
     /// # Errors
     /// If weights cannot be read.
-    pub fn new(decoder: &'a Decoder, calibration: &Calibration) -> Result<Self, ArchitectureError> {
+    pub fn new(decoder: &'a Decoder) -> Result<Self, ArchitectureError> {
         let mut equalized = Self::plain(decoder);
         for layer in 0..decoder.spec.num_layers() {
-            equalized.layer(layer, calibration)?;
+            equalized.layer(layer)?;
         }
         Ok(equalized)
     }
@@ -109,35 +106,34 @@ impl<'a> Equalized<'a> {
         }
     }
 
-    fn layer(&mut self, layer: usize, calibration: &Calibration) -> Result<(), ArchitectureError> {
+    fn layer(&mut self, layer: usize) -> Result<(), ArchitectureError> {
         let spec = &self.decoder.spec;
         let name = |part: &str| format!("layers.{layer}.{part}");
         let up = name(if spec.gated_mlp { "gate_up" } else { "up" });
         // Rows first: what they are multiplied by counts in the columns of their matrix.
-        self.after_values(layer, calibration)?;
+        self.after_values(layer)?;
         if spec.gated_mlp {
-            self.after_up(layer, &up, calibration)?;
+            self.after_up(layer, &up)?;
         }
         if spec.norm_placement == NormPlacement::Post {
             return Ok(());
         }
         match spec.residual {
-            Residual::ParallelShared => self.after_norm(&name("attention_norm"), &[name("qkv"), up], calibration),
+            Residual::ParallelShared => self.after_norm(&name("attention_norm"), &[name("qkv"), up]),
             Residual::Sequential | Residual::Parallel => {
-                self.after_norm(&name("attention_norm"), &[name("qkv")], calibration)?;
-                self.after_norm(&name("mlp_norm"), &[up], calibration)
+                self.after_norm(&name("attention_norm"), &[name("qkv")])?;
+                self.after_norm(&name("mlp_norm"), &[up])
             }
         }
     }
 
     /// Columns of the matrices that a norm feeds, and its gain.
-    fn after_norm(&mut self, norm: &str, matrices: &[String], calibration: &Calibration) -> Result<(), ArchitectureError> {
-        let Some(input) = calibration.sensitivities.get(&matrices[0]).map(|s| &s.input) else { return Ok(()) };
-        let mut squares = vec![0.0f64; input.len()];
+    fn after_norm(&mut self, norm: &str, matrices: &[String]) -> Result<(), ArchitectureError> {
+        let mut squares = vec![0.0f64; self.decoder.spec.hidden_size];
         for matrix in matrices {
             self.add_column_squares(matrix, &mut squares)?;
         }
-        let factors = column_factors(&squares, input);
+        let factors = column_factors(&squares);
         for matrix in matrices {
             self.factors.entry(matrix.clone()).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         }
@@ -149,21 +145,19 @@ impl<'a> Equalized<'a> {
     }
 
     /// Columns of the projection after the heads, and rows of the values, which several heads share.
-    fn after_values(&mut self, layer: usize, calibration: &Calibration) -> Result<(), ArchitectureError> {
+    fn after_values(&mut self, layer: usize) -> Result<(), ArchitectureError> {
         let spec = &self.decoder.spec;
         let (qkv, output) = (format!("layers.{layer}.qkv"), format!("layers.{layer}.attention_output"));
-        let Some(input) = calibration.sensitivities.get(&output).map(|s| &s.input) else { return Ok(()) };
-        let mut squares = vec![0.0f64; input.len()];
+        let mut squares = vec![0.0f64; spec.attention_size()];
         self.add_column_squares(&output, &mut squares)?;
         let width = spec.num_kv_heads * spec.head_dim;
         let value_of = |column: usize| value_row(spec, column);
-        let (mut shared, mut inputs) = (vec![0.0f64; width], vec![0.0f32; width]);
-        for (c, (square, input)) in squares.iter().zip(input).enumerate() {
+        let mut shared = vec![0.0f64; width];
+        for (c, square) in squares.iter().enumerate() {
             shared[value_of(c)] += square;
-            inputs[value_of(c)] += input;
         }
-        let factors = column_factors(&shared, &inputs);
-        let columns = (0..input.len()).map(|c| 1.0 / factors[value_of(c)]).collect();
+        let factors = column_factors(&shared);
+        let columns = (0..squares.len()).map(|c| 1.0 / factors[value_of(c)]).collect();
         self.factors.entry(output).or_default().columns = Some(columns);
         let before = spec.attention_size() + width;
         let rows: Vec<f32> = std::iter::repeat_n(1.0, before).chain(factors).collect();
@@ -175,12 +169,11 @@ impl<'a> Equalized<'a> {
     }
 
     /// Columns of `down`, and rows of the `up` half of `gate_up`, every second from the second on.
-    fn after_up(&mut self, layer: usize, up: &str, calibration: &Calibration) -> Result<(), ArchitectureError> {
+    fn after_up(&mut self, layer: usize, up: &str) -> Result<(), ArchitectureError> {
         let down = format!("layers.{layer}.down");
-        let Some(input) = calibration.sensitivities.get(&down).map(|s| &s.input) else { return Ok(()) };
-        let mut squares = vec![0.0f64; input.len()];
+        let mut squares = vec![0.0f64; self.decoder.spec.intermediate_size];
         self.add_column_squares(&down, &mut squares)?;
-        let factors = column_factors(&squares, input);
+        let factors = column_factors(&squares);
         self.factors.entry(down).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         let rows: Vec<f32> = factors.iter().flat_map(|&s| [1.0, s]).collect();
         if self.decoder.spec.biases.mlp {
@@ -208,12 +201,9 @@ fn value_row(spec: &DecoderSpec, column: usize) -> usize {
     column / spec.head_dim / heads_a_group * spec.head_dim + column % spec.head_dim
 }
 
-/// `w^(1−a) / d^a` for each column, over their geometric mean: `squares` are sums of squared weights, `inputs` mean
-/// squares of inputs. One where either is zero.
-fn column_factors(squares: &[f64], inputs: &[f32]) -> Vec<f32> {
-    let a = f64::from(IMPORTANCE);
-    let logarithm = |(&w, &d): (&f64, &f32)| (w > 0.0 && d > 0.0).then(|| 0.5 * ((1.0 - a) * w.ln() - a * f64::from(d).ln()));
-    let logarithms: Vec<Option<f64>> = squares.iter().zip(inputs).map(logarithm).collect();
+/// The size of each column over their geometric mean, from its sum of squared weights. One where that is zero.
+fn column_factors(squares: &[f64]) -> Vec<f32> {
+    let logarithms: Vec<Option<f64>> = squares.iter().map(|&w| (w > 0.0).then(|| 0.5 * w.ln())).collect();
     let known = logarithms.iter().flatten();
     let mean = known.clone().sum::<f64>() / known.count().max(1) as f64;
     let factor = |l: &Option<f64>| l.map_or(1.0, |l| ((l - mean).exp() as f32).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR));
