@@ -117,6 +117,7 @@ pub(super) fn block_scales(grid: ScaleGrid, table: &Table, group: usize, block: 
 
 /// For each value of the table: the weighted sum of the weights (over their scales) that it is nearest to, and of what
 /// they weigh.
+#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
 fn sums(table: &Table, group: usize, block: &[Lanes], scales: &[Lanes], importance: &[f32]) -> Vec<(f64, f64)> {
     let mut sums = vec![(0.0f64, 0.0f64); table.values().len()];
     for (c, (column, &cost)) in block.iter().zip(importance).enumerate() {

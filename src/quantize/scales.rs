@@ -39,24 +39,27 @@ impl ScaleGrid {
         }
     }
 
-    /// Calls `f` with every candidate for each lane, whose exact fit is `fit`.
+    /// Scales that are tried for a group.
+    fn candidates(&self) -> usize {
+        match self.kind {
+            ScaleType::F16 => F16_CANDIDATES,
+            // Neighbouring bytes are 3 to 6 % apart, so all of them within the range are few.
+            ScaleType::E4M4 => (16.0 * (RANGE.1 / RANGE.0).log2() + 2.5) as usize,
+        }
+    }
+
+    /// Candidate `k` for each lane, whose exact fit is `fit`.
     #[inline(always)]
-    fn candidates(&self, fit: &Lanes, mut f: impl FnMut(&Lanes)) {
+    fn candidate(&self, fit: &Lanes, k: usize) -> Lanes {
         match self.kind {
             ScaleType::F16 => {
-                for k in 0..F16_CANDIDATES {
-                    let part = RANGE.0 + (RANGE.1 - RANGE.0) * k as f32 / (F16_CANDIDATES - 1) as f32;
-                    f(&fit.map(|s| self.nearest(s * part)));
-                }
+                let part = RANGE.0 + (RANGE.1 - RANGE.0) * k as f32 / (F16_CANDIDATES - 1) as f32;
+                fit.map(|s| self.nearest(s * part))
             }
-            ScaleType::E4M4 => {
-                // Neighbouring bytes are 3 to 6 % apart, so all of them within the range are few.
-                let first = fit.map(|s| E4M4::from_f32(s * RANGE.0 / self.unit).to_bits());
-                let steps = 16.0 * (RANGE.1 / RANGE.0).log2() + 1.5;
-                for k in 0..=steps as u8 {
-                    f(&first.map(|byte| E4M4::from_bits(byte.saturating_add(k)).to_f32() * self.unit));
-                }
-            }
+            ScaleType::E4M4 => fit.map(|s| {
+                let first = E4M4::from_f32(s * RANGE.0 / self.unit).to_bits();
+                E4M4::from_bits(first.saturating_add(k as u8)).to_f32() * self.unit
+            }),
         }
     }
 }
@@ -78,7 +81,9 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
             least[lane] += cost * column[lane] * column[lane];
         }
     }
-    grid.candidates(&fit, |scale| {
+    // No closure: it would be compiled by itself, for the narrowest vectors.
+    for k in 0..grid.candidates() {
+        let scale = grid.candidate(&fit, k);
         let inverse = scale.map(|s| if s > 0.0 { 1.0 / s } else { 0.0 });
         let mut error = [0.0f32; ROWS];
         for (column, &cost) in weights.iter().zip(importance) {
@@ -97,6 +102,6 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
             least[lane] = if better { error[lane] } else { least[lane] };
             best[lane] = if better { scale[lane] } else { best[lane] };
         }
-    });
+    }
     best
 }
