@@ -11,7 +11,7 @@ use super::kept::Kept;
 use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
 use crate::architecture::Decoder;
 use crate::exponentials::exponentials;
-use crate::golden::reference::{Ends, LayerWindows, Observe, Site, with_numbers};
+use crate::golden::reference::{Ends, LayerWindows, Observe, Site, numbers, with_numbers};
 use crate::model::BoxError;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
 use haikuq_format::DecoderSpec;
@@ -370,10 +370,7 @@ impl CustomOp1 for Probe {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (Some((start, end)), CpuStorage::F32(x)) = (layout.contiguous_offsets(), x) else {
-            candle_core::bail!("a probe of numbers that are not contiguous f32");
-        };
-        Ok((CpuStorage::F32(x[start..end].to_vec()), layout.shape().clone()))
+        Ok((CpuStorage::F32(numbers(x, layout)?.to_vec()), layout.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {

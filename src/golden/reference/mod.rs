@@ -26,7 +26,7 @@ use rope::cos_sin;
 use weights::Weights;
 
 pub use ends::Ends;
-pub use numbers::with_numbers;
+pub use numbers::{numbers, with_numbers};
 pub use observe::{Observe, Site};
 pub use windows::LayerWindows;
 

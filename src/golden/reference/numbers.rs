@@ -15,7 +15,10 @@ pub fn with_numbers<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R
 }
 
 /// The numbers that an operation gets.
-pub(super) fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+///
+/// # Errors
+/// If they are not contiguous f32.
+pub fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (layout.contiguous_offsets(), storage) {
         (Some((start, end)), CpuStorage::F32(all)) => Ok(&all[start..end]),
         _ => candle_core::bail!("contiguous f32 numbers are needed, not {layout:?}"),

@@ -65,46 +65,38 @@ fn octet_values(octet: Octet) -> mat2x4<f32> {
 }
 #endif
 
-#ifdef Q3
+#ifdef HIGH_BITS
 @group(0) @binding(3) var<storage, read> codes: array<u32>;
 @group(0) @binding(4) var<storage, read> high_bits: array<u32>;
+
+// How far weights 4 to 7 have their low bits from those of 0 to 3.
+#ifdef Q3
+const NEXT_LOW: u32 = 2u;
+
+fn low_bits(row: u32, index: u32) -> u32 {
+    return codes[row * params.units * 2u + (index >> 1u)] >> (4u * (index & 1u));
+}
+#endif
+#ifdef Q5
+const NEXT_LOW: u32 = 4u;
+
+fn low_bits(row: u32, index: u32) -> u32 {
+    return codes[row * params.units * 4u + index];
+}
+#endif
 
 // The octet's bits are the lowest of each byte.
 struct Octet { low: u32, high: u32 }
 
 fn octet_load(row: u32, index: u32) -> Octet {
-    return Octet(
-        codes[row * params.units * 2u + (index >> 1u)] >> (4u * (index & 1u)),
-        high_bits[row * params.units + (index >> 2u)] >> (2u * (index & 3u)),
-    );
+    let high = high_bits[row * params.units + (index >> 2u)] >> (2u * (index & 3u));
+    return Octet(low_bits(row, index), high);
 }
 
 fn octet_values(octet: Octet) -> mat2x4<f32> {
     return mat2x4(
         four_codes(joined(octet.low, octet.high)),
-        four_codes(joined(octet.low >> 2u, octet.high >> 1u)),
-    );
-}
-#endif
-
-#ifdef Q5
-@group(0) @binding(3) var<storage, read> codes: array<u32>;
-@group(0) @binding(4) var<storage, read> high_bits: array<u32>;
-
-// The octet's high bits are the lowest of each byte.
-struct Octet { low: u32, high: u32 }
-
-fn octet_load(row: u32, index: u32) -> Octet {
-    return Octet(
-        codes[row * params.units * 4u + index],
-        high_bits[row * params.units + (index >> 2u)] >> (2u * (index & 3u)),
-    );
-}
-
-fn octet_values(octet: Octet) -> mat2x4<f32> {
-    return mat2x4(
-        four_codes(joined(octet.low, octet.high)),
-        four_codes(joined(octet.low >> 4u, octet.high >> 1u)),
+        four_codes(joined(octet.low >> NEXT_LOW, octet.high >> 1u)),
     );
 }
 #endif

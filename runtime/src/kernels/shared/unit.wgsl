@@ -63,28 +63,25 @@ fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
 }
 #endif
 
+#ifdef HIGH_BITS
 #ifdef Q3
-@group(0) @binding(3) var<storage, read> codes: array<vec2<u32>>;
-@group(0) @binding(4) var<storage, read> high_bits: array<u32>;
+alias Low = vec2<u32>;
 
-struct Unit { low: vec2<u32>, high: u32, affine: vec2<f32> }
-
-fn unit_load(row: u32, unit: u32) -> Unit {
-    let at = row * params.units + unit;
-    return Unit(codes[at], high_bits[at], affine(row, unit >> params.group_units_log2));
-}
-
-fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
-    let low = unit.low[i >> 2u] >> (2u * (i & 3u));
-    return four_weights(four_codes(joined(low, unit.high >> i)), unit.affine);
+fn low_bits(low: Low, i: u32) -> u32 {
+    return low[i >> 2u] >> (2u * (i & 3u));
 }
 #endif
-
 #ifdef Q5
-@group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
+alias Low = vec4<u32>;
+
+fn low_bits(low: Low, i: u32) -> u32 {
+    return low[i >> 1u] >> (4u * (i & 1u));
+}
+#endif
+@group(0) @binding(3) var<storage, read> codes: array<Low>;
 @group(0) @binding(4) var<storage, read> high_bits: array<u32>;
 
-struct Unit { low: vec4<u32>, high: u32, affine: vec2<f32> }
+struct Unit { low: Low, high: u32, affine: vec2<f32> }
 
 fn unit_load(row: u32, unit: u32) -> Unit {
     let at = row * params.units + unit;
@@ -92,7 +89,6 @@ fn unit_load(row: u32, unit: u32) -> Unit {
 }
 
 fn unit_four(unit: Unit, i: u32) -> vec4<f32> {
-    let low = unit.low[i >> 1u] >> (4u * (i & 1u));
-    return four_weights(four_codes(joined(low, unit.high >> i)), unit.affine);
+    return four_weights(four_codes(joined(low_bits(unit.low, i), unit.high >> i)), unit.affine);
 }
 #endif
