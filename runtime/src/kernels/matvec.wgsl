@@ -65,10 +65,11 @@ fn unpack(packed: Packed) -> Weights {
     return Weights(low, high, packed.scale, packed.shift);
 }
 
-fn accumulate(token: u32, weights: Weights, i: u32) {
+// Adds eight columns, or zero if they are not the invocation's `own`.
+fn accumulate(token: u32, weights: Weights, i: u32, own: bool) {
     let at = min(token, params.tokens - 1u) * params.input_stride + i * 2u;
-    var x = input[at];
-    var z = input[at + 1u];
+    var x = select(vec4(0.0), input[at], own);
+    var z = select(vec4(0.0), input[at + 1u], own);
 #ifdef NORM
     var square = squares[token];
     square = fma(x.x, x.x, square);
@@ -107,21 +108,21 @@ fn accumulate(token: u32, weights: Weights, i: u32) {
 #endif
 }
 
-// Adds eight columns for all tokens.
-fn accumulate_tokens(weights: Weights, i: u32) {
-    accumulate(0u, weights, i);
+// The same for all tokens.
+fn accumulate_tokens(weights: Weights, i: u32, own: bool) {
+    accumulate(0u, weights, i, own);
 #ifdef COLUMNS_2
-    accumulate(1u, weights, i);
+    accumulate(1u, weights, i, own);
 #endif
 #ifdef COLUMNS_4
-    accumulate(2u, weights, i);
-    accumulate(3u, weights, i);
+    accumulate(2u, weights, i, own);
+    accumulate(3u, weights, i, own);
 #endif
 #ifdef COLUMNS_8
-    accumulate(4u, weights, i);
-    accumulate(5u, weights, i);
-    accumulate(6u, weights, i);
-    accumulate(7u, weights, i);
+    accumulate(4u, weights, i, own);
+    accumulate(5u, weights, i, own);
+    accumulate(6u, weights, i, own);
+    accumulate(7u, weights, i, own);
 #endif
 }
 
@@ -194,33 +195,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         return;
     }
     let octets = params.units * 4u;
+#ifdef GROUPED
+    // While a round is computed, the codes of the next one are on their way. All invocations take part in every round:
+    // those that have no columns left in the last one add zero. A branch there, or a bound that differs between them,
+    // costs a GPU up to a quarter of its speed, since lookups in a subgroup need all of it.
+    let last = octets - 1u;
+    var packed = load(row, min(lane, last));
 #ifdef TABLE_SUBGROUP
-    // Lanes without columns of their own look up for the others.
     table_load(subgroup_lane);
-    for (var first = 0u; first < octets; first += WORKGROUP) {
-        let i = first + lane;
-        let weights = unpack(load(row, min(i, octets - 1u)));
-        if i < octets {
-            accumulate_tokens(weights, i);
-        }
-    }
-#else
+#endif
 #ifdef TABLE_WORKGROUP
-    // The first weights are on their way while the table is.
-    var packed = load(row, min(lane, octets - 1u));
     table_load(lane);
     workgroupBarrier();
-    for (var i = lane; i < octets; i += WORKGROUP) {
-        if i != lane {
-            packed = load(row, i);
-        }
-        accumulate_tokens(unpack(packed), i);
+#endif
+    let last_round = last / WORKGROUP * WORKGROUP;
+    for (var round = 0u; round < last_round; round += WORKGROUP) {
+        let now = packed;
+        packed = load(row, min(round + WORKGROUP + lane, last));
+        accumulate_tokens(unpack(now), round + lane, true);
     }
+    let i = last_round + lane;
+    accumulate_tokens(unpack(packed), min(i, last), i < octets);
 #else
     for (var i = lane; i < octets; i += WORKGROUP) {
-        accumulate_tokens(unpack(load(row, i)), i);
+        accumulate_tokens(unpack(load(row, i)), i, true);
     }
-#endif
 #endif
 #ifdef SUBGROUPS
     let elected = subgroup_lane == 0u;
