@@ -8,8 +8,9 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// Rows of a part.
+/// Rows and columns of a part.
 const ROWS: usize = 256;
+const COLUMNS: usize = 256;
 
 /// Rows that are summed over in a part of [`gram`] and [`cross`].
 const TERMS: usize = 2048;
@@ -40,7 +41,11 @@ fn product(x: &[f32], y: MatRef<'_, f32>, inner: usize, columns: usize) -> Vec<f
     out.par_chunks_mut(ROWS * columns).zip(x.par_chunks(ROWS * inner)).for_each(|(out, x)| {
         let rows = x.len() / inner;
         let x = MatRef::from_row_major_slice(x, rows, inner);
-        matmul(MatMut::from_row_major_slice_mut(out, rows, columns), Accum::Replace, x, y, 1.0, Par::Seq);
+        let out = MatMut::from_row_major_slice_mut(out, rows, columns);
+        out.par_col_chunks_mut(COLUMNS).enumerate().for_each(|(i, out)| {
+            let y = y.subcols(i * COLUMNS, out.ncols());
+            matmul(out, Accum::Replace, x, y, 1.0, Par::Seq);
+        });
     });
     out
 }
