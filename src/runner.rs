@@ -3,7 +3,7 @@
 use crate::model::{BoxError, LanguageModel};
 use anyhow::Context as _;
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderError, DecoderOptions, LoadProgress, Next, SequenceId};
-use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::package::{FolderSource, Package};
 use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::{GenerationDefaults, Tokenizer};

@@ -36,7 +36,7 @@ fn an_f32_package_on_the_gpu_agrees_with_transformers() {
         let arguments = ["convert", fixture.to_str().unwrap(), "--recipe", "f32", "--out", package.to_str().unwrap(), "--quiet"];
         let output = Adapter::default().haikuq(&arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let mut model = common::load(&package, haikuq_runtime::gpu::GpuOptions::default());
+        let mut model = common::load(&package, haikuq_runtime::device::GpuOptions::default());
         let Difference { error, kl, same_greedy } = difference(&mut model, &expected(&fixture));
         let name = fixture.file_name().unwrap().to_string_lossy().into_owned();
         println!("{name:20} error {error:.1e} standard deviations, KL {kl:.1e}");

@@ -14,7 +14,7 @@ use haikuq_format::spec::{
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
-use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::sampling::{SamplingOptions, uniform};
 use pollster::block_on;
 use random_decoder::RandomDecoder;

@@ -8,7 +8,7 @@ mod common;
 
 use common::{Adapter, adapters, convert, golden, haikuq_json};
 use haikuq::model::LanguageModel;
-use haikuq_runtime::gpu::GpuOptions;
+use haikuq_runtime::device::GpuOptions;
 
 /// Mean KL divergence, top-1 agreement in percent, and the number of equal greedy continuations.
 fn validate(adapter: &Adapter, package: &std::path::Path, windows: usize, extra: &[&str]) -> (f64, f64, serde_json::Value) {

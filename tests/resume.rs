@@ -5,8 +5,8 @@ mod common;
 
 use common::convert;
 use haikuq::runner::Runner;
+use haikuq_runtime::device::GpuOptions;
 use haikuq_runtime::generate::{Completion, Conversation, ConversationPool, FinishReason, GenerateOptions, Request, generate};
-use haikuq_runtime::gpu::GpuOptions;
 use haikuq_runtime::sampling::SamplingOptions;
 use std::ops::ControlFlow;
 

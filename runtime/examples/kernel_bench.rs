@@ -11,7 +11,7 @@
 use haikuq_format::layout::{QuantizedRows, Scales, groups, pack_f16, pack_f32, pack_quantized, padded, plane_sizes};
 use haikuq_format::scheme::{Codebook, Grouped, Offset, Scheme};
 use haikuq_format::spec::Activation;
-use haikuq_runtime::gpu::{Dispatch, Gpu, GpuError, GpuOptions};
+use haikuq_runtime::device::{Dispatch, Gpu, GpuError, GpuOptions};
 use haikuq_runtime::kernels::matmul::Matmul;
 use haikuq_runtime::kernels::matvec::{Matvec, Norm};
 use haikuq_runtime::kernels::projection::{Output, Projection};
@@ -51,7 +51,7 @@ fn main() -> Result<(), GpuError> {
         |name: &str| -> Vec<String> { arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect() };
     let has = |name: &str| arguments.iter().any(|a| a == name);
     let filters = after("--filter");
-    let mut gpu = Gpu::open_blocking(&GpuOptions { adapter: after("--adapter").pop(), ..Default::default() })?;
+    let gpu = Gpu::open_blocking(&GpuOptions { adapter: after("--adapter").pop(), ..Default::default() })?;
     println!("{} ({}), {}", gpu.description.name, gpu.description.backend, gpu.description.driver);
     println!("{:<64} {:>10} {:>10} {:>9} {:>9}", "kernel", "compile ms", "run µs", "GFLOP/s", "GB/s");
     for scheme in SCHEMES.map(|text| text.parse::<Scheme>().expect("a scheme")) {
@@ -59,7 +59,6 @@ fn main() -> Result<(), GpuError> {
         for (name, rows, columns, mode) in shapes {
             let mut copies: Vec<GpuMatrix> = Vec::new();
             for (lookup, label) in lookups(&gpu, scheme) {
-                gpu.lookup = lookup;
                 for tokens in [1, 4, 8, 512] {
                     let kernel = if tokens > 8 { "matmul" } else { "matvec" };
                     let line = format!("{kernel} {scheme}{label} {name} {rows}×{columns} T={tokens}");
@@ -70,6 +69,7 @@ fn main() -> Result<(), GpuError> {
                         let count = if has("--cold") { COLD_BYTES.div_ceil(bytes(scheme, rows, columns)) } else { 1 };
                         copies = matrices(&gpu, scheme, rows, columns, count);
                     }
+                    copies.iter_mut().for_each(|m| m.lookup = lookup);
                     bench(&gpu, &line, &copies, mode, tokens)?;
                 }
             }
@@ -131,7 +131,7 @@ fn matrices(gpu: &Gpu, scheme: Scheme, rows: usize, columns: usize, copies: usiz
             pack_quantized(g, rows, columns, &block)
         }
     };
-    let upload = |_| GpuMatrix { scheme, rows, columns, chunks: vec![GpuChunk::upload(gpu, 0, rows, &planes)] };
+    let upload = |_| GpuMatrix { scheme, rows, columns, chunks: vec![GpuChunk::upload(gpu, 0, rows, &planes)], lookup: None };
     (0..copies).map(upload).collect()
 }
 

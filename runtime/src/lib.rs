@@ -2,7 +2,7 @@
 //!
 //! * [`decoder`]: a package's transformer on a GPU, with its paged key/value cache;
 //! * [`generate`](mod@generate): text as it is chosen, one prompt or many, conversations that keep their cache;
-//! * [`gpu`]: adapters, devices, shader permutations, dispatches;
+//! * [`device`]: adapters, devices, shader permutations, dispatches;
 //! * [`kernels`]: one WGSL file a kernel, with its host side and its CPU twin beside it;
 //! * [`package`]: opening a package from any byte source, everything checked;
 //! * [`sampling`]: how the next token is chosen;
@@ -11,8 +11,9 @@
 //! The runtime knows packages only: no checkpoints, no model families, no quantization.
 
 pub mod decoder;
+pub mod device;
 pub mod generate;
-pub mod gpu;
+
 pub mod kernels;
 pub mod package;
 pub mod sampling;

@@ -1,6 +1,6 @@
 //! A GPU can be found, opened and read from.
 
-use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::device::{Gpu, GpuOptions};
 
 #[test]
 fn memory_comes_back_as_it_was_uploaded() {

@@ -1,6 +1,6 @@
 //! The bandwidth kernel reads every word exactly once.
 
-use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::kernels::stream_read::StreamRead;
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use haikuq_runtime::gpu::Gpu;
+use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{self, AttentionBuffers, AttentionShape, CpuCache, Scores, Token};
 use haikuq_runtime::kernels::attention_decode::{AttentionDecode, splits};
 use haikuq_runtime::kernels::attention_prefill::AttentionPrefill;

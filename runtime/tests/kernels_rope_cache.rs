@@ -4,7 +4,7 @@ mod support;
 
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{LongRope, Norm, NormKind, QkNorm, RopeTable};
-use haikuq_runtime::gpu::Gpu;
+use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{AttentionShape, CpuCache, Token};
 use haikuq_runtime::kernels::rope_cache::{self, CpuQkNorm, QkNormalization, Rope, RopeCache};
 use rstest::rstest;

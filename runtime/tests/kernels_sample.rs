@@ -3,7 +3,7 @@
 mod support;
 
 use haikuq_format::layout::padded;
-use haikuq_runtime::gpu::Gpu;
+use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{IDLE, Token};
 use haikuq_runtime::kernels::sample::{MarkSeen, Sample, SampleParams, seen_words};
 use haikuq_runtime::sampling::{SamplingOptions, sample_cpu, uniform};

@@ -9,7 +9,7 @@ mod weights;
 use haikuq_format::layout::padded;
 use haikuq_format::scheme::Scheme;
 use haikuq_format::spec::Activation;
-use haikuq_runtime::gpu::{Dispatch, Gpu};
+use haikuq_runtime::device::{Dispatch, Gpu};
 use haikuq_runtime::kernels::embed::{self, Embed, Rows};
 use haikuq_runtime::kernels::matmul::Matmul;
 use haikuq_runtime::kernels::matvec::{self, Cpu, Matvec, Norm};
@@ -154,13 +154,13 @@ fn matmul_reads_every_scheme() {
 
 #[test]
 fn a_codebook_is_read_alike_wherever_it_is_looked_up() {
-    for mut gpu in devices() {
+    for gpu in devices() {
         for lookup in Lookup::ALL {
-            gpu.lookup = Some(lookup);
             for text in ["q3/32 learned", "q4/64:e4m4 learned", "q5/32:e4m4 learned"] {
                 // Octets that are fewer than the workgroup's invocations, and no multiple of them.
                 for (rows, columns, tokens) in [(5, 40, 1), (37, 1100, 2)] {
-                    let case = Case::new(&gpu, scheme(text), &[rows], columns, tokens, Output::Store, 13).with_bias();
+                    let mut case = Case::new(&gpu, scheme(text), &[rows], columns, tokens, Output::Store, 13).with_bias();
+                    case.gpu_matrix.lookup = Some(lookup);
                     case.check_matmul(&gpu, &format!("{text} {lookup:?}"));
                     case.with_norm().check_matvec(&gpu, &format!("{text} {lookup:?}"));
                 }

@@ -5,7 +5,7 @@ use super::generation::LoadArgs;
 use crate::runner::Runner;
 use clap::Args;
 use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId};
-use haikuq_runtime::gpu::{AdapterDescription, Gpu};
+use haikuq_runtime::device::{AdapterDescription, Gpu};
 use haikuq_runtime::kernels::stream_read::StreamRead;
 use haikuq_runtime::sampling::SamplingOptions;
 use serde::Serialize;
@@ -174,7 +174,7 @@ fn prefill(decoder: &mut Decoder, id: SequenceId, count: usize) -> anyhow::Resul
 /// Bytes a second at which the GPU reads a buffer that no cache holds.
 async fn read_bandwidth(gpu: &Gpu) -> anyhow::Result<f64> {
     let wanted: u64 = if gpu.is_software() { 64 << 20 } else { 1 << 30 };
-    let bytes = wanted.min(gpu.limits.max_storage_buffer_binding_size).min(gpu.limits.max_buffer_size) & !15;
+    let bytes = wanted.min(gpu.profile.max_binding).min(gpu.profile.max_buffer) & !15;
     let (data, sums) = (gpu.storage("stream", bytes), gpu.storage("sums", StreamRead::SUMS as u64 * 4));
     let pass = StreamRead { data: &data, sums: &sums }.bind(gpu)?;
     let mut times = Vec::new();

@@ -3,7 +3,7 @@
 use super::Context;
 use anyhow::Context as _;
 use clap::Args;
-use haikuq_runtime::gpu::{AdapterDescription, Gpu, GpuOptions, list_adapters};
+use haikuq_runtime::device::{AdapterDescription, Gpu, GpuOptions, list_adapters};
 use serde::Serialize;
 use std::process::ExitCode;
 

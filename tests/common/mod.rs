@@ -6,7 +6,7 @@ pub mod expected;
 
 use haikuq::runner::{Runner, RunnerOptions};
 use haikuq_runtime::decoder::{CachePrecision, DecoderOptions};
-use haikuq_runtime::gpu::GpuOptions;
+use haikuq_runtime::device::GpuOptions;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -5,7 +5,7 @@
 //! follows use and nothing is sized for a context that nobody fills.
 
 use super::DecoderError;
-use crate::gpu::{Gpu, GpuError};
+use crate::device::{Gpu, GpuError};
 use crate::kernels::attention::PAGE;
 use haikuq_format::DecoderSpec;
 use serde::{Deserialize, Serialize};
@@ -218,7 +218,7 @@ impl KvCache {
     }
 
     fn largest_pool(&self, gpu: &Gpu) -> (u64, &'static str) {
-        let (binding, buffer) = (gpu.limits.max_storage_buffer_binding_size, gpu.limits.max_buffer_size);
+        let (binding, buffer) = (gpu.profile.max_binding, gpu.profile.max_buffer);
         if binding <= buffer { (binding, "maxStorageBufferBindingSize") } else { (buffer, "maxBufferSize") }
     }
 

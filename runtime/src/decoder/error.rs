@@ -1,6 +1,6 @@
 //! What can go wrong while a package is loaded or run.
 
-use crate::gpu::GpuError;
+use crate::device::GpuError;
 use crate::package::PackageError;
 
 /// An error of [`super::Decoder`].

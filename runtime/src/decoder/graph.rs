@@ -8,7 +8,7 @@
 use super::cache::KvCache;
 use super::weights::Weights;
 use super::{Buffers, DecoderError, MAX_BATCH};
-use crate::gpu::{Binding, Dispatch, Gpu, GpuError};
+use crate::device::{Binding, Dispatch, Gpu, GpuError};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::attention_decode::{AttentionDecode, splits};
 use crate::kernels::attention_prefill::AttentionPrefill;

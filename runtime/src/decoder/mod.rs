@@ -20,7 +20,7 @@ pub use error::DecoderError;
 pub use support::require_supported;
 pub use weights::LoadProgress;
 
-use crate::gpu::{Dispatch, Gpu};
+use crate::device::{Dispatch, Gpu};
 use crate::kernels::attention::{IDLE, Token};
 use crate::kernels::rope_cache;
 use crate::kernels::sample::{Sample, SampleParams, seen_words};

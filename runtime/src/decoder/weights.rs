@@ -1,7 +1,7 @@
 //! A package's weights on the GPU: one buffer a shard, planes bound where they lie in it.
 
 use super::DecoderError;
-use crate::gpu::{Gpu, GpuError};
+use crate::device::{Gpu, GpuError};
 use crate::kernels::weights::{GpuChunk, GpuMatrix, GpuPlane};
 use crate::package::Package;
 use haikuq_format::manifest::{Manifest, TensorEntry};
@@ -29,7 +29,7 @@ impl Weights {
     pub(super) fn allocate(gpu: &Gpu, manifest: &Manifest) -> Result<Self, DecoderError> {
         let mut buffers = Vec::with_capacity(manifest.shards.len());
         for shard in &manifest.shards {
-            let available = gpu.limits.max_buffer_size;
+            let available = gpu.profile.max_buffer;
             if shard.bytes > available {
                 let what = format!("shard {}", shard.name);
                 return Err(GpuError::Limit { what, needed: shard.bytes, limit: "maxBufferSize", available }.into());
@@ -95,5 +95,5 @@ fn bind(tensor: &TensorEntry, buffers: &[wgpu::Buffer]) -> GpuMatrix {
                 .collect(),
         })
         .collect();
-    GpuMatrix { scheme: tensor.scheme, rows: tensor.rows(), columns: tensor.columns(), chunks }
+    GpuMatrix { scheme: tensor.scheme, rows: tensor.rows(), columns: tensor.columns(), chunks, lookup: None }
 }

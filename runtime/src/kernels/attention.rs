@@ -1,6 +1,6 @@
 //! What the attention kernels share: the paged cache, the shape of the heads, and their CPU twin.
 
-use crate::gpu::Binding;
+use crate::device::{Binding, Flag};
 use haikuq_format::layout::padded;
 use half::f16;
 
@@ -84,8 +84,8 @@ impl AttentionShape {
     }
 
     /// The flags of `shared/cache.wgsl`.
-    pub(super) fn flags(&self) -> Vec<&'static str> {
-        if self.cache_f16 { vec!["CACHE_F16", "F16"] } else { Vec::new() }
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        if self.cache_f16 { vec![Flag::CacheF16, Flag::F16] } else { Vec::new() }
     }
 }
 

@@ -2,7 +2,10 @@
 //! [`attention::cpu`](super::attention::cpu).
 
 use super::attention::{AttentionBuffers, AttentionShape, Scores};
-use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
+
+super::shader!(ATTENTION_DECODE = "attention_decode");
+super::shader!(ATTENTION_COMBINE = "attention_combine");
 
 /// Attention of `num_tokens` tokens, each of another sequence, whose keys and values are in the cache.
 #[derive(Clone, Debug)]
@@ -51,15 +54,15 @@ impl AttentionDecode<'_> {
         let mut flags = shape.flags();
         flags.extend(match rows {
             1 => None,
-            2 => Some("ROWS_2"),
-            4 => Some("ROWS_4"),
-            _ => Some("ROWS_8"),
+            2 => Some(Flag::Rows2),
+            4 => Some(Flag::Rows4),
+            _ => Some(Flag::Rows8),
         });
         if direct {
-            flags.push("DIRECT");
+            flags.push(Flag::Direct);
         }
         if shape.cache_f16 && shape.head_dim.is_multiple_of(8) {
-            flags.push("WIDE");
+            flags.push(Flag::Wide);
         }
         let mut constants = shape.constants();
         constants.extend(self.scores.constants());
@@ -75,12 +78,12 @@ impl AttentionDecode<'_> {
         let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, target];
         let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
         let grid = [self.splits, shape.num_kv_heads * blocks, self.num_tokens];
-        let decode = Kernel { name: "attention_decode", flags: &flags, constants: &constants, bindings: &bindings, grid };
+        let decode = Kernel { shader: &ATTENTION_DECODE, flags: &flags, constants: &constants, bindings: &bindings, grid };
         let mut dispatches = vec![decode.bind(gpu)?];
         if !direct {
             let bindings = [(0, self.scratch.clone()), (1, b.tokens.clone()), (2, b.output.clone())];
             let grid = [shape.num_heads, self.num_tokens, 1];
-            let combine = Kernel { name: "attention_combine", flags: &[], constants: &shared, bindings: &bindings, grid };
+            let combine = Kernel { shader: &ATTENTION_COMBINE, flags: &[], constants: &shared, bindings: &bindings, grid };
             dispatches.push(combine.bind(gpu)?);
         }
         Ok(dispatches)

@@ -2,7 +2,9 @@
 //! [`attention::cpu`](super::attention::cpu).
 
 use super::attention::{AttentionBuffers, AttentionShape, Scores};
-use crate::gpu::{Dispatch, Gpu, GpuError, Kernel};
+use crate::device::{Dispatch, Flag, Gpu, GpuError, Kernel};
+
+super::shader!(ATTENTION_PREFILL = "attention_prefill");
 
 /// Attention of `num_tokens` tokens at consecutive positions of one sequence (idle ones only at the end), whose keys
 /// and values are in the cache.
@@ -30,10 +32,10 @@ impl AttentionPrefill<'_> {
         let mut flags = shape.flags();
         flags.extend(match shape.head_dim.div_ceil(32) {
             0 | 1 => None,
-            2 => Some("CHUNKS_2"),
-            3 => Some("CHUNKS_3"),
-            4 => Some("CHUNKS_4"),
-            _ => Some("CHUNKS_8"),
+            2 => Some(Flag::Chunks2),
+            3 => Some(Flag::Chunks3),
+            4 => Some(Flag::Chunks4),
+            _ => Some(Flag::Chunks8),
         });
         let mut constants = shape.constants();
         constants.extend(self.scores.constants());
@@ -48,6 +50,6 @@ impl AttentionPrefill<'_> {
         let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &size];
         let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
         let grid = [self.num_tokens.div_ceil(queries), shape.num_heads, 1];
-        Kernel { name: "attention_prefill", flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        Kernel { shader: &ATTENTION_PREFILL, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
 }

@@ -1,9 +1,11 @@
 //! Embedding rows of the step's tokens, and rows of a table of positions.
 
 use super::weights::{GpuChunk, GpuMatrix};
-use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel, grid_1d};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, grid_1d};
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::layout::padded;
+
+super::shader!(EMBED = "embed");
 
 /// `y[t] = multiplier × W[id]`, padded with zeros, for each token's id; zeros alone for an id that W does not have. Or
 /// `y[t] += W[position]`; nothing for a position that W does not have.
@@ -66,7 +68,7 @@ impl Embed<'_> {
         let multiplier = match self.rows {
             Rows::Ids { multiplier } => multiplier,
             Rows::Positions => {
-                flags.push("POSITIONS");
+                flags.push(Flag::Positions);
                 1.0
             }
         };
@@ -90,7 +92,7 @@ impl Embed<'_> {
             let mut bindings = chunk.bindings();
             bindings.extend([(0, (&params).into()), (1, self.tokens.clone()), (2, self.output.clone())]);
             let grid = grid_1d((self.token_count as u32 * units * 4).div_ceil(64));
-            Kernel { name: "embed", flags: &flags, constants: &[], bindings: &bindings, grid }.bind(gpu)
+            Kernel { shader: &EMBED, flags: &flags, constants: &[], bindings: &bindings, grid }.bind(gpu)
         };
         self.matrix.chunks.iter().map(bind).collect()
     }

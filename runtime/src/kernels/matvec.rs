@@ -1,7 +1,9 @@
 //! Matrix times the activations of one to eight tokens: decode.
 
 use super::projection::{Output, Projection};
-use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel, grid_1d};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, grid_1d};
+
+super::shader!(MATVEC = "matvec");
 
 /// Most tokens of a [`Matvec`].
 pub const MAX_TOKENS: usize = 8;
@@ -36,19 +38,19 @@ impl Matvec<'_> {
         projection.check()?;
         let (accumulators, columns) = match projection.tokens {
             1 => (1, &[][..]),
-            2 => (2, &["COLUMNS_2"][..]),
-            3..=4 => (4, &["COLUMNS_2", "COLUMNS_4"][..]),
-            5..=MAX_TOKENS => (8, &["COLUMNS_2", "COLUMNS_4", "COLUMNS_8"][..]),
+            2 => (2, &[Flag::Columns2][..]),
+            3..=4 => (4, &[Flag::Columns2, Flag::Columns4][..]),
+            5..=MAX_TOKENS => (8, &[Flag::Columns2, Flag::Columns4, Flag::Columns8][..]),
             n => return Err(GpuError::Validation(format!("a matvec of {n} tokens (at most {MAX_TOKENS})"))),
         };
         let mut flags = projection.flags(gpu);
-        flags.push("SUBGROUPS");
+        flags.push(Flag::Subgroups);
         flags.extend(columns);
-        flags.extend(self.norm.is_some().then_some("NORM"));
+        flags.extend(self.norm.is_some().then_some(Flag::Norm));
         let workgroup = workgroup(gpu, projection.matrix.rows, projection.matrix.columns);
         let mut constants = vec![("WORKGROUP", f64::from(workgroup)), ("ACTIVATION", projection.mode.activation())];
-        if gpu.capabilities.subgroups {
-            let subgroups = workgroup.div_ceil(gpu.capabilities.subgroup_min_size);
+        if gpu.profile.subgroups {
+            let subgroups = workgroup.div_ceil(gpu.profile.subgroup_min_size);
             constants.extend([("MAX_SUBGROUPS", subgroups.into()), ("SLOTS", (accumulators * subgroups).into())]);
         }
         let epsilon = self.norm.as_ref().map_or(0.0, |n| n.epsilon);
@@ -57,7 +59,7 @@ impl Matvec<'_> {
             let mut bindings = projection.bindings(&params, chunk);
             bindings.extend(self.norm.iter().map(|n| (7, n.gain.clone())));
             let grid = grid_1d((chunk.rows as u32).div_ceil(4));
-            Kernel { name: "matvec", flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+            Kernel { shader: &MATVEC, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
         };
         projection.matrix.chunks.iter().map(bind).collect()
     }
@@ -68,7 +70,7 @@ impl Matvec<'_> {
 fn workgroup(gpu: &Gpu, rows: usize, columns: usize) -> u32 {
     let to_fill = (FILLING * 4).div_ceil(rows.max(1));
     let octets = columns.div_ceil(8);
-    let least = gpu.capabilities.subgroup_min_size.max(32);
+    let least = gpu.profile.subgroup_min_size.max(32);
     (to_fill.min(octets) as u32).next_power_of_two().clamp(least.min(256), 256)
 }
 

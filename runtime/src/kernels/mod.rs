@@ -20,21 +20,14 @@ pub mod sample;
 pub mod stream_read;
 pub mod weights;
 
-/// Shader files by kernel name.
-const SOURCES: &[(&str, &str)] = &[
-    ("attention_combine", include_str!("attention_combine.wgsl")),
-    ("attention_decode", include_str!("attention_decode.wgsl")),
-    ("attention_prefill", include_str!("attention_prefill.wgsl")),
-    ("embed", include_str!("embed.wgsl")),
-    ("mark_seen", include_str!("mark_seen.wgsl")),
-    ("matmul", include_str!("matmul.wgsl")),
-    ("matvec", include_str!("matvec.wgsl")),
-    ("rms_norm", include_str!("rms_norm.wgsl")),
-    ("rope_cache", include_str!("rope_cache.wgsl")),
-    ("sample_choose", include_str!("sample_choose.wgsl")),
-    ("sample_scan", include_str!("sample_scan.wgsl")),
-    ("stream_read", include_str!("stream_read.wgsl")),
-];
+/// `shader!(NAME = "file")`: the shader file `file.wgsl` beside the file that says so.
+macro_rules! shader {
+    ($name:ident = $file:literal) => {
+        pub(crate) static $name: $crate::device::Shader =
+            $crate::device::Shader { name: $file, text: include_str!(concat!($file, ".wgsl")), imports: $crate::kernels::shared };
+    };
+}
+pub(crate) use shader;
 
 /// Files for `#import`, from `shared/`.
 const SHARED: &[(&str, &str)] = &[
@@ -51,16 +44,45 @@ const SHARED: &[(&str, &str)] = &[
     ("workgroup_sum", include_str!("shared/workgroup_sum.wgsl")),
 ];
 
-/// The WGSL file of a kernel, before preprocessing.
-pub fn source(kernel: &str) -> Option<&'static str> {
-    find(SOURCES, kernel)
-}
-
 /// A shared WGSL file.
 pub fn shared(name: &str) -> Option<&'static str> {
-    find(SHARED, name)
+    SHARED.iter().find(|(n, _)| *n == name).map(|(_, text)| *text)
 }
 
-fn find(files: &'static [(&str, &str)], name: &str) -> Option<&'static str> {
-    files.iter().find(|(n, _)| *n == name).map(|(_, text)| *text)
+#[cfg(test)]
+mod tests {
+    use crate::device::Flag;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// The names that shader files test.
+    fn tested() -> BTreeSet<String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels");
+        let mut names = BTreeSet::new();
+        let mut folders = vec![root];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|e| e == "wgsl") {
+                    let text = std::fs::read_to_string(path).unwrap();
+                    let directives = text.lines().map(str::trim_start);
+                    let named = directives.filter_map(|l| l.strip_prefix("#ifdef ").or(l.strip_prefix("#ifndef ")));
+                    names.extend(named.map(|n| n.trim().to_string()));
+                }
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn shaders_test_flags_and_every_flag_is_tested() {
+        let tested = tested();
+        let known: BTreeSet<String> = Flag::ALL.iter().map(|f| f.name().to_string()).collect();
+        assert_eq!(tested.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "names that are no flags");
+        // A device directive rather than a condition.
+        let unused: Vec<_> = known.difference(&tested).filter(|n| *n != Flag::Matrices.name()).collect();
+        assert_eq!(unused, Vec::<&String>::new(), "flags that no shader tests");
+    }
 }

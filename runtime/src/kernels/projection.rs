@@ -1,7 +1,7 @@
 //! [`Projection`]: what `matvec` and `matmul` are told alike: matrix, activations, and what becomes of the sums.
 
 use super::weights::{GpuChunk, GpuMatrix};
-use crate::gpu::{Binding, Gpu, GpuError};
+use crate::device::{Binding, Flag, Gpu, GpuError};
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::layout::padded;
 use haikuq_format::spec::Activation;
@@ -69,13 +69,13 @@ struct Params {
 }
 
 impl Output {
-    fn flag(self) -> Option<&'static str> {
+    fn flag(self) -> Option<Flag> {
         match self {
             Self::Store => None,
-            Self::Residual { .. } => Some("RESIDUAL"),
-            Self::Glu(_) => Some("GLU"),
-            Self::Activate(_) => Some("ACTIVATE"),
-            Self::Logits { .. } => Some("LOGITS"),
+            Self::Residual { .. } => Some(Flag::Residual),
+            Self::Glu(_) => Some(Flag::Glu),
+            Self::Activate(_) => Some(Flag::Activate),
+            Self::Logits { .. } => Some(Flag::Logits),
         }
     }
 
@@ -172,10 +172,10 @@ impl<'a> Projection<'a> {
     }
 
     /// Flags of the scheme and of the output.
-    pub(super) fn flags(&self, gpu: &Gpu) -> Vec<&'static str> {
+    pub(super) fn flags(&self, gpu: &Gpu) -> Vec<Flag> {
         let mut flags = self.matrix.flags();
         flags.extend(self.matrix.lookup_flags(gpu));
-        flags.extend(self.bias.is_some().then_some("BIAS"));
+        flags.extend(self.bias.is_some().then_some(Flag::Bias));
         flags.extend(self.mode.flag());
         flags
     }

@@ -1,8 +1,10 @@
 //! `rms_norm`: root mean square or layer normalization of whole rows.
 
-use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use haikuq_format::layout::padded;
 use haikuq_format::spec::Norm;
+
+super::shader!(RMS_NORM = "rms_norm");
 
 /// `y[t] = norm(x[t])` for each of `tokens` rows, or `y[t] += residual × norm(x[t])`.
 #[derive(Clone, Debug)]
@@ -34,12 +36,12 @@ impl RmsNorm<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
         let pitch = padded(self.columns as usize) as u32 / 4;
         let mut bindings = vec![(0, self.x.clone()), (1, self.gain.clone()), (3, self.y.clone())];
-        let mut flags = vec!["SUBGROUPS"];
-        flags.extend(self.norm.kind.is_centred().then_some("LAYER"));
+        let mut flags = vec![Flag::Subgroups];
+        flags.extend(self.norm.kind.is_centred().then_some(Flag::Layer));
         if self.norm.kind.has_bias() {
             let bias = self.bias.clone().ok_or_else(|| GpuError::Validation("rms_norm: this layer norm needs a bias".into()))?;
             bindings.push((2, bias));
-            flags.push("BIAS");
+            flags.push(Flag::Bias);
         }
         let mut constants = vec![
             // Small rows gain nothing from idle invocations.
@@ -49,10 +51,10 @@ impl RmsNorm<'_> {
             ("EPSILON", self.norm.epsilon.into()),
         ];
         if let Some(multiplier) = self.residual {
-            flags.push("RESIDUAL");
+            flags.push(Flag::Residual);
             constants.push(("MULTIPLIER", multiplier.into()));
         }
-        Kernel { name: "rms_norm", flags: &flags, constants: &constants, bindings: &bindings, grid: [self.tokens, 1, 1] }
+        Kernel { shader: &RMS_NORM, flags: &flags, constants: &constants, bindings: &bindings, grid: [self.tokens, 1, 1] }
             .bind(gpu)
     }
 }

@@ -2,9 +2,11 @@
 
 use super::attention::{AttentionShape, CpuCache, IDLE, Token};
 use super::rms_norm;
-use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{Norm, QkNorm, RopeTable};
+
+super::shader!(ROPE_CACHE = "rope_cache");
 
 /// The rotary embedding of a layer; see [`RopeTable`].
 #[derive(Clone, Debug)]
@@ -79,15 +81,15 @@ impl RopeCache<'_> {
             (5, self.values.clone()),
         ];
         if let Some(rope) = &self.rope {
-            flags.push("ROPE");
+            flags.push(Flag::Rope);
             constants.extend([("ROTATED", rope.rotated.into()), ("FACTOR", rope.factor.into())]);
             bindings.push((6, rope.inv_freq.clone()));
         }
         if let Some(qk_norm) = &self.qk_norm {
-            flags.push("QK_NORM");
+            flags.push(Flag::QkNorm);
             let norm = qk_norm.kind.norm(qk_norm.norm);
-            flags.extend(norm.kind.is_centred().then_some("LAYER"));
-            flags.extend(norm.kind.has_bias().then_some("BIAS"));
+            flags.extend(norm.kind.is_centred().then_some(Flag::Layer));
+            flags.extend(norm.kind.has_bias().then_some(Flag::Bias));
             constants.extend([
                 ("WHOLE", f64::from(u8::from(qk_norm.kind == QkNorm::Whole))),
                 ("SHARED_GAINS", f64::from(u8::from(qk_norm.kind == QkNorm::PerHead))),
@@ -97,7 +99,7 @@ impl RopeCache<'_> {
         }
         let groups = (shape.num_heads + 2 * shape.num_kv_heads).div_ceil(heads_at_once);
         let grid = [groups, self.num_tokens, 1];
-        Kernel { name: "rope_cache", flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        Kernel { shader: &ROPE_CACHE, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
 }
 

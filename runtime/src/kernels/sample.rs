@@ -2,9 +2,13 @@
 //! [`sample_cpu`](crate::sampling::sample_cpu), where the steps are specified.
 
 use super::attention::IDLE;
-use crate::gpu::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use crate::sampling::{self, SamplingOptions};
 use haikuq_format::layout::padded;
+
+super::shader!(SAMPLE_SCAN = "sample_scan");
+super::shader!(SAMPLE_CHOOSE = "sample_choose");
+super::shader!(MARK_SEEN = "mark_seen");
 
 /// Tokens that a workgroup of `sample_scan` looks at: a multiple of 256, and at most 256 such spans.
 fn span(vocab: u32) -> u32 {
@@ -97,18 +101,18 @@ impl Sample<'_> {
         let inputs = [&self.logits, &self.params, &self.seen, &self.scratch];
         let mut bindings: Vec<_> = (0..).zip(inputs.map(Clone::clone)).collect();
         let grid = [spans, self.rows, 1];
-        let scan = Kernel { name: "sample_scan", flags: &[], constants: &common, bindings: &bindings, grid }.bind(gpu)?;
+        let scan = Kernel { shader: &SAMPLE_SCAN, flags: &[], constants: &common, bindings: &bindings, grid }.bind(gpu)?;
 
         bindings.push((4, self.chosen.clone()));
         let mut flags = Vec::new();
         if let Some(next) = &self.next {
-            flags.push("ADVANCE");
+            flags.push(Flag::Advance);
             bindings.push((5, next.clone()));
         }
         let mut constants = common.to_vec();
         constants.push(("SPANS", spans.into()));
         let grid = [self.rows, 1, 1];
-        let choose = Kernel { name: "sample_choose", flags: &flags, constants: &constants, bindings: &bindings, grid };
+        let choose = Kernel { shader: &SAMPLE_CHOOSE, flags: &flags, constants: &constants, bindings: &bindings, grid };
         Ok([scan, choose.bind(gpu)?])
     }
 }
@@ -136,6 +140,6 @@ impl MarkSeen<'_> {
             [("TOKENS", f64::from(self.num_tokens)), ("VOCAB", self.vocab.into()), ("SEEN_WORDS", seen_words(self.vocab).into())];
         let bindings = [(0, self.tokens.clone()), (1, self.seen.clone())];
         let grid = [self.num_tokens.div_ceil(64), 1, 1];
-        Kernel { name: "mark_seen", flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        Kernel { shader: &MARK_SEEN, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
 }

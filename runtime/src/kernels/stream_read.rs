@@ -1,6 +1,8 @@
 //! Reading memory and nothing else: the limit that decoding is measured against.
 
-use crate::gpu::{Dispatch, Gpu, GpuError, Kernel};
+use crate::device::{Dispatch, Gpu, GpuError, Kernel};
+
+super::shader!(STREAM_READ = "stream_read");
 
 /// Workgroups of the dispatch: enough to fill any GPU.
 const WORKGROUPS: u32 = 1024;
@@ -24,7 +26,8 @@ impl StreamRead<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
         let constants = [("VECTORS", (self.data.size() / 16) as f64)];
         let bindings = [(0, self.data.into()), (1, self.sums.into())];
-        Kernel { name: "stream_read", flags: &[], constants: &constants, bindings: &bindings, grid: [WORKGROUPS, 1, 1] }.bind(gpu)
+        Kernel { shader: &STREAM_READ, flags: &[], constants: &constants, bindings: &bindings, grid: [WORKGROUPS, 1, 1] }
+            .bind(gpu)
     }
 
     /// The CPU twin: the sum of all words, which the invocations' sums add up to (wrapping).

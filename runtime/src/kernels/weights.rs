@@ -1,6 +1,6 @@
 //! [`GpuMatrix`]: a weight matrix whose planes lie in GPU buffers, and what its scheme means to a shader.
 
-use crate::gpu::{Binding, Gpu, GpuError};
+use crate::device::{Binding, Flag, Gpu, GpuError};
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, UNIT, codes, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 
@@ -15,6 +15,8 @@ pub struct GpuMatrix {
     pub columns: usize,
     /// Runs of rows, in order.
     pub chunks: Vec<GpuChunk>,
+    /// Where a learned codebook is looked up, if not where is best; to measure and to test them all.
+    pub lookup: Option<Lookup>,
 }
 
 /// A run of whole rows.
@@ -56,23 +58,23 @@ impl Lookup {
 
     /// Whether it works on this device.
     pub fn works(self, gpu: &Gpu) -> bool {
-        self == Self::Workgroup || (gpu.capabilities.subgroups && gpu.capabilities.subgroup_min_size >= 8)
+        self == Self::Workgroup || (gpu.profile.subgroups && gpu.profile.subgroup_min_size >= 8)
     }
 
     /// What is fastest: one shuffle rather than workgroup memory; that rather than several shuffles, but for software, where
     /// reads in which lanes differ are slow.
     fn best(gpu: &Gpu, bits: Bits) -> Self {
-        let one = gpu.capabilities.subgroup_min_size >= bits.levels();
+        let one = gpu.profile.subgroup_min_size >= bits.levels();
         if Self::Subgroup.works(gpu) && (one || gpu.is_software()) { Self::Subgroup } else { Self::Workgroup }
     }
 
-    fn flags(self, gpu: &Gpu, bits: Bits) -> &'static [&'static str] {
+    fn flags(self, gpu: &Gpu, bits: Bits) -> &'static [Flag] {
         match self {
-            Self::Workgroup => &["TABLE_WORKGROUP"],
-            Self::Subgroup if gpu.capabilities.subgroup_min_size < bits.levels() => {
-                &["TABLE_SUBGROUP", "TABLE_EIGHT_LANES", "SUBGROUPS", "SUBGROUP_LANE"]
+            Self::Workgroup => &[Flag::TableWorkgroup],
+            Self::Subgroup if gpu.profile.subgroup_min_size < bits.levels() => {
+                &[Flag::TableSubgroup, Flag::TableEightLanes, Flag::Subgroups, Flag::SubgroupLane]
             }
-            Self::Subgroup => &["TABLE_SUBGROUP", "SUBGROUPS", "SUBGROUP_LANE"],
+            Self::Subgroup => &[Flag::TableSubgroup, Flag::Subgroups, Flag::SubgroupLane],
         }
     }
 }
@@ -124,40 +126,40 @@ impl GpuMatrix {
     }
 
     /// Flags that select how `shared/scheme.wgsl` reads the planes.
-    pub(super) fn flags(&self) -> Vec<&'static str> {
+    pub(super) fn flags(&self) -> Vec<Flag> {
         let Grouped { bits, scale, offset, codebook, .. } = match self.scheme {
-            Scheme::F32 => return vec!["F32_WEIGHTS"],
-            Scheme::F16 => return vec!["F16_WEIGHTS"],
+            Scheme::F32 => return vec![Flag::F32Weights],
+            Scheme::F16 => return vec![Flag::F16Weights],
             Scheme::Grouped(g) => g,
         };
-        let mut flags = vec!["GROUPED"];
+        let mut flags = vec![Flag::Grouped];
         flags.push(match scale {
-            ScaleType::F16 => "F16",
-            ScaleType::E4M4 => "SCALE_E4M4",
+            ScaleType::F16 => Flag::F16,
+            ScaleType::E4M4 => Flag::ScaleE4m4,
         });
         flags.push(match bits {
-            Bits::B3 => "Q3",
-            Bits::B4 => "Q4",
-            Bits::B5 => "Q5",
-            Bits::B8 => "Q8",
+            Bits::B3 => Flag::Q3,
+            Bits::B4 => Flag::Q4,
+            Bits::B5 => Flag::Q5,
+            Bits::B8 => Flag::Q8,
         });
-        flags.extend((codes::high_words(bits) > 0).then_some("HIGH_BITS"));
+        flags.extend((codes::high_words(bits) > 0).then_some(Flag::HighBits));
         match offset {
             Offset::None => {}
-            Offset::U4 => flags.push("OFFSET_U4"),
-            Offset::F16 => flags.push("OFFSET_F16"),
+            Offset::U4 => flags.push(Flag::OffsetU4),
+            Offset::F16 => flags.push(Flag::OffsetF16),
         }
         if codebook == Codebook::Learned {
-            flags.push("LEARNED");
+            flags.push(Flag::Learned);
         }
         flags
     }
 
     /// Flags that select where a learned codebook is looked up; none without one.
-    pub(super) fn lookup_flags(&self, gpu: &Gpu) -> &'static [&'static str] {
+    pub(super) fn lookup_flags(&self, gpu: &Gpu) -> &'static [Flag] {
         match self.scheme {
             Scheme::Grouped(g) if g.codebook == Codebook::Learned => {
-                let lookup = gpu.lookup.filter(|l| l.works(gpu)).unwrap_or_else(|| Lookup::best(gpu, g.bits));
+                let lookup = self.lookup.filter(|l| l.works(gpu)).unwrap_or_else(|| Lookup::best(gpu, g.bits));
                 lookup.flags(gpu, g.bits)
             }
             _ => &[],

@@ -2,7 +2,7 @@
 
 use haikuq_format::layout::{PlaneKind, QuantizedRows, Scales, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
-use haikuq_runtime::gpu::{Gpu, GpuOptions};
+use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::kernels::weights::{GpuChunk, GpuMatrix};
 use half::f16;
 
@@ -92,7 +92,7 @@ pub fn matrix(gpu: &Gpu, scheme: Scheme, chunk_rows: &[usize], columns: usize, r
         chunks.push(GpuChunk::upload(gpu, first_row, rows, &planes));
         first_row += rows;
     }
-    (GpuMatrix { scheme, rows: first_row, columns, chunks }, all)
+    (GpuMatrix { scheme, rows: first_row, columns, chunks, lookup: None }, all)
 }
 
 /// Rows of `columns` values in rows of `stride`, the rest zero.

@@ -5,8 +5,8 @@ use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
 use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MemoryUse, require_supported};
+use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
-use haikuq_runtime::gpu::{Gpu, GpuOptions};
 use haikuq_runtime::package::Package;
 use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, Special, Tokenizer};
 use js_sys::{Array, Date, Float32Array, Function};
@@ -97,7 +97,7 @@ impl Engine {
     /// `EngineFacts`.
     pub fn facts(&self) -> JsValue {
         let inner = &self.inner;
-        let (manifest, capabilities) = (inner.package.manifest(), inner.device.0.capabilities);
+        let (manifest, capabilities) = (inner.package.manifest(), &inner.device.0.profile);
         let sizes = [capabilities.subgroup_min_size, capabilities.subgroup_max_size];
         let parameters = manifest.tensors.iter().map(|t| t.shape.iter().map(|n| *n as u64).product::<u64>()).sum();
         object([

@@ -2,8 +2,8 @@
 
 use crate::values::{number, object};
 use haikuq_runtime::decoder::DecoderError;
+use haikuq_runtime::device::GpuError;
 use haikuq_runtime::generate::GenerateError;
-use haikuq_runtime::gpu::GpuError;
 use haikuq_runtime::package::PackageError;
 use haikuq_runtime::sampling::SamplingError;
 use haikuq_runtime::text::TextError;

@@ -1,10 +1,9 @@
-//! [`Gpu`]: an open device with its queue, its abilities and its compiled pipelines.
+//! [`Gpu`]: an open device with its queue, its profile and its memory.
 
 use super::adapter::{self, AdapterDescription};
-use super::{GpuError, preprocess};
-use crate::kernels;
-use crate::kernels::weights::Lookup;
-use std::collections::HashMap;
+use super::pipelines::Pipelines;
+use super::profile::{MatrixShape, Profile, Vendor};
+use super::{Flag, GpuError, Shader};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What to ask of a GPU.
@@ -16,23 +15,14 @@ pub struct GpuOptions {
     pub without_f16: bool,
     /// Behave as if the device had no subgroups.
     pub without_subgroups: bool,
+    /// Behave as if the device had no packed dot products of 8-bit integers.
+    pub without_packed_dot: bool,
+    /// Behave as if the device had no cooperative matrices.
+    pub without_matrices: bool,
     /// Ask for WebGPU's default limits alone, which every device has: what runs with them runs anywhere.
     pub default_limits: bool,
     /// Prefer the GPU that uses little power, where there is a choice.
     pub low_power: bool,
-}
-
-/// What kernels may use on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// `enable f16;`
-    pub f16: bool,
-    /// Subgroup operations.
-    pub subgroups: bool,
-    /// Smallest size of a subgroup (1 without subgroups).
-    pub subgroup_min_size: u32,
-    /// Largest size of a subgroup (1 without subgroups).
-    pub subgroup_max_size: u32,
 }
 
 /// An open device. Everything that a kernel needs of wgpu goes through here.
@@ -41,23 +31,12 @@ pub struct Gpu {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    /// What kernels may use.
-    pub capabilities: Capabilities,
-    /// The device's limits: all that the adapter offers, unless [`GpuOptions::default_limits`] asked for less.
-    pub limits: wgpu::Limits,
+    /// What kernels may use: all that the adapter offers, unless [`GpuOptions`] asked for less.
+    pub profile: Profile,
     /// The adapter.
     pub description: AdapterDescription,
-    /// Where kernels look up learned codebooks, if not where is best; to measure and to test them all.
-    pub lookup: Option<Lookup>,
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    pipelines: Pipelines,
     failure: Arc<Mutex<Option<GpuError>>>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct PipelineKey {
-    kernel: &'static str,
-    flags: Vec<&'static str>,
-    constants: Vec<(&'static str, u64)>,
 }
 
 impl Gpu {
@@ -70,13 +49,23 @@ impl Gpu {
         let (index, adapter) = adapter::choose(&instance, options).await?;
         let description = AdapterDescription::new(index, &adapter);
         let offered = adapter.features();
-        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        let mut wanted = wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        if !options.without_matrices {
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let limits = if options.default_limits { wgpu::Limits::default() } else { adapter.limits() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("haikuq"),
             required_features: offered & wanted,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            // SAFETY: of what is experimental, cooperative matrices alone are asked for, and only kernels of this crate use
+            // them, each tested against its CPU twin; `without_matrices` turns them off.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };
         #[cfg(target_arch = "wasm32")]
@@ -114,15 +103,8 @@ impl Gpu {
         #[cfg(not(target_arch = "wasm32"))]
         let has_subgroups = offered.contains(wgpu::Features::SUBGROUP);
         let subgroups = has_subgroups && !options.without_subgroups;
-        let info = adapter.get_info();
-        let (min, max) = if subgroups { (info.subgroup_min_size.max(1), info.subgroup_max_size.max(1)) } else { (1, 1) };
-        let capabilities = Capabilities {
-            f16: offered.contains(wgpu::Features::SHADER_F16) && !options.without_f16,
-            subgroups,
-            subgroup_min_size: min,
-            subgroup_max_size: max,
-        };
-        Ok(Self { device, queue, capabilities, limits, description, lookup: None, pipelines: Mutex::default(), failure })
+        let profile = profile(&adapter, device.features(), &limits, subgroups, options);
+        Ok(Self { device, queue, profile, description, pipelines: Pipelines::default(), failure })
     }
 
     /// [`Gpu::open`] on this thread.
@@ -133,7 +115,7 @@ impl Gpu {
 
     /// Whether the "GPU" is a program on the processor.
     pub fn is_software(&self) -> bool {
-        self.description.kind == "Cpu"
+        self.profile.software
     }
 
     /// Fails if anything went wrong on the device since it was opened.
@@ -147,64 +129,24 @@ impl Gpu {
         }
     }
 
-    /// The pipeline of `kernel` with preprocessor `flags` and overridable `constants`; compiled once.
+    /// The pipeline of `shader` with preprocessor `flags` and overridable `constants`; compiled once.
     ///
     /// The flags `F16` and `SUBGROUPS` are dropped where the device lacks them, so kernels may always ask.
-    ///
-    /// # Panics
-    /// If the kernel does not exist or its file does not preprocess: a defect that every kernel's test finds.
-    pub fn pipeline(
+    pub(super) fn pipeline(
         &self,
-        kernel: &'static str,
-        flags: &[&'static str],
+        shader: &'static Shader,
+        flags: &[Flag],
         constants: &[(&'static str, f64)],
     ) -> wgpu::ComputePipeline {
-        let mut flags: Vec<_> = flags.iter().copied().filter(|f| self.allows(f)).collect();
+        let allowed = |flag: &Flag| match flag {
+            Flag::F16 => self.profile.f16,
+            Flag::Subgroups => self.profile.subgroups,
+            _ => true,
+        };
+        let mut flags: Vec<_> = flags.iter().copied().filter(allowed).collect();
         flags.sort_unstable();
         flags.dedup();
-        let key =
-            PipelineKey { kernel, flags: flags.clone(), constants: constants.iter().map(|(n, v)| (*n, v.to_bits())).collect() };
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = pipelines.get(&key) {
-            return pipeline.clone();
-        }
-        let source = kernels::source(kernel).unwrap_or_else(|| panic!("no kernel {kernel}"));
-        let body = preprocess(kernel, source, &flags, &kernels::shared).unwrap_or_else(|e| panic!("{e}"));
-        let mut text = String::new();
-        if flags.contains(&"F16") {
-            text += "enable f16;\n";
-        }
-        // Browsers require this line; naga refuses it and needs none.
-        if flags.contains(&"SUBGROUPS") && cfg!(target_arch = "wasm32") {
-            text += "enable subgroups;\n";
-        }
-        text += &body;
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(kernel),
-            source: wgpu::ShaderSource::Wgsl(text.into()),
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel),
-            layout: None,
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
-                // Kernels write workgroup memory before they read it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        pipelines.insert(key, pipeline.clone());
-        pipeline
-    }
-
-    fn allows(&self, flag: &str) -> bool {
-        match flag {
-            "F16" => self.capabilities.f16,
-            "SUBGROUPS" => self.capabilities.subgroups,
-            _ => true,
-        }
+        self.pipelines.get(&self.device, shader, flags, constants)
     }
 
     /// A new storage buffer of `bytes` (rounded up to 16), zeroed, that can be copied from and to.
@@ -323,3 +265,52 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+fn profile(
+    adapter: &wgpu::Adapter,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+    subgroups: bool,
+    options: &GpuOptions,
+) -> Profile {
+    let info = adapter.get_info();
+    let (subgroup_min_size, subgroup_max_size) =
+        if subgroups { (info.subgroup_min_size.max(1), info.subgroup_max_size.max(1)) } else { (1, 1) };
+    let half_to_float = |p: &wgpu::CooperativeMatrixProperties| {
+        p.ab_type == wgpu::CooperativeScalarType::F16 && p.cr_type == wgpu::CooperativeScalarType::F32
+    };
+    let shape = |p: wgpu::CooperativeMatrixProperties| MatrixShape { m: p.m_size, n: p.n_size, k: p.k_size };
+    let f16 = features.contains(wgpu::Features::SHADER_F16) && !options.without_f16;
+    let matrices = f16 && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && !options.without_matrices;
+    let properties = if matrices { adapter.cooperative_matrix_properties() } else { Vec::new() };
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    Profile {
+        vendor: Vendor::new(info.vendor, &info.name),
+        backend: format!("{:?}", info.backend),
+        software,
+        f16,
+        subgroups,
+        subgroup_min_size,
+        subgroup_max_size,
+        packed_dot: has_packed_dot() && !options.without_packed_dot,
+        matrices: properties.into_iter().filter(half_to_float).map(shape).collect(),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        timestamps_inside: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+        max_binding: limits.max_storage_buffer_binding_size,
+        max_buffer: limits.max_buffer_size,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        offset_alignment: limits.min_storage_buffer_offset_alignment,
+        workgroup_memory: limits.max_compute_workgroup_storage_size,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        max_workgroups: limits.max_compute_workgroups_per_dimension,
+    }
+}
+
+/// naga writes the instruction where the driver has it, and the same in several instructions elsewhere.
+#[cfg(not(target_arch = "wasm32"))]
+fn has_packed_dot() -> bool {
+    true
+}
+
+#[cfg(target_arch = "wasm32")]
+use super::browser::has_packed_dot;

@@ -25,11 +25,13 @@ export function stop() {
   if (prototype && --asking === 0) prototype.requestDevice = original;
 }
 export function subgroups() { return granted; }
+export function packed_dot() { return !!globalThis.navigator?.gpu?.wgslLanguageFeatures?.has('packed_4x8_integer_dot_product'); }
 ")]
 extern "C" {
     fn ask();
     fn stop();
     fn subgroups() -> bool;
+    fn packed_dot() -> bool;
 }
 
 /// Ends what [`ask_for_subgroups`] began.
@@ -50,4 +52,9 @@ pub(super) fn ask_for_subgroups() -> Asked {
 /// Whether the last device requested got subgroups.
 pub(super) fn subgroups_granted() -> bool {
     subgroups()
+}
+
+/// Whether shaders may call `dot4I8Packed`.
+pub(super) fn has_packed_dot() -> bool {
+    packed_dot()
 }

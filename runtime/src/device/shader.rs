@@ -5,6 +5,41 @@
 //!
 //! Sizes and features of a dispatch are pipeline-overridable constants or uniforms, never text.
 
+use super::Flag;
+
+/// A shader file before preprocessing.
+#[derive(Debug)]
+pub struct Shader {
+    /// The file's name, without its extension: the kernel's name in errors and profiles.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// Finds what it imports.
+    pub imports: fn(&str) -> Option<&'static str>,
+}
+
+impl Shader {
+    /// The text with `flags` set, and with the directives that the device needs on top.
+    ///
+    /// # Panics
+    /// If the file does not preprocess: a defect that every kernel's test finds.
+    pub fn expand(&self, flags: &[Flag]) -> String {
+        let mut text = String::new();
+        if flags.contains(&Flag::F16) {
+            text += "enable f16;\n";
+        }
+        // Browsers require this line; naga refuses it and needs none.
+        if flags.contains(&Flag::Subgroups) && cfg!(target_arch = "wasm32") {
+            text += "enable subgroups;\n";
+        }
+        if flags.contains(&Flag::Matrices) {
+            text += "enable wgpu_cooperative_matrix;\n";
+        }
+        let names: Vec<_> = flags.iter().map(|f| f.name()).collect();
+        text + &preprocess(self.name, self.text, &names, &self.imports).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
 /// What can be wrong with a shader file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}.wgsl line {line}: {why}")]

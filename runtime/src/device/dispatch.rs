@@ -1,6 +1,6 @@
 //! A kernel bound to its buffers, ready to be encoded any number of times.
 
-use super::{Gpu, GpuError};
+use super::{Flag, Gpu, GpuError, Shader};
 
 /// A buffer, or a part of one, bound to a shader.
 #[derive(Clone, Debug)]
@@ -22,18 +22,20 @@ impl<'a> From<&'a wgpu::Buffer> for Binding<'a> {
 /// One dispatch: pipeline, bindings (group 0) and grid.
 #[derive(Clone, Debug)]
 pub struct Dispatch {
+    /// The kernel's name.
+    pub kernel: &'static str,
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     /// Workgroups in x, y and z.
     pub grid: [u32; 3],
 }
 
-/// What makes a [`Dispatch`]: a kernel's file name, its permutation, its bindings by number.
+/// What makes a [`Dispatch`]: a kernel's file, its permutation, its bindings by number.
 pub struct Kernel<'a> {
-    /// File name in `kernels/` without its extension.
-    pub name: &'static str,
+    /// The file.
+    pub shader: &'static Shader,
     /// Preprocessor flags.
-    pub flags: &'a [&'static str],
+    pub flags: &'a [Flag],
     /// Pipeline-overridable constants.
     pub constants: &'a [(&'static str, f64)],
     /// Bindings of group 0, by number.
@@ -50,18 +52,18 @@ impl Kernel<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
         for (_, binding) in self.bindings {
             let bytes = binding.size.unwrap_or_else(|| binding.buffer.size() - binding.offset);
-            let available = gpu.limits.max_storage_buffer_binding_size;
+            let available = gpu.profile.max_binding;
             if bytes > available {
-                let what = format!("a binding of kernel {}", self.name);
+                let what = format!("a binding of kernel {}", self.shader.name);
                 return Err(GpuError::Limit { what, needed: bytes, limit: "maxStorageBufferBindingSize", available });
             }
         }
-        let available = gpu.limits.max_compute_workgroups_per_dimension;
+        let available = gpu.profile.max_workgroups;
         if let Some(&n) = self.grid.iter().find(|n| **n > available) {
-            let (what, limit) = (format!("the grid of kernel {}", self.name), "maxComputeWorkgroupsPerDimension");
+            let (what, limit) = (format!("the grid of kernel {}", self.shader.name), "maxComputeWorkgroupsPerDimension");
             return Err(GpuError::Limit { what, needed: n.into(), limit, available: available.into() });
         }
-        let pipeline = gpu.pipeline(self.name, self.flags, self.constants);
+        let pipeline = gpu.pipeline(self.shader, self.flags, self.constants);
         let entries: Vec<_> = self
             .bindings
             .iter()
@@ -75,11 +77,11 @@ impl Kernel<'_> {
             })
             .collect();
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(self.name),
+            label: Some(self.shader.name),
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Ok(Dispatch { pipeline, bindings, grid: self.grid })
+        Ok(Dispatch { kernel: self.shader.name, pipeline, bindings, grid: self.grid })
     }
 }
 

@@ -1,0 +1,125 @@
+//! [`Flag`]: the names that shader files test with `#ifdef`.
+
+use std::fmt;
+
+macro_rules! flags {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A flag of the preprocessor. A shader file tests no other names, and each of these is tested somewhere
+        /// (`kernels/tests.rs` says so).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Flag {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Flag {
+            /// Every one.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The name in shader files.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+flags! {
+    /// The output is an activation of the sum.
+    Activate = "ACTIVATE",
+    /// The chosen id becomes the next step's token.
+    Advance = "ADVANCE",
+    /// There is a bias.
+    Bias = "BIAS",
+    /// Staged values are handed round a subgroup, four at a time.
+    Broadcast = "BROADCAST",
+    /// The same, eight at a time.
+    Broadcast8 = "BROADCAST_8",
+    /// The cache holds f16.
+    CacheF16 = "CACHE_F16",
+    /// Heads of up to 64 dimensions.
+    Chunks2 = "CHUNKS_2",
+    /// Heads of up to 96 dimensions.
+    Chunks3 = "CHUNKS_3",
+    /// Heads of up to 128 dimensions.
+    Chunks4 = "CHUNKS_4",
+    /// Heads of up to 256 dimensions.
+    Chunks8 = "CHUNKS_8",
+    /// Accumulators for two tokens.
+    Columns2 = "COLUMNS_2",
+    /// Accumulators for four tokens.
+    Columns4 = "COLUMNS_4",
+    /// Accumulators for eight tokens.
+    Columns8 = "COLUMNS_8",
+    /// Attention is not split over the keys.
+    Direct = "DIRECT",
+    /// `enable f16;`, where the device has it; dropped elsewhere.
+    F16 = "F16",
+    /// Weights are f16.
+    F16Weights = "F16_WEIGHTS",
+    /// Weights are f32.
+    F32Weights = "F32_WEIGHTS",
+    /// Pairs of rows are gate and up.
+    Glu = "GLU",
+    /// Weights are codes with a scale a group.
+    Grouped = "GROUPED",
+    /// Codes have a plane of high bits.
+    HighBits = "HIGH_BITS",
+    /// The norm takes the mean off.
+    Layer = "LAYER",
+    /// Codes stand for values of a learned table.
+    Learned = "LEARNED",
+    /// The output is a logit, with multiplier and soft cap.
+    Logits = "LOGITS",
+    /// The input is normalized on the way.
+    Norm = "NORM",
+    /// Groups have an f16 offset.
+    OffsetF16 = "OFFSET_F16",
+    /// Groups have a zero point of four bits.
+    OffsetU4 = "OFFSET_U4",
+    /// Rows are those of positions.
+    Positions = "POSITIONS",
+    /// Codes of 3 bits.
+    Q3 = "Q3",
+    /// Codes of 4 bits.
+    Q4 = "Q4",
+    /// Codes of 5 bits.
+    Q5 = "Q5",
+    /// Codes of 8 bits.
+    Q8 = "Q8",
+    /// Queries and keys are normalized.
+    QkNorm = "QK_NORM",
+    /// The output is added to the residual stream.
+    Residual = "RESIDUAL",
+    /// Queries and keys are rotated.
+    Rope = "ROPE",
+    /// Two query heads a workgroup.
+    Rows2 = "ROWS_2",
+    /// Four query heads a workgroup.
+    Rows4 = "ROWS_4",
+    /// Eight query heads a workgroup.
+    Rows8 = "ROWS_8",
+    /// Scales are of eight bits.
+    ScaleE4m4 = "SCALE_E4M4",
+    /// Subgroup operations, where the device has them; dropped elsewhere.
+    Subgroups = "SUBGROUPS",
+    /// The kernel needs its lane in the subgroup.
+    SubgroupLane = "SUBGROUP_LANE",
+    /// The table lies in eight lanes of a subgroup.
+    TableEightLanes = "TABLE_EIGHT_LANES",
+    /// The table lies in a subgroup's registers.
+    TableSubgroup = "TABLE_SUBGROUP",
+    /// The table lies in workgroup memory.
+    TableWorkgroup = "TABLE_WORKGROUP",
+    /// Cooperative matrices: `enable wgpu_cooperative_matrix;`.
+    Matrices = "MATRICES",
+    /// Cached keys are read eight at a time.
+    Wide = "WIDE",
+}
+
+impl fmt::Display for Flag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

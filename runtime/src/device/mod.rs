@@ -1,0 +1,21 @@
+//! A device and everything about wgpu that is not a kernel: opening one, its profile, shader permutations, pipelines,
+//! dispatches and timestamps. Nothing here knows a kernel.
+
+mod adapter;
+#[cfg(target_arch = "wasm32")]
+mod browser;
+mod dispatch;
+mod error;
+mod flag;
+mod gpu;
+mod pipelines;
+mod profile;
+mod shader;
+
+pub use adapter::{AdapterDescription, list_adapters};
+pub use dispatch::{Binding, Dispatch, Kernel, grid_1d};
+pub use error::GpuError;
+pub use flag::Flag;
+pub use gpu::{Gpu, GpuOptions};
+pub use profile::{MatrixShape, Profile, Vendor};
+pub use shader::{Shader, ShaderError, preprocess};
