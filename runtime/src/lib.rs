@@ -5,6 +5,7 @@
 //! * [`device`]: adapters, devices, shader permutations, dispatches;
 //! * [`kernels`]: one WGSL file a kernel, with its host side and its CPU twin beside it;
 //! * [`package`]: opening a package from any byte source, everything checked;
+//! * [`program`]: what a step does, as a list of operations;
 //! * [`sampling`]: how the next token is chosen;
 //! * [`text`]: tokenizers, chat templates, incremental detokenization, stop strings.
 //!
@@ -16,5 +17,6 @@ pub mod generate;
 
 pub mod kernels;
 pub mod package;
+pub mod program;
 pub mod sampling;
 pub mod text;

@@ -35,6 +35,9 @@ impl CachePrecision {
     }
 }
 
+/// Stands for a token that the GPU has chosen and the host does not know yet. No vocabulary has it.
+const UNKNOWN: u32 = u32::MAX;
+
 /// A sequence of tokens whose keys and values are cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SequenceId {
@@ -159,6 +162,21 @@ impl KvCache {
     pub(super) fn advance(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), DecoderError> {
         self.sequence_mut(id)?.ids.extend_from_slice(tokens);
         Ok(())
+    }
+
+    /// Marks one more position as written, by a token that is not known yet; see [`KvCache::learn`].
+    pub(super) fn advance_unknown(&mut self, id: SequenceId) -> Result<(), DecoderError> {
+        self.advance(id, &[UNKNOWN])
+    }
+
+    /// Says which token was written `behind` positions before the end. A sequence that was removed or truncated since has
+    /// nothing to learn.
+    pub(super) fn learn(&mut self, id: SequenceId, behind: usize, token: u32) {
+        let Ok(sequence) = self.sequence_mut(id) else { return };
+        let at = sequence.ids.len().checked_sub(behind);
+        if let Some(entry) = at.and_then(|at| sequence.ids.get_mut(at)).filter(|entry| **entry == UNKNOWN) {
+            *entry = token;
+        }
     }
 
     /// Notes that a sequence is going to have `len` positions.

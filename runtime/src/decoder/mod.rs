@@ -1,16 +1,18 @@
 //! [`Decoder`]: a package's transformer on a GPU, with its key/value cache.
 //!
 //! A *step* runs the decoder over some tokens: a chunk of one sequence's prompt (prefill), or one token of each of up to
-//! [`MAX_BATCH`] sequences (decode). Everything about a step that only its number of tokens decides is built once, as a
-//! graph of dispatches (`graph.rs`); what changes from step to step (ids, positions, whose turn it is) lies in small buffers. A
-//! decode step is one submission, sampling included, and only token ids come back.
+//! [`MAX_BATCH`] sequences (decode). Its [program](crate::program) is bound to buffers once (`bind.rs`); what changes from
+//! step to step (ids, positions, whose turn it is) lies in small buffers. A decode step is one submission, sampling included,
+//! and only token ids come back; the next step can be submitted before they do (`run_ahead.rs`).
 //!
-//! A token's arithmetic never depends on what else is in its step, so a sequence in a batch gets the very tokens that it
-//! gets alone.
+//! With exact numerics a token's arithmetic never depends on what else is in its step, so a sequence in a batch gets the
+//! very tokens that it gets alone.
 
+mod bind;
+mod buffers;
 mod cache;
 mod error;
-mod graph;
+mod run_ahead;
 mod score;
 mod support;
 mod weights;
@@ -20,25 +22,27 @@ pub use error::DecoderError;
 pub use support::require_supported;
 pub use weights::LoadProgress;
 
-use crate::device::{Dispatch, Gpu};
-use crate::kernels::attention::{IDLE, Token};
-use crate::kernels::rope_cache;
-use crate::kernels::sample::{Sample, SampleParams, seen_words};
-use crate::kernels::weights::GpuMatrix;
+use crate::device::Gpu;
+use crate::kernels::attention::Token;
+use crate::kernels::candidate::Numerics;
+use crate::kernels::choose::{Restrictions, check_pins};
+use crate::kernels::sample::{SampleParams, seen_words};
 use crate::package::Package;
+use crate::program::place::place;
+use crate::program::{Part, Step, Value};
 use crate::sampling::SamplingOptions;
+use bind::BoundParts;
+use buffers::{Buffers, Sizes, qk_parameters};
 use cache::KvCache;
-use graph::{Graphs, Step};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
+use run_ahead::Flights;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use weights::Weights;
 
 /// Sequences that one decode step serves; a larger batch takes several steps.
 pub const MAX_BATCH: usize = 8;
-
-/// Logits are computed for at most this many bytes at once.
-const MAX_LOGIT_BYTES: usize = if cfg!(target_arch = "wasm32") { 16 << 20 } else { 64 << 20 };
 
 /// How a package is loaded.
 #[derive(Clone, Debug)]
@@ -51,11 +55,26 @@ pub struct DecoderOptions {
     pub max_context: Option<usize>,
     /// Tokens of a prompt that are computed in one step.
     pub prefill_chunk: usize,
+    /// Whether only exact candidates are used; see [`Numerics`]. `f32` packages always are exact.
+    pub exact: bool,
+    /// Candidates by operation, to be taken where they fit: to measure and to compare.
+    pub pins: BTreeMap<String, String>,
+    /// Decode steps that are submitted before the ids of those before them were read back, at most; what is best for the
+    /// device where absent.
+    pub run_ahead: Option<usize>,
 }
 
 impl Default for DecoderOptions {
     fn default() -> Self {
-        Self { cache: CachePrecision::Auto, max_sequences: MAX_BATCH, max_context: None, prefill_chunk: 512 }
+        Self {
+            cache: CachePrecision::Auto,
+            max_sequences: MAX_BATCH,
+            max_context: None,
+            prefill_chunk: 512,
+            exact: false,
+            pins: BTreeMap::new(),
+            run_ahead: None,
+        }
     }
 }
 
@@ -103,106 +122,12 @@ pub struct Decoder {
     weights: Weights,
     cache: KvCache,
     buffers: Buffers,
-    graphs: Graphs,
+    parts: BoundParts,
+    flights: Flights,
+    restrictions: Restrictions,
     max_context: usize,
     prefill_chunk: usize,
-}
-
-/// Activations and per-step inputs, sized for the largest step.
-struct Buffers {
-    /// `vec4<u32>` a token: id, position, row of the page table, unused.
-    tokens: wgpu::Buffer,
-    /// The residual stream \[chunk, padded(hidden)\].
-    hidden: wgpu::Buffer,
-    /// Its normalized copy, where a product does not normalize on the way; then a block's output on its way through a norm.
-    normed: wgpu::Buffer,
-    qkv: wgpu::Buffer,
-    query: wgpu::Buffer,
-    attention: wgpu::Buffer,
-    mlp: wgpu::Buffer,
-    /// Partial results of split attention.
-    partials: wgpu::Buffer,
-    /// Inverse frequencies of each rope table; after them those for long sequences, where there are such.
-    inv_freqs: Vec<wgpu::Buffer>,
-    /// Gains and biases of the norms of queries and keys, a layer each; none without such norms.
-    qk_norms: Vec<wgpu::Buffer>,
-    /// Rows of the residual stream that logits are wanted for \[logit_rows, padded(hidden)\].
-    head_input: wgpu::Buffer,
-    head_normed: wgpu::Buffer,
-    /// \[logit_rows, padded(vocab)\].
-    logits: wgpu::Buffer,
-    logit_rows: usize,
-    /// Sampling parameters, one a row of a batch.
-    sample_params: wgpu::Buffer,
-    /// Where the sampling kernels work.
-    sample_scratch: wgpu::Buffer,
-    /// Tokens that have occurred, one bit an id, [`seen_words`] a sequence.
-    seen: wgpu::Buffer,
-    /// Chosen ids \[MAX_BATCH\].
-    chosen: wgpu::Buffer,
-    /// Mappable copy of `chosen`.
-    chosen_staging: wgpu::Buffer,
-}
-
-impl Buffers {
-    fn new(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights, cache: &KvCache, chunk: usize, max_sequences: usize) -> Self {
-        let rows = |label, width: usize, rows: usize| gpu.storage(label, (rows * padded(width) * 4) as u64);
-        let hidden = |label| rows(label, spec.hidden_size, chunk);
-        let logit_rows = (MAX_LOGIT_BYTES / (padded(spec.vocab_size) * 4)).clamp(MAX_BATCH, chunk.max(MAX_BATCH));
-        Self {
-            tokens: gpu.storage("tokens", chunk.max(MAX_BATCH) as u64 * 16),
-            hidden: hidden("hidden"),
-            normed: hidden("normed"),
-            qkv: rows("qkv", spec.qkv_size(), chunk),
-            query: rows("query", spec.attention_size(), chunk),
-            attention: rows("attention", spec.attention_size(), chunk),
-            mlp: rows("mlp", spec.intermediate_size, chunk),
-            partials: gpu.storage(
-                "attention partials",
-                graph::partials_bytes(gpu, &graph::attention_shape(spec, cache.precision.is_f16(), cache.max_pages)),
-            ),
-            inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
-            qk_norms: qk_norms(gpu, spec, weights),
-            head_input: rows("head input", spec.hidden_size, logit_rows),
-            head_normed: rows("head normed", spec.hidden_size, logit_rows),
-            logits: rows("logits", spec.vocab_size, logit_rows),
-            logit_rows,
-            sample_params: gpu.storage("sample parameters", (MAX_BATCH * size_of::<SampleParams>()) as u64),
-            sample_scratch: gpu.storage("sampling", Sample::scratch_bytes(MAX_BATCH as u32, spec.vocab_size as u32)),
-            seen: gpu.storage("seen tokens", max_sequences as u64 * u64::from(seen_words(spec.vocab_size as u32)) * 4),
-            chosen: gpu.storage("chosen tokens", (MAX_BATCH * 4) as u64),
-            chosen_staging: gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("chosen tokens, mapped"),
-                size: (MAX_BATCH * 4) as u64,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            }),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        [
-            &self.tokens,
-            &self.hidden,
-            &self.normed,
-            &self.qkv,
-            &self.query,
-            &self.attention,
-            &self.mlp,
-            &self.partials,
-            &self.head_input,
-            &self.head_normed,
-            &self.logits,
-            &self.sample_params,
-            &self.sample_scratch,
-            &self.seen,
-            &self.chosen,
-            &self.chosen_staging,
-        ]
-        .iter()
-        .map(|b| b.size())
-        .sum()
-    }
+    run_ahead: usize,
 }
 
 impl Decoder {
@@ -222,12 +147,17 @@ impl Decoder {
         let max_context = options.max_context.map_or(spec.max_context, |n| n.clamp(1, spec.max_context));
         let (max_sequences, prefill_chunk) =
             (options.max_sequences.max(1), options.prefill_chunk.clamp(32, 4096).next_multiple_of(32));
+        check_pins(&options.pins).map_err(|what| DecoderError::Unsupported { field: "pins", what })?;
         let weights = Weights::allocate(&gpu, package.manifest())?;
+        let restrictions = Restrictions { exact: options.exact || weights.are_f32(), pins: options.pins.clone() };
         let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
-        let buffers = Buffers::new(&gpu, &spec, &weights, &cache, prefill_chunk, max_sequences);
-        // A browser says only later that memory is not to be had.
+        let buffers = buffers(&gpu, &spec, &weights, &cache, &restrictions, prefill_chunk, max_sequences)?;
+        // A browser says only later that there is no memory.
         gpu.finish().await?;
-        let mut decoder = Self { gpu, spec, weights, cache, buffers, graphs: Graphs::default(), max_context, prefill_chunk };
+        let run_ahead = options.run_ahead.unwrap_or_else(|| run_ahead::depth(&gpu.profile)).min(buffers::MAX_IN_FLIGHT - 1);
+        let (parts, flights) = (BoundParts::default(), Flights::default());
+        let mut decoder =
+            Self { gpu, spec, weights, cache, buffers, parts, flights, restrictions, max_context, prefill_chunk, run_ahead };
         if cfg!(target_arch = "wasm32") {
             decoder.compile()?;
         }
@@ -251,15 +181,19 @@ impl Decoder {
         self.gpu.queue.submit([encoder.finish()]);
     }
 
-    /// Builds the graphs that every conversation needs. A browser compiles their pipelines on its own while weights are
+    /// Binds the programs that every conversation needs. A browser compiles their pipelines on its own while weights are
     /// still on their way; elsewhere this waits, and the first step may as well do it.
     fn compile(&mut self) -> Result<(), DecoderError> {
-        let (graphs, context) = self.graphs_and_context();
+        let (parts, context) = self.parts_and_context();
         for step in [Step::of_prefill(2), Step::of_decode(1)] {
-            graphs.body(&context, step)?;
+            parts.get(&context, Part::Body(step))?;
         }
-        graphs.head(&context, 1)?;
-        self.sample_graph(1)?;
+        for from in [Value::Hidden, Value::HeadRows] {
+            parts.get(&context, Part::Head { rows: 1, from })?;
+        }
+        for advance in [true, false] {
+            parts.get(&context, Part::Sample { rows: 1, advance })?;
+        }
         Ok(())
     }
 
@@ -271,6 +205,11 @@ impl Decoder {
     /// The device it runs on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// What the numbers of a token may depend on.
+    pub fn numerics(&self) -> Numerics {
+        if self.restrictions.exact || !self.gpu.profile.has_fast_candidates() { Numerics::Exact } else { Numerics::Fast }
     }
 
     /// Positions that a sequence may have.
@@ -337,9 +276,9 @@ impl Decoder {
         self.fit_ropes(id, tokens.len())?;
         let step = self.append(id, tokens)?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.encode_body(&mut encoder, step)?;
+        self.encode(&mut encoder, &[Part::Body(step)])?;
         self.copy_head_rows(&mut encoder, tokens.len() - 1, 1);
-        self.encode_head(&mut encoder, 1)?;
+        self.encode(&mut encoder, &[Part::Head { rows: 1, from: Value::HeadRows }])?;
         self.gpu.queue.submit([encoder.finish()]);
         self.cache.advance(id, tokens)
     }
@@ -362,7 +301,7 @@ impl Decoder {
         for chunk in earlier.chunks(self.prefill_chunk) {
             let step = self.append(id, chunk)?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.encode_body(&mut encoder, step)?;
+            self.encode(&mut encoder, &[Part::Body(step)])?;
             self.gpu.queue.submit([encoder.finish()]);
             self.cache.advance(id, chunk)?;
         }
@@ -374,40 +313,17 @@ impl Decoder {
         self.prefill_chunk
     }
 
-    /// Appends one token to each of up to [`MAX_BATCH`] sequences, leaves their logits as rows 0, 1, … and chooses each
-    /// one's next token. One submission; the ids come back.
-    ///
-    /// # Errors
-    /// [`DecoderError`]; the sequences keep their lengths then.
-    pub async fn decode(&mut self, batch: &[Next<'_>]) -> Result<Vec<u32>, DecoderError> {
-        for next in batch {
-            self.fit_ropes(next.sequence, 1)?;
-        }
-        self.write_batch(batch)?;
-        let params: Vec<_> = batch.iter().map(|n| n.choice.params(n.sequence)).collect();
-        self.gpu.write(&self.buffers.sample_params, 0, &params);
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.encode_body(&mut encoder, Step::of_decode(batch.len()))?;
-        self.copy_head_rows(&mut encoder, 0, batch.len());
-        self.encode_head(&mut encoder, batch.len())?;
-        self.encode_sample(&mut encoder, batch.len())?;
-        self.gpu.queue.submit([encoder.finish()]);
-        for next in batch {
-            self.cache.advance(next.sequence, &[next.token])?;
-        }
-        self.chosen(batch.len()).await
-    }
-
     /// Chooses the next token from the logits that [`Decoder::prefill`] left for `id`.
     ///
     /// # Errors
     /// [`DecoderError::Gpu`].
     pub async fn sample_first(&mut self, id: SequenceId, choice: Choice<'_>) -> Result<u32, DecoderError> {
+        self.forget_flights();
         self.gpu.write(&self.buffers.sample_params, 0, &[choice.params(id)]);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.encode_sample(&mut encoder, 1)?;
-        self.gpu.queue.submit([encoder.finish()]);
-        Ok(self.chosen(1).await?[0])
+        self.encode(&mut encoder, &[Part::Sample { rows: 1, advance: false }])?;
+        self.submit_flight(encoder, Vec::new());
+        Ok(self.land().await?[0])
     }
 
     /// Says which tokens count as having occurred in a sequence, for the repetition penalty.
@@ -426,7 +342,7 @@ impl Decoder {
     /// [`DecoderError::Gpu`].
     pub async fn logits(&self, rows: usize) -> Result<Vec<f32>, DecoderError> {
         let (vocab, stride) = (self.spec.vocab_size, padded(self.spec.vocab_size));
-        let mut all: Vec<f32> = self.gpu.read(&self.buffers.logits, 0, rows * stride).await?;
+        let mut all: Vec<f32> = self.gpu.read(self.buffers.value(Value::Logits), 0, rows * stride).await?;
         if stride != vocab {
             for row in 1..rows {
                 all.copy_within(row * stride..row * stride + vocab, row * vocab);
@@ -434,11 +350,6 @@ impl Decoder {
             all.truncate(rows * vocab);
         }
         Ok(all)
-    }
-
-    async fn chosen(&self, count: usize) -> Result<Vec<u32>, DecoderError> {
-        let ids: Vec<u32> = self.gpu.map(&self.buffers.chosen_staging, count).await?;
-        if ids.contains(&IDLE) { Err(DecoderError::NotFinite) } else { Ok(ids) }
     }
 
     /// Checks ids, makes room and writes the step's token list for consecutive tokens of one sequence.
@@ -453,28 +364,9 @@ impl Decoder {
         let (sequence, long) = (id.row as u32, u32::from(self.cache.is_long(id)?));
         let entry = |(position, id): (usize, &u32)| Token { id: *id, position: position as u32, sequence, long };
         let mut entries: Vec<Token> = (start..).zip(tokens).map(entry).collect();
-        entries.resize(step.tokens(), Token::IDLE);
+        entries.resize(step.tokens, Token::IDLE);
         self.gpu.write(&self.buffers.tokens, 0, &entries);
         Ok(step)
-    }
-
-    fn write_batch(&mut self, batch: &[Next<'_>]) -> Result<(), DecoderError> {
-        if batch.is_empty() {
-            return Err(DecoderError::NoTokens);
-        }
-        if batch.len() > MAX_BATCH {
-            return Err(DecoderError::TooManySequences(MAX_BATCH));
-        }
-        self.check_ids(batch.iter().map(|n| n.token))?;
-        let mut entries = Vec::with_capacity(batch.len());
-        for Next { sequence, token, .. } in batch {
-            let position = self.cache.len(*sequence)?;
-            self.reserve(*sequence, position + 1)?;
-            let long = u32::from(self.cache.is_long(*sequence)?);
-            entries.push(Token { id: *token, position: position as u32, sequence: sequence.row as u32, long });
-        }
-        self.gpu.write(&self.buffers.tokens, 0, &entries);
-        Ok(())
     }
 
     fn check_ids(&self, mut ids: impl Iterator<Item = u32>) -> Result<(), DecoderError> {
@@ -487,47 +379,25 @@ impl Decoder {
 
     fn reserve(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
         if self.cache.reserve(&self.gpu, id, len)? {
-            self.graphs.forget_bodies();
+            self.parts.forget_bodies();
         }
         Ok(())
     }
 
-    fn graphs_and_context(&mut self) -> (&mut Graphs, graph::Context<'_>) {
-        let Self { gpu, spec, weights, cache, buffers, graphs, .. } = self;
-        (graphs, graph::Context { gpu, spec, weights, cache, buffers })
+    fn parts_and_context(&mut self) -> (&mut BoundParts, bind::Context<'_>) {
+        let Self { gpu, spec, weights, cache, buffers, parts, restrictions, .. } = self;
+        (parts, bind::Context { gpu, spec, weights, cache, buffers, restrictions })
     }
 
-    fn encode_body(&mut self, encoder: &mut wgpu::CommandEncoder, step: Step) -> Result<(), DecoderError> {
-        let (graphs, context) = self.graphs_and_context();
-        encode(encoder, graphs.body(&context, step)?);
-        Ok(())
-    }
-
-    fn encode_head(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
-        let (graphs, context) = self.graphs_and_context();
-        encode(encoder, graphs.head(&context, rows)?);
-        Ok(())
-    }
-
-    fn sample_graph(&mut self, rows: usize) -> Result<&[Dispatch], DecoderError> {
-        let b = &self.buffers;
-        let sample = Sample {
-            rows: rows as u32,
-            vocab: self.spec.vocab_size as u32,
-            logits: (&b.logits).into(),
-            params: (&b.sample_params).into(),
-            seen: (&b.seen).into(),
-            scratch: (&b.sample_scratch).into(),
-            chosen: (&b.chosen).into(),
-            next: None,
-        };
-        self.graphs.sample(rows, || Ok(sample.bind(&self.gpu)?.into()))
-    }
-
-    fn encode_sample(&mut self, encoder: &mut wgpu::CommandEncoder, rows: usize) -> Result<(), DecoderError> {
-        encode(encoder, self.sample_graph(rows)?);
-        let b = &self.buffers;
-        encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.chosen_staging, 0, (MAX_BATCH * 4) as u64);
+    /// Adds `parts`, one after the other, as one pass.
+    fn encode(&mut self, encoder: &mut wgpu::CommandEncoder, parts: &[Part]) -> Result<(), DecoderError> {
+        let (bound, context) = self.parts_and_context();
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for part in parts {
+            for dispatch in bound.get(&context, *part)?.iter().flat_map(|b| &b.dispatches) {
+                dispatch.encode(&mut pass);
+            }
+        }
         Ok(())
     }
 
@@ -535,26 +405,34 @@ impl Decoder {
     fn copy_head_rows(&self, encoder: &mut wgpu::CommandEncoder, first: usize, count: usize) {
         let row = (padded(self.spec.hidden_size) * 4) as u64;
         let b = &self.buffers;
-        encoder.copy_buffer_to_buffer(&b.hidden, first as u64 * row, &b.head_input, 0, count as u64 * row);
+        let (hidden, picked) = (b.value(Value::Hidden), b.value(Value::HeadRows));
+        encoder.copy_buffer_to_buffer(hidden, first as u64 * row, picked, 0, count as u64 * row);
     }
 }
 
-fn encode(encoder: &mut wgpu::CommandEncoder, dispatches: &[Dispatch]) {
-    let mut pass = encoder.begin_compute_pass(&Default::default());
-    for dispatch in dispatches {
-        dispatch.encode(&mut pass);
+/// Buffers for every step that may be asked for.
+fn buffers(
+    gpu: &Gpu,
+    spec: &DecoderSpec,
+    weights: &Weights,
+    cache: &KvCache,
+    restrictions: &Restrictions,
+    chunk: usize,
+    max_sequences: usize,
+) -> Result<Buffers, DecoderError> {
+    let logit_rows = buffers::logit_rows(spec, chunk);
+    let steps = (1..=MAX_BATCH).map(Step::of_decode).chain((2..=chunk).step_by(32).map(Step::of_prefill));
+    let mut parts: Vec<_> = steps.map(Part::Body).collect();
+    for rows in (1..=MAX_BATCH).chain([logit_rows]) {
+        parts.extend([Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows, from }));
     }
-}
-
-/// Room for the norms of queries and keys of each layer.
-fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
-    let layers = if spec.qk_norm.is_some() { spec.num_layers() } else { 0 };
-    let bytes = |layer: usize| qk_parameters(weights, layer).map(|m| m.columns as u64 * 4).sum();
-    (0..layers).map(|layer| gpu.storage("q and k norms", bytes(layer))).collect()
-}
-
-/// Gains of queries and of keys, then their biases if there are any.
-fn qk_parameters(weights: &Weights, layer: usize) -> impl Iterator<Item = &GpuMatrix> {
-    let names = ["q_norm.gain", "k_norm.gain", "q_norm.bias", "k_norm.bias"];
-    names.into_iter().filter_map(move |name| weights.find(&format!("layers.{layer}.{name}")))
+    let attention = bind::attention_shape(spec, cache.precision.is_f16(), cache.max_pages);
+    let mut scratch = 0;
+    for part in &parts {
+        scratch = scratch.max(bind::scratch_bytes(&gpu.profile, spec, weights, attention, restrictions, *part)?);
+    }
+    parts.extend([true, false].map(|advance| Part::Sample { rows: 1, advance }));
+    let programs: Vec<_> = parts.iter().map(|part| bind::program(spec, *part)).collect();
+    let placement = place(spec, &programs, chunk, logit_rows);
+    Ok(Buffers::new(gpu, spec, weights, placement, &Sizes { chunk, logit_rows, max_sequences, scratch }))
 }

@@ -1,6 +1,7 @@
 //! Forced decoding: logits at every position of a given text.
 
 use super::{Decoder, DecoderError};
+use crate::program::{Part, Value};
 
 impl Decoder {
     /// Runs `tokens` as one sequence from position 0 and hands the logits that follow each token to `on_row`, as
@@ -27,14 +28,14 @@ impl Decoder {
             self.fit_ropes(id, chunk.len())?;
             let step = self.append(id, chunk)?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.encode_body(&mut encoder, step)?;
+            self.encode(&mut encoder, &[Part::Body(step)])?;
             self.gpu.queue.submit([encoder.finish()]);
             self.cache.advance(id, chunk)?;
             for first in (0..chunk.len()).step_by(self.buffers.logit_rows) {
                 let rows = self.buffers.logit_rows.min(chunk.len() - first);
                 let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
                 self.copy_head_rows(&mut encoder, first, rows);
-                self.encode_head(&mut encoder, rows)?;
+                self.encode(&mut encoder, &[Part::Head { rows, from: Value::HeadRows }])?;
                 self.gpu.queue.submit([encoder.finish()]);
                 for row in self.logits(rows).await?.chunks_exact(self.spec.vocab_size) {
                     on_row(position, row);

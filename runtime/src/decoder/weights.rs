@@ -1,18 +1,37 @@
-//! A package's weights on the GPU: one buffer a shard, planes bound where they lie in it.
+//! Weights on the GPU: planes of whole matrices, filled from shards.
+//!
+//! A manifest cuts a matrix into chunks of at most 64 MiB a plane, so that any device can bind them. Here as many neighbouring
+//! chunks become one as the device's binding limit allows: a product then is one dispatch.
 
 use super::DecoderError;
-use crate::device::{Gpu, GpuError};
+use crate::device::{Gpu, GpuError, Profile};
 use crate::kernels::weights::{GpuChunk, GpuMatrix, GpuPlane};
 use crate::package::Package;
-use haikuq_format::manifest::{Manifest, TensorEntry};
+use haikuq_format::layout::{PlaneKind, plane_sizes};
+use haikuq_format::manifest::{Chunk, TensorEntry};
+use haikuq_format::{Manifest, align};
 use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Planes share buffers of about this size.
+const BUFFER_BYTES: u64 = 128 << 20;
 
 /// Every tensor of a package, by canonical name.
 pub(super) struct Weights {
     tensors: BTreeMap<String, GpuMatrix>,
-    shards: Vec<wgpu::Buffer>,
-    /// Bytes of GPU memory.
+    /// Where the parts of each shard go, in the order of the shard.
+    destinations: Vec<Vec<Destination>>,
+    /// Bytes of all shards.
     pub(super) bytes: u64,
+}
+
+/// Where a plane of a shard goes.
+struct Destination {
+    /// Bytes of the shard.
+    from: Range<u64>,
+    buffer: wgpu::Buffer,
+    /// First byte of the buffer.
+    to: u64,
 }
 
 /// How far loading has come; see [`super::Decoder::load`].
@@ -25,18 +44,28 @@ pub struct LoadProgress {
 }
 
 impl Weights {
-    /// Buffers for all shards of a package, empty yet: memory that is not to be had shows before anything is read.
+    /// Buffers for all planes of a package, empty yet: missing memory shows before anything is read.
     pub(super) fn allocate(gpu: &Gpu, manifest: &Manifest) -> Result<Self, DecoderError> {
-        let mut buffers = Vec::with_capacity(manifest.shards.len());
-        for shard in &manifest.shards {
-            let available = gpu.profile.max_buffer;
-            if shard.bytes > available {
-                let what = format!("shard {}", shard.name);
-                return Err(GpuError::Limit { what, needed: shard.bytes, limit: "maxBufferSize", available }.into());
-            }
-            buffers.push(gpu.storage(&shard.name, shard.bytes));
+        let mut layout = Layout { gpu, room: Vec::new(), planes: Vec::new() };
+        let plans: Vec<_> = manifest.tensors.iter().map(|t| (t, layout.tensor(t))).collect();
+        for (tensor, chunks) in &plans {
+            check_limits(&gpu.profile, tensor, chunks)?;
         }
-        Ok(Self { tensors: bind_all(manifest, &buffers), bytes: manifest.weight_bytes(), shards: buffers })
+        let buffers: Vec<_> = layout.room.iter().map(|bytes| gpu.storage("weights", *bytes)).collect();
+        let mut destinations: Vec<Vec<Destination>> = manifest.shards.iter().map(|_| Vec::new()).collect();
+        for plane in &layout.planes {
+            let (from, buffer) = (plane.from..plane.from + plane.bytes, buffers[plane.buffer].clone());
+            destinations[plane.shard].push(Destination { from, buffer, to: plane.to });
+        }
+        destinations.iter_mut().for_each(|d| d.sort_by_key(|d| d.from.start));
+        let bind = |(tensor, chunks): &(&TensorEntry, Vec<Merged>)| {
+            let chunks = chunks.iter().map(|c| c.bind(&buffers)).collect();
+            let matrix =
+                GpuMatrix { scheme: tensor.scheme, rows: tensor.rows(), columns: tensor.columns(), chunks, lookup: None };
+            (tensor.name.clone(), matrix)
+        };
+        let tensors = plans.iter().map(bind).collect();
+        Ok(Self { tensors, destinations, bytes: manifest.weight_bytes() })
     }
 
     /// Reads, checks and uploads shard after shard, a piece of one in memory at a time.
@@ -49,10 +78,10 @@ impl Weights {
         let manifest = package.manifest();
         let (total_bytes, mut bytes) = (self.bytes, 0);
         progress(LoadProgress { bytes, total_bytes });
-        for (i, (shard, buffer)) in manifest.shards.iter().zip(&self.shards).enumerate() {
+        for (i, (shard, destinations)) in manifest.shards.iter().zip(&self.destinations).enumerate() {
             // Nothing runs on these bytes before the whole shard was found to be right.
             let mut on_piece = |offset: u64, piece: &[u8]| {
-                gpu.write(buffer, offset, piece);
+                upload(gpu, destinations, offset, piece);
                 progress(LoadProgress { bytes: bytes + offset + piece.len() as u64, total_bytes });
             };
             package.stream_shard(i, &mut on_piece).await?;
@@ -72,28 +101,122 @@ impl Weights {
     pub(super) fn find(&self, name: &str) -> Option<&GpuMatrix> {
         self.tensors.get(name)
     }
+
+    /// Whether nothing is quantized or rounded.
+    pub(super) fn are_f32(&self) -> bool {
+        self.tensors.values().all(|t| t.scheme == haikuq_format::Scheme::F32)
+    }
 }
 
-fn bind_all(manifest: &Manifest, buffers: &[wgpu::Buffer]) -> BTreeMap<String, GpuMatrix> {
-    manifest.tensors.iter().map(|t| (t.name.clone(), bind(t, buffers))).collect()
+/// Writes the parts of a piece of a shard, from byte `offset` of it, to where they belong.
+fn upload(gpu: &Gpu, destinations: &[Destination], offset: u64, piece: &[u8]) {
+    let end = offset + piece.len() as u64;
+    let first = destinations.partition_point(|d| d.from.end <= offset);
+    for d in destinations[first..].iter().take_while(|d| d.from.start < end) {
+        let (from, to) = (d.from.start.max(offset), d.from.end.min(end));
+        let part = &piece[(from - offset) as usize..(to - offset) as usize];
+        gpu.write(&d.buffer, d.to + (from - d.from.start), part);
+    }
 }
 
-fn bind(tensor: &TensorEntry, buffers: &[wgpu::Buffer]) -> GpuMatrix {
-    let chunks = tensor
-        .chunks
-        .iter()
-        .map(|chunk| GpuChunk {
-            first_row: chunk.first_row,
-            rows: chunk.rows,
-            planes: chunk
-                .planes
-                .iter()
-                .map(|p| {
-                    let plane = GpuPlane { buffer: buffers[p.shard].clone(), offset: p.offset, bytes: p.bytes };
-                    (p.kind, plane)
-                })
-                .collect(),
+/// Neighbouring chunks that the device sees as one.
+struct Merged {
+    first_row: usize,
+    rows: usize,
+    /// Kind, number of the buffer, first byte, bytes.
+    planes: Vec<(PlaneKind, usize, u64, u64)>,
+}
+
+impl Merged {
+    fn bind(&self, buffers: &[wgpu::Buffer]) -> GpuChunk {
+        let plane = |(kind, buffer, offset, bytes): &(PlaneKind, usize, u64, u64)| {
+            (*kind, GpuPlane { buffer: buffers[*buffer].clone(), offset: *offset, bytes: *bytes })
+        };
+        GpuChunk { first_row: self.first_row, rows: self.rows, planes: self.planes.iter().map(plane).collect() }
+    }
+}
+
+/// A plane of a chunk on its way from a shard to a buffer.
+struct PlanePlan {
+    shard: usize,
+    from: u64,
+    bytes: u64,
+    buffer: usize,
+    to: u64,
+}
+
+/// Lays planes into buffers.
+struct Layout<'a> {
+    gpu: &'a Gpu,
+    /// Bytes of each buffer.
+    room: Vec<u64>,
+    planes: Vec<PlanePlan>,
+}
+
+impl Layout<'_> {
+    fn tensor(&mut self, tensor: &TensorEntry) -> Vec<Merged> {
+        let runs = runs(&self.gpu.profile, tensor);
+        runs.into_iter().map(|run| self.merge(&tensor.chunks[run])).collect()
+    }
+
+    /// Lays the planes of one kind of `chunks` one after the other. All have the same codebook: one of them is enough.
+    fn merge(&mut self, chunks: &[Chunk]) -> Merged {
+        let mut merged = Merged { first_row: chunks[0].first_row, rows: chunks.iter().map(|c| c.rows).sum(), planes: Vec::new() };
+        for (i, plane) in chunks[0].planes.iter().enumerate() {
+            let parts = if plane.kind == PlaneKind::Codebook { &chunks[..1] } else { chunks };
+            let bytes = parts.iter().map(|c| c.planes[i].bytes).sum();
+            let (buffer, first) = self.take(bytes);
+            let mut to = first;
+            for part in parts.iter().map(|c| &c.planes[i]) {
+                self.planes.push(PlanePlan { shard: part.shard, from: part.offset, bytes: part.bytes, buffer, to });
+                to += part.bytes;
+            }
+            merged.planes.push((plane.kind, buffer, first, bytes));
+        }
+        merged
+    }
+
+    /// Room for a plane: number of the buffer, first byte.
+    fn take(&mut self, bytes: u64) -> (usize, u64) {
+        let bytes = align(bytes);
+        if self.room.last().is_none_or(|used| used + bytes > BUFFER_BYTES) {
+            self.room.push(0);
+        }
+        let (buffer, used) = (self.room.len() - 1, self.room.last_mut().expect("one was just added"));
+        *used += bytes;
+        (buffer, *used - bytes)
+    }
+}
+
+/// Runs of neighbouring chunks whose planes, laid one after the other, are the planes of the run, and fit a binding.
+fn runs(profile: &Profile, tensor: &TensorEntry) -> Vec<Range<usize>> {
+    let limit = profile.max_binding.min(profile.max_buffer);
+    let is_whole = |run: &[Chunk]| {
+        let rows = run.iter().map(|c| c.rows).sum();
+        let sizes = plane_sizes(tensor.scheme, rows, tensor.columns());
+        sizes.iter().enumerate().all(|(i, size)| {
+            let joined: u64 = run.iter().map(|c| c.planes[i].bytes).sum();
+            let bytes = 4 * size.words as u64;
+            size.kind == PlaneKind::Codebook || (joined == bytes && align(bytes) <= limit)
         })
-        .collect();
-    GpuMatrix { scheme: tensor.scheme, rows: tensor.rows(), columns: tensor.columns(), chunks, lookup: None }
+    };
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for i in 0..tensor.chunks.len() {
+        match runs.last_mut() {
+            Some(run) if is_whole(&tensor.chunks[run.start..=i]) => run.end = i + 1,
+            _ => runs.push(i..i + 1),
+        }
+    }
+    runs
+}
+
+fn check_limits(profile: &Profile, tensor: &TensorEntry, chunks: &[Merged]) -> Result<(), GpuError> {
+    let (available, limit) = (profile.max_buffer, "maxBufferSize");
+    for (_, _, _, bytes) in chunks.iter().flat_map(|c| &c.planes) {
+        if *bytes > available {
+            let what = format!("a plane of the tensor {}", tensor.name);
+            return Err(GpuError::Limit { what, needed: *bytes, limit, available });
+        }
+    }
+    Ok(())
 }

@@ -228,24 +228,52 @@ impl Gpu {
     /// # Errors
     /// [`GpuError`] if the device failed or was lost.
     pub async fn map<T: bytemuck::Pod>(&self, staging: &wgpu::Buffer, count: usize) -> Result<Vec<T>, GpuError> {
-        let bytes = (count * size_of::<T>()) as u64;
         let (sender, receiver) = futures_channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, 0..bytes.next_multiple_of(4).max(4), move |result| {
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = sender.send(result);
         });
         #[cfg(not(target_arch = "wasm32"))]
         self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| GpuError::Lost(e.to_string()))?;
-        let mapped = receiver.await;
+        self.take_mapped(staging, receiver, count).await
+    }
+
+    /// Waits until a submission is done, and no longer. In browsers, where nothing can be waited for, it returns at once.
+    ///
+    /// # Errors
+    /// [`GpuError::Lost`].
+    pub fn wait_for(&self, submission: &wgpu::SubmissionIndex) -> Result<(), GpuError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let submission_index = Some(submission.clone());
+            let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+            self.device.poll(wait).map_err(|e| GpuError::Lost(e.to_string()))?;
+        }
+        #[cfg(target_arch = "wasm32")]
+        let _ = submission;
+        Ok(())
+    }
+
+    /// Copies the first `count` values of `staging`, which `mapped` says is mapped, and unmaps it.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the device failed or was lost.
+    pub async fn take_mapped<T: bytemuck::Pod>(
+        &self,
+        staging: &wgpu::Buffer,
+        mapped: futures_channel::oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>,
+        count: usize,
+    ) -> Result<Vec<T>, GpuError> {
+        let mapped = mapped.await;
         self.check()?;
         match mapped {
             Ok(Ok(())) => {}
             Ok(Err(e)) => return Err(GpuError::Lost(e.to_string())),
             Err(_) => return Err(GpuError::Lost("the device went away before memory was read back".into())),
         }
-        let view =
-            staging.get_mapped_range(0..bytes.next_multiple_of(4).max(4)).map_err(|e| GpuError::Validation(e.to_string()))?;
+        let bytes = count * size_of::<T>();
+        let view = staging.get_mapped_range(..).map_err(|e| GpuError::Validation(e.to_string()))?;
         let mut out = vec![T::zeroed(); count];
-        bytemuck::cast_slice_mut::<T, u8>(&mut out).copy_from_slice(&view[..bytes as usize]);
+        bytemuck::cast_slice_mut::<T, u8>(&mut out).copy_from_slice(&view[..bytes]);
         drop(view);
         staging.unmap();
         Ok(out)

@@ -122,6 +122,11 @@ impl Profile {
         }
     }
 
+    /// Whether kernels that round activations are meant for this device. A processor gains nothing by them.
+    pub fn has_fast_candidates(&self) -> bool {
+        !self.software && (self.packed_dot || self.f16 || !self.matrices.is_empty())
+    }
+
     /// Whether there are cooperative matrices of this shape.
     pub fn has_matrix(&self, m: u32, n: u32, k: u32) -> bool {
         self.matrices.contains(&MatrixShape { m, n, k })

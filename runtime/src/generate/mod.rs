@@ -69,16 +69,44 @@ pub async fn generate(
         if growing.is_empty() {
             break;
         }
+        // Several groups take turns, a step each; one alone may run ahead.
+        let alone = growing.len() <= MAX_BATCH;
         for group in growing.chunks(MAX_BATCH) {
-            let batch: Vec<_> = group.iter().map(|i| texts[*i].next(&requests[*i])).collect();
-            let chosen = decoder.decode(&batch).await?;
-            for (&i, id) in group.iter().zip(chosen) {
-                requests[i].conversation.cached.push(texts[i].last);
-                texts[i].accept(id, &requests[i], decoder.max_context(), on_token);
-            }
+            grow(decoder, &mut texts, requests, group, alone, on_token).await?;
         }
     }
     Ok(texts.into_iter().map(Text::finish).collect())
+}
+
+/// Adds a token to each text of `group`, or several where the GPU may run ahead, until one of them ends.
+async fn grow(
+    decoder: &mut Decoder,
+    texts: &mut [Text<'_>],
+    requests: &mut [Request<'_>],
+    group: &[usize],
+    run_ahead: bool,
+    on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+) -> Result<(), GenerateError> {
+    let options = group.iter().map(|i| requests[*i].options).collect::<Vec<_>>();
+    let batch: Vec<_> = group.iter().zip(&options).map(|(i, options)| texts[*i].next(&requests[*i], options)).collect();
+    let most = group.iter().map(|i| texts[*i].tokens_left(requests[*i].options)).min().unwrap_or(1);
+    let max_context = decoder.max_context();
+    let mut on_ids = |ids: &[u32]| {
+        for (&i, &id) in group.iter().zip(ids) {
+            // What was computed beyond a text's end is nobody's.
+            if texts[i].finish.is_none() {
+                requests[i].conversation.cached.push(texts[i].last);
+                texts[i].accept(id, &requests[i], max_context, on_token);
+            }
+        }
+        let go_on = run_ahead && group.iter().all(|i| texts[*i].finish.is_none());
+        if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    decoder.decode_steps(&batch, if run_ahead { most } else { 1 }, &mut on_ids).await?;
+    for conversation in group.iter().map(|i| &*requests[*i].conversation) {
+        decoder.truncate(conversation.sequence, conversation.cached.len())?;
+    }
+    Ok(())
 }
 
 /// A text as it grows.
@@ -181,8 +209,13 @@ impl<'a> Text<'a> {
     }
 
     /// This text's part in the next step.
-    fn next<'o>(&self, request: &Request<'o>) -> Next<'o> {
-        Next { sequence: request.conversation.sequence, token: self.last, choice: self.choice(request.options) }
+    fn next<'o>(&self, request: &Request<'_>, options: &'o GenerateOptions) -> Next<'o> {
+        Next { sequence: request.conversation.sequence, token: self.last, choice: self.choice(options) }
+    }
+
+    /// Tokens that may still be chosen.
+    fn tokens_left(&self, options: &GenerateOptions) -> usize {
+        options.max_tokens.map_or(usize::MAX, |n| n.saturating_sub(self.ids.len())).max(1)
     }
 
     /// Takes a chosen token in: text, events, and whether this was the last one.

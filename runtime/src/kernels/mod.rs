@@ -1,23 +1,34 @@
 //! Kernels: `X.wgsl` beside `X.rs`, which holds the host side (parameters, bindings, grid) and the CPU twin.
 //!
+//! An operation of a [program](crate::program) that can be done in several ways has *candidates*
+//! ([`candidate::Candidate`]): [`project`] and [`attend`] say what their operations are told, [`tables`] lists the candidates,
+//! [`choose`](mod@choose) picks one by the device's profile. A new way of doing an operation is one file and one row.
+//!
 //! Rules that every kernel keeps:
 //!
-//! * all WebGPU default limits: 8 storage buffers, 128 MiB bindings, 256 invocations, 16 KiB of workgroup memory;
-//! * f32 accumulation; f16 and subgroups only as permutations (`#ifdef F16`, `#ifdef SUBGROUPS`) with the same results;
-//! * activations are f32, rows of `padded(columns)` values, zero beyond the true columns;
+//! * sums are f32 or whole numbers, never f16;
+//! * activations in buffers are f32, rows of `padded(columns)` values, zero beyond the true columns;
+//! * what a kernel needs beyond WebGPU's default limits (8 storage buffers, 128 MiB bindings, 256 invocations, 16 KiB of
+//!   workgroup memory), f16 and subgroups as permutations (`#ifdef F16`, `#ifdef SUBGROUPS`) or as conditions of a candidate;
+//!   some candidate of every operation needs nothing;
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
+pub mod attend;
 pub mod attention;
 pub mod attention_decode;
 pub mod attention_prefill;
+pub mod candidate;
+pub mod choose;
 pub mod embed;
 pub mod matmul;
 pub mod matvec;
+pub mod project;
 pub mod projection;
 pub mod rms_norm;
 pub mod rope_cache;
 pub mod sample;
 pub mod stream_read;
+pub mod tables;
 pub mod weights;
 
 /// `shader!(NAME = "file")`: the shader file `file.wgsl` beside the file that says so.

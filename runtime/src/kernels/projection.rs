@@ -2,6 +2,7 @@
 
 use super::weights::{GpuChunk, GpuMatrix};
 use crate::device::{Binding, Flag, Gpu, GpuError};
+pub use crate::program::Output;
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::layout::padded;
 use haikuq_format::spec::Activation;
@@ -25,29 +26,6 @@ pub struct Projection<'a> {
     pub bias: Option<Binding<'a>>,
     /// What becomes of the sums.
     pub mode: Output,
-}
-
-/// What becomes of `v = W x + bias`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Output {
-    /// `y = v`
-    Store,
-    /// `y += multiplier × v`
-    Residual {
-        /// The factor.
-        multiplier: f32,
-    },
-    /// Rows are gate, up, gate, up: `y[i] = activation(v[2i]) × v[2i + 1]`, half as wide as W has rows.
-    Glu(Activation),
-    /// `y = activation(v)`
-    Activate(Activation),
-    /// `y = cap(multiplier × v)` with `cap(l) = softcap × tanh(l / softcap)`, or `l` without a soft cap.
-    Logits {
-        /// The factor.
-        multiplier: f32,
-        /// The largest absolute value.
-        softcap: Option<f32>,
-    },
 }
 
 /// `shared/projection.wgsl` has the same fields.
@@ -89,11 +67,6 @@ impl Output {
             },
             _ => 0.0,
         }
-    }
-
-    /// Values that a matrix of `rows` rows writes for a token.
-    pub fn width(self, rows: usize) -> usize {
-        if matches!(self, Self::Glu(_)) { rows / 2 } else { rows }
     }
 
     /// The CPU twin of `shared/output.wgsl`: turns one token's `sums` (biases included) into its row of `y`.

@@ -112,6 +112,11 @@ impl GpuChunk {
 }
 
 impl GpuMatrix {
+    /// Bytes of all planes.
+    pub fn bytes(&self) -> u64 {
+        self.chunks.iter().flat_map(|c| &c.planes).map(|(_, plane)| plane.bytes).sum()
+    }
+
     /// Units of 32 weights in a row.
     pub(super) fn units(&self) -> u32 {
         (padded(self.columns) / UNIT) as u32

@@ -1,0 +1,320 @@
+//! From a program to dispatches: each operation's shape chooses a candidate, which is bound to buffers.
+
+use super::cache::KvCache;
+use super::weights::Weights;
+use super::{Buffers, DecoderError};
+use crate::device::{Binding, Dispatch, Gpu, GpuError, Profile};
+use crate::kernels::attend::{AttendJob, AttendShape};
+use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
+use crate::kernels::candidate::{Candidate, Kind};
+use crate::kernels::choose::{Restrictions, choose};
+use crate::kernels::embed::{Embed, Rows};
+use crate::kernels::matvec::Norm;
+use crate::kernels::project::{ProjectJob, ProjectShape};
+use crate::kernels::projection::Projection;
+use crate::kernels::rms_norm::RmsNorm;
+use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
+use crate::kernels::sample::Sample;
+use crate::kernels::tables;
+use crate::kernels::weights::GpuMatrix;
+use crate::program::rewrite::{Fusions, fuse};
+use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
+use haikuq_format::DecoderSpec;
+use haikuq_format::layout::padded;
+use std::collections::HashMap;
+
+/// One operation's dispatches.
+pub(super) struct Bound {
+    /// What it is for, without its layer.
+    pub(super) operation: String,
+    /// The candidate's name, or the kernel's.
+    pub(super) candidate: &'static str,
+    /// Its sizes in words, for profiles.
+    pub(super) shape: String,
+    /// Bytes of weights and cache that it reads, positions of the cache aside.
+    pub(super) bytes: u64,
+    /// Multiplications and additions of its products.
+    pub(super) flops: u64,
+    /// The dispatches.
+    pub(super) dispatches: Vec<Dispatch>,
+}
+
+/// Parts that were bound so far.
+#[derive(Default)]
+pub(super) struct BoundParts(HashMap<Part, Vec<Bound>>);
+
+impl BoundParts {
+    /// The dispatches of `part`, bound if it is the first time.
+    pub(super) fn get(&mut self, context: &Context<'_>, part: Part) -> Result<&[Bound], DecoderError> {
+        Ok(match self.0.entry(part) {
+            std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
+            std::collections::hash_map::Entry::Vacant(e) => e.insert(context.bind(part)?),
+        })
+    }
+
+    /// What was bound, if it was.
+    pub(super) fn find(&self, part: Part) -> Option<&[Bound]> {
+        self.0.get(&part).map(Vec::as_slice)
+    }
+
+    /// The cache's pools were replaced.
+    pub(super) fn forget_bodies(&mut self) {
+        self.0.retain(|part, _| !matches!(part, Part::Body(_)));
+    }
+}
+
+/// The shape of attention, the same in every layer.
+pub(super) fn attention_shape(spec: &DecoderSpec, cache_f16: bool, max_pages: usize) -> AttentionShape {
+    AttentionShape {
+        num_heads: spec.num_heads as u32,
+        num_kv_heads: spec.num_kv_heads as u32,
+        head_dim: spec.head_dim as u32,
+        max_pages: max_pages as u32,
+        cache_f16,
+    }
+}
+
+/// The program of a part, fused as the candidates can.
+pub(super) fn program(spec: &DecoderSpec, part: Part) -> Program {
+    let program = build(spec, part);
+    let fusions = Fusions { norm: program.phase == Phase::Decode, rope: false };
+    fuse(program, fusions)
+}
+
+/// Bytes that the candidates for `part` need to work in, at most.
+pub(super) fn scratch_bytes(
+    profile: &Profile,
+    spec: &DecoderSpec,
+    weights: &Weights,
+    attention: AttentionShape,
+    restrictions: &Restrictions,
+    part: Part,
+) -> Result<u64, GpuError> {
+    fn of<K: Kind>(
+        table: &'static [&'static Candidate<K>],
+        profile: &Profile,
+        shape: &K::Shape,
+        restrictions: &Restrictions,
+    ) -> Result<u64, GpuError> {
+        Ok((choose(table, profile, shape, restrictions)?.scratch)(profile, shape))
+    }
+    let program = program(spec, part);
+    let mut bytes = program.operations.iter().map(|operation| match operation {
+        Operation::Project { matrix, bias, norm, output, .. } => {
+            let shape = project_shape(&program, weights.get(matrix), *output, bias.is_some(), norm.is_some());
+            of(tables::PROJECT, profile, &shape, restrictions)
+        }
+        Operation::Attend { layer, .. } => {
+            of(tables::ATTEND, profile, &attend_shape(spec, &program, *layer, attention), restrictions)
+        }
+        _ => Ok(0),
+    });
+    bytes.try_fold(0, |most, bytes| Ok(most.max(bytes?)))
+}
+
+fn project_shape(program: &Program, matrix: &GpuMatrix, output: Output, bias: bool, norm: bool) -> ProjectShape {
+    ProjectShape {
+        rows: matrix.rows,
+        columns: matrix.columns,
+        tokens: program.rows,
+        phase: program.phase,
+        scheme: matrix.scheme,
+        output,
+        bias,
+        norm,
+    }
+}
+
+fn attend_shape(spec: &DecoderSpec, program: &Program, layer: usize, attention: AttentionShape) -> AttendShape {
+    let window = spec.layers[layer].window.map(|w| w as u32);
+    let scores = Scores { scale: spec.attention_scale, window, softcap: spec.attention_softcap };
+    AttendShape { tokens: program.rows as u32, phase: program.phase, attention, scores }
+}
+
+/// What programs are bound to.
+pub(super) struct Context<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) spec: &'a DecoderSpec,
+    pub(super) weights: &'a Weights,
+    pub(super) cache: &'a KvCache,
+    pub(super) buffers: &'a Buffers,
+    pub(super) restrictions: &'a Restrictions,
+}
+
+impl<'a> Context<'a> {
+    fn bind(&self, part: Part) -> Result<Vec<Bound>, GpuError> {
+        let program = program(self.spec, part);
+        program.operations.iter().map(|operation| self.bind_operation(&program, operation)).collect()
+    }
+
+    fn bind_operation(&self, program: &Program, operation: &Operation) -> Result<Bound, GpuError> {
+        let mut bound = match operation {
+            Operation::Embed { table, rows, into } => self.embed(program, table, *rows, *into),
+            Operation::Norm { norm, parameters, from, into, residual } => {
+                let (gain, bias) = (self.vector(&format!("{parameters}.gain")), self.find(&format!("{parameters}.bias")));
+                let (tokens, columns) = (program.rows as u32, self.spec.hidden_size as u32);
+                let (x, y) = (self.value(*from), self.value(*into));
+                let kernel = RmsNorm { tokens, columns, norm: *norm, x, gain, bias, residual: *residual, y };
+                Ok(Bound::new("rms_norm", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+            }
+            Operation::Project { matrix, bias, norm, from, into, output } => {
+                self.project(program, matrix, bias.as_deref(), norm.as_ref(), [*from, *into], *output)
+            }
+            Operation::RopeCache { layer, from, into } => self.rope_cache(program, *layer, [*from, *into]),
+            Operation::ProjectRopeCache { .. } => unreachable!("no candidate asks for this fusion"),
+            Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
+            Operation::Sample { from, advance } => self.sample(program, *from, *advance),
+        }?;
+        bound.operation = operation.name();
+        Ok(bound)
+    }
+
+    fn embed(&self, program: &Program, table: &str, rows: RowSource, into: Value) -> Result<Bound, GpuError> {
+        let rows = match rows {
+            RowSource::Ids { multiplier } => Rows::Ids { multiplier },
+            RowSource::Positions => Rows::Positions,
+        };
+        let (output, output_stride) = (self.value(into), padded(self.spec.hidden_size));
+        let tokens = (&self.buffers.tokens).into();
+        let matrix = self.weights.get(table);
+        let kernel = Embed { matrix, rows, tokens, output, output_stride, token_count: program.rows };
+        Ok(Bound::new("embed", format!("{} × {}", matrix.columns, program.rows), kernel.bind(self.gpu)?))
+    }
+
+    fn project(
+        &self,
+        program: &Program,
+        matrix: &str,
+        bias: Option<&str>,
+        norm: Option<&FusedNorm>,
+        [from, into]: [Value; 2],
+        output: Output,
+    ) -> Result<Bound, GpuError> {
+        let weights = self.weights.get(matrix);
+        let shape = project_shape(program, weights, output, bias.is_some(), norm.is_some());
+        let job = ProjectJob {
+            projection: Projection {
+                matrix: weights,
+                input: self.value(from),
+                input_stride: padded(weights.columns),
+                output: self.value(into),
+                output_stride: padded(output.width(weights.rows)),
+                tokens: program.rows,
+                bias: bias.map(|name| self.vector(name)),
+                mode: output,
+            },
+            norm: norm.map(|n| Norm { gain: self.vector(&format!("{}.gain", n.parameters)), epsilon: n.epsilon }),
+            scratch: (&self.buffers.scratch).into(),
+        };
+        let words = format!("{}, {} × {} × {}", weights.scheme, weights.rows, weights.columns, program.rows);
+        let mut bound = self.bind_best(tables::PROJECT, &shape, &job, words)?;
+        bound.bytes = weights.bytes();
+        bound.flops = 2 * (weights.rows * weights.columns * program.rows) as u64;
+        Ok(bound)
+    }
+
+    fn rope_cache(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let (spec, b) = (self.spec, self.buffers);
+        let rope = spec.layers[layer].rope.map(|i| Rope {
+            inv_freq: (&b.inv_freqs[i]).into(),
+            rotated: spec.ropes[i].inv_freq.len() as u32,
+            factor: spec.ropes[i].factor,
+        });
+        let qk_norm = spec.qk_norm.zip(b.qk_norms.get(layer)).map(|(kind, buffer)| QkNormalization {
+            kind,
+            norm: spec.norm,
+            parameters: buffer.into(),
+        });
+        let (keys, values) = &self.cache.pools[layer];
+        let kernel = RopeCache {
+            num_tokens: program.rows as u32,
+            shape: self.attention_shape(),
+            rope,
+            qk_norm,
+            qkv: self.value(from),
+            tokens: (&b.tokens).into(),
+            pages: (&self.cache.table).into(),
+            q: self.value(into),
+            keys: keys.into(),
+            values: values.into(),
+        };
+        Ok(Bound::new("rope_cache", format!("{} × {}", spec.qkv_size(), program.rows), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn attend(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let spec = self.spec;
+        let (keys, values) = &self.cache.pools[layer];
+        let shape = attend_shape(spec, program, layer, self.attention_shape());
+        let buffers = AttentionBuffers {
+            q: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            pages: (&self.cache.table).into(),
+            keys: keys.into(),
+            values: values.into(),
+            output: self.value(into),
+        };
+        let job =
+            AttendJob { shape, buffers, scratch: (&self.buffers.scratch).into(), counters: (&self.buffers.counters).into() };
+        let words = format!("{}/{} heads of {} × {}", spec.num_heads, spec.num_kv_heads, spec.head_dim, program.rows);
+        self.bind_best(tables::ATTEND, &shape, &job, words)
+    }
+
+    fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {
+        let b = self.buffers;
+        let sample = Sample {
+            rows: program.rows as u32,
+            vocab: self.spec.vocab_size as u32,
+            logits: self.value(from),
+            params: (&b.sample_params).into(),
+            seen: (&b.seen).into(),
+            scratch: (&b.sample_scratch).into(),
+            chosen: (&b.chosen).into(),
+            next: advance.then(|| (&b.tokens).into()),
+        };
+        Ok(Bound::new("sample", format!("{} × {}", self.spec.vocab_size, program.rows), sample.bind(self.gpu)?.into()))
+    }
+
+    fn bind_best<K: Kind>(
+        &self,
+        table: &'static [&'static Candidate<K>],
+        shape: &K::Shape,
+        job: &K::Job<'_>,
+        words: String,
+    ) -> Result<Bound, GpuError> {
+        let candidate = choose(table, &self.gpu.profile, shape, self.restrictions)?;
+        let (needed, available) = ((candidate.scratch)(&self.gpu.profile, shape), self.buffers.scratch.size());
+        if needed > available {
+            let why = format!("{candidate:?} needs {needed} bytes to work in, and there are {available}");
+            return Err(GpuError::Validation(why));
+        }
+        Ok(Bound::new(candidate.name, words, (candidate.bind)(self.gpu, job)?))
+    }
+
+    fn attention_shape(&self) -> AttentionShape {
+        attention_shape(self.spec, self.cache.precision.is_f16(), self.cache.max_pages)
+    }
+
+    fn value(&self, value: Value) -> Binding<'a> {
+        self.buffers.value(value).into()
+    }
+
+    fn find(&self, name: &str) -> Option<Binding<'a>> {
+        self.weights.find(name).map(vector)
+    }
+
+    fn vector(&self, name: &str) -> Binding<'a> {
+        vector(self.weights.get(name))
+    }
+}
+
+impl Bound {
+    fn new(candidate: &'static str, shape: String, dispatches: Vec<Dispatch>) -> Self {
+        Self { operation: String::new(), candidate, shape, bytes: 0, flops: 0, dispatches }
+    }
+}
+
+/// A vector's values: one row, padded to whole units.
+fn vector(matrix: &GpuMatrix) -> Binding<'_> {
+    let plane = &matrix.chunks[0].planes[0].1;
+    Binding { buffer: &plane.buffer, offset: plane.offset, size: Some((padded(matrix.columns) * 4) as u64) }
+}

@@ -1,0 +1,124 @@
+//! Activations and per-step inputs of a decoder on the GPU, sized for its largest step.
+
+use super::MAX_BATCH;
+use super::weights::Weights;
+use crate::device::Gpu;
+use crate::kernels::attend::COUNTERS_BYTES;
+use crate::kernels::rope_cache;
+use crate::kernels::sample::{Sample, SampleParams, seen_words};
+use crate::kernels::weights::GpuMatrix;
+use crate::program::Value;
+use crate::program::place::Placement;
+use haikuq_format::DecoderSpec;
+use haikuq_format::layout::padded;
+
+/// Steps that may be on their way at a time: one is computed, others wait for it.
+pub(super) const MAX_IN_FLIGHT: usize = 16;
+
+/// Logits are computed for at most this many bytes at once.
+const MAX_LOGIT_BYTES: usize = if cfg!(target_arch = "wasm32") { 16 << 20 } else { 64 << 20 };
+
+/// Rows of logits that are computed at once, for chunks of `chunk` tokens.
+pub(super) fn logit_rows(spec: &DecoderSpec, chunk: usize) -> usize {
+    (MAX_LOGIT_BYTES / (padded(spec.vocab_size) * 4)).clamp(MAX_BATCH, chunk.max(MAX_BATCH))
+}
+
+/// Activations and per-step inputs.
+pub(super) struct Buffers {
+    /// [`Token`](crate::kernels::attention::Token)s of the step.
+    pub(super) tokens: wgpu::Buffer,
+    placement: Placement,
+    slots: Vec<wgpu::Buffer>,
+    /// Where candidates work.
+    pub(super) scratch: wgpu::Buffer,
+    /// Zeros between operations; see [`crate::kernels::attend::AttendJob`].
+    pub(super) counters: wgpu::Buffer,
+    /// Inverse frequencies of each rope table; after them those for long sequences, where there are such.
+    pub(super) inv_freqs: Vec<wgpu::Buffer>,
+    /// Gains and biases of the norms of queries and keys, a layer each; none without such norms.
+    pub(super) qk_norms: Vec<wgpu::Buffer>,
+    /// Rows of [`Value::Logits`].
+    pub(super) logit_rows: usize,
+    /// Sampling parameters, one a row of a batch.
+    pub(super) sample_params: wgpu::Buffer,
+    /// Where the sampling kernels work.
+    pub(super) sample_scratch: wgpu::Buffer,
+    /// Tokens that have occurred, one bit an id, [`seen_words`] a sequence.
+    pub(super) seen: wgpu::Buffer,
+    /// Chosen ids \[MAX_BATCH\].
+    pub(super) chosen: wgpu::Buffer,
+    /// Mappable copies of `chosen`, one a step on its way.
+    pub(super) staging: Vec<wgpu::Buffer>,
+}
+
+/// What buffers are sized by.
+pub(super) struct Sizes {
+    /// Tokens of a step.
+    pub(super) chunk: usize,
+    /// Rows of logits.
+    pub(super) logit_rows: usize,
+    /// Sequences that can exist at once.
+    pub(super) max_sequences: usize,
+    /// Bytes that candidates work in.
+    pub(super) scratch: u64,
+}
+
+impl Buffers {
+    pub(super) fn new(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights, placement: Placement, sizes: &Sizes) -> Self {
+        let slots = (0..placement.bytes.len()).map(|slot| gpu.storage(&label(&placement, slot), placement.bytes[slot])).collect();
+        let staging = |_| {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("chosen tokens, mapped"),
+                size: (MAX_BATCH * 4) as u64,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        };
+        Self {
+            tokens: gpu.storage("tokens", sizes.chunk.max(MAX_BATCH) as u64 * 16),
+            slots,
+            placement,
+            scratch: gpu.storage("scratch", sizes.scratch),
+            counters: gpu.storage("counters", COUNTERS_BYTES),
+            inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
+            qk_norms: qk_norms(gpu, spec, weights),
+            logit_rows: sizes.logit_rows,
+            sample_params: gpu.storage("sample parameters", (MAX_BATCH * size_of::<SampleParams>()) as u64),
+            sample_scratch: gpu.storage("sampling", Sample::scratch_bytes(MAX_BATCH as u32, spec.vocab_size as u32)),
+            seen: gpu.storage("seen tokens", sizes.max_sequences as u64 * u64::from(seen_words(spec.vocab_size as u32)) * 4),
+            chosen: gpu.storage("chosen tokens", (MAX_BATCH * 4) as u64),
+            staging: (0..MAX_IN_FLIGHT).map(staging).collect(),
+        }
+    }
+
+    /// The buffer that a value lies in.
+    pub(super) fn value(&self, value: Value) -> &wgpu::Buffer {
+        let slot = self.placement.slots.get(&value).unwrap_or_else(|| panic!("the value {value} was not placed"));
+        &self.slots[*slot]
+    }
+
+    /// Bytes of GPU memory.
+    pub(super) fn bytes(&self) -> u64 {
+        let own =
+            [&self.tokens, &self.scratch, &self.counters, &self.sample_params, &self.sample_scratch, &self.seen, &self.chosen];
+        own.into_iter().chain(&self.slots).chain(&self.staging).map(|b| b.size()).sum()
+    }
+}
+
+fn label(placement: &Placement, slot: usize) -> String {
+    let names: Vec<_> = placement.slots.iter().filter(|(_, s)| **s == slot).map(|(value, _)| value.name()).collect();
+    names.join(", ")
+}
+
+/// Room for the norms of queries and keys of each layer.
+fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
+    let layers = if spec.qk_norm.is_some() { spec.num_layers() } else { 0 };
+    let bytes = |layer: usize| qk_parameters(weights, layer).map(|m| m.columns as u64 * 4).sum();
+    (0..layers).map(|layer| gpu.storage("q and k norms", bytes(layer))).collect()
+}
+
+/// Gains of queries and of keys, then their biases if there are any.
+pub(super) fn qk_parameters(weights: &Weights, layer: usize) -> impl Iterator<Item = &GpuMatrix> {
+    let names = ["q_norm.gain", "k_norm.gain", "q_norm.bias", "k_norm.bias"];
+    names.into_iter().filter_map(move |name| weights.find(&format!("layers.{layer}.{name}")))
+}

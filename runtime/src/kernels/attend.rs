@@ -1,0 +1,85 @@
+//! The operation *attend*: attention over the paged cache, and the exact candidates that run on every device.
+
+use super::attention::{AttentionBuffers, AttentionShape, Scores};
+use super::attention_decode::{AttentionDecode, splits};
+use super::attention_prefill::AttentionPrefill;
+use super::candidate::{Candidate, Kind, Numerics};
+use crate::device::Binding;
+use crate::program::Phase;
+
+/// Marks the operation.
+pub struct Attend;
+
+/// What decides how attention is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttendShape {
+    /// Tokens of the step.
+    pub tokens: u32,
+    /// Whether these are one token each of several sequences, or consecutive ones of one.
+    pub phase: Phase,
+    /// Heads and cache.
+    pub attention: AttentionShape,
+    /// Scale, window and soft cap.
+    pub scores: Scores,
+}
+
+/// What attention is bound to.
+pub struct AttendJob<'a> {
+    /// Sizes.
+    pub shape: AttendShape,
+    /// Inputs and output.
+    pub buffers: AttentionBuffers<'a>,
+    /// As many bytes as the candidate asked for.
+    pub scratch: Binding<'a>,
+    /// [`COUNTERS_BYTES`] of zeros, which a candidate that counts finished workgroups in them sets to zero again.
+    pub counters: Binding<'a>,
+}
+
+/// Bytes of the counters that operations share.
+pub const COUNTERS_BYTES: u64 = 64 << 10;
+
+impl Kind for Attend {
+    const NAME: &'static str = "attend";
+    type Shape = AttendShape;
+    type Job<'a> = AttendJob<'a>;
+}
+
+/// One token a sequence, its keys shared out among workgroups, whose results a second dispatch combines.
+pub static SPLIT: Candidate<Attend> = Candidate {
+    name: "attention_decode_split",
+    numerics: Numerics::Exact,
+    // A processor has too few cores for splits to pay.
+    fits: |profile, shape| shape.phase == Phase::Decode && !profile.software,
+    scratch: |_, shape| {
+        let splits = splits(&shape.attention, shape.scores.window);
+        AttentionDecode::scratch_bytes(shape.tokens, &shape.attention, splits)
+    },
+    bind: |gpu, job| decode(job, splits(&job.shape.attention, job.shape.scores.window)).bind(gpu),
+};
+
+/// One token a sequence, a workgroup a key/value head.
+pub static WHOLE: Candidate<Attend> = Candidate {
+    name: "attention_decode",
+    numerics: Numerics::Exact,
+    fits: |_, shape| shape.phase == Phase::Decode,
+    scratch: Candidate::<Attend>::NO_SCRATCH,
+    bind: |gpu, job| decode(job, 1).bind(gpu),
+};
+
+/// Many consecutive tokens.
+pub static PREFILL: Candidate<Attend> = Candidate {
+    name: "attention_prefill",
+    numerics: Numerics::Exact,
+    fits: |_, shape| shape.phase == Phase::Prefill,
+    scratch: Candidate::<Attend>::NO_SCRATCH,
+    bind: |gpu, job| {
+        let AttendShape { tokens: num_tokens, attention: shape, scores, .. } = job.shape;
+        Ok(vec![AttentionPrefill { num_tokens, shape, scores, buffers: job.buffers.clone() }.bind(gpu)?])
+    },
+};
+
+/// Splits depend on the device and the model alone, so that a sequence's sums are rounded alike in every step.
+fn decode<'a>(job: &AttendJob<'a>, splits: u32) -> AttentionDecode<'a> {
+    let AttendShape { tokens: num_tokens, attention: shape, scores, .. } = job.shape;
+    AttentionDecode { num_tokens, shape, scores, splits, buffers: job.buffers.clone(), scratch: job.scratch.clone() }
+}

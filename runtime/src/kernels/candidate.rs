@@ -1,0 +1,59 @@
+//! [`Candidate`]: one way of doing an operation. Each operation has a table of them, the best first ([`super::tables`]);
+//! [`super::choose`] picks from it.
+
+use crate::device::{Dispatch, Gpu, GpuError, Profile};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a token's numbers may depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Numerics {
+    /// f32 activations and sums; nothing but the numbers of a token's own sequence decides its bits.
+    Exact,
+    /// Activations may be rounded to 8-bit integers or f16, products may be of f16 (sums are of f32 or whole numbers), and the
+    /// last digits may differ between batches.
+    Fast,
+}
+
+impl fmt::Display for Numerics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Exact { "exact" } else { "fast" })
+    }
+}
+
+/// An operation that has candidates.
+pub trait Kind: 'static {
+    /// Its name, for pins and profiles.
+    const NAME: &'static str;
+    /// What decides between candidates: sizes and kinds, no buffers.
+    type Shape;
+    /// What a candidate is bound to.
+    type Job<'a>;
+}
+
+/// One way of doing an operation.
+pub struct Candidate<K: Kind> {
+    /// Its name: that of its files.
+    pub name: &'static str,
+    /// What it does to numbers.
+    pub numerics: Numerics,
+    /// Whether it works, and is meant, for a shape on a device.
+    pub fits: fn(&Profile, &K::Shape) -> bool,
+    /// Bytes that it needs to work in; [`Candidate::NO_SCRATCH`] for none. Scratch memory is zero before its first use, and
+    /// all operations of a step use the same.
+    pub scratch: fn(&Profile, &K::Shape) -> u64,
+    /// Compiles (once) and binds it.
+    pub bind: for<'a> fn(&Gpu, &K::Job<'a>) -> Result<Vec<Dispatch>, GpuError>,
+}
+
+impl<K: Kind> Candidate<K> {
+    /// For candidates that need no scratch memory.
+    pub const NO_SCRATCH: fn(&Profile, &K::Shape) -> u64 = |_, _| 0;
+}
+
+impl<K: Kind> fmt::Debug for Candidate<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", K::NAME, self.name)
+    }
+}

@@ -1,0 +1,67 @@
+//! The operation *project*: `y = output(W norm(x) + bias)`, and the exact candidates that run on every device.
+
+use super::candidate::{Candidate, Kind, Numerics};
+use super::matmul::Matmul;
+use super::matvec::{MAX_TOKENS, Matvec, Norm};
+use super::projection::Projection;
+use crate::device::Binding;
+use crate::program::{Output, Phase};
+use haikuq_format::scheme::Scheme;
+
+/// Marks the operation.
+pub struct Project;
+
+/// What decides how a product is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ProjectShape {
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Its columns.
+    pub columns: usize,
+    /// Rows of activations.
+    pub tokens: usize,
+    /// Whether these are one token each of several sequences, or consecutive ones of one.
+    pub phase: Phase,
+    /// How weights are stored.
+    pub scheme: Scheme,
+    /// What becomes of the sums.
+    pub output: Output,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// Whether the input is normalized on the way.
+    pub norm: bool,
+}
+
+/// What a product is bound to.
+pub struct ProjectJob<'a> {
+    /// Matrix, activations and output.
+    pub projection: Projection<'a>,
+    /// RMS norm of the input, on the way.
+    pub norm: Option<Norm<'a>>,
+    /// As many bytes as the candidate asked for.
+    pub scratch: Binding<'a>,
+}
+
+impl Kind for Project {
+    const NAME: &'static str = "project";
+    type Shape = ProjectShape;
+    type Job<'a> = ProjectJob<'a>;
+}
+
+/// A matrix times one to eight tokens.
+pub static MATVEC: Candidate<Project> = Candidate {
+    name: "matvec",
+    numerics: Numerics::Exact,
+    fits: |_, shape| shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS,
+    scratch: Candidate::<Project>::NO_SCRATCH,
+    bind: |gpu, job| Matvec { projection: job.projection.clone(), norm: job.norm.clone() }.bind(gpu),
+};
+
+/// A matrix times many tokens, unpacked for sixteen of them at a time.
+pub static MATMUL: Candidate<Project> = Candidate {
+    name: "matmul",
+    numerics: Numerics::Exact,
+    fits: |_, shape| shape.phase == Phase::Prefill && !shape.norm,
+    scratch: Candidate::<Project>::NO_SCRATCH,
+    bind: |gpu, job| Matmul { projection: job.projection.clone() }.bind(gpu),
+};

@@ -1,0 +1,19 @@
+//! The tables of candidates: a row a way of doing an operation, the best first. The first that fits is taken.
+
+use super::attend::{self, Attend};
+use super::candidate::Candidate;
+use super::project::{self, Project};
+
+/// Products of a matrix with activations.
+pub static PROJECT: &[&Candidate<Project>] = &[&project::MATVEC, &project::MATMUL];
+
+/// Attention over the cache.
+pub static ATTEND: &[&Candidate<Attend>] = &[&attend::SPLIT, &attend::WHOLE, &attend::PREFILL];
+
+/// Every operation with the names of its candidates, for pins and for those who ask.
+pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
+    fn row<K: super::candidate::Kind>(table: &[&Candidate<K>]) -> (&'static str, Vec<&'static str>) {
+        (K::NAME, table.iter().map(|c| c.name).collect())
+    }
+    vec![row(PROJECT), row(ATTEND)]
+}

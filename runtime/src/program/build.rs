@@ -1,0 +1,135 @@
+//! From a decoder's spec to the operations of a part of a step, none of them fused yet.
+
+use super::{Operation, Output, Part, Phase, Program, RowSource, Step, Value};
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{NormPlacement, Residual};
+
+/// The operations of `part`.
+pub fn build(spec: &DecoderSpec, part: Part) -> Program {
+    let (rows, phase, operations) = match part {
+        Part::Body(Step { phase, tokens }) => (tokens, phase, body(spec)),
+        Part::Head { rows, from } => (rows, few_or_many(rows), head(spec, from)),
+        Part::Sample { rows, advance } => (rows, Phase::Decode, vec![Operation::Sample { from: Value::Logits, advance }]),
+    };
+    Program { rows, phase, operations }
+}
+
+fn few_or_many(rows: usize) -> Phase {
+    if rows <= crate::decoder::MAX_BATCH { Phase::Decode } else { Phase::Prefill }
+}
+
+fn body(spec: &DecoderSpec) -> Vec<Operation> {
+    let rows = RowSource::Ids { multiplier: spec.embedding_multiplier };
+    let mut operations = vec![Operation::Embed { table: "embedding".into(), rows, into: Value::Hidden }];
+    if spec.learned_positions {
+        operations.push(Operation::Embed { table: "positions".into(), rows: RowSource::Positions, into: Value::Hidden });
+    }
+    for index in 0..spec.num_layers() {
+        Layer { spec, index, operations: &mut operations }.build();
+    }
+    operations
+}
+
+fn head(spec: &DecoderSpec, from: Value) -> Vec<Operation> {
+    let norm =
+        Operation::Norm { norm: spec.norm, parameters: "final_norm".into(), from, into: Value::HeadNormed, residual: None };
+    let logits = Operation::Project {
+        matrix: if spec.tied_head { "embedding" } else { "head" }.into(),
+        bias: spec.biases.head.then(|| "head.bias".into()),
+        norm: None,
+        from: Value::HeadNormed,
+        into: Value::Logits,
+        output: Output::Logits { multiplier: spec.logit_multiplier, softcap: spec.logit_softcap },
+    };
+    vec![norm, logits]
+}
+
+/// Both blocks up to their last projections, which alone write to the residual stream. Where the blocks are parallel, the
+/// second has read the stream before the first is added to it.
+struct Layer<'a> {
+    spec: &'a DecoderSpec,
+    index: usize,
+    operations: &'a mut Vec<Operation>,
+}
+
+impl Layer<'_> {
+    fn build(mut self) {
+        let input = self.block_input("attention_norm");
+        self.mix(input);
+        match self.spec.residual {
+            Residual::Sequential => {
+                self.add_attention();
+                let input = self.block_input("mlp_norm");
+                self.feed_forward(input);
+            }
+            Residual::Parallel => {
+                let input = self.block_input("mlp_norm");
+                self.feed_forward(input);
+                self.add_attention();
+            }
+            Residual::ParallelShared => {
+                self.feed_forward(input);
+                self.add_attention();
+            }
+        }
+        let bias = self.spec.biases.mlp;
+        self.add_block(Value::Inner, "down", bias, "mlp_post_norm");
+    }
+
+    /// The canonical name of one of the layer's tensors.
+    fn name(&self, part: &str) -> String {
+        format!("layers.{}.{part}", self.index)
+    }
+
+    /// The residual stream as a block reads it: normalized, or as it is where norms stand after the blocks alone.
+    fn block_input(&mut self, norm: &str) -> Value {
+        if self.spec.norm_placement == NormPlacement::Post {
+            return Value::Hidden;
+        }
+        let parameters = self.name(norm);
+        let (from, into) = (Value::Hidden, Value::Normed);
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual: None });
+        Value::Normed
+    }
+
+    /// From the block's input to the heads' outputs.
+    fn mix(&mut self, input: Value) {
+        let bias = self.spec.biases.qkv;
+        self.project(input, "qkv", bias, Value::Qkv, Output::Store);
+        let layer = self.index;
+        self.operations.push(Operation::RopeCache { layer, from: Value::Qkv, into: Value::Query });
+        self.operations.push(Operation::Attend { layer, from: Value::Query, into: Value::Attended });
+    }
+
+    /// From the block's input to the inner activations.
+    fn feed_forward(&mut self, input: Value) {
+        let activation = self.spec.activation;
+        let (up, output) =
+            if self.spec.gated_mlp { ("gate_up", Output::Glu(activation)) } else { ("up", Output::Activate(activation)) };
+        let bias = self.spec.biases.mlp;
+        self.project(input, up, bias, Value::Inner, output);
+    }
+
+    fn add_attention(&mut self) {
+        let bias = self.spec.biases.attention_output;
+        self.add_block(Value::Attended, "attention_output", bias, "attention_post_norm");
+    }
+
+    /// A block's last projection, added to the residual stream, after a norm of its own where there is one.
+    fn add_block(&mut self, from: Value, matrix: &str, bias: bool, norm: &str) {
+        let multiplier = self.spec.residual_multiplier;
+        if self.spec.norm_placement == NormPlacement::Pre {
+            return self.project(from, matrix, bias, Value::Hidden, Output::Residual { multiplier });
+        }
+        self.project(from, matrix, bias, Value::BlockOutput, Output::Store);
+        let (parameters, residual) = (self.name(norm), Some(multiplier));
+        let (from, into) = (Value::BlockOutput, Value::Hidden);
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
+    }
+
+    fn project(&mut self, from: Value, matrix: &str, bias: bool, into: Value, output: Output) {
+        let matrix = self.name(matrix);
+        let bias = bias.then(|| format!("{matrix}.bias"));
+        self.operations.push(Operation::Project { matrix, bias, norm: None, from, into, output });
+    }
+}

@@ -1,0 +1,225 @@
+//! [`Operation`]: one thing that a step does.
+
+use super::Value;
+use haikuq_format::spec::{Activation, Norm};
+use std::fmt;
+
+/// One thing that a step does. Tensors are called by their canonical names ([`haikuq_format::DecoderSpec::tensors`]).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// `into[t] = multiplier × table[id]`, or `into[t] += table[position]`.
+    Embed {
+        /// The table.
+        table: String,
+        /// Which of its rows.
+        rows: RowSource,
+        /// Where they go.
+        into: Value,
+    },
+    /// `into = norm(from)`, or `into += residual × norm(from)`.
+    Norm {
+        /// Kind and epsilon.
+        norm: Norm,
+        /// The tensor `parameters.gain`, and `parameters.bias` where the kind has one.
+        parameters: String,
+        /// What is normalized.
+        from: Value,
+        /// Where it goes.
+        into: Value,
+        /// Factor of what is added to `into`; `into` is overwritten where absent.
+        residual: Option<f32>,
+    },
+    /// `into = output(matrix × norm(from) + bias)`.
+    Project {
+        /// The matrix.
+        matrix: String,
+        /// The tensor of biases.
+        bias: Option<String>,
+        /// A norm of `from` on the way.
+        norm: Option<FusedNorm>,
+        /// What is multiplied.
+        from: Value,
+        /// Where it goes.
+        into: Value,
+        /// What becomes of the sums.
+        output: Output,
+    },
+    /// Normalizes and rotates queries and keys of a layer, and writes keys and values to its cache.
+    RopeCache {
+        /// The layer.
+        layer: usize,
+        /// Queries, keys and values.
+        from: Value,
+        /// Queries.
+        into: Value,
+    },
+    /// A layer's [`Operation::Project`] of queries, keys and values together with its [`Operation::RopeCache`].
+    ProjectRopeCache {
+        /// The layer.
+        layer: usize,
+        /// The matrix.
+        matrix: String,
+        /// The tensor of biases.
+        bias: Option<String>,
+        /// A norm of `from` on the way.
+        norm: Option<FusedNorm>,
+        /// What is multiplied.
+        from: Value,
+        /// Queries.
+        into: Value,
+    },
+    /// Attention of a layer over its cache.
+    Attend {
+        /// The layer.
+        layer: usize,
+        /// Queries.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
+    /// Chooses a token from each row of logits.
+    Sample {
+        /// The logits.
+        from: Value,
+        /// Whether the token becomes the next step's, at the next position.
+        advance: bool,
+    },
+}
+
+/// A root mean square norm that a product does on the way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FusedNorm {
+    /// The tensor `parameters.gain`.
+    pub parameters: String,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+/// Which rows of a table an [`Operation::Embed`] takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RowSource {
+    /// The tokens' ids.
+    Ids {
+        /// Factor of the rows.
+        multiplier: f32,
+    },
+    /// The tokens' positions; rows are added to what is there.
+    Positions,
+}
+
+/// What becomes of `v = matrix × x + bias`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Output {
+    /// `y = v`
+    Store,
+    /// `y += multiplier × v`
+    Residual {
+        /// The factor.
+        multiplier: f32,
+    },
+    /// Rows are gate, up, gate, up: `y[i] = activation(v[2i]) × v[2i + 1]`, half as wide as the matrix has rows.
+    Glu(Activation),
+    /// `y = activation(v)`
+    Activate(Activation),
+    /// `y = cap(multiplier × v)` with `cap(l) = softcap × tanh(l / softcap)`, or `l` without a soft cap.
+    Logits {
+        /// The factor.
+        multiplier: f32,
+        /// The largest absolute value.
+        softcap: Option<f32>,
+    },
+}
+
+impl Output {
+    /// Values that a matrix of `rows` rows writes for a token.
+    pub fn width(self, rows: usize) -> usize {
+        if matches!(self, Self::Glu(_)) { rows / 2 } else { rows }
+    }
+}
+
+impl Operation {
+    /// Values that it reads.
+    pub fn reads(&self) -> Vec<Value> {
+        match *self {
+            Self::Embed { rows: RowSource::Positions, into, .. } => vec![into],
+            Self::Embed { .. } => vec![],
+            Self::Norm { from, into, residual: Some(_), .. } => vec![from, into],
+            Self::Project { from, into, output: Output::Residual { .. }, .. } => vec![from, into],
+            Self::Norm { from, .. }
+            | Self::Project { from, .. }
+            | Self::RopeCache { from, .. }
+            | Self::ProjectRopeCache { from, .. }
+            | Self::Attend { from, .. }
+            | Self::Sample { from, .. } => vec![from],
+        }
+    }
+
+    /// The value that it writes.
+    pub fn writes(&self) -> Option<Value> {
+        match *self {
+            Self::Embed { into, .. }
+            | Self::Norm { into, .. }
+            | Self::Project { into, .. }
+            | Self::RopeCache { into, .. }
+            | Self::ProjectRopeCache { into, .. }
+            | Self::Attend { into, .. } => Some(into),
+            Self::Sample { .. } => None,
+        }
+    }
+
+    /// What it is for, without its layer: profiles add up operations of one name.
+    pub fn name(&self) -> String {
+        let part = |tensor: &str| tensor.rsplit('.').next().unwrap_or(tensor).to_string();
+        match self {
+            Self::Embed { table, .. } => format!("embed {table}"),
+            Self::Norm { parameters, .. } => part(parameters),
+            Self::Project { matrix, .. } => part(matrix),
+            Self::RopeCache { .. } => "rope and cache".into(),
+            Self::ProjectRopeCache { matrix, .. } => format!("{}, rope and cache", part(matrix)),
+            Self::Attend { .. } => "attend".into(),
+            Self::Sample { .. } => "sample".into(),
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let normed = |from: &Value, norm: &Option<FusedNorm>| match norm {
+            Some(norm) => format!("norm({from}, {})", norm.parameters),
+            None => from.to_string(),
+        };
+        let plus = |bias: &Option<String>| bias.as_ref().map_or(String::new(), |b| format!(" + {b}"));
+        let times = |factor: f32| if factor == 1.0 { String::new() } else { format!("{factor} × ") };
+        match self {
+            Self::Embed { table, rows: RowSource::Ids { multiplier }, into } => {
+                write!(f, "{into} = {}{table}[ids]", times(*multiplier))
+            }
+            Self::Embed { table, rows: RowSource::Positions, into } => write!(f, "{into} += {table}[positions]"),
+            Self::Norm { parameters, from, into, residual: None, .. } => write!(f, "{into} = norm({from}, {parameters})"),
+            Self::Norm { parameters, from, into, residual: Some(factor), .. } => {
+                write!(f, "{into} += {}norm({from}, {parameters})", times(*factor))
+            }
+            Self::Project { matrix, bias, norm, from, into, output } => {
+                let product = format!("{matrix} · {}{}", normed(from, norm), plus(bias));
+                match output {
+                    Output::Store => write!(f, "{into} = {product}"),
+                    Output::Residual { multiplier } if *multiplier == 1.0 => write!(f, "{into} += {product}"),
+                    Output::Residual { multiplier } => write!(f, "{into} += {multiplier} × ({product})"),
+                    Output::Glu(activation) => write!(f, "{into} = glu {activation:?}({product})"),
+                    Output::Activate(activation) => write!(f, "{into} = {activation:?}({product})"),
+                    Output::Logits { multiplier, softcap } => {
+                        let cap = softcap.map_or(String::new(), |cap| format!(", capped at {cap}"));
+                        write!(f, "{into} = {}({product}){cap}", times(*multiplier))
+                    }
+                }
+            }
+            Self::RopeCache { layer, from, into } => write!(f, "{into}, cache[{layer}] = rope({from})"),
+            Self::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
+                write!(f, "{into}, cache[{layer}] = rope({matrix} · {}{})", normed(from, norm), plus(bias))
+            }
+            Self::Attend { layer, from, into } => write!(f, "{into} = attend({from}, cache[{layer}])"),
+            Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
+            Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
+        }
+    }
+}

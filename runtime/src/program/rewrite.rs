@@ -1,0 +1,85 @@
+//! Rewrites that fuse operations: each takes a list and gives one that computes the same with fewer steps.
+
+use super::{FusedNorm, Operation, Output, Program, Value};
+use haikuq_format::spec::NormKind;
+
+/// Which fusions the kernels of a device can do for a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fusions {
+    /// Products normalize their input (root mean squares alone) on the way.
+    pub norm: bool,
+    /// The product of queries, keys and values rotates and writes to the cache at its end.
+    pub rope: bool,
+}
+
+/// Applies all rewrites that `fusions` allows.
+pub fn fuse(mut program: Program, fusions: Fusions) -> Program {
+    if fusions.norm {
+        fuse_norms(&mut program.operations);
+    }
+    if fusions.rope {
+        fuse_rope(&mut program.operations);
+    }
+    program
+}
+
+/// A norm whose result products alone read becomes part of each of these.
+fn fuse_norms(operations: &mut Vec<Operation>) {
+    let mut at = 0;
+    while at < operations.len() {
+        let Some((source, target, fused)) = plain_norm(&operations[at]) else {
+            at += 1;
+            continue;
+        };
+        // Readers of the result, up to where it is written anew.
+        let end = operations[at + 1..].iter().position(|o| o.writes() == Some(target)).map_or(operations.len(), |n| at + 1 + n);
+        let readers: Vec<usize> = (at + 1..end).filter(|i| operations[*i].reads().contains(&target)).collect();
+        let fits = |i: &usize| matches!(operations[*i], Operation::Project { norm: None, .. });
+        // What the norm reads must still be there when the last product reads it instead.
+        let kept = |last: usize| operations[at + 1..last].iter().all(|o| o.writes() != Some(source));
+        if readers.is_empty() || !readers.iter().all(fits) || !kept(readers[readers.len() - 1]) {
+            at += 1;
+            continue;
+        }
+        for i in readers {
+            if let Operation::Project { norm, from, .. } = &mut operations[i] {
+                (*norm, *from) = (Some(fused.clone()), source);
+            }
+        }
+        operations.remove(at);
+    }
+}
+
+fn plain_norm(operation: &Operation) -> Option<(Value, Value, FusedNorm)> {
+    match operation {
+        Operation::Norm { norm, parameters, from, into, residual: None } if norm.kind == NormKind::Rms => {
+            Some((*from, *into, FusedNorm { parameters: parameters.clone(), epsilon: norm.epsilon }))
+        }
+        _ => None,
+    }
+}
+
+/// The product of queries, keys and values, and the rotation that alone reads it.
+fn fuse_rope(operations: &mut Vec<Operation>) {
+    let mut at = 0;
+    while at + 1 < operations.len() {
+        let fused = match (&operations[at], &operations[at + 1]) {
+            (
+                Operation::Project { matrix, bias, norm, from, into: written, output: Output::Store },
+                Operation::RopeCache { layer, from: read, into },
+            ) if written == read => Some(Operation::ProjectRopeCache {
+                layer: *layer,
+                matrix: matrix.clone(),
+                bias: bias.clone(),
+                norm: norm.clone(),
+                from: *from,
+                into: *into,
+            }),
+            _ => None,
+        };
+        if let Some(fused) = fused {
+            operations.splice(at..at + 2, [fused]);
+        }
+        at += 1;
+    }
+}

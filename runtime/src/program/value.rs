@@ -1,0 +1,83 @@
+//! [`Value`]: the named values of a program.
+
+use haikuq_format::DecoderSpec;
+use std::fmt;
+
+/// A matrix of f32 activations, one row a token (or a row of logits), that operations read and write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Value {
+    /// The residual stream.
+    Hidden,
+    /// The residual stream after a norm, where the product that reads it does not normalize on the way.
+    Normed,
+    /// Queries, keys and values of a layer, side by side.
+    Qkv,
+    /// Queries, normalized and rotated.
+    Query,
+    /// The heads' outputs, side by side.
+    Attended,
+    /// The feed-forward network's inner activations.
+    Inner,
+    /// A block's output on its way through a norm.
+    BlockOutput,
+    /// Rows of the residual stream that logits are wanted for.
+    HeadRows,
+    /// The same after the final norm.
+    HeadNormed,
+    /// Logits.
+    Logits,
+}
+
+impl Value {
+    /// Every one.
+    pub const ALL: [Self; 10] = [
+        Self::Hidden,
+        Self::Normed,
+        Self::Qkv,
+        Self::Query,
+        Self::Attended,
+        Self::Inner,
+        Self::BlockOutput,
+        Self::HeadRows,
+        Self::HeadNormed,
+        Self::Logits,
+    ];
+
+    /// Values in a row, at most, over all layers.
+    pub fn width(self, spec: &DecoderSpec) -> usize {
+        match self {
+            Self::Hidden | Self::Normed | Self::BlockOutput | Self::HeadRows | Self::HeadNormed => spec.hidden_size,
+            Self::Qkv => spec.qkv_size(),
+            Self::Query | Self::Attended => spec.attention_size(),
+            Self::Inner => spec.intermediate_size,
+            Self::Logits => spec.vocab_size,
+        }
+    }
+
+    /// Whether it has a row a wanted row of logits, and not a row a token.
+    pub fn is_of_head(self) -> bool {
+        matches!(self, Self::HeadRows | Self::HeadNormed | Self::Logits)
+    }
+
+    /// Its name in printed programs and profiles.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden",
+            Self::Normed => "normed",
+            Self::Qkv => "qkv",
+            Self::Query => "query",
+            Self::Attended => "attended",
+            Self::Inner => "inner",
+            Self::BlockOutput => "block_output",
+            Self::HeadRows => "head_rows",
+            Self::HeadNormed => "head_normed",
+            Self::Logits => "logits",
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,169 @@
+//! Programs: what a step does, read without a GPU.
+
+use haikuq_format::DecoderSpec;
+use haikuq_runtime::program::place::place;
+use haikuq_runtime::program::rewrite::{Fusions, fuse};
+use haikuq_runtime::program::{Part, Program, Step, Value, build};
+use rstest::rstest;
+
+/// A small decoder of two layers; `changes` replaces some of its keys.
+fn spec(changes: &str) -> DecoderSpec {
+    let mut spec = serde_json::json!({
+        "vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16,
+        "max_context": 256, "norm": {"kind": "rms", "epsilon": 1e-5}, "activation": "silu", "attention_scale": 0.25,
+        "layers": [{"rope": 0}, {"rope": 0}], "ropes": [{"inv_freq": [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03, 0.015, 0.007]}],
+        "tied_head": true
+    });
+    let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
+    spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    serde_json::from_value(spec).unwrap()
+}
+
+const ALL: Fusions = Fusions { norm: true, rope: true };
+
+/// The lines of layer 0, and what stands before it.
+fn first_layer(program: &Program) -> String {
+    program.to_string().lines().take_while(|l| !l.contains("layers.1.")).map(|l| format!("{l}\n")).collect()
+}
+
+#[test]
+fn a_llama_layer_has_five_operations_in_decode() {
+    let body = build(&spec("{}"), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.attention_norm))
+    attended = attend(query, cache[0])
+    hidden += layers.0.attention_output · attended
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
+    hidden += layers.0.down · inner
+    ");
+}
+
+#[test]
+fn nothing_is_fused_where_no_kernel_does() {
+    let body = build(&spec("{}"), Part::Body(Step::of_prefill(40)));
+    assert_eq!(body.rows, 64, "idle tokens fill it up");
+    insta::assert_snapshot!(first_layer(&fuse(body, Fusions::default())), @r"
+    hidden = embedding[ids]
+    normed = norm(hidden, layers.0.attention_norm)
+    qkv = layers.0.qkv · normed
+    query, cache[0] = rope(qkv)
+    attended = attend(query, cache[0])
+    hidden += layers.0.attention_output · attended
+    normed = norm(hidden, layers.0.mlp_norm)
+    inner = glu Silu(layers.0.gate_up · normed)
+    hidden += layers.0.down · inner
+    ");
+}
+
+#[test]
+fn parallel_blocks_read_the_stream_before_either_is_added() {
+    let parallel = r#"{"norm": {"kind": "layer", "epsilon": 1e-5}, "residual": "parallel_shared", "gated_mlp": false,
+        "activation": "gelu", "biases": {"qkv": true, "attention_output": true, "mlp": true}}"#;
+    let body = build(&spec(parallel), Part::Body(Step::of_decode(2)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    normed = norm(hidden, layers.0.attention_norm)
+    query, cache[0] = rope(layers.0.qkv · normed + layers.0.qkv.bias)
+    attended = attend(query, cache[0])
+    inner = Gelu(layers.0.up · normed + layers.0.up.bias)
+    hidden += layers.0.attention_output · attended + layers.0.attention_output.bias
+    hidden += layers.0.down · inner + layers.0.down.bias
+    ");
+}
+
+#[test]
+fn a_shared_norm_is_fused_into_both_products_that_read_it() {
+    let shared = r#"{"residual": "parallel_shared"}"#;
+    let body = build(&spec(shared), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.attention_norm))
+    attended = attend(query, cache[0])
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.attention_norm))
+    hidden += layers.0.attention_output · attended
+    hidden += layers.0.down · inner
+    ");
+}
+
+#[test]
+fn norms_after_blocks_stay_operations_of_their_own() {
+    let both = r#"{"norm_placement": "both", "residual_multiplier": 0.5, "embedding_multiplier": 12.0}"#;
+    let body = build(&spec(both), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = 12 × embedding[ids]
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.attention_norm))
+    attended = attend(query, cache[0])
+    block_output = layers.0.attention_output · attended
+    hidden += 0.5 × norm(block_output, layers.0.attention_post_norm)
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
+    block_output = layers.0.down · inner
+    hidden += 0.5 × norm(block_output, layers.0.mlp_post_norm)
+    ");
+}
+
+#[test]
+fn a_step_ends_with_logits_and_a_choice() {
+    let spec = spec(r#"{"logit_softcap": 30.0}"#);
+    let head = fuse(build(&spec, Part::Head { rows: 1, from: Value::Hidden }), ALL);
+    let sample = build(&spec, Part::Sample { rows: 1, advance: true });
+    insta::assert_snapshot!(format!("{head}{sample}"), @r"
+    logits = (embedding · norm(hidden, final_norm)), capped at 30
+    chosen, next ids = sample(logits)
+    ");
+}
+
+fn programs(spec: &DecoderSpec, fusions: Fusions) -> Vec<Program> {
+    let steps = [Step::of_decode(1), Step::of_prefill(64)].map(Part::Body);
+    let heads = [Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows: 1, from });
+    let parts = steps.into_iter().chain(heads).chain([Part::Sample { rows: 1, advance: true }]);
+    parts.map(|part| fuse(build(spec, part), fusions)).collect()
+}
+
+/// Runs a program over buffers that remember whose value they hold: whatever an operation reads must still be there.
+fn assert_values_survive(spec: &DecoderSpec, programs: &[Program]) {
+    let placement = place(spec, programs, 64, 8);
+    for program in programs {
+        let mut held: Vec<Option<Value>> = vec![None; placement.bytes.len()];
+        for lasting in [Value::Hidden, Value::HeadRows, Value::Logits] {
+            if let Some(slot) = placement.slots.get(&lasting) {
+                held[*slot] = Some(lasting);
+            }
+        }
+        for operation in &program.operations {
+            for read in operation.reads() {
+                assert_eq!(held[placement.slots[&read]], Some(read), "{operation}: in\n{program}");
+            }
+            if let Some(written) = operation.writes() {
+                let slot = placement.slots[&written];
+                let others = operation.reads().into_iter().filter(|r| *r != written);
+                assert!(others.into_iter().all(|r| placement.slots[&r] != slot), "{operation} writes what it reads");
+                held[slot] = Some(written);
+            }
+        }
+    }
+}
+
+#[rstest]
+#[case::llama("{}")]
+#[case::parallel(r#"{"residual": "parallel"}"#)]
+#[case::shared(r#"{"residual": "parallel_shared"}"#)]
+#[case::norms_everywhere(r#"{"norm_placement": "both"}"#)]
+#[case::layer_norms(r#"{"norm": {"kind": "layer", "epsilon": 1e-5}, "gated_mlp": false}"#)]
+fn values_that_share_a_buffer_are_never_needed_together(#[case] changes: &str) {
+    for fusions in [ALL, Fusions::default()] {
+        assert_values_survive(&spec(changes), &programs(&spec(changes), fusions));
+    }
+}
+
+#[test]
+fn buffers_are_shared_but_not_by_rows_that_end_in_padding() {
+    let whole = spec("{}");
+    let placement = place(&whole, &programs(&whole, Fusions::default()), 64, 8);
+    assert_eq!(placement.slots[&Value::Qkv], placement.slots[&Value::Inner], "the one is done when the other begins");
+    // Zeros beyond the true columns would be overwritten.
+    let odd = spec(r#"{"intermediate_size": 100}"#);
+    let placement = place(&odd, &programs(&odd, Fusions::default()), 64, 8);
+    let inner = placement.slots[&Value::Inner];
+    assert_eq!(placement.slots.values().filter(|slot| **slot == inner).count(), 1);
+}
