@@ -21,7 +21,7 @@ use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::weights::GpuMatrix;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{NormKind, NormPlacement, Residual};
+use haikuq_format::spec::{Attention, Mixer, Mlp, NormKind, NormPlacement, Residual};
 use std::collections::HashMap;
 
 /// Tokens of a prefill graph are a multiple of this; the last chunk of a prompt is filled up with idle tokens, so that a
@@ -106,12 +106,12 @@ fn cached<K: Eq + std::hash::Hash>(
     })
 }
 
-/// The shape of attention, the same in every layer.
-pub(super) fn attention_shape(spec: &DecoderSpec, cache_f16: bool, max_pages: usize) -> AttentionShape {
+/// The shape of a layer's attention.
+pub(super) fn attention_shape(attention: &Attention, cache_f16: bool, max_pages: usize) -> AttentionShape {
     AttentionShape {
-        num_heads: spec.num_heads as u32,
-        num_kv_heads: spec.num_kv_heads as u32,
-        head_dim: spec.head_dim as u32,
+        num_heads: attention.num_heads as u32,
+        num_kv_heads: attention.num_kv_heads as u32,
+        head_dim: attention.head_dim as u32,
         max_pages: max_pages as u32,
         cache_f16,
     }
@@ -125,8 +125,12 @@ fn attention_splits(gpu: &Gpu, shape: &AttentionShape, window: Option<u32>) -> u
 }
 
 /// Bytes for the partial results of split attention in the largest decode step.
-pub(super) fn partials_bytes(gpu: &Gpu, shape: &AttentionShape) -> u64 {
-    AttentionDecode::scratch_bytes(MAX_BATCH as u32, shape, attention_splits(gpu, shape, None))
+pub(super) fn partials_bytes(gpu: &Gpu, spec: &DecoderSpec, cache: &KvCache) -> u64 {
+    let bytes = |a: &Attention| {
+        let shape = attention_shape(a, cache.precision.is_f16(), cache.max_pages);
+        AttentionDecode::scratch_bytes(MAX_BATCH as u32, &shape, attention_splits(gpu, &shape, None))
+    };
+    spec.attentions().map(bytes).max().unwrap_or(0)
 }
 
 /// What graphs are built from.
@@ -168,46 +172,46 @@ impl<'a> Context<'a> {
     /// Both blocks up to their last projections, which alone write to the residual stream. Where the blocks are parallel, the
     /// second has read the stream before the first is added to it.
     fn layer(&self, layer: usize, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
-        let b = self.buffers;
+        let (b, spec) = (self.buffers, &self.spec.layers[layer]);
+        let (placement, mlp) = (spec.norm_placement, &spec.mlp);
+        let Mixer::Attention(attention) = &spec.mixer;
         let name = |part: &str| format!("layers.{layer}.{part}");
-        let input = self.block_input(step, &name("attention_norm"), graph)?;
+        let input = self.block_input(step, placement, &name("mixer_norm"), graph)?;
         self.projection(step, &input, &name("qkv"), &b.qkv, Output::Store, graph)?;
-        self.attention(layer, step, graph)?;
+        self.attention(layer, attention, step, graph)?;
         let add_attention = |graph: &mut Vec<Dispatch>| {
-            self.add_block(step, &b.attention, &name("attention_output"), &name("attention_post_norm"), graph)
+            self.add_block(step, &b.attention, &name("attention_output"), placement, &name("mixer_post_norm"), graph)
         };
-        match self.spec.residual {
+        match spec.residual {
             Residual::Sequential => {
                 add_attention(graph)?;
-                let input = self.block_input(step, &name("mlp_norm"), graph)?;
-                self.activations(layer, step, &input, graph)?;
+                let input = self.block_input(step, placement, &name("mlp_norm"), graph)?;
+                self.activations(layer, mlp, step, &input, graph)?;
             }
             Residual::Parallel => {
-                let input = self.block_input(step, &name("mlp_norm"), graph)?;
-                self.activations(layer, step, &input, graph)?;
+                let input = self.block_input(step, placement, &name("mlp_norm"), graph)?;
+                self.activations(layer, mlp, step, &input, graph)?;
                 add_attention(graph)?;
             }
             Residual::ParallelShared => {
-                self.activations(layer, step, &input, graph)?;
+                self.activations(layer, mlp, step, &input, graph)?;
                 add_attention(graph)?;
             }
         }
-        self.add_block(step, &b.mlp, &name("down"), &name("mlp_post_norm"), graph)
+        self.add_block(step, b.mlp(mlp), &name("down"), placement, &name("mlp_post_norm"), graph)
     }
 
     /// From queries, keys and values to the heads' outputs.
-    fn attention(&self, layer: usize, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
+    fn attention(&self, layer: usize, a: &Attention, step: Step, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
         let (spec, b) = (self.spec, self.buffers);
-        let (shape, num_tokens) =
-            (attention_shape(spec, self.cache.precision.is_f16(), self.cache.max_pages), step.tokens() as u32);
+        let (shape, num_tokens) = (attention_shape(a, self.cache.precision.is_f16(), self.cache.max_pages), step.tokens() as u32);
         let (keys, values) = &self.cache.pools[layer];
-        let rope = spec.layers[layer].rope.map(|i| Rope {
+        let rope = a.rope.map(|i| Rope {
             inv_freq: (&b.inv_freqs[i]).into(),
             rotated: spec.ropes[i].inv_freq.len() as u32,
             factor: spec.ropes[i].factor,
         });
-        let qk_parameters = b.qk_norms.get(layer);
-        let qk_norm = spec.qk_norm.zip(qk_parameters).map(|(kind, buffer)| QkNormalization {
+        let qk_norm = a.qk_norm.zip(b.qk_norms[layer].as_ref()).map(|(kind, buffer)| QkNormalization {
             kind,
             norm: spec.norm,
             parameters: buffer.into(),
@@ -226,8 +230,8 @@ impl<'a> Context<'a> {
         };
         graph.push(rope_cache.bind(self.gpu)?);
 
-        let window = spec.layers[layer].window.map(|w| w as u32);
-        let scores = Scores { scale: spec.attention_scale, window, softcap: spec.attention_softcap };
+        let window = a.window.map(|w| w as u32);
+        let scores = Scores { scale: a.scale, window, softcap: a.softcap };
         let buffers = AttentionBuffers {
             q: (&b.query).into(),
             tokens: (&b.tokens).into(),
@@ -247,11 +251,16 @@ impl<'a> Context<'a> {
     }
 
     /// The feed-forward network's inner activations.
-    fn activations(&self, layer: usize, step: Step, input: &Input<'_>, graph: &mut Vec<Dispatch>) -> Result<(), GpuError> {
-        let activation = self.spec.activation;
-        let (up, output) =
-            if self.spec.gated_mlp { ("gate_up", Output::Glu(activation)) } else { ("up", Output::Activate(activation)) };
-        self.projection(step, input, &format!("layers.{layer}.{up}"), &self.buffers.mlp, output, graph)
+    fn activations(
+        &self,
+        layer: usize,
+        mlp: &Mlp,
+        step: Step,
+        input: &Input<'_>,
+        graph: &mut Vec<Dispatch>,
+    ) -> Result<(), GpuError> {
+        let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
+        self.projection(step, input, &format!("layers.{layer}.{}", mlp.up_name()), self.buffers.mlp(mlp), output, graph)
     }
 
     fn head(&self, rows: usize) -> Result<Vec<Dispatch>, GpuError> {
@@ -275,9 +284,15 @@ impl<'a> Context<'a> {
     }
 
     /// The residual stream as a block reads it: normalized, or as it is where norms stand after the blocks alone.
-    fn block_input(&self, step: Step, norm: &str, graph: &mut Vec<Dispatch>) -> Result<Input<'a>, GpuError> {
+    fn block_input(
+        &self,
+        step: Step,
+        placement: NormPlacement,
+        norm: &str,
+        graph: &mut Vec<Dispatch>,
+    ) -> Result<Input<'a>, GpuError> {
         let b = self.buffers;
-        if self.spec.norm_placement == NormPlacement::Post {
+        if placement == NormPlacement::Post {
             return Ok(Input { buffer: &b.hidden, norm: None });
         }
         self.normed(step.is_few(), step.tokens(), norm, [&b.hidden, &b.normed], graph)
@@ -308,11 +323,12 @@ impl<'a> Context<'a> {
         step: Step,
         input: &'a wgpu::Buffer,
         matrix: &str,
+        placement: NormPlacement,
         norm: &str,
         graph: &mut Vec<Dispatch>,
     ) -> Result<(), GpuError> {
         let (b, multiplier, input) = (self.buffers, self.spec.residual_multiplier, Input { buffer: input, norm: None });
-        if self.spec.norm_placement == NormPlacement::Pre {
+        if placement == NormPlacement::Pre {
             return self.projection(step, &input, matrix, &b.hidden, Output::Residual { multiplier }, graph);
         }
         // Whatever was read from `normed` has been read.

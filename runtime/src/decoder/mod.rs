@@ -31,6 +31,8 @@ use cache::KvCache;
 use graph::{Graphs, Step};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
+use haikuq_format::spec::Mlp;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use weights::Weights;
 
@@ -119,13 +121,14 @@ struct Buffers {
     qkv: wgpu::Buffer,
     query: wgpu::Buffer,
     attention: wgpu::Buffer,
-    mlp: wgpu::Buffer,
+    /// Inside the feed-forward networks \[chunk, padded(intermediate_size)\], by [`mlp_key`].
+    mlps: BTreeMap<usize, wgpu::Buffer>,
     /// Partial results of split attention.
     partials: wgpu::Buffer,
     /// Inverse frequencies of each rope table; after them those for long sequences, where there are such.
     inv_freqs: Vec<wgpu::Buffer>,
-    /// Gains and biases of the norms of queries and keys, a layer each; none without such norms.
-    qk_norms: Vec<wgpu::Buffer>,
+    /// Gains and biases of each layer's norms of queries and keys, where it has such.
+    qk_norms: Vec<Option<wgpu::Buffer>>,
     /// Rows of the residual stream that logits are wanted for \[logit_rows, padded(hidden)\].
     head_input: wgpu::Buffer,
     head_normed: wgpu::Buffer,
@@ -149,18 +152,20 @@ impl Buffers {
         let rows = |label, width: usize, rows: usize| gpu.storage(label, (rows * padded(width) * 4) as u64);
         let hidden = |label| rows(label, spec.hidden_size, chunk);
         let logit_rows = (MAX_LOGIT_BYTES / (padded(spec.vocab_size) * 4)).clamp(MAX_BATCH, chunk.max(MAX_BATCH));
+        let mut mlps = BTreeMap::<usize, usize>::new();
+        for mlp in spec.mlps() {
+            let width = mlps.entry(mlp_key(mlp)).or_default();
+            *width = mlp.intermediate_size.max(*width);
+        }
         Self {
             tokens: gpu.storage("tokens", chunk.max(MAX_BATCH) as u64 * 16),
             hidden: hidden("hidden"),
             normed: hidden("normed"),
-            qkv: rows("qkv", spec.qkv_size(), chunk),
-            query: rows("query", spec.attention_size(), chunk),
-            attention: rows("attention", spec.attention_size(), chunk),
-            mlp: rows("mlp", spec.intermediate_size, chunk),
-            partials: gpu.storage(
-                "attention partials",
-                graph::partials_bytes(gpu, &graph::attention_shape(spec, cache.precision.is_f16(), cache.max_pages)),
-            ),
+            qkv: rows("qkv", spec.max_qkv_size(), chunk),
+            query: rows("query", spec.max_attention_size(), chunk),
+            attention: rows("attention", spec.max_attention_size(), chunk),
+            mlps: mlps.into_iter().map(|(key, width)| (key, rows("mlp", width, chunk))).collect(),
+            partials: gpu.storage("attention partials", graph::partials_bytes(gpu, spec, cache)),
             inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
             qk_norms: qk_norms(gpu, spec, weights),
             head_input: rows("head input", spec.hidden_size, logit_rows),
@@ -188,7 +193,6 @@ impl Buffers {
             &self.qkv,
             &self.query,
             &self.attention,
-            &self.mlp,
             &self.partials,
             &self.head_input,
             &self.head_normed,
@@ -199,10 +203,23 @@ impl Buffers {
             &self.chosen,
             &self.chosen_staging,
         ]
-        .iter()
+        .into_iter()
+        .chain(self.mlps.values())
         .map(|b| b.size())
         .sum()
     }
+
+    /// Where a feed-forward network's inner activations stand.
+    fn mlp(&self, mlp: &Mlp) -> &wgpu::Buffer {
+        &self.mlps[&mlp_key(mlp)]
+    }
+}
+
+/// Which buffer holds a feed-forward network's inner activations. Products read rows up to whole units and rely on zeros
+/// beyond the true columns, which nothing writes: so each width has a buffer of its own, unless it needs no padding.
+fn mlp_key(mlp: &Mlp) -> usize {
+    let width = mlp.intermediate_size;
+    if padded(width) == width { 0 } else { width }
 }
 
 impl Decoder {
@@ -241,6 +258,7 @@ impl Decoder {
     fn join_qk_norms(&self) {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (layer, joined) in self.buffers.qk_norms.iter().enumerate() {
+            let Some(joined) = joined else { continue };
             let mut at = 0;
             for part in qk_parameters(&self.weights, layer) {
                 let (plane, bytes) = (&part.chunks[0].planes[0].1, part.columns as u64 * 4);
@@ -546,11 +564,11 @@ fn encode(encoder: &mut wgpu::CommandEncoder, dispatches: &[Dispatch]) {
     }
 }
 
-/// Room for the norms of queries and keys of each layer.
-fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
-    let layers = if spec.qk_norm.is_some() { spec.num_layers() } else { 0 };
-    let bytes = |layer: usize| qk_parameters(weights, layer).map(|m| m.columns as u64 * 4).sum();
-    (0..layers).map(|layer| gpu.storage("q and k norms", bytes(layer))).collect()
+/// Room for the norms of queries and keys of each layer that has such.
+fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<Option<wgpu::Buffer>> {
+    let bytes = |layer: usize| qk_parameters(weights, layer).map(|m| m.columns as u64 * 4).sum::<u64>();
+    let sizes = (0..spec.num_layers()).map(bytes);
+    sizes.map(|bytes| (bytes > 0).then(|| gpu.storage("q and k norms", bytes))).collect()
 }
 
 /// Gains of queries and of keys, then their biases if there are any.
