@@ -174,8 +174,8 @@ fn the_rows_of_gate_and_up_take_turns() {
     assert_eq!(energies, [9.0, 1.0]);
     let outputs = vec![(Site::Up, rows(&[1.0, 0.0, 0.0, 2.0])), (Site::Gate, rows(&[0.0, 0.0, 1.0, 1.0]))];
     let back = Back { gradient: rows(&[0.0, 0.0]), inputs: BTreeMap::from([(Site::Up, (input, energies))]), outputs };
-    let [(name, gate_up)] = &by_matrix(&llama(), 3, back.sums().unwrap())[..] else { panic!("one matrix") };
-    assert_eq!(name, "layers.3.gate_up");
+    let [(name, gate_up)] = &by_matrix(&llama(), 1, back.sums().unwrap())[..] else { panic!("one matrix") };
+    assert_eq!(name, "layers.1.gate_up");
     assert_eq!((&gate_up.input[..], &gate_up.output[..]), (&[5.0][..], &[0.5, 0.5, 0.5, 2.0][..]));
     // Tokens: 9 · 1 and 1 · 6, on average 7.5, where both on average are 5 and 3.5.
     assert_eq!(gate_up.coupling, 7.5 / (5.0 * 3.5));
