@@ -10,7 +10,7 @@ mod random_decoder;
 use common::adapters;
 use haikuq::golden::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Biases, LayerSpec, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, TensorSpec,
+    Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -26,39 +26,28 @@ const TOLERANCE: f32 = 1e-4;
 /// Tokens of a prefill step: texts have three.
 const CHUNK: usize = 32;
 
+fn rope(pairs: usize, base: f32, factor: f32) -> RopeTable {
+    let inv_freq = (0..pairs).map(|i| base.powf(-(i as f32) / pairs as f32)).collect();
+    RopeTable { inv_freq, factor, long: None }
+}
+
 /// A small decoder that has none of the rarer features, but a window, two rope tables and a layer without rope.
 fn plain() -> DecoderSpec {
-    let rope = |pairs: usize, base: f32, factor| RopeTable {
-        inv_freq: (0..pairs).map(|i| base.powf(-(i as f32) / pairs as f32)).collect(),
-        factor,
-        long: None,
+    let layer = |window, rope| {
+        let mlp = Mlp { intermediate_size: 100, activation: Activation::Silu, gated: true, bias: false };
+        LayerSpec::new(Attention { window, rope, ..Attention::new(6, 2, 20) }, mlp)
     };
     DecoderSpec {
         vocab_size: 101,
         hidden_size: 72,
-        intermediate_size: 100,
-        num_heads: 6,
-        num_kv_heads: 2,
-        head_dim: 20,
         max_context: 96,
         norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
-        activation: Activation::Silu,
-        gated_mlp: true,
-        attention_scale: 20f32.sqrt().recip(),
-        layers: vec![
-            LayerSpec { window: Some(7), rope: Some(0) },
-            LayerSpec { window: None, rope: Some(1) },
-            LayerSpec { window: Some(40), rope: None },
-        ],
+        layers: vec![layer(Some(7), Some(0)), layer(None, Some(1)), layer(Some(40), None)],
         // All dimensions of a head turn, or 14 of 20.
         ropes: vec![rope(10, 1e4, 1.0), rope(7, 1e6, 1.2)],
         tied_head: false,
-        qk_norm: None,
-        biases: Biases::default(),
-        residual: Residual::Sequential,
-        norm_placement: NormPlacement::Pre,
+        head_bias: false,
         learned_positions: false,
-        attention_softcap: None,
         logit_softcap: None,
         embedding_multiplier: 1.0,
         residual_multiplier: 1.0,
@@ -68,10 +57,55 @@ fn plain() -> DecoderSpec {
     }
 }
 
-const ALL_BIASES: Biases = Biases { qkv: true, attention_output: true, mlp: true, head: true };
+/// Four layers that have no size, and hardly anything else, in common. Widths of the feed-forward networks end at different
+/// places within a unit, so that one's numbers must not show as another's padding.
+fn uneven() -> DecoderSpec {
+    let mlp = |intermediate_size, activation, gated, bias| Mlp { intermediate_size, activation, gated, bias };
+    let first = Attention { window: Some(7), rope: Some(0), ..Attention::new(6, 2, 20) };
+    let second = Attention {
+        softcap: Some(1.5),
+        qk_norm: Some(QkNorm::Whole),
+        qkv_bias: true,
+        output_bias: true,
+        ..Attention::new(4, 4, 36)
+    };
+    let third = Attention { scale: 0.2, rope: Some(2), qk_norm: Some(QkNorm::PerHead), ..Attention::new(3, 1, 12) };
+    let fourth = Attention { window: Some(40), rope: Some(1), qkv_bias: true, ..Attention::new(8, 2, 32) };
+    let layers = vec![
+        LayerSpec::new(first, mlp(120, Activation::Silu, true, false)),
+        LayerSpec {
+            residual: Residual::Parallel,
+            norm_placement: NormPlacement::Both,
+            ..LayerSpec::new(second, mlp(97, Activation::Gelu, false, true))
+        },
+        LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)) },
+        LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)) },
+    ];
+    DecoderSpec { layers, ropes: vec![rope(10, 1e4, 1.0), rope(7, 1e6, 1.2), rope(5, 1e3, 1.0)], ..plain() }
+}
 
 fn of_norm(kind: NormKind) -> DecoderSpec {
     DecoderSpec { norm: Norm { kind, epsilon: 1e-5 }, ..plain() }
+}
+
+fn with_layers(mut spec: DecoderSpec, change: impl Fn(&mut LayerSpec)) -> DecoderSpec {
+    spec.layers.iter_mut().for_each(change);
+    spec
+}
+
+fn with_attention(mut spec: DecoderSpec, change: impl Fn(&mut Attention)) -> DecoderSpec {
+    spec.attentions_mut().for_each(change);
+    spec
+}
+
+fn with_mlp(mut spec: DecoderSpec, change: impl Fn(&mut Mlp)) -> DecoderSpec {
+    spec.mlps_mut().for_each(change);
+    spec
+}
+
+/// Biases on all projections but the head.
+fn with_biases(spec: DecoderSpec) -> DecoderSpec {
+    with_mlp(with_attention(spec, |a| (a.qkv_bias, a.output_bias) = (true, true)), |m| m.bias = true)
 }
 
 fn f32_package(_: &TensorSpec) -> Scheme {
@@ -211,7 +245,7 @@ fn every_norm_in_every_place_with_every_residual() {
     for kind in [NormKind::Rms, NormKind::Layer, NormKind::LayerNoBias] {
         for norm_placement in [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both] {
             for residual in [Residual::Sequential, Residual::Parallel, Residual::ParallelShared] {
-                let mut spec = DecoderSpec { norm_placement, residual, ..of_norm(kind) };
+                let mut spec = with_layers(of_norm(kind), |l| (l.norm_placement, l.residual) = (norm_placement, residual));
                 // What adds to the stream shows in the next layer.
                 spec.layers.truncate(2);
                 Pair::new(&format!("{kind:?} {norm_placement:?} {residual:?}"), &gpu, &spec, f32_package).check();
@@ -230,25 +264,22 @@ fn biases_multipliers_and_caps_with_and_without_layer_norms() {
         (NormPlacement::Post, NormKind::Layer),
     ] {
         let spec = DecoderSpec {
-            norm_placement,
-            biases: ALL_BIASES,
+            head_bias: true,
             residual_multiplier: 0.6,
             embedding_multiplier: 3.0,
             logit_multiplier: 0.3,
-            attention_scale: 0.4,
-            attention_softcap: Some(1.5),
             logit_softcap: Some(0.7),
-            ..of_norm(kind)
+            ..with_layers(with_biases(of_norm(kind)), |l| l.norm_placement = norm_placement)
         };
+        let spec = with_attention(spec, |a| (a.scale, a.softcap) = (0.4, Some(1.5)));
         Pair::new(&format!("{kind:?} {norm_placement:?}, all biases, multipliers and caps"), &gpu, &spec, f32_package).check();
     }
-    for (name, biases) in [
-        ("qkv", Biases { qkv: true, ..Biases::default() }),
-        ("attention output", Biases { attention_output: true, ..Biases::default() }),
-        ("mlp", Biases { mlp: true, ..Biases::default() }),
-        ("tied head", Biases { head: true, ..Biases::default() }),
+    for (name, spec) in [
+        ("qkv", with_attention(plain(), |a| a.qkv_bias = true)),
+        ("attention output", with_attention(plain(), |a| a.output_bias = true)),
+        ("mlp", with_mlp(plain(), |m| m.bias = true)),
+        ("tied head", DecoderSpec { head_bias: true, tied_head: true, ..plain() }),
     ] {
-        let spec = DecoderSpec { biases, tied_head: biases.head, ..plain() };
         Pair::new(&format!("bias of {name}"), &gpu, &spec, f32_package).check();
     }
 }
@@ -257,10 +288,9 @@ fn biases_multipliers_and_caps_with_and_without_layer_norms() {
 fn every_activation_gated_or_not() {
     let gpu = gpu();
     for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
-        for gated_mlp in [true, false] {
-            let biases = Biases { mlp: true, ..Biases::default() };
-            let spec = DecoderSpec { activation, gated_mlp, biases, ..plain() };
-            Pair::new(&format!("{activation:?}, gated: {gated_mlp}"), &gpu, &spec, f32_package).check();
+        for gated in [true, false] {
+            let spec = with_mlp(plain(), |m| (m.activation, m.gated, m.bias) = (activation, gated, true));
+            Pair::new(&format!("{activation:?}, gated: {gated}"), &gpu, &spec, f32_package).check();
         }
     }
 }
@@ -276,7 +306,7 @@ fn every_norm_of_queries_and_keys() {
         (NormKind::Layer, QkNorm::EachHead(NormKind::Rms)),
     ];
     for (kind, qk_norm) in shared.chain(own) {
-        let spec = DecoderSpec { qk_norm: Some(qk_norm), attention_scale: 0.3, ..of_norm(kind) };
+        let spec = with_attention(of_norm(kind), |a| (a.qk_norm, a.scale) = (Some(qk_norm), 0.3));
         Pair::new(&format!("{qk_norm:?} in {kind:?}"), &gpu, &spec, f32_package).check();
     }
 }
@@ -286,98 +316,101 @@ fn learned_positions_in_any_scheme() {
     let gpu = gpu();
     for scheme in ["f32", "f16", "q8/32", "q3/32+u4"] {
         let scheme: Scheme = scheme.parse().unwrap();
-        let mut spec = DecoderSpec { learned_positions: true, tied_head: true, biases: ALL_BIASES, ..of_norm(NormKind::Layer) };
-        spec.layers.iter_mut().for_each(|layer| layer.rope = None);
-        spec.ropes.clear();
+        let spec = without_rope(with_biases(of_norm(NormKind::Layer)));
+        let spec = DecoderSpec { learned_positions: true, tied_head: true, head_bias: true, ..spec };
         Pair::new(&format!("positions in {scheme}"), &gpu, &spec, |_| scheme).check();
     }
 }
 
+#[test]
+fn layers_of_different_sizes_in_any_scheme() {
+    let gpu = gpu();
+    for scheme in ["f32", "f16", "q8/32", "q4/32+f16", "q3/32+u4"] {
+        let scheme: Scheme = scheme.parse().unwrap();
+        Pair::new(&format!("uneven layers in {scheme}"), &gpu, &uneven(), |_| scheme).check();
+    }
+}
+
+fn without_rope(spec: DecoderSpec) -> DecoderSpec {
+    DecoderSpec { ropes: Vec::new(), ..with_attention(spec, |a| a.rope = None) }
+}
+
 /// Combinations as published models have them.
 fn combinations() -> Vec<(&'static str, DecoderSpec)> {
-    let without_rope = |spec: DecoderSpec| {
-        let layers = vec![LayerSpec::default(); 3];
-        DecoderSpec { layers, ropes: Vec::new(), ..spec }
-    };
+    let parallel = |spec, residual| with_layers(spec, move |l| l.residual = residual);
+    let placed = |spec, placement| with_layers(spec, move |l| l.norm_placement = placement);
+    let plain_gelu = |spec, activation| with_mlp(spec, move |m| (m.activation, m.gated) = (activation, false));
+    let layer_norm = || of_norm(NormKind::Layer);
     vec![
         (
             "learned positions, layer norm, plain GELU, tied",
-            without_rope(DecoderSpec {
+            DecoderSpec {
                 learned_positions: true,
-                activation: Activation::GeluTanh,
-                gated_mlp: false,
-                biases: Biases { head: false, ..ALL_BIASES },
                 tied_head: true,
-                num_kv_heads: 6,
-                ..of_norm(NormKind::Layer)
-            }),
+                ..with_attention(plain_gelu(without_rope(with_biases(layer_norm())), Activation::GeluTanh), |a| {
+                    (a.window, a.num_kv_heads) = (None, 6);
+                })
+            },
         ),
         (
             "parallel with two layer norms, partial rope",
-            DecoderSpec {
-                residual: Residual::Parallel,
-                activation: Activation::Gelu,
-                gated_mlp: false,
-                biases: Biases { head: false, ..ALL_BIASES },
-                layers: vec![LayerSpec { window: None, rope: Some(1) }; 3],
-                ..of_norm(NormKind::Layer)
-            },
+            with_attention(parallel(plain_gelu(with_biases(layer_norm()), Activation::Gelu), Residual::Parallel), |a| {
+                (a.window, a.rope) = (None, Some(1))
+            }),
         ),
         (
             "parallel with one layer norm, one key/value head, biased head",
             DecoderSpec {
-                residual: Residual::ParallelShared,
-                activation: Activation::GeluTanh,
-                gated_mlp: false,
-                biases: ALL_BIASES,
-                num_kv_heads: 1,
-                ..of_norm(NormKind::Layer)
+                head_bias: true,
+                ..with_mlp(
+                    with_attention(parallel(with_biases(layer_norm()), Residual::ParallelShared), |a| a.num_kv_heads = 1),
+                    |m| m.activation = Activation::GeluTanh,
+                )
             },
         ),
         (
             "parallel with one norm, gains of each head, logit multiplier",
             DecoderSpec {
-                residual: Residual::ParallelShared,
-                qk_norm: Some(QkNorm::EachHead(NormKind::LayerNoBias)),
                 logit_multiplier: 0.0625,
                 tied_head: true,
-                ..of_norm(NormKind::LayerNoBias)
+                ..with_attention(parallel(of_norm(NormKind::LayerNoBias), Residual::ParallelShared), |a| {
+                    a.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
+                })
             },
         ),
         (
             "norms after blocks, whole q/k norm",
-            DecoderSpec { norm_placement: NormPlacement::Post, qk_norm: Some(QkNorm::Whole), ..plain() },
+            with_attention(placed(plain(), NormPlacement::Post), |a| a.qk_norm = Some(QkNorm::Whole)),
         ),
         (
             "norms before and after blocks, q/k norm per head, windows, caps, scaled embedding",
             DecoderSpec {
-                norm_placement: NormPlacement::Both,
-                qk_norm: Some(QkNorm::PerHead),
-                activation: Activation::GeluTanh,
-                attention_softcap: Some(50.0),
                 logit_softcap: Some(30.0),
                 embedding_multiplier: 72f32.sqrt(),
                 tied_head: true,
-                ..plain()
+                ..with_attention(with_mlp(placed(plain(), NormPlacement::Both), |m| m.activation = Activation::GeluTanh), |a| {
+                    (a.softcap, a.qk_norm) = (Some(50.0), Some(QkNorm::PerHead))
+                })
             },
         ),
         (
             "everything at once",
             DecoderSpec {
-                norm_placement: NormPlacement::Both,
-                residual: Residual::ParallelShared,
-                qk_norm: Some(QkNorm::Whole),
-                biases: ALL_BIASES,
+                head_bias: true,
                 learned_positions: true,
-                activation: Activation::Gelu,
-                attention_softcap: Some(2.0),
                 logit_softcap: Some(3.0),
                 embedding_multiplier: 2.0,
                 residual_multiplier: 0.5,
                 logit_multiplier: 0.7,
-                ..of_norm(NormKind::Layer)
+                ..with_attention(
+                    with_mlp(placed(parallel(with_biases(layer_norm()), Residual::ParallelShared), NormPlacement::Both), |m| {
+                        m.activation = Activation::Gelu
+                    }),
+                    |a| (a.softcap, a.qk_norm) = (Some(2.0), Some(QkNorm::Whole)),
+                )
             },
         ),
+        ("layers of different sizes", uneven()),
     ]
 }
 

@@ -331,8 +331,11 @@ fn a_longer_file_is_refused() {
 }
 
 #[test]
-fn a_package_of_a_later_format_is_refused_by_its_version() {
-    assert_says(&Target::with_manifest(|m| m["version"]["major"] = json!(7)), &["version 7.0 is not supported"]);
+fn a_package_of_another_format_is_refused_by_its_version_with_the_way_out() {
+    let said = Target::with_manifest(|m| m["version"]["major"] = json!(7));
+    assert_says(&said, &["version 7.0 is not supported", "use a newer haikuq"]);
+    let said = Target::with_manifest(|m| m["version"]["major"] = json!(1));
+    assert_says(&said, &["version 1.0 is not supported", "convert the checkpoint again with this haikuq"]);
     assert_says(&Target::with_manifest(|m| m["format"] = json!("gguf")), &["format is \"gguf\""]);
 }
 
@@ -345,7 +348,7 @@ fn planes_that_overlap_leave_their_file_or_lie_askew_are_refused() {
         let other = at(m);
         set(m, other);
     });
-    assert_says(&said, &["layers.0.qkv", "lies on plane layers.0.attention_norm.gain.0.values"]);
+    assert_says(&said, &["layers.0.qkv", "lies on plane layers.0.mixer_norm.gain.0.values"]);
     assert_says(&Target::with_manifest(|m| set(m, json!(1 << 30))), &["leaves weights-0000"]);
     assert_says(&Target::with_manifest(|m| set(m, json!(257))), &["is not aligned to 256"]);
     let said = Target::with_manifest(|m| m["tensors"][2]["shape"] = json!([160, 97]));

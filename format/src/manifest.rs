@@ -14,7 +14,7 @@ pub const MANIFEST_FILE: &str = "haikuq.json";
 pub const FORMAT_NAME: &str = "haikuq";
 
 /// The version that this crate writes. Readers refuse another major version and ignore a newer minor one.
-pub const FORMAT_VERSION: Version = Version { major: 1, minor: 0 };
+pub const FORMAT_VERSION: Version = Version { major: 2, minor: 0 };
 
 /// A package's table of contents, stored as `haikuq.json`. It holds no timestamps and no absolute paths: the same
 /// inputs give the same bytes.
@@ -165,8 +165,11 @@ pub enum ManifestError {
     /// `format` says something else.
     #[error("the manifest's format is {0:?}, not {FORMAT_NAME:?}")]
     Format(String),
-    /// Written by a newer tool.
-    #[error("package format version {major}.{minor} is not supported; this reader knows version {known}.x: use a newer haikuq", known = FORMAT_VERSION.major)]
+    /// Written by a newer or older tool.
+    #[error(
+        "package format version {major}.{minor} is not supported; this reader knows version {known}.x: {way_out}",
+        known = FORMAT_VERSION.major, way_out = way_out(*major)
+    )]
     Version {
         /// The package's major version.
         major: u64,
@@ -192,6 +195,14 @@ pub enum ManifestError {
         /// What is wrong, with numbers.
         why: String,
     },
+}
+
+/// What to do about a package of another major version.
+fn way_out(major: u64) -> &'static str {
+    match major < u64::from(FORMAT_VERSION.major) {
+        true => "convert the checkpoint again with this haikuq",
+        false => "use a newer haikuq",
+    }
 }
 
 impl Manifest {

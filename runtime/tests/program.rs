@@ -5,18 +5,24 @@ use haikuq_runtime::program::place::place;
 use haikuq_runtime::program::rewrite::{Fusions, fuse};
 use haikuq_runtime::program::{Part, Program, Step, Value, build};
 use rstest::rstest;
+use serde_json::json;
 
-/// A small decoder of two layers; `changes` replaces some of its keys.
-fn spec(changes: &str) -> DecoderSpec {
-    let mut spec = serde_json::json!({
-        "vocab_size": 96, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16,
-        "max_context": 256, "norm": {"kind": "rms", "epsilon": 1e-5}, "activation": "silu", "attention_scale": 0.25,
-        "layers": [{"rope": 0}, {"rope": 0}], "ropes": [{"inv_freq": [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03, 0.015, 0.007]}],
-        "tied_head": true
+/// A small decoder of two layers; `layer` replaces keys of both, `decoder` its own.
+fn spec(layer: serde_json::Value, decoder: serde_json::Value) -> DecoderSpec {
+    let attention = json!({"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "scale": 0.25, "rope": 0});
+    let mlp = json!({"intermediate_size": 128, "activation": "silu"});
+    let mut own = json!({"mixer": {"attention": attention}, "mlp": mlp});
+    own.as_object_mut().unwrap().extend(layer.as_object().unwrap().clone());
+    let mut spec = json!({
+        "vocab_size": 96, "hidden_size": 64, "max_context": 256, "norm": {"kind": "rms", "epsilon": 1e-5},
+        "layers": [own, own], "ropes": [{"inv_freq": [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03, 0.015, 0.007]}], "tied_head": true
     });
-    let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
-    spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    spec.as_object_mut().unwrap().extend(decoder.as_object().unwrap().clone());
     serde_json::from_value(spec).unwrap()
+}
+
+fn llama() -> DecoderSpec {
+    spec(json!({}), json!({}))
 }
 
 const ALL: Fusions = Fusions { norm: true, rope: true };
@@ -28,10 +34,10 @@ fn first_layer(program: &Program) -> String {
 
 #[test]
 fn a_llama_layer_has_five_operations_in_decode() {
-    let body = build(&spec("{}"), Part::Body(Step::of_decode(1)));
+    let body = build(&llama(), Part::Body(Step::of_decode(1)));
     insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
     hidden = embedding[ids]
-    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.attention_norm))
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.mixer_norm))
     attended = attend(query, cache[0])
     hidden += layers.0.attention_output · attended
     inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
@@ -41,11 +47,11 @@ fn a_llama_layer_has_five_operations_in_decode() {
 
 #[test]
 fn nothing_is_fused_where_no_kernel_does() {
-    let body = build(&spec("{}"), Part::Body(Step::of_prefill(40)));
+    let body = build(&llama(), Part::Body(Step::of_prefill(40)));
     assert_eq!(body.rows, 64, "idle tokens fill it up");
     insta::assert_snapshot!(first_layer(&fuse(body, Fusions::default())), @r"
     hidden = embedding[ids]
-    normed = norm(hidden, layers.0.attention_norm)
+    normed = norm(hidden, layers.0.mixer_norm)
     qkv = layers.0.qkv · normed
     query, cache[0] = rope(qkv)
     attended = attend(query, cache[0])
@@ -58,12 +64,15 @@ fn nothing_is_fused_where_no_kernel_does() {
 
 #[test]
 fn parallel_blocks_read_the_stream_before_either_is_added() {
-    let parallel = r#"{"norm": {"kind": "layer", "epsilon": 1e-5}, "residual": "parallel_shared", "gated_mlp": false,
-        "activation": "gelu", "biases": {"qkv": true, "attention_output": true, "mlp": true}}"#;
-    let body = build(&spec(parallel), Part::Body(Step::of_decode(2)));
+    let attention =
+        json!({"num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "scale": 0.25, "qkv_bias": true, "output_bias": true});
+    let mlp = json!({"intermediate_size": 128, "activation": "gelu", "gated": false, "bias": true});
+    let layer = json!({"mixer": {"attention": attention}, "mlp": mlp, "residual": "parallel_shared"});
+    let parallel = spec(layer, json!({"norm": {"kind": "layer", "epsilon": 1e-5}}));
+    let body = build(&parallel, Part::Body(Step::of_decode(2)));
     insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
     hidden = embedding[ids]
-    normed = norm(hidden, layers.0.attention_norm)
+    normed = norm(hidden, layers.0.mixer_norm)
     query, cache[0] = rope(layers.0.qkv · normed + layers.0.qkv.bias)
     attended = attend(query, cache[0])
     inner = Gelu(layers.0.up · normed + layers.0.up.bias)
@@ -74,13 +83,13 @@ fn parallel_blocks_read_the_stream_before_either_is_added() {
 
 #[test]
 fn a_shared_norm_is_fused_into_both_products_that_read_it() {
-    let shared = r#"{"residual": "parallel_shared"}"#;
-    let body = build(&spec(shared), Part::Body(Step::of_decode(1)));
+    let shared = spec(json!({"residual": "parallel_shared"}), json!({}));
+    let body = build(&shared, Part::Body(Step::of_decode(1)));
     insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
     hidden = embedding[ids]
-    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.attention_norm))
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.mixer_norm))
     attended = attend(query, cache[0])
-    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.attention_norm))
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mixer_norm))
     hidden += layers.0.attention_output · attended
     hidden += layers.0.down · inner
     ");
@@ -88,14 +97,14 @@ fn a_shared_norm_is_fused_into_both_products_that_read_it() {
 
 #[test]
 fn norms_after_blocks_stay_operations_of_their_own() {
-    let both = r#"{"norm_placement": "both", "residual_multiplier": 0.5, "embedding_multiplier": 12.0}"#;
-    let body = build(&spec(both), Part::Body(Step::of_decode(1)));
+    let both = spec(json!({"norm_placement": "both"}), json!({"residual_multiplier": 0.5, "embedding_multiplier": 12.0}));
+    let body = build(&both, Part::Body(Step::of_decode(1)));
     insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
     hidden = 12 × embedding[ids]
-    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.attention_norm))
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.mixer_norm))
     attended = attend(query, cache[0])
     block_output = layers.0.attention_output · attended
-    hidden += 0.5 × norm(block_output, layers.0.attention_post_norm)
+    hidden += 0.5 × norm(block_output, layers.0.mixer_post_norm)
     inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
     block_output = layers.0.down · inner
     hidden += 0.5 × norm(block_output, layers.0.mlp_post_norm)
@@ -104,7 +113,7 @@ fn norms_after_blocks_stay_operations_of_their_own() {
 
 #[test]
 fn a_step_ends_with_logits_and_a_choice() {
-    let spec = spec(r#"{"logit_softcap": 30.0}"#);
+    let spec = spec(json!({}), json!({"logit_softcap": 30.0}));
     let head = fuse(build(&spec, Part::Head { rows: 1, from: Value::Hidden }), ALL);
     let sample = build(&spec, Part::Sample { rows: 1, advance: true });
     insta::assert_snapshot!(format!("{head}{sample}"), @r"
@@ -145,25 +154,31 @@ fn assert_values_survive(spec: &DecoderSpec, programs: &[Program]) {
 }
 
 #[rstest]
-#[case::llama("{}")]
-#[case::parallel(r#"{"residual": "parallel"}"#)]
-#[case::shared(r#"{"residual": "parallel_shared"}"#)]
-#[case::norms_everywhere(r#"{"norm_placement": "both"}"#)]
-#[case::layer_norms(r#"{"norm": {"kind": "layer", "epsilon": 1e-5}, "gated_mlp": false}"#)]
-fn values_that_share_a_buffer_are_never_needed_together(#[case] changes: &str) {
+#[case::llama(json!({}), json!({}))]
+#[case::parallel(json!({"residual": "parallel"}), json!({}))]
+#[case::shared(json!({"residual": "parallel_shared"}), json!({}))]
+#[case::norms_everywhere(json!({"norm_placement": "both"}), json!({}))]
+#[case::layer_norms(json!({}), json!({"norm": {"kind": "layer", "epsilon": 1e-5}}))]
+fn values_that_share_a_buffer_are_never_needed_together(#[case] layer: serde_json::Value, #[case] decoder: serde_json::Value) {
+    let spec = spec(layer, decoder);
     for fusions in [ALL, Fusions::default()] {
-        assert_values_survive(&spec(changes), &programs(&spec(changes), fusions));
+        assert_values_survive(&spec, &programs(&spec, fusions));
     }
 }
 
 #[test]
 fn buffers_are_shared_but_not_by_rows_that_end_in_padding() {
-    let whole = spec("{}");
+    let whole = llama();
     let placement = place(&whole, &programs(&whole, Fusions::default()), 64, 8);
-    assert_eq!(placement.slots[&Value::Qkv], placement.slots[&Value::Inner], "the one is done when the other begins");
-    // Zeros beyond the true columns would be overwritten.
-    let odd = spec(r#"{"intermediate_size": 100}"#);
+    assert_eq!(placement.slots[&Value::Qkv], placement.slots[&Value::Inner(128)], "the one is done when the other begins");
+    // Zeros beyond the true columns would be overwritten, also by a layer of another width.
+    let mut odd = llama();
+    for (mlp, width) in odd.mlps_mut().zip([100, 110]) {
+        mlp.intermediate_size = width;
+    }
     let placement = place(&odd, &programs(&odd, Fusions::default()), 64, 8);
-    let inner = placement.slots[&Value::Inner];
-    assert_eq!(placement.slots.values().filter(|slot| **slot == inner).count(), 1);
+    for width in [100, 110] {
+        let inner = placement.slots[&Value::Inner(width)];
+        assert_eq!(placement.slots.values().filter(|slot| **slot == inner).count(), 1);
+    }
 }

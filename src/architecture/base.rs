@@ -4,7 +4,7 @@ use super::ArchitectureError;
 use super::config::Config;
 use super::rope::RopeDefaults;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Biases, LayerSpec, Norm, NormKind, NormPlacement, Residual, RopeTable};
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, RopeTable};
 
 /// What a missing key stands for: the defaults of the family's config class in transformers.
 pub(super) struct Defaults {
@@ -40,8 +40,8 @@ pub(super) const LLAMA: Defaults = Defaults {
     eos: Some(2),
 };
 
-/// A decoder of the usual build: RMS norms before each block, SwiGLU, no biases, nothing capped or multiplied, and no
-/// positions yet.
+/// A decoder of the usual build, all layers alike: RMS norms before each block, SwiGLU, no biases, nothing capped or
+/// multiplied, and no positions yet.
 pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
     let hidden_size = config.size("hidden_size", defaults.hidden_size)?;
     let num_heads = config.size("num_attention_heads", defaults.num_heads)?;
@@ -53,27 +53,19 @@ pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSp
         Some(n) if !config.has("num_key_value_heads") => n,
         _ => config.size("num_key_value_heads", num_heads)?,
     };
+    let intermediate_size = config.size("intermediate_size", defaults.intermediate_size)?;
+    let attention = Attention::new(num_heads, num_kv_heads, head_dim);
+    let mlp = Mlp { intermediate_size, activation: Activation::Silu, gated: true, bias: false };
     Ok(DecoderSpec {
         vocab_size: config.size("vocab_size", defaults.vocab_size)?,
         hidden_size,
-        intermediate_size: config.size("intermediate_size", defaults.intermediate_size)?,
-        num_heads,
-        num_kv_heads,
-        head_dim,
         max_context: config.size("max_position_embeddings", defaults.max_context)?,
         norm: rms_norm(config, "rms_norm_eps", defaults.norm_epsilon)?,
-        activation: Activation::Silu,
-        gated_mlp: true,
-        attention_scale: (head_dim as f64).powf(-0.5) as f32,
-        layers: vec![LayerSpec::default(); config.layers("num_hidden_layers", defaults.num_layers)?],
+        layers: vec![LayerSpec::new(attention, mlp); config.layers("num_hidden_layers", defaults.num_layers)?],
         ropes: Vec::new(),
         tied_head: config.flag("tie_word_embeddings", defaults.tied_head)?,
-        qk_norm: None,
-        biases: Biases::default(),
-        residual: Residual::Sequential,
-        norm_placement: NormPlacement::Pre,
+        head_bias: false,
         learned_positions: false,
-        attention_softcap: None,
         logit_softcap: None,
         embedding_multiplier: 1.0,
         residual_multiplier: 1.0,
@@ -93,10 +85,26 @@ pub(super) fn layer_norm(config: &Config<'_>, key: &str, epsilon: f64) -> Result
     Ok(Norm { kind: NormKind::Layer, epsilon: config.number(key, epsilon)? as f32 })
 }
 
+/// Width of a head of a decoder whose layers are alike in that.
+pub(super) fn head_dim(spec: &DecoderSpec) -> usize {
+    spec.attentions().next().map_or(0, |a| a.head_dim)
+}
+
+/// Gives every feed-forward network the activation.
+pub(super) fn set_activation(spec: &mut DecoderSpec, activation: Activation) {
+    spec.mlps_mut().for_each(|m| m.activation = activation);
+}
+
+/// Gives biases to both projections of every attention, to those of every feed-forward network, or to neither.
+pub(super) fn set_biases(spec: &mut DecoderSpec, attention: bool, mlp: bool) {
+    spec.attentions_mut().for_each(|a| (a.qkv_bias, a.output_bias) = (attention, attention));
+    spec.mlps_mut().for_each(|m| m.bias = mlp);
+}
+
 /// Gives every layer the config's one rope table.
 pub(super) fn rotate_all(spec: &mut DecoderSpec, config: &Config<'_>, defaults: RopeDefaults) -> Result<(), ArchitectureError> {
-    spec.ropes = vec![super::rope::table(config, spec.head_dim, defaults)?];
-    spec.layers.iter_mut().for_each(|l| l.rope = Some(0));
+    spec.ropes = vec![super::rope::table(config, head_dim(spec), defaults)?];
+    spec.attentions_mut().for_each(|a| a.rope = Some(0));
     Ok(())
 }
 
@@ -104,13 +112,15 @@ pub(super) fn rotate_all(spec: &mut DecoderSpec, config: &Config<'_>, defaults: 
 pub(super) fn rotate_by_window(spec: &mut DecoderSpec, full: RopeTable, sliding: RopeTable) {
     spec.ropes = if full == sliding { vec![full] } else { vec![full, sliding] };
     let last = spec.ropes.len() - 1;
-    spec.layers.iter_mut().for_each(|l| l.rope = Some(if l.window.is_some() { last } else { 0 }));
+    spec.attentions_mut().for_each(|a| a.rope = Some(if a.window.is_some() { last } else { 0 }));
 }
 
 /// Gives layers that are `sliding` the window.
 pub(super) fn set_windows(spec: &mut DecoderSpec, window: Option<usize>, sliding: impl Fn(usize) -> bool) {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
-        layer.window = window.filter(|_| sliding(i));
+        if let Some(attention) = layer.attention_mut() {
+            attention.window = window.filter(|_| sliding(i));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::names::Names;
 use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Biases, NormPlacement, QkNorm};
+use haikuq_format::spec::{NormPlacement, QkNorm};
 
 /// Of `GemmaConfig`.
 const GEMMA: Defaults = Defaults {
@@ -35,7 +35,7 @@ const GEMMA_3: Defaults = Defaults { vocab_size: 262_208, max_context: 131_072, 
 const NAMES: Names = Names { gain_offset: 1.0, ..Names::LLAMA };
 
 const NAMES_2: Names = Names {
-    attention_post_norm: "post_attention_layernorm",
+    mixer_post_norm: "post_attention_layernorm",
     mlp_norm: "pre_feedforward_layernorm",
     mlp_post_norm: "post_feedforward_layernorm",
     ..NAMES
@@ -51,7 +51,8 @@ pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     let mut spec = around(config, &GEMMA_2, |i| i % 2 == 0)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
     let cap = |key, default| if config.has(key) { config.optional_positive(key) } else { Ok(Some(default)) };
-    spec.attention_softcap = cap("attn_logit_softcapping", 50.0)?.map(|c| c as f32);
+    let attention = cap("attn_logit_softcapping", 50.0)?.map(|c| c as f32);
+    spec.attentions_mut().for_each(|a| a.softcap = attention);
     spec.logit_softcap = cap("final_logit_softcapping", 30.0)?.map(|c| c as f32);
     Ok(Mapping::new(spec, NAMES_2))
 }
@@ -59,9 +60,9 @@ pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
 pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let pattern = config.size("sliding_window_pattern", 6)?;
     let mut spec = around(config, &GEMMA_3, |i| !(i + 1).is_multiple_of(pattern))?;
-    spec.attention_softcap = config.optional_positive("attn_logit_softcapping")?.map(|c| c as f32);
+    let softcap = config.optional_positive("attn_logit_softcapping")?.map(|c| c as f32);
+    spec.attentions_mut().for_each(|a| (a.softcap, a.qk_norm) = (softcap, Some(QkNorm::PerHead)));
     spec.logit_softcap = config.optional_positive("final_logit_softcapping")?.map(|c| c as f32);
-    spec.qk_norm = Some(QkNorm::PerHead);
     let nested = config.table("rope_parameters")?;
     let of = |kind: &str| nested.as_ref().map_or(Ok(None), |t| t.table(kind));
     // The old style scales layers without a window alone.
@@ -71,8 +72,8 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     };
     let global = RopeDefaults { theta: config.number("rope_theta", 1_000_000.0)?, partial: 1.0 };
     let local = RopeDefaults { theta: config.number("rope_local_base_freq", 10_000.0)?, partial: 1.0 };
-    let full = rope::table_of(config, full.as_ref(), spec.head_dim, global)?;
-    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), spec.head_dim, local)?;
+    let full = rope::table_of(config, full.as_ref(), base::head_dim(&spec), global)?;
+    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), base::head_dim(&spec), local)?;
     base::rotate_by_window(&mut spec, full, sliding);
     Ok(Mapping::new(spec, NAMES_2))
 }
@@ -80,8 +81,9 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
 /// Gemma 2 and 3: norms around each block, windows on layers that are `sliding` unless the config lists them.
 fn around(config: &Config<'_>, defaults: &Defaults, sliding: impl Fn(usize) -> bool) -> Result<DecoderSpec, ArchitectureError> {
     let mut spec = common(config, defaults, "hidden_activation")?;
-    spec.norm_placement = NormPlacement::Both;
-    spec.attention_scale = config.number("query_pre_attn_scalar", 256.0)?.powf(-0.5) as f32;
+    spec.layers.iter_mut().for_each(|l| l.norm_placement = NormPlacement::Both);
+    let scale = config.number("query_pre_attn_scalar", 256.0)?.powf(-0.5) as f32;
+    spec.attentions_mut().for_each(|a| a.scale = scale);
     let sliding = base::sliding_layers(config, spec.num_layers(), sliding)?;
     let window = config.size("sliding_window", 4096)?;
     base::set_windows(&mut spec, Some(window), |i| sliding[i]);
@@ -91,9 +93,8 @@ fn around(config: &Config<'_>, defaults: &Defaults, sliding: impl Fn(usize) -> b
 fn common(config: &Config<'_>, defaults: &Defaults, activation: &str) -> Result<DecoderSpec, ArchitectureError> {
     config.refuse_flag("use_bidirectional_attention")?;
     let mut spec = base::spec(config, defaults)?;
-    spec.activation = config.activation(activation, "gelu_pytorch_tanh")?;
+    base::set_activation(&mut spec, config.activation(activation, "gelu_pytorch_tanh")?);
     spec.embedding_multiplier = (spec.hidden_size as f64).sqrt() as f32;
-    let bias = config.flag("attention_bias", false)?;
-    spec.biases = Biases { qkv: bias, attention_output: bias, ..Biases::default() };
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
     Ok(spec)
 }

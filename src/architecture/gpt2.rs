@@ -4,14 +4,14 @@ use super::config::Config;
 use super::names::{Names, Qkv, Up};
 use super::{ArchitectureError, Mapping, base};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Biases, LayerSpec, NormPlacement, Residual};
+use haikuq_format::spec::{Attention, LayerSpec, Mlp};
 
 const NAMES: Names = Names {
     base: "transformer.",
     embedding: "wte",
     positions: "wpe",
     layers: "h",
-    attention_norm: "ln_1",
+    mixer_norm: "ln_1",
     qkv: Qkv::Fused("attn.c_attn"),
     attention_output: "attn.c_proj",
     mlp_norm: "ln_2",
@@ -33,27 +33,26 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     }
     let head_dim = hidden_size / num_heads;
     let scaled = config.flag("scale_attn_weights", true)?;
+    let mut attention = Attention { qkv_bias: true, output_bias: true, ..Attention::new(num_heads, num_heads, head_dim) };
+    if !scaled {
+        attention.scale = 1.0;
+    }
+    let mlp = Mlp {
+        intermediate_size: config.size("n_inner", 4 * hidden_size)?,
+        activation: config.activation("activation_function", "gelu_new")?,
+        gated: false,
+        bias: true,
+    };
     let spec = DecoderSpec {
         vocab_size: config.size("vocab_size", 50_257)?,
         hidden_size,
-        intermediate_size: config.size("n_inner", 4 * hidden_size)?,
-        num_heads,
-        num_kv_heads: num_heads,
-        head_dim,
         max_context: config.size("n_positions", 1024)?,
         norm: base::layer_norm(config, "layer_norm_epsilon", 1e-5)?,
-        activation: config.activation("activation_function", "gelu_new")?,
-        gated_mlp: false,
-        attention_scale: if scaled { (head_dim as f64).powf(-0.5) as f32 } else { 1.0 },
-        layers: vec![LayerSpec::default(); config.layers("n_layer", 12)?],
+        layers: vec![LayerSpec::new(attention, mlp); config.layers("n_layer", 12)?],
         ropes: Vec::new(),
         tied_head: config.flag("tie_word_embeddings", true)?,
-        qk_norm: None,
-        biases: Biases { qkv: true, attention_output: true, mlp: true, head: false },
-        residual: Residual::Sequential,
-        norm_placement: NormPlacement::Pre,
+        head_bias: false,
         learned_positions: true,
-        attention_softcap: None,
         logit_softcap: None,
         embedding_multiplier: 1.0,
         residual_multiplier: 1.0,

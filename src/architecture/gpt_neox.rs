@@ -6,7 +6,7 @@ use super::config::Config;
 use super::names::{Names, Qkv, Up};
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
-use haikuq_format::spec::{Biases, Residual};
+use haikuq_format::spec::Residual;
 
 /// Of `GPTNeoXConfig`.
 const DEFAULTS: Defaults = Defaults {
@@ -38,12 +38,11 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let theta = config.number("rotary_emb_base", 10_000.0)?;
     base::rotate_all(&mut spec, config, RopeDefaults { theta, partial: config.number("rotary_pct", 0.25)? })?;
     spec.norm = base::layer_norm(config, "layer_norm_eps", 1e-5)?;
-    spec.activation = config.activation("hidden_act", "gelu")?;
-    spec.gated_mlp = false;
-    let attention = config.flag("attention_bias", true)?;
-    spec.biases = Biases { qkv: attention, attention_output: attention, mlp: true, head: false };
+    base::set_activation(&mut spec, config.activation("hidden_act", "gelu")?);
+    spec.mlps_mut().for_each(|m| m.gated = false);
+    base::set_biases(&mut spec, config.flag("attention_bias", true)?, true);
     if config.flag("use_parallel_residual", true)? {
-        spec.residual = Residual::Parallel;
+        spec.layers.iter_mut().for_each(|l| l.residual = Residual::Parallel);
     }
     // Old checkpoints stored the causal mask.
     let mask = |name: &str| name.ends_with(".attention.bias") || name.ends_with(".attention.masked_bias");

@@ -6,14 +6,11 @@ use super::config::Config;
 use super::names::Names;
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
-use haikuq_format::spec::Biases;
 
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &LLAMA)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
-    let attention = config.flag("attention_bias", false)?;
-    let mlp = config.flag("mlp_bias", false)?;
-    spec.activation = config.activation("hidden_act", "silu")?;
-    spec.biases = Biases { qkv: attention, attention_output: attention, mlp, head: false };
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
     Ok(Mapping::new(spec, Names::LLAMA))
 }

@@ -15,7 +15,7 @@ const DEFAULT_WINDOW: usize = 4096;
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
-    spec.activation = config.activation("hidden_act", "silu")?;
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
     let window = match config.has("sliding_window") {
         true => config.optional_size("sliding_window")?,
         false => Some(DEFAULT_WINDOW),

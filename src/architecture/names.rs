@@ -2,7 +2,7 @@
 
 use super::source::{Part, Source, Sources};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{QkNorm, TensorSpec};
+use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, QkNorm, TensorSpec};
 
 /// A family's own names, without `.weight` and `.bias`, of layers without their number's prefix.
 ///
@@ -16,12 +16,12 @@ pub(super) struct Names {
     pub(super) positions: &'static str,
     /// List of layers.
     pub(super) layers: &'static str,
-    pub(super) attention_norm: &'static str,
+    pub(super) mixer_norm: &'static str,
     pub(super) qkv: Qkv,
     pub(super) q_norm: &'static str,
     pub(super) k_norm: &'static str,
     pub(super) attention_output: &'static str,
-    pub(super) attention_post_norm: &'static str,
+    pub(super) mixer_post_norm: &'static str,
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
     pub(super) down: &'static str,
@@ -63,12 +63,12 @@ impl Names {
         embedding: "embed_tokens",
         positions: "",
         layers: "layers",
-        attention_norm: "input_layernorm",
+        mixer_norm: "input_layernorm",
         qkv: Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         attention_output: "self_attn.o_proj",
-        attention_post_norm: "",
+        mixer_post_norm: "",
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
         down: "mlp.down_proj",
@@ -81,18 +81,23 @@ impl Names {
 
     /// The sources of every canonical tensor of `spec`.
     pub(super) fn sources(&self, spec: &DecoderSpec) -> Sources {
-        spec.tensors().into_iter().map(|t| (t.name.clone(), self.source(spec, &t))).collect()
+        let layer_of = |t: &TensorSpec| {
+            let (index, _) = t.name.strip_prefix("layers.")?.split_once('.')?;
+            spec.layers.get(index.parse::<usize>().ok()?)
+        };
+        spec.tensors().into_iter().map(|t| (t.name.clone(), self.source(layer_of(&t), &t))).collect()
     }
 
-    fn source(&self, spec: &DecoderSpec, tensor: &TensorSpec) -> Source {
+    /// `layer` is the one that the tensor belongs to, if it belongs to one.
+    fn source(&self, layer: Option<&LayerSpec>, tensor: &TensorSpec) -> Source {
         let rows = tensor.shape[0];
         let (name, kind) = match tensor.name.rsplit_once('.') {
             Some((name, "bias")) => (name, "bias"),
             Some((name, "gain")) => (name, "weight"),
             _ => (tensor.name.as_str(), "weight"),
         };
-        let layer = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
-        let Some((index, part)) = layer else {
+        let within = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+        let (Some((index, part)), Some(layer)) = (within, layer) else {
             let name = match name {
                 "embedding" => format!("{}{}", self.base, self.embedding),
                 "positions" => format!("{}{}", self.base, self.positions),
@@ -104,16 +109,15 @@ impl Names {
         let full = |name: &str| format!("{}{}.{index}.{name}.{kind}", self.base, self.layers);
         let whole = |name: &str| Source::stacked(vec![Part::whole(full(name), rows)]);
         let mut source = match part {
-            "attention_norm" => whole(self.attention_norm),
-            "attention_post_norm" => whole(self.attention_post_norm),
+            "mixer_norm" => whole(self.mixer_norm),
+            "mixer_post_norm" => whole(self.mixer_post_norm),
             "mlp_norm" => whole(self.mlp_norm),
             "mlp_post_norm" => whole(self.mlp_post_norm),
-            "q_norm" => self.head_norm(spec, self.q_norm, rows, full),
-            "k_norm" => self.head_norm(spec, self.k_norm, rows, full),
-            "qkv" => self.qkv(spec, full),
-            "attention_output" => whole(self.attention_output),
             "down" => whole(self.down),
-            _ => self.up(spec, full),
+            "gate_up" | "up" => self.up(&layer.mlp, full),
+            _ => match &layer.mixer {
+                Mixer::Attention(attention) => self.attention(attention, part, rows, full),
+            },
         };
         if self.transposed && tensor.shape.len() == 2 {
             source.parts.iter_mut().for_each(|p| p.transposed = true);
@@ -128,31 +132,40 @@ impl Names {
         source
     }
 
-    fn head_norm(&self, spec: &DecoderSpec, name: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+    fn attention(&self, attention: &Attention, part: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+        match part {
+            "q_norm" => self.head_norm(attention, self.q_norm, rows, full),
+            "k_norm" => self.head_norm(attention, self.k_norm, rows, full),
+            "qkv" => self.qkv(attention, full),
+            _ => Source::stacked(vec![Part::whole(full(self.attention_output), rows)]),
+        }
+    }
+
+    fn head_norm(&self, attention: &Attention, name: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
         // A norm of its own for each head.
-        if let Some(QkNorm::EachHead(_)) = spec.qk_norm {
-            let heads = 0..rows / spec.head_dim;
-            let norm = |h: usize| Part::whole(full(&format!("{name}.norms.{h}")), spec.head_dim);
+        if let Some(QkNorm::EachHead(_)) = attention.qk_norm {
+            let heads = 0..rows / attention.head_dim;
+            let norm = |h: usize| Part::whole(full(&format!("{name}.norms.{h}")), attention.head_dim);
             return Source::stacked(heads.map(norm).collect());
         }
         Source::stacked(vec![Part::whole(full(name), rows)])
     }
 
-    fn qkv(&self, spec: &DecoderSpec, full: impl Fn(&str) -> String) -> Source {
-        let d = spec.head_dim;
-        let heads = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads];
+    fn qkv(&self, attention: &Attention, full: impl Fn(&str) -> String) -> Source {
+        let Attention { num_heads, num_kv_heads, head_dim: d, .. } = *attention;
+        let (heads, all) = ([num_heads, num_kv_heads, num_kv_heads], attention.qkv_size());
         Source::stacked(match self.qkv {
             Qkv::Separate(names) => names.iter().zip(heads).map(|(name, n)| Part::whole(full(name), n * d)).collect(),
-            Qkv::Fused(name) => vec![Part::whole(full(name), spec.qkv_size())],
+            Qkv::Fused(name) => vec![Part::whole(full(name), all)],
             Qkv::ByHead(name) => {
-                let part = |kind: usize, h: usize| Part::slice(full(name), spec.qkv_size(), (3 * h + kind) * d, d);
-                (0..3).flat_map(|kind| (0..spec.num_heads).map(move |h| (kind, h))).map(|(kind, h)| part(kind, h)).collect()
+                let part = |kind: usize, h: usize| Part::slice(full(name), all, (3 * h + kind) * d, d);
+                (0..3).flat_map(|kind| (0..num_heads).map(move |h| (kind, h))).map(|(kind, h)| part(kind, h)).collect()
             }
         })
     }
 
-    fn up(&self, spec: &DecoderSpec, full: impl Fn(&str) -> String) -> Source {
-        let n = spec.intermediate_size;
+    fn up(&self, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
+        let n = mlp.intermediate_size;
         match self.up {
             Up::Separate(names) => Source::interleaved(names.map(|name| Part::whole(full(name), n)).to_vec()),
             Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),

@@ -7,13 +7,13 @@ use super::names::Names;
 use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Biases, NormPlacement, QkNorm};
+use haikuq_format::spec::{NormPlacement, QkNorm};
 
 /// Of `Olmo2Config` and `Olmo3Config`.
 const DEFAULTS: Defaults = Defaults { vocab_size: 50_304, norm_epsilon: 1e-5, bos: None, eos: Some(50_279), ..LLAMA };
 
 const NAMES: Names =
-    Names { attention_post_norm: "post_attention_layernorm", mlp_post_norm: "post_feedforward_layernorm", ..Names::LLAMA };
+    Names { mixer_post_norm: "post_attention_layernorm", mlp_post_norm: "post_feedforward_layernorm", ..Names::LLAMA };
 
 pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = common(config)?;
@@ -34,18 +34,17 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
         (None, None) => None,
     };
     let defaults = RopeDefaults { theta: config.number("rope_theta", 500_000.0)?, partial: 1.0 };
-    let full = rope::table_of(config, full.as_ref(), spec.head_dim, defaults)?;
-    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), spec.head_dim, defaults)?;
+    let full = rope::table_of(config, full.as_ref(), base::head_dim(&spec), defaults)?;
+    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), base::head_dim(&spec), defaults)?;
     base::rotate_by_window(&mut spec, full, sliding);
     Ok(Mapping::new(spec, NAMES))
 }
 
 fn common(config: &Config<'_>) -> Result<DecoderSpec, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
-    spec.activation = config.activation("hidden_act", "silu")?;
-    spec.norm_placement = NormPlacement::Post;
-    spec.qk_norm = Some(QkNorm::Whole);
-    let bias = config.flag("attention_bias", false)?;
-    spec.biases = Biases { qkv: bias, attention_output: bias, ..Biases::default() };
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
+    spec.layers.iter_mut().for_each(|l| l.norm_placement = NormPlacement::Post);
+    spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::Whole));
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
     Ok(spec)
 }

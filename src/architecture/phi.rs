@@ -6,7 +6,7 @@ use super::config::Config;
 use super::names::{Names, Up};
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
-use haikuq_format::spec::{Biases, Residual};
+use haikuq_format::spec::Residual;
 
 /// Of `PhiConfig`.
 const DEFAULTS: Defaults =
@@ -25,9 +25,10 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
     base::rotate_all(&mut spec, config, RopeDefaults { theta: 10_000.0, partial: 0.5 })?;
     spec.norm = base::layer_norm(config, "layer_norm_eps", 1e-5)?;
-    spec.activation = config.activation("hidden_act", "gelu_new")?;
-    spec.gated_mlp = false;
-    spec.biases = Biases { qkv: true, attention_output: true, mlp: true, head: true };
-    spec.residual = Residual::ParallelShared;
+    base::set_activation(&mut spec, config.activation("hidden_act", "gelu_new")?);
+    spec.mlps_mut().for_each(|m| m.gated = false);
+    base::set_biases(&mut spec, true, true);
+    spec.head_bias = true;
+    spec.layers.iter_mut().for_each(|l| l.residual = Residual::ParallelShared);
     Ok(Mapping::new(spec, NAMES))
 }

@@ -6,7 +6,7 @@ use super::names::Names;
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Biases, QkNorm};
+use haikuq_format::spec::QkNorm;
 
 /// Of `Qwen2Config`.
 const QWEN2: Defaults = Defaults {
@@ -24,22 +24,21 @@ const QWEN3: Defaults = Defaults { head_dim: Some(128), ..QWEN2 };
 
 pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = common(config, &QWEN2)?;
-    spec.biases = Biases { qkv: true, ..Biases::default() };
+    spec.attentions_mut().for_each(|a| a.qkv_bias = true);
     Ok(Mapping::new(spec, Names::LLAMA))
 }
 
 pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = common(config, &QWEN3)?;
-    let bias = config.flag("attention_bias", false)?;
-    spec.biases = Biases { qkv: bias, attention_output: bias, ..Biases::default() };
-    spec.qk_norm = Some(QkNorm::PerHead);
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
+    spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::PerHead));
     Ok(Mapping::new(spec, Names::LLAMA))
 }
 
 fn common(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
     let mut spec = base::spec(config, defaults)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
-    spec.activation = config.activation("hidden_act", "silu")?;
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
     if config.flag("use_sliding_window", false)? {
         // As in the config classes: a missing key is 4096, and the first layers see everything.
         let window = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { Some(4096) };

@@ -5,7 +5,6 @@ use super::config::Config;
 use super::names::Names;
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
-use haikuq_format::spec::Biases;
 
 /// Of `SmolLM3Config`.
 const DEFAULTS: Defaults = Defaults {
@@ -24,10 +23,8 @@ const DEFAULTS: Defaults = Defaults {
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
     base::rotate_all(&mut spec, config, RopeDefaults { theta: 2_000_000.0, partial: 1.0 })?;
-    spec.activation = config.activation("hidden_act", "silu")?;
-    let attention = config.flag("attention_bias", false)?;
-    let mlp = config.flag("mlp_bias", false)?;
-    spec.biases = Biases { qkv: attention, attention_output: attention, mlp, head: false };
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
     let layers = spec.num_layers();
     let rotates: Vec<bool> = match config.numbers("no_rope_layers")? {
         // 1 stands for a layer with rope.
@@ -41,8 +38,8 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
             (1..=layers).map(|n| !n.is_multiple_of(interval)).collect()
         }
     };
-    for (layer, rotates) in spec.layers.iter_mut().zip(&rotates) {
-        layer.rope = layer.rope.filter(|_| *rotates);
+    for (attention, rotates) in spec.attentions_mut().zip(&rotates) {
+        attention.rope = attention.rope.filter(|_| *rotates);
     }
     if config.flag("use_sliding_window", false)? {
         let window = config.optional_size("sliding_window")?;

@@ -6,7 +6,7 @@ use super::config::Config;
 use super::names::Names;
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
-use haikuq_format::spec::{Biases, NormKind, QkNorm, Residual};
+use haikuq_format::spec::{NormKind, QkNorm, Residual};
 
 /// Of `StableLmConfig`.
 const DEFAULTS: Defaults = Defaults {
@@ -26,13 +26,15 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
     base::rotate_all(&mut spec, config, RopeDefaults { theta: 10_000.0, partial: 0.25 })?;
     spec.norm = base::layer_norm(config, "layer_norm_eps", 1e-5)?;
-    spec.activation = config.activation("hidden_act", "silu")?;
-    spec.biases = Biases { qkv: config.flag("use_qkv_bias", false)?, ..Biases::default() };
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
+    let bias = config.flag("use_qkv_bias", false)?;
+    spec.attentions_mut().for_each(|a| a.qkv_bias = bias);
     if config.flag("use_parallel_residual", false)? {
-        spec.residual = Residual::ParallelShared;
+        spec.layers.iter_mut().for_each(|l| l.residual = Residual::ParallelShared);
     }
     if config.flag("qk_layernorm", false)? {
-        spec.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
+        let qk_norm = QkNorm::EachHead(NormKind::LayerNoBias);
+        spec.attentions_mut().for_each(|a| a.qk_norm = Some(qk_norm));
     }
     Ok(Mapping::new(spec, NAMES))
 }

@@ -339,8 +339,9 @@ impl Back {
 /// Sums of a layer's sites as sensitivities of its matrices.
 fn by_matrix(spec: &DecoderSpec, layer: usize, mut sums: BTreeMap<Site, Sums>) -> Vec<(String, Sensitivity)> {
     let gate = sums.remove(&Site::Gate);
+    let gated = spec.layers[layer].mlp.gated;
     let matrix = |(site, mut sums): (Site, Sums)| {
-        let part = site.matrix(spec.gated_mlp);
+        let part = site.matrix(gated);
         if let (Site::Up, Some(gate)) = (site, &gate) {
             // The canonical rows of gate and up take turns.
             let pairs = gate.output.sums.iter().zip(&sums.output.sums);

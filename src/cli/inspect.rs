@@ -8,8 +8,9 @@ use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
 use anyhow::Context as _;
 use clap::Args;
+use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::{MANIFEST_FILE, Manifest};
-use haikuq_format::{DecoderSpec, spec::NormKind};
+use haikuq_format::spec::{Attention, Mlp, NormKind};
 use haikuq_runtime::package::{FolderSource, Package};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -55,23 +56,38 @@ fn spec_text(spec: &DecoderSpec) -> String {
     let weights: usize = spec.tensors().iter().map(|t| t.shape.iter().product::<usize>()).sum();
     let norm = if spec.norm.kind == NormKind::Rms { "RMS" } else { "layer" };
     let head = if spec.tied_head { "tied" } else { "untied" };
+    let attention = |size: fn(&Attention) -> usize| span(spec.attentions().map(size));
+    let mut activations: Vec<String> = spec.mlps().map(activation_text).collect();
+    activations.sort();
+    activations.dedup();
     format!(
         "decoder   {} weights, {} layers of width {} ({} inside), vocabulary {}, {head} head\n\
          attention {} query and {} key/value heads of {}, {} positions\n\
-         norm      {norm}, epsilon {:e}; activation {:?}{}",
+         norm      {norm}, epsilon {:e}; activation {}",
         human_count(weights as u64),
         spec.num_layers(),
         spec.hidden_size,
-        spec.intermediate_size,
+        span(spec.mlps().map(|m| m.intermediate_size)),
         spec.vocab_size,
-        spec.num_heads,
-        spec.num_kv_heads,
-        spec.head_dim,
+        attention(|a| a.num_heads),
+        attention(|a| a.num_kv_heads),
+        attention(|a| a.head_dim),
         spec.max_context,
         spec.norm.epsilon,
-        spec.activation,
-        if spec.gated_mlp { ", gated" } else { "" },
+        activations.join(" and "),
     )
+}
+
+/// A size that layers have, or the least and the largest.
+fn span(sizes: impl Iterator<Item = usize> + Clone) -> String {
+    match (sizes.clone().min().unwrap_or(0), sizes.max().unwrap_or(0)) {
+        (least, most) if least == most => most.to_string(),
+        (least, most) => format!("{least} to {most}"),
+    }
+}
+
+fn activation_text(mlp: &Mlp) -> String {
+    format!("{:?}{}", mlp.activation, if mlp.gated { ", gated" } else { "" })
 }
 
 fn package_text(manifest: &Manifest) -> String {

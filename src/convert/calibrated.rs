@@ -54,7 +54,8 @@ pub(super) fn stage(
         let layer = LayerWindows::load(spec, index, length, read)?;
         let mut recorder = Recorder::default();
         original = layer.forward(&original, &mut recorder)?;
-        let mut quantizer = Quantizer { run: &run, layer: index, gated: spec.gated_mlp, inputs: recorder.inputs, failed: None };
+        let gated = spec.layers[index].mlp.gated;
+        let mut quantizer = Quantizer { run: &run, layer: index, gated, inputs: recorder.inputs, failed: None };
         let result = layer.forward(&stored, &mut quantizer);
         // The cause goes first: what candle hands on of it is text.
         if let Some(error) = quantizer.failed {

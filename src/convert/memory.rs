@@ -5,8 +5,9 @@
 
 use crate::calibrate::{Calibration, sensitivity};
 use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{LayerSpec, Mixer};
 
-/// Sizes that activations and weights have.
+/// Sizes that activations and weights have, in the layer where they are largest.
 struct Sizes {
     hidden: u64,
     /// Of the heads, together.
@@ -15,7 +16,7 @@ struct Sizes {
     inner: u64,
     vocabulary: u64,
     layers: u64,
-    /// Weights of a layer, and of its largest matrix.
+    /// Weights of a layer, and of a layer's largest matrix.
     layer: u64,
     matrix: u64,
     jobs: u64,
@@ -24,20 +25,22 @@ struct Sizes {
 /// Bytes that measuring `calibration` and quantizing the matrices of `spec` for it on `jobs` threads take at most, beside
 /// the mapped checkpoint.
 pub(super) fn calibrated(spec: &DecoderSpec, calibration: &Calibration, jobs: usize) -> u64 {
-    let (hidden, inner) = (spec.hidden_size as u64, spec.intermediate_size as u64);
-    let attention = spec.attention_size() as u64;
-    let qkv = attention + 2 * (spec.num_kv_heads * spec.head_dim) as u64;
-    let up = if spec.gated_mlp { 2 * inner } else { inner };
-    let matrices = [qkv * hidden, attention * hidden, up * hidden, inner * hidden];
+    let hidden = spec.hidden_size as u64;
+    let matrices = |layer: &LayerSpec| {
+        let Mixer::Attention(attention) = &layer.mixer;
+        let rows = [attention.qkv_size(), attention.attention_size(), layer.mlp.up_size(), layer.mlp.intermediate_size];
+        rows.map(|n| n as u64 * hidden)
+    };
+    let of_layers = || spec.layers.iter().map(matrices);
     let sizes = Sizes {
         hidden,
-        attention,
-        qkv,
-        inner,
+        attention: spec.max_attention_size() as u64,
+        qkv: spec.max_qkv_size() as u64,
+        inner: spec.max_intermediate_size() as u64,
         vocabulary: spec.vocab_size as u64,
         layers: spec.num_layers() as u64,
-        layer: matrices.iter().sum(),
-        matrix: matrices.into_iter().max().unwrap_or(0),
+        layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
+        matrix: of_layers().flatten().max().unwrap_or(0),
         jobs: jobs as u64,
     };
     let tokens = calibration.windows.iter().map(Vec::len).sum::<usize>() as u64;

@@ -9,8 +9,7 @@
 
 use crate::architecture::{ArchitectureError, Decoder};
 use crate::calibrate::Sensitivity;
-use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{NormPlacement, Residual};
+use haikuq_format::spec::{Attention, Mixer, Mlp, Residual};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -107,21 +106,23 @@ impl<'a> Equalized<'a> {
     }
 
     fn layer(&mut self, layer: usize) -> Result<(), ArchitectureError> {
-        let spec = &self.decoder.spec;
+        let spec = &self.decoder.spec.layers[layer];
         let name = |part: &str| format!("layers.{layer}.{part}");
-        let up = name(if spec.gated_mlp { "gate_up" } else { "up" });
+        let up = name(spec.mlp.up_name());
         // Rows first: what they are multiplied by counts in the columns of their matrix.
-        self.after_values(layer)?;
-        if spec.gated_mlp {
-            self.after_up(layer, &up)?;
+        match &spec.mixer {
+            Mixer::Attention(attention) => self.after_values(layer, attention)?,
         }
-        if spec.norm_placement == NormPlacement::Post {
+        if spec.mlp.gated {
+            self.after_up(layer, &spec.mlp, &up)?;
+        }
+        if !spec.norm_placement.is_before() {
             return Ok(());
         }
         match spec.residual {
-            Residual::ParallelShared => self.after_norm(&name("attention_norm"), &[name("qkv"), up]),
+            Residual::ParallelShared => self.after_norm(&name("mixer_norm"), &[name("qkv"), up]),
             Residual::Sequential | Residual::Parallel => {
-                self.after_norm(&name("attention_norm"), &[name("qkv")])?;
+                self.after_norm(&name("mixer_norm"), &[name("qkv")])?;
                 self.after_norm(&name("mlp_norm"), &[up])
             }
         }
@@ -145,13 +146,12 @@ impl<'a> Equalized<'a> {
     }
 
     /// Columns of the projection after the heads, and rows of the values, which several heads share.
-    fn after_values(&mut self, layer: usize) -> Result<(), ArchitectureError> {
-        let spec = &self.decoder.spec;
+    fn after_values(&mut self, layer: usize, attention: &Attention) -> Result<(), ArchitectureError> {
         let (qkv, output) = (format!("layers.{layer}.qkv"), format!("layers.{layer}.attention_output"));
-        let mut squares = vec![0.0f64; spec.attention_size()];
+        let mut squares = vec![0.0f64; attention.attention_size()];
         self.add_column_squares(&output, &mut squares)?;
-        let width = spec.num_kv_heads * spec.head_dim;
-        let value_of = |column: usize| value_row(spec, column);
+        let width = attention.kv_size();
+        let value_of = |column: usize| value_row(attention, column);
         let mut shared = vec![0.0f64; width];
         for (c, square) in squares.iter().enumerate() {
             shared[value_of(c)] += square;
@@ -159,9 +159,9 @@ impl<'a> Equalized<'a> {
         let factors = column_factors(&shared);
         let columns = (0..squares.len()).map(|c| 1.0 / factors[value_of(c)]).collect();
         self.factors.entry(output).or_default().columns = Some(columns);
-        let before = spec.attention_size() + width;
+        let before = attention.attention_size() + width;
         let rows: Vec<f32> = std::iter::repeat_n(1.0, before).chain(factors).collect();
-        if spec.biases.qkv {
+        if attention.qkv_bias {
             self.factors.entry(format!("{qkv}.bias")).or_default().columns = Some(rows.clone());
         }
         self.factors.entry(qkv).or_default().rows = Some(rows);
@@ -169,14 +169,14 @@ impl<'a> Equalized<'a> {
     }
 
     /// Columns of `down`, and rows of the `up` half of `gate_up`, every second from the second on.
-    fn after_up(&mut self, layer: usize, up: &str) -> Result<(), ArchitectureError> {
+    fn after_up(&mut self, layer: usize, mlp: &Mlp, up: &str) -> Result<(), ArchitectureError> {
         let down = format!("layers.{layer}.down");
-        let mut squares = vec![0.0f64; self.decoder.spec.intermediate_size];
+        let mut squares = vec![0.0f64; mlp.intermediate_size];
         self.add_column_squares(&down, &mut squares)?;
         let factors = column_factors(&squares);
         self.factors.entry(down).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         let rows: Vec<f32> = factors.iter().flat_map(|&s| [1.0, s]).collect();
-        if self.decoder.spec.biases.mlp {
+        if mlp.bias {
             self.factors.entry(format!("{up}.bias")).or_default().columns = Some(rows.clone());
         }
         self.factors.entry(up.into()).or_default().rows = Some(rows);
@@ -196,9 +196,9 @@ impl<'a> Equalized<'a> {
 }
 
 /// The row of the values that column `column` of the projection after the heads weighs.
-fn value_row(spec: &DecoderSpec, column: usize) -> usize {
-    let heads_a_group = spec.num_heads / spec.num_kv_heads;
-    column / spec.head_dim / heads_a_group * spec.head_dim + column % spec.head_dim
+fn value_row(attention: &Attention, column: usize) -> usize {
+    let Attention { num_heads, num_kv_heads, head_dim, .. } = *attention;
+    column / head_dim / (num_heads / num_kv_heads) * head_dim + column % head_dim
 }
 
 /// The size of each column over their geometric mean, from its sum of squared weights. One where that is zero.

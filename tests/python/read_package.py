@@ -45,7 +45,7 @@ def read_manifest(folder):
     manifest = json.loads(text)
     check(manifest.get("format") == "haikuq", f"format is {manifest.get('format')!r}")
     version = manifest["version"]
-    check(version["major"] == 1, f"version {version['major']}.{version['minor']} is not known")
+    check(version["major"] == 2, f"version {version['major']}.{version['minor']} is not known")
     check_files(manifest)
     check_tensors(manifest)
     return manifest
@@ -105,56 +105,90 @@ def check_scheme(name, scheme):
     check(scale == "f16" or (scale == "e4m4" and codebook == "learned"), f"{name}: scales of {scheme}")
 
 
+SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bias learned_positions logit_softcap
+    embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
+LAYER = "mixer mlp residual norm_placement"
+ATTENTION = "num_heads num_kv_heads head_dim scale softcap window rope qk_norm qkv_bias output_bias"
+MLP = "intermediate_size activation gated bias"
+
+
+def known(what, members, names):
+    unknown = set(members) - set(names.split())
+    check(not unknown, f"{what}: members {sorted(unknown)} are not known")
+    return members
+
+
+def one_of(what, value, *values):
+    check(value in values, f"{what} {value!r} is not known")
+    return value
+
+
 def decoder_tensors(spec):
     """Name, shape and class of each tensor that the decoder has, in order."""
-    h, m, d = spec["hidden_size"], spec["intermediate_size"], spec["head_dim"]
-    a, kv = spec["num_heads"] * d, spec["num_kv_heads"] * d
-    placement, biases = spec.get("norm_placement", "pre"), spec.get("biases", {})
+    known("spec", spec, SPEC)
+    h, kind = spec["hidden_size"], known("norm", spec["norm"], "kind epsilon")["kind"]
     out = []
 
-    def norm(name, n, kind=spec["norm"]["kind"]):
-        check(kind in ("rms", "layer", "layer_no_bias"), f"norm {kind!r}")
+    def norm(name, n, kind=kind):
+        one_of("norm", kind, "rms", "layer", "layer_no_bias")
         out.append((f"{name}.gain", [n], "vector"))
         if kind == "layer":
             out.append((f"{name}.bias", [n], "vector"))
 
-    def matrix(name, rows, columns, kind, bias=None):
+    def matrix(name, rows, columns, kind, bias=False):
         out.append((name, [rows, columns], kind))
-        if bias and biases.get(bias, False):
+        if bias:
             out.append((f"{name}.bias", [rows], "vector"))
+
+    def attention(p, mixer):
+        known(f"{p}: attention", mixer, ATTENTION)
+        heads, kv_heads, d = mixer["num_heads"], mixer["num_kv_heads"], mixer["head_dim"]
+        check(heads > 0 and kv_heads > 0 and heads % kv_heads == 0, f"{p}: {heads} heads, {kv_heads} of keys and values")
+        a, kv, qk_norm, rope = heads * d, kv_heads * d, mixer.get("qk_norm"), mixer.get("rope")
+        check(rope is None or 2 * len(spec["ropes"][rope]["inv_freq"]) <= d, f"{p}: rope table {rope} does not fit")
+        matrix(f"{p}.qkv", a + 2 * kv, h, "attention", mixer.get("qkv_bias", False))
+        if isinstance(qk_norm, dict):
+            norm(f"{p}.q_norm", a, known("qk_norm", qk_norm, "each_head")["each_head"])
+            norm(f"{p}.k_norm", kv, qk_norm["each_head"])
+        elif qk_norm is not None:
+            one_of("qk_norm", qk_norm, "per_head", "whole")
+            norm(f"{p}.q_norm", d if qk_norm == "per_head" else a)
+            norm(f"{p}.k_norm", d if qk_norm == "per_head" else kv)
+        matrix(f"{p}.attention_output", h, a, "attention", mixer.get("output_bias", False))
+
+    def mlp(p, network):
+        known(f"{p}: mlp", network, MLP)
+        one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh")
+        m, bias = network["intermediate_size"], network.get("bias", False)
+        if network.get("gated", True):
+            matrix(f"{p}.gate_up", 2 * m, h, "mlp", bias)
+        else:
+            matrix(f"{p}.up", m, h, "mlp", bias)
+        matrix(f"{p}.down", h, m, "mlp", bias)
 
     matrix("embedding", spec["vocab_size"], h, "embedding")
     if spec.get("learned_positions", False):
         matrix("positions", spec["max_context"], h, "embedding")
-    for i in range(len(spec["layers"])):
+    for i, layer in enumerate(spec["layers"]):
         p = f"layers.{i}"
+        known(p, layer, LAYER)
+        placement = one_of("norm_placement", layer.get("norm_placement", "pre"), "pre", "post", "both")
+        residual = one_of("residual", layer.get("residual", "sequential"), "sequential", "parallel", "parallel_shared")
         if placement != "post":
-            norm(f"{p}.attention_norm", h)
-        matrix(f"{p}.qkv", a + 2 * kv, h, "attention", "qkv")
-        qk_norm = spec.get("qk_norm")
-        if isinstance(qk_norm, dict):
-            norm(f"{p}.q_norm", a, qk_norm["each_head"])
-            norm(f"{p}.k_norm", kv, qk_norm["each_head"])
-        elif qk_norm is not None:
-            check(qk_norm in ("per_head", "whole"), f"qk_norm {qk_norm!r}")
-            norm(f"{p}.q_norm", d if qk_norm == "per_head" else a)
-            norm(f"{p}.k_norm", d if qk_norm == "per_head" else kv)
-        matrix(f"{p}.attention_output", h, a, "attention", "attention_output")
+            norm(f"{p}.mixer_norm", h)
+        check(len(layer["mixer"]) == 1, f"{p}: {len(layer['mixer'])} mixers")
+        attention(p, known(f"{p}: mixer", layer["mixer"], "attention")["attention"])
         if placement != "pre":
-            norm(f"{p}.attention_post_norm", h)
-        if placement != "post" and spec.get("residual", "sequential") != "parallel_shared":
+            norm(f"{p}.mixer_post_norm", h)
+        if placement != "post" and residual != "parallel_shared":
             norm(f"{p}.mlp_norm", h)
-        if spec.get("gated_mlp", True):
-            matrix(f"{p}.gate_up", 2 * m, h, "mlp", "mlp")
-        else:
-            matrix(f"{p}.up", m, h, "mlp", "mlp")
-        matrix(f"{p}.down", h, m, "mlp", "mlp")
+        mlp(p, layer["mlp"])
         if placement != "pre":
             norm(f"{p}.mlp_post_norm", h)
     norm("final_norm", h)
     if not spec.get("tied_head", False):
         matrix("head", spec["vocab_size"], h, "head")
-    if biases.get("head", False):
+    if spec.get("head_bias", False):
         out.append(("head.bias", [spec["vocab_size"]], "vector"))
     return out
 

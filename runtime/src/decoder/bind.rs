@@ -21,6 +21,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
+use haikuq_format::spec::{Attention, Mixer};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -63,17 +64,6 @@ impl BoundParts {
     }
 }
 
-/// The shape of attention, the same in every layer.
-pub(super) fn attention_shape(spec: &DecoderSpec, cache_f16: bool, max_pages: usize) -> AttentionShape {
-    AttentionShape {
-        num_heads: spec.num_heads as u32,
-        num_kv_heads: spec.num_kv_heads as u32,
-        head_dim: spec.head_dim as u32,
-        max_pages: max_pages as u32,
-        cache_f16,
-    }
-}
-
 /// The program of a part, fused as the candidates can.
 pub(super) fn program(spec: &DecoderSpec, part: Part) -> Program {
     let program = build(spec, part);
@@ -86,7 +76,7 @@ pub(super) fn scratch_bytes(
     profile: &Profile,
     spec: &DecoderSpec,
     weights: &Weights,
-    attention: AttentionShape,
+    cache: CacheShape,
     restrictions: &Restrictions,
     part: Part,
 ) -> Result<u64, GpuError> {
@@ -105,7 +95,7 @@ pub(super) fn scratch_bytes(
             of(tables::PROJECT, profile, &shape, restrictions)
         }
         Operation::Attend { layer, .. } => {
-            of(tables::ATTEND, profile, &attend_shape(spec, &program, *layer, attention), restrictions)
+            of(tables::ATTEND, profile, &attend_shape(spec, &program, *layer, cache), restrictions)
         }
         _ => Ok(0),
     });
@@ -125,10 +115,24 @@ fn project_shape(program: &Program, matrix: &GpuMatrix, output: Output, bias: bo
     }
 }
 
-fn attend_shape(spec: &DecoderSpec, program: &Program, layer: usize, attention: AttentionShape) -> AttendShape {
-    let window = spec.layers[layer].window.map(|w| w as u32);
-    let scores = Scores { scale: spec.attention_scale, window, softcap: spec.attention_softcap };
-    AttendShape { tokens: program.rows as u32, phase: program.phase, attention, scores }
+/// Whether the cache holds f16, and pages in a row of its table.
+pub(super) type CacheShape = (bool, usize);
+
+/// A layer's attention.
+fn attention(spec: &DecoderSpec, layer: usize) -> &Attention {
+    let Mixer::Attention(attention) = &spec.layers[layer].mixer;
+    attention
+}
+
+fn attention_shape(a: &Attention, (cache_f16, max_pages): CacheShape) -> AttentionShape {
+    let [num_heads, num_kv_heads, head_dim, max_pages] = [a.num_heads, a.num_kv_heads, a.head_dim, max_pages].map(|n| n as u32);
+    AttentionShape { num_heads, num_kv_heads, head_dim, max_pages, cache_f16 }
+}
+
+fn attend_shape(spec: &DecoderSpec, program: &Program, layer: usize, cache: CacheShape) -> AttendShape {
+    let a = attention(spec, layer);
+    let scores = Scores { scale: a.scale, window: a.window.map(|w| w as u32), softcap: a.softcap };
+    AttendShape { tokens: program.rows as u32, phase: program.phase, attention: attention_shape(a, cache), scores }
 }
 
 /// What programs are bound to.
@@ -215,12 +219,13 @@ impl<'a> Context<'a> {
 
     fn rope_cache(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let (spec, b) = (self.spec, self.buffers);
-        let rope = spec.layers[layer].rope.map(|i| Rope {
+        let a = attention(spec, layer);
+        let rope = a.rope.map(|i| Rope {
             inv_freq: (&b.inv_freqs[i]).into(),
             rotated: spec.ropes[i].inv_freq.len() as u32,
             factor: spec.ropes[i].factor,
         });
-        let qk_norm = spec.qk_norm.zip(b.qk_norms.get(layer)).map(|(kind, buffer)| QkNormalization {
+        let qk_norm = a.qk_norm.zip(b.qk_norms[layer].as_ref()).map(|(kind, buffer)| QkNormalization {
             kind,
             norm: spec.norm,
             parameters: buffer.into(),
@@ -228,7 +233,7 @@ impl<'a> Context<'a> {
         let (keys, values) = &self.cache.pools[layer];
         let kernel = RopeCache {
             num_tokens: program.rows as u32,
-            shape: self.attention_shape(),
+            shape: attention_shape(a, self.cache_shape()),
             rope,
             qk_norm,
             qkv: self.value(from),
@@ -238,13 +243,13 @@ impl<'a> Context<'a> {
             keys: keys.into(),
             values: values.into(),
         };
-        Ok(Bound::new("rope_cache", format!("{} × {}", spec.qkv_size(), program.rows), vec![kernel.bind(self.gpu)?]))
+        Ok(Bound::new("rope_cache", format!("{} × {}", a.qkv_size(), program.rows), vec![kernel.bind(self.gpu)?]))
     }
 
     fn attend(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
-        let spec = self.spec;
+        let a = attention(self.spec, layer);
         let (keys, values) = &self.cache.pools[layer];
-        let shape = attend_shape(spec, program, layer, self.attention_shape());
+        let shape = attend_shape(self.spec, program, layer, self.cache_shape());
         let buffers = AttentionBuffers {
             q: self.value(from),
             tokens: (&self.buffers.tokens).into(),
@@ -255,7 +260,7 @@ impl<'a> Context<'a> {
         };
         let job =
             AttendJob { shape, buffers, scratch: (&self.buffers.scratch).into(), counters: (&self.buffers.counters).into() };
-        let words = format!("{}/{} heads of {} × {}", spec.num_heads, spec.num_kv_heads, spec.head_dim, program.rows);
+        let words = format!("{}/{} heads of {} × {}", a.num_heads, a.num_kv_heads, a.head_dim, program.rows);
         self.bind_best(tables::ATTEND, &shape, &job, words)
     }
 
@@ -290,8 +295,8 @@ impl<'a> Context<'a> {
         Ok(Bound::new(candidate.name, words, (candidate.bind)(self.gpu, job)?))
     }
 
-    fn attention_shape(&self) -> AttentionShape {
-        attention_shape(self.spec, self.cache.precision.is_f16(), self.cache.max_pages)
+    fn cache_shape(&self) -> CacheShape {
+        (self.cache.precision.is_f16(), self.cache.max_pages)
     }
 
     fn value(&self, value: Value) -> Binding<'a> {

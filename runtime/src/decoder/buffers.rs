@@ -35,8 +35,8 @@ pub(super) struct Buffers {
     pub(super) counters: wgpu::Buffer,
     /// Inverse frequencies of each rope table; after them those for long sequences, where there are such.
     pub(super) inv_freqs: Vec<wgpu::Buffer>,
-    /// Gains and biases of the norms of queries and keys, a layer each; none without such norms.
-    pub(super) qk_norms: Vec<wgpu::Buffer>,
+    /// Gains and biases of each layer's norms of queries and keys, where it has such.
+    pub(super) qk_norms: Vec<Option<wgpu::Buffer>>,
     /// Rows of [`Value::Logits`].
     pub(super) logit_rows: usize,
     /// Sampling parameters, one a row of a batch.
@@ -110,11 +110,11 @@ fn label(placement: &Placement, slot: usize) -> String {
     names.join(", ")
 }
 
-/// Room for the norms of queries and keys of each layer.
-fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<wgpu::Buffer> {
-    let layers = if spec.qk_norm.is_some() { spec.num_layers() } else { 0 };
-    let bytes = |layer: usize| qk_parameters(weights, layer).map(|m| m.columns as u64 * 4).sum();
-    (0..layers).map(|layer| gpu.storage("q and k norms", bytes(layer))).collect()
+/// Room for the norms of queries and keys of each layer that has such.
+fn qk_norms(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights) -> Vec<Option<wgpu::Buffer>> {
+    let bytes = |layer: usize| qk_parameters(weights, layer).map(|m| m.columns as u64 * 4).sum::<u64>();
+    let sizes = (0..spec.num_layers()).map(bytes);
+    sizes.map(|bytes| (bytes > 0).then(|| gpu.storage("q and k norms", bytes))).collect()
 }
 
 /// Gains of queries and of keys, then their biases if there are any.

@@ -1,13 +1,15 @@
 //! The paged key/value cache: sequences of any length in pages of [`PAGE`] positions.
 //!
-//! Each layer has a pool of keys and a pool of values, `[page][kv_head][PAGE][head_dim]`. A page belongs to one
-//! sequence; a table row a sequence lists its pages in order. Pools start small and double when they are full, so memory
+//! Each layer has a pool of keys and a pool of values, `[page][kv_head][PAGE][head_dim]`, with as many pages as every
+//! other layer's and pages of its own size. A page belongs to one sequence, in all layers; a table row a sequence lists
+//! its pages in order. Pools start small and double when they are full, so memory
 //! follows use and nothing is sized for a context that nobody fills.
 
 use super::DecoderError;
 use crate::device::{Gpu, GpuError};
 use crate::kernels::attention::PAGE;
 use haikuq_format::DecoderSpec;
+use haikuq_format::spec::LayerSpec;
 use serde::{Deserialize, Serialize};
 
 /// How keys and values are stored.
@@ -68,7 +70,8 @@ pub(super) struct KvCache {
     /// Pages in a row of the table.
     pub(super) max_pages: usize,
     max_context: usize,
-    page_bytes: u64,
+    /// Bytes of a page of keys, or of values, in each layer.
+    page_bytes: Vec<u64>,
     num_pages: usize,
     free: Vec<u32>,
     rows: Vec<Option<Sequence>>,
@@ -84,28 +87,28 @@ impl KvCache {
         max_context: usize,
     ) -> Result<Self, GpuError> {
         let max_pages = max_context.div_ceil(PAGE);
-        let page_bytes = (spec.num_kv_heads * PAGE * spec.head_dim) as u64 * precision.bytes();
+        let page_bytes = |layer: &LayerSpec| layer.attention().map_or(0, |a| (a.kv_size() * PAGE) as u64 * precision.bytes());
         let mut cache = Self {
             precision,
             pools: Vec::new(),
             table: gpu.storage("page table", (max_sequences * max_pages * 4) as u64),
             max_pages,
             max_context,
-            page_bytes,
+            page_bytes: spec.layers.iter().map(page_bytes).collect(),
             num_pages: 0,
             free: Vec::new(),
             rows: (0..max_sequences).map(|_| None).collect(),
             next_generation: 0,
         };
         let first = max_pages.min(8);
-        cache.pools = cache.allocate(gpu, spec.num_layers(), first)?;
+        cache.pools = cache.allocate(gpu, first)?;
         cache.add_pages(first);
         Ok(cache)
     }
 
     /// Bytes of all pools.
     pub(super) fn bytes(&self) -> u64 {
-        self.page_bytes * self.num_pages as u64 * 2 * self.pools.len() as u64
+        self.page_bytes.iter().sum::<u64>() * self.num_pages as u64 * 2
     }
 
     pub(super) fn create(&mut self) -> Result<SequenceId, DecoderError> {
@@ -221,11 +224,11 @@ impl KvCache {
         let wanted = (self.num_pages + missing).max((2 * self.num_pages).min(most));
         let (available, _) = self.largest_pool(gpu);
         // Doubling may not fit where just enough does.
-        let pages = wanted.min((available / self.page_bytes) as usize).max(self.num_pages + missing);
-        let pools = self.allocate(gpu, self.pools.len(), pages)?;
+        let pages = wanted.min((available / self.largest_page()) as usize).max(self.num_pages + missing);
+        let pools = self.allocate(gpu, pages)?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        let used = self.page_bytes * self.num_pages as u64;
-        for (old, new) in self.pools.iter().zip(&pools) {
+        for ((old, new), page_bytes) in self.pools.iter().zip(&pools).zip(&self.page_bytes) {
+            let used = page_bytes * self.num_pages as u64;
             encoder.copy_buffer_to_buffer(&old.0, 0, &new.0, 0, used);
             encoder.copy_buffer_to_buffer(&old.1, 0, &new.1, 0, used);
         }
@@ -240,14 +243,19 @@ impl KvCache {
         if binding <= buffer { (binding, "maxStorageBufferBindingSize") } else { (buffer, "maxBufferSize") }
     }
 
-    fn allocate(&self, gpu: &Gpu, layers: usize, pages: usize) -> Result<Vec<(wgpu::Buffer, wgpu::Buffer)>, GpuError> {
-        let bytes = pages as u64 * self.page_bytes;
+    fn largest_page(&self) -> u64 {
+        self.page_bytes.iter().copied().max().unwrap_or(0).max(1)
+    }
+
+    fn allocate(&self, gpu: &Gpu, pages: usize) -> Result<Vec<(wgpu::Buffer, wgpu::Buffer)>, GpuError> {
+        let bytes = pages as u64 * self.largest_page();
         let (available, limit) = self.largest_pool(gpu);
         if bytes > available {
             let what = format!("the key/value cache for {} positions", pages * PAGE);
             return Err(GpuError::Limit { what, needed: bytes, limit, available });
         }
-        Ok((0..layers).map(|_| (gpu.storage("keys", bytes), gpu.storage("values", bytes))).collect())
+        let pool = |label, page_bytes| gpu.storage(label, pages as u64 * page_bytes);
+        Ok(self.page_bytes.iter().map(|&bytes| (pool("keys", bytes), pool("values", bytes))).collect())
     }
 
     fn add_pages(&mut self, total: usize) {

@@ -171,6 +171,7 @@ impl Decoder {
     fn join_qk_norms(&self) {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (layer, joined) in self.buffers.qk_norms.iter().enumerate() {
+            let Some(joined) = joined else { continue };
             let mut at = 0;
             for part in qk_parameters(&self.weights, layer) {
                 let (plane, bytes) = (&part.chunks[0].planes[0].1, part.columns as u64 * 4);
@@ -426,10 +427,10 @@ fn buffers(
     for rows in (1..=MAX_BATCH).chain([logit_rows]) {
         parts.extend([Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows, from }));
     }
-    let attention = bind::attention_shape(spec, cache.precision.is_f16(), cache.max_pages);
+    let cache = (cache.precision.is_f16(), cache.max_pages);
     let mut scratch = 0;
     for part in &parts {
-        scratch = scratch.max(bind::scratch_bytes(&gpu.profile, spec, weights, attention, restrictions, *part)?);
+        scratch = scratch.max(bind::scratch_bytes(&gpu.profile, spec, weights, cache, restrictions, *part)?);
     }
     parts.extend([true, false].map(|advance| Part::Sample { rows: 1, advance }));
     let programs: Vec<_> = parts.iter().map(|part| bind::program(spec, *part)).collect();

@@ -8,9 +8,11 @@ use haikuq_format::DecoderSpec;
 /// # Errors
 /// [`DecoderError::Unsupported`] with the first such feature.
 pub fn require_supported(spec: &DecoderSpec) -> Result<(), DecoderError> {
-    if !spec.head_dim.is_multiple_of(4) || spec.head_dim > 256 {
-        let what = format!("heads of {} dimensions (a multiple of 4 up to 256 is)", spec.head_dim);
-        return Err(DecoderError::Unsupported { field: "head_dim", what });
+    match spec.attentions().map(|a| a.head_dim).find(|d| !d.is_multiple_of(4) || *d > 256) {
+        Some(head_dim) => {
+            let what = format!("heads of {head_dim} dimensions (a multiple of 4 up to 256 is)");
+            Err(DecoderError::Unsupported { field: "head_dim", what })
+        }
+        None => Ok(()),
     }
-    Ok(())
 }

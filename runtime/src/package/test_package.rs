@@ -7,33 +7,24 @@ use haikuq_format::manifest::{
     shard_name,
 };
 use haikuq_format::shard::layout_shard;
-use haikuq_format::spec::{Activation, LayerSpec, Norm, NormKind, RopeTable, TensorSpec};
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, RopeTable, TensorSpec};
 use haikuq_format::{DecoderSpec, Scheme};
 use std::ops::Range;
 
 /// A decoder of one layer that is small enough to read its manifest.
 pub fn tiny_spec() -> DecoderSpec {
+    let attention = Attention { rope: Some(0), ..Attention::new(2, 1, 8) };
+    let mlp = Mlp { intermediate_size: 24, activation: Activation::Silu, gated: true, bias: false };
     DecoderSpec {
         vocab_size: 40,
         hidden_size: 16,
-        intermediate_size: 24,
-        num_heads: 2,
-        num_kv_heads: 1,
-        head_dim: 8,
         max_context: 32,
         norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
-        activation: Activation::Silu,
-        gated_mlp: true,
-        attention_scale: 8f32.sqrt().recip(),
-        layers: vec![LayerSpec { window: None, rope: Some(0) }],
+        layers: vec![LayerSpec::new(attention, mlp)],
         ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1, 0.01, 0.001], factor: 1.0, long: None }],
         tied_head: true,
-        qk_norm: None,
-        biases: Default::default(),
-        residual: Default::default(),
-        norm_placement: Default::default(),
+        head_bias: false,
         learned_positions: false,
-        attention_softcap: None,
         logit_softcap: None,
         embedding_multiplier: 1.0,
         residual_multiplier: 1.0,

@@ -2,7 +2,7 @@
 
 use super::{Operation, Output, Part, Phase, Program, RowSource, Step, Value};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{NormPlacement, Residual};
+use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, Residual};
 
 /// The operations of `part`.
 pub fn build(spec: &DecoderSpec, part: Part) -> Program {
@@ -35,7 +35,7 @@ fn head(spec: &DecoderSpec, from: Value) -> Vec<Operation> {
         Operation::Norm { norm: spec.norm, parameters: "final_norm".into(), from, into: Value::HeadNormed, residual: None };
     let logits = Operation::Project {
         matrix: if spec.tied_head { "embedding" } else { "head" }.into(),
-        bias: spec.biases.head.then(|| "head.bias".into()),
+        bias: spec.head_bias.then(|| "head.bias".into()),
         norm: None,
         from: Value::HeadNormed,
         into: Value::Logits,
@@ -52,28 +52,34 @@ struct Layer<'a> {
     operations: &'a mut Vec<Operation>,
 }
 
-impl Layer<'_> {
+impl<'a> Layer<'a> {
     fn build(mut self) {
-        let input = self.block_input("attention_norm");
-        self.mix(input);
-        match self.spec.residual {
+        let layer = self.layer();
+        let input = self.block_input("mixer_norm");
+        let Mixer::Attention(attention) = &layer.mixer;
+        self.attend(attention, input);
+        let mlp = &layer.mlp;
+        match layer.residual {
             Residual::Sequential => {
-                self.add_attention();
+                self.add_attention(attention);
                 let input = self.block_input("mlp_norm");
-                self.feed_forward(input);
+                self.feed_forward(mlp, input);
             }
             Residual::Parallel => {
                 let input = self.block_input("mlp_norm");
-                self.feed_forward(input);
-                self.add_attention();
+                self.feed_forward(mlp, input);
+                self.add_attention(attention);
             }
             Residual::ParallelShared => {
-                self.feed_forward(input);
-                self.add_attention();
+                self.feed_forward(mlp, input);
+                self.add_attention(attention);
             }
         }
-        let bias = self.spec.biases.mlp;
-        self.add_block(Value::Inner, "down", bias, "mlp_post_norm");
+        self.add_block(Value::Inner(mlp.intermediate_size), "down", mlp.bias, "mlp_post_norm");
+    }
+
+    fn layer(&self) -> &'a LayerSpec {
+        &self.spec.layers[self.index]
     }
 
     /// The canonical name of one of the layer's tensors.
@@ -83,7 +89,7 @@ impl Layer<'_> {
 
     /// The residual stream as a block reads it: normalized, or as it is where norms stand after the blocks alone.
     fn block_input(&mut self, norm: &str) -> Value {
-        if self.spec.norm_placement == NormPlacement::Post {
+        if !self.layer().norm_placement.is_before() {
             return Value::Hidden;
         }
         let parameters = self.name(norm);
@@ -93,32 +99,27 @@ impl Layer<'_> {
     }
 
     /// From the block's input to the heads' outputs.
-    fn mix(&mut self, input: Value) {
-        let bias = self.spec.biases.qkv;
-        self.project(input, "qkv", bias, Value::Qkv, Output::Store);
+    fn attend(&mut self, attention: &Attention, input: Value) {
+        self.project(input, "qkv", attention.qkv_bias, Value::Qkv, Output::Store);
         let layer = self.index;
         self.operations.push(Operation::RopeCache { layer, from: Value::Qkv, into: Value::Query });
         self.operations.push(Operation::Attend { layer, from: Value::Query, into: Value::Attended });
     }
 
     /// From the block's input to the inner activations.
-    fn feed_forward(&mut self, input: Value) {
-        let activation = self.spec.activation;
-        let (up, output) =
-            if self.spec.gated_mlp { ("gate_up", Output::Glu(activation)) } else { ("up", Output::Activate(activation)) };
-        let bias = self.spec.biases.mlp;
-        self.project(input, up, bias, Value::Inner, output);
+    fn feed_forward(&mut self, mlp: &Mlp, input: Value) {
+        let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
+        self.project(input, mlp.up_name(), mlp.bias, Value::Inner(mlp.intermediate_size), output);
     }
 
-    fn add_attention(&mut self) {
-        let bias = self.spec.biases.attention_output;
-        self.add_block(Value::Attended, "attention_output", bias, "attention_post_norm");
+    fn add_attention(&mut self, attention: &Attention) {
+        self.add_block(Value::Attended, "attention_output", attention.output_bias, "mixer_post_norm");
     }
 
     /// A block's last projection, added to the residual stream, after a norm of its own where there is one.
     fn add_block(&mut self, from: Value, matrix: &str, bias: bool, norm: &str) {
         let multiplier = self.spec.residual_multiplier;
-        if self.spec.norm_placement == NormPlacement::Pre {
+        if !self.layer().norm_placement.is_after() {
             return self.project(from, matrix, bias, Value::Hidden, Output::Residual { multiplier });
         }
         self.project(from, matrix, bias, Value::BlockOutput, Output::Store);

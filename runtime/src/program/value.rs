@@ -16,8 +16,9 @@ pub enum Value {
     Query,
     /// The heads' outputs, side by side.
     Attended,
-    /// The feed-forward network's inner activations.
-    Inner,
+    /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
+    /// them, those of another width may not lie there.
+    Inner(usize),
     /// A block's output on its way through a norm.
     BlockOutput,
     /// Rows of the residual stream that logits are wanted for.
@@ -29,27 +30,13 @@ pub enum Value {
 }
 
 impl Value {
-    /// Every one.
-    pub const ALL: [Self; 10] = [
-        Self::Hidden,
-        Self::Normed,
-        Self::Qkv,
-        Self::Query,
-        Self::Attended,
-        Self::Inner,
-        Self::BlockOutput,
-        Self::HeadRows,
-        Self::HeadNormed,
-        Self::Logits,
-    ];
-
     /// Values in a row, at most, over all layers.
     pub fn width(self, spec: &DecoderSpec) -> usize {
         match self {
             Self::Hidden | Self::Normed | Self::BlockOutput | Self::HeadRows | Self::HeadNormed => spec.hidden_size,
-            Self::Qkv => spec.qkv_size(),
-            Self::Query | Self::Attended => spec.attention_size(),
-            Self::Inner => spec.intermediate_size,
+            Self::Qkv => spec.max_qkv_size(),
+            Self::Query | Self::Attended => spec.max_attention_size(),
+            Self::Inner(width) => width,
             Self::Logits => spec.vocab_size,
         }
     }
@@ -67,7 +54,7 @@ impl Value {
             Self::Qkv => "qkv",
             Self::Query => "query",
             Self::Attended => "attended",
-            Self::Inner => "inner",
+            Self::Inner(_) => "inner",
             Self::BlockOutput => "block_output",
             Self::HeadRows => "head_rows",
             Self::HeadNormed => "head_normed",

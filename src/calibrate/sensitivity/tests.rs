@@ -5,27 +5,18 @@ use crate::golden::logits::{logsumexp, nll};
 use haikuq_format::spec::*;
 
 fn llama() -> DecoderSpec {
+    let attention = Attention { rope: Some(0), ..Attention::new(4, 2, 4) };
+    let mlp = Mlp { intermediate_size: 10, activation: Activation::Silu, gated: true, bias: false };
     DecoderSpec {
         vocab_size: 23,
         hidden_size: 12,
-        intermediate_size: 10,
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 4,
         max_context: 16,
         norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
-        activation: Activation::Silu,
-        gated_mlp: true,
-        attention_scale: 0.5,
-        layers: vec![LayerSpec { window: None, rope: Some(0) }; 2],
+        layers: vec![LayerSpec::new(attention, mlp); 2],
         ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1], factor: 1.0, long: None }],
         tied_head: true,
-        qk_norm: None,
-        biases: Biases::default(),
-        residual: Residual::Sequential,
-        norm_placement: NormPlacement::Pre,
+        head_bias: false,
         learned_positions: false,
-        attention_softcap: None,
         logit_softcap: None,
         embedding_multiplier: 1.0,
         residual_multiplier: 1.0,
@@ -35,20 +26,28 @@ fn llama() -> DecoderSpec {
     }
 }
 
+/// Layers that differ from those of [`llama`] in everything, and in sizes from each other.
 fn everything_else() -> DecoderSpec {
+    let layer = |num_kv_heads, head_dim, intermediate_size| {
+        let attention = Attention {
+            scale: 0.5,
+            softcap: Some(2.0),
+            window: Some(3),
+            qk_norm: Some(QkNorm::PerHead),
+            qkv_bias: true,
+            output_bias: true,
+            ..Attention::new(4, num_kv_heads, head_dim)
+        };
+        let mlp = Mlp { intermediate_size, activation: Activation::GeluTanh, gated: false, bias: true };
+        LayerSpec { residual: Residual::Parallel, norm_placement: NormPlacement::Both, ..LayerSpec::new(attention, mlp) }
+    };
     DecoderSpec {
         norm: Norm { kind: NormKind::Layer, epsilon: 1e-5 },
-        activation: Activation::GeluTanh,
-        gated_mlp: false,
-        layers: vec![LayerSpec { window: Some(3), rope: None }; 2],
+        layers: vec![layer(2, 4, 10), layer(1, 2, 7)],
         ropes: vec![],
         tied_head: false,
-        qk_norm: Some(QkNorm::PerHead),
-        biases: Biases { qkv: true, attention_output: true, mlp: true, head: true },
-        residual: Residual::Parallel,
-        norm_placement: NormPlacement::Both,
+        head_bias: true,
         learned_positions: true,
-        attention_softcap: Some(2.0),
         logit_softcap: Some(3.0),
         embedding_multiplier: 1.5,
         residual_multiplier: 0.7,
@@ -131,7 +130,7 @@ fn gradients_are_those_of_finite_differences() {
         for (at, back) in [(0, &first), (1, &second)] {
             let sites: Vec<Site> = back.outputs.iter().map(|o| o.0).collect();
             let expected = [&[Site::Qkv, Site::AttentionOutput, Site::Up][..], &[Site::Gate, Site::Down]].concat();
-            assert_eq!(sites, expected.into_iter().filter(|s| spec.gated_mlp || *s != Site::Gate).collect::<Vec<_>>());
+            assert_eq!(sites, expected.into_iter().filter(|s| spec.layers[at].mlp.gated || *s != Site::Gate).collect::<Vec<_>>());
             for (site, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { site: *site, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {site:?}"));
@@ -175,8 +174,8 @@ fn the_rows_of_gate_and_up_take_turns() {
     assert_eq!(energies, [9.0, 1.0]);
     let outputs = vec![(Site::Up, rows(&[1.0, 0.0, 0.0, 2.0])), (Site::Gate, rows(&[0.0, 0.0, 1.0, 1.0]))];
     let back = Back { gradient: rows(&[0.0, 0.0]), inputs: BTreeMap::from([(Site::Up, (input, energies))]), outputs };
-    let [(name, gate_up)] = &by_matrix(&llama(), 3, back.sums().unwrap())[..] else { panic!("one matrix") };
-    assert_eq!(name, "layers.3.gate_up");
+    let [(name, gate_up)] = &by_matrix(&llama(), 1, back.sums().unwrap())[..] else { panic!("one matrix") };
+    assert_eq!(name, "layers.1.gate_up");
     assert_eq!((&gate_up.input[..], &gate_up.output[..]), (&[5.0][..], &[0.5, 0.5, 0.5, 2.0][..]));
     // Tokens: 9 · 1 and 1 · 6, on average 7.5, where both on average are 5 and 3.5.
     assert_eq!(gate_up.coupling, 7.5 / (5.0 * 3.5));

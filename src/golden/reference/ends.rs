@@ -36,7 +36,7 @@ impl Ends {
         let positions = weights.take_if(spec.learned_positions, "positions")?;
         let final_norm = NormWeights::load(spec.norm, "final_norm", weights)?;
         let head = if spec.tied_head { embedding.clone() } else { weights.take("head")? };
-        let head_bias = weights.take_if(spec.biases.head, "head.bias")?;
+        let head_bias = weights.take_if(spec.head_bias, "head.bias")?;
         Ok(Self { spec: spec.clone(), embedding, positions, final_norm, head, head_bias })
     }
 

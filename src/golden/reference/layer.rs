@@ -11,7 +11,7 @@ use super::rope::{CosSin, rotate};
 use super::weights::Weights;
 use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, LayerSpec, NormPlacement, QkNorm, Residual};
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, QkNorm, Residual};
 use rayon::prelude::*;
 
 /// Rows of the feed-forward network's inside that exist at a time.
@@ -55,14 +55,75 @@ impl Projection {
     }
 }
 
+/// What the weights of a layer's mixer are.
+enum MixerWeights {
+    Attention(AttentionWeights),
+}
+
+impl MixerWeights {
+    fn load(spec: &DecoderSpec, mixer: &Mixer, layer: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
+        match mixer {
+            Mixer::Attention(attention) => AttentionWeights::load(spec, *attention, layer, weights).map(Self::Attention),
+        }
+    }
+}
+
+/// Attention's weights.
+struct AttentionWeights {
+    spec: Attention,
+    qkv: Projection,
+    qk_norm: Option<(NormWeights, NormWeights)>,
+    output: Projection,
+}
+
+impl AttentionWeights {
+    /// `layer` is the prefix of its tensors' names, with the dot.
+    fn load(
+        spec: &DecoderSpec,
+        attention: Attention,
+        layer: &str,
+        weights: &mut Weights,
+    ) -> std::result::Result<Self, ReferenceError> {
+        let qkv = Projection::load(weights, &format!("{layer}qkv"), attention.qkv_bias)?;
+        let qk_norm = attention.qk_norm.map(|kind| -> std::result::Result<_, ReferenceError> {
+            let mut load = |part| NormWeights::load(kind.norm(spec.norm), &format!("{layer}{part}"), weights);
+            Ok((load("q_norm")?, load("k_norm")?))
+        });
+        let qk_norm = qk_norm.transpose()?;
+        let output = Projection::load(weights, &format!("{layer}attention_output"), attention.output_bias)?;
+        Ok(Self { spec: attention, qkv, qk_norm, output })
+    }
+
+    /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
+    fn attend(&self, qkv: &Tensor, ropes: &[CosSin], first: usize, cache: &mut LayerCache) -> Result<Tensor> {
+        let Attention { num_heads, num_kv_heads, head_dim, scale, softcap, window, .. } = self.spec;
+        let (q_size, kv_size) = (self.spec.attention_size(), self.spec.kv_size());
+        let heads = |x: &Tensor, first, heads| split(x, first, heads, head_dim);
+        let (mut q, mut k) = match (&self.qk_norm, self.spec.qk_norm) {
+            (Some((q_norm, k_norm)), Some(QkNorm::Whole)) => {
+                let (q, k) = (qkv.narrow(1, 0, q_size)?, qkv.narrow(1, q_size, kv_size)?);
+                (heads(&q_norm.forward(&q)?, 0, num_heads)?, heads(&k_norm.forward(&k)?, 0, num_kv_heads)?)
+            }
+            _ => (heads(qkv, 0, num_heads)?, heads(qkv, q_size, num_kv_heads)?),
+        };
+        let v = heads(qkv, q_size + kv_size, num_kv_heads)?;
+        if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead | QkNorm::EachHead(_))) = (&self.qk_norm, self.spec.qk_norm) {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        if let Some(rope) = self.spec.rope {
+            (q, k) = (rotate(&q, &ropes[rope])?, rotate(&k, &ropes[rope])?);
+        }
+        let (keys, values) = cache.append(k, v)?;
+        attend(&q, &keys, &values, Scores { scale, softcap, window, first })
+    }
+}
+
 /// One layer's weights.
 pub(super) struct Layer {
     spec: LayerSpec,
-    attention_norm: Option<NormWeights>,
-    qkv: Projection,
-    qk_norm: Option<(NormWeights, NormWeights)>,
-    attention_output: Projection,
-    attention_post_norm: Option<NormWeights>,
+    mixer_norm: Option<NormWeights>,
+    mixer: MixerWeights,
+    mixer_post_norm: Option<NormWeights>,
     mlp_norm: Option<NormWeights>,
     gate: Option<Projection>,
     up: Projection,
@@ -72,42 +133,24 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn load(spec: &DecoderSpec, index: usize, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
+        let layer = &spec.layers[index];
         let name = |part: &str| format!("layers.{index}.{part}");
-        let pre = spec.norm_placement != NormPlacement::Post;
-        let post = spec.norm_placement != NormPlacement::Pre;
+        let (pre, post) = (layer.norm_placement.is_before(), layer.norm_placement.is_after());
         let norm = |present: bool, part: &str, weights: &mut Weights| {
             if present { NormWeights::load(spec.norm, &name(part), weights).map(Some) } else { Ok(None) }
         };
-        let attention_norm = norm(pre, "attention_norm", weights)?;
-        let qkv = Projection::load(weights, &name("qkv"), spec.biases.qkv)?;
-        let qk_norm = spec.qk_norm.map(|kind| -> std::result::Result<_, ReferenceError> {
-            let mut load = |part| NormWeights::load(kind.norm(spec.norm), &name(part), weights);
-            Ok((load("q_norm")?, load("k_norm")?))
-        });
-        let attention_output = Projection::load(weights, &name("attention_output"), spec.biases.attention_output)?;
-        let attention_post_norm = norm(post, "attention_post_norm", weights)?;
-        let mlp_norm = norm(pre && spec.residual != Residual::ParallelShared, "mlp_norm", weights)?;
-        let (gate, up) = if spec.gated_mlp {
-            let gate_up = Projection::load(weights, &name("gate_up"), spec.biases.mlp)?;
-            (Some(gate_up.every_second(0)?), gate_up.every_second(1)?)
-        } else {
-            (None, Projection::load(weights, &name("up"), spec.biases.mlp)?)
-        };
-        let down = Projection::load(weights, &name("down"), spec.biases.mlp)?;
+        let mixer_norm = norm(pre, "mixer_norm", weights)?;
+        let mixer = MixerWeights::load(spec, &layer.mixer, &name(""), weights)?;
+        let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
+        let mlp_norm = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
+        let mut up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
+        let mut gate = None;
+        if layer.mlp.gated {
+            (gate, up) = (Some(up.every_second(0)?), up.every_second(1)?);
+        }
+        let down = Projection::load(weights, &name("down"), layer.mlp.bias)?;
         let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
-        Ok(Self {
-            spec: spec.layers[index],
-            attention_norm,
-            qkv,
-            qk_norm: qk_norm.transpose()?,
-            attention_output,
-            attention_post_norm,
-            mlp_norm,
-            gate,
-            up,
-            down,
-            mlp_post_norm,
-        })
+        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, gate, up, down, mlp_post_norm })
     }
 
     /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
@@ -119,7 +162,8 @@ impl Layer {
         first: usize,
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
-        self.observed(spec, x, &mut Unobserved, |qkv| self.attend(spec, qkv, ropes, first, cache))
+        let MixerWeights::Attention(attention) = &self.mixer;
+        self.observed(spec, x, &mut Unobserved, |qkv| attention.attend(qkv, ropes, first, cache))
     }
 
     /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
@@ -132,10 +176,11 @@ impl Layer {
         length: usize,
         observer: &mut dyn Observe,
     ) -> Result<Tensor> {
+        let MixerWeights::Attention(attention) = &self.mixer;
         self.observed(spec, x, observer, |qkv| {
             let window = |i: usize| {
                 let qkv = qkv.narrow(0, i * length, length)?;
-                self.attend(spec, &qkv, ropes, 0, &mut LayerCache::default())
+                attention.attend(&qkv, ropes, 0, &mut LayerCache::default())
             };
             let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
             Tensor::cat(&windows, 0)
@@ -154,48 +199,29 @@ impl Layer {
             Some(norm) => norm.forward(x),
             None => Ok(x.clone()),
         };
-        let normed = norm(&self.attention_norm, x)?;
-        let qkv = project(Site::Qkv, &self.qkv, &normed, observer)?;
-        let attention = attend(&qkv)?;
-        drop(qkv);
-        let attention = project(Site::AttentionOutput, &self.attention_output, &attention, observer)?;
-        let attention = scaled(norm(&self.attention_post_norm, &attention)?, spec.residual_multiplier)?;
-        let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(spec, x, observer)?)?, spec.residual_multiplier);
-        match spec.residual {
+        let normed = norm(&self.mixer_norm, x)?;
+        let mixed = match &self.mixer {
+            MixerWeights::Attention(weights) => {
+                let qkv = project(Site::Qkv, &weights.qkv, &normed, observer)?;
+                let attention = attend(&qkv)?;
+                drop(qkv);
+                project(Site::AttentionOutput, &weights.output, &attention, observer)?
+            }
+        };
+        let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
+        let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(x, observer)?)?, spec.residual_multiplier);
+        match self.spec.residual {
             Residual::Sequential => {
-                let x = sum(x, &attention)?;
+                let x = sum(x, &mixed)?;
                 sum(&x, &mlp(&norm(&self.mlp_norm, &x)?)?)
             }
-            Residual::Parallel => sum(&sum(x, &attention)?, &mlp(&norm(&self.mlp_norm, x)?)?),
-            Residual::ParallelShared => sum(&sum(x, &attention)?, &mlp(&normed)?),
+            Residual::Parallel => sum(&sum(x, &mixed)?, &mlp(&norm(&self.mlp_norm, x)?)?),
+            Residual::ParallelShared => sum(&sum(x, &mixed)?, &mlp(&normed)?),
         }
     }
 
-    /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
-    fn attend(&self, spec: &DecoderSpec, qkv: &Tensor, ropes: &[CosSin], first: usize, cache: &mut LayerCache) -> Result<Tensor> {
-        let (q_size, kv_size) = (spec.attention_size(), spec.num_kv_heads * spec.head_dim);
-        let heads = |x: &Tensor, first, heads| split(x, first, heads, spec.head_dim);
-        let (mut q, mut k) = match (&self.qk_norm, spec.qk_norm) {
-            (Some((q_norm, k_norm)), Some(QkNorm::Whole)) => {
-                let (q, k) = (qkv.narrow(1, 0, q_size)?, qkv.narrow(1, q_size, kv_size)?);
-                (heads(&q_norm.forward(&q)?, 0, spec.num_heads)?, heads(&k_norm.forward(&k)?, 0, spec.num_kv_heads)?)
-            }
-            _ => (heads(qkv, 0, spec.num_heads)?, heads(qkv, q_size, spec.num_kv_heads)?),
-        };
-        let v = heads(qkv, q_size + kv_size, spec.num_kv_heads)?;
-        if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead | QkNorm::EachHead(_))) = (&self.qk_norm, spec.qk_norm) {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        if let Some(rope) = self.spec.rope {
-            (q, k) = (rotate(&q, &ropes[rope])?, rotate(&k, &ropes[rope])?);
-        }
-        let (keys, values) = cache.append(k, v)?;
-        let scores = Scores { scale: spec.attention_scale, softcap: spec.attention_softcap, window: self.spec.window, first };
-        attend(&q, &keys, &values, scores)
-    }
-
-    fn mlp(&self, spec: &DecoderSpec, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
-        let activate = |x: Tensor| match spec.activation {
+    fn mlp(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+        let activate = |x: Tensor| match self.spec.mlp.activation {
             Activation::Silu => silu(&x),
             Activation::Gelu => x.gelu_erf(),
             Activation::GeluTanh => x.gelu(),

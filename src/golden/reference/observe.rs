@@ -18,7 +18,7 @@ pub enum Site {
 }
 
 impl Site {
-    /// The last part of its matrix's canonical name, in a decoder with or without gates.
+    /// The last part of its matrix's canonical name, in a layer with or without a gate.
     pub fn matrix(self, gated: bool) -> &'static str {
         match self {
             Self::Qkv => "qkv",

@@ -9,9 +9,11 @@ const HOSTILE: &str = "<script>alert(\"|`*\")</script>\n";
 
 fn manifest() -> Manifest {
     let spec: DecoderSpec = serde_json::from_value(serde_json::json!({
-        "vocab_size": 4, "hidden_size": 32, "intermediate_size": 32, "num_heads": 1, "num_kv_heads": 1, "head_dim": 32,
-        "max_context": 8, "norm": {"kind": "rms", "epsilon": 1e-5}, "activation": "silu", "attention_scale": 1.0,
-        "layers": [{}], "tied_head": true
+        "vocab_size": 4, "hidden_size": 32, "max_context": 8, "norm": {"kind": "rms", "epsilon": 1e-5}, "tied_head": true,
+        "layers": [{
+            "mixer": {"attention": {"num_heads": 1, "num_kv_heads": 1, "head_dim": 32, "scale": 1.0}},
+            "mlp": {"intermediate_size": 32, "activation": "silu"}
+        }]
     }))
     .unwrap();
     let tensor = |t: haikuq_format::spec::TensorSpec| TensorEntry {

@@ -3,7 +3,7 @@ import { parseManifest } from './manifest.js';
 
 const sha256 = '0123456789abcdef'.repeat(4);
 const shard = { name: 'weights-00001-of-00001.safetensors', bytes: 5, sha256 };
-const whole = { format: 'haikuq', version: { major: 1, minor: 7 }, shards: [shard], files: [{ ...shard, name: 'tokenizer.json' }], later: 1 };
+const whole = { format: 'haikuq', version: { major: 2, minor: 7 }, shards: [shard], files: [{ ...shard, name: 'tokenizer.json' }], later: 1 };
 const parse = (change: object) => parseManifest(JSON.stringify({ ...whole, ...change }));
 
 describe('parseManifest', () => {
@@ -14,7 +14,8 @@ describe('parseManifest', () => {
 
   it.each([
     ['another format', { format: 'gguf' }, '"gguf"'],
-    ['another major version', { version: { major: 2, minor: 1 } }, '2.1'],
+    ['a later major version', { version: { major: 3, minor: 1 } }, '3.1 is not supported; this runtime reads 2.x: use a newer haikuq'],
+    ['an earlier major version', { version: { major: 1, minor: 0 } }, '1.0 is not supported; this runtime reads 2.x: convert the checkpoint again'],
     ['no version', { version: undefined }, 'undefined.undefined'],
     ['no shards', { shards: [] }, 'empty'],
     ['shards that are no list', { shards: { 0: shard } }, '"shards"'],

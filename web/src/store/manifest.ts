@@ -7,6 +7,9 @@ import { HaikuqError } from '../errors.js';
 
 export const MANIFEST = 'haikuq.json';
 
+/** Of the format that the engine reads. */
+export const MAJOR_VERSION = 2;
+
 /** A larger manifest is refused unread, as the engine does. */
 export const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
 
@@ -28,7 +31,10 @@ export function parseManifest(text: string): Manifest {
   const manifest = parseObject(text);
   if (manifest.format !== 'haikuq') throw invalid(`"format" is ${JSON.stringify(manifest.format)}, expected "haikuq"`);
   const { major, minor } = asObject(manifest.version) ?? {};
-  if (major !== 1) throw invalid(`format version ${String(major)}.${String(minor)} is not supported; this runtime reads 1.x`);
+  if (major !== MAJOR_VERSION) {
+    const wayOut = Number(major) < MAJOR_VERSION ? 'convert the checkpoint again with the haikuq of this version' : 'use a newer haikuq';
+    throw invalid(`format version ${String(major)}.${String(minor)} is not supported; this runtime reads ${MAJOR_VERSION}.x: ${wayOut}`);
+  }
   const shards = parseFiles('shards', manifest.shards);
   if (shards.length === 0) throw invalid('"shards" is empty');
   const files = parseFiles('files', manifest.files ?? []);

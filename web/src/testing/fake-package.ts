@@ -16,7 +16,7 @@ export async function fakePackage(shards: Files, files: Files = {}): Promise<Fak
   const entries = async (from: Files): Promise<PackageFile[]> =>
     Promise.all(Object.entries(from).map(async ([name, bytes]) => ({ name, bytes: bytes.length, sha256: await sha256(bytes) })));
   const shardList = await entries(shards);
-  const manifest = JSON.stringify({ format: 'haikuq', version: { major: 1, minor: 0 }, shards: shardList, files: await entries(files) });
+  const manifest = JSON.stringify({ format: 'haikuq', version: { major: 2, minor: 0 }, shards: shardList, files: await entries(files) });
   return { manifest, shards: shardList, files: { ...shards, ...files, 'haikuq.json': new TextEncoder().encode(manifest) } };
 }
 

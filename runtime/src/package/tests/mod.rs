@@ -195,11 +195,17 @@ fn an_oversized_manifest_is_refused_unread() {
 fn a_manifest_of_another_version_is_refused_by_its_number() {
     let (mut source, manifest) = package();
     let mut value = serde_json::to_value(&manifest).unwrap();
-    value["version"] = serde_json::json!({"major": 7, "minor": 3});
-    source.insert(MANIFEST_FILE, serde_json::to_vec(&value).unwrap());
-    let error = open(source).unwrap_err();
-    assert!(matches!(error, PackageError::Manifest(ManifestError::Version { major: 7, minor: 3 })), "{error}");
-    assert!(error.to_string().contains("7.3"), "{error}");
+    // What else an old manifest says is not looked at: its spec had other members.
+    value["spec"] = serde_json::json!({"num_heads": 2});
+    for (major, minor, way_out) in [(7, 3, "use a newer haikuq"), (1, 0, "convert the checkpoint again with this haikuq")] {
+        value["version"] = serde_json::json!({"major": major, "minor": minor});
+        source.insert(MANIFEST_FILE, serde_json::to_vec(&value).unwrap());
+        let error = open(source.clone()).unwrap_err();
+        let PackageError::Manifest(ManifestError::Version { major: m, minor: n }) = &error else { panic!("{error}") };
+        assert_eq!((*m, *n), (major, minor));
+        assert!(error.to_string().contains(&format!("version {major}.{minor} is not supported")), "{error}");
+        assert!(error.to_string().ends_with(way_out), "{error}");
+    }
 }
 
 #[test]

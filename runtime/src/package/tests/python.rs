@@ -7,7 +7,9 @@ use haikuq_format::layout::{
     PlaneBuffers, PlaneKind, QuantizedRows, Scales, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded,
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
-use haikuq_format::spec::{LayerSpec, NormKind, QkNorm, TensorClass, TensorSpec};
+use haikuq_format::spec::{
+    Activation, Attention, LayerSpec, Mlp, NormKind, NormPlacement, QkNorm, Residual, TensorClass, TensorSpec,
+};
 use half::f16;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -93,13 +95,25 @@ fn random_planes(tensor: &TensorSpec, scheme: Scheme, rows: Range<usize>) -> Pla
 /// A decoder with every kind of tensor, at sizes that are no multiples of anything, and enough layers for every scheme.
 fn spec() -> haikuq_format::DecoderSpec {
     let mut spec = tiny_spec();
-    (spec.vocab_size, spec.hidden_size, spec.intermediate_size, spec.head_dim) = (67, 230, 77, 10);
-    spec.layers = vec![LayerSpec { window: Some(5), rope: Some(0) }; 24];
+    (spec.vocab_size, spec.hidden_size) = (67, 230);
     spec.norm.kind = NormKind::Layer;
-    spec.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
-    spec.tied_head = false;
-    spec.learned_positions = true;
-    (spec.biases.qkv, spec.biases.mlp, spec.biases.head) = (true, true, true);
+    (spec.tied_head, spec.head_bias, spec.learned_positions) = (false, true, true);
+    let norms = [None, Some(QkNorm::PerHead), Some(QkNorm::Whole), Some(QkNorm::EachHead(NormKind::LayerNoBias))];
+    let placements = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both];
+    let residuals = [Residual::Sequential, Residual::Parallel, Residual::ParallelShared];
+    let layer = |i: usize| {
+        let attention = Attention {
+            window: (i % 2 == 0).then_some(5),
+            rope: (i % 5 > 0).then_some(0),
+            qk_norm: norms[i % 4],
+            qkv_bias: i % 3 == 0,
+            output_bias: i % 7 == 0,
+            ..Attention::new(2 + 2 * (i % 2), 1 + i % 2, 8 + 2 * (i % 3))
+        };
+        let mlp = Mlp { intermediate_size: 77 - i, activation: Activation::Silu, gated: i % 4 != 1, bias: i % 2 == 1 };
+        LayerSpec { residual: residuals[i / 3 % 3], norm_placement: placements[i % 3], ..LayerSpec::new(attention, mlp) }
+    };
+    spec.layers = (0..24).map(layer).collect();
     spec
 }
 

@@ -1,0 +1,101 @@
+//! Whether the numbers of a [`DecoderSpec`] fit together.
+
+use super::{Attention, DecoderSpec, LayerSpec, Mixer, RopeTable};
+
+/// Largest size of anything.
+const MAX_SIZE: usize = 1 << 24;
+
+/// A contradiction within a [`DecoderSpec`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SpecError(pub String);
+
+fn fail(why: String) -> Result<(), SpecError> {
+    Err(SpecError(why))
+}
+
+fn check_sizes<const N: usize>(sizes: [(&str, usize); N]) -> Result<(), SpecError> {
+    match sizes.into_iter().find(|(_, n)| !(1..=MAX_SIZE).contains(n)) {
+        Some((name, n)) => fail(format!("{name} is {n}, outside 1 to {MAX_SIZE}")),
+        None => Ok(()),
+    }
+}
+
+impl DecoderSpec {
+    /// Checks that the numbers fit together.
+    ///
+    /// # Errors
+    /// The first contradiction, in words, with its numbers.
+    pub fn check(&self) -> Result<(), SpecError> {
+        check_sizes([
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("max_context", self.max_context),
+            ("number of layers", self.layers.len()),
+        ])?;
+        if !(self.norm.epsilon.is_finite() && self.norm.epsilon >= 0.0) {
+            return fail(format!("norm epsilon {} is not a small positive number", self.norm.epsilon));
+        }
+        for (i, rope) in self.ropes.iter().enumerate() {
+            self.check_rope(i, rope)?;
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            self.check_layer(layer).map_err(|SpecError(why)| SpecError(format!("layer {i}: {why}")))?;
+        }
+        Ok(())
+    }
+
+    fn check_rope(&self, i: usize, rope: &RopeTable) -> Result<(), SpecError> {
+        if rope.inv_freq.is_empty() {
+            return fail(format!("rope table {i} rotates 0 dimensions"));
+        }
+        let long: &[f32] = rope.long.as_ref().map_or(&[], |l| &l.inv_freq);
+        if rope.inv_freq.iter().chain(long).any(|f| !f.is_finite()) || !rope.factor.is_finite() {
+            return fail(format!("rope table {i} holds a number that is not finite"));
+        }
+        if let Some(l) = rope.long.as_ref().filter(|l| Some(l.beyond) != self.long_beyond()) {
+            return fail(format!(
+                "rope table {i} makes sequences long beyond {} positions, another beyond {:?}",
+                l.beyond,
+                self.long_beyond()
+            ));
+        }
+        if rope.long.is_some() && long.len() != rope.inv_freq.len() {
+            let (a, b) = (rope.inv_freq.len(), long.len());
+            return fail(format!("rope table {i} has {a} inverse frequencies, and {b} for long sequences"));
+        }
+        Ok(())
+    }
+
+    fn check_layer(&self, layer: &LayerSpec) -> Result<(), SpecError> {
+        match &layer.mixer {
+            Mixer::Attention(attention) => self.check_attention(attention)?,
+        }
+        check_sizes([("intermediate_size", layer.mlp.intermediate_size)])
+    }
+
+    fn check_attention(&self, a: &Attention) -> Result<(), SpecError> {
+        check_sizes([("num_heads", a.num_heads), ("num_kv_heads", a.num_kv_heads), ("head_dim", a.head_dim)])?;
+        if !a.num_heads.is_multiple_of(a.num_kv_heads) {
+            return fail(format!("{} query heads are not a multiple of {} key/value heads", a.num_heads, a.num_kv_heads));
+        }
+        if !a.scale.is_finite() {
+            return fail(format!("attention scale {} is not finite", a.scale));
+        }
+        if let Some(cap) = a.softcap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
+            return fail(format!("attention soft cap {cap} is not a positive number"));
+        }
+        if a.window == Some(0) {
+            return fail("an attention window of 0".into());
+        }
+        let Some(rope) = a.rope else { return Ok(()) };
+        let Some(table) = self.ropes.get(rope) else {
+            return fail(format!("names rope table {rope} of {}", self.ropes.len()));
+        };
+        let rotated = 2 * table.inv_freq.len();
+        if rotated > a.head_dim {
+            return fail(format!("rope table {rope} rotates {rotated} of {} head dimensions", a.head_dim));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,231 @@
+//! [`LayerSpec`]: one layer, which says all of its sizes itself.
+
+use super::{Norm, NormKind, is_default, is_true, yes};
+use serde::{Deserialize, Serialize};
+
+/// One layer: a mixer, which moves information between positions, and a feed-forward network, which works on each
+/// position by itself. Layers of one decoder may differ in everything but the width of the residual stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerSpec {
+    /// The block that mixes positions.
+    pub mixer: Mixer,
+    /// The feed-forward network.
+    pub mlp: Mlp,
+    /// How the two blocks are added to the residual stream.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub residual: Residual,
+    /// Where norms stand around the blocks.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub norm_placement: NormPlacement,
+}
+
+impl LayerSpec {
+    /// A sequential layer with a norm before each block.
+    pub fn new(mixer: impl Into<Mixer>, mlp: Mlp) -> Self {
+        Self { mixer: mixer.into(), mlp, residual: Residual::default(), norm_placement: NormPlacement::default() }
+    }
+
+    /// The layer's attention, if that is what mixes positions.
+    pub fn attention(&self) -> Option<&Attention> {
+        match &self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+        }
+    }
+
+    /// The layer's attention, to change it.
+    pub fn attention_mut(&mut self) -> Option<&mut Attention> {
+        match &mut self.mixer {
+            Mixer::Attention(attention) => Some(attention),
+        }
+    }
+}
+
+/// What mixes positions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mixer {
+    /// Softmax attention over keys and values that are kept.
+    Attention(Attention),
+}
+
+impl From<Attention> for Mixer {
+    fn from(attention: Attention) -> Self {
+        Self::Attention(attention)
+    }
+}
+
+/// Causal softmax attention: queries, keys and values are one projection `qkv`, the heads' outputs go through another,
+/// `attention_output`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attention {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key/value heads; divides `num_heads` (grouped-query attention).
+    pub num_kv_heads: usize,
+    /// Width of one head. `num_heads × head_dim` need not equal the decoder's `hidden_size`.
+    pub head_dim: usize,
+    /// Attention logits are `scale × q·k`; usually `1/√head_dim`.
+    pub scale: f32,
+    /// Attention logits become `softcap × tanh(logit / softcap)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub softcap: Option<f32>,
+    /// Attention sees this many last positions, its own included; all of them where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// Index into [`DecoderSpec::ropes`](super::DecoderSpec::ropes); no rotation where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope: Option<usize>,
+    /// Normalization of queries and keys before rope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qk_norm: Option<QkNorm>,
+    /// Whether `qkv` has a bias.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub qkv_bias: bool,
+    /// Whether `attention_output` has a bias.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub output_bias: bool,
+}
+
+impl Attention {
+    /// Attention with the usual scale, `1/√head_dim`, and nothing else: all positions, no rope, no norms, no biases.
+    pub fn new(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            scale: (head_dim as f64).powf(-0.5) as f32,
+            softcap: None,
+            window: None,
+            rope: None,
+            qk_norm: None,
+            qkv_bias: false,
+            output_bias: false,
+        }
+    }
+
+    /// Rows of the fused `qkv` matrix: all query heads, then all key heads, then all value heads.
+    pub fn qkv_size(&self) -> usize {
+        self.attention_size() + 2 * self.kv_size()
+    }
+
+    /// Width of the concatenated query heads, the input of `attention_output`.
+    pub fn attention_size(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Width of the concatenated key heads, and of the value heads.
+    pub fn kv_size(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+}
+
+/// A feed-forward network: `down(activation(gate) × up)` (SwiGLU and kin), or `down(activation(up))` without a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mlp {
+    /// Width of the inner activation.
+    pub intermediate_size: usize,
+    /// The activation.
+    pub activation: Activation,
+    /// Whether there is a gate.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub gated: bool,
+    /// Whether `gate_up` (or `up`) and `down` have biases.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bias: bool,
+}
+
+impl Mlp {
+    /// The first matrix's part of a canonical name: `gate_up`, whose rows are those of gate and up in turn, or `up`.
+    pub fn up_name(&self) -> &'static str {
+        if self.gated { "gate_up" } else { "up" }
+    }
+
+    /// Rows of the first matrix.
+    pub fn up_size(&self) -> usize {
+        if self.gated { 2 * self.intermediate_size } else { self.intermediate_size }
+    }
+}
+
+/// Feed-forward activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x × sigmoid(x)`.
+    Silu,
+    /// GELU by the error function.
+    Gelu,
+    /// GELU by the tanh approximation.
+    GeluTanh,
+}
+
+/// Normalization of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QkNorm {
+    /// Over each head, as the decoder's norm does; gains of length `head_dim` that all heads share.
+    PerHead,
+    /// Over all heads together, as the decoder's norm does; gains of length `heads × head_dim`.
+    Whole,
+    /// Over each head, with gains of its own (and biases, where the kind has them): length `heads × head_dim`. The kind
+    /// need not be that of the decoder's norm; the epsilon is.
+    EachHead(NormKind),
+}
+
+impl QkNorm {
+    /// The norm of queries and keys in a decoder whose other norms are `norm`.
+    pub fn norm(self, norm: Norm) -> Norm {
+        match self {
+            Self::PerHead | Self::Whole => norm,
+            Self::EachHead(kind) => Norm { kind, ..norm },
+        }
+    }
+
+    /// Length of the gains of `heads` heads.
+    pub fn gains(self, heads: usize, head_dim: usize) -> usize {
+        match self {
+            Self::PerHead => head_dim,
+            Self::Whole | Self::EachHead(_) => heads * head_dim,
+        }
+    }
+}
+
+/// How a layer's mixer and feed-forward outputs meet the residual stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residual {
+    /// `x += mixer(norm(x)); x += mlp(norm(x))`.
+    #[default]
+    Sequential,
+    /// `x += mixer(norm₁(x)) + mlp(norm₂(x))`.
+    Parallel,
+    /// `x += mixer(n) + mlp(n)` with one `n = norm(x)`.
+    ParallelShared,
+}
+
+/// Where a block's norms stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormPlacement {
+    /// Before each block.
+    #[default]
+    Pre,
+    /// After each block, on its output.
+    Post,
+    /// Before and after each block.
+    Both,
+}
+
+impl NormPlacement {
+    /// Whether a norm stands before each block.
+    pub fn is_before(self) -> bool {
+        self != Self::Post
+    }
+
+    /// Whether a norm stands after each block.
+    pub fn is_after(self) -> bool {
+        self != Self::Pre
+    }
+}

@@ -1,0 +1,121 @@
+//! The canonical tensors of a [`DecoderSpec`].
+
+use super::{Attention, DecoderSpec, LayerSpec, Mixer, Mlp, NormKind, QkNorm, Residual};
+use serde::{Deserialize, Serialize};
+
+/// One canonical tensor of a decoder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Canonical name, such as `layers.3.gate_up`.
+    pub name: String,
+    /// What the tensor is for; recipes choose schemes by it.
+    pub class: TensorClass,
+    /// `[rows, columns]` of a matrix (columns run along its input), `[n]` of a vector.
+    pub shape: Vec<usize>,
+}
+
+/// What a tensor is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TensorClass {
+    /// Token (and position) embeddings; also the head where it is tied.
+    Embedding,
+    /// `qkv` and `attention_output`.
+    Attention,
+    /// `gate_up` or `up`, and `down`.
+    Mlp,
+    /// An untied output head.
+    Head,
+    /// Norm gains and biases: always f32.
+    Vector,
+}
+
+impl DecoderSpec {
+    /// The canonical tensors of this decoder with their shapes (`[rows, columns]` for matrices, `[n]` for vectors), in
+    /// the order in which a package stores them. This is the full contract between checkpoint readers and runtimes.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let (h, norm) = (self.hidden_size, self.norm.kind);
+        let mut list = List { hidden_size: h, norm, tensors: Vec::new() };
+        list.matrix("embedding", TensorClass::Embedding, [self.vocab_size, h], false);
+        if self.learned_positions {
+            list.matrix("positions", TensorClass::Embedding, [self.max_context, h], false);
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            list.layer(&format!("layers.{i}"), layer);
+        }
+        list.norm("final_norm", norm, h);
+        if !self.tied_head {
+            list.matrix("head", TensorClass::Head, [self.vocab_size, h], false);
+        }
+        if self.head_bias {
+            list.vector("head.bias", self.vocab_size);
+        }
+        list.tensors
+    }
+}
+
+struct List {
+    hidden_size: usize,
+    /// Kind of all norms that name none.
+    norm: NormKind,
+    tensors: Vec<TensorSpec>,
+}
+
+impl List {
+    fn vector(&mut self, name: &str, n: usize) {
+        self.tensors.push(TensorSpec { name: name.into(), class: TensorClass::Vector, shape: vec![n] });
+    }
+
+    fn matrix(&mut self, name: &str, class: TensorClass, [rows, columns]: [usize; 2], bias: bool) {
+        self.tensors.push(TensorSpec { name: name.into(), class, shape: vec![rows, columns] });
+        if bias {
+            self.vector(&format!("{name}.bias"), rows);
+        }
+    }
+
+    fn norm(&mut self, name: &str, kind: NormKind, n: usize) {
+        self.vector(&format!("{name}.gain"), n);
+        if kind.has_bias() {
+            self.vector(&format!("{name}.bias"), n);
+        }
+    }
+
+    fn block_norm(&mut self, present: bool, name: &str) {
+        if present {
+            self.norm(name, self.norm, self.hidden_size);
+        }
+    }
+
+    fn layer(&mut self, name: &str, layer: &LayerSpec) {
+        let (before, after) = (layer.norm_placement.is_before(), layer.norm_placement.is_after());
+        self.block_norm(before, &format!("{name}.mixer_norm"));
+        match &layer.mixer {
+            Mixer::Attention(attention) => self.attention(name, attention),
+        }
+        self.block_norm(after, &format!("{name}.mixer_post_norm"));
+        self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
+        self.mlp(name, &layer.mlp);
+        self.block_norm(after, &format!("{name}.mlp_post_norm"));
+    }
+
+    fn attention(&mut self, name: &str, a: &Attention) {
+        self.matrix(&format!("{name}.qkv"), TensorClass::Attention, [a.qkv_size(), self.hidden_size], a.qkv_bias);
+        if let Some(qk_norm) = a.qk_norm {
+            let kind = match qk_norm {
+                QkNorm::EachHead(kind) => kind,
+                QkNorm::PerHead | QkNorm::Whole => self.norm,
+            };
+            for (part, heads) in [("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)] {
+                self.norm(&format!("{name}.{part}"), kind, qk_norm.gains(heads, a.head_dim));
+            }
+        }
+        let shape = [self.hidden_size, a.attention_size()];
+        self.matrix(&format!("{name}.attention_output"), TensorClass::Attention, shape, a.output_bias);
+    }
+
+    fn mlp(&mut self, name: &str, mlp: &Mlp) {
+        let (up, down) = (format!("{name}.{}", mlp.up_name()), format!("{name}.down"));
+        self.matrix(&up, TensorClass::Mlp, [mlp.up_size(), self.hidden_size], mlp.bias);
+        self.matrix(&down, TensorClass::Mlp, [self.hidden_size, mlp.intermediate_size], mlp.bias);
+    }
+}
