@@ -2,13 +2,16 @@
 
 use super::Context;
 use super::generation::LoadArgs;
+use super::table::Table;
 use crate::runner::Runner;
 use clap::Args;
-use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId};
+use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId, StepProfile};
 use haikuq_runtime::device::{AdapterDescription, Gpu};
+use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_runtime::kernels::stream_read::StreamRead;
 use haikuq_runtime::sampling::SamplingOptions;
 use serde::Serialize;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -33,6 +36,9 @@ pub struct BenchArgs {
     /// Repetitions; the median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+    /// Show where the time of a step goes: GPU time by operation, time to encode, submit and wait
+    #[arg(long)]
+    profile: bool,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -60,6 +66,10 @@ struct Report {
     read_bandwidth_bytes_per_second: f64,
     /// Decode speed over that of reading the weights once a step at `read_bandwidth_bytes_per_second`.
     share_of_memory_limit: Option<f64>,
+    numerics: Numerics,
+    /// With `--profile`: a step of prefill and one of decode.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<StepProfile>,
 }
 
 /// Runs the verb.
@@ -94,6 +104,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let rate = |tokens: usize, times: &mut Vec<Duration>| (tokens > 0).then(|| tokens as f64 / median(times).as_secs_f64());
     let decode_rate = rate(args.decode_tokens * batch, &mut decode);
     let bandwidth = pollster::block_on(read_bandwidth(decoder.gpu()))?;
+    let profile = if args.profile { pollster::block_on(profile(decoder, &args))? } else { Vec::new() };
     let bytes_per_step = decoder.bytes_per_token();
     let report = Report {
         schema: "haikuq.bench/1",
@@ -109,6 +120,8 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
         time_to_first_token_s: (args.prompt_tokens > 0).then(|| median(&mut first).as_secs_f64()),
         decode_tokens_per_second: decode_rate,
         memory: decoder.memory(),
+        numerics: decoder.numerics(),
+        profile,
         bytes_per_step,
         read_bandwidth_bytes_per_second: bandwidth,
         share_of_memory_limit: decode_rate.map(|r| r / batch as f64 * bytes_per_step as f64 / bandwidth),
@@ -154,11 +167,36 @@ async fn measure_with(decoder: &mut Decoder, args: &BenchArgs, sequences: &[Sequ
         decoder.sample_first(*id, choice).await?;
     }
     let started = Instant::now();
-    for _ in 0..args.decode_tokens {
+    let mut done = 0;
+    while done < args.decode_tokens {
         let step: Vec<_> = sequences.iter().map(|id| Next { sequence: *id, token, choice }).collect();
-        token = decoder.decode(&step).await?[0];
+        let most = args.decode_tokens - done;
+        let mut on_ids = |ids: &[u32]| {
+            (token, done) = (ids[0], done + 1);
+            ControlFlow::Continue(())
+        };
+        decoder.decode_steps(&step, most, &mut on_ids).await?;
     }
     Ok(Times { first_token, decode: started.elapsed() })
+}
+
+/// A step of prefill and one of decode at the depth.
+async fn profile(decoder: &mut Decoder, args: &BenchArgs) -> anyhow::Result<Vec<StepProfile>> {
+    let id = decoder.create_sequence()?;
+    let result = async {
+        prefill(decoder, id, args.depth)?;
+        let mut steps = Vec::new();
+        if args.prompt_tokens > 1 {
+            steps.push(decoder.profile_step(id, args.prompt_tokens.min(decoder.prefill_chunk())).await?);
+        }
+        if args.decode_tokens > 0 {
+            steps.push(decoder.profile_step(id, 1).await?);
+        }
+        anyhow::Ok(steps)
+    };
+    let result = result.await;
+    decoder.remove_sequence(id)?;
+    result
 }
 
 /// Fixed, varied ids: speed does not depend on which.
@@ -212,6 +250,54 @@ fn print(r: &Report, context: &Context) -> anyhow::Result<()> {
             r.read_bandwidth_bytes_per_second / 1e9,
         ))?;
     }
+    context.print(format_args!("numerics         {:>8}", r.numerics.to_string()))?;
+    for step in &r.profile {
+        print_profile(step, r.read_bandwidth_bytes_per_second, context)?;
+    }
     let (w, c, s) = (mib(r.memory.weights), mib(r.memory.cache), mib(r.memory.scratch));
     context.print(format_args!("GPU memory       {:8.1} MiB (weights {w:.1}, cache {c:.1}, scratch {s:.1})", w + c + s))
+}
+
+fn print_profile(step: &StepProfile, bandwidth: f64, context: &Context) -> anyhow::Result<()> {
+    let gpu = step.gpu_s.map_or("no timestamps".into(), |s| format!("{:.3} ms on the GPU", s * 1e3));
+    context.print(format_args!(
+        "\n{} of {} tokens at depth {}: {gpu} in one pass, {} dispatches; encoding {:.3} ms, submission {:.3} ms, then {:.3} ms \
+         of waiting",
+        step.phase,
+        step.tokens,
+        step.depth,
+        step.dispatches,
+        step.encode_s * 1e3,
+        step.submit_s * 1e3,
+        step.wait_s * 1e3
+    ))?;
+    let mut table = Table::new(&[
+        "operation",
+        "kernel",
+        "shape",
+        ">count",
+        ">dispatches",
+        ">ms",
+        ">µs each",
+        ">GB/s",
+        ">of limit",
+        ">TFLOP/s",
+    ]);
+    for o in &step.operations {
+        let rate = |n: u64| o.gpu_s.filter(|s| n > 0 && *s > 0.0).map(|s| n as f64 / s);
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        table.row([
+            o.operation.clone(),
+            o.candidate.into(),
+            o.shape.clone(),
+            o.count.to_string(),
+            o.dispatches.to_string(),
+            or_dash(o.gpu_s.map(|s| format!("{:.3}", s * 1e3))),
+            or_dash(o.gpu_s.map(|s| format!("{:.1}", s * 1e6 / o.count as f64))),
+            or_dash(rate(o.bytes).map(|r| format!("{:.0}", r / 1e9))),
+            or_dash(rate(o.bytes).map(|r| format!("{:.0} %", 100.0 * r / bandwidth))),
+            or_dash(rate(o.flops).map(|r| format!("{:.2}", r / 1e12))),
+        ]);
+    }
+    context.print(format_args!("{table}"))
 }

@@ -32,6 +32,43 @@ impl From<CacheArg> for CachePrecision {
     }
 }
 
+/// How numbers are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum NumericsArg {
+    /// fast
+    #[default]
+    Auto,
+    /// f32 activations; nothing but its own sequence decides a token's bits
+    Exact,
+    /// 8-bit or f16 activations and matrix units where the GPU has them
+    Fast,
+}
+
+/// How the runtime computes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ComputeArgs {
+    /// Exact or fast arithmetic on the GPU (packages in f32 are always exact)
+    #[arg(long, value_enum, default_value_t, value_name = "NUMERICS", help_heading = "Loading")]
+    pub numerics: NumericsArg,
+    /// Take this kernel for an operation wherever it fits, such as project=matvec (may be given several times)
+    #[arg(long = "pin", value_name = "OPERATION=KERNEL", help_heading = "Loading", value_parser = pin)]
+    pub pins: Vec<(String, String)>,
+}
+
+impl ComputeArgs {
+    /// Sets what was asked for.
+    pub fn apply(&self, options: &mut RunnerOptions) {
+        options.decoder.exact = self.numerics == NumericsArg::Exact;
+        options.decoder.pins = self.pins.iter().cloned().collect();
+    }
+}
+
+/// `OPERATION=KERNEL`.
+fn pin(argument: &str) -> Result<(String, String), String> {
+    let (operation, kernel) = argument.split_once('=').ok_or("needs OPERATION=KERNEL")?;
+    Ok((operation.into(), kernel.into()))
+}
+
 /// How the package is loaded.
 #[derive(Args, Debug)]
 pub struct LoadArgs {
@@ -41,6 +78,8 @@ pub struct LoadArgs {
     /// Positions of a sequence at most (the model's own limit by default)
     #[arg(long, value_name = "N", help_heading = "Loading", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
 }
 
 impl LoadArgs {
@@ -49,6 +88,7 @@ impl LoadArgs {
         let mut options = RunnerOptions::new(adapter, self.cache.into());
         options.decoder.max_context = self.context.map(|n| n as usize);
         options.decoder.max_sequences = sequences;
+        self.compute.apply(&mut options);
         options
     }
 }

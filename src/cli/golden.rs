@@ -113,7 +113,7 @@ pub fn run(mut args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> 
         context.note(format_args!("{} has {} windows of {} tokens", args.text.display(), cut.windows.len(), args.context));
     }
     let prompts = prompts(args.prompts.as_deref(), &tokenizer)?;
-    let Opened { mut model, adapter } =
+    let Opened { mut model, adapter, .. } =
         open(&args.model, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
     let origin = origin(&args.model)?;
 

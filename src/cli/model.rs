@@ -10,6 +10,7 @@ pub use crate::runner::is_package;
 use crate::runner::{Runner, RunnerOptions};
 use anyhow::Context as _;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
+use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_runtime::package::additional_chat_template_name;
 use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
 use std::path::Path;
@@ -20,6 +21,8 @@ pub struct Opened {
     pub model: Box<dyn LanguageModel>,
     /// Name of the GPU, or that it is the reference.
     pub adapter: String,
+    /// How it computes.
+    pub numerics: Numerics,
 }
 
 /// What runs the reference.
@@ -27,7 +30,7 @@ const REFERENCE: &str = "reference (CPU, f32)";
 
 /// Opens a checkpoint with the reference, and a package on the GPU, or with the reference if that is asked for.
 pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
-    let reference = |model: Reference| Opened { model: Box::new(model), adapter: REFERENCE.into() };
+    let reference = |model: Reference| Opened { model: Box::new(model), adapter: REFERENCE.into(), numerics: Numerics::Exact };
     if !is_package(path) {
         return Ok(reference(open_checkpoint(path)?));
     }
@@ -37,7 +40,8 @@ pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow:
     }
     let runner = Runner::load(path, options, &mut |_| {})?;
     let adapter = runner.decoder.gpu().description.name.clone();
-    Ok(Opened { model: Box::new(runner), adapter })
+    let numerics = runner.decoder.numerics();
+    Ok(Opened { model: Box::new(runner), adapter, numerics })
 }
 
 /// Opens a checkpoint and reads all its weights.

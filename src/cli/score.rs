@@ -2,8 +2,8 @@
 
 use super::Context;
 use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
-use super::generation::CacheArg;
-use super::model::{open, open_tokenizer};
+use super::generation::{CacheArg, ComputeArgs};
+use super::model::{Opened, open, open_tokenizer};
 use super::progress::Progress;
 use super::scored::Scored;
 use crate::files::write_atomically;
@@ -13,6 +13,7 @@ use crate::golden::text::{read_documents, windows};
 use crate::runner::RunnerOptions;
 use anyhow::{Context as _, bail};
 use clap::Args;
+use haikuq_runtime::kernels::candidate::Numerics;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ pub struct ScoreArgs {
     /// Precision of a package's key/value cache
     #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
     cache: CacheArg,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Run a package's weights through the f32 reference on the CPU, to tell quantization from kernels
     #[arg(long)]
     reference: bool,
@@ -83,6 +86,7 @@ struct ScoreJson {
     windows: usize,
     window: usize,
     adapter: String,
+    numerics: Numerics,
     seconds: f64,
     tokens_per_second: f64,
 }
@@ -91,7 +95,9 @@ struct ScoreJson {
 pub fn run(mut args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     args.model = args.hub.locate(&args.model, context)?.path;
     let windows = args.windows()?;
-    let mut opened = open(&args.model, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
+    let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
+    args.compute.apply(&mut options);
+    let mut opened = open(&args.model, args.reference, &options)?;
     let mut progress = Progress::new(context, windows.len(), "windows");
     let start = Instant::now();
     // Nobody reads the largest logits if they are not written.
@@ -101,7 +107,7 @@ pub fn run(mut args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.out {
         write_atomically(path, &outputs.to_bytes(false, None)?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let result = result(&outputs, args.scored, opened.adapter, seconds);
+    let result = result(&outputs, args.scored, &opened, seconds);
     if args.json {
         context.print_json(&result)?;
     } else {
@@ -112,7 +118,7 @@ pub fn run(mut args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn result(outputs: &Outputs, scored: Scored, adapter: String, seconds: f64) -> ScoreJson {
+fn result(outputs: &Outputs, scored: Scored, opened: &Opened, seconds: f64) -> ScoreJson {
     let (name, perplexity) = match scored {
         Scored::All => ("all", outputs.perplexity()),
         Scored::SecondHalf => ("second-half", outputs.second_half_perplexity()),
@@ -124,7 +130,8 @@ fn result(outputs: &Outputs, scored: Scored, adapter: String, seconds: f64) -> S
         scored: name,
         windows: outputs.windows,
         window: outputs.context,
-        adapter,
+        adapter: opened.adapter.clone(),
+        numerics: opened.numerics,
         seconds,
         tokens_per_second: outputs.input_ids.len() as f64 / seconds,
     }

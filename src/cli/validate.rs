@@ -1,7 +1,7 @@
 //! `haikuq validate`: a package against golden outputs.
 
 use super::browser::BrowserArgs;
-use super::generation::CacheArg;
+use super::generation::{CacheArg, ComputeArgs};
 use super::model::{is_package, open, open_tokenizer};
 use super::progress::Progress;
 use super::scored::Scored;
@@ -58,6 +58,8 @@ pub struct ValidateArgs {
     /// Precision of the key/value cache
     #[arg(long, value_enum, default_value_t, value_name = "PRECISION")]
     cache: CacheArg,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Run the package's weights through the f32 reference on the CPU, to tell quantization from kernels; proves
     /// nothing about the package on a GPU
     #[arg(long)]
@@ -84,18 +86,19 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let thresholds = args.thresholds(&manifest.provenance.recipe)?;
     let tokenizer = open_tokenizer(&args.package)?;
     let mut page = args.browser.start(&args.package, args.cache.into(), context)?;
-    let (outcome, adapter) = match &mut page {
+    let (outcome, adapter, numerics) = match &mut page {
         Some(page) => {
             let adapter = page.connect()?;
             context.note(format_args!("running on {adapter}"));
             let outcome = measure(page, &golden, first, context);
             // The page waits for a word, also for a bad one.
-            (outcome.inspect_err(|error| page.finish(false, &format!("{error:#}")))?, adapter)
+            (outcome.inspect_err(|error| page.finish(false, &format!("{error:#}")))?, adapter, None)
         }
         None => {
-            let options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
+            let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
+            args.compute.apply(&mut options);
             let mut opened = open(&args.package, args.reference, &options)?;
-            (measure(opened.model.as_mut(), &golden, first, context)?, opened.adapter)
+            (measure(opened.model.as_mut(), &golden, first, context)?, opened.adapter, Some(opened.numerics))
         }
     };
     let decode = |ids: &[u32]| tokenizer.decode(ids, false).unwrap_or_else(|_| format!("{ids:?}"));
@@ -105,6 +108,7 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
         checks: thresholds.check(&outcome.measured.summary),
         outcome: &outcome,
         adapter,
+        numerics,
         decode: &decode,
     });
     if let Some(page) = &mut page {

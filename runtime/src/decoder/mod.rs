@@ -12,6 +12,7 @@ mod bind;
 mod buffers;
 mod cache;
 mod error;
+mod profile;
 mod run_ahead;
 mod score;
 mod support;
@@ -19,6 +20,7 @@ mod weights;
 
 pub use cache::{CachePrecision, SequenceId};
 pub use error::DecoderError;
+pub use profile::{OperationProfile, StepProfile};
 pub use support::require_supported;
 pub use weights::LoadProgress;
 

@@ -11,6 +11,7 @@ mod gpu;
 mod pipelines;
 mod profile;
 mod shader;
+mod timestamps;
 
 pub use adapter::{AdapterDescription, list_adapters};
 pub use dispatch::{Binding, Dispatch, Kernel, grid_1d};
@@ -19,3 +20,4 @@ pub use flag::Flag;
 pub use gpu::{Gpu, GpuOptions};
 pub use profile::{MatrixShape, Profile, Vendor};
 pub use shader::{Shader, ShaderError, preprocess};
+pub use timestamps::Timestamps;

@@ -15,6 +15,7 @@ use crate::golden::file::Golden;
 use haikuq_format::Manifest;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::TensorClass;
+use haikuq_runtime::kernels::candidate::Numerics;
 use serde::{Deserialize, Serialize};
 
 /// Value of [`Report::schema`].
@@ -42,6 +43,9 @@ pub struct Report {
     pub golden: GoldenInfo,
     /// What it ran on.
     pub adapter: String,
+    /// How numbers were computed; not known of a browser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<Numerics>,
     /// How fast that was.
     pub speed: SpeedInfo,
     /// Mean divergence at each position of a window, in nats.
@@ -185,6 +189,8 @@ pub struct Ingredients<'a> {
     pub checks: Vec<Check>,
     /// Name of the GPU, or of what else the package ran on.
     pub adapter: String,
+    /// How numbers were computed, where that is known.
+    pub numerics: Option<Numerics>,
     /// Token ids to text, control tokens included.
     pub decode: &'a dyn Fn(&[u32]) -> String,
 }
@@ -192,7 +198,7 @@ pub struct Ingredients<'a> {
 impl Report {
     /// Puts a report together.
     pub fn new(from: Ingredients) -> Self {
-        let Ingredients { manifest, golden, outcome, checks, adapter, decode } = from;
+        let Ingredients { manifest, golden, outcome, checks, adapter, numerics, decode } = from;
         let (outputs, measured) = (&golden.outputs, &outcome.measured);
         let (windows, context) = (outputs.windows, outputs.context);
         let mean = |x: &mut dyn Iterator<Item = f64>, n: usize| x.sum::<f64>() / n as f64;
@@ -212,6 +218,7 @@ impl Report {
                 same_checkpoint: same_checkpoint(manifest, golden),
             },
             adapter,
+            numerics,
             speed: SpeedInfo {
                 speed: outcome.speed,
                 score_tokens_per_second: outcome.speed.score_rate(),

@@ -77,6 +77,7 @@ fn report(checks: Vec<Check>) -> Report {
         outcome: &outcome,
         checks,
         adapter: HOSTILE.into(),
+        numerics: None,
         decode: &decode,
     })
 }
