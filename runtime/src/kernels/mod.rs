@@ -7,11 +7,15 @@
 //! * activations are f32, rows of `padded(columns)` values, zero beyond the true columns;
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
+pub mod activations;
 pub mod attention;
 pub mod attention_decode;
 pub mod attention_prefill;
 pub mod embed;
 pub mod matmul;
+pub mod matmul_int8;
+pub mod matmul_matrices;
+pub mod matmul_tile;
 pub mod matvec;
 pub mod projection;
 pub mod rms_norm;
@@ -39,8 +43,10 @@ const SHARED: &[(&str, &str)] = &[
     ("projection", include_str!("shared/projection.wgsl")),
     ("sampling", include_str!("shared/sampling.wgsl")),
     ("scheme", include_str!("shared/scheme.wgsl")),
+    ("signed_octet", include_str!("shared/signed_octet.wgsl")),
     ("sin_cos", include_str!("shared/sin_cos.wgsl")),
     ("unit", include_str!("shared/unit.wgsl")),
+    ("unit_halves", include_str!("shared/unit_halves.wgsl")),
     ("workgroup_sum", include_str!("shared/workgroup_sum.wgsl")),
 ];
 
