@@ -28,17 +28,16 @@ const SCHEMES: [&str; 5] = ["q4/32+u4", "q4/32:e4m4 learned", "q3/32:e4m4 learne
 #[derive(Clone, Copy, Debug)]
 enum Candidate {
     Matmul,
-    Tile(Option<u32>),
+    Tile,
     Int8(Option<matmul_int8::Tile>),
     Matrices(Option<matmul_matrices::Tile>),
 }
 
 impl Candidate {
     fn all(tiles: bool) -> Vec<Self> {
-        let mut all = vec![Self::Matmul, Self::Tile(None), Self::Int8(None), Self::Matrices(None)];
+        let mut all = vec![Self::Matmul, Self::Tile, Self::Int8(None), Self::Matrices(None)];
         if tiles {
             use matmul_matrices::Tile;
-            all.extend([64, 128].map(|t| Self::Tile(Some(t))));
             let shared = [(1, 8), (1, 4), (1, 2), (2, 4), (2, 2), (4, 2), (4, 1)];
             all.extend(shared.map(|(bands, columns)| Self::Int8(Some(matmul_int8::Tile { bands, columns }))));
             let named = [Tile::LARGE, Tile::MEDIUM, Tile::SMALL, Tile::SMALLER, Tile::SMALLEST];
@@ -50,8 +49,7 @@ impl Candidate {
     fn name(self) -> String {
         match self {
             Self::Matmul => "matmul".into(),
-            Self::Tile(None) => "matmul_tile".into(),
-            Self::Tile(Some(tokens)) => format!("matmul_tile {tokens}"),
+            Self::Tile => "matmul_tile".into(),
             Self::Int8(None) => "matmul_int8".into(),
             Self::Int8(Some(t)) => format!("matmul_int8 {}/{}", t.bands, t.columns),
             Self::Matrices(None) => "matmul_matrices".into(),
@@ -63,7 +61,7 @@ impl Candidate {
 
     fn fits(self, gpu: &Gpu, scheme: Scheme) -> bool {
         match self {
-            Self::Matmul | Self::Tile(_) => true,
+            Self::Matmul | Self::Tile => true,
             Self::Int8(_) => matmul_int8::fits(&gpu.profile, scheme),
             Self::Matrices(_) => matmul_matrices::fits(&gpu.profile, scheme),
         }
@@ -73,7 +71,7 @@ impl Candidate {
         let scratch = scratch.into();
         match self {
             Self::Matmul => Matmul { projection }.bind(gpu),
-            Self::Tile(tile) => MatmulTile { projection, tile }.bind(gpu),
+            Self::Tile => MatmulTile { projection }.bind(gpu),
             Self::Int8(tile) => MatmulInt8 { projection, scratch, tile }.bind(gpu),
             Self::Matrices(tile) => MatmulMatrices { projection, scratch, tile }.bind(gpu),
         }

@@ -30,17 +30,17 @@ use weights::{Random, assert_close, devices, matrix, pad, read, scheme, schemes}
 /// A candidate, with one of its tiles if not its own choice.
 #[derive(Clone, Copy, Debug)]
 enum Candidate {
-    Tile(Option<u32>),
+    Tile,
     Int8(Option<matmul_int8::Tile>),
     Matrices(Option<matmul_matrices::Tile>),
 }
 
-const CANDIDATES: [Candidate; 3] = [Candidate::Tile(None), Candidate::Int8(None), Candidate::Matrices(None)];
+const CANDIDATES: [Candidate; 3] = [Candidate::Tile, Candidate::Int8(None), Candidate::Matrices(None)];
 
 impl Candidate {
     fn fits(self, gpu: &Gpu, scheme: Scheme) -> bool {
         match self {
-            Self::Tile(_) => true,
+            Self::Tile => true,
             Self::Int8(_) => matmul_int8::fits(&gpu.profile, scheme),
             Self::Matrices(_) => matmul_matrices::fits(&gpu.profile, scheme),
         }
@@ -52,7 +52,7 @@ impl Candidate {
             _ => 1.0,
         };
         match self {
-            Self::Tile(_) => 1e-5,
+            Self::Tile => 1e-5,
             Self::Int8(_) => 6.0 * 4e-3 * more,
             Self::Matrices(_) => 6.0 * 2.5e-4 * more,
         }
@@ -99,14 +99,14 @@ impl Case {
             mode: self.mode,
         };
         let bytes = match candidate {
-            Candidate::Tile(_) => 0,
+            Candidate::Tile => 0,
             Candidate::Int8(_) => matmul_int8::scratch_bytes(columns, self.tokens),
             Candidate::Matrices(_) => matmul_matrices::scratch_bytes(columns, self.tokens),
         };
         // What lay in scratch before must not matter.
         let scratch = gpu.upload("scratch", &vec![u32::MAX; (bytes / 4) as usize + 1]);
         let dispatches = match candidate {
-            Candidate::Tile(tile) => MatmulTile { projection, tile }.bind(gpu),
+            Candidate::Tile => MatmulTile { projection }.bind(gpu),
             Candidate::Int8(tile) => MatmulInt8 { projection, scratch: (&scratch).into(), tile }.bind(gpu),
             Candidate::Matrices(tile) => MatmulMatrices { projection, scratch: (&scratch).into(), tile }.bind(gpu),
         };
@@ -196,7 +196,7 @@ fn odd_sizes_and_chunks_are_whole() {
 fn every_tile_gives_the_same() {
     use matmul_matrices::Tile;
     let gpu = device();
-    let mut candidates = vec![Candidate::Tile(Some(64)), Candidate::Tile(Some(128))];
+    let mut candidates = vec![Candidate::Tile];
     let shared = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2)];
     candidates.extend(shared.map(|(bands, columns)| Candidate::Int8(Some(matmul_int8::Tile { bands, columns }))));
     let named = [Tile::LARGE, Tile::MEDIUM, Tile::SMALL, Tile::SMALLER, Tile::SMALLEST];

@@ -107,9 +107,11 @@ fn write(sum: vec4<f32>, token: u32, row: u32, band: u32, lane: u32) {
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let rows = ROWS / BANDS;
-    let token = lane & 15u;
-    let band = lane / (WORKGROUP / BANDS);
-    let row = 4u * ((lane >> 4u) % (16u / BANDS));
+    // Of 32 neighbours eight tokens times four groups of rows: what they read together is least.
+    let token = (lane & 7u) + ((lane >> 2u) & 8u);
+    let four = ((lane >> 3u) & 3u) + ((lane >> 6u) << 2u);
+    let band = four / (16u / BANDS);
+    let row = 4u * (four % (16u / BANDS));
     let first_row = workgroup.x * rows;
     let first_token = workgroup.y * TILE_TOKENS;
     // What lies beyond the last row, token or unit is read as the last one; activations beyond the last unit are zero.

@@ -138,7 +138,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     let begin5 = source(5u);
     let begin6 = source(6u);
     let begin7 = source(7u);
-    var packed = unit_load(row, min(unit, last_unit));
+    var own_unit = min(unit, last_unit);
+    var packed = packed_load(row, own_unit);
     var x0 = input[begin0];
     var x1 = vec4<f16>();
     var x2 = vec4<f16>();
@@ -162,14 +163,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     }
     for (var turn = 0u; turn < params.units; turn += DEPTH) {
         workgroupBarrier();
-        weights_tile[weights_at] = unit_halves(packed, 0u);
-        weights_tile[weights_at + 1u] = unit_halves(packed, 1u);
-        weights_tile[weights_at + 2u] = unit_halves(packed, 2u);
-        weights_tile[weights_at + 3u] = unit_halves(packed, 3u);
-        weights_tile[weights_at + 4u] = unit_halves(packed, 4u);
-        weights_tile[weights_at + 5u] = unit_halves(packed, 5u);
-        weights_tile[weights_at + 6u] = unit_halves(packed, 6u);
-        weights_tile[weights_at + 7u] = unit_halves(packed, 7u);
+        let own_affine = packed_affine(packed, row, own_unit);
+        weights_tile[weights_at] = packed_halves(packed, own_affine, 0u);
+        weights_tile[weights_at + 1u] = packed_halves(packed, own_affine, 1u);
+        weights_tile[weights_at + 2u] = packed_halves(packed, own_affine, 2u);
+        weights_tile[weights_at + 3u] = packed_halves(packed, own_affine, 3u);
+        weights_tile[weights_at + 4u] = packed_halves(packed, own_affine, 4u);
+        weights_tile[weights_at + 5u] = packed_halves(packed, own_affine, 5u);
+        weights_tile[weights_at + 6u] = packed_halves(packed, own_affine, 6u);
+        weights_tile[weights_at + 7u] = packed_halves(packed, own_affine, 7u);
         keep(0u, x0);
         if VECTORS > 1u {
             keep(1u, x1);
@@ -190,7 +192,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
         if next >= params.units {
             next = turn;
         }
-        packed = unit_load(row, min(next + unit, last_unit));
+        own_unit = min(next + unit, last_unit);
+        packed = packed_load(row, own_unit);
         x0 = input[begin0 + next * 8u];
         if VECTORS > 1u {
             x1 = input[begin1 + next * 8u];

@@ -7,16 +7,15 @@ use haikuq_format::scheme::{Codebook, Grouped, Scheme};
 
 super::shader!(MATMUL_TILE = "matmul_tile");
 
-/// Rows of a tile, as in `matmul_tile.wgsl`.
+/// Rows and tokens of a tile, as in `matmul_tile.wgsl`.
 const ROWS: u32 = 128;
+const TOKENS: u32 = 64;
 
 /// `y[t] = output(W x[t] + bias)` for any number of tokens.
 #[derive(Clone, Debug)]
 pub struct MatmulTile<'a> {
     /// Matrix, activations and output.
     pub projection: Projection<'a>,
-    /// Tokens of a tile, 64 or 128, if not as is best; to measure and to test both.
-    pub tile: Option<u32>,
 }
 
 impl MatmulTile<'_> {
@@ -27,18 +26,16 @@ impl MatmulTile<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
         let projection = &self.projection;
         projection.check()?;
-        let tokens = self.tile.unwrap_or(if projection.tokens <= 64 { 64 } else { 128 });
         let mut flags = projection.flags_without_lookup();
-        // Half of the invocations look up: what all of a subgroup must do together is out of question.
+        // As fast as a subgroup's registers here, and allowed everywhere.
         if matches!(projection.matrix.scheme, Scheme::Grouped(Grouped { codebook: Codebook::Learned, .. })) {
             flags.push(Flag::TableWorkgroup);
         }
-        flags.extend((tokens == 128).then_some(Flag::Columns8));
         let constants = [("ACTIVATION", projection.mode.activation())];
         let bind = |chunk: &super::weights::GpuChunk| {
             let params = projection.params(gpu, chunk, 0.0);
             let bindings = projection.bindings(&params, chunk);
-            let grid = [(chunk.rows as u32).div_ceil(ROWS), (projection.tokens as u32).div_ceil(tokens), 1];
+            let grid = [(chunk.rows as u32).div_ceil(ROWS), (projection.tokens as u32).div_ceil(TOKENS), 1];
             Kernel { shader: &MATMUL_TILE, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
         };
         projection.matrix.chunks.iter().map(bind).collect()

@@ -41,6 +41,7 @@ const SHARED: &[(&str, &str)] = &[
     ("octet", include_str!("shared/octet.wgsl")),
     ("output", include_str!("shared/output.wgsl")),
     ("projection", include_str!("shared/projection.wgsl")),
+    ("raw_affine", include_str!("shared/raw_affine.wgsl")),
     ("sampling", include_str!("shared/sampling.wgsl")),
     ("scheme", include_str!("shared/scheme.wgsl")),
     ("signed_octet", include_str!("shared/signed_octet.wgsl")),
