@@ -40,7 +40,7 @@ impl Candidate {
             use matmul_matrices::Tile;
             let shared = [(1, 8), (1, 4), (1, 2), (2, 4), (2, 2), (4, 2), (4, 1)];
             all.extend(shared.map(|(bands, columns)| Self::Int8(Some(matmul_int8::Tile { bands, columns }))));
-            let named = [Tile::LARGE, Tile::MEDIUM, Tile::SMALL, Tile::SMALLER, Tile::SMALLEST];
+            let named = [Tile::LARGE, Tile::SMALL, Tile::SMALLER, Tile::SMALLEST];
             all.extend(named.map(|tile| Self::Matrices(Some(tile))));
         }
         all

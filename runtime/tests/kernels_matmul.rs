@@ -199,7 +199,7 @@ fn every_tile_gives_the_same() {
     let mut candidates = vec![Candidate::Tile];
     let shared = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2)];
     candidates.extend(shared.map(|(bands, columns)| Candidate::Int8(Some(matmul_int8::Tile { bands, columns }))));
-    let named = [Tile::LARGE, Tile::MEDIUM, Tile::SMALL, Tile::SMALLER, Tile::SMALLEST];
+    let named = [Tile::LARGE, Tile::SMALL, Tile::SMALLER, Tile::SMALLEST];
     candidates.extend(named.map(|tile| Candidate::Matrices(Some(tile))));
     for text in ["q5/32 learned", "q5/64+u4", "q8/32"] {
         let case = Case::new(&gpu, scheme(text), &[150], 417, 140, Output::Store, 5);

@@ -31,16 +31,22 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// What is best.
-    fn best(tokens: usize) -> Self {
+    /// What is best for a matrix of `rows` rows: many tokens an invocation where that leaves enough workgroups, or else bands,
+    /// which make more of them.
+    fn best(rows: usize, tokens: usize) -> Self {
+        let columns = tokens.div_ceil(16).next_power_of_two().min(8);
+        let enough = rows.div_ceil(64) * tokens.div_ceil(16 * columns) >= FILLING;
         match tokens {
-            0..=16 => Self { bands: 4, columns: 1 },
-            17..=32 => Self { bands: 4, columns: 2 },
-            33..=64 => Self { bands: 2, columns: 4 },
-            _ => Self { bands: 1, columns: 8 },
+            17.. if enough => Self { bands: 1, columns: columns as u32 },
+            ..=32 => Self { bands: 4, columns: 1 },
+            33..=64 => Self { bands: 4, columns: 2 },
+            _ => Self { bands: 2, columns: 2 },
         }
     }
 }
+
+/// Workgroups from which on bands do not pay, on a GPU that runs 264 side by side.
+const FILLING: usize = 128;
 
 /// Invocations of a workgroup.
 const WORKGROUP: u32 = 256;
@@ -72,7 +78,7 @@ impl MatmulInt8<'_> {
         let parts = quantized.parts(&self.scratch)?;
         let mut dispatches = vec![quantize(gpu, projection, &parts, quantized)?];
 
-        let Tile { bands, columns } = self.tile.unwrap_or_else(|| Tile::best(projection.tokens));
+        let Tile { bands, columns } = self.tile.unwrap_or_else(|| Tile::best(projection.matrix.rows, projection.tokens));
         let mut flags = projection.flags_without_lookup();
         let accumulators = [(2, Flag::Columns2), (4, Flag::Columns4), (8, Flag::Columns8)];
         flags.extend(accumulators.iter().filter(|(least, _)| columns >= *least).map(|(_, flag)| *flag));
