@@ -53,12 +53,16 @@ pub struct ComputeArgs {
     /// Take this kernel for an operation wherever it fits, such as project=matvec (may be given several times)
     #[arg(long = "pin", value_name = "OPERATION=KERNEL", help_heading = "Loading", value_parser = pin)]
     pub pins: Vec<(String, String)>,
+    /// Choose kernels on a software adapter as on a GPU, to test these
+    #[arg(long, hide = true)]
+    pub software_as_hardware: bool,
 }
 
 impl ComputeArgs {
     /// Sets what was asked for.
     pub fn apply(&self, options: &mut RunnerOptions) {
         options.decoder.exact = self.numerics == NumericsArg::Exact;
+        options.gpu.software_as_hardware = self.software_as_hardware;
         options.decoder.pins = self.pins.iter().cloned().collect();
     }
 }

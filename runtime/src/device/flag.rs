@@ -32,6 +32,10 @@ flags! {
     Advance = "ADVANCE",
     /// There is a bias.
     Bias = "BIAS",
+    /// A subgroup has matrices of 16 tokens: two.
+    Blocks2 = "BLOCKS_2",
+    /// The same, four.
+    Blocks4 = "BLOCKS_4",
     /// Staged values are handed round a subgroup, four at a time.
     Broadcast = "BROADCAST",
     /// The same, eight at a time.

@@ -19,6 +19,8 @@ pub struct GpuOptions {
     pub without_packed_dot: bool,
     /// Behave as if the device had no cooperative matrices.
     pub without_matrices: bool,
+    /// Choose kernels on a program on the processor as on a GPU: to test these.
+    pub software_as_hardware: bool,
     /// Ask for WebGPU's default limits alone, which every device has: what runs with them runs anywhere.
     pub default_limits: bool,
     /// Prefer the GPU that uses little power, where there is a choice.
@@ -311,7 +313,7 @@ fn profile(
     let f16 = features.contains(wgpu::Features::SHADER_F16) && !options.without_f16;
     let matrices = f16 && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && !options.without_matrices;
     let properties = if matrices { adapter.cooperative_matrix_properties() } else { Vec::new() };
-    let software = info.device_type == wgpu::DeviceType::Cpu;
+    let software = info.device_type == wgpu::DeviceType::Cpu && !options.software_as_hardware;
     Profile {
         vendor: Vendor::new(info.vendor, &info.name),
         backend: format!("{:?}", info.backend),

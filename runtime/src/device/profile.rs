@@ -63,7 +63,7 @@ pub struct Profile {
     pub vendor: Vendor,
     /// Vulkan, Metal, Dx12 or BrowserWebGpu.
     pub backend: String,
-    /// Whether the "GPU" is a program on the processor.
+    /// Whether the "GPU" is a program on the processor, and is to be treated as one.
     pub software: bool,
     /// `enable f16;`
     pub f16: bool,

@@ -25,7 +25,8 @@ impl Shader {
     /// If the file does not preprocess: a defect that every kernel's test finds.
     pub fn expand(&self, flags: &[Flag]) -> String {
         let mut text = String::new();
-        if flags.contains(&Flag::F16) {
+        // Cooperative matrices hold f16, whatever the scheme's scales are.
+        if flags.contains(&Flag::F16) || flags.contains(&Flag::Matrices) {
             text += "enable f16;\n";
         }
         // Browsers require this line; naga refuses it and needs none.

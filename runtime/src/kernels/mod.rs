@@ -13,6 +13,7 @@
 //!   some candidate of every operation needs nothing;
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
+pub mod activations;
 pub mod attend;
 pub mod attention;
 pub mod attention_decode;
@@ -21,6 +22,9 @@ pub mod candidate;
 pub mod choose;
 pub mod embed;
 pub mod matmul;
+pub mod matmul_int8;
+pub mod matmul_matrices;
+pub mod matmul_tile;
 pub mod matvec;
 pub mod project;
 pub mod projection;
@@ -48,10 +52,13 @@ const SHARED: &[(&str, &str)] = &[
     ("octet", include_str!("shared/octet.wgsl")),
     ("output", include_str!("shared/output.wgsl")),
     ("projection", include_str!("shared/projection.wgsl")),
+    ("raw_affine", include_str!("shared/raw_affine.wgsl")),
     ("sampling", include_str!("shared/sampling.wgsl")),
     ("scheme", include_str!("shared/scheme.wgsl")),
+    ("signed_octet", include_str!("shared/signed_octet.wgsl")),
     ("sin_cos", include_str!("shared/sin_cos.wgsl")),
     ("unit", include_str!("shared/unit.wgsl")),
+    ("unit_halves", include_str!("shared/unit_halves.wgsl")),
     ("workgroup_sum", include_str!("shared/workgroup_sum.wgsl")),
 ];
 

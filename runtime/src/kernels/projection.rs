@@ -144,10 +144,16 @@ impl<'a> Projection<'a> {
         self.bias.as_ref().map_or(Ok(()), |bias| holds("bias", bias, rows))
     }
 
-    /// Flags of the scheme and of the output.
+    /// Flags of the scheme, of where a learned codebook is looked up, and of the output.
     pub(super) fn flags(&self, gpu: &Gpu) -> Vec<Flag> {
-        let mut flags = self.matrix.flags();
+        let mut flags = self.flags_without_lookup();
         flags.extend(self.matrix.lookup_flags(gpu));
+        flags
+    }
+
+    /// Flags of the scheme and of the output.
+    pub(super) fn flags_without_lookup(&self) -> Vec<Flag> {
+        let mut flags = self.matrix.flags();
         flags.extend(self.bias.is_some().then_some(Flag::Bias));
         flags.extend(self.mode.flag());
         flags

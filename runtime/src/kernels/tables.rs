@@ -3,9 +3,11 @@
 use super::attend::{self, Attend};
 use super::candidate::Candidate;
 use super::project::{self, Project};
+use super::{matmul_int8, matmul_matrices, matmul_tile};
 
 /// Products of a matrix with activations.
-pub static PROJECT: &[&Candidate<Project>] = &[&project::MATVEC, &project::MATMUL];
+pub static PROJECT: &[&Candidate<Project>] =
+    &[&project::MATVEC, &matmul_matrices::CANDIDATE, &matmul_int8::CANDIDATE, &matmul_tile::CANDIDATE, &project::MATMUL];
 
 /// Attention over the cache.
 pub static ATTEND: &[&Candidate<Attend>] = &[&attend::SPLIT, &attend::WHOLE, &attend::PREFILL];
