@@ -10,6 +10,9 @@
 pub mod attention;
 pub mod attention_decode;
 pub mod attention_prefill;
+pub mod attention_prefill_matrices;
+pub mod attention_prefill_parts;
+pub mod attention_prefill_tile;
 pub mod embed;
 pub mod matmul;
 pub mod matvec;
@@ -32,6 +35,7 @@ pub(crate) use shader;
 /// Files for `#import`, from `shared/`.
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("shared/activation.wgsl")),
+    ("attention_parts", include_str!("shared/attention_parts.wgsl")),
     ("attention_score", include_str!("shared/attention_score.wgsl")),
     ("cache", include_str!("shared/cache.wgsl")),
     ("octet", include_str!("shared/octet.wgsl")),

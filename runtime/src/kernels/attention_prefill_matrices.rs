@@ -1,0 +1,40 @@
+//! `attention_prefill_matrices`: attention of many tokens of one sequence with cooperative matrices. Queries and weights
+//! are rounded to f16, sums are f32. Its CPU twin is [`attention::cpu`](super::attention::cpu).
+
+use super::attention::AttentionShape;
+use super::attention_prefill::AttentionPrefill;
+use super::attention_prefill_parts::Tiling;
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Profile};
+
+super::shader!(ATTENTION_PREFILL_MATRICES = "attention_prefill_matrices");
+
+const TILING: Tiling = Tiling { rows: 64, keys: 32, workgroups: 512 };
+
+/// Whether the kernel runs on a device, for heads of this shape.
+pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
+    let lanes = profile.subgroups && profile.subgroup_min_size == 32 && profile.subgroup_max_size == 32;
+    let cache = shape.cache_f16 && shape.head_dim.is_multiple_of(16) && (16..=256).contains(&shape.head_dim);
+    profile.has_matrix(16, 16, 16) && lanes && cache && profile.workgroup_memory >= workgroup_bytes(shape)
+}
+
+/// Workgroup memory that the kernel takes: queries or keys and values, scores, weights.
+fn workgroup_bytes(shape: &AttentionShape) -> u32 {
+    let widest = match shape.head_dim.div_ceil(32) {
+        n @ 0..=4 => 32 * n,
+        _ => 256,
+    };
+    64 * (widest + 8) * 2 + (64 * 10 - 2) * (16 + 8) + 16
+}
+
+/// Bytes of scratch memory for `num_tokens` tokens.
+pub fn scratch_bytes(num_tokens: u32, shape: &AttentionShape, window: Option<u32>) -> u64 {
+    TILING.scratch_bytes(num_tokens, shape, window)
+}
+
+/// Binds the kernel, where it [`fits`], and the one that merges parts where there are any.
+///
+/// # Errors
+/// [`GpuError::Limit`] if they do not fit the device.
+pub fn bind(gpu: &Gpu, job: &AttentionPrefill<'_>, scratch: &Binding<'_>) -> Result<Vec<Dispatch>, GpuError> {
+    TILING.bind(gpu, &ATTENTION_PREFILL_MATRICES, &[Flag::Matrices, Flag::Subgroups], job, scratch)
+}
