@@ -12,7 +12,7 @@ const TILING: Tiling = Tiling { rows: 64, keys: 32, workgroups: 512 };
 
 /// Whether the kernel runs on a device, for heads of this shape.
 pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
-    let lanes = profile.subgroups && profile.subgroup_min_size == 32 && profile.subgroup_max_size == 32;
+    let lanes = profile.subgroup_barriers && profile.subgroup_min_size == 32 && profile.subgroup_max_size == 32;
     let cache = shape.cache_f16 && shape.head_dim.is_multiple_of(16) && (16..=256).contains(&shape.head_dim);
     profile.has_matrix(16, 16, 16) && lanes && cache && profile.workgroup_memory >= workgroup_bytes(shape)
 }

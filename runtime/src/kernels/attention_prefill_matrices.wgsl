@@ -14,24 +14,26 @@
 #import attention_score
 #import attention_parts
 
-// Pieces of 16 dimensions in a head, at most.
+// vec4 in a head, at most.
 #ifdef CHUNKS_2
-const PIECES: u32 = 4u;
+const QUADS: u32 = 16u;
 #else
 #ifdef CHUNKS_3
-const PIECES: u32 = 6u;
+const QUADS: u32 = 24u;
 #else
 #ifdef CHUNKS_4
-const PIECES: u32 = 8u;
+const QUADS: u32 = 32u;
 #else
 #ifdef CHUNKS_8
-const PIECES: u32 = 16u;
+const QUADS: u32 = 64u;
 #else
-const PIECES: u32 = 2u;
+const QUADS: u32 = 8u;
 #endif
 #endif
 #endif
 #endif
+// Pieces of 16 dimensions in the widest head. What a head does not have is never touched and takes no registers.
+const PIECES: u32 = 16u;
 
 const TILE_ROWS: u32 = 64u;
 const TILE_KEYS: u32 = 32u;
@@ -55,10 +57,51 @@ override PITCH: u32;
 
 var<workgroup> shared_parts: Parts;
 // Queries; then keys, and after them values. Rows are HEAD_DIM / 4 + 2 vec4 apart.
-var<workgroup> tile: array<vec4<f16>, TILE_ROWS * (PIECES * 4u + 2u)>;
+var<workgroup> tile: array<vec4<f16>, TILE_ROWS * (QUADS + 2u)>;
 // Without the padding of the last row: with it, heads of 256 would not fit into 48 KiB.
 var<workgroup> scores: array<vec4<f32>, TILE_ROWS * SCORE_STRIDE - 2u>;
 var<workgroup> weights: array<vec4<f16>, TILE_ROWS * SCORE_STRIDE - 2u>;
+
+// The functions below take one matrix, and are called for each by its number: drivers keep the matrices of an array in
+// registers only where all indices are known, and do not unroll loops with barriers.
+
+// A subgroup's 16 rows of 16 sums, each row times its lanes' `decay`.
+fn scaled(sums: coop_mat16x16<f32, C>, own: u32, row: u32, half: u32, decay: f32) -> coop_mat16x16<f32, C> {
+    subgroupBarrier();
+    coopStoreT(sums, &scores[own * SCORE_STRIDE], SCORE_STRIDE);
+    subgroupBarrier();
+    scores[row * SCORE_STRIDE + half] *= decay;
+    scores[row * SCORE_STRIDE + half + 2u] *= decay;
+    subgroupBarrier();
+    return coopLoadT<coop_mat16x16<f32, C>>(&scores[own * SCORE_STRIDE], SCORE_STRIDE);
+}
+
+// Where the lanes of a row write.
+struct Target {
+    // Whether there is such a row.
+    inside: bool,
+    // Whether it is written to `output`, or else to `partials`.
+    whole: bool,
+    // Index of its first vec4 there.
+    at: u32,
+    // What sums are multiplied by; 0 for idle tokens, whatever their sums are.
+    factor: f32,
+}
+
+// Writes a subgroup's 16 rows of the 16 sums of piece `p`.
+fn write(sums: coop_mat16x16<f32, C>, p: u32, own: u32, row: u32, half: u32, to: Target) {
+    subgroupBarrier();
+    coopStoreT(sums, &scores[own * SCORE_STRIDE], SCORE_STRIDE);
+    subgroupBarrier();
+    for (var j = half; j < 4u; j += 2u) {
+        let y = select(vec4<f32>(0.0), scores[row * SCORE_STRIDE + j] * to.factor, to.factor != 0.0);
+        if to.inside && to.whole {
+            output[to.at + 4u * p + j] = y;
+        } else if to.inside {
+            partials[to.at + 4u * p + j] = y;
+        }
+    }
+}
 
 @compute @workgroup_size(128)
 fn main(
@@ -191,14 +234,51 @@ fn main(
             if key == key_begin {
                 break;
             }
-            for (var p = 0u; p < pieces; p++) {
-                subgroupBarrier();
-                coopStoreT(sums[p], &scores[own * SCORE_STRIDE], SCORE_STRIDE);
-                subgroupBarrier();
-                scores[row * SCORE_STRIDE + half] *= decay;
-                scores[row * SCORE_STRIDE + half + 2u] *= decay;
-                subgroupBarrier();
-                sums[p] = coopLoadT<coop_mat16x16<f32, C>>(&scores[own * SCORE_STRIDE], SCORE_STRIDE);
+            sums[0] = scaled(sums[0], own, row, half, decay);
+            if pieces > 1u {
+                sums[1] = scaled(sums[1], own, row, half, decay);
+            }
+            if pieces > 2u {
+                sums[2] = scaled(sums[2], own, row, half, decay);
+            }
+            if pieces > 3u {
+                sums[3] = scaled(sums[3], own, row, half, decay);
+            }
+            if pieces > 4u {
+                sums[4] = scaled(sums[4], own, row, half, decay);
+            }
+            if pieces > 5u {
+                sums[5] = scaled(sums[5], own, row, half, decay);
+            }
+            if pieces > 6u {
+                sums[6] = scaled(sums[6], own, row, half, decay);
+            }
+            if pieces > 7u {
+                sums[7] = scaled(sums[7], own, row, half, decay);
+            }
+            if pieces > 8u {
+                sums[8] = scaled(sums[8], own, row, half, decay);
+            }
+            if pieces > 9u {
+                sums[9] = scaled(sums[9], own, row, half, decay);
+            }
+            if pieces > 10u {
+                sums[10] = scaled(sums[10], own, row, half, decay);
+            }
+            if pieces > 11u {
+                sums[11] = scaled(sums[11], own, row, half, decay);
+            }
+            if pieces > 12u {
+                sums[12] = scaled(sums[12], own, row, half, decay);
+            }
+            if pieces > 13u {
+                sums[13] = scaled(sums[13], own, row, half, decay);
+            }
+            if pieces > 14u {
+                sums[14] = scaled(sums[14], own, row, half, decay);
+            }
+            if pieces > 15u {
+                sums[15] = scaled(sums[15], own, row, half, decay);
             }
             break;
         }
@@ -221,26 +301,65 @@ fn main(
     }
 
     total += subgroupShuffleXor(total, 1u);
-    let t = (first_row + row) / GROUP;
-    let inside = row < count;
-    let live = inside && tokens[min(t, last)].z != IDLE;
-    let whole = parts.count == 1u;
-    let record = record_of(group.z, kv_head, first_row + row, num_rows);
-    let to = t * PITCH + (kv_head * GROUP + (first_row + row) % GROUP) * quads;
-    if !whole && inside && half == 0u {
-        partials[record] = vec4<f32>(reference, total, 0.0, 0.0);
-    }
-    for (var p = 0u; p < pieces; p++) {
-        subgroupBarrier();
-        coopStoreT(sums[p], &scores[own * SCORE_STRIDE], SCORE_STRIDE);
-        subgroupBarrier();
-        for (var j = half; j < 4u; j += 2u) {
-            let y = scores[row * SCORE_STRIDE + j];
-            if inside && whole {
-                output[to + 4u * p + j] = select(vec4<f32>(0.0), y / total, live);
-            } else if inside {
-                partials[record + 1u + 4u * p + j] = y;
-            }
+    let t = min((first_row + row) / GROUP, last);
+    var to: Target;
+    to.inside = row < count;
+    to.whole = parts.count == 1u;
+    if to.whole {
+        to.at = t * PITCH + (kv_head * GROUP + (first_row + row) % GROUP) * quads;
+        to.factor = select(0.0, 1.0 / total, tokens[t].z != IDLE);
+    } else {
+        let record = record_of(group.z, kv_head, first_row + row, num_rows);
+        to.at = record + 1u;
+        to.factor = 1.0;
+        if to.inside && half == 0u {
+            partials[record] = vec4<f32>(reference, total, 0.0, 0.0);
         }
+    }
+    write(sums[0], 0u, own, row, half, to);
+    if pieces > 1u {
+        write(sums[1], 1u, own, row, half, to);
+    }
+    if pieces > 2u {
+        write(sums[2], 2u, own, row, half, to);
+    }
+    if pieces > 3u {
+        write(sums[3], 3u, own, row, half, to);
+    }
+    if pieces > 4u {
+        write(sums[4], 4u, own, row, half, to);
+    }
+    if pieces > 5u {
+        write(sums[5], 5u, own, row, half, to);
+    }
+    if pieces > 6u {
+        write(sums[6], 6u, own, row, half, to);
+    }
+    if pieces > 7u {
+        write(sums[7], 7u, own, row, half, to);
+    }
+    if pieces > 8u {
+        write(sums[8], 8u, own, row, half, to);
+    }
+    if pieces > 9u {
+        write(sums[9], 9u, own, row, half, to);
+    }
+    if pieces > 10u {
+        write(sums[10], 10u, own, row, half, to);
+    }
+    if pieces > 11u {
+        write(sums[11], 11u, own, row, half, to);
+    }
+    if pieces > 12u {
+        write(sums[12], 12u, own, row, half, to);
+    }
+    if pieces > 13u {
+        write(sums[13], 13u, own, row, half, to);
+    }
+    if pieces > 14u {
+        write(sums[14], 14u, own, row, half, to);
+    }
+    if pieces > 15u {
+        write(sums[15], 15u, own, row, half, to);
     }
 }

@@ -1,6 +1,6 @@
 // How kernels that take many tokens of one sequence deal out their work. The rows of a key/value head are the queries
 // of all its heads, token by token: row = token × GROUP + head in the group. A workgroup takes a tile of them and a
-// part of the keys that they see; `tokens` and `pages` are declared by whoever imports this.
+// part of the keys that they see; `tokens` is declared by whoever imports this.
 
 // Query heads that share a key/value head.
 override GROUP: u32;
