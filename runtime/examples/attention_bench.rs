@@ -173,8 +173,9 @@ impl<'a> Bench<'a> {
         let rounds = (0.1 / once).clamp(2.0, 50.0) as usize;
         let mut best = f64::INFINITY;
         for _ in 0..3 {
-            let single = run(1)?;
-            best = best.min((run(rounds)? - single) / (rounds - 1) as f64);
+            let (single, many) = (run(1)?, run(rounds)?);
+            let precise = many > 1.5 * single;
+            best = best.min(if precise { (many - single) / (rounds - 1) as f64 } else { many / rounds as f64 });
         }
         let layer = best / self.pools.len() as f64;
         let seen = |t: u32| f64::from((depth + t + 1).min(scores.window.unwrap_or(u32::MAX)));

@@ -8,7 +8,7 @@ use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Profile};
 
 super::shader!(ATTENTION_PREFILL_MATRICES = "attention_prefill_matrices");
 
-const TILING: Tiling = Tiling { rows: 64, keys: 32, workgroups: 512 };
+const TILING: Tiling = Tiling { rows: 64, keys: 32, workgroups: 768 };
 
 /// Whether the kernel runs on a device, for heads of this shape.
 pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
@@ -37,4 +37,35 @@ pub fn scratch_bytes(num_tokens: u32, shape: &AttentionShape, window: Option<u32
 /// [`GpuError::Limit`] if they do not fit the device.
 pub fn bind(gpu: &Gpu, job: &AttentionPrefill<'_>, scratch: &Binding<'_>) -> Result<Vec<Dispatch>, GpuError> {
     TILING.bind(gpu, &ATTENTION_PREFILL_MATRICES, &[Flag::Matrices, Flag::Subgroups], job, scratch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::MatrixShape;
+
+    #[test]
+    fn devices_without_what_the_kernel_uses_do_not_fit() {
+        let shape = AttentionShape { num_heads: 24, num_kv_heads: 8, head_dim: 128, max_pages: 64, cache_f16: true };
+        let full = Profile {
+            f16: true,
+            subgroups: true,
+            subgroup_barriers: true,
+            subgroup_min_size: 32,
+            subgroup_max_size: 32,
+            matrices: vec![MatrixShape { m: 16, n: 16, k: 16 }],
+            workgroup_memory: 32 << 10,
+            ..Profile::least()
+        };
+        assert!(fits(&full, &shape));
+        assert!(!fits(&Profile::least(), &shape));
+        assert!(!fits(&Profile { subgroup_max_size: 64, ..full.clone() }, &shape));
+        assert!(!fits(&Profile { subgroup_barriers: false, ..full.clone() }, &shape));
+        assert!(!fits(&Profile { workgroup_memory: 16 << 10, ..full.clone() }, &shape));
+        assert!(!fits(&full, &AttentionShape { cache_f16: false, ..shape }));
+        assert!(!fits(&full, &AttentionShape { head_dim: 72, ..shape }));
+        let widest = AttentionShape { head_dim: 256, ..shape };
+        assert!(!fits(&full, &widest));
+        assert!(fits(&Profile { workgroup_memory: 48 << 10, ..full }, &widest));
+    }
 }
