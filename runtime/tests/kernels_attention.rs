@@ -1,4 +1,4 @@
-//! `attention_decode`, `attention_combine` and `attention_prefill` agree with their CPU twin.
+//! The attention kernels, for decoding and for prefill, agree with their CPU twin.
 
 mod support;
 
@@ -6,6 +6,7 @@ use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{self, AttentionBuffers, AttentionShape, CpuCache, Scores, Token};
 use haikuq_runtime::kernels::attention_decode::{AttentionDecode, splits};
 use haikuq_runtime::kernels::attention_prefill::AttentionPrefill;
+use haikuq_runtime::kernels::{attention_prefill_matrices, attention_prefill_tile};
 use half::f16;
 use rstest::rstest;
 use support::{Random, assert_close, gpu, pages_for, run, scattered_pages, token};
@@ -30,9 +31,25 @@ fn upload_pool(gpu: &Gpu, shape: AttentionShape, values: &[f32]) -> wgpu::Buffer
     }
 }
 
+#[derive(Clone, Copy, Debug)]
 enum Which {
     Decode { splits: u32 },
     Prefill,
+    PrefillTile,
+    PrefillMatrices,
+}
+
+/// The kernels for prefill that this device and shape have, with the tolerance of each where scores are within ±10. For
+/// matrices, queries and weights are rounded to f16: a score of 10 is off by up to 10 × 2⁻¹¹ / √dimensions or so, and so
+/// are the results, which are of size 2.
+fn prefills(gpu: &Gpu, shape: &AttentionShape) -> Vec<(Which, f32)> {
+    let mut kernels = vec![(Which::Prefill, TOLERANCE), (Which::PrefillTile, TOLERANCE)];
+    if attention_prefill_matrices::fits(&gpu.profile, shape) {
+        kernels.push((Which::PrefillMatrices, 4e-3));
+    } else if gpu.profile.matrices.is_empty() {
+        println!("attention_prefill_matrices is not tested: no cooperative matrices on {}", gpu.description.name);
+    }
+    kernels
 }
 
 fn run_kernel(gpu: &Gpu, which: Which, scores: Scores, cache: &CpuCache, tokens: &[Token], q: &[f32]) -> Vec<f32> {
@@ -56,6 +73,16 @@ fn run_kernel(gpu: &Gpu, which: Which, scores: Scores, cache: &CpuCache, tokens:
             AttentionDecode { num_tokens, shape, scores, splits, buffers, scratch: (&scratch).into() }.bind(gpu).unwrap()
         }
         Which::Prefill => vec![AttentionPrefill { num_tokens, shape, scores, buffers }.bind(gpu).unwrap()],
+        Which::PrefillTile => {
+            let scratch = gpu.storage("scratch", attention_prefill_tile::scratch_bytes(num_tokens, &shape, scores.window));
+            let job = AttentionPrefill { num_tokens, shape, scores, buffers };
+            attention_prefill_tile::bind(gpu, &job, &(&scratch).into()).unwrap()
+        }
+        Which::PrefillMatrices => {
+            let scratch = gpu.storage("scratch", attention_prefill_matrices::scratch_bytes(num_tokens, &shape, scores.window));
+            let job = AttentionPrefill { num_tokens, shape, scores, buffers };
+            attention_prefill_matrices::bind(gpu, &job, &(&scratch).into()).unwrap()
+        }
     };
     run(gpu, &dispatches.iter().collect::<Vec<_>>(), &output, q.len())
 }
@@ -104,6 +131,10 @@ fn decode_agrees_for_sequences_of_different_lengths(
 #[case::smallest(5, 1, 4, 1, 10)]
 #[case::three_chunks(8, 1, 92, 31, 7)]
 #[case::widest(2, 1, 256, 40, 129)]
+#[case::group_of_three(6, 2, 64, 37, 50)]
+#[case::group_of_four_in_parts(4, 1, 32, 5, 900)]
+#[case::group_of_eight_in_parts(8, 1, 48, 41, 1000)]
+#[case::group_of_three_in_parts(3, 1, 128, 30, 530)]
 fn prefill_agrees_from_any_position_on(
     #[case] num_heads: u32,
     #[case] num_kv_heads: u32,
@@ -117,8 +148,58 @@ fn prefill_agrees_from_any_position_on(
     let cache = random_cache(&mut random, shape, 3);
     let tokens: Vec<_> = (start..start + count).map(|p| token(p, 1)).collect();
     let q = queries(&mut random, &shape, count);
-    let found = run_kernel(&gpu(), Which::Prefill, plain(&shape), &cache, &tokens, &q);
-    assert_close("output", &found, &attention::cpu(plain(&shape), &cache, &tokens, &q), TOLERANCE);
+    let expected = attention::cpu(plain(&shape), &cache, &tokens, &q);
+    let gpu = gpu();
+    for (which, tolerance) in prefills(&gpu, &shape) {
+        let found = run_kernel(&gpu, which, plain(&shape), &cache, &tokens, &q);
+        assert_close(&format!("{which:?}"), &found, &expected, tolerance);
+    }
+}
+
+#[rstest]
+#[case(1, 3)]
+#[case(7, 40)]
+#[case(64, 21)]
+#[case(700, 33)]
+fn windows_hold_where_keys_are_cut_into_parts(#[case] window: u32, #[case] count: usize) {
+    let shape = AttentionShape { num_heads: 6, num_kv_heads: 2, head_dim: 32, max_pages: pages_for(1200), cache_f16: true };
+    let scores = Scores { window: Some(window), ..plain(&shape) };
+    let mut random = Random::new(u64::from(window));
+    let cache = random_cache(&mut random, shape, 2);
+    let mut tokens: Vec<_> = (1100..1100 + count).map(|p| token(p, 1)).collect();
+    tokens.resize(count + 30, Token::IDLE);
+    let q = queries(&mut random, &shape, tokens.len());
+    let expected = attention::cpu(scores, &cache, &tokens, &q);
+    let gpu = gpu();
+    for (which, tolerance) in prefills(&gpu, &shape) {
+        let found = run_kernel(&gpu, which, scores, &cache, &tokens, &q);
+        assert_close(&format!("{which:?}"), &found, &expected, tolerance);
+    }
+}
+
+/// Keys that grow, so that the largest score rises tile after tile, in steps small and large, and stays behind at the end.
+#[rstest]
+#[case::slowly(0.02)]
+#[case::fast(0.4)]
+fn largest_scores_may_rise_with_every_tile(#[case] slope: f32) {
+    let shape = AttentionShape { num_heads: 3, num_kv_heads: 1, head_dim: 64, max_pages: pages_for(400), cache_f16: true };
+    let mut random = Random::new(9);
+    let mut cache = random_cache(&mut random, shape, 1);
+    let rounded = |x: f32| f16::from_f32(x).to_f32();
+    for position in 0..340 {
+        let keys: Vec<f32> = (0..64).map(|_| rounded(slope * position.min(300) as f32 / 8.0 + 0.1 * random.value())).collect();
+        let values: Vec<f32> = random.values(64);
+        cache.set(0, position, 0, &keys, &values);
+    }
+    let tokens: Vec<_> = (290..333).map(|p| token(p, 0)).collect();
+    let q: Vec<f32> = queries(&mut random, &shape, tokens.len()).iter().map(|x| rounded(x + 1.0)).collect();
+    let expected = attention::cpu(plain(&shape), &cache, &tokens, &q);
+    let gpu = gpu();
+    for (which, tolerance) in prefills(&gpu, &shape) {
+        let found = run_kernel(&gpu, which, plain(&shape), &cache, &tokens, &q);
+        // Scores reach 150: their own rounding is 150 × 2⁻²³ times what the exponential makes of it.
+        assert_close(&format!("{which:?}"), &found, &expected, tolerance.max(2e-4) * 4.0);
+    }
 }
 
 #[rstest]
@@ -128,8 +209,12 @@ fn prefill_agrees_from_any_position_on(
 #[case(Some(64), None)]
 #[case(Some(100), Some(30.0))]
 #[case(Some(1000), None)]
-fn windows_and_soft_caps_shape_the_scores(#[case] window: Option<u32>, #[case] softcap: Option<f32>) {
-    let shape = AttentionShape { num_heads: 4, num_kv_heads: 2, head_dim: 32, max_pages: 5, cache_f16: false };
+fn windows_and_soft_caps_shape_the_scores(
+    #[case] window: Option<u32>,
+    #[case] softcap: Option<f32>,
+    #[values(false, true)] cache_f16: bool,
+) {
+    let shape = AttentionShape { num_heads: 4, num_kv_heads: 2, head_dim: 32, max_pages: 5, cache_f16 };
     // A large scale, so that the cap bends and the softmax is peaked.
     let scores = Scores { scale: 1.0, window, softcap };
     let mut random = Random::new(3);
@@ -144,20 +229,29 @@ fn windows_and_soft_caps_shape_the_scores(#[case] window: Option<u32>, #[case] s
     }
     let tokens: Vec<_> = (90..190).map(|p| token(p, 1)).collect();
     let q = queries(&mut random, &shape, tokens.len());
-    let found = run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens, &q);
-    assert_close("prefill", &found, &attention::cpu(scores, &cache, &tokens, &q), 2e-5);
+    let expected = attention::cpu(scores, &cache, &tokens, &q);
+    for (which, tolerance) in prefills(&gpu, &shape) {
+        let found = run_kernel(&gpu, which, scores, &cache, &tokens, &q);
+        assert_close(&format!("{which:?}"), &found, &expected, 2.0 * tolerance);
+    }
 }
 
-#[test]
-fn idle_tokens_at_the_end_of_a_prefill_are_zero_and_change_nothing() {
-    let shape = AttentionShape { num_heads: 2, num_kv_heads: 1, head_dim: 20, max_pages: 2, cache_f16: false };
+#[rstest]
+fn idle_tokens_at_the_end_of_a_prefill_are_zero_and_change_nothing(
+    #[values((20, false), (48, true))] (head_dim, cache_f16): (u32, bool),
+) {
+    let shape = AttentionShape { num_heads: 2, num_kv_heads: 1, head_dim, max_pages: 2, cache_f16 };
     let mut random = Random::new(4);
     let cache = random_cache(&mut random, shape, 2);
     let mut tokens: Vec<_> = (0..40).map(|p| token(p, 1)).collect();
     tokens.resize(100, Token::IDLE);
     let q = queries(&mut random, &shape, tokens.len());
-    let found = run_kernel(&gpu(), Which::Prefill, plain(&shape), &cache, &tokens, &q);
-    assert_close("output", &found, &attention::cpu(plain(&shape), &cache, &tokens, &q), TOLERANCE);
+    let expected = attention::cpu(plain(&shape), &cache, &tokens, &q);
+    let gpu = gpu();
+    for (which, tolerance) in prefills(&gpu, &shape) {
+        let found = run_kernel(&gpu, which, plain(&shape), &cache, &tokens, &q);
+        assert_close(&format!("{which:?}"), &found, &expected, tolerance);
+    }
 }
 
 #[test]
@@ -205,7 +299,7 @@ fn huge_scores_do_not_overflow() {
         let scores = Scores { scale, window: None, softcap };
         let q = queries(&mut random, &shape, 1);
         let expected = attention::cpu(scores, &cache, &tokens, &q);
-        for which in [Which::Decode { splits: 2 }, Which::Prefill] {
+        for which in [Which::Decode { splits: 2 }, Which::Prefill, Which::PrefillTile] {
             assert_close("output", &run_kernel(&gpu(), which, scores, &cache, &tokens, &q), &expected, TOLERANCE);
         }
     }

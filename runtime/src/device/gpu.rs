@@ -53,6 +53,7 @@ impl Gpu {
         let offered = adapter.features();
         let mut wanted = wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP
+            | wgpu::Features::SUBGROUP_BARRIER
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
@@ -320,6 +321,7 @@ fn profile(
         software,
         f16,
         subgroups,
+        subgroup_barriers: subgroups && features.contains(wgpu::Features::SUBGROUP_BARRIER),
         subgroup_min_size,
         subgroup_max_size,
         packed_dot: has_packed_dot() && !options.without_packed_dot,

@@ -69,6 +69,8 @@ pub struct Profile {
     pub f16: bool,
     /// Subgroup operations.
     pub subgroups: bool,
+    /// Barriers of a subgroup; browsers have none.
+    pub subgroup_barriers: bool,
     /// Smallest size of a subgroup (1 without subgroups).
     pub subgroup_min_size: u32,
     /// Largest size of a subgroup (1 without subgroups).
@@ -106,6 +108,7 @@ impl Profile {
             software: false,
             f16: false,
             subgroups: false,
+            subgroup_barriers: false,
             subgroup_min_size: 1,
             subgroup_max_size: 1,
             packed_dot: false,

@@ -35,6 +35,14 @@ pub struct AttendJob<'a> {
     pub counters: Binding<'a>,
 }
 
+impl<'a> AttendJob<'a> {
+    /// The same for kernels of prefill.
+    pub fn prefill(&self) -> AttentionPrefill<'a> {
+        let AttendShape { tokens: num_tokens, attention: shape, scores, .. } = self.shape;
+        AttentionPrefill { num_tokens, shape, scores, buffers: self.buffers.clone() }
+    }
+}
+
 /// Bytes of the counters that operations share.
 pub const COUNTERS_BYTES: u64 = 64 << 10;
 
@@ -72,10 +80,7 @@ pub static PREFILL: Candidate<Attend> = Candidate {
     numerics: Numerics::Exact,
     fits: |_, shape| shape.phase == Phase::Prefill,
     scratch: Candidate::<Attend>::NO_SCRATCH,
-    bind: |gpu, job| {
-        let AttendShape { tokens: num_tokens, attention: shape, scores, .. } = job.shape;
-        Ok(vec![AttentionPrefill { num_tokens, shape, scores, buffers: job.buffers.clone() }.bind(gpu)?])
-    },
+    bind: |gpu, job| Ok(vec![job.prefill().bind(gpu)?]),
 };
 
 /// Splits depend on the device and the model alone, so that a sequence's sums are rounded alike in every step.

@@ -30,13 +30,7 @@ impl AttentionPrefill<'_> {
         // Queries that a workgroup takes, as the shader counts them.
         let queries = if shape.head_dim > 128 { 32 } else { 64 };
         let mut flags = shape.flags();
-        flags.extend(match shape.head_dim.div_ceil(32) {
-            0 | 1 => None,
-            2 => Some(Flag::Chunks2),
-            3 => Some(Flag::Chunks3),
-            4 => Some(Flag::Chunks4),
-            _ => Some(Flag::Chunks8),
-        });
+        flags.extend(chunks(&shape));
         let mut constants = shape.constants();
         constants.extend(self.scores.constants());
         constants.extend([
@@ -51,5 +45,16 @@ impl AttentionPrefill<'_> {
         let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
         let grid = [self.num_tokens.div_ceil(queries), shape.num_heads, 1];
         Kernel { shader: &ATTENTION_PREFILL, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+    }
+}
+
+/// How many runs of 32 dimensions a kernel's registers are for.
+pub(super) fn chunks(shape: &AttentionShape) -> Option<Flag> {
+    match shape.head_dim.div_ceil(32) {
+        0 | 1 => None,
+        2 => Some(Flag::Chunks2),
+        3 => Some(Flag::Chunks3),
+        4 => Some(Flag::Chunks4),
+        _ => Some(Flag::Chunks8),
     }
 }

@@ -18,6 +18,9 @@ pub mod attend;
 pub mod attention;
 pub mod attention_decode;
 pub mod attention_prefill;
+pub mod attention_prefill_matrices;
+pub mod attention_prefill_parts;
+pub mod attention_prefill_tile;
 pub mod candidate;
 pub mod choose;
 pub mod embed;
@@ -47,6 +50,7 @@ pub(crate) use shader;
 /// Files for `#import`, from `shared/`.
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("shared/activation.wgsl")),
+    ("attention_parts", include_str!("shared/attention_parts.wgsl")),
     ("attention_score", include_str!("shared/attention_score.wgsl")),
     ("cache", include_str!("shared/cache.wgsl")),
     ("octet", include_str!("shared/octet.wgsl")),

@@ -3,14 +3,20 @@
 use super::attend::{self, Attend};
 use super::candidate::Candidate;
 use super::project::{self, Project};
-use super::{matmul_int8, matmul_matrices, matmul_tile};
+use super::{attention_prefill_matrices, attention_prefill_tile, matmul_int8, matmul_matrices, matmul_tile};
 
 /// Products of a matrix with activations.
 pub static PROJECT: &[&Candidate<Project>] =
     &[&project::MATVEC, &matmul_matrices::CANDIDATE, &matmul_int8::CANDIDATE, &matmul_tile::CANDIDATE, &project::MATMUL];
 
 /// Attention over the cache.
-pub static ATTEND: &[&Candidate<Attend>] = &[&attend::SPLIT, &attend::WHOLE, &attend::PREFILL];
+pub static ATTEND: &[&Candidate<Attend>] = &[
+    &attend::SPLIT,
+    &attend::WHOLE,
+    &attention_prefill_matrices::CANDIDATE,
+    &attention_prefill_tile::CANDIDATE,
+    &attend::PREFILL,
+];
 
 /// Every operation with the names of its candidates, for pins and for those who ask.
 pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
