@@ -3,7 +3,7 @@
 use super::DecoderError;
 use crate::device::{Gpu, GpuError};
 use crate::kernels::weights::{GpuChunk, GpuMatrix, GpuPlane};
-use crate::package::Package;
+use crate::package::{PIECE_BYTES, Package};
 use haikuq_format::manifest::{Manifest, TensorEntry};
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ impl Weights {
         Ok(Self { tensors: bind_all(manifest, &buffers), bytes: manifest.weight_bytes(), shards: buffers })
     }
 
-    /// Reads, checks and uploads shard after shard, a piece of one in memory at a time.
+    /// Reads, checks and uploads shard after shard: whole ones where the source holds them, else a piece at a time.
     pub(super) async fn fill(
         &self,
         gpu: &Gpu,
@@ -49,18 +49,33 @@ impl Weights {
         let manifest = package.manifest();
         let (total_bytes, mut bytes) = (self.bytes, 0);
         progress(LoadProgress { bytes, total_bytes });
+        let mut uploading = None;
         for (i, (shard, buffer)) in manifest.shards.iter().zip(&self.shards).enumerate() {
-            // Nothing runs on these bytes before the whole shard was found to be right.
-            let mut on_piece = |offset: u64, piece: &[u8]| {
-                gpu.write(buffer, offset, piece);
-                progress(LoadProgress { bytes: bytes + offset + piece.len() as u64, total_bytes });
-            };
-            package.stream_shard(i, &mut on_piece).await?;
-            // Hands the staging memory of this shard back before the next one is read.
-            gpu.finish().await?;
+            let mut told = |offset: u64| progress(LoadProgress { bytes: bytes + offset, total_bytes });
+            if let Some(held) = package.hold_shard(i).await? {
+                for begin in (0..shard.bytes).step_by(PIECE_BYTES as usize) {
+                    let end = (begin + PIECE_BYTES).min(shard.bytes);
+                    held.upload(&gpu.queue, buffer, begin..end);
+                    told(end);
+                }
+            } else {
+                // Nothing runs on these bytes before the whole shard was found to be right.
+                let mut on_piece = |offset: u64, piece: &[u8]| {
+                    gpu.write(buffer, offset, piece);
+                    told(offset + piece.len() as u64);
+                };
+                package.stream_shard(i, &mut on_piece).await?;
+            }
             bytes += shard.bytes;
+            // One shard is uploaded while the next one is read; the staging memory of those before is free by then.
+            if let Some(before) = uploading.replace(gpu.submit_writes()) {
+                before.await?;
+            }
         }
-        Ok(())
+        if let Some(last) = uploading {
+            last.await?;
+        }
+        Ok(gpu.compiled().await?)
     }
 
     /// A tensor that the spec lists.
