@@ -57,7 +57,18 @@ export interface LoadProgress {
   downloadTotalBytes: number;
   /** Of the download, averaged over the last seconds. */
   bytesPerSecond: number;
+  /** With `ready` only: what each stage of the load did. */
+  stages?: LoadStages;
 }
+
+/**
+ * `fetch`: from the network. `store`: into the browser's storage. `read`: from there, or from the user's files. `hash`: by
+ * the browser; files that the runtime hashes itself are not counted. `upload`: handing those over to the GPU.
+ */
+export type LoadStage = 'fetch' | 'store' | 'read' | 'hash' | 'upload';
+
+/** Bytes that went through each stage, and milliseconds that it was at work. Stages overlap. */
+export type LoadStages = Record<LoadStage, { bytes: number; ms: number }>;
 
 export interface Message {
   role: 'system' | 'user' | 'assistant' | (string & {});

@@ -6,7 +6,7 @@
 use super::DecoderError;
 use crate::device::{Gpu, GpuError, Profile};
 use crate::kernels::weights::{GpuChunk, GpuMatrix, GpuPlane};
-use crate::package::Package;
+use crate::package::{PIECE_BYTES, Package};
 use haikuq_format::layout::{PlaneKind, plane_sizes};
 use haikuq_format::manifest::{Chunk, TensorEntry};
 use haikuq_format::{Manifest, align};
@@ -68,7 +68,7 @@ impl Weights {
         Ok(Self { tensors, destinations, bytes: manifest.weight_bytes() })
     }
 
-    /// Reads, checks and uploads shard after shard, a piece of one in memory at a time.
+    /// Reads, checks and uploads shard after shard: whole ones where the source holds them, else a piece at a time.
     pub(super) async fn fill(
         &self,
         gpu: &Gpu,
@@ -78,18 +78,38 @@ impl Weights {
         let manifest = package.manifest();
         let (total_bytes, mut bytes) = (self.bytes, 0);
         progress(LoadProgress { bytes, total_bytes });
+        let mut uploading = None;
         for (i, (shard, destinations)) in manifest.shards.iter().zip(&self.destinations).enumerate() {
-            // Nothing runs on these bytes before the whole shard was found to be right.
-            let mut on_piece = |offset: u64, piece: &[u8]| {
-                upload(gpu, destinations, offset, piece);
-                progress(LoadProgress { bytes: bytes + offset + piece.len() as u64, total_bytes });
-            };
-            package.stream_shard(i, &mut on_piece).await?;
-            // Hands the staging memory of this shard back before the next one is read.
-            gpu.finish().await?;
+            let mut told = |offset: u64| progress(LoadProgress { bytes: bytes + offset, total_bytes });
+            if let Some(held) = package.hold_shard(i).await? {
+                for begin in (0..shard.bytes).step_by(PIECE_BYTES as usize) {
+                    let end = (begin + PIECE_BYTES).min(shard.bytes);
+                    for part in parts(destinations, begin..end) {
+                        held.upload(&gpu.queue, part.buffer, part.to, part.from);
+                    }
+                    told(end);
+                }
+            } else {
+                // Nothing runs on these bytes before the whole shard was found to be right.
+                let mut on_piece = |offset: u64, piece: &[u8]| {
+                    for part in parts(destinations, offset..offset + piece.len() as u64) {
+                        let bytes = &piece[(part.from.start - offset) as usize..(part.from.end - offset) as usize];
+                        gpu.write(part.buffer, part.to, bytes);
+                    }
+                    told(offset + piece.len() as u64);
+                };
+                package.stream_shard(i, &mut on_piece).await?;
+            }
             bytes += shard.bytes;
+            // One shard is uploaded while the next one is read; the staging memory of those before is free by then.
+            if let Some(before) = uploading.replace(gpu.submit_writes()) {
+                before.await?;
+            }
         }
-        Ok(())
+        if let Some(last) = uploading {
+            last.await?;
+        }
+        Ok(gpu.compiled().await?)
     }
 
     /// A tensor that the spec lists.
@@ -108,15 +128,22 @@ impl Weights {
     }
 }
 
-/// Writes the parts of a piece of a shard, from byte `offset` of it, to where they belong.
-fn upload(gpu: &Gpu, destinations: &[Destination], offset: u64, piece: &[u8]) {
-    let end = offset + piece.len() as u64;
-    let first = destinations.partition_point(|d| d.from.end <= offset);
-    for d in destinations[first..].iter().take_while(|d| d.from.start < end) {
-        let (from, to) = (d.from.start.max(offset), d.from.end.min(end));
-        let part = &piece[(from - offset) as usize..(to - offset) as usize];
-        gpu.write(&d.buffer, d.to + (from - d.from.start), part);
-    }
+/// A part of a shard and the place where it belongs.
+struct PartOfShard<'a> {
+    /// Bytes of the shard.
+    from: Range<u64>,
+    buffer: &'a wgpu::Buffer,
+    /// First byte of the buffer.
+    to: u64,
+}
+
+/// What lies in bytes `range` of a shard.
+fn parts(destinations: &[Destination], range: Range<u64>) -> impl Iterator<Item = PartOfShard<'_>> {
+    let first = destinations.partition_point(|d| d.from.end <= range.start);
+    destinations[first..].iter().take_while(move |d| d.from.start < range.end).map(move |d| {
+        let from = d.from.start.max(range.start)..d.from.end.min(range.end);
+        PartOfShard { to: d.to + (from.start - d.from.start), from, buffer: &d.buffer }
+    })
 }
 
 /// Neighbouring chunks that the device sees as one.

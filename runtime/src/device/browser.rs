@@ -1,8 +1,12 @@
-//! Subgroups in browsers.
+//! What browsers can do and wgpu cannot.
 //!
-//! wgpu's WebGPU backend does not know the feature `subgroups` and so never asks for it. A device has only what
+//! *Subgroups.* wgpu's WebGPU backend does not know the feature `subgroups` and so never asks for it. A device has only what
 //! `requestDevice` was asked for, hence the request itself is completed on its way to the browser.
+//!
+//! *Compiling without waiting.* A pipeline that is asked for with `createComputePipelineAsync` is compiled on other threads,
+//! and found again when wgpu asks for the same one, as long as it is kept.
 
+use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 #[wasm_bindgen(inline_js = r"
@@ -25,6 +29,21 @@ export function stop() {
   if (prototype && --asking === 0) prototype.requestDevice = original;
 }
 export function subgroups() { return granted; }
+const ahead = new WeakMap();
+export function compile_ahead(device, code, bindings, types, names, values) {
+  const entries = types.split(' ').map((type, i) => ({ binding: bindings[i], visibility: GPUShaderStage.COMPUTE, buffer: { type } }));
+  const layout = device.createPipelineLayout({ bindGroupLayouts: [device.createBindGroupLayout({ entries })] });
+  const constants = Object.fromEntries(names.split(' ').filter(Boolean).map((name, i) => [name, values[i]]));
+  const compute = { module: device.createShaderModule({ code }), entryPoint: 'main', constants };
+  if (!ahead.has(device)) ahead.set(device, []);
+  // What is wrong with a pipeline is said when wgpu asks for it.
+  ahead.get(device).push(device.createComputePipelineAsync({ layout, compute }).catch(() => undefined));
+}
+export function compiled_ahead(device) {
+  const pipelines = Promise.all(ahead.get(device) ?? []);
+  ahead.delete(device);
+  return pipelines;
+}
 export function packed_dot() { return !!globalThis.navigator?.gpu?.wgslLanguageFeatures?.has('packed_4x8_integer_dot_product'); }
 ")]
 extern "C" {
@@ -32,6 +51,41 @@ extern "C" {
     fn stop();
     fn subgroups() -> bool;
     fn packed_dot() -> bool;
+    #[wasm_bindgen(js_name = compile_ahead)]
+    fn js_compile_ahead(device: &JsValue, code: &str, bindings: &[u32], types: &str, names: &str, values: &[f64]);
+    #[wasm_bindgen(js_name = compiled_ahead)]
+    async fn js_compiled_ahead(device: &JsValue) -> JsValue;
+}
+
+/// Begins to compile the pipeline of `text` with one group of bindings.
+pub(super) fn compile_ahead(
+    device: &wgpu::Device,
+    text: &str,
+    entries: &[wgpu::BindGroupLayoutEntry],
+    constants: &[(&'static str, f64)],
+) {
+    let Some(device) = device.as_webgpu() else { return };
+    let bindings: Vec<u32> = entries.iter().map(|entry| entry.binding).collect();
+    let types: Vec<&str> = entries.iter().map(|entry| type_of(entry.ty)).collect();
+    let (names, values): (Vec<&str>, Vec<f64>) = constants.iter().copied().unzip();
+    js_compile_ahead(device.as_ref(), text, &bindings, &types.join(" "), &names.join(" "), &values);
+}
+
+/// Resolves when all of a device's pipelines that were begun are compiled; with what keeps them.
+pub(super) async fn compiled_ahead(device: &wgpu::Device) -> JsValue {
+    match device.as_webgpu() {
+        Some(device) => js_compiled_ahead(device.as_ref()).await,
+        None => JsValue::UNDEFINED,
+    }
+}
+
+/// `GPUBufferBindingType`.
+fn type_of(binding: wgpu::BindingType) -> &'static str {
+    match binding {
+        wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Storage { read_only: true }, .. } => "read-only-storage",
+        wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Storage { read_only: false }, .. } => "storage",
+        _ => "uniform",
+    }
 }
 
 /// Ends what [`ask_for_subgroups`] began.

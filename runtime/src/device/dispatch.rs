@@ -1,5 +1,6 @@
 //! A kernel bound to its buffers, ready to be encoded any number of times.
 
+use super::pipelines::Pipeline;
 use super::{Flag, Gpu, GpuError, Shader};
 
 /// A buffer, or a part of one, bound to a shader.
@@ -24,7 +25,7 @@ impl<'a> From<&'a wgpu::Buffer> for Binding<'a> {
 pub struct Dispatch {
     /// The kernel's name.
     pub kernel: &'static str,
-    pipeline: wgpu::ComputePipeline,
+    pipeline: Pipeline,
     bindings: wgpu::BindGroup,
     /// Workgroups in x, y and z.
     pub grid: [u32; 3],
@@ -63,7 +64,7 @@ impl Kernel<'_> {
             let (what, limit) = (format!("the grid of kernel {}", self.shader.name), "maxComputeWorkgroupsPerDimension");
             return Err(GpuError::Limit { what, needed: n.into(), limit, available: available.into() });
         }
-        let pipeline = gpu.pipeline(self.shader, self.flags, self.constants);
+        let pipeline = gpu.pipeline(self.shader, self.flags, self.constants, self.bindings.iter().map(|(n, _)| *n));
         let entries: Vec<_> = self
             .bindings
             .iter()
@@ -78,7 +79,7 @@ impl Kernel<'_> {
             .collect();
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(self.shader.name),
-            layout: &pipeline.get_bind_group_layout(0),
+            layout: pipeline.layout(),
             entries: &entries,
         });
         Ok(Dispatch { kernel: self.shader.name, pipeline, bindings, grid: self.grid })
@@ -88,7 +89,7 @@ impl Kernel<'_> {
 impl Dispatch {
     /// Adds this dispatch to a compute pass.
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
+        pass.set_pipeline(self.pipeline.compiled());
         pass.set_bind_group(0, &self.bindings, &[]);
         pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
     }

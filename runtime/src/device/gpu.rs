@@ -1,7 +1,7 @@
 //! [`Gpu`]: an open device with its queue, its profile and its memory.
 
 use super::adapter::{self, AdapterDescription};
-use super::pipelines::Pipelines;
+use super::pipelines::{Pipeline, Pipelines};
 use super::profile::{MatrixShape, Profile, Vendor};
 use super::{Flag, GpuError, Shader};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -132,7 +132,8 @@ impl Gpu {
         }
     }
 
-    /// The pipeline of `shader` with preprocessor `flags` and overridable `constants`; compiled once.
+    /// The pipeline of `shader` with preprocessor `flags` and overridable `constants`, whose group 0 has the bindings of these
+    /// numbers; compiled once.
     ///
     /// The flags `F16` and `SUBGROUPS` are dropped where the device lacks them, so kernels may always ask.
     pub(super) fn pipeline(
@@ -140,7 +141,8 @@ impl Gpu {
         shader: &'static Shader,
         flags: &[Flag],
         constants: &[(&'static str, f64)],
-    ) -> wgpu::ComputePipeline {
+        bindings: impl Iterator<Item = u32>,
+    ) -> Pipeline {
         let allowed = |flag: &Flag| match flag {
             Flag::F16 => self.profile.f16,
             Flag::Subgroups => self.profile.subgroups,
@@ -149,7 +151,17 @@ impl Gpu {
         let mut flags: Vec<_> = flags.iter().copied().filter(allowed).collect();
         flags.sort_unstable();
         flags.dedup();
-        self.pipelines.get(&self.device, shader, flags, constants)
+        self.pipelines.get(&self.device, shader, flags, constants, bindings)
+    }
+
+    /// Waits for pipelines that a browser compiles while weights are loaded. Elsewhere, and afterwards, a kernel is compiled
+    /// when it is first bound.
+    ///
+    /// # Errors
+    /// [`GpuError`] if the device failed or was lost.
+    pub async fn compiled(&self) -> Result<(), GpuError> {
+        self.pipelines.compiled(&self.device).await;
+        self.check()
     }
 
     /// A new storage buffer of `bytes` (rounded up to 16), zeroed, that can be copied from and to.
@@ -193,19 +205,39 @@ impl Gpu {
     /// # Errors
     /// [`GpuError`] if the device failed or was lost.
     pub async fn finish(&self) -> Result<(), GpuError> {
+        self.submit_writes().await
+    }
+
+    /// Submits the writes to buffers that there were so far, at once; what is returned waits until they are done.
+    ///
+    /// # Errors
+    /// [`GpuError`], from the future, if the device failed or was lost.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn submit_writes(&self) -> impl Future<Output = Result<(), GpuError>> + '_ {
+        let submission_index = Some(self.queue.submit([]));
+        async move {
+            let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+            self.device.poll(wait).map_err(|e| GpuError::Lost(e.to_string()))?;
+            self.check()
+        }
+    }
+
+    /// Submits the writes to buffers that there were so far, at once; what is returned waits until they are done.
+    ///
+    /// # Errors
+    /// [`GpuError`], from the future, if the device failed or was lost.
+    #[cfg(target_arch = "wasm32")]
+    pub fn submit_writes(&self) -> impl Future<Output = Result<(), GpuError>> + '_ {
         self.queue.submit([]);
-        #[cfg(not(target_arch = "wasm32"))]
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| GpuError::Lost(e.to_string()))?;
-        #[cfg(target_arch = "wasm32")]
-        {
-            let (sender, receiver) = futures_channel::oneshot::channel();
-            self.queue.on_submitted_work_done(move || {
-                let _ = sender.send(());
-            });
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        async move {
             // A lost device may never answer; `check` says so.
             let _ = receiver.await;
+            self.check()
         }
-        self.check()
     }
 
     /// Reads `words` 32-bit values from byte `offset` of `buffer` once all submitted work is done.

@@ -118,3 +118,10 @@ pub enum PackageError {
     #[error(transparent)]
     Text(#[from] TextError),
 }
+
+impl PackageError {
+    /// Whether this copy of a file is damaged, so that another one may be right.
+    pub(super) fn is_of_copy(&self) -> bool {
+        matches!(self, Self::Truncated { .. } | Self::TooLong { .. } | Self::Hash { .. })
+    }
+}

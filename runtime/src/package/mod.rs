@@ -14,13 +14,14 @@ mod tests;
 pub use error::PackageError;
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 pub use source::FolderSource;
-pub use source::{ByteSource, LocalFuture, MemorySource, SourceError};
+pub use source::{ByteSource, HeldFile, LocalFuture, MemorySource, SourceError};
 
 use crate::text::{GenerationDefaults, TextError, Tokenizer, TokenizerFiles};
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest, Plane, TensorEntry, entry_name};
 use haikuq_format::shard::{read_shard_header, shard_header_bytes};
 use sha2::{Digest, Sha256};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -102,6 +103,29 @@ impl Package {
         })
         .await?;
         self.check_entries(index, &header)
+    }
+
+    /// The whole of shard `index` where the source holds it ([`ByteSource::hold`]), after all that
+    /// [`Package::stream_shard`] checks was checked. `None` where it is to be streamed.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn hold_shard(&self, index: usize) -> Result<Option<Box<dyn HeldFile>>, PackageError> {
+        let shards = &self.manifest.shards;
+        let entry = shards.get(index).ok_or_else(|| PackageError::NoSuchShard { index, count: shards.len() })?;
+        let held = match self.hold_once(entry).await {
+            Err(damage) if damage.is_of_copy() && self.source.refresh(&entry.name).await? => self.hold_once(entry).await?,
+            result => result?,
+        };
+        if let Some(held) = &held {
+            let mut start = held.copy(0..entry.bytes.min(8));
+            // A length that cannot be right is refused below.
+            if let Ok(header) = shard_header_bytes(&start, entry.bytes) {
+                start = held.copy(0..header);
+            }
+            self.check_entries(index, &start)?;
+        }
+        Ok(held)
     }
 
     /// The whole of shard `index`; see [`Package::stream_shard`] for what is checked.
@@ -193,24 +217,28 @@ impl Package {
     /// Streams a file's bytes and then says whether they were the right ones. Another copy gets one chance.
     async fn stream_checked(&self, entry: &FileEntry, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
         match self.stream_once(entry, on_piece).await {
-            Err(PackageError::Truncated { .. } | PackageError::TooLong { .. } | PackageError::Hash { .. })
-                if self.source.refresh(&entry.name).await? =>
-            {
+            Err(damage) if damage.is_of_copy() && self.source.refresh(&entry.name).await? => {
                 self.stream_once(entry, on_piece).await
             }
             result => result,
         }
     }
 
+    async fn hold_once(&self, entry: &FileEntry) -> Result<Option<Box<dyn HeldFile>>, PackageError> {
+        let Some(held) = self.source.hold(&entry.name).await? else { return Ok(None) };
+        check_length(entry, held.bytes())?;
+        check_hash(entry, hex(&held.sha256()))?;
+        Ok(Some(held))
+    }
+
     async fn stream_once(&self, entry: &FileEntry, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
-        let file = || entry.name.clone();
         let (mut hasher, mut found) = (Sha256::new(), 0);
         loop {
             // One byte more than there should be shows a file that is too long without reading all of it.
             let end = (found + PIECE_BYTES).min(entry.bytes.saturating_add(1));
             let piece = read_fully(&self.source, &entry.name, found..end).await?;
             if found + piece.len() as u64 > entry.bytes {
-                return Err(PackageError::TooLong { file: file(), expected: entry.bytes });
+                return check_length(entry, found + piece.len() as u64);
             }
             let ended = found + (piece.len() as u64) < end;
             if !piece.is_empty() {
@@ -222,14 +250,8 @@ impl Package {
                 break;
             }
         }
-        if found < entry.bytes {
-            return Err(PackageError::Truncated { file: file(), expected: entry.bytes, found });
-        }
-        let found = hex(&hasher.finalize());
-        if found != entry.sha256 {
-            return Err(PackageError::Hash { file: file(), expected: entry.sha256.clone(), found });
-        }
-        Ok(())
+        check_length(entry, found)?;
+        check_hash(entry, hex(&hasher.finalize()))
     }
 
     /// Compares a shard's header (and what follows it in `start`) with the manifest.
@@ -276,6 +298,22 @@ impl std::fmt::Debug for Package {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Package").field("manifest", &self.manifest).finish_non_exhaustive()
     }
+}
+
+fn check_length(entry: &FileEntry, found: u64) -> Result<(), PackageError> {
+    let (file, expected) = (|| entry.name.clone(), entry.bytes);
+    match found.cmp(&expected) {
+        Ordering::Less => Err(PackageError::Truncated { file: file(), expected, found }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(PackageError::TooLong { file: file(), expected }),
+    }
+}
+
+fn check_hash(entry: &FileEntry, found: String) -> Result<(), PackageError> {
+    if found == entry.sha256 {
+        return Ok(());
+    }
+    Err(PackageError::Hash { file: entry.name.clone(), expected: entry.sha256.clone(), found })
 }
 
 /// The bytes of `range` of a file, fewer only where the file ends, also from a source that gives fewer at a time.

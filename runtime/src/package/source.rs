@@ -21,6 +21,16 @@ pub trait ByteSource {
     /// [`SourceError`] if `file` is no plain name, does not exist or cannot be read.
     fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>>;
 
+    /// The whole of `file` in memory that is not the runtime's, with its SHA-256: for hosts that hash and upload faster than
+    /// this crate does. `None` where the file is to be read piece by piece; a source that has nothing faster says so always.
+    ///
+    /// # Errors
+    /// As for [`ByteSource::read`].
+    fn hold<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
+        let _ = file;
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Called when the bytes of `file` are not what the manifest says: drops a copy of them and gets another one from
     /// where it came. True where there is another one to read; a source that keeps no copies has none.
     ///
@@ -32,9 +42,29 @@ pub trait ByteSource {
     }
 }
 
+/// A whole file in memory of the host's, such as an `ArrayBuffer` of the browser's. Its bytes stay as they are, and the
+/// memory taken, until it is dropped.
+pub trait HeldFile {
+    /// Bytes there are.
+    fn bytes(&self) -> u64;
+
+    /// SHA-256 of all of them.
+    fn sha256(&self) -> [u8; 32];
+
+    /// A copy of those in `range`, which lies within them.
+    fn copy(&self, range: Range<u64>) -> Vec<u8>;
+
+    /// Writes those in `range` (whole words) to byte `to` of `buffer`.
+    fn upload(&self, queue: &wgpu::Queue, buffer: &wgpu::Buffer, to: u64, range: Range<u64>);
+}
+
 impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
     fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
         (**self).read(file, range)
+    }
+
+    fn hold<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
+        (**self).hold(file)
     }
 
     fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {

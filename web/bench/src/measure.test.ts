@@ -4,7 +4,7 @@ import { createFakeModel } from '../../shared/dev/fake-model.ts';
 import { runBench, type BenchStep } from './measure.ts';
 import type { BenchOptions } from './options.ts';
 
-const options: BenchOptions = { promptLengths: [8, 24], outputLengths: [2, 6], repeat: 2, warmUp: 1, seed: 1, kvCache: 'f16' };
+const options: BenchOptions = { promptLengths: [8, 24], outputLengths: [2, 6], repeat: 2, warmUp: 1, seed: 1, kvCache: 'f16', loads: 0 };
 const manifest = '{"format":"haikuq"}';
 // printf '{"format":"haikuq"}' | sha256sum
 const manifestSha256 = '94ee3c84e33dd4baa4105cf2cf6504a38f1cf74ad82f1627e2939a2ffc45fdb9';
@@ -19,7 +19,7 @@ afterEach(() => vi.unstubAllGlobals());
 function bench(model: Model, change: Partial<Parameters<typeof runBench>[0]> = {}) {
   const steps: BenchStep[] = [];
   const report = runBench({
-    runtime: { load: async () => model },
+    runtime: { load: async () => model, removeStored: async () => undefined },
     location: 'https://example.org/p/?signature=1',
     options,
     signal: new AbortController().signal,
@@ -83,6 +83,20 @@ it('keeps the largest use of memory', async () => {
 it('has no hash where the manifest cannot be read', async () => {
   const { report } = bench(talkative(), { location: 'https://example.org/other/' });
   expect((await report).package.manifestSha256).toBeNull();
+});
+
+it('loads from the network and from the store, as often as it is told', async () => {
+  const done: string[] = [];
+  const runtime = {
+    load: async () => (done.push('load'), talkative()),
+    removeStored: async (url: string | URL) => void done.push(`remove ${String(url)}`),
+  };
+  const { report } = bench(talkative(), { runtime, options: { ...options, loads: 2 } });
+  const { loads, load } = await report;
+  expect(loads.map(({ from }) => from)).toEqual(['network', 'store', 'network', 'store']);
+  const remove = 'remove https://example.org/p/?signature=1';
+  expect(done).toEqual([remove, 'load', 'load', remove, 'load', 'load', 'load']);
+  expect(load.bytesPerSecond).toBeCloseTo((load.totalBytes * 1000) / load.ms);
 });
 
 it('frees the model when it is stopped midway', async () => {

@@ -4,7 +4,7 @@ import type { LoadProgress, MemoryUse, Model } from 'haikuq';
 import type { Runtime } from '../../shared/runtime.ts';
 import type { BenchOptions } from './options.ts';
 import { promptMaker } from './prompts.ts';
-import { SCHEMA, type BenchReport, type CaseResult, type Run, type SkippedCase } from './report.ts';
+import { SCHEMA, type BenchReport, type CaseResult, type LoadRun, type Run, type SkippedCase } from './report.ts';
 import { spreadOf } from './statistics.ts';
 
 export interface BenchStep {
@@ -14,7 +14,7 @@ export interface BenchStep {
 }
 
 export interface BenchWork {
-  runtime: Pick<Runtime, 'load'>;
+  runtime: Pick<Runtime, 'load' | 'removeStored'>;
   /** Of the package, absolute. */
   location: string;
   options: BenchOptions;
@@ -27,17 +27,12 @@ export interface BenchWork {
 const WARM_UP_TOKENS = 8;
 
 /** Rejects with what went wrong, or with the signal's reason. */
-export async function runBench({ runtime, location, options, signal, onStep, onResults }: BenchWork): Promise<BenchReport> {
+export async function runBench(work: BenchWork): Promise<BenchReport> {
+  const { location, options, signal, onStep, onResults } = work;
   const date = new Date().toISOString();
+  const loads = await measureLoads(work);
   onStep({ doing: 'Loading the package', done: null });
-  let progress: LoadProgress | undefined;
-  const began = performance.now();
-  const model = await runtime.load(location, {
-    signal,
-    kvCache: options.kvCache,
-    onProgress: (now) => (progress = now),
-  });
-  const loadMs = performance.now() - began;
+  const { model, load } = await measureLoad(work);
   try {
     const loaded = await model.memory();
     const { results, skipped, largest } = await measureCases(model, loaded, { options, signal, onStep, onResults });
@@ -50,7 +45,8 @@ export async function runBench({ runtime, location, options, signal, onStep, onR
       machine: machineFacts(),
       adapter,
       package: { ...info, location: withoutQuery(location), manifestSha256: await manifestHash(location) },
-      load: { ms: loadMs, downloadedBytes: progress?.downloadedBytes ?? 0, totalBytes: progress?.totalBytes ?? info.weightBytes },
+      load,
+      loads,
       memory: { loaded, largest },
       options,
       results,
@@ -59,6 +55,37 @@ export async function runBench({ runtime, location, options, signal, onStep, onR
   } finally {
     await model.dispose();
   }
+}
+
+/** From the network and then from the store, as often as was asked for. */
+async function measureLoads(work: BenchWork): Promise<LoadRun[]> {
+  const { runtime, location, options, onStep } = work;
+  const runs: LoadRun[] = [];
+  for (let index = 1; index <= options.loads; index += 1) {
+    for (const from of ['network', 'store'] as const) {
+      onStep({ doing: `Loading from the ${from}, ${index} of ${options.loads}`, done: null });
+      if (from === 'network') await runtime.removeStored(location);
+      const { model, load } = await measureLoad(work);
+      await model.dispose();
+      runs.push({ from, ...load });
+    }
+  }
+  return runs;
+}
+
+async function measureLoad({ runtime, location, options, signal }: BenchWork): Promise<{ model: Model; load: Omit<LoadRun, 'from'> }> {
+  let progress: LoadProgress | undefined;
+  const began = performance.now();
+  const model = await runtime.load(location, {
+    signal,
+    kvCache: options.kvCache,
+    onProgress: (now) => (progress = now),
+  });
+  const ms = performance.now() - began;
+  const totalBytes = progress?.totalBytes ?? model.info.weightBytes;
+  const bytesPerSecond = (totalBytes * 1000) / ms;
+  const load = { ms, totalBytes, downloadedBytes: progress?.downloadedBytes ?? 0, bytesPerSecond, stages: progress?.stages ?? null };
+  return { model, load };
 }
 
 type CaseWork = Pick<BenchWork, 'options' | 'signal' | 'onStep' | 'onResults'>;

@@ -20,6 +20,7 @@ const texts: { key: Exclude<keyof OptionFields, 'kvCache'>; label: string }[] = 
   { key: 'repeat', label: 'Repetitions' },
   { key: 'warmUp', label: 'Warm-up runs' },
   { key: 'seed', label: 'Seed' },
+  { key: 'loads', label: 'Loads, each downloading anew' },
 ];
 
 export function OptionsForm(props: OptionsFormProps) {

@@ -9,11 +9,12 @@ it('measures three prompts with two outputs by default', () => {
     warmUp: 1,
     seed: 1,
     kvCache: 'auto',
+    loads: 0,
   });
 });
 
 it('takes everything from the address', () => {
-  const query = new URLSearchParams('prompts=128,16,16&outputs=32&repeat=1&warmup=0&seed=7&kv=f32');
+  const query = new URLSearchParams('prompts=128,16,16&outputs=32&repeat=1&warmup=0&seed=7&kv=f32&loads=2');
   expect(parseOptions(fieldsOfQuery(query))).toEqual({
     promptLengths: [16, 128],
     outputLengths: [32],
@@ -21,6 +22,7 @@ it('takes everything from the address', () => {
     warmUp: 0,
     seed: 7,
     kvCache: 'f32',
+    loads: 2,
   });
 });
 

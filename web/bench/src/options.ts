@@ -13,6 +13,8 @@ export interface BenchOptions {
   /** Of the prompts' words. */
   seed: number;
   kvCache: 'auto' | 'f16' | 'f32';
+  /** Measured loads from the network, with the package's stored copy removed before each, and as many from the store. */
+  loads: number;
 }
 
 /** The same, as typed. */
@@ -23,6 +25,7 @@ export interface OptionFields {
   warmUp: string;
   seed: string;
   kvCache: string;
+  loads: string;
 }
 
 export const defaultFields: OptionFields = {
@@ -32,9 +35,10 @@ export const defaultFields: OptionFields = {
   warmUp: '1',
   seed: '1',
   kvCache: 'auto',
+  loads: '0',
 };
 
-/** The page's address says what to measure: `?package=…&prompts=16,128&outputs=32&repeat=1&warmup=1&seed=1&kv=f16&auto=1`. */
+/** The page's address says what to measure: `?package=…&prompts=16,128&outputs=32&repeat=1&warmup=1&seed=1&kv=f16&loads=1&auto=1`. */
 export function fieldsOfQuery(query: URLSearchParams): OptionFields {
   return {
     promptLengths: query.get('prompts') ?? defaultFields.promptLengths,
@@ -43,6 +47,7 @@ export function fieldsOfQuery(query: URLSearchParams): OptionFields {
     warmUp: query.get('warmup') ?? defaultFields.warmUp,
     seed: query.get('seed') ?? defaultFields.seed,
     kvCache: query.get('kv') ?? defaultFields.kvCache,
+    loads: query.get('loads') ?? defaultFields.loads,
   };
 }
 
@@ -76,5 +81,6 @@ export function parseOptions(fields: OptionFields): BenchOptions {
     warmUp: wholeNumber('Warm-up', fields.warmUp, 0, 100),
     seed: wholeNumber('Seed', fields.seed, 0, 4_294_967_295),
     kvCache,
+    loads: wholeNumber('Loads', fields.loads, 0, 100),
   };
 }

@@ -1,6 +1,6 @@
 import { useState } from 'react';
 import { formatBytes, formatMilliseconds, formatRate } from '../../shared/format.ts';
-import type { BenchReport } from './report.ts';
+import type { BenchReport, LoadRun } from './report.ts';
 
 function download(text: string, name: string): void {
   const url = URL.createObjectURL(new Blob([text], { type: 'application/json' }));
@@ -9,6 +9,13 @@ function download(text: string, name: string): void {
   link.download = name;
   link.click();
   URL.revokeObjectURL(url);
+}
+
+/** The rate of the whole, and what each stage alone would come to. */
+function loadText({ ms, bytesPerSecond, stages }: LoadRun): string {
+  const parts = Object.entries(stages ?? {}).filter(([, stage]) => stage.bytes > 0 && stage.ms > 0);
+  const rates = parts.map(([name, stage]) => `${name} ${formatBytes((stage.bytes * 1000) / stage.ms)}/s`);
+  return [`${formatMilliseconds(ms)}, ${formatBytes(bytesPerSecond)}/s`, ...rates].join('; ');
 }
 
 /** Facts about device, package and memory, and the whole result to take away. */
@@ -22,6 +29,7 @@ export function ReportView({ report }: { report: BenchReport }) {
     ['Abilities', `${adapter.f16 ? 'f16' : 'no f16'}, ${adapter.subgroups ? `subgroups of ${adapter.subgroups.join(' to ')}` : 'no subgroups'}`],
     ['Package', `${report.package.name}: ${report.package.recipe}, ${formatRate(report.package.bitsPerWeight)} bits a weight`],
     ['Load', `${formatMilliseconds(load.ms)}, ${formatBytes(load.downloadedBytes)} downloaded`],
+    ...report.loads.map((run): [string, string] => [`Load from the ${run.from}`, loadText(run)]),
     ['Graphics memory', `${formatBytes(gpu)}, ${formatBytes(memory.largest.cache)} of it key/value cache`],
     ['WebAssembly', formatBytes(memory.largest.wasm)],
   ];

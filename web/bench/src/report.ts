@@ -1,6 +1,6 @@
 /** The benchmark's result: what the page shows, copies and downloads. docs/benchmarks.md says how to read and send it. */
 
-import type { AdapterInfo, MemoryUse, ModelInfo } from 'haikuq';
+import type { AdapterInfo, LoadStages, MemoryUse, ModelInfo } from 'haikuq';
 import type { BenchOptions } from './options.ts';
 import type { Spread } from './statistics.ts';
 
@@ -33,6 +33,21 @@ export interface CaseResult {
   runs: Run[];
 }
 
+/** One load of the package. */
+export interface LoadRun {
+  /** `network`: nothing of it was stored. `store`: all of it was. */
+  from: 'network' | 'store';
+  /** From the call until a prompt can be answered. */
+  ms: number;
+  /** Of the weights. */
+  totalBytes: number;
+  downloadedBytes: number;
+  /** Of the weights, by all that time. */
+  bytesPerSecond: number;
+  /** What each stage did, and how long it was at work; stages overlap. */
+  stages: LoadStages | null;
+}
+
 export interface SkippedCase {
   promptTokens: number;
   outputTokens: number;
@@ -55,7 +70,10 @@ export interface BenchReport {
     /** Of the manifest, which holds the hash of every file; `null` where it could not be read. */
     manifestSha256: string | null;
   };
-  load: { ms: number; downloadedBytes: number; totalBytes: number };
+  /** The load before the cases, from the store as far as the package is there. */
+  load: Omit<LoadRun, 'from'>;
+  /** Loads that were asked for. */
+  loads: LoadRun[];
   /** Bytes. `loaded`: before the first prompt; `largest`: of what was seen after each case. */
   memory: { loaded: MemoryUse; largest: MemoryUse };
   options: BenchOptions;

@@ -8,10 +8,26 @@ export interface Source {
   /** Bytes `[start, end)` of a file; fewer where it ends before `end`. Rejects with a `HaikuqError`. */
   read(file: string, start: number, end: number): Promise<Uint8Array>;
   /**
+   * The whole of a shard with its SHA-256, where JavaScript reads and hashes it faster than the engine does; undefined
+   * where it is to be read in pieces. One at a time: the next is asked for when the one before was released.
+   */
+  hold(file: string): Promise<HeldFile | undefined>;
+  /**
    * The engine found that the bytes of `file` are not what the manifest says. Drops the copy and gets another one:
    * true where there is one to read, false where this copy came straight from the origin already.
    */
   refresh(file: string): Promise<boolean>;
+}
+
+/** A whole file in JavaScript's memory. */
+export interface HeldFile {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Of these bytes. */
+  readonly sha256: Uint8Array;
+  /** Writes bytes `[start, end)` to byte `to` of `buffer`, straight from this memory. */
+  upload(queue: GPUQueue, buffer: GPUBuffer, to: number, start: number, end: number): void;
+  /** The bytes are not needed any more; their memory may be used for other ones. */
+  release(): void;
 }
 
 export interface EngineOptions {

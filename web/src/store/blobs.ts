@@ -7,7 +7,9 @@ export interface BlobStore {
   /** Bytes of a blob that are stored, 0 for none. It is complete when these are all that it should have. */
   size(sha256: string): Promise<number>;
   /** Bytes `[start, end)`; fewer where fewer are stored, or another tab is replacing the blob. */
-  read(sha256: string, start: number, end: number): Promise<Uint8Array>;
+  read(sha256: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** The first bytes of a blob, as many as `memory` has or fewer as above: in `memory`, or elsewhere. */
+  readWhole(sha256: string, memory: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** Continues a blob at its end. One writer at a time; the caller sees to that with a lock. */
   append(sha256: string): Promise<BlobWriter>;
   remove(sha256: string): Promise<void>;
@@ -20,7 +22,10 @@ export interface BlobStore {
 }
 
 export interface BlobWriter {
-  /** Rejects with `quota` when storage is full; what was written before stays. */
+  /**
+   * Rejects with `quota` when storage is full; what was written before stays. The memory of `bytes` is the caller's again
+   * when this resolves.
+   */
   write(bytes: Uint8Array<ArrayBuffer>): Promise<void>;
   /** Drops what is stored and starts again at 0. */
   restart(): Promise<void>;

@@ -52,6 +52,9 @@ function cacheStore(cache: Cache): BlobStore {
       }
       return new Uint8Array(await new Blob(parts).arrayBuffer());
     },
+    readWhole(sha256, memory) {
+      return this.read(sha256, 0, memory.length);
+    },
     async append(sha256) {
       return appendPieces(cache, sha256, contiguous(await pieces(sha256)), () => removePieces(sha256));
     },
@@ -95,7 +98,7 @@ function appendPieces(cache: Cache, sha256: string, size: number, removeAll: () 
   }
   return {
     async write(bytes) {
-      parts.push(bytes);
+      parts.push(bytes.slice());
       pending += bytes.length;
       if (pending >= PIECE_BYTES) await store();
     },

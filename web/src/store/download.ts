@@ -9,6 +9,7 @@ import { fileUrl } from './location.js';
 import { withLock } from './locks.js';
 import type { PackageFile } from './manifest.js';
 import { availableBytes, quotaError } from './quota.js';
+import type { StageClock } from './stages.js';
 
 /** Shards in flight: enough to keep a connection busy while one is finished, few enough for phones. */
 export const PARALLEL_DOWNLOADS = 2;
@@ -41,10 +42,11 @@ export interface DownloadOptions {
   prefix: string;
   /** In the order in which they are wanted. */
   files: PackageFile[];
+  stages: StageClock;
   onProgress: (counts: DownloadCounts) => void;
 }
 
-export function createDownloads({ store, network, prefix, files, onProgress }: DownloadOptions): Downloads {
+export function createDownloads({ store, network, prefix, files, stages, onProgress }: DownloadOptions): Downloads {
   const blobs = distinctBlobs(files);
   const controller = new AbortController();
   const { signal } = controller;
@@ -96,12 +98,13 @@ export function createDownloads({ store, network, prefix, files, onProgress }: D
       let first = size;
       let end = size;
       // The HTTP cache would only keep a second copy, and give back the first one where that is corrupt.
-      for await (const { at, bytes } of fetchBytes(network, url, file, size, { signal, cache: 'no-store' })) {
+      for await (const { at, bytes } of fetchBytes(network, url, file, size, { signal, cache: 'no-store', stages })) {
         if (at < end) {
           await writer.restart();
           first = 0;
         }
-        await writer.write(bytes);
+        await stages.time('store', () => writer.write(bytes));
+        stages.add('store', bytes.length);
         end = at + bytes.length;
         report(sha256, end - first, file.bytes - first);
       }

@@ -3,6 +3,7 @@
 import { HaikuqError } from '../errors.js';
 import { aborted, throwIfAborted } from '../failures.js';
 import type { PackageFile } from './manifest.js';
+import type { StageClock } from './stages.js';
 
 export interface Network {
   fetch: (url: string, init: RequestInit) => Promise<Response>;
@@ -20,9 +21,13 @@ export function browserNetwork(): Network {
 
 const MAX_BACKOFF_MS = 15_000;
 
+/** What a connection is read into, again and again: as much as browsers have ready at a time. */
+const READ_BYTES = 1024 * 1024;
+
 export interface FetchedBytes {
   /** Position in the file. Follows what came before, or is 0 again where the server's file changed meanwhile. */
   at: number;
+  /** Until the next ones are asked for: their memory is used again. */
   bytes: Uint8Array<ArrayBuffer>;
 }
 
@@ -30,6 +35,7 @@ export interface FetchOptions {
   signal?: AbortSignal | undefined;
   /** How to use the HTTP cache. */
   cache?: RequestCache;
+  stages?: StageClock;
 }
 
 /**
@@ -44,7 +50,7 @@ export async function* fetchBytes(
   from: number,
   options: FetchOptions = {},
 ): AsyncGenerator<FetchedBytes, void, undefined> {
-  const { signal } = options;
+  const { signal, stages } = options;
   let at = from;
   let etag: string | null = null;
   // A server whose file is too short, or whose ETag differs from request to request, must not send us in circles.
@@ -54,7 +60,8 @@ export async function* fetchBytes(
     throwIfAborted(signal, `downloading ${file.name}`);
     const connection = openConnection(network.stallMs, signal);
     try {
-      const response = await connection.wait(network.fetch(url, requestInit(at, options.cache, connection.signal)));
+      const request = () => network.fetch(url, requestInit(at, options.cache, connection.signal));
+      const response = await connection.wait(stages ? stages.time('fetch', request) : request());
       if (response.status === 416) {
         if (restarted || at === 0) throw tooShort(file, at);
         restarted = true;
@@ -72,7 +79,7 @@ export async function* fetchBytes(
         at = 0;
         if (position > 0) continue;
       }
-      for await (const { bytes, begins } of read(connection, response, position)) {
+      for await (const { bytes, begins } of read(connection, response, position, stages)) {
         if (begins + bytes.length > file.bytes) throw tooLong(file, begins + bytes.length);
         const known = Math.max(0, at - begins);
         if (known >= bytes.length) continue;
@@ -178,19 +185,45 @@ function openConnection(stallMs: number, outer: AbortSignal | undefined): Connec
   };
 }
 
-async function* read(connection: Connection, response: Response, position: number) {
-  const reader = response.body?.getReader();
-  if (!reader) return;
+async function* read(connection: Connection, response: Response, position: number, stages?: StageClock) {
+  if (!response.body) return;
+  const reader = readerOf(response.body);
   try {
     for (let begins = position; ; ) {
-      const { done, value } = await connection.wait(reader.read());
-      if (done) return;
+      const { done, value } = await connection.wait(stages ? stages.time('fetch', reader.read) : reader.read());
+      if (done || !value) return;
+      stages?.add('fetch', value.length);
       yield { begins, bytes: value };
       begins += value.length;
     }
   } finally {
     reader.cancel().catch(() => undefined);
   }
+}
+
+interface Reader {
+  read: () => Promise<{ done: boolean; value: Uint8Array<ArrayBuffer> | undefined }>;
+  cancel: () => Promise<void>;
+}
+
+/** Into the same memory each time, where the browser can: new memory for each chunk takes longer than the chunk. */
+function readerOf(body: ReadableStream<Uint8Array<ArrayBuffer>>): Reader {
+  let into: ReadableStreamBYOBReader;
+  try {
+    into = body.getReader({ mode: 'byob' });
+  } catch {
+    const reader = body.getReader();
+    return { read: () => reader.read(), cancel: () => reader.cancel() };
+  }
+  let memory = new ArrayBuffer(READ_BYTES);
+  return {
+    async read() {
+      const { done, value } = await into.read(new Uint8Array(memory));
+      if (value) memory = value.buffer;
+      return { done, value };
+    },
+    cancel: () => into.cancel(),
+  };
 }
 
 function requestInit(at: number, cache: RequestCache = 'default', signal: AbortSignal): RequestInit {

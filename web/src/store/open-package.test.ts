@@ -6,6 +6,8 @@ import { fakeOpfs, type FakeOpfs } from '../testing/fake-opfs.js';
 import { fakePackage, type FakePackage, someBytes } from '../testing/fake-package.js';
 import { fakeServer, type FakeServer } from '../testing/fake-server.js';
 import type { DownloadCounts } from './download.js';
+import { hasherHere } from './hash.js';
+import { stageClock } from './stages.js';
 import { resolveLocation } from './location.js';
 import { openPackage, type OpenPackage } from './open-package.js';
 import { listStored, removeStored, storageUse } from './stored.js';
@@ -35,7 +37,7 @@ interface Options {
 }
 function open({ prefix = URL_PREFIX, cache = 'auto', signal = new AbortController().signal }: Options = {}): Promise<OpenPackage> {
   const onProgress = (now: DownloadCounts) => (counts = now);
-  return openPackage(resolveLocation(prefix, undefined), { cache, network: server.network, signal, onProgress });
+  return openPackage(resolveLocation(prefix, undefined), { cache, network: server.network, signal, stages: stageClock(), hasher: hasherHere, onProgress });
 }
 /** Reads all as an engine does: hashes checked, one other copy asked for. */
 async function read(source: Source): Promise<void> {
@@ -366,10 +368,30 @@ describe('the Cache API', () => {
   });
 });
 
+describe('a stored shard', () => {
+  it('is read once in a load, in place', async () => {
+    await load();
+    expect(opfs.readInPlace.sort()).toEqual(['s1', 's2', 's3'].map(blob).sort());
+    opfs.readInPlace.length = 0;
+    await load();
+    expect(opfs.readInPlace.sort()).toEqual(['s1', 's2', 's3'].map(blob).sort());
+    expect(requested()).toHaveLength(4);
+  });
+
+  it('is read another way where a tab has it open in place', async () => {
+    await load();
+    const folder = await (await (await opfs.storage.getDirectory()).getDirectoryHandle('haikuq')).getDirectoryHandle('blobs');
+    const handle = await folder.getFileHandle((pack.shards[1] as { sha256: string }).sha256);
+    await (handle as unknown as { createSyncAccessHandle(): Promise<unknown> }).createSyncAccessHandle();
+    await load();
+    expect(requested()).toHaveLength(4);
+  });
+});
+
 describe('picked files', () => {
   const files = (from = pack.files) => Object.entries(from).map(([name, bytes]) => new File([bytes], name));
   const openFiles = (list: File[]) =>
-    openPackage(resolveLocation(list, undefined), { cache: 'auto', network: server.network, signal: new AbortController().signal, onProgress: () => undefined });
+    openPackage(resolveLocation(list, undefined), { cache: 'auto', network: server.network, signal: new AbortController().signal, stages: stageClock(), hasher: hasherHere, onProgress: () => undefined });
 
   it('are read where they lie', async () => {
     const opened = await openFiles(files());
@@ -398,7 +420,7 @@ describe('picked files', () => {
     }
     expect(folder.paths()).toContain('tiny/haikuq.json');
     const location = { kind: 'folder' as const, name: 'tiny', handle };
-    const opened = await openPackage(location, { cache: 'auto', network: server.network, signal: new AbortController().signal, onProgress: () => undefined });
+    const opened = await openPackage(location, { cache: 'auto', network: server.network, signal: new AbortController().signal, stages: stageClock(), hasher: hasherHere, onProgress: () => undefined });
     await read(opened.newSource());
   });
 });

@@ -11,7 +11,7 @@ import { fileUrl, packageKey, type ResolvedLocation } from './location.js';
 import { filesInReadingOrder, MANIFEST, type Manifest, MAX_MANIFEST_BYTES, parseManifest } from './manifest.js';
 import { openStore } from './open-store.js';
 import { availableBytes, quotaError } from './quota.js';
-import { fileSource, storedSource } from './sources.js';
+import { fileSource, type SourceTools, storedSource } from './sources.js';
 import { streamingSource } from './streaming-source.js';
 
 export interface OpenPackage {
@@ -24,7 +24,7 @@ export interface OpenPackage {
   close(): Promise<void>;
 }
 
-export interface OpenOptions {
+export interface OpenOptions extends SourceTools {
   cache: NonNullable<LoadOptions['cache']>;
   network: Network;
   signal: AbortSignal;
@@ -37,9 +37,9 @@ const MANIFEST_TIMEOUT_MS = { stored: 5_000, missing: 30_000 };
 export async function openPackage(location: ResolvedLocation, options: OpenOptions): Promise<OpenPackage> {
   switch (location.kind) {
     case 'files':
-      return openFiles(async (name) => location.files.find((file) => file.name === name));
+      return openFiles(options, async (name) => location.files.find((file) => file.name === name));
     case 'folder':
-      return openFiles((name) => fileOfFolder(location.handle, name));
+      return openFiles(options, (name) => fileOfFolder(location.handle, name));
     case 'url': {
       const store = await openStore(options.cache);
       return store ? openStored(location.prefix, store, options) : openStreaming(location.prefix, options);
@@ -48,12 +48,12 @@ export async function openPackage(location: ResolvedLocation, options: OpenOptio
 }
 
 async function openStored(prefix: string, store: BlobStore, options: OpenOptions): Promise<OpenPackage> {
-  const { network, onProgress, signal } = options;
+  const { network, onProgress, signal, stages } = options;
   const key = packageKey(prefix);
   const entry = await readEntry(store, key);
   const { manifest, newest } = await latestManifest(prefix, store, entry, options);
   await beginVersion(store, key, manifest, newest);
-  const downloads = createDownloads({ store, network, prefix, files: filesInReadingOrder(manifest), onProgress });
+  const downloads = createDownloads({ store, network, prefix, files: filesInReadingOrder(manifest), stages, onProgress });
   signal.addEventListener('abort', downloads.stop, { once: true });
   await ensureRoom(downloads, async (bytes) => {
     if (entry?.current === undefined || entry.current === manifest.text) return false;
@@ -61,7 +61,7 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   });
   return {
     manifest,
-    newSource: () => storedSource(manifest, store, downloads),
+    newSource: () => storedSource(manifest, store, downloads, options),
     async markComplete() {
       await Promise.all(filesInReadingOrder(manifest).map((file) => downloads.ready(file)));
       await completeVersion(store, key, manifest);
@@ -73,14 +73,15 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   };
 }
 
-async function openStreaming(prefix: string, { network, signal, onProgress }: OpenOptions): Promise<OpenPackage> {
+async function openStreaming(prefix: string, options: OpenOptions): Promise<OpenPackage> {
+  const { network, signal } = options;
   const manifest = parseManifest(await fetchManifest(network, prefix, MANIFEST_TIMEOUT_MS.missing, 4, signal));
   const controller = new AbortController();
   const close = () => controller.abort();
   signal.addEventListener('abort', close, { once: true });
   return {
     manifest,
-    newSource: () => streamingSource(manifest, { network, prefix, signal: controller.signal, onProgress }),
+    newSource: () => streamingSource(manifest, { ...options, prefix, signal: controller.signal }),
     async markComplete() {},
     async close() {
       close();
@@ -88,7 +89,7 @@ async function openStreaming(prefix: string, { network, signal, onProgress }: Op
   };
 }
 
-async function openFiles(find: (name: string) => Promise<File | undefined>): Promise<OpenPackage> {
+async function openFiles(tools: SourceTools, find: (name: string) => Promise<File | undefined>): Promise<OpenPackage> {
   async function open(name: string): Promise<File> {
     const file = await find(name);
     if (!file) throw new HaikuqError('invalid-package', `${name} is missing from the folder`, { file: name });
@@ -99,7 +100,7 @@ async function openFiles(find: (name: string) => Promise<File | undefined>): Pro
     throw new HaikuqError('invalid-package', `${MANIFEST} has ${file.size} bytes, at most ${MAX_MANIFEST_BYTES} are read`);
   }
   const manifest = parseManifest(await file.text());
-  return { manifest, newSource: () => fileSource(manifest, open), async markComplete() {}, async close() {} };
+  return { manifest, newSource: () => fileSource(manifest, tools, open), async markComplete() {}, async close() {} };
 }
 
 /** The server's manifest, the newest; where it cannot be had, the one of a version that is stored as a whole. */

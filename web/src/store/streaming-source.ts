@@ -1,13 +1,14 @@
-/** A package straight from the network: nothing is stored, and no more is in memory than the engine asks for. */
+/** A package straight from the network: nothing is stored, and no more is in memory than the engine will ask for next. */
 
 import type { Source } from '../engine/engine.js';
 import { PARALLEL_DOWNLOADS, type DownloadCounts } from './download.js';
 import { fetchBytes, type FetchedBytes, type FetchOptions, type Network } from './fetch.js';
+import { limit } from './limit.js';
 import { fileUrl } from './location.js';
 import { filesInReadingOrder, type Manifest, type PackageFile } from './manifest.js';
-import { packageSource } from './sources.js';
+import { packageSource, type SourceTools } from './sources.js';
 
-export interface StreamingOptions {
+export interface StreamingOptions extends SourceTools {
   network: Network;
   prefix: string;
   signal: AbortSignal;
@@ -18,7 +19,9 @@ export interface StreamingOptions {
  * Files are read from one response each as long as they are read from front to back; any other read begins a Range
  * request. While a file is read the next one is asked for already, and waits in the browser's network buffers.
  */
-export function streamingSource(manifest: Manifest, { network, prefix, signal, onProgress }: StreamingOptions): Source {
+export function streamingSource(manifest: Manifest, options: StreamingOptions): Source {
+  const { network, prefix, signal, stages, onProgress } = options;
+  const slot = limit(PARALLEL_DOWNLOADS);
   const files = filesInReadingOrder(manifest);
   const streams = new Map<string, FileStream>();
   /** What turned out to be corrupt, and may be so in the HTTP cache. */
@@ -28,8 +31,8 @@ export function streamingSource(manifest: Manifest, { network, prefix, signal, o
 
   function open(file: PackageFile, start: number): FileStream {
     close(file);
-    const options: FetchOptions = { signal, cache: fresh.has(file.name) ? 'reload' : 'default' };
-    const stream = fileStream(fetchBytes(network, fileUrl(prefix, file.name, file.sha256), file, start, options), start);
+    const how: FetchOptions = { signal, cache: fresh.has(file.name) ? 'reload' : 'default', stages };
+    const stream = fileStream(fetchBytes(network, fileUrl(prefix, file.name, file.sha256), file, start, how), start);
     streams.set(file.name, stream);
     return stream;
   }
@@ -48,21 +51,27 @@ export function streamingSource(manifest: Manifest, { network, prefix, signal, o
     onProgress({ downloadedBytes, downloadTotalBytes });
   }
 
-  return packageSource(manifest, {
-    async read(file, start, end) {
-      let stream = streams.get(file.name);
-      if (stream?.position !== start) stream = open(file, start);
+  /** Bytes of a file from `start` on, as many as `memory` has. */
+  async function fill(file: PackageFile, start: number, memory: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
+    const end = start + memory.length;
+    let stream = streams.get(file.name);
+    if (stream?.position !== start) stream = open(file, start);
+    try {
+      const bytes = await stream.fill(memory, (filled) => report(file, start + filled));
+      if (end === file.bytes) close(file);
+      return bytes;
+    } catch (error) {
+      close(file);
+      throw error;
+    }
+  }
+  return packageSource(manifest, options, {
+    read(file, start, end) {
+      const filled = fill(file, start, new Uint8Array(end - start));
       prepareNext(file);
-      try {
-        const bytes = await stream.take(end - start);
-        report(file, end);
-        if (end === file.bytes) close(file);
-        return bytes;
-      } catch (error) {
-        close(file);
-        throw error;
-      }
+      return filled;
     },
+    readWhole: (file, memory) => slot(() => fill(file, 0, memory)),
     async refresh(file) {
       close(file);
       if (fresh.has(file.name)) return false;
@@ -77,7 +86,8 @@ interface FileStream {
   readonly position: number;
   /** Sends the request, and takes no more than its first bytes. */
   prepare(): void;
-  take(length: number): Promise<Uint8Array>;
+  /** Fewer bytes than `memory` has where the file ends. */
+  fill(memory: Uint8Array<ArrayBuffer>, onFilled: (bytes: number) => void): Promise<Uint8Array<ArrayBuffer>>;
   close(): void;
 }
 
@@ -100,10 +110,9 @@ function fileStream(chunks: AsyncGenerator<FetchedBytes, void, undefined>, start
       // If it fails, the read that wants it will say so.
       coming.catch(() => undefined);
     },
-    async take(length) {
-      const taken = new Uint8Array(length);
+    async fill(memory, onFilled) {
       let filled = 0;
-      while (filled < length) {
+      while (filled < memory.length) {
         if (rest.length === 0) {
           const { done, value } = await pull();
           if (done) break;
@@ -111,13 +120,14 @@ function fileStream(chunks: AsyncGenerator<FetchedBytes, void, undefined>, start
           rest = value.bytes.subarray(Math.max(0, Math.min(value.bytes.length, position - value.at)));
           continue;
         }
-        const piece = rest.subarray(0, length - filled);
-        taken.set(piece, filled);
+        const piece = rest.subarray(0, memory.length - filled);
+        memory.set(piece, filled);
         filled += piece.length;
         position += piece.length;
         rest = rest.subarray(piece.length);
+        onFilled(filled);
       }
-      return taken.subarray(0, filled);
+      return memory.subarray(0, filled);
     },
     close() {
       chunks.return().catch(() => undefined);

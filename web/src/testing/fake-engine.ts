@@ -7,7 +7,7 @@ import type { Engine, EngineCompletion, EngineModule, EngineRequest, Source } fr
 import { HaikuqError } from '../errors.js';
 import { parseManifest, type PackageFile } from '../store/manifest.js';
 import type { LoadRequest } from '../worker/protocol.js';
-import { sha256 } from './fake-package.js';
+import { hex, sha256 } from './fake-package.js';
 
 export interface FakeEngines {
   module: EngineModule;
@@ -68,7 +68,7 @@ async function load(engines: FakeEngines, source: Source, options: object, onPro
   const total = manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0);
   let uploaded = 0;
   for (const shard of manifest.shards) {
-    await readChecked(source, shard);
+    await holdChecked(source, shard);
     uploaded += shard.bytes;
     onProgress(uploaded, total);
   }
@@ -88,6 +88,18 @@ async function readChecked(source: Source, file: PackageFile): Promise<void> {
       at += piece.length;
     }
     if (at === file.bytes && (await sha256(bytes)) === file.sha256) return;
+    if (!(await source.refresh(file.name))) throw new HaikuqError('integrity', `${file.name}: wrong hash`, { file: file.name });
+  }
+}
+
+/** As a whole where the source has it so. */
+async function holdChecked(source: Source, file: PackageFile): Promise<void> {
+  for (;;) {
+    const held = await source.hold(file.name);
+    if (!held) return readChecked(source, file);
+    const right = held.bytes.length === file.bytes && hex(held.sha256) === file.sha256;
+    held.release();
+    if (right) return;
     if (!(await source.refresh(file.name))) throw new HaikuqError('integrity', `${file.name}: wrong hash`, { file: file.name });
   }
 }

@@ -17,15 +17,20 @@ export interface FakeOpfs {
   /** Contents of a file below the root, to look at and to damage. */
   file(path: string): Uint8Array<ArrayBuffer> | undefined;
   paths(): string[];
+  /** Files that were opened to be read in place. */
+  readInPlace: string[];
 }
 
 interface FakeFile {
   bytes: Uint8Array<ArrayBuffer>;
+  /** Open in place, for writing or by readers, which share it. */
   locked: boolean;
+  readers?: number;
 }
 
 export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
   const files = new Map<string, FakeFile>();
+  const readInPlace: string[] = [];
   const used = () => [...files.values()].reduce((sum, file) => sum + file.bytes.length, 0);
 
   function checkQuota(more: number): void {
@@ -73,11 +78,22 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
       },
       ...(options.sync
         ? {
-            async createSyncAccessHandle() {
+            async createSyncAccessHandle({ mode = 'readwrite' } = {}) {
               const file = get();
-              if (file.locked) throw new DOMException(path, 'NoModificationAllowedError');
-              file.locked = true;
+              const readers = file.readers ?? 0;
+              const shared = mode === 'read-only';
+              if (file.locked || (readers > 0 && !shared)) throw new DOMException(path, 'NoModificationAllowedError');
+              if (shared) {
+                file.readers = readers + 1;
+                readInPlace.push(path);
+              }
+              else file.locked = true;
               return {
+                read(bytes: Uint8Array, { at }: { at: number }) {
+                  const some = file.bytes.subarray(at, at + bytes.length);
+                  bytes.set(some);
+                  return some.length;
+                },
                 write(bytes: Uint8Array, { at }: { at: number }) {
                   // A full disk takes what it can.
                   const room = Math.max(0, (options.quota ?? Infinity) - used() + file.bytes.length - at);
@@ -89,7 +105,8 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
                 truncate: (size: number) => resize(file, size),
                 flush() {},
                 close() {
-                  file.locked = false;
+                  if (shared) file.readers = (file.readers ?? 1) - 1;
+                  else file.locked = false;
                 },
               };
             },
@@ -114,7 +131,7 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
       async removeEntry(name: string) {
         const file = files.get(prefix + name);
         if (!file) throw new DOMException(name, 'NotFoundError');
-        if (file.locked) throw new DOMException(name, 'NoModificationAllowedError');
+        if (file.locked || (file.readers ?? 0) > 0) throw new DOMException(name, 'NoModificationAllowedError');
         files.delete(prefix + name);
       },
       async *keys() {
@@ -133,5 +150,6 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
     options,
     file: (path) => files.get(path)?.bytes,
     paths: () => [...files.keys()],
+    readInPlace,
   };
 }

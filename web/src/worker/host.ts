@@ -5,7 +5,9 @@ import { HaikuqError } from '../errors.js';
 import { fitContext, overflowError } from '../context.js';
 import { throwIfAborted, toHaikuqError } from '../failures.js';
 import type { Network } from '../store/fetch.js';
+import { type Hasher, hasherHere } from '../store/hash.js';
 import { openPackage, type OpenPackage } from '../store/open-package.js';
+import { stageClock } from '../store/stages.js';
 import type { DeviceOptions, ModelInfo, Trimmed } from '../types.js';
 import type { AdapterFacts } from './adapter.js';
 import { createEngineKeeper, type EngineKeeper } from './engine-keeper.js';
@@ -22,6 +24,8 @@ export interface HostOptions {
   describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts>;
   network: Network;
   onTrap: OnTrap;
+  /** Default: hashing on the calling thread. */
+  hasher?: Hasher;
   now?: () => number;
 }
 
@@ -34,7 +38,7 @@ interface Loaded {
 }
 
 export function createHost(options: HostOptions): Host {
-  const { emit, engineModule, describeAdapter, network, onTrap, now = () => performance.now() } = options;
+  const { emit, engineModule, describeAdapter, network, onTrap, hasher = hasherHere, now = () => performance.now() } = options;
   const calls = new Map<CallId, AbortController>();
   const queue = createQueue();
   let loaded: Loaded | undefined;
@@ -68,7 +72,8 @@ export function createHost(options: HostOptions): Host {
     const adapter = await describeAdapter(device);
     throwIfAborted(signal, 'loading');
     const progress = progressReporter((progress) => emit({ type: 'progress', progress }), now);
-    const opened = await openPackage(location, { cache, network, signal, onProgress: progress.downloaded });
+    const stages = stageClock(now);
+    const opened = await openPackage(location, { cache, network, signal, stages, hasher, onProgress: progress.downloaded });
     let keeper: EngineKeeper | undefined;
     try {
       throwIfAborted(signal, 'loading');
@@ -86,7 +91,7 @@ export function createHost(options: HostOptions): Host {
       // Should this fail, the next load finds all files and tries again.
       await opened.markComplete().catch(() => undefined);
       throwIfAborted(signal, 'loading');
-      progress.ready();
+      progress.ready(stages.stages());
       const info = { ...facts, name: location.name, adapter: { ...adapter, f16, subgroups } };
       return { openPackage: opened, keeper, info, eosTokenIds };
     } catch (error) {
@@ -207,6 +212,10 @@ function abortable(source: Source, signal: AbortSignal): Source {
     async read(file, start, end) {
       throwIfAborted(signal, 'loading');
       return source.read(file, start, end);
+    },
+    async hold(file) {
+      throwIfAborted(signal, 'loading');
+      return source.hold(file);
     },
     refresh: (file) => source.refresh(file),
   };

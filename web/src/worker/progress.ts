@@ -1,7 +1,7 @@
 /** Progress of a load: how it is put together from downloads and uploads, and how often it is told. */
 
 import type { DownloadCounts } from '../store/download.js';
-import type { LoadProgress } from '../types.js';
+import type { LoadProgress, LoadStages } from '../types.js';
 
 const INTERVAL_MS = 100;
 /** The rate is averaged over so long. */
@@ -14,7 +14,7 @@ export interface ProgressReporter {
   /** Bytes checked and on the GPU. */
   uploaded(bytes: number, totalBytes: number): void;
   /** The load is over; nothing is told after this. Files that a lost device needs again are no part of it. */
-  ready(): void;
+  ready(stages?: LoadStages): void;
 }
 
 /** `now` in milliseconds. */
@@ -71,8 +71,9 @@ export function progressReporter(report: (progress: LoadProgress) => void, now: 
       Object.assign(state, { bytes, totalBytes });
       tellSometimes();
     },
-    ready() {
+    ready(stages) {
       enter('ready');
+      if (stages) state.stages = stages;
       tell();
       over = true;
     },

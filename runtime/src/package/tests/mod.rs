@@ -1,6 +1,7 @@
 //! A package is read when it is whole, and refused with its own error for each way of not being so.
 
 // Writing a package to a folder and running Python is for native hosts.
+mod held;
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 mod python;
 
