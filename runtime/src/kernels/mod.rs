@@ -10,10 +10,13 @@
 pub mod attention;
 pub mod attention_decode;
 pub mod attention_prefill;
+pub mod attention_split;
 pub mod embed;
 pub mod matmul;
 pub mod matvec;
+pub mod matvec_int8;
 pub mod projection;
+pub mod quantize;
 pub mod rms_norm;
 pub mod rope_cache;
 pub mod sample;
@@ -36,7 +39,10 @@ const SHARED: &[(&str, &str)] = &[
     ("cache", include_str!("shared/cache.wgsl")),
     ("octet", include_str!("shared/octet.wgsl")),
     ("output", include_str!("shared/output.wgsl")),
+    ("output_heads", include_str!("shared/output_heads.wgsl")),
+    ("packed_unit", include_str!("shared/packed_unit.wgsl")),
     ("projection", include_str!("shared/projection.wgsl")),
+    ("quantize_block", include_str!("shared/quantize_block.wgsl")),
     ("sampling", include_str!("shared/sampling.wgsl")),
     ("scheme", include_str!("shared/scheme.wgsl")),
     ("sin_cos", include_str!("shared/sin_cos.wgsl")),
