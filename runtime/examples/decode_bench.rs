@@ -179,14 +179,10 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 /// Seconds of GPU time of one of `runs`, gone round in one pass: the best of four.
 fn time(gpu: &Gpu, runs: &[Vec<Dispatch>]) -> Result<f64, GpuError> {
     let times = runs.len().max(100);
-    let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
-        label: None,
-        ty: wgpu::QueryType::Timestamp,
-        count: 2,
-    });
+    let queries =
+        gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count: 2 });
     let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
-    let resolved =
-        gpu.device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false });
+    let resolved = gpu.device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false });
     let mut best = f64::INFINITY;
     for _ in 0..4 {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
@@ -283,8 +279,7 @@ fn attention(
     let bytes = 2 * 2 * keys.len();
     let copies = COLD_BYTES.div_ceil(bytes).min(200);
     let pools: Vec<_> = (0..copies).map(|_| (gpu.upload("keys", &keys), gpu.upload("values", &values))).collect();
-    let tokens: Vec<Token> =
-        (0..num_tokens).map(|s| Token { id: 0, position: depth as u32, sequence: s, long: 0 }).collect();
+    let tokens: Vec<Token> = (0..num_tokens).map(|s| Token { id: 0, position: depth as u32, sequence: s, long: 0 }).collect();
     let q: Vec<f32> = (0..num_tokens * shape.pitch()).map(|_| random.normal()).collect();
     let scores = Scores { scale: 1.0 / (shape.head_dim as f32).sqrt(), window: None, softcap: None };
     let expected = attention::cpu(scores, &cache, &tokens, &q);

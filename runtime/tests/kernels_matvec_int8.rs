@@ -157,7 +157,8 @@ fn every_output_is_made_with_bias_and_norm() {
     for gpu in gpus() {
         for (i, mode) in modes.iter().enumerate() {
             for tokens in [1, 3] {
-                let case = Case { chunk_rows: &[24, 8, 10], tokens, mode: *mode, bias: true, norm: true, ..plain(scheme("q4/32")) };
+                let case =
+                    Case { chunk_rows: &[24, 8, 10], tokens, mode: *mode, bias: true, norm: true, ..plain(scheme("q4/32")) };
                 check(&gpu, &case, i as u32);
             }
         }
@@ -167,9 +168,9 @@ fn every_output_is_made_with_bias_and_norm() {
 #[test]
 fn every_number_of_tokens_works_inline_and_not() {
     for gpu in gpus() {
-        for text in ["q4/32+u4", "q3/64:e4m4 learned", "q4/64:e4m4 learned", "q5/32 learned"] {
+        for text in ["q4/32+u4", "q3/64:e4m4 learned"] {
             let scheme = scheme(text);
-            for tokens in 1..=8 {
+            for tokens in [1, 2, 3, 5, 8] {
                 let shape = Shape { scheme, rows: 37, columns: 333, tokens, heads: false };
                 for inline in [false, true] {
                     let tuning = Some(Tuning { inline, ..Tuning::new(&gpu.profile, &shape) });
@@ -184,16 +185,12 @@ fn every_number_of_tokens_works_inline_and_not() {
 fn the_work_may_be_divided_in_any_way() {
     for gpu in gpus() {
         let most = gpu.profile.subgroup_min_size.min(32);
-        for (lanes, at_once, depth, passes) in [(2, 1, 4, 1), (4, 2, 3, 2), (most, 4, 2, 1), (most, 1, 1, 3), (4, 4, 2, 2)] {
-            for workgroup in [64, 256] {
-                let rows = (workgroup / lanes * at_once * passes).next_multiple_of(8);
-                if !rows.is_multiple_of(workgroup / lanes * at_once) {
-                    continue;
-                }
-                for (text, replicas) in [("q4/32", 1), ("q3/32:e4m4 learned", 8), ("q4/32:e4m4 learned", 4)] {
-                    let tuning = Some(Tuning { workgroup, lanes, at_once, depth, rows, replicas, inline: true });
-                    check(&gpu, &Case { chunk_rows: &[72, 13], norm: true, tuning, ..plain(scheme(text)) }, lanes);
-                }
+        for (lanes, at_once, depth, passes) in [(2, 1, 4, 1), (4, 2, 3, 2), (most, 4, 1, 1), (most, 1, 1, 3)] {
+            let workgroup = 64;
+            let rows = workgroup / lanes * at_once * passes;
+            for (text, replicas) in [("q4/32", 1), ("q4/32:e4m4 learned", 8)] {
+                let tuning = Some(Tuning { workgroup, lanes, at_once, depth, rows, replicas, inline: true });
+                check(&gpu, &Case { chunk_rows: &[72, 13], norm: true, tuning, ..plain(scheme(text)) }, lanes);
             }
         }
     }

@@ -1,5 +1,8 @@
 //! `attention_split`: attention of one new token a sequence in one dispatch, in which the last workgroup to finish puts the
 //! others' results together. Its CPU twin is [`attention::cpu`](super::attention::cpu).
+//!
+//! That the last one sees what the others wrote rests on barriers of the whole device: `storageBarrier` is one where naga
+//! writes SPIR-V, but WGSL promises it for a workgroup alone. So [`fits`] refuses browsers.
 
 use super::attention::{AttentionBuffers, AttentionShape, PAGE, Scores};
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
@@ -30,8 +33,8 @@ pub struct AttentionSplit<'a> {
     pub scratch: Binding<'a>,
 }
 
-/// Pages that are worth a workgroup: with fewer, putting results together takes longer than a second turn.
-pub const LEAST_PAGES: u32 = 2;
+/// Pages that are worth a workgroup.
+pub const LEAST_PAGES: u32 = 1;
 
 /// How many workgroups should share a sequence's pages: one or two for each core of a large GPU from one sequence.
 pub fn splits(profile: &Profile, shape: &AttentionShape, window: Option<u32>) -> u32 {
@@ -53,9 +56,10 @@ fn team(shape: &AttentionShape) -> u32 {
     (shape.head_dim / 8).next_power_of_two()
 }
 
-/// Whether the kernel works: heads of whole eights that a subgroup holds, eight dimensions a lane.
+/// Whether the kernel works: Vulkan, and heads of whole eights that a subgroup holds, eight dimensions a lane.
 pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
     profile.subgroups
+        && profile.backend == "Vulkan"
         && shape.head_dim.is_multiple_of(8)
         && team(shape) <= profile.subgroup_min_size
         && blocks(profile, shape).is_some()
@@ -71,9 +75,10 @@ fn parts(profile: &Profile, shape: &AttentionShape) -> u32 {
     (WORKGROUP / profile.subgroup_min_size.max(1)).max(WORKGROUP / (shape.head_dim / 4).max(1))
 }
 
-/// Words of counters: one a token and query head, which is enough for blocks of any size.
+/// Words of counters: one a token and query head, which is enough for blocks of any size; as many for one token as for
+/// eight, so that they share a pipeline.
 fn counters(num_tokens: u32, shape: &AttentionShape) -> u32 {
-    (num_tokens * shape.num_heads).next_multiple_of(64)
+    (num_tokens.max(8) * shape.num_heads).next_multiple_of(64)
 }
 
 impl AttentionSplit<'_> {

@@ -84,20 +84,33 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// What is fast on a GPU of this profile.
+    /// What was fastest on a large GPU (an NVIDIA H200), within the limits of this one.
+    ///
+    /// Few rows a workgroup spread a small matrix over all cores; many rows share the cost of quantizing the activations.
+    /// Lookups and products with many tokens take so long that loads need not be far ahead, and four rows share what is
+    /// read of the activations.
     pub fn new(profile: &Profile, shape: &Shape) -> Self {
         let units = shape.columns.div_ceil(UNIT) as u32;
         let lanes = profile.subgroup_min_size.min(32).min(units.next_power_of_two()).max(2);
         let rounds = units.div_ceil(lanes);
-        let depth = rounds.div_ceil(rounds.div_ceil(4)).min(4);
-        let at_once = 2;
-        let workgroup = 256;
-        let slots = workgroup / lanes * at_once;
-        let rows = slots.next_multiple_of(8);
-        let mut tuning = Self { workgroup, lanes, at_once, depth, rows, replicas: 1, inline: shape.tokens == 1 };
-        if tuning.memory(profile, shape) > profile.workgroup_memory {
-            tuning.inline = false;
+        let long = shape.tokens > 4 || is_learned(shape.scheme);
+        let at_once = if long { 4 } else { 2 };
+        let depth = match rounds {
+            _ if long => rounds.div_ceil(4).min(2),
+            _ => rounds.div_ceil(rounds.div_ceil(4)),
+        };
+        let slots = 8;
+        let workgroup = (slots * lanes).clamp(64, 256);
+        let turn = workgroup / lanes * at_once;
+        let many = (shape.rows / 256).next_power_of_two() as u32;
+        let rows = if shape.tokens == 1 { many.clamp(turn, turn.max(64)) } else { turn };
+        let inline = shape.tokens == 1;
+        let mut tuning = Self { workgroup, lanes, at_once, depth, rows: rows.next_multiple_of(8), replicas: 32, inline };
+        let fits = |tuning: &Self| tuning.memory(profile, shape) <= profile.workgroup_memory;
+        while !fits(&tuning) && tuning.replicas > 1 {
+            tuning.replicas /= 2;
         }
+        tuning.inline &= fits(&tuning);
         tuning
     }
 
@@ -133,6 +146,22 @@ pub fn fits(profile: &Profile, shape: &Shape) -> bool {
         && (1..=MAX_TOKENS).contains(&shape.tokens)
         && tuning.memory(profile, shape) <= profile.workgroup_memory
         && (!shape.heads || profile.max_storage_buffers >= 13)
+}
+
+/// Whether the kernel is faster than [`matvec`](super::matvec), as measured on an NVIDIA H200: from one token always, unless a
+/// learned codebook of four or five bits must be looked up for few rows; from several tokens where a matrix is large enough
+/// to make up for the dispatch that quantizes the activations.
+pub fn pays(shape: &Shape) -> bool {
+    let Some(g) = grouped(shape.scheme) else { return false };
+    if shape.tokens > 1 {
+        return shape.rows * shape.columns >= 4 << 20;
+    }
+    match g.bits {
+        _ if !is_learned(shape.scheme) => true,
+        Bits::B3 => shape.columns >= 1024,
+        Bits::B4 => shape.rows >= 8192,
+        Bits::B5 | Bits::B8 => false,
+    }
 }
 
 /// Whether the kernel can rotate and write heads of this shape.
@@ -237,7 +266,7 @@ impl MatvecInt8<'_> {
             let levels = grouped(shape.scheme).map_or(0, |g| g.bits.levels());
             flags.extend((profile.subgroup_min_size >= levels).then_some(Flag::TableSubgroup));
             constants.extend([
-                ("REPLICAS", f64::from(tuning.replicas)),
+                ("REPLICAS_LOG2", f64::from(tuning.replicas.ilog2())),
                 ("TABLE_WORDS", table_words(shape.scheme, tuning.replicas).into()),
             ]);
         }

@@ -5,6 +5,7 @@
 //! * all WebGPU default limits: 8 storage buffers, 128 MiB bindings, 256 invocations, 16 KiB of workgroup memory;
 //! * f32 accumulation; f16 and subgroups only as permutations (`#ifdef F16`, `#ifdef SUBGROUPS`) with the same results;
 //! * activations are f32, rows of `padded(columns)` values, zero beyond the true columns;
+//! * what needs more, such as `matvec_int8` and `attention_split`, has a function `fits` that says on which devices it runs;
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
 pub mod attention;

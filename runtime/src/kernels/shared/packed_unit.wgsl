@@ -148,8 +148,9 @@ const ENTRIES: u32 = 256u;
 #ifdef Q3
 const ENTRIES: u32 = 64u;
 #endif
-// How many times each entry is there: with one for each of 32 banks of memory no two lanes of 32 get in each other's way.
-override REPLICAS: u32 = 1u;
+// How many times each entry is there, as a power of two: with one for each of 32 banks of memory no two lanes of 32 get in
+// each other's way.
+override REPLICAS_LOG2: u32 = 0u;
 override TABLE_WORDS: u32;
 var<workgroup> table: array<u32, TABLE_WORDS>;
 var<private> table_lane: u32;
@@ -175,7 +176,8 @@ fn table_byte(code: u32, own_byte: u32, inverse_step: f32) -> u32 {
 
 // Lookups come after a barrier. `index` counts the workgroup's invocations.
 fn table_load(index: u32) {
-    table_lane = index & (REPLICAS - 1u);
+    let replicas = 1u << REPLICAS_LOG2;
+    table_lane = index & (replicas - 1u);
 #ifdef TABLE_SUBGROUP
     let limit = subgroupMax(abs(own_value));
 #else
@@ -203,32 +205,34 @@ fn table_load(index: u32) {
 #endif
         if first + index < ENTRIES {
             // Neighbouring invocations begin at neighbouring banks.
-            for (var i = 0u; i < REPLICAS; i++) {
-                table[e * REPLICAS + ((index + i) & (REPLICAS - 1u))] = value;
+            for (var i = 0u; i < replicas; i++) {
+                table[e * replicas + ((index + i) & (replicas - 1u))] = value;
             }
         }
     }
 }
 
-fn entry(e: u32) -> u32 {
-    return table[e * REPLICAS + table_lane];
+// Where the entry of the low byte lies whose codes were shifted to the left by REPLICAS_LOG2: one shift and one operation
+// on bits a lookup.
+fn entry(shifted: u32) -> u32 {
+    return table[(shifted & ((ENTRIES - 1u) << REPLICAS_LOG2)) | table_lane];
 }
 
 // Four pairs, one in each byte, as two words.
 fn pairs(bytes: u32) -> vec2<u32> {
-    let a = entry(bytes & 255u);
-    let b = entry((bytes >> 8u) & 255u);
-    let c = entry((bytes >> 16u) & 255u);
-    let d = entry(bytes >> 24u);
+    let a = entry(bytes << REPLICAS_LOG2);
+    let b = entry(bytes >> (8u - REPLICAS_LOG2));
+    let c = entry(bytes >> (16u - REPLICAS_LOG2));
+    let d = entry(bytes >> (24u - REPLICAS_LOG2));
     return vec2((b << 16u) + a, (d << 16u) + c);
 }
 
 // Four codes as a word.
 fn singles(bytes: u32) -> u32 {
-    let a = entry(bytes & 31u);
-    let b = entry((bytes >> 8u) & 31u);
-    let c = entry((bytes >> 16u) & 31u);
-    let d = entry((bytes >> 24u) & 31u);
+    let a = entry(bytes << REPLICAS_LOG2);
+    let b = entry(bytes >> (8u - REPLICAS_LOG2));
+    let c = entry(bytes >> (16u - REPLICAS_LOG2));
+    let d = entry(bytes >> (24u - REPLICAS_LOG2));
     return ((d << 24u) + (c << 16u)) + ((b << 8u) + a);
 }
 #endif
