@@ -6,6 +6,7 @@ use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{self, AttentionBuffers, AttentionShape, CpuCache, Scores, Token};
 use haikuq_runtime::kernels::attention_decode::{AttentionDecode, splits};
 use haikuq_runtime::kernels::attention_prefill::AttentionPrefill;
+use haikuq_runtime::kernels::attention_split::{self, AttentionSplit};
 use haikuq_runtime::kernels::{attention_prefill_matrices, attention_prefill_tile};
 use half::f16;
 use rstest::rstest;
@@ -34,6 +35,7 @@ fn upload_pool(gpu: &Gpu, shape: AttentionShape, values: &[f32]) -> wgpu::Buffer
 #[derive(Clone, Copy, Debug)]
 enum Which {
     Decode { splits: u32 },
+    Split { splits: u32, least_pages: u32 },
     Prefill,
     PrefillTile,
     PrefillMatrices,
@@ -71,6 +73,13 @@ fn run_kernel(gpu: &Gpu, which: Which, scores: Scores, cache: &CpuCache, tokens:
         Which::Decode { splits } => {
             let scratch = gpu.storage("scratch", AttentionDecode::scratch_bytes(num_tokens, &shape, splits));
             AttentionDecode { num_tokens, shape, scores, splits, buffers, scratch: (&scratch).into() }.bind(gpu).unwrap()
+        }
+        Which::Split { splits, least_pages } => {
+            let scratch = gpu.storage("scratch", AttentionSplit::scratch_bytes(num_tokens, &shape, splits));
+            let scratch = (&scratch).into();
+            let split = AttentionSplit { num_tokens, shape, scores, splits, least_pages, buffers, scratch }.bind(gpu).unwrap();
+            // The counters are left ready for the next time.
+            vec![split.clone(), split.clone(), split]
         }
         Which::Prefill => vec![AttentionPrefill { num_tokens, shape, scores, buffers }.bind(gpu).unwrap()],
         Which::PrefillTile => {
@@ -302,5 +311,73 @@ fn huge_scores_do_not_overflow() {
         for which in [Which::Decode { splits: 2 }, Which::Prefill, Which::PrefillTile] {
             assert_close("output", &run_kernel(&gpu(), which, scores, &cache, &tokens, &q), &expected, TOLERANCE);
         }
+    }
+}
+
+#[rstest]
+#[case::one_query_head_a_key_head(3, 3, 64)]
+#[case::two(4, 2, 40)]
+#[case::three(3, 1, 16)]
+#[case::four(8, 2, 64)]
+#[case::five(5, 1, 8)]
+#[case::eight(16, 2, 56)]
+#[case::widest(6, 2, 256)]
+fn split_decode_agrees_for_sequences_of_different_lengths(
+    #[case] num_heads: u32,
+    #[case] num_kv_heads: u32,
+    #[case] head_dim: u32,
+    #[values(false, true)] cache_f16: bool,
+) {
+    let shape = AttentionShape { num_heads, num_kv_heads, head_dim, max_pages: pages_for(400), cache_f16 };
+    let gpu = gpu();
+    if !attention_split::fits(&gpu.profile, &shape) {
+        println!("skipped: subgroups of {} do not hold heads of {head_dim}", gpu.profile.subgroup_min_size);
+        return;
+    }
+    let mut random = Random::new(u64::from(num_heads * head_dim));
+    let cache = random_cache(&mut random, shape, 5);
+    let tokens = [token(0, 3), token(63, 0), token(64, 4), Token::IDLE, token(397, 1), token(150, 2)];
+    let q = queries(&mut random, &shape, tokens.len());
+    let expected = attention::cpu(plain(&shape), &cache, &tokens, &q);
+    for (splits, least_pages) in [(1, 1), (3, 1), (8, 2)] {
+        let found = run_kernel(&gpu, Which::Split { splits, least_pages }, plain(&shape), &cache, &tokens, &q);
+        assert_close(&format!("{splits} splits"), &found, &expected, TOLERANCE);
+        // Company changes no bit.
+        let pitch = shape.pitch() as usize;
+        let alone = run_kernel(
+            &gpu,
+            Which::Split { splits, least_pages },
+            plain(&shape),
+            &cache,
+            &tokens[4..5],
+            &q[4 * pitch..5 * pitch],
+        );
+        assert_eq!(alone, found[4 * pitch..5 * pitch]);
+    }
+}
+
+#[rstest]
+#[case(None, Some(5.0))]
+#[case(Some(1), None)]
+#[case(Some(7), Some(2.0))]
+#[case(Some(64), None)]
+#[case(Some(100), Some(30.0))]
+#[case(Some(1000), None)]
+fn split_decode_knows_windows_and_soft_caps(#[case] window: Option<u32>, #[case] softcap: Option<f32>) {
+    let shape = AttentionShape { num_heads: 4, num_kv_heads: 2, head_dim: 32, max_pages: 5, cache_f16: false };
+    let gpu = gpu();
+    if !attention_split::fits(&gpu.profile, &shape) {
+        println!("skipped: subgroups of {} do not hold heads of 32", gpu.profile.subgroup_min_size);
+        return;
+    }
+    let scores = Scores { scale: 1.0, window, softcap };
+    let mut random = Random::new(3);
+    let cache = random_cache(&mut random, shape, 2);
+    let tokens = [token(5, 0), token(300, 1)];
+    let q = queries(&mut random, &shape, tokens.len());
+    let expected = attention::cpu(scores, &cache, &tokens, &q);
+    for splits in [1, 4] {
+        let found = run_kernel(&gpu, Which::Split { splits, least_pages: 1 }, scores, &cache, &tokens, &q);
+        assert_close(&format!("{splits} splits"), &found, &expected, 2e-5);
     }
 }

@@ -25,7 +25,8 @@ fn llama() -> DecoderSpec {
     spec(json!({}), json!({}))
 }
 
-const ALL: Fusions = Fusions { norm: true, rope: true };
+const ALL: Fusions = Fusions { norm: true, rope: &|_| true };
+const NONE: Fusions = Fusions { norm: false, rope: &|_| false };
 
 /// The lines of layer 0, and what stands before it.
 fn first_layer(program: &Program) -> String {
@@ -49,7 +50,7 @@ fn a_llama_layer_has_five_operations_in_decode() {
 fn nothing_is_fused_where_no_kernel_does() {
     let body = build(&llama(), Part::Body(Step::of_prefill(40)));
     assert_eq!(body.rows, 64, "idle tokens fill it up");
-    insta::assert_snapshot!(first_layer(&fuse(body, Fusions::default())), @r"
+    insta::assert_snapshot!(first_layer(&fuse(body, NONE)), @r"
     hidden = embedding[ids]
     normed = norm(hidden, layers.0.mixer_norm)
     qkv = layers.0.qkv · normed
@@ -161,7 +162,7 @@ fn assert_values_survive(spec: &DecoderSpec, programs: &[Program]) {
 #[case::layer_norms(json!({}), json!({"norm": {"kind": "layer", "epsilon": 1e-5}}))]
 fn values_that_share_a_buffer_are_never_needed_together(#[case] layer: serde_json::Value, #[case] decoder: serde_json::Value) {
     let spec = spec(layer, decoder);
-    for fusions in [ALL, Fusions::default()] {
+    for fusions in [ALL, NONE] {
         assert_values_survive(&spec, &programs(&spec, fusions));
     }
 }
@@ -169,14 +170,14 @@ fn values_that_share_a_buffer_are_never_needed_together(#[case] layer: serde_jso
 #[test]
 fn buffers_are_shared_but_not_by_rows_that_end_in_padding() {
     let whole = llama();
-    let placement = place(&whole, &programs(&whole, Fusions::default()), 64, 8);
+    let placement = place(&whole, &programs(&whole, NONE), 64, 8);
     assert_eq!(placement.slots[&Value::Qkv], placement.slots[&Value::Inner(128)], "the one is done when the other begins");
     // Zeros beyond the true columns would be overwritten, also by a layer of another width.
     let mut odd = llama();
     for (mlp, width) in odd.mlps_mut().zip([100, 110]) {
         mlp.intermediate_size = width;
     }
-    let placement = place(&odd, &programs(&odd, Fusions::default()), 64, 8);
+    let placement = place(&odd, &programs(&odd, NONE), 64, 8);
     for width in [100, 110] {
         let inner = placement.slots[&Value::Inner(width)];
         assert_eq!(placement.slots.values().filter(|slot| **slot == inner).count(), 1);

@@ -10,7 +10,8 @@ use crate::kernels::candidate::{Candidate, Kind};
 use crate::kernels::choose::{Restrictions, choose};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::matvec::Norm;
-use crate::kernels::project::{ProjectJob, ProjectShape};
+use crate::kernels::matvec_int8::Heads;
+use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
 use crate::kernels::projection::Projection;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
@@ -21,7 +22,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, Mixer};
+use haikuq_format::spec::{Attention, Mixer, NormKind};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -64,42 +65,98 @@ impl BoundParts {
     }
 }
 
-/// The program of a part, fused as the candidates can.
-pub(super) fn program(spec: &DecoderSpec, part: Part) -> Program {
-    let program = build(spec, part);
-    let fusions = Fusions { norm: program.phase == Phase::Decode, rope: false };
-    fuse(program, fusions)
+/// What decides which candidates a program takes, before there are buffers.
+#[derive(Clone, Copy)]
+pub(super) struct Choices<'a> {
+    pub(super) profile: &'a Profile,
+    pub(super) spec: &'a DecoderSpec,
+    pub(super) weights: &'a Weights,
+    pub(super) restrictions: &'a Restrictions,
+    pub(super) cache: CacheShape,
 }
 
-/// Bytes that the candidates for `part` need to work in, at most.
-pub(super) fn scratch_bytes(
-    profile: &Profile,
-    spec: &DecoderSpec,
-    weights: &Weights,
-    cache: CacheShape,
-    restrictions: &Restrictions,
-    part: Part,
-) -> Result<u64, GpuError> {
-    fn of<K: Kind>(
-        table: &'static [&'static Candidate<K>],
-        profile: &Profile,
-        shape: &K::Shape,
-        restrictions: &Restrictions,
-    ) -> Result<u64, GpuError> {
-        Ok((choose(table, profile, shape, restrictions)?.scratch)(profile, shape))
+/// Bytes that candidates need to work in, at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ScratchBytes {
+    /// Those of products, and of attention in prefill.
+    pub(super) shared: u64,
+    /// Those of attention in decoding.
+    pub(super) attend_decode: u64,
+}
+
+impl Choices<'_> {
+    /// The program of a part, fused as the candidates can.
+    pub(super) fn program(&self, part: Part) -> Program {
+        let program = build(self.spec, part);
+        let decode = program.phase == Phase::Decode;
+        let (rows, phase) = (program.rows, program.phase);
+        let rope = |layer: usize| {
+            decode
+                && self
+                    .choose(tables::PROJECT_HEADS, &self.heads_shape(rows, phase, layer))
+                    .is_ok_and(|_| attention(self.spec, layer).qk_norm.is_none())
+        };
+        fuse(program, Fusions { norm: decode, rope: &rope })
     }
-    let program = program(spec, part);
-    let mut bytes = program.operations.iter().map(|operation| match operation {
-        Operation::Project { matrix, bias, norm, output, .. } => {
-            let shape = project_shape(&program, weights.get(matrix), *output, bias.is_some(), norm.is_some());
-            of(tables::PROJECT, profile, &shape, restrictions)
+
+    /// What the candidates for `part` need.
+    pub(super) fn scratch(&self, part: Part) -> Result<ScratchBytes, GpuError> {
+        let program = self.program(part);
+        let mut bytes = ScratchBytes::default();
+        for operation in &program.operations {
+            match operation {
+                Operation::Project { matrix, bias, norm, output, .. } => {
+                    let weights = self.weights.get(matrix);
+                    let shape = project_shape(&program, weights, *output, bias.is_some(), norm.is_some());
+                    bytes.shared = bytes.shared.max(self.scratch_of(tables::PROJECT, &shape)?);
+                }
+                Operation::ProjectRopeCache { layer, .. } => {
+                    let shape = self.heads_shape(program.rows, program.phase, *layer);
+                    bytes.shared = bytes.shared.max(self.scratch_of(tables::PROJECT_HEADS, &shape)?);
+                }
+                Operation::Attend { layer, .. } => {
+                    let needed = self.scratch_of(tables::ATTEND, &self.attend_shape(&program, *layer))?;
+                    let of_phase = if program.phase == Phase::Decode { &mut bytes.attend_decode } else { &mut bytes.shared };
+                    *of_phase = needed.max(*of_phase);
+                }
+                _ => {}
+            }
         }
-        Operation::Attend { layer, .. } => {
-            of(tables::ATTEND, profile, &attend_shape(spec, &program, *layer, cache), restrictions)
+        Ok(bytes)
+    }
+
+    fn choose<K: Kind>(
+        &self,
+        table: &'static [&'static Candidate<K>],
+        shape: &K::Shape,
+    ) -> Result<&'static Candidate<K>, GpuError> {
+        choose(table, self.profile, shape, self.restrictions)
+    }
+
+    fn scratch_of<K: Kind>(&self, table: &'static [&'static Candidate<K>], shape: &K::Shape) -> Result<u64, GpuError> {
+        Ok((self.choose(table, shape)?.scratch)(self.profile, shape))
+    }
+
+    /// The shape of a layer's queries, keys and values, normalized on the way where the spec's norms can be.
+    fn heads_shape(&self, rows: usize, phase: Phase, layer: usize) -> ProjectHeadsShape {
+        let (spec, weights) = (self.spec, self.weights.get(&format!("layers.{layer}.qkv")));
+        let a = attention(spec, layer);
+        let norm = spec.layers[layer].norm_placement.is_before() && spec.norm.kind == NormKind::Rms;
+        let program = Program { rows, phase, operations: Vec::new() };
+        ProjectHeadsShape {
+            project: project_shape(&program, weights, Output::Store, a.qkv_bias, norm),
+            attention: attention_shape(a, self.cache),
+            rotated: a.rope.map_or(0, |i| spec.ropes[i].inv_freq.len() as u32),
+            one_chunk: weights.chunks.len() == 1,
         }
-        _ => Ok(0),
-    });
-    bytes.try_fold(0, |most, bytes| Ok(most.max(bytes?)))
+    }
+
+    fn attend_shape(&self, program: &Program, layer: usize) -> AttendShape {
+        let a = attention(self.spec, layer);
+        let scores = Scores { scale: a.scale, window: a.window.map(|w| w as u32), softcap: a.softcap };
+        let attention = attention_shape(a, self.cache);
+        AttendShape { tokens: program.rows as u32, phase: program.phase, attention, scores }
+    }
 }
 
 fn project_shape(program: &Program, matrix: &GpuMatrix, output: Output, bias: bool, norm: bool) -> ProjectShape {
@@ -129,12 +186,6 @@ fn attention_shape(a: &Attention, (cache_f16, max_pages): CacheShape) -> Attenti
     AttentionShape { num_heads, num_kv_heads, head_dim, max_pages, cache_f16 }
 }
 
-fn attend_shape(spec: &DecoderSpec, program: &Program, layer: usize, cache: CacheShape) -> AttendShape {
-    let a = attention(spec, layer);
-    let scores = Scores { scale: a.scale, window: a.window.map(|w| w as u32), softcap: a.softcap };
-    AttendShape { tokens: program.rows as u32, phase: program.phase, attention: attention_shape(a, cache), scores }
-}
-
 /// What programs are bound to.
 pub(super) struct Context<'a> {
     pub(super) gpu: &'a Gpu,
@@ -147,7 +198,7 @@ pub(super) struct Context<'a> {
 
 impl<'a> Context<'a> {
     fn bind(&self, part: Part) -> Result<Vec<Bound>, GpuError> {
-        let program = program(self.spec, part);
+        let program = self.choices().program(part);
         program.operations.iter().map(|operation| self.bind_operation(&program, operation)).collect()
     }
 
@@ -165,7 +216,9 @@ impl<'a> Context<'a> {
                 self.project(program, matrix, bias.as_deref(), norm.as_ref(), [*from, *into], *output)
             }
             Operation::RopeCache { layer, from, into } => self.rope_cache(program, *layer, [*from, *into]),
-            Operation::ProjectRopeCache { .. } => unreachable!("no candidate asks for this fusion"),
+            Operation::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
+                self.project_heads(program, *layer, matrix, bias.as_deref(), norm.as_ref(), [*from, *into])
+            }
             Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
             Operation::Sample { from, advance } => self.sample(program, *from, *advance),
         }?;
@@ -196,35 +249,78 @@ impl<'a> Context<'a> {
     ) -> Result<Bound, GpuError> {
         let weights = self.weights.get(matrix);
         let shape = project_shape(program, weights, output, bias.is_some(), norm.is_some());
-        let job = ProjectJob {
+        let job = self.project_job(program, weights, bias, norm, [from, into], output);
+        let mut bound = self.bind_best(tables::PROJECT, &shape, &job, project_words(&shape), &self.buffers.scratch)?;
+        bound.count_product(weights, program.rows);
+        Ok(bound)
+    }
+
+    fn project_heads(
+        &self,
+        program: &Program,
+        layer: usize,
+        matrix: &str,
+        bias: Option<&str>,
+        norm: Option<&FusedNorm>,
+        [from, into]: [Value; 2],
+    ) -> Result<Bound, GpuError> {
+        let weights = self.weights.get(matrix);
+        let shape = self.choices().heads_shape(program.rows, program.phase, layer);
+        let (keys, values) = &self.cache.pools[layer];
+        let job = ProjectHeadsJob {
+            project: self.project_job(program, weights, bias, norm, [from, into], Output::Store),
+            heads: Heads {
+                shape: shape.attention,
+                rope: self.rope(layer),
+                tokens: (&self.buffers.tokens).into(),
+                pages: (&self.cache.table).into(),
+                keys: keys.into(),
+                values: values.into(),
+            },
+        };
+        let words = project_words(&shape.project);
+        let mut bound = self.bind_best(tables::PROJECT_HEADS, &shape, &job, words, &self.buffers.scratch)?;
+        bound.count_product(weights, program.rows);
+        Ok(bound)
+    }
+
+    fn project_job(
+        &self,
+        program: &Program,
+        matrix: &'a GpuMatrix,
+        bias: Option<&str>,
+        norm: Option<&FusedNorm>,
+        [from, into]: [Value; 2],
+        mode: Output,
+    ) -> ProjectJob<'a> {
+        ProjectJob {
             projection: Projection {
-                matrix: weights,
+                matrix,
                 input: self.value(from),
-                input_stride: padded(weights.columns),
+                input_stride: padded(matrix.columns),
                 output: self.value(into),
-                output_stride: padded(output.width(weights.rows)),
+                output_stride: padded(mode.width(matrix.rows)),
                 tokens: program.rows,
                 bias: bias.map(|name| self.vector(name)),
-                mode: output,
+                mode,
             },
             norm: norm.map(|n| Norm { gain: self.vector(&format!("{}.gain", n.parameters)), epsilon: n.epsilon }),
             scratch: (&self.buffers.scratch).into(),
-        };
-        let words = format!("{}, {} × {} × {}", weights.scheme, weights.rows, weights.columns, program.rows);
-        let mut bound = self.bind_best(tables::PROJECT, &shape, &job, words)?;
-        bound.bytes = weights.bytes();
-        bound.flops = 2 * (weights.rows * weights.columns * program.rows) as u64;
-        Ok(bound)
+        }
+    }
+
+    fn rope(&self, layer: usize) -> Option<Rope<'a>> {
+        let ropes = &self.spec.ropes;
+        attention(self.spec, layer).rope.map(|i| Rope {
+            inv_freq: (&self.buffers.inv_freqs[i]).into(),
+            rotated: ropes[i].inv_freq.len() as u32,
+            factor: ropes[i].factor,
+        })
     }
 
     fn rope_cache(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let (spec, b) = (self.spec, self.buffers);
         let a = attention(spec, layer);
-        let rope = a.rope.map(|i| Rope {
-            inv_freq: (&b.inv_freqs[i]).into(),
-            rotated: spec.ropes[i].inv_freq.len() as u32,
-            factor: spec.ropes[i].factor,
-        });
         let qk_norm = a.qk_norm.zip(b.qk_norms[layer].as_ref()).map(|(kind, buffer)| QkNormalization {
             kind,
             norm: spec.norm,
@@ -234,7 +330,7 @@ impl<'a> Context<'a> {
         let kernel = RopeCache {
             num_tokens: program.rows as u32,
             shape: attention_shape(a, self.cache_shape()),
-            rope,
+            rope: self.rope(layer),
             qk_norm,
             qkv: self.value(from),
             tokens: (&b.tokens).into(),
@@ -249,7 +345,7 @@ impl<'a> Context<'a> {
     fn attend(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let a = attention(self.spec, layer);
         let (keys, values) = &self.cache.pools[layer];
-        let shape = attend_shape(self.spec, program, layer, self.cache_shape());
+        let shape = self.choices().attend_shape(program, layer);
         let buffers = AttentionBuffers {
             q: self.value(from),
             tokens: (&self.buffers.tokens).into(),
@@ -258,10 +354,11 @@ impl<'a> Context<'a> {
             values: values.into(),
             output: self.value(into),
         };
-        let job =
-            AttendJob { shape, buffers, scratch: (&self.buffers.scratch).into(), counters: (&self.buffers.counters).into() };
+        let decode = program.phase == Phase::Decode;
+        let scratch = if decode { &self.buffers.decode_scratch } else { &self.buffers.scratch };
+        let job = AttendJob { shape, buffers, scratch: scratch.into() };
         let words = format!("{}/{} heads of {} × {}", a.num_heads, a.num_kv_heads, a.head_dim, program.rows);
-        self.bind_best(tables::ATTEND, &shape, &job, words)
+        self.bind_best(tables::ATTEND, &shape, &job, words, scratch)
     }
 
     fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {
@@ -285,14 +382,20 @@ impl<'a> Context<'a> {
         shape: &K::Shape,
         job: &K::Job<'_>,
         words: String,
+        scratch: &wgpu::Buffer,
     ) -> Result<Bound, GpuError> {
         let candidate = choose(table, &self.gpu.profile, shape, self.restrictions)?;
-        let (needed, available) = ((candidate.scratch)(&self.gpu.profile, shape), self.buffers.scratch.size());
+        let (needed, available) = ((candidate.scratch)(&self.gpu.profile, shape), scratch.size());
         if needed > available {
             let why = format!("{candidate:?} needs {needed} bytes to work in, and there are {available}");
             return Err(GpuError::Validation(why));
         }
         Ok(Bound::new(candidate.name, words, (candidate.bind)(self.gpu, job)?))
+    }
+
+    fn choices(&self) -> Choices<'_> {
+        let (profile, cache) = (&self.gpu.profile, self.cache_shape());
+        Choices { profile, spec: self.spec, weights: self.weights, restrictions: self.restrictions, cache }
     }
 
     fn cache_shape(&self) -> CacheShape {
@@ -313,9 +416,18 @@ impl<'a> Context<'a> {
 }
 
 impl Bound {
+    fn count_product(&mut self, matrix: &GpuMatrix, tokens: usize) {
+        self.bytes = matrix.bytes();
+        self.flops = 2 * (matrix.rows * matrix.columns * tokens) as u64;
+    }
+
     fn new(candidate: &'static str, shape: String, dispatches: Vec<Dispatch>) -> Self {
         Self { operation: String::new(), candidate, shape, bytes: 0, flops: 0, dispatches }
     }
+}
+
+fn project_words(shape: &ProjectShape) -> String {
+    format!("{}, {} × {} × {}", shape.scheme, shape.rows, shape.columns, shape.tokens)
 }
 
 /// A vector's values: one row, padded to whole units.

@@ -3,7 +3,6 @@
 use super::MAX_BATCH;
 use super::weights::Weights;
 use crate::device::Gpu;
-use crate::kernels::attend::COUNTERS_BYTES;
 use crate::kernels::rope_cache;
 use crate::kernels::sample::{Sample, SampleParams, seen_words};
 use crate::kernels::weights::GpuMatrix;
@@ -31,8 +30,8 @@ pub(super) struct Buffers {
     slots: Vec<wgpu::Buffer>,
     /// Where candidates work.
     pub(super) scratch: wgpu::Buffer,
-    /// Zeros between operations; see [`crate::kernels::attend::AttendJob`].
-    pub(super) counters: wgpu::Buffer,
+    /// Where attention works in steps of decoding; see [`crate::kernels::attend::AttendJob`].
+    pub(super) decode_scratch: wgpu::Buffer,
     /// Inverse frequencies of each rope table; after them those for long sequences, where there are such.
     pub(super) inv_freqs: Vec<wgpu::Buffer>,
     /// Gains and biases of each layer's norms of queries and keys, where it has such.
@@ -61,6 +60,8 @@ pub(super) struct Sizes {
     pub(super) max_sequences: usize,
     /// Bytes that candidates work in.
     pub(super) scratch: u64,
+    /// Bytes that attention works in when it decodes.
+    pub(super) decode_scratch: u64,
 }
 
 impl Buffers {
@@ -79,7 +80,7 @@ impl Buffers {
             slots,
             placement,
             scratch: gpu.storage("scratch", sizes.scratch),
-            counters: gpu.storage("counters", COUNTERS_BYTES),
+            decode_scratch: gpu.storage("attention scratch", sizes.decode_scratch),
             inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
             qk_norms: qk_norms(gpu, spec, weights),
             logit_rows: sizes.logit_rows,
@@ -100,7 +101,7 @@ impl Buffers {
     /// Bytes of GPU memory.
     pub(super) fn bytes(&self) -> u64 {
         let own =
-            [&self.tokens, &self.scratch, &self.counters, &self.sample_params, &self.sample_scratch, &self.seen, &self.chosen];
+            [&self.tokens, &self.scratch, &self.decode_scratch, &self.sample_params, &self.sample_scratch, &self.seen, &self.chosen];
         own.into_iter().chain(&self.slots).chain(&self.staging).map(|b| b.size()).sum()
     }
 }

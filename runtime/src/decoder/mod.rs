@@ -430,12 +430,14 @@ fn buffers(
         parts.extend([Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows, from }));
     }
     let cache = (cache.precision.is_f16(), cache.max_pages);
-    let mut scratch = 0;
+    let choices = bind::Choices { profile: &gpu.profile, spec, weights, restrictions, cache };
+    let (mut scratch, mut decode_scratch) = (0, 0);
     for part in &parts {
-        scratch = scratch.max(bind::scratch_bytes(&gpu.profile, spec, weights, cache, restrictions, *part)?);
+        let needed = choices.scratch(*part)?;
+        (scratch, decode_scratch) = (needed.shared.max(scratch), needed.attend_decode.max(decode_scratch));
     }
     parts.extend([true, false].map(|advance| Part::Sample { rows: 1, advance }));
-    let programs: Vec<_> = parts.iter().map(|part| bind::program(spec, *part)).collect();
+    let programs: Vec<_> = parts.iter().map(|part| choices.program(*part)).collect();
     let placement = place(spec, &programs, chunk, logit_rows);
-    Ok(Buffers::new(gpu, spec, weights, placement, &Sizes { chunk, logit_rows, max_sequences, scratch }))
+    Ok(Buffers::new(gpu, spec, weights, placement, &Sizes { chunk, logit_rows, max_sequences, scratch, decode_scratch }))
 }

@@ -68,8 +68,12 @@ flags! {
     Glu = "GLU",
     /// Weights are codes with a scale a group.
     Grouped = "GROUPED",
+    /// Rows are those of query, key and value heads, which are rotated and written to the cache.
+    Heads = "HEADS",
     /// Codes have a plane of high bits.
     HighBits = "HIGH_BITS",
+    /// The kernel quantizes its activations itself.
+    Inline = "INLINE",
     /// The norm takes the mean off.
     Layer = "LAYER",
     /// Codes stand for values of a learned table.
@@ -82,6 +86,8 @@ flags! {
     OffsetF16 = "OFFSET_F16",
     /// Groups have a zero point of four bits.
     OffsetU4 = "OFFSET_U4",
+    /// Eight-bit activations lie as codes that are looked up in pairs.
+    Paired = "PAIRED",
     /// Rows are those of positions.
     Positions = "POSITIONS",
     /// Codes of 3 bits.
@@ -98,9 +104,11 @@ flags! {
     Residual = "RESIDUAL",
     /// Queries and keys are rotated.
     Rope = "ROPE",
-    /// Two query heads a workgroup.
+    /// Two query heads a workgroup, or rows of a matrix at once.
     Rows2 = "ROWS_2",
-    /// Four query heads a workgroup.
+    /// Three query heads a workgroup.
+    Rows3 = "ROWS_3",
+    /// Four query heads a workgroup, or rows of a matrix at once.
     Rows4 = "ROWS_4",
     /// Eight query heads a workgroup.
     Rows8 = "ROWS_8",

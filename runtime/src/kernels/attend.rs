@@ -3,6 +3,7 @@
 use super::attention::{AttentionBuffers, AttentionShape, Scores};
 use super::attention_decode::{AttentionDecode, splits};
 use super::attention_prefill::AttentionPrefill;
+use super::attention_split;
 use super::candidate::{Candidate, Kind, Numerics};
 use crate::device::Binding;
 use crate::program::Phase;
@@ -29,10 +30,9 @@ pub struct AttendJob<'a> {
     pub shape: AttendShape,
     /// Inputs and output.
     pub buffers: AttentionBuffers<'a>,
-    /// As many bytes as the candidate asked for.
+    /// As many bytes as the candidate asked for. The memory for steps of [`Phase::Decode`] belongs to this operation alone:
+    /// its start ([`attention_split::COUNTERS`] words) is zero before the first step, and counters leave it so.
     pub scratch: Binding<'a>,
-    /// [`COUNTERS_BYTES`] of zeros, which a candidate that counts finished workgroups in them sets to zero again.
-    pub counters: Binding<'a>,
 }
 
 impl<'a> AttendJob<'a> {
@@ -42,9 +42,6 @@ impl<'a> AttendJob<'a> {
         AttentionPrefill { num_tokens, shape, scores, buffers: self.buffers.clone() }
     }
 }
-
-/// Bytes of the counters that operations share.
-pub const COUNTERS_BYTES: u64 = 64 << 10;
 
 impl Kind for Attend {
     const NAME: &'static str = "attend";
@@ -60,7 +57,7 @@ pub static SPLIT: Candidate<Attend> = Candidate {
     fits: |profile, shape| shape.phase == Phase::Decode && !profile.software,
     scratch: |_, shape| {
         let splits = splits(&shape.attention, shape.scores.window);
-        AttentionDecode::scratch_bytes(shape.tokens, &shape.attention, splits)
+        COUNTERS_BYTES + AttentionDecode::scratch_bytes(shape.tokens, &shape.attention, splits)
     },
     bind: |gpu, job| decode(job, splits(&job.shape.attention, job.shape.scores.window)).bind(gpu),
 };
@@ -83,8 +80,15 @@ pub static PREFILL: Candidate<Attend> = Candidate {
     bind: |gpu, job| Ok(vec![job.prefill().bind(gpu)?]),
 };
 
+/// What counters take; partial results keep clear of them.
+const COUNTERS_BYTES: u64 = 4 * attention_split::COUNTERS as u64;
+
 /// Splits depend on the device and the model alone, so that a sequence's sums are rounded alike in every step.
 fn decode<'a>(job: &AttendJob<'a>, splits: u32) -> AttentionDecode<'a> {
     let AttendShape { tokens: num_tokens, attention: shape, scores, .. } = job.shape;
-    AttentionDecode { num_tokens, shape, scores, splits, buffers: job.buffers.clone(), scratch: job.scratch.clone() }
+    let scratch = match splits {
+        1 => job.scratch.clone(),
+        _ => Binding { offset: job.scratch.offset + COUNTERS_BYTES, ..job.scratch.clone() },
+    };
+    AttentionDecode { num_tokens, shape, scores, splits, buffers: job.buffers.clone(), scratch }
 }

@@ -21,6 +21,7 @@ pub mod attention_prefill;
 pub mod attention_prefill_matrices;
 pub mod attention_prefill_parts;
 pub mod attention_prefill_tile;
+pub mod attention_split;
 pub mod candidate;
 pub mod choose;
 pub mod embed;
@@ -29,8 +30,10 @@ pub mod matmul_int8;
 pub mod matmul_matrices;
 pub mod matmul_tile;
 pub mod matvec;
+pub mod matvec_int8;
 pub mod project;
 pub mod projection;
+pub mod quantize;
 pub mod rms_norm;
 pub mod rope_cache;
 pub mod sample;
@@ -55,8 +58,11 @@ const SHARED: &[(&str, &str)] = &[
     ("cache", include_str!("shared/cache.wgsl")),
     ("octet", include_str!("shared/octet.wgsl")),
     ("output", include_str!("shared/output.wgsl")),
+    ("output_heads", include_str!("shared/output_heads.wgsl")),
+    ("packed_unit", include_str!("shared/packed_unit.wgsl")),
     ("projection", include_str!("shared/projection.wgsl")),
     ("raw_affine", include_str!("shared/raw_affine.wgsl")),
+    ("quantize_block", include_str!("shared/quantize_block.wgsl")),
     ("sampling", include_str!("shared/sampling.wgsl")),
     ("scheme", include_str!("shared/scheme.wgsl")),
     ("signed_octet", include_str!("shared/signed_octet.wgsl")),

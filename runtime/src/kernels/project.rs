@@ -1,8 +1,10 @@
 //! The operation *project*: `y = output(W norm(x) + bias)`, and the exact candidates that run on every device.
 
+use super::attention::AttentionShape;
 use super::candidate::{Candidate, Kind, Numerics};
 use super::matmul::Matmul;
 use super::matvec::{MAX_TOKENS, Matvec, Norm};
+use super::matvec_int8::Heads;
 use super::projection::Projection;
 use crate::device::Binding;
 use crate::program::{Output, Phase};
@@ -46,6 +48,36 @@ impl Kind for Project {
     const NAME: &'static str = "project";
     type Shape = ProjectShape;
     type Job<'a> = ProjectJob<'a>;
+}
+
+/// Marks the operation *project, rope and cache*: queries, keys and values, rotated and written where attention reads them.
+pub struct ProjectHeads;
+
+/// What decides how that is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ProjectHeadsShape {
+    /// The product.
+    pub project: ProjectShape,
+    /// Heads and cache.
+    pub attention: AttentionShape,
+    /// Half of the dimensions of a head that rotate.
+    pub rotated: u32,
+    /// Whether the device has the matrix as one chunk.
+    pub one_chunk: bool,
+}
+
+/// What it is bound to.
+pub struct ProjectHeadsJob<'a> {
+    /// The product; its output is the queries.
+    pub project: ProjectJob<'a>,
+    /// Where queries, keys and values go.
+    pub heads: Heads<'a>,
+}
+
+impl Kind for ProjectHeads {
+    const NAME: &'static str = "project_heads";
+    type Shape = ProjectHeadsShape;
+    type Job<'a> = ProjectHeadsJob<'a>;
 }
 
 /// A matrix times one to eight tokens.

@@ -116,17 +116,38 @@ fn erfc(x: f64) -> f64 {
 }
 
 impl<'a> Projection<'a> {
-    /// Refuses sizes that the shader would trust.
-    pub(super) fn check(&self) -> Result<(), GpuError> {
+    fn fail(&self, why: String) -> Result<(), GpuError> {
+        Err(GpuError::Validation(format!("a projection with {} tokens: {why}", self.tokens)))
+    }
+
+    /// Refuses a matrix, activations or a bias that the shader would trust.
+    pub(super) fn check_input(&self) -> Result<(), GpuError> {
         self.matrix.check()?;
-        let fail = |why: String| Err(GpuError::Validation(format!("a projection with {} tokens: {why}", self.tokens)));
-        let (rows, columns) = (self.matrix.rows, self.matrix.columns);
+        let columns = self.matrix.columns;
         if self.tokens == 0 {
-            return fail("there must be one".into());
+            return self.fail("there must be one".into());
         }
         if !self.input_stride.is_multiple_of(4) || self.input_stride < padded(columns) {
-            return fail(format!("an input stride of {} does not hold {columns} columns in whole vectors", self.input_stride));
+            let why = format!("an input stride of {} does not hold {columns} columns in whole vectors", self.input_stride);
+            return self.fail(why);
         }
+        self.holds("input", &self.input, (self.tokens - 1) * self.input_stride + padded(columns))?;
+        self.bias.as_ref().map_or(Ok(()), |bias| self.holds("bias", bias, self.matrix.rows))
+    }
+
+    fn holds(&self, what: &str, binding: &Binding<'_>, values: usize) -> Result<(), GpuError> {
+        let bytes = binding.size.unwrap_or_else(|| binding.buffer.size().saturating_sub(binding.offset));
+        if bytes < 4 * values as u64 {
+            return self.fail(format!("the {what} has {bytes} bytes, not {values} values"));
+        }
+        Ok(())
+    }
+
+    /// Refuses sizes that the shader would trust.
+    pub(super) fn check(&self) -> Result<(), GpuError> {
+        self.check_input()?;
+        let fail = |why: String| self.fail(why);
+        let rows = self.matrix.rows;
         let width = self.mode.width(rows);
         if self.output_stride < width {
             return fail(format!("an output stride of {} does not hold {width} values", self.output_stride));
@@ -135,13 +156,7 @@ impl<'a> Projection<'a> {
         if matches!(self.mode, Output::Glu(_)) && self.matrix.chunks.iter().any(odd) {
             return fail("pairs of gate and up rows must not be cut".into());
         }
-        let holds = |what: &str, binding: &Binding<'_>, values: usize| {
-            let bytes = binding.size.unwrap_or_else(|| binding.buffer.size().saturating_sub(binding.offset));
-            if bytes < 4 * values as u64 { fail(format!("the {what} has {bytes} bytes, not {values} values")) } else { Ok(()) }
-        };
-        holds("input", &self.input, (self.tokens - 1) * self.input_stride + padded(columns))?;
-        holds("output", &self.output, (self.tokens - 1) * self.output_stride + width)?;
-        self.bias.as_ref().map_or(Ok(()), |bias| holds("bias", bias, rows))
+        self.holds("output", &self.output, (self.tokens - 1) * self.output_stride + width)
     }
 
     /// Flags of the scheme, of where a learned codebook is looked up, and of the output.
@@ -154,6 +169,14 @@ impl<'a> Projection<'a> {
     /// Flags of the scheme and of the output.
     pub(super) fn flags_without_lookup(&self) -> Vec<Flag> {
         let mut flags = self.matrix.flags();
+        flags.extend(self.bias.is_some().then_some(Flag::Bias));
+        flags.extend(self.mode.flag());
+        flags
+    }
+
+    /// Flags of the scheme, for kernels that read codes and scales as words, and of the output.
+    pub(super) fn flags_of_packed(&self) -> Vec<Flag> {
+        let mut flags: Vec<_> = self.matrix.flags().into_iter().filter(|f| *f != Flag::F16).collect();
         flags.extend(self.bias.is_some().then_some(Flag::Bias));
         flags.extend(self.mode.flag());
         flags

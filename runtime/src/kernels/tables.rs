@@ -2,15 +2,22 @@
 
 use super::attend::{self, Attend};
 use super::candidate::Candidate;
-use super::project::{self, Project};
-use super::{attention_prefill_matrices, attention_prefill_tile, matmul_int8, matmul_matrices, matmul_tile};
+use super::project::{self, Project, ProjectHeads};
+use super::{
+    attention_prefill_matrices, attention_prefill_tile, attention_split, matmul_int8, matmul_matrices, matmul_tile, matvec_int8,
+};
 
 /// Products of a matrix with activations.
 pub static PROJECT: &[&Candidate<Project>] =
     &[&project::MATVEC, &matmul_matrices::CANDIDATE, &matmul_int8::CANDIDATE, &matmul_tile::CANDIDATE, &project::MATMUL];
 
+/// Products of queries, keys and values that rotate and write to the cache at their end. Where none fits, these are two
+/// operations.
+pub static PROJECT_HEADS: &[&Candidate<ProjectHeads>] = &[&matvec_int8::HEADS];
+
 /// Attention over the cache.
 pub static ATTEND: &[&Candidate<Attend>] = &[
+    &attention_split::CANDIDATE,
     &attend::SPLIT,
     &attend::WHOLE,
     &attention_prefill_matrices::CANDIDATE,
@@ -23,5 +30,5 @@ pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
     fn row<K: super::candidate::Kind>(table: &[&Candidate<K>]) -> (&'static str, Vec<&'static str>) {
         (K::NAME, table.iter().map(|c| c.name).collect())
     }
-    vec![row(PROJECT), row(ATTEND)]
+    vec![row(PROJECT), row(PROJECT_HEADS), row(ATTEND)]
 }

@@ -4,22 +4,20 @@ use super::{FusedNorm, Operation, Output, Program, Value};
 use haikuq_format::spec::NormKind;
 
 /// Which fusions the kernels of a device can do for a program.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fusions {
+#[derive(Clone, Copy)]
+pub struct Fusions<'a> {
     /// Products normalize their input (root mean squares alone) on the way.
     pub norm: bool,
-    /// The product of queries, keys and values rotates and writes to the cache at its end.
-    pub rope: bool,
+    /// Whether the product of queries, keys and values of this layer rotates and writes to the cache at its end.
+    pub rope: &'a dyn Fn(usize) -> bool,
 }
 
 /// Applies all rewrites that `fusions` allows.
-pub fn fuse(mut program: Program, fusions: Fusions) -> Program {
+pub fn fuse(mut program: Program, fusions: Fusions<'_>) -> Program {
     if fusions.norm {
         fuse_norms(&mut program.operations);
     }
-    if fusions.rope {
-        fuse_rope(&mut program.operations);
-    }
+    fuse_rope(&mut program.operations, fusions.rope);
     program
 }
 
@@ -60,14 +58,14 @@ fn plain_norm(operation: &Operation) -> Option<(Value, Value, FusedNorm)> {
 }
 
 /// The product of queries, keys and values, and the rotation that alone reads it.
-fn fuse_rope(operations: &mut Vec<Operation>) {
+fn fuse_rope(operations: &mut Vec<Operation>, wanted: &dyn Fn(usize) -> bool) {
     let mut at = 0;
     while at + 1 < operations.len() {
         let fused = match (&operations[at], &operations[at + 1]) {
             (
                 Operation::Project { matrix, bias, norm, from, into: written, output: Output::Store },
                 Operation::RopeCache { layer, from: read, into },
-            ) if written == read => Some(Operation::ProjectRopeCache {
+            ) if written == read && wanted(*layer) => Some(Operation::ProjectRopeCache {
                 layer: *layer,
                 matrix: matrix.clone(),
                 bias: bias.clone(),
