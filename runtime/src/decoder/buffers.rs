@@ -100,8 +100,15 @@ impl Buffers {
 
     /// Bytes of GPU memory.
     pub(super) fn bytes(&self) -> u64 {
-        let own =
-            [&self.tokens, &self.scratch, &self.decode_scratch, &self.sample_params, &self.sample_scratch, &self.seen, &self.chosen];
+        let own = [
+            &self.tokens,
+            &self.scratch,
+            &self.decode_scratch,
+            &self.sample_params,
+            &self.sample_scratch,
+            &self.seen,
+            &self.chosen,
+        ];
         own.into_iter().chain(&self.slots).chain(&self.staging).map(|b| b.size()).sum()
     }
 }

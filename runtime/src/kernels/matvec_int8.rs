@@ -47,9 +47,14 @@ pub static HEADS: Candidate<ProjectHeads> = Candidate {
     },
 };
 
+/// Whether weights are as finely rounded as the activations would be: then these would lose more than the weights do.
+pub(super) fn is_as_fine(scheme: Scheme) -> bool {
+    grouped(scheme).is_none_or(|g| g.bits == Bits::B8)
+}
+
 fn is_meant(profile: &Profile, shape: &ProjectShape, heads: bool) -> bool {
     let own = Shape::new(shape, heads);
-    !profile.software && shape.phase == Phase::Decode && fits(profile, &own) && pays(&own)
+    !profile.software && shape.phase == Phase::Decode && !is_as_fine(shape.scheme) && fits(profile, &own) && pays(&own)
 }
 
 /// `y[t] = output(W norm(x[t]) + bias)` for 1 to [`MAX_TOKENS`] tokens, with x in eight bits.
