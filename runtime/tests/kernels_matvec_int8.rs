@@ -173,7 +173,7 @@ fn every_number_of_tokens_works_inline_and_not() {
             for tokens in [1, 2, 3, 5, 8] {
                 let shape = Shape { scheme, rows: 37, columns: 333, tokens, heads: false };
                 for inline in [false, true] {
-                    let tuning = Some(Tuning { inline, ..Tuning::new(&gpu.profile, &shape) });
+                    let tuning = Some(Tuning { inline, replicas: 1, ..Tuning::new(&gpu.profile, &shape) });
                     check(&gpu, &Case { tokens, norm: true, tuning, ..plain(scheme) }, tokens as u32);
                 }
             }

@@ -123,7 +123,8 @@ pub struct Tuning {
     pub at_once: u32,
     /// Units a lane reads ahead: 1 to 4.
     pub depth: u32,
-    /// Rows of a workgroup: a multiple of 8 and of `workgroup / lanes × at_once`.
+    /// Rows of a workgroup: a multiple of 8 and of `workgroup / lanes × at_once`; with the tokens (2, 4 or 8 of several) no
+    /// more than four an invocation.
     pub rows: u32,
     /// Copies of a learned table in workgroup memory: 1 to 32.
     pub replicas: u32,
@@ -142,7 +143,8 @@ impl Tuning {
         let lanes = profile.subgroup_min_size.min(32).min(units.next_power_of_two()).max(2);
         let rounds = units.div_ceil(lanes);
         let long = shape.tokens > 4 || is_learned(shape.scheme);
-        let at_once = if long { 4 } else { 2 };
+        // No more rows than the workgroup can finish, four of a token each.
+        let at_once = if long { 4 } else { 2 }.min(4 * lanes / accumulators(shape.tokens));
         let depth = match rounds {
             _ if long => rounds.div_ceil(4).min(2),
             _ => rounds.div_ceil(rounds.div_ceil(4)),
@@ -280,6 +282,9 @@ impl MatvecInt8<'_> {
         }
         let tuning = self.tuning.unwrap_or_else(|| Tuning::new(profile, &shape));
         let tokens = accumulators(shape.tokens);
+        if tuning.memory(profile, &shape) > profile.workgroup_memory || tokens * tuning.rows > 4 * tuning.workgroup {
+            return refuse("its work cannot be divided like this");
+        }
         let room = tuning.room(shape.columns);
         let mut flags: Vec<Flag> = projection.flags_of_packed();
         flags.push(Flag::Subgroups);
