@@ -14,7 +14,8 @@ super::shader!(ATTENTION_PREFILL_TILE = "attention_prefill_tile");
 /// Many consecutive tokens on a GPU, in f32.
 pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_prefill_tile",
-    numerics: Numerics::Exact,
+    // Keys are cut into parts by the number of tokens in a step.
+    numerics: Numerics::Fast,
     fits: |profile, shape| !profile.software && shape.phase == Phase::Prefill && fits(profile, &shape.attention),
     scratch: |_, shape| scratch_bytes(shape.tokens, &shape.attention, shape.scores.window),
     bind: |gpu, job| bind(gpu, &job.prefill(), &job.scratch),

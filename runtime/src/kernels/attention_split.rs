@@ -22,7 +22,7 @@ const MAX_TOKENS: u32 = 8;
 /// One token a sequence on a GPU, its keys shared out among workgroups.
 pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_split",
-    numerics: Numerics::Fast,
+    numerics: Numerics::Exact,
     fits: |profile, shape| {
         !profile.software && shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS && fits(profile, &shape.attention)
     },
