@@ -4,6 +4,7 @@ use super::Context;
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_runtime::device::{AdapterDescription, Gpu, GpuOptions, list_adapters};
+use haikuq_runtime::kernels::choose::{TypicalChoice, typical};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -24,6 +25,8 @@ struct Diagnosis {
     reason: String,
     /// What stands in the way of larger models or speed.
     remarks: Vec<String>,
+    /// What the chosen adapter gets for typical shapes.
+    kernels: Vec<TypicalChoice>,
 }
 
 /// Runs the verb.
@@ -39,6 +42,7 @@ pub fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<ExitCode> {
         remarks: remarks(&adapters[chosen]),
         adapters,
         chosen,
+        kernels: typical(&gpu.profile)?,
     };
     if args.json {
         context.print_json(&diagnosis)?;
@@ -100,6 +104,9 @@ fn print(d: &Diagnosis, context: &Context) -> anyhow::Result<()> {
         ))?;
     }
     context.print(format_args!("* {} is used: {}", d.adapters[d.chosen].name, d.reason))?;
+    for k in &d.kernels {
+        context.print(format_args!("  {}: {} ({})", k.task, k.candidate, k.numerics))?;
+    }
     for remark in &d.remarks {
         context.print(format_args!("  {remark}"))?;
     }

@@ -61,13 +61,14 @@ async function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): 
   }
 }
 
-function loadRequest(location: PackageLocation, { cache, contextSize, kvCache, device }: LoadOptions): LoadRequest {
+function loadRequest(location: PackageLocation, { cache, contextSize, kvCache, numerics, device }: LoadOptions): LoadRequest {
   const base = globalThis.document?.baseURI ?? globalThis.location?.href;
   return {
     location: resolveLocation(location, base),
     ...(cache === undefined ? {} : { cache }),
     ...(contextSize === undefined ? {} : { contextSize }),
     ...(kvCache === undefined ? {} : { kvCache }),
+    ...(numerics === undefined ? {} : { numerics }),
     ...(device === undefined ? {} : { device }),
   };
 }

@@ -53,6 +53,7 @@ const LOAD: Rules = {
   cache: [oneOf('auto', 'opfs', 'cache-api', 'none'), '"auto", "opfs", "cache-api" or "none"'],
   contextSize: [integer(1), 'an integer, 1 or more'],
   kvCache: [oneOf('auto', 'f16', 'f32'), '"auto", "f16" or "f32"'],
+  numerics: [oneOf('auto', 'exact', 'fast'), '"auto", "exact" or "fast"'],
   worker: [(value) => typeof value === 'boolean' || isFunction(value), 'true, false or a function'],
   device: [(value) => typeof value === 'object' && value !== null, 'an object'],
 };

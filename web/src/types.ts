@@ -17,6 +17,11 @@ export interface LoadOptions {
   contextSize?: number;
   /** Precision of the key/value cache; `auto` is f16. */
   kvCache?: 'auto' | 'f16' | 'f32';
+  /**
+   * `exact`: activations in f32, and a text never depends on what else is computed beside it. `fast` rounds activations to 8
+   * bits where that loses next to nothing, which GPUs compute several times faster. `auto`, the default, is `fast`.
+   */
+  numerics?: 'auto' | 'exact' | 'fast';
   /** `true` (default): in a Web Worker. `false`: on the calling thread. A function: makes the worker. */
   worker?: boolean | (() => Worker);
   /** What to ask of the GPU; for tests and for work-arounds. */

@@ -346,7 +346,7 @@ fn profile(
     let f16 = features.contains(wgpu::Features::SHADER_F16) && !options.without_f16;
     let matrices = f16 && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && !options.without_matrices;
     let properties = if matrices { adapter.cooperative_matrix_properties() } else { Vec::new() };
-    let software = info.device_type == wgpu::DeviceType::Cpu && !options.software_as_hardware;
+    let software = is_software(&info) && !options.software_as_hardware;
     Profile {
         vendor: Vendor::new(info.vendor, &info.name),
         backend: format!("{:?}", info.backend),
@@ -368,6 +368,12 @@ fn profile(
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_workgroups: limits.max_compute_workgroups_per_dimension,
     }
+}
+
+/// By its kind, or by its name where a browser does not tell the kind.
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let name = info.name.to_lowercase();
+    info.device_type == wgpu::DeviceType::Cpu || ["swiftshader", "llvmpipe"].iter().any(|known| name.contains(known))
 }
 
 /// naga writes the instruction where the driver has it, and the same in several instructions elsewhere.

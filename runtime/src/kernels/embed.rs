@@ -39,18 +39,18 @@ pub enum Rows {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    first_row: u32,
-    all_rows: u32,
-    columns: u32,
-    units: u32,
-    groups: u32,
-    group_units_log2: u32,
-    output_stride: u32,
-    tokens: u32,
-    multiplier: f32,
-    padding: [u32; 2],
+pub(super) struct Params {
+    pub(super) rows: u32,
+    pub(super) first_row: u32,
+    pub(super) all_rows: u32,
+    pub(super) columns: u32,
+    pub(super) units: u32,
+    pub(super) groups: u32,
+    pub(super) group_units_log2: u32,
+    pub(super) output_stride: u32,
+    pub(super) tokens: u32,
+    pub(super) multiplier: f32,
+    pub(super) padding: [u32; 2],
 }
 
 impl Embed<'_> {

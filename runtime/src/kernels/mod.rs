@@ -113,4 +113,31 @@ mod tests {
         let unused: Vec<_> = known.difference(&tested).filter(|n| *n != Flag::Matrices.name()).collect();
         assert_eq!(unused, Vec::<&String>::new(), "flags that no shader tests");
     }
+
+    /// Members of a struct of a shader file, with their offsets.
+    fn members(text: &str, name: &str) -> Vec<(String, usize)> {
+        let declaration = text.split_once(&format!("struct {name} {{")).unwrap().1.split_once("}").unwrap().0;
+        let module = naga::front::wgsl::parse_str(&format!("struct {name} {{{declaration}}}")).unwrap();
+        let found = module.types.iter().find(|(_, t)| t.name.as_deref() == Some(name)).unwrap();
+        let naga::TypeInner::Struct { members, .. } = &found.1.inner else { panic!("{name} is no struct") };
+        members.iter().map(|m| (m.name.clone().unwrap(), m.offset as usize)).collect()
+    }
+
+    /// Names and offsets of fields of a Rust struct.
+    macro_rules! fields {
+        ($type:ty: $($field:ident),* $(,)?) => {
+            vec![$((stringify!($field).to_string(), std::mem::offset_of!($type, $field))),*]
+        };
+    }
+
+    #[test]
+    fn parameters_lie_where_shaders_read_them() {
+        use super::{embed, projection};
+        let own = fields!(projection::Params: rows, first_row, units, groups, group_units_log2, input_stride, output_stride,
+            tokens, multiplier, softcap, epsilon, columns);
+        assert_eq!(members(super::shared("projection").unwrap(), "Params"), own);
+        let own = fields!(embed::Params: rows, first_row, all_rows, columns, units, groups, group_units_log2, output_stride,
+            tokens, multiplier);
+        assert_eq!(members(embed::EMBED.text, "Params"), own);
+    }
 }

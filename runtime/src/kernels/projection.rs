@@ -31,19 +31,19 @@ pub struct Projection<'a> {
 /// `shared/projection.wgsl` has the same fields.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    first_row: u32,
-    units: u32,
-    groups: u32,
-    group_units_log2: u32,
-    input_stride: u32,
-    output_stride: u32,
-    tokens: u32,
-    multiplier: f32,
-    softcap: f32,
-    epsilon: f32,
-    columns: f32,
+pub(super) struct Params {
+    pub(super) rows: u32,
+    pub(super) first_row: u32,
+    pub(super) units: u32,
+    pub(super) groups: u32,
+    pub(super) group_units_log2: u32,
+    pub(super) input_stride: u32,
+    pub(super) output_stride: u32,
+    pub(super) tokens: u32,
+    pub(super) multiplier: f32,
+    pub(super) softcap: f32,
+    pub(super) epsilon: f32,
+    pub(super) columns: f32,
 }
 
 impl Output {

@@ -8,8 +8,14 @@ use super::{
 };
 
 /// Products of a matrix with activations.
-pub static PROJECT: &[&Candidate<Project>] =
-    &[&project::MATVEC, &matmul_matrices::CANDIDATE, &matmul_int8::CANDIDATE, &matmul_tile::CANDIDATE, &project::MATMUL];
+pub static PROJECT: &[&Candidate<Project>] = &[
+    &matvec_int8::CANDIDATE,
+    &project::MATVEC,
+    &matmul_matrices::CANDIDATE,
+    &matmul_int8::CANDIDATE,
+    &matmul_tile::CANDIDATE,
+    &project::MATMUL,
+];
 
 /// Products of queries, keys and values that rotate and write to the cache at their end. Where none fits, these are two
 /// operations.

@@ -34,6 +34,7 @@ export interface EngineOptions {
   powerPreference?: 'low-power' | 'high-performance';
   contextSize?: number;
   kvCache?: 'auto' | 'f16' | 'f32';
+  numerics?: 'auto' | 'exact' | 'fast';
   withoutF16?: boolean;
   withoutSubgroups?: boolean;
   defaultLimits?: boolean;

@@ -202,8 +202,13 @@ function encodePrompts(engine: Engine, request: WriteRequest, contextSize: numbe
   return { prompts: [prompt], ...(trimmed ? { trimmed } : {}) };
 }
 
-function engineOptions({ contextSize, kvCache, device }: LoadRequest): EngineOptions {
-  return { ...device, ...(contextSize === undefined ? {} : { contextSize }), ...(kvCache === undefined ? {} : { kvCache }) };
+function engineOptions({ contextSize, kvCache, numerics, device }: LoadRequest): EngineOptions {
+  return {
+    ...device,
+    ...(contextSize === undefined ? {} : { contextSize }),
+    ...(kvCache === undefined ? {} : { kvCache }),
+    ...(numerics === undefined ? {} : { numerics }),
+  };
 }
 
 /** Reading stops when the load is aborted, also where everything is stored. */

@@ -31,6 +31,8 @@ extern "C" {
     fn context_size(this: &EngineOptions) -> Option<u32>;
     #[wasm_bindgen(method, getter, js_name = kvCache)]
     fn kv_cache(this: &EngineOptions) -> Option<String>;
+    #[wasm_bindgen(method, getter)]
+    fn numerics(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = powerPreference)]
     fn power_preference(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = withoutF16)]
@@ -204,8 +206,15 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
             return Err(Thrown::new("invalid-argument", format!("kvCache is {other:?}, expected auto, f16 or f32")));
         }
     };
-    let decoder_options =
-        DecoderOptions { cache, max_context: options.context_size().map(|n| n as usize), ..DecoderOptions::default() };
+    let exact = match options.numerics().as_deref() {
+        None | Some("auto" | "fast") => false,
+        Some("exact") => true,
+        Some(other) => {
+            return Err(Thrown::new("invalid-argument", format!("numerics is {other:?}, expected auto, exact or fast")));
+        }
+    };
+    let max_context = options.context_size().map(|n| n as usize);
+    let decoder_options = DecoderOptions { cache, max_context, exact, ..DecoderOptions::default() };
     let package = Package::open(source).await?;
     require_supported(&package.manifest().spec)?;
     let device = Device(Arc::new(Gpu::open(&gpu_options).await?));
