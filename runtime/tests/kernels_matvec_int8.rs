@@ -187,7 +187,9 @@ fn the_work_may_be_divided_in_any_way() {
         let most = gpu.profile.subgroup_min_size.min(32);
         for (lanes, at_once, depth, passes) in [(2, 1, 4, 1), (4, 2, 3, 2), (most, 4, 1, 1), (most, 1, 1, 3)] {
             let workgroup = 64;
-            let rows = workgroup / lanes * at_once * passes;
+            // Whole turns, and whole eights.
+            let turn: u32 = workgroup / lanes * at_once;
+            let rows = (turn * passes).next_multiple_of(turn.max(8));
             for (text, replicas) in [("q4/32", 1), ("q4/32:e4m4 learned", 8)] {
                 let tuning = Some(Tuning { workgroup, lanes, at_once, depth, rows, replicas, inline: true });
                 check(&gpu, &Case { chunk_rows: &[72, 13], norm: true, tuning, ..plain(scheme(text)) }, lanes);
