@@ -218,23 +218,26 @@ impl Layout<'_> {
 /// Runs of neighbouring chunks whose planes, laid one after the other, are the planes of the run, and fit a binding.
 fn runs(profile: &Profile, tensor: &TensorEntry) -> Vec<Range<usize>> {
     let limit = profile.max_binding.min(profile.max_buffer);
-    let is_whole = |run: &[Chunk]| {
-        let rows = run.iter().map(|c| c.rows).sum();
-        let sizes = plane_sizes(tensor.scheme, rows, tensor.columns());
-        sizes.iter().enumerate().all(|(i, size)| {
-            let joined: u64 = run.iter().map(|c| c.planes[i].bytes).sum();
-            let bytes = 4 * size.words as u64;
-            size.kind == PlaneKind::Codebook || (joined == bytes && align(bytes) <= limit)
-        })
+    let fits = |run: &[Chunk]| {
+        let sizes = plane_sizes(tensor.scheme, run.iter().map(|c| c.rows).sum(), tensor.columns());
+        sizes.iter().all(|size| align(4 * size.words as u64) <= limit)
     };
     let mut runs: Vec<Range<usize>> = Vec::new();
     for i in 0..tensor.chunks.len() {
         match runs.last_mut() {
-            Some(run) if is_whole(&tensor.chunks[run.start..=i]) => run.end = i + 1,
+            Some(run) if ends_whole(tensor, &tensor.chunks[i - 1]) && fits(&tensor.chunks[run.start..=i]) => run.end = i + 1,
             _ => runs.push(i..i + 1),
         }
     }
     runs
+}
+
+/// Whether a chunk's planes end with their last row: what follows may lie right behind it. Scales of four rows share a word,
+/// so do eight zero points; where such a word is not full, eight chunks are larger than one of eight times the rows.
+fn ends_whole(tensor: &TensorEntry, chunk: &Chunk) -> bool {
+    let sizes = |rows| plane_sizes(tensor.scheme, rows, tensor.columns());
+    let planes = sizes(chunk.rows).into_iter().zip(sizes(8 * chunk.rows));
+    planes.filter(|(one, _)| one.kind != PlaneKind::Codebook).all(|(one, eight)| 8 * one.words == eight.words)
 }
 
 fn check_limits(profile: &Profile, tensor: &TensorEntry, chunks: &[Merged]) -> Result<(), GpuError> {
@@ -246,4 +249,45 @@ fn check_limits(profile: &Profile, tensor: &TensorEntry, chunks: &[Merged]) -> R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use haikuq_format::spec::TensorClass;
+
+    fn tensor(scheme: &str, columns: usize, chunk_rows: &[usize]) -> TensorEntry {
+        let firsts = chunk_rows.iter().scan(0, |next, rows| {
+            *next += rows;
+            Some(*next - rows)
+        });
+        let chunks = firsts.zip(chunk_rows).map(|(first_row, &rows)| Chunk { first_row, rows, planes: Vec::new() }).collect();
+        TensorEntry {
+            name: "t".into(),
+            class: TensorClass::Mlp,
+            shape: vec![chunk_rows.iter().sum(), columns],
+            scheme: scheme.parse().unwrap(),
+            chunks,
+            relative_error: None,
+        }
+    }
+
+    #[test]
+    fn chunks_are_joined_where_their_planes_follow_without_a_gap() {
+        let joined = |scheme, rows: &[usize]| runs(&Profile::least(), &tensor(scheme, 32, rows));
+        assert_eq!(joined("q4/32:e4m4 learned", &[16, 16, 9]), [0..3], "the last one may end anywhere");
+        // 12 zero points leave half a word free, though 12 and 8 take as many words as 20.
+        assert_eq!(joined("q4/32+u4", &[12, 8]), [0..1, 1..2]);
+        assert_eq!(joined("q4/32+u4", &[16, 8, 12, 4]), [0..3, 3..4]);
+        // Four rows share a word of scales.
+        assert_eq!(joined("q4/32:e4m4 learned", &[6, 6]), [0..1, 1..2]);
+        assert_eq!(joined("q4/32", &[6, 6]), [0..2]);
+    }
+
+    #[test]
+    fn no_plane_is_larger_than_a_binding() {
+        let small = Profile { max_binding: 4096, ..Profile::least() };
+        // A chunk of 16 rows takes 2 KiB.
+        assert_eq!(runs(&small, &tensor("f32", 32, &[16, 16, 16])), [0..2, 2..3]);
+    }
 }
