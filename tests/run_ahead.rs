@@ -14,12 +14,8 @@ use std::ops::ControlFlow;
 const PROMPTS: [&str; 3] = ["Tell me a story about a cold birthday.", "A haiku:", "Once upon a time there was a"];
 
 fn load(steps_ahead: usize) -> Runner {
-    let decoder = DecoderOptions {
-        cache: CachePrecision::F32,
-        exact: true,
-        run_ahead: Some(steps_ahead),
-        ..DecoderOptions::default()
-    };
+    let decoder =
+        DecoderOptions { cache: CachePrecision::F32, exact: true, run_ahead: Some(steps_ahead), ..DecoderOptions::default() };
     Runner::load(&convert("q4-fast"), &RunnerOptions { gpu: GpuOptions::default(), decoder }, &mut |_| {}).unwrap()
 }
 
