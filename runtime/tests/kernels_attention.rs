@@ -7,7 +7,7 @@ use haikuq_runtime::kernels::attention::{self, AttentionBuffers, AttentionShape,
 use haikuq_runtime::kernels::attention_decode::{AttentionDecode, splits};
 use haikuq_runtime::kernels::attention_prefill::AttentionPrefill;
 use haikuq_runtime::kernels::attention_split::{self, AttentionSplit};
-use haikuq_runtime::kernels::{attention_prefill_matrices, attention_prefill_tile};
+use haikuq_runtime::kernels::{attention_prefill_matrices, attention_prefill_tile, attention_prefill_whole};
 use half::f16;
 use rstest::rstest;
 use support::{Random, assert_close, gpu, pages_for, run, scattered_pages, token};
@@ -38,6 +38,7 @@ enum Which {
     Split { splits: u32, least_pages: u32 },
     Prefill,
     PrefillTile,
+    PrefillWhole,
     PrefillMatrices,
 }
 
@@ -45,7 +46,7 @@ enum Which {
 /// matrices, queries and weights are rounded to f16: a score of 10 is off by up to 10 × 2⁻¹¹ / √dimensions or so, and so
 /// are the results, which are of size 2.
 fn prefills(gpu: &Gpu, shape: &AttentionShape) -> Vec<(Which, f32)> {
-    let mut kernels = vec![(Which::Prefill, TOLERANCE), (Which::PrefillTile, TOLERANCE)];
+    let mut kernels = vec![(Which::Prefill, TOLERANCE), (Which::PrefillTile, TOLERANCE), (Which::PrefillWhole, TOLERANCE)];
     if attention_prefill_matrices::fits(&gpu.profile, shape) {
         kernels.push((Which::PrefillMatrices, 4e-3));
     } else if gpu.profile.matrices.is_empty() {
@@ -86,6 +87,10 @@ fn run_kernel(gpu: &Gpu, which: Which, scores: Scores, cache: &CpuCache, tokens:
             let scratch = gpu.storage("scratch", attention_prefill_tile::scratch_bytes(num_tokens, &shape, scores.window));
             let job = AttentionPrefill { num_tokens, shape, scores, buffers };
             attention_prefill_tile::bind(gpu, &job, &(&scratch).into()).unwrap()
+        }
+        Which::PrefillWhole => {
+            let job = AttentionPrefill { num_tokens, shape, scores, buffers };
+            attention_prefill_whole::bind(gpu, &job, &(&gpu.storage("scratch", 16)).into()).unwrap()
         }
         Which::PrefillMatrices => {
             let scratch = gpu.storage("scratch", attention_prefill_matrices::scratch_bytes(num_tokens, &shape, scores.window));
@@ -293,9 +298,11 @@ fn cutting_a_prompt_changes_no_bit_of_a_prefill() {
     let gpu = gpu();
     let cut = 37;
     let (first, second) = q.split_at(cut * shape.pitch() as usize);
-    let mut pieces = run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens[..cut], first);
-    pieces.extend(run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens[cut..], second));
-    assert_eq!(pieces, run_kernel(&gpu, Which::Prefill, scores, &cache, &tokens, &q));
+    for which in [Which::Prefill, Which::PrefillWhole] {
+        let mut pieces = run_kernel(&gpu, which, scores, &cache, &tokens[..cut], first);
+        pieces.extend(run_kernel(&gpu, which, scores, &cache, &tokens[cut..], second));
+        assert_eq!(pieces, run_kernel(&gpu, which, scores, &cache, &tokens, &q));
+    }
 }
 
 #[test]

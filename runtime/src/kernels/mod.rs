@@ -21,6 +21,7 @@ pub mod attention_prefill;
 pub mod attention_prefill_matrices;
 pub mod attention_prefill_parts;
 pub mod attention_prefill_tile;
+pub mod attention_prefill_whole;
 pub mod attention_split;
 pub mod candidate;
 pub mod choose;

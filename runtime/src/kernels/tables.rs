@@ -4,7 +4,8 @@ use super::attend::{self, Attend};
 use super::candidate::Candidate;
 use super::project::{self, Project, ProjectHeads};
 use super::{
-    attention_prefill_matrices, attention_prefill_tile, attention_split, matmul_int8, matmul_matrices, matmul_tile, matvec_int8,
+    attention_prefill_matrices, attention_prefill_tile, attention_prefill_whole, attention_split, matmul_int8, matmul_matrices,
+    matmul_tile, matvec_int8,
 };
 
 /// Products of a matrix with activations.
@@ -28,6 +29,7 @@ pub static ATTEND: &[&Candidate<Attend>] = &[
     &attend::WHOLE,
     &attention_prefill_matrices::CANDIDATE,
     &attention_prefill_tile::CANDIDATE,
+    &attention_prefill_whole::CANDIDATE,
     &attend::PREFILL,
 ];
 
