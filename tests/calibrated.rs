@@ -1,8 +1,10 @@
 //! Calibrated conversion as a user types it: what it loses, that it is the same every time, that an interruption costs
 //! nothing, and that how a checkpoint is scaled does not matter.
 
+mod common;
 mod support;
 
+use common::convert_calibrated;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,9 +61,9 @@ impl World {
     }
 
     /// Mean KL divergence on the embedded checkpoint's evaluation text.
-    fn kl(&self, package: &str) -> f64 {
+    fn kl(&self, package: &Path) -> f64 {
         let mut command = support::haikuq();
-        command.arg("validate").arg(self.at(package)).arg("--golden").arg(haiku("reference.safetensors"));
+        command.arg("validate").arg(package).arg("--golden").arg(haiku("reference.safetensors"));
         let output = succeed({
             command.args(["--reference", "--json"]);
             command
@@ -75,13 +77,34 @@ impl World {
     }
 }
 
-/// The embedded checkpoint with every input of its matrices rescaled by factors from 1/64 to 64 that norms, values and
-/// the `up` half take back, and the norms' gains folded into the weights: the same function.
-fn badly_scaled(out: &Path) {
+/// What belongs to the embedded checkpoint but for its weights, in a new folder.
+fn without_weights(out: &Path) {
     std::fs::create_dir(out).unwrap();
     for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
         std::fs::copy(haiku(file), out.join(file)).unwrap();
     }
+}
+
+/// The embedded checkpoint's first layers: for what does not depend on how well it writes.
+fn shallow(out: &Path) {
+    without_weights(out);
+    let mut config = read_json(&out.join("config.json"));
+    config["num_hidden_layers"] = LAYERS.into();
+    support::write_json(&out.join("config.json"), &config);
+    let bytes = std::fs::read(haiku("model.safetensors")).unwrap();
+    let mut tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let layer = |name: &str| name.strip_prefix("model.layers.")?.split('.').next()?.parse::<usize>().ok();
+    tensors.retain(|(name, _)| layer(name).is_none_or(|layer| layer < LAYERS));
+    safetensors::serialize_to_file(tensors, None, &out.join("model.safetensors")).unwrap();
+}
+
+/// Layers of [`shallow`]: with fewer, eight bits for the embedding would be more than [`BODY`] allows.
+const LAYERS: usize = 3;
+
+/// The embedded checkpoint with every input of its matrices rescaled by factors from 1/64 to 64 that norms, values and
+/// the `up` half take back, and the norms' gains folded into the weights: the same function.
+fn badly_scaled(out: &Path) {
+    without_weights(out);
     let bytes = std::fs::read(haiku("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)> = file
@@ -131,25 +154,28 @@ fn badly_scaled(out: &Path) {
 #[test]
 fn calibrated_rounding_loses_little_however_the_checkpoint_is_scaled() {
     let world = World::new();
-    let text = haiku("calibration.jsonl");
-    succeed(world.convert(&haiku(""), &text, "a", &[]));
-    let kl = world.kl("a");
-    assert!(kl <= 0.040, "{kl}");
+    let kl = world.kl(&convert_calibrated("q4"));
+    assert!(kl <= 0.042, "{kl}");
     badly_scaled(&world.at("scaled"));
-    succeed(world.convert(&world.at("scaled"), &text, "b", &[]));
-    let scaled = world.kl("b");
-    assert!(scaled <= 0.042, "{scaled} badly scaled, {kl} as it was");
+    let mut command = support::haikuq();
+    command.arg("convert").arg(world.at("scaled")).arg("--out").arg(world.at("b")).args(["--recipe", "q4"]);
+    command.arg("--calibration").arg(haiku("calibration.jsonl"));
+    succeed(command);
+    let scaled = world.kl(&world.at("b"));
+    assert!(scaled <= 1.05 * kl, "{scaled} badly scaled, {kl} as it was");
 }
 
 #[test]
 fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() {
     let world = World::new();
-    let calibration = world.calibration(&haiku(""), "4");
-    succeed(world.convert(&haiku(""), &calibration, "one", &["--jobs", "1"]));
-    succeed(world.convert(&haiku(""), &calibration, "two", &["--jobs", "2", "--shard-size", "32MiB"]));
+    let checkpoint = world.at("shallow");
+    shallow(&checkpoint);
+    let calibration = world.calibration(&checkpoint, "4");
+    succeed(world.convert(&checkpoint, &calibration, "one", &["--jobs", "1"]));
+    succeed(world.convert(&checkpoint, &calibration, "two", &["--jobs", "2", "--shard-size", "32MiB"]));
     assert_eq!(world.shards("one"), world.shards("two"));
 
-    let mut command = world.convert(&haiku(""), &calibration, "three", &[]);
+    let mut command = world.convert(&checkpoint, &calibration, "three", &[]);
     let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let matrices = world.at("three.partial/matrices");
     let begin = Instant::now();
@@ -160,12 +186,12 @@ fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() 
     }
     running.kill().unwrap();
     running.wait().unwrap();
-    let unfinished = fail(world.convert(&haiku(""), &calibration, "three", &[]));
+    let unfinished = fail(world.convert(&checkpoint, &calibration, "three", &[]));
     assert!(unfinished.contains("--resume"), "{unfinished}");
     // A matrix that was cut off is made again.
     let first = std::fs::read_dir(&matrices).unwrap().next().unwrap().unwrap().path();
     std::fs::write(&first, b"cut").unwrap();
-    succeed(world.convert(&haiku(""), &calibration, "three", &["--resume"]));
+    succeed(world.convert(&checkpoint, &calibration, "three", &["--resume"]));
     assert_eq!(world.shards("one"), world.shards("three"));
     assert!(!world.at("three.partial").exists());
 }
@@ -173,11 +199,13 @@ fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() 
 #[test]
 fn what_each_matrix_costs_is_told_as_it_is_finished_unless_nothing_is_wanted() {
     let world = World::new();
-    let calibration = world.calibration(&haiku(""), "2");
-    let output = succeed(world.convert(&haiku(""), &calibration, "a", &["--json"]));
+    let checkpoint = world.at("shallow");
+    shallow(&checkpoint);
+    let calibration = world.calibration(&checkpoint, "2");
+    let output = succeed(world.convert(&checkpoint, &calibration, "a", &["--json"]));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let costs = json["costs"].as_array().unwrap();
-    assert_eq!(costs.len(), 8 * 4 + 1);
+    assert_eq!(costs.len(), LAYERS * 4 + 1);
     let told = String::from_utf8(output.stderr).unwrap();
     for cost in costs {
         let (name, scheme) = (cost["name"].as_str().unwrap(), cost["scheme"].as_str().unwrap());
@@ -187,7 +215,7 @@ fn what_each_matrix_costs_is_told_as_it_is_finished_unless_nothing_is_wanted() {
         assert_eq!(told.lines().filter(|l| l.starts_with(&line) && l.ends_with(" s")).count(), 1, "{line} in {told}");
     }
 
-    let quiet = succeed(world.convert(&haiku(""), &calibration, "b", &["--quiet"]));
+    let quiet = succeed(world.convert(&checkpoint, &calibration, "b", &["--quiet"]));
     assert!(quiet.stderr.is_empty());
     let table = String::from_utf8(quiet.stdout).unwrap();
     for part in ["matrix", "mean loss", "qkv", "embedding"] {

@@ -7,7 +7,7 @@
 mod common;
 mod random_decoder;
 
-use common::adapters;
+use common::Adapter;
 use haikuq::golden::reference::Reference;
 use haikuq_format::spec::{
     Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, TensorSpec,
@@ -335,6 +335,45 @@ fn without_rope(spec: DecoderSpec) -> DecoderSpec {
     DecoderSpec { ropes: Vec::new(), ..with_attention(spec, |a| a.rope = None) }
 }
 
+/// Schemes with a table of values for each matrix: three that the default recipes choose from, then others.
+const LEARNED: [&str; 7] = [
+    "q3/32:e4m4 learned",
+    "q4/32:e4m4 learned",
+    "q5/32:e4m4 learned",
+    "q4/64:e4m4 learned",
+    "q3/64 learned",
+    "q4/32 learned",
+    "q5/128 learned",
+];
+
+#[test]
+fn learned_tables_in_every_matrix() {
+    let gpu = gpu();
+    for scheme in &LEARNED[..3] {
+        let spec = with_biases(plain());
+        let parsed: Scheme = scheme.parse().unwrap();
+        Pair::new(scheme, &gpu, &spec, |_| parsed).check();
+    }
+}
+
+/// Decoders whose matrices have each a scheme of its own, as calibrated packages do.
+fn schemes_in_turn_on(gpu: &Arc<Gpu>) {
+    let schemes: Vec<Scheme> = LEARNED.iter().chain(&["q8/64", "f16"]).map(|scheme| scheme.parse().unwrap()).collect();
+    let matrices = std::cell::Cell::new(0);
+    for tied_head in [true, false] {
+        // Nine schemes for four matrices a layer: none has the scheme that it has in another layer.
+        let in_turn = |_: &TensorSpec| schemes[matrices.replace(matrices.get() + 1) % schemes.len()];
+        let spec = DecoderSpec { tied_head, ..plain() };
+        Pair::new(&format!("schemes in turn, tied head: {tied_head}"), gpu, &spec, in_turn).check();
+    }
+    assert_eq!(matrices.get(), 3 * schemes.len(), "each has served three matrices");
+}
+
+#[test]
+fn schemes_in_turn() {
+    schemes_in_turn_on(&gpu());
+}
+
 /// Combinations as published models have them.
 fn combinations() -> Vec<(&'static str, DecoderSpec)> {
     let parallel = |spec, residual| with_layers(spec, move |l| l.residual = residual);
@@ -430,16 +469,16 @@ fn a_device_with_webgpus_default_limits_and_no_features_computes_the_same() {
     for (name, spec) in combinations() {
         Pair::new(name, &gpu, &spec, |_| q3).check();
     }
+    schemes_in_turn_on(&gpu);
 }
 
 #[test]
-fn features_work_together_on_every_adapter() {
-    for adapter in adapters().iter().skip(1) {
-        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-        adapter.show_alone(&mut again);
-        // The other tests pass there too, but take minutes.
-        let output = again.args(["--exact", "features_work_together", "--nocapture"]).output().unwrap();
-        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-        assert!(output.status.success() && said.contains("1 passed"), "{adapter}: {said}");
-    }
+fn features_and_schemes_work_on_swiftshader() {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    Adapter::swiftshader().show_alone(&mut again);
+    // The other tests pass there too, but take minutes.
+    let tests = ["features_work_together", "schemes_in_turn"];
+    let output = again.arg("--exact").args(tests).arg("--nocapture").output().unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
 }

@@ -1,14 +1,14 @@
 //! The whole way, with the real program on a real adapter: checkpoint to package to tokens.
 //!
-//! Every test that runs a package does so on each adapter there is to be had: the default one, and SwiftShader (in Debian's
-//! `chromium` package), which has neither f16 nor wide subgroups. `HAIKUQ_SKIP_SWIFTSHADER=1` leaves the latter out where
-//! it cannot be installed.
+//! What depends on kernels is tested on two adapters: the default one, and SwiftShader (in Debian's `chromium` package),
+//! which has neither f16 nor wide subgroups. Where that cannot be installed, `-E 'not test(swiftshader)'` leaves it out.
 
 mod common;
 
-use common::{Adapter, adapters, convert, golden, haikuq_json};
+use common::{Adapter, convert, convert_calibrated, golden, haikuq_json};
 use haikuq::model::LanguageModel;
 use haikuq_runtime::device::GpuOptions;
+use rstest::rstest;
 
 /// Mean KL divergence, top-1 agreement in percent, and the number of equal greedy continuations.
 fn validate(adapter: &Adapter, package: &std::path::Path, windows: usize, extra: &[&str]) -> (f64, f64, serde_json::Value) {
@@ -22,40 +22,57 @@ fn validate(adapter: &Adapter, package: &std::path::Path, windows: usize, extra:
     (number("mean_kl"), number("top1_percent"), report)
 }
 
-#[test]
-fn an_f32_package_says_what_the_reference_says() {
-    let package = convert("f32");
-    for adapter in adapters() {
-        let (windows, prompts) = if adapter.is_swiftshader() { (1, "2") } else { (4, "12") };
-        let (kl, top1, report) = validate(&adapter, &package, windows, &["--cache", "f32", "--prompts", prompts]);
-        assert!(kl <= 1e-6, "{adapter}: mean KL {kl}");
-        assert!(top1 >= 99.9, "{adapter}: top-1 {top1} %");
-        let different = report["continuations"].as_array().unwrap().iter().filter(|c| !c["first_difference"].is_null()).count();
-        assert_eq!(different, 0, "{adapter}: greedy continuations differ from the reference's");
-    }
+#[rstest]
+#[case::the_default_adapter(Adapter::default(), 4, "12")]
+#[case::swiftshader(Adapter::swiftshader(), 1, "2")]
+fn an_f32_package_says_what_the_reference_says(#[case] adapter: Adapter, #[case] windows: usize, #[case] prompts: &str) {
+    let (kl, top1, report) = validate(&adapter, &convert("f32"), windows, &["--cache", "f32", "--prompts", prompts]);
+    assert!(kl <= 1e-6, "{adapter}: mean KL {kl}");
+    assert!(top1 >= 99.9, "{adapter}: top-1 {top1} %");
+    let different = report["continuations"].as_array().unwrap().iter().filter(|c| !c["first_difference"].is_null()).count();
+    assert_eq!(different, 0, "{adapter}: greedy continuations differ from the reference's");
 }
 
-#[test]
-fn an_f16_package_with_an_f16_cache_is_within_1e_4() {
-    let package = convert("f16");
-    for adapter in adapters() {
-        let (kl, _, _) = validate(&adapter, &package, 1, &["--cache", "f16", "--prompts", "1"]);
-        assert!(kl <= 1e-4, "{adapter}: mean KL {kl}");
-    }
+#[rstest]
+#[case::the_default_adapter(Adapter::default())]
+#[case::swiftshader(Adapter::swiftshader())]
+fn an_f16_package_with_an_f16_cache_is_within_1e_4(#[case] adapter: Adapter) {
+    let (kl, _, _) = validate(&adapter, &convert("f16"), 1, &["--cache", "f16", "--prompts", "1"]);
+    assert!(kl <= 1e-4, "{adapter}: mean KL {kl}");
 }
 
-#[test]
-fn quantized_packages_pass_their_thresholds() {
+/// The threshold of `recipe` must be met on so many windows of the golden outputs.
+fn meets_its_threshold(adapter: &Adapter, package: &std::path::Path, recipe: &str, windows: usize) {
     let thresholds = golden("thresholds.toml");
-    for recipe in ["q8", "q4-fast", "q3-fast"] {
-        let package = convert(recipe);
-        // Exit code 3 fails the test in `haikuq_json`.
-        validate(&Adapter::default(), &package, 6, &["--prompts", "1", "--thresholds", thresholds.to_str().unwrap()]);
-    }
+    // Exit code 3 fails the test in `haikuq_json`.
+    let (_, _, report) = validate(adapter, package, windows, &["--prompts", "1", "--thresholds", thresholds.to_str().unwrap()]);
+    assert_eq!(report["package"]["recipe"], recipe);
+    let checks = report["thresholds"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["name"] == "max_kl" && check["passed"] == true), "{checks:?}");
+    println!("{adapter}, {recipe}: mean KL {}", report["summary"]["mean_kl"]);
 }
 
 #[test]
-fn one_adapters_golden_outputs_are_anothers() {
+fn packages_that_are_not_calibrated_pass_their_thresholds() {
+    for recipe in ["q8", "q4-fast", "q3-fast"] {
+        meets_its_threshold(&Adapter::default(), &convert(recipe), recipe, 3);
+    }
+}
+
+/// The default recipe and the smallest one: matrices of 3, 4, 5 and 8 bits, learned tables, small scales.
+#[rstest]
+#[case::q4_on_the_default_adapter("q4", Adapter::default(), 4)]
+#[case::q3_on_the_default_adapter("q3", Adapter::default(), 4)]
+#[case::q4_on_swiftshader("q4", Adapter::swiftshader(), 1)]
+#[case::q3_on_swiftshader("q3", Adapter::swiftshader(), 1)]
+fn calibrated_packages_pass_their_thresholds(#[case] recipe: &str, #[case] adapter: Adapter, #[case] windows: usize) {
+    meets_its_threshold(&adapter, &convert_calibrated(recipe), recipe, windows);
+}
+
+#[rstest]
+#[case::the_same_adapter(Adapter::default())]
+#[case::swiftshader(Adapter::swiftshader())]
+fn one_adapters_golden_outputs_are_anothers(#[case] adapter: Adapter) {
     let (package, text) = (convert("q4-fast"), golden("evaluation.jsonl"));
     let dir = tempfile::tempdir().unwrap();
     let recorded = dir.path().join("native.safetensors");
@@ -63,16 +80,14 @@ fn one_adapters_golden_outputs_are_anothers() {
     let what = ["golden", package, "--text", text.to_str().unwrap(), "--out", recorded, "--cache", "f32", "--json"];
     let sizes = ["--windows", "1", "--context", "128", "--max-new", "6"];
     let said = haikuq_json(&Adapter::default(), &[&what[..], &sizes].concat());
-    for (i, adapter) in adapters().iter().enumerate() {
-        let report =
-            haikuq_json(adapter, &["validate", package, "--golden", recorded, "--cache", "f32", "--prompts", "2", "--json"]);
-        let (kl, top1) = (report["summary"]["mean_kl"].as_f64().unwrap(), report["summary"]["top1_percent"].as_f64().unwrap());
-        assert!(kl.abs() <= 1e-6 && top1 >= 99.5, "{adapter}: mean KL {kl}, top-1 {top1} %");
-        let tool = report["golden"]["tool"].as_str().unwrap();
-        assert!(tool.ends_with(&format!(": q4-fast package on {}", said["adapter"].as_str().unwrap())), "{tool}");
-        if i == 0 {
-            assert_eq!(report["adapter"], said["adapter"]);
-        }
+    let report =
+        haikuq_json(&adapter, &["validate", package, "--golden", recorded, "--cache", "f32", "--prompts", "2", "--json"]);
+    let (kl, top1) = (report["summary"]["mean_kl"].as_f64().unwrap(), report["summary"]["top1_percent"].as_f64().unwrap());
+    assert!(kl.abs() <= 1e-6 && top1 >= 99.5, "{adapter}: mean KL {kl}, top-1 {top1} %");
+    let tool = report["golden"]["tool"].as_str().unwrap();
+    assert!(tool.ends_with(&format!(": q4-fast package on {}", said["adapter"].as_str().unwrap())), "{tool}");
+    if adapter == Adapter::default() {
+        assert_eq!(report["adapter"], said["adapter"]);
     }
 }
 
@@ -95,8 +110,12 @@ fn a_package_below_a_threshold_exits_3_and_says_which() {
     assert!(stderr.contains("below threshold") && stderr.contains("0.0001"), "{stderr}");
 }
 
-#[test]
-fn a_batch_gives_each_prompt_the_tokens_that_it_gets_alone() {
+// SwiftShader starts slowly: a batch of three, on one recipe, shows there what nine show elsewhere.
+#[rstest]
+#[case::nine_of_q4_fast("q4-fast", Adapter::default(), 9)]
+#[case::five_of_q3_fast("q3-fast", Adapter::default(), 5)]
+#[case::three_on_swiftshader("q4-fast", Adapter::swiftshader(), 3)]
+fn a_batch_gives_each_prompt_the_tokens_that_it_gets_alone(#[case] recipe: &str, #[case] adapter: Adapter, #[case] count: usize) {
     let prompts = [
         "Once upon a time",
         "The little fox went over the hill and saw a very large tree, under which an old woman sat and sang to herself.",
@@ -108,22 +127,17 @@ fn a_batch_gives_each_prompt_the_tokens_that_it_gets_alone() {
         "In the morning the baker",
         "Nine prompts are more than one step serves",
     ];
-    // SwiftShader starts slowly: a batch of three, on one recipe, shows there what nine show elsewhere.
-    let cases =
-        [("q4-fast", Adapter::default(), 9), ("q3-fast", Adapter::default(), 5), ("q4-fast", adapters().pop().unwrap(), 3)];
-    for (recipe, adapter, count) in cases {
-        let package = convert(recipe);
-        let ids = |prompts: &[&str]| -> Vec<serde_json::Value> {
-            let mut arguments =
-                vec!["run", package.to_str().unwrap(), "--json", "--max-tokens", "12", "--temperature", "0.8", "--seed", "7"];
-            arguments.extend(prompts);
-            let json = haikuq_json(&adapter, &arguments);
-            json["texts"].as_array().unwrap().iter().map(|t| t["ids"].clone()).collect()
-        };
-        let together = ids(&prompts[..count]);
-        for (prompt, batch) in prompts.iter().zip(&together) {
-            assert_eq!(&ids(&[prompt])[0], batch, "{adapter}, {recipe}: {prompt:?}");
-        }
+    let package = convert(recipe);
+    let ids = |prompts: &[&str]| -> Vec<serde_json::Value> {
+        let mut arguments =
+            vec!["run", package.to_str().unwrap(), "--json", "--max-tokens", "12", "--temperature", "0.8", "--seed", "7"];
+        arguments.extend(prompts);
+        let json = haikuq_json(&adapter, &arguments);
+        json["texts"].as_array().unwrap().iter().map(|t| t["ids"].clone()).collect()
+    };
+    let together = ids(&prompts[..count]);
+    for (prompt, batch) in prompts.iter().zip(&together) {
+        assert_eq!(&ids(&[prompt])[0], batch, "{adapter}, {recipe}: {prompt:?}");
     }
 }
 
@@ -220,11 +234,15 @@ fn greedy(package: &std::path::Path, gpu: GpuOptions, prompt: &[u32]) -> Vec<u32
 #[test]
 fn a_device_with_webgpus_default_limits_and_no_features_writes_the_same() {
     let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
-    for recipe in ["q4-fast", "q3-fast"] {
-        let package = convert(recipe);
+    for package in [convert("q4-fast"), convert_calibrated("q4")] {
         // One token is prefilled by other kernels than more.
         for prompt in [&[1, 432, 382, 261, 367, 354, 261, 1816, 1151, 16, 2][..], &[1]] {
-            assert_eq!(greedy(&package, poor.clone(), prompt), greedy(&package, GpuOptions::default(), prompt), "{recipe}");
+            assert_eq!(
+                greedy(&package, poor.clone(), prompt),
+                greedy(&package, GpuOptions::default(), prompt),
+                "{}",
+                package.display()
+            );
         }
     }
 }

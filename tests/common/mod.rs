@@ -8,11 +8,16 @@ use haikuq::runner::{Runner, RunnerOptions};
 use haikuq_runtime::decoder::{CachePrecision, DecoderOptions};
 use haikuq_runtime::device::GpuOptions;
 use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// The program.
+const HAIKUQ: &str = env!("CARGO_BIN_EXE_haikuq");
+
 /// A GPU to run on, by the Vulkan driver file that finds it; the system's choice by default.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adapter {
     driver: Option<PathBuf>,
 }
@@ -27,9 +32,21 @@ impl fmt::Display for Adapter {
 }
 
 impl Adapter {
+    /// SwiftShader, which is right, several times slower than lavapipe, and has neither f16 nor wide subgroups. Tests
+    /// that use it say so in their names, by which they can be left out where it cannot be had.
+    pub fn swiftshader() -> Self {
+        const DRIVER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
+        assert!(
+            Path::new(DRIVER).exists(),
+            "no SwiftShader in {DRIVER}: install Debian's chromium, or leave out the tests that need it: \
+             cargo nextest run -E 'not test(swiftshader)'"
+        );
+        Self { driver: Some(DRIVER.into()) }
+    }
+
     /// The program with `arguments` on this adapter.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_haikuq"));
+        let mut command = Command::new(HAIKUQ);
         command.args(arguments);
         self.show_alone(&mut command);
         command
@@ -42,31 +59,10 @@ impl Adapter {
         }
     }
 
-    /// Whether this is SwiftShader: right, but several times slower than lavapipe.
-    pub fn is_swiftshader(&self) -> bool {
-        self.driver.is_some()
-    }
-
     /// Runs the program.
     pub fn haikuq(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the program starts")
     }
-}
-
-/// The default adapter and, where it is found, SwiftShader. Missing without being excused is a failure.
-pub fn adapters() -> Vec<Adapter> {
-    const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
-    let mut adapters = vec![Adapter::default()];
-    if Path::new(SWIFTSHADER).exists() {
-        adapters.push(Adapter { driver: Some(SWIFTSHADER.into()) });
-    } else {
-        assert!(
-            std::env::var_os("HAIKUQ_SKIP_SWIFTSHADER").is_some(),
-            "no SwiftShader: install Debian's chromium, or set HAIKUQ_SKIP_SWIFTSHADER=1 to test without it"
-        );
-        eprintln!("SwiftShader is left out (HAIKUQ_SKIP_SWIFTSHADER)");
-    }
-    adapters
 }
 
 /// A file of the embedded checkpoint.
@@ -74,24 +70,50 @@ pub fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/haiku-7m").join(file)
 }
 
-/// A package of the embedded checkpoint, made once a recipe and test run.
+/// A package of the embedded checkpoint, by a recipe that rounds without calibration.
 pub fn convert(recipe: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("haiku-7m-{recipe}"));
-    // Tests are processes of their own: the file lock keeps two from converting into one folder.
-    let lock = std::fs::File::create(target.with_extension("lock")).unwrap();
+    let checkpoint = golden("");
+    made_once(&format!("haiku-7m-{recipe}"), &["convert", path(&checkpoint), "--recipe", recipe, "--force"])
+}
+
+/// A package of the embedded checkpoint, calibrated on the text that `thresholds.toml` names.
+pub fn convert_calibrated(recipe: &str) -> PathBuf {
+    let (checkpoint, text) = (golden(""), golden("calibration.jsonl"));
+    let calibration = made_once("haiku-7m-calibration.safetensors", &["calibrate", path(&checkpoint), "--text", path(&text)]);
+    let arguments = ["convert", path(&checkpoint), "--recipe", recipe, "--calibration", path(&calibration), "--force"];
+    made_once(&format!("haiku-7m-{recipe}"), &arguments)
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("paths of this repository are UTF-8")
+}
+
+/// What the program puts into `CARGO_TARGET_TMPDIR/NAME`. Whichever test comes first makes it; after the next build of
+/// the program it is made anew. `scripts/test.sh` hands the packages on to the tests in a browser.
+fn made_once(name: &str, arguments: &[&str]) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Tests are processes of their own: of several that want it at once, one makes it and the others wait. The locked
+    // file says what it was made of.
+    let mut options = File::options();
+    let mut lock = options.read(true).write(true).create(true).truncate(false).open(target.with_extension("lock")).unwrap();
     lock.lock().unwrap();
-    let output = Adapter::default().haikuq(&[
-        "convert",
-        golden("").to_str().unwrap(),
-        "--recipe",
-        recipe,
-        "--out",
-        target.to_str().unwrap(),
-        "--force",
-        "--quiet",
-    ]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let sources = [PathBuf::from(HAIKUQ), golden("model.safetensors"), golden("calibration.jsonl")].map(|file| state(&file));
+    let (sources, mut made_of) = (sources.concat(), String::new());
+    lock.read_to_string(&mut made_of).unwrap();
+    if made_of != sources || !target.exists() {
+        lock.set_len(0).unwrap();
+        let output = Command::new(HAIKUQ).args(arguments).arg("--out").arg(&target).arg("--quiet").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        lock.rewind().unwrap();
+        lock.write_all(sources.as_bytes()).unwrap();
+    }
     target
+}
+
+/// A file as build tools judge whether it changed: by size and time.
+fn state(file: &Path) -> String {
+    let metadata = std::fs::metadata(file).unwrap();
+    format!("{} {} {:?}\n", file.display(), metadata.len(), metadata.modified().unwrap())
 }
 
 /// Runs the program, which must succeed, and parses what it prints.

@@ -1,12 +1,13 @@
 //! Random weights for any [`DecoderSpec`], as a package in memory and as the reference reads them.
 
 use haikuq::golden::reference::Reference;
-use haikuq::quantize::store_rows;
-use haikuq_format::layout::{PlaneKind, dequantize};
+use haikuq::quantize::{quantize_table, store_rows};
+use haikuq_format::layout::{PlaneBuffers, PlaneKind, QuantizedRows, Scales, dequantize, groups, pack_quantized, padded};
 use haikuq_format::manifest::{
     Chunk, FORMAT_NAME, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, Plane, Provenance, TensorEntry, entry_name,
     shard_name,
 };
+use haikuq_format::scheme::{Codebook, Grouped};
 use haikuq_format::shard::layout_shard;
 use haikuq_format::spec::{TensorClass, TensorSpec};
 use haikuq_format::{DecoderSpec, Scheme};
@@ -57,8 +58,10 @@ impl RandomDecoder {
     /// One tensor as a shard of its own.
     fn store(&mut self, tensor: &TensorSpec, scheme: Scheme, shard: usize, values: Vec<f32>) -> (TensorEntry, Vec<u8>) {
         let columns = *tensor.shape.last().unwrap();
-        let stored: Vec<_> =
-            values.chunks(CHUNK_ROWS * columns).map(|rows| store_rows(scheme, columns, rows).unwrap().planes).collect();
+        let stored: Vec<PlaneBuffers> = match scheme {
+            Scheme::Grouped(grouped) if grouped.codebook == Codebook::Learned => learned(grouped, columns, &values),
+            _ => values.chunks(CHUNK_ROWS * columns).map(|rows| store_rows(scheme, columns, rows).unwrap().planes).collect(),
+        };
         let planes =
             || stored.iter().enumerate().flat_map(|(i, planes)| planes.iter().map(move |(kind, words)| (i, *kind, words)));
         let sizes: Vec<_> =
@@ -94,6 +97,28 @@ impl RandomDecoder {
         let source: MemorySource = self.files.iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
         pollster::block_on(Package::open(source)).unwrap()
     }
+}
+
+/// The chunks of a matrix with a learned codebook, which they share.
+fn learned(scheme: Grouped, columns: usize, values: &[f32]) -> Vec<PlaneBuffers> {
+    let matrix = quantize_table(scheme, values, columns, None).rows;
+    let per_row = groups(columns, scheme.group);
+    let part = |codes: &[u8], first_row: usize| {
+        let rows = codes.len() / padded(columns);
+        let scales = first_row * per_row..(first_row + rows) * per_row;
+        let block = QuantizedRows {
+            codes: codes.to_vec(),
+            scales: match &matrix.scales {
+                Scales::F16(all) => Scales::F16(all[scales].to_vec()),
+                Scales::E4M4(all) => Scales::E4M4(all[scales].to_vec()),
+            },
+            codebook: matrix.codebook.clone(),
+            ..QuantizedRows::default()
+        };
+        pack_quantized(scheme, rows, columns, &block)
+    };
+    let chunks = matrix.codes.chunks(CHUNK_ROWS * padded(columns)).enumerate();
+    chunks.map(|(i, codes)| part(codes, i * CHUNK_ROWS)).collect()
 }
 
 /// Matrices keep the variance of what goes through them, gains are around 1, and biases show when they are forgotten.

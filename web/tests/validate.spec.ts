@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from '@playwright/test';
 import { haikuq } from './support/haikuq.ts';
-import { checkpoint, site, whole } from './support/packages.ts';
+import { calibrated, checkpoint, site, whole } from './support/packages.ts';
 
 const web = fileURLToPath(new URL('..', import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), 'haikuq-golden-'));
@@ -43,7 +43,6 @@ function shapeOf(value: unknown): unknown {
 }
 
 test('forced decoding agrees with the native runtime, continuations are the same, and so is the report', async () => {
-  const report = (name: string) => JSON.parse(readFileSync(join(folder, name, 'report.json'), 'utf8')) as Report;
   const thresholds = ['--golden', golden, '--max-kl', '1e-4', '--min-top1', '99.5'];
   const browser = await validate(whole.folder, ...thresholds, '--site', site, '--report', join(folder, 'browser'));
   expect(browser.code, browser.output).toBe(0);
@@ -63,9 +62,32 @@ test('forced decoding agrees with the native runtime, continuations are the same
   expect(shapeOf({ ...measured, adapter: '' })).toEqual(shapeOf({ ...report('native'), adapter: '' }));
 });
 
+for (const { recipe, folder: packed, conversion, made } of calibrated) {
+  test(`a calibrated ${recipe} package passes the thresholds of the checkpoint’s golden outputs`, async () => {
+    test.slow();
+    if (!made) await haikuq('convert', checkpoint, '--out', packed, '--force', ...conversion);
+    const { code, output } = await validate(
+      ...[packed, '--golden', join(checkpoint, 'reference.safetensors'), '--thresholds', join(checkpoint, 'thresholds.toml')],
+      ...['--windows', '1', '--prompts', '1', '--site', site, '--report', join(folder, recipe)],
+    );
+    expect(code, output).toBe(0);
+    const measured = report(recipe);
+    expect(measured).toMatchObject({ passed: true, package: { recipe }, summary: { positions: 512 } });
+    expect(measured.thresholds).toContainEqual(expect.objectContaining({ name: 'max_kl', passed: true }));
+    expect(measured.adapter).toMatch(/\(browser: Chrom/);
+    expect(measured.continuations).toHaveLength(1);
+  });
+}
+
+function report(name: string): Report {
+  return JSON.parse(readFileSync(join(folder, name, 'report.json'), 'utf8')) as Report;
+}
+
 interface Report {
   passed: boolean;
   adapter: string;
+  package: { recipe: string };
+  thresholds: { name: string; passed: boolean }[];
   summary: { positions: number; mean_kl: number; top1_percent: number };
   continuations: { first_difference: number | null; model_ids: number[]; golden_ids: number[] }[];
 }

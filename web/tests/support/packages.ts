@@ -37,6 +37,18 @@ export const updated = testPackage('haiku-7m-q4-updated', '--recipe', join(cache
 /** `whole`, but that one of its tokens reads as markup: a model that writes what a hostile one would. */
 export const hostile = testPackage('hostile');
 
+/**
+ * Calibrated packages, by the default recipe and by q3. They take long to make: `scripts/test.sh` names the folder in which
+ * the Rust tests have made them (`HAIKUQ_TEST_PACKAGES`); elsewhere the test that needs them makes them.
+ */
+export const calibrated = ['q4', 'q3'].map((recipe) => {
+  const made = process.env['HAIKUQ_TEST_PACKAGES'];
+  const name = `haiku-7m-${recipe}`;
+  const folder = made ? join(made, name) : join(cache, 'calibrated', name);
+  const conversion = ['--recipe', recipe, '--calibration', join(checkpoint, 'calibration.jsonl')];
+  return { name, folder, conversion, recipe, made: made !== undefined };
+});
+
 /** Runs where it is taken for HTML. */
 export const MARKUP = '<img src=x onerror="window.injected=1">';
 
