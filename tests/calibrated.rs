@@ -1,10 +1,8 @@
 //! Calibrated conversion as a user types it: what it loses, that it is the same every time, that an interruption costs
 //! nothing, and that how a checkpoint is scaled does not matter.
 
-mod common;
 mod support;
 
-use common::convert_calibrated;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -154,15 +152,14 @@ fn badly_scaled(out: &Path) {
 #[test]
 fn calibrated_rounding_loses_little_however_the_checkpoint_is_scaled() {
     let world = World::new();
-    let kl = world.kl(&convert_calibrated("q4"));
-    assert!(kl <= 0.042, "{kl}");
+    let text = haiku("calibration.jsonl");
+    succeed(world.convert(&haiku(""), &text, "a", &[]));
+    let kl = world.kl(&world.at("a"));
+    assert!(kl <= 0.040, "{kl}");
     badly_scaled(&world.at("scaled"));
-    let mut command = support::haikuq();
-    command.arg("convert").arg(world.at("scaled")).arg("--out").arg(world.at("b")).args(["--recipe", "q4"]);
-    command.arg("--calibration").arg(haiku("calibration.jsonl"));
-    succeed(command);
+    succeed(world.convert(&world.at("scaled"), &text, "b", &[]));
     let scaled = world.kl(&world.at("b"));
-    assert!(scaled <= 1.05 * kl, "{scaled} badly scaled, {kl} as it was");
+    assert!(scaled <= 0.042, "{scaled} badly scaled, {kl} as it was");
 }
 
 #[test]
