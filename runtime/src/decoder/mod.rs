@@ -194,9 +194,7 @@ impl Decoder {
         for from in [Value::Hidden, Value::HeadRows] {
             parts.get(&context, Part::Head { rows: 1, from })?;
         }
-        for advance in [true, false] {
-            parts.get(&context, Part::Sample { rows: 1, advance })?;
-        }
+        parts.get(&context, Part::Sample { rows: 1, advance: true })?;
         Ok(())
     }
 
@@ -324,7 +322,8 @@ impl Decoder {
         self.forget_flights();
         self.gpu.write(&self.buffers.sample_params, 0, &[choice.params(id)]);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.encode(&mut encoder, &[Part::Sample { rows: 1, advance: false }])?;
+        // The next step is given its token by the host; that it is also advanced spares another pipeline.
+        self.encode(&mut encoder, &[Part::Sample { rows: 1, advance: true }])?;
         self.submit_flight(encoder, Vec::new());
         Ok(self.land().await?[0])
     }

@@ -112,7 +112,7 @@ impl Package {
     /// As there.
     pub async fn hold_shard(&self, index: usize) -> Result<Option<Box<dyn HeldFile>>, PackageError> {
         let shards = &self.manifest.shards;
-        let entry = shards.get(index).ok_or_else(|| PackageError::NoSuchShard { index, count: shards.len() })?;
+        let entry = shards.get(index).ok_or(PackageError::NoSuchShard { index, count: shards.len() })?;
         let held = match self.hold_once(entry).await {
             Err(damage) if damage.is_of_copy() && self.source.refresh(&entry.name).await? => self.hold_once(entry).await?,
             result => result?,

@@ -103,11 +103,11 @@ fn spec() -> haikuq_format::DecoderSpec {
     let residuals = [Residual::Sequential, Residual::Parallel, Residual::ParallelShared];
     let layer = |i: usize| {
         let attention = Attention {
-            window: (i % 2 == 0).then_some(5),
-            rope: (i % 5 > 0).then_some(0),
+            window: i.is_multiple_of(2).then_some(5),
+            rope: (!i.is_multiple_of(5)).then_some(0),
             qk_norm: norms[i % 4],
-            qkv_bias: i % 3 == 0,
-            output_bias: i % 7 == 0,
+            qkv_bias: i.is_multiple_of(3),
+            output_bias: i.is_multiple_of(7),
             ..Attention::new(2 + 2 * (i % 2), 1 + i % 2, 8 + 2 * (i % 3))
         };
         let mlp = Mlp { intermediate_size: 77 - i, activation: Activation::Silu, gated: i % 4 != 1, bias: i % 2 == 1 };
