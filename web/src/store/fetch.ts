@@ -21,13 +21,9 @@ export function browserNetwork(): Network {
 
 const MAX_BACKOFF_MS = 15_000;
 
-/** What a connection is read into, again and again: as much as browsers have ready at a time. */
-const READ_BYTES = 1024 * 1024;
-
 export interface FetchedBytes {
   /** Position in the file. Follows what came before, or is 0 again where the server's file changed meanwhile. */
   at: number;
-  /** Until the next ones are asked for: their memory is used again. */
   bytes: Uint8Array<ArrayBuffer>;
 }
 
@@ -186,11 +182,12 @@ function openConnection(stallMs: number, outer: AbortSignal | undefined): Connec
 }
 
 async function* read(connection: Connection, response: Response, position: number, stages?: StageClock) {
-  if (!response.body) return;
-  const reader = readerOf(response.body);
+  // Chunks as they come. Reading into memory of our own is faster, but loses what has arrived where a connection breaks.
+  const reader = response.body?.getReader();
+  if (!reader) return;
   try {
     for (let begins = position; ; ) {
-      const { done, value } = await connection.wait(stages ? stages.time('fetch', reader.read) : reader.read());
+      const { done, value } = await connection.wait(stages ? stages.time('fetch', () => reader.read()) : reader.read());
       if (done || !value) return;
       stages?.add('fetch', value.length);
       yield { begins, bytes: value };
@@ -199,31 +196,6 @@ async function* read(connection: Connection, response: Response, position: numbe
   } finally {
     reader.cancel().catch(() => undefined);
   }
-}
-
-interface Reader {
-  read: () => Promise<{ done: boolean; value: Uint8Array<ArrayBuffer> | undefined }>;
-  cancel: () => Promise<void>;
-}
-
-/** Into the same memory each time, where the browser can: new memory for each chunk takes longer than the chunk. */
-function readerOf(body: ReadableStream<Uint8Array<ArrayBuffer>>): Reader {
-  let into: ReadableStreamBYOBReader;
-  try {
-    into = body.getReader({ mode: 'byob' });
-  } catch {
-    const reader = body.getReader();
-    return { read: () => reader.read(), cancel: () => reader.cancel() };
-  }
-  let memory = new ArrayBuffer(READ_BYTES);
-  return {
-    async read() {
-      const { done, value } = await into.read(new Uint8Array(memory));
-      if (value) memory = value.buffer;
-      return { done, value };
-    },
-    cancel: () => into.cancel(),
-  };
 }
 
 function requestInit(at: number, cache: RequestCache = 'default', signal: AbortSignal): RequestInit {
