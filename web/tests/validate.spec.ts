@@ -87,6 +87,7 @@ function report(name: string): Report {
 }
 
 interface Report {
+  numerics?: string;
   passed: boolean;
   adapter: string;
   package: { recipe: string };
