@@ -60,7 +60,7 @@ fn assert_same(ahead: &[Completion], one_by_one: &[Completion]) {
     for (a, b) in ahead.iter().zip(one_by_one) {
         assert_eq!((&a.ids, &a.text, a.finish), (&b.ids, &b.text, b.finish));
         assert_eq!(a.usage.completion_tokens, b.usage.completion_tokens);
-        assert_eq!(a.usage.reused_tokens, b.usage.reused_tokens, "what is cached is used by the next turn");
+        assert_eq!(a.usage.reused_tokens, b.usage.reused_tokens, "the next turn uses the cache");
     }
     assert_eq!(ahead.len(), one_by_one.len());
 }

@@ -123,7 +123,7 @@ fn a_pin_is_taken_where_it_fits_and_checked_by_name() {
     let pinned = Restrictions { pins: pin("project", "matmul_int8"), ..Restrictions::default() };
     let find = |tokens, phase| choose(tables::PROJECT, &large(), &project("q4/32", tokens, phase), &pinned).unwrap().name;
     assert_eq!(find(512, Phase::Prefill), "matmul_int8");
-    assert_eq!(find(1, Phase::Decode), "matvec_int8", "what is pinned does not do this");
+    assert_eq!(find(1, Phase::Decode), "matvec_int8", "the pinned candidate does not do this");
     check_pins(&pinned.pins).unwrap();
     let no_operation = check_pins(&pin("multiply", "x")).unwrap_err();
     assert!(no_operation.contains("\"multiply\"") && no_operation.contains("project, "), "{no_operation}");

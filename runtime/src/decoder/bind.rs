@@ -6,7 +6,7 @@ use super::{Buffers, DecoderError};
 use crate::device::{Binding, Dispatch, Gpu, GpuError, Profile};
 use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
-use crate::kernels::candidate::{Candidate, Kind};
+use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Restrictions, choose};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::matvec::Norm;
@@ -33,7 +33,7 @@ pub(super) struct Bound {
     pub(super) candidate: &'static str,
     /// Its sizes in words, for profiles.
     pub(super) shape: String,
-    /// Bytes of weights and cache that it reads, positions of the cache aside.
+    /// Bytes of weights that it reads.
     pub(super) bytes: u64,
     /// Multiplications and additions of its products.
     pub(super) flops: u64,
@@ -75,54 +75,62 @@ pub(super) struct Choices<'a> {
     pub(super) cache: CacheShape,
 }
 
-/// Bytes that candidates need to work in, at most.
+/// What the chosen candidates need and do.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ScratchBytes {
-    /// Those of products, and of attention in prefill.
-    pub(super) shared: u64,
-    /// Those of attention in decoding.
-    pub(super) attend_decode: u64,
+pub(super) struct Needs {
+    /// Bytes that products work in, and attention in prefill.
+    pub(super) scratch: u64,
+    /// Bytes that attention works in when it decodes.
+    pub(super) decode_scratch: u64,
+    /// Whether any of them is a fast one.
+    pub(super) fast: bool,
+}
+
+impl Needs {
+    /// What both need.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            scratch: self.scratch.max(other.scratch),
+            decode_scratch: self.decode_scratch.max(other.decode_scratch),
+            fast: self.fast || other.fast,
+        }
+    }
 }
 
 impl Choices<'_> {
     /// The program of a part, fused as the candidates can.
     pub(super) fn program(&self, part: Part) -> Program {
         let program = build(self.spec, part);
-        let decode = program.phase == Phase::Decode;
         let (rows, phase) = (program.rows, program.phase);
-        let rope = |layer: usize| {
-            decode
-                && self
-                    .choose(tables::PROJECT_HEADS, &self.heads_shape(rows, phase, layer))
-                    .is_ok_and(|_| attention(self.spec, layer).qk_norm.is_none())
-        };
+        let decode = phase == Phase::Decode;
+        let rope = |layer: usize| decode && self.choose(tables::PROJECT_HEADS, &self.heads_shape(rows, phase, layer)).is_ok();
         fuse(program, Fusions { norm: decode, rope: &rope })
     }
 
-    /// What the candidates for `part` need.
-    pub(super) fn scratch(&self, part: Part) -> Result<ScratchBytes, GpuError> {
-        let program = self.program(part);
-        let mut bytes = ScratchBytes::default();
-        for operation in &program.operations {
-            match operation {
-                Operation::Project { matrix, bias, norm, output, .. } => {
-                    let weights = self.weights.get(matrix);
-                    let shape = project_shape(&program, weights, *output, bias.is_some(), norm.is_some());
-                    bytes.shared = bytes.shared.max(self.scratch_of(tables::PROJECT, &shape)?);
-                }
-                Operation::ProjectRopeCache { layer, .. } => {
-                    let shape = self.heads_shape(program.rows, program.phase, *layer);
-                    bytes.shared = bytes.shared.max(self.scratch_of(tables::PROJECT_HEADS, &shape)?);
-                }
-                Operation::Attend { layer, .. } => {
-                    let needed = self.scratch_of(tables::ATTEND, &self.attend_shape(&program, *layer))?;
-                    let of_phase = if program.phase == Phase::Decode { &mut bytes.attend_decode } else { &mut bytes.shared };
-                    *of_phase = needed.max(*of_phase);
-                }
-                _ => {}
+    /// What the candidates for `program` need.
+    pub(super) fn needs(&self, program: &Program) -> Result<Needs, GpuError> {
+        program.operations.iter().try_fold(Needs::default(), |needs, operation| Ok(needs.and(self.need(program, operation)?)))
+    }
+
+    fn need(&self, program: &Program, operation: &Operation) -> Result<Needs, GpuError> {
+        match operation {
+            Operation::Project { matrix, bias, norm, output, .. } => {
+                let weights = self.weights.get(matrix);
+                let shape = project_shape(program.rows, program.phase, weights, *output, bias.is_some(), norm.is_some());
+                self.need_of(tables::PROJECT, &shape)
             }
+            Operation::ProjectRopeCache { layer, .. } => {
+                self.need_of(tables::PROJECT_HEADS, &self.heads_shape(program.rows, program.phase, *layer))
+            }
+            Operation::Attend { layer, .. } => {
+                let needs = self.need_of(tables::ATTEND, &self.attend_shape(program, *layer))?;
+                Ok(match program.phase {
+                    Phase::Decode => Needs { scratch: 0, decode_scratch: needs.scratch, ..needs },
+                    Phase::Prefill => needs,
+                })
+            }
+            _ => Ok(Needs::default()),
         }
-        Ok(bytes)
     }
 
     fn choose<K: Kind>(
@@ -133,8 +141,10 @@ impl Choices<'_> {
         choose(table, self.profile, shape, self.restrictions)
     }
 
-    fn scratch_of<K: Kind>(&self, table: &'static [&'static Candidate<K>], shape: &K::Shape) -> Result<u64, GpuError> {
-        Ok((self.choose(table, shape)?.scratch)(self.profile, shape))
+    fn need_of<K: Kind>(&self, table: &'static [&'static Candidate<K>], shape: &K::Shape) -> Result<Needs, GpuError> {
+        let candidate = self.choose(table, shape)?;
+        let (scratch, fast) = ((candidate.scratch)(self.profile, shape), candidate.numerics == Numerics::Fast);
+        Ok(Needs { scratch, decode_scratch: 0, fast })
     }
 
     /// The shape of a layer's queries, keys and values, normalized on the way where the spec's norms can be.
@@ -142,11 +152,11 @@ impl Choices<'_> {
         let (spec, weights) = (self.spec, self.weights.get(&format!("layers.{layer}.qkv")));
         let a = attention(spec, layer);
         let norm = spec.layers[layer].norm_placement.is_before() && spec.norm.kind == NormKind::Rms;
-        let program = Program { rows, phase, operations: Vec::new() };
         ProjectHeadsShape {
-            project: project_shape(&program, weights, Output::Store, a.qkv_bias, norm),
+            project: project_shape(rows, phase, weights, Output::Store, a.qkv_bias, norm),
             attention: attention_shape(a, self.cache),
             rotated: a.rope.map_or(0, |i| spec.ropes[i].inv_freq.len() as u32),
+            qk_norm: a.qk_norm.is_some(),
             one_chunk: weights.chunks.len() == 1,
         }
     }
@@ -159,17 +169,9 @@ impl Choices<'_> {
     }
 }
 
-fn project_shape(program: &Program, matrix: &GpuMatrix, output: Output, bias: bool, norm: bool) -> ProjectShape {
-    ProjectShape {
-        rows: matrix.rows,
-        columns: matrix.columns,
-        tokens: program.rows,
-        phase: program.phase,
-        scheme: matrix.scheme,
-        output,
-        bias,
-        norm,
-    }
+fn project_shape(tokens: usize, phase: Phase, matrix: &GpuMatrix, output: Output, bias: bool, norm: bool) -> ProjectShape {
+    let GpuMatrix { rows, columns, scheme, .. } = *matrix;
+    ProjectShape { rows, columns, tokens, phase, scheme, output, bias, norm }
 }
 
 /// Whether the cache holds f16, and pages in a row of its table.
@@ -248,7 +250,7 @@ impl<'a> Context<'a> {
         output: Output,
     ) -> Result<Bound, GpuError> {
         let weights = self.weights.get(matrix);
-        let shape = project_shape(program, weights, output, bias.is_some(), norm.is_some());
+        let shape = project_shape(program.rows, program.phase, weights, output, bias.is_some(), norm.is_some());
         let job = self.project_job(program, weights, bias, norm, [from, into], output);
         let mut bound = self.bind_best(tables::PROJECT, &shape, &job, project_words(&shape), &self.buffers.scratch)?;
         bound.count_product(weights, program.rows);

@@ -1,6 +1,7 @@
 //! Activations and per-step inputs of a decoder on the GPU, sized for its largest step.
 
 use super::MAX_BATCH;
+use super::bind::Needs;
 use super::weights::Weights;
 use crate::device::Gpu;
 use crate::kernels::rope_cache;
@@ -58,10 +59,8 @@ pub(super) struct Sizes {
     pub(super) logit_rows: usize,
     /// Sequences that can exist at once.
     pub(super) max_sequences: usize,
-    /// Bytes that candidates work in.
-    pub(super) scratch: u64,
-    /// Bytes that attention works in when it decodes.
-    pub(super) decode_scratch: u64,
+    /// What candidates work in.
+    pub(super) needs: Needs,
 }
 
 impl Buffers {
@@ -79,8 +78,8 @@ impl Buffers {
             tokens: gpu.storage("tokens", sizes.chunk.max(MAX_BATCH) as u64 * 16),
             slots,
             placement,
-            scratch: gpu.storage("scratch", sizes.scratch),
-            decode_scratch: gpu.storage("attention scratch", sizes.decode_scratch),
+            scratch: gpu.storage("scratch", sizes.needs.scratch),
+            decode_scratch: gpu.storage("attention scratch", sizes.needs.decode_scratch),
             inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
             qk_norms: qk_norms(gpu, spec, weights),
             logit_rows: sizes.logit_rows,

@@ -24,7 +24,7 @@ pub use profile::{OperationProfile, StepProfile};
 pub use support::require_supported;
 pub use weights::LoadProgress;
 
-use crate::device::Gpu;
+use crate::device::{Gpu, GpuError};
 use crate::kernels::attention::Token;
 use crate::kernels::candidate::Numerics;
 use crate::kernels::choose::{Restrictions, check_pins};
@@ -33,7 +33,7 @@ use crate::package::Package;
 use crate::program::place::place;
 use crate::program::{Part, Step, Value};
 use crate::sampling::SamplingOptions;
-use bind::BoundParts;
+use bind::{BoundParts, Needs};
 use buffers::{Buffers, Sizes, qk_parameters};
 use cache::KvCache;
 use haikuq_format::DecoderSpec;
@@ -127,6 +127,7 @@ pub struct Decoder {
     parts: BoundParts,
     flights: Flights,
     restrictions: Restrictions,
+    numerics: Numerics,
     max_context: usize,
     prefill_chunk: usize,
     run_ahead: usize,
@@ -153,13 +154,29 @@ impl Decoder {
         let weights = Weights::allocate(&gpu, package.manifest())?;
         let restrictions = Restrictions { exact: options.exact || weights.are_f32(), pins: options.pins.clone() };
         let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
-        let buffers = buffers(&gpu, &spec, &weights, &cache, &restrictions, prefill_chunk, max_sequences)?;
+        let shape = (cache.precision.is_f16(), cache.max_pages);
+        let choices =
+            bind::Choices { profile: &gpu.profile, spec: &spec, weights: &weights, restrictions: &restrictions, cache: shape };
+        let (buffers, needs) = buffers(&choices, &gpu, prefill_chunk, max_sequences)?;
+        let numerics = if needs.fast { Numerics::Fast } else { Numerics::Exact };
         // A browser says only later that there is no memory.
         gpu.finish().await?;
         let run_ahead = options.run_ahead.unwrap_or_else(|| run_ahead::depth(&gpu.profile)).min(buffers::MAX_IN_FLIGHT - 1);
         let (parts, flights) = (BoundParts::default(), Flights::default());
-        let mut decoder =
-            Self { gpu, spec, weights, cache, buffers, parts, flights, restrictions, max_context, prefill_chunk, run_ahead };
+        let mut decoder = Self {
+            gpu,
+            spec,
+            weights,
+            cache,
+            buffers,
+            parts,
+            flights,
+            restrictions,
+            numerics,
+            max_context,
+            prefill_chunk,
+            run_ahead,
+        };
         if cfg!(target_arch = "wasm32") {
             decoder.compile()?;
         }
@@ -208,9 +225,9 @@ impl Decoder {
         &self.gpu
     }
 
-    /// What the numbers of a token may depend on.
+    /// What the numbers of a token may depend on: exact where every candidate chosen is.
     pub fn numerics(&self) -> Numerics {
-        if self.restrictions.exact || !self.gpu.profile.has_fast_candidates() { Numerics::Exact } else { Numerics::Fast }
+        self.numerics
     }
 
     /// Positions that a sequence may have.
@@ -393,11 +410,15 @@ impl Decoder {
 
     /// Adds `parts`, one after the other, as one pass.
     fn encode(&mut self, encoder: &mut wgpu::CommandEncoder, parts: &[Part]) -> Result<(), DecoderError> {
+        self.add_to(&mut encoder.begin_compute_pass(&Default::default()), parts)
+    }
+
+    /// Adds `parts`, one after the other, to a pass.
+    fn add_to(&mut self, pass: &mut wgpu::ComputePass<'_>, parts: &[Part]) -> Result<(), DecoderError> {
         let (bound, context) = self.parts_and_context();
-        let mut pass = encoder.begin_compute_pass(&Default::default());
         for part in parts {
             for dispatch in bound.get(&context, *part)?.iter().flat_map(|b| &b.dispatches) {
-                dispatch.encode(&mut pass);
+                dispatch.encode(pass);
             }
         }
         Ok(())
@@ -412,31 +433,20 @@ impl Decoder {
     }
 }
 
-/// Buffers for every step that may be asked for.
-fn buffers(
-    gpu: &Gpu,
-    spec: &DecoderSpec,
-    weights: &Weights,
-    cache: &KvCache,
-    restrictions: &Restrictions,
-    chunk: usize,
-    max_sequences: usize,
-) -> Result<Buffers, DecoderError> {
+/// Buffers for every step that may be asked for, and what its candidates need.
+fn buffers(choices: &bind::Choices<'_>, gpu: &Gpu, chunk: usize, max_sequences: usize) -> Result<(Buffers, Needs), DecoderError> {
+    let bind::Choices { spec, weights, .. } = *choices;
     let logit_rows = buffers::logit_rows(spec, chunk);
     let steps = (1..=MAX_BATCH).map(Step::of_decode).chain((2..=chunk).step_by(32).map(Step::of_prefill));
     let mut parts: Vec<_> = steps.map(Part::Body).collect();
     for rows in (1..=MAX_BATCH).chain([logit_rows]) {
         parts.extend([Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows, from }));
     }
-    let cache = (cache.precision.is_f16(), cache.max_pages);
-    let choices = bind::Choices { profile: &gpu.profile, spec, weights, restrictions, cache };
-    let (mut scratch, mut decode_scratch) = (0, 0);
-    for part in &parts {
-        let needed = choices.scratch(*part)?;
-        (scratch, decode_scratch) = (needed.shared.max(scratch), needed.attend_decode.max(decode_scratch));
-    }
-    parts.extend([true, false].map(|advance| Part::Sample { rows: 1, advance }));
+    parts.push(Part::Sample { rows: 1, advance: true });
     let programs: Vec<_> = parts.iter().map(|part| choices.program(*part)).collect();
+    let needs =
+        programs.iter().try_fold(Needs::default(), |needs, program| Ok::<_, GpuError>(needs.and(choices.needs(program)?)))?;
     let placement = place(spec, &programs, chunk, logit_rows);
-    Ok(Buffers::new(gpu, spec, weights, placement, &Sizes { chunk, logit_rows, max_sequences, scratch, decode_scratch }))
+    let sizes = Sizes { chunk, logit_rows, max_sequences, needs };
+    Ok((Buffers::new(gpu, spec, weights, placement, &sizes), needs))
 }

@@ -69,18 +69,12 @@ impl Decoder {
         for round in 0..=ROUNDS {
             let started = Instant::now();
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            let (bound, context) = self.parts_and_context();
-            {
-                let mut pass = match &whole {
-                    Some(timestamps) => timestamps.pass(&mut encoder, 0),
-                    None => encoder.begin_compute_pass(&Default::default()),
-                };
-                for part in &parts {
-                    for dispatch in bound.get(&context, *part)?.iter().flat_map(|b| &b.dispatches) {
-                        dispatch.encode(&mut pass);
-                    }
-                }
-            }
+            let mut pass = match &whole {
+                Some(timestamps) => timestamps.pass(&mut encoder, 0),
+                None => encoder.begin_compute_pass(&Default::default()),
+            };
+            self.add_to(&mut pass, &parts)?;
+            drop(pass);
             if let Some(timestamps) = &whole {
                 timestamps.resolve(&mut encoder);
             }

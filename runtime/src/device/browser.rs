@@ -36,7 +36,7 @@ export function compile_ahead(device, code, bindings, types, names, values) {
   const constants = Object.fromEntries(names.split(' ').filter(Boolean).map((name, i) => [name, values[i]]));
   const compute = { module: device.createShaderModule({ code }), entryPoint: 'main', constants };
   if (!ahead.has(device)) ahead.set(device, []);
-  // What is wrong with a pipeline is said when wgpu asks for it.
+  // wgpu asks for the same pipeline later, and then reports its errors.
   ahead.get(device).push(device.createComputePipelineAsync({ layout, compute }).catch(() => undefined));
 }
 export function compiled_ahead(device) {

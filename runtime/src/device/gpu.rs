@@ -54,9 +54,7 @@ impl Gpu {
         let mut wanted = wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP
             | wgpu::Features::SUBGROUP_BARRIER
-            | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
-            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+            | wgpu::Features::TIMESTAMP_QUERY;
         if !options.without_matrices {
             wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         }
@@ -359,7 +357,6 @@ fn profile(
         packed_dot: has_packed_dot() && !options.without_packed_dot,
         matrices: properties.into_iter().filter(half_to_float).map(shape).collect(),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
-        timestamps_inside: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,

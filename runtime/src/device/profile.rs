@@ -81,8 +81,6 @@ pub struct Profile {
     pub matrices: Vec<MatrixShape>,
     /// Whether timestamps can be written around passes.
     pub timestamps: bool,
-    /// Whether timestamps can be written between dispatches.
-    pub timestamps_inside: bool,
     /// Largest binding of a storage buffer, in bytes.
     pub max_binding: u64,
     /// Largest buffer, in bytes.
@@ -114,7 +112,6 @@ impl Profile {
             packed_dot: false,
             matrices: Vec::new(),
             timestamps: false,
-            timestamps_inside: false,
             max_binding: 128 << 20,
             max_buffer: 256 << 20,
             max_storage_buffers: 8,
@@ -123,11 +120,6 @@ impl Profile {
             max_invocations: 256,
             max_workgroups: 65_535,
         }
-    }
-
-    /// Whether kernels that round activations are meant for this device. A processor gains nothing by them.
-    pub fn has_fast_candidates(&self) -> bool {
-        !self.software && (self.packed_dot || self.f16 || !self.matrices.is_empty())
     }
 
     /// Whether there are cooperative matrices of this shape.

@@ -6,26 +6,9 @@
 
 #import cache
 #import attention_score
+#import chunks
 
-// Runs of 32 dimensions in a head, and queries an invocation: as many as registers hold.
-#ifdef CHUNKS_2
-const CHUNKS: u32 = 2u;
-#else
-#ifdef CHUNKS_3
-const CHUNKS: u32 = 3u;
-#else
-#ifdef CHUNKS_4
-const CHUNKS: u32 = 4u;
-#else
-#ifdef CHUNKS_8
-const CHUNKS: u32 = 8u;
-#else
-const CHUNKS: u32 = 1u;
-#endif
-#endif
-#endif
-#endif
-
+// Queries an invocation: as many as registers hold.
 #ifdef CHUNKS_8
 const ROWS: u32 = 4u;
 #else

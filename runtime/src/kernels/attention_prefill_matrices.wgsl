@@ -12,26 +12,11 @@
 
 #import cache
 #import attention_score
+#import chunks
 #import attention_parts
 
 // vec4 in a head, at most.
-#ifdef CHUNKS_2
-const QUADS: u32 = 16u;
-#else
-#ifdef CHUNKS_3
-const QUADS: u32 = 24u;
-#else
-#ifdef CHUNKS_4
-const QUADS: u32 = 32u;
-#else
-#ifdef CHUNKS_8
-const QUADS: u32 = 64u;
-#else
-const QUADS: u32 = 8u;
-#endif
-#endif
-#endif
-#endif
+const QUADS: u32 = 8u * CHUNKS;
 // Pieces of 16 dimensions in the widest head. What a head does not have is never touched and takes no registers.
 const PIECES: u32 = 16u;
 

@@ -16,12 +16,13 @@ pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_prefill_tile",
     // Keys are cut into parts by the number of tokens in a step.
     numerics: Numerics::Fast,
-    fits: |profile, shape| !profile.software && shape.phase == Phase::Prefill && fits(profile, &shape.attention),
+    fits: |profile, shape| shape.phase == Phase::Prefill && fits(profile, &shape.attention),
     scratch: |_, shape| scratch_bytes(shape.tokens, &shape.attention, shape.scores.window),
     bind: |gpu, job| bind(gpu, &job.prefill(), &job.scratch),
 };
 
-fn tiling(shape: &AttentionShape) -> Tiling {
+/// How work is cut for a large GPU.
+pub(super) fn tiling(shape: &AttentionShape) -> Tiling {
     // Rows as the shader counts them.
     Tiling { rows: if shape.head_dim > 128 { 32 } else { 64 }, keys: 64, workgroups: 1024 }
 }

@@ -8,27 +8,10 @@
 
 #import cache
 #import attention_score
+#import chunks
 #import attention_parts
 
-// Runs of 32 dimensions in a head, rows an invocation and keys a step: as many as registers and workgroup memory hold.
-#ifdef CHUNKS_2
-const CHUNKS: u32 = 2u;
-#else
-#ifdef CHUNKS_3
-const CHUNKS: u32 = 3u;
-#else
-#ifdef CHUNKS_4
-const CHUNKS: u32 = 4u;
-#else
-#ifdef CHUNKS_8
-const CHUNKS: u32 = 8u;
-#else
-const CHUNKS: u32 = 1u;
-#endif
-#endif
-#endif
-#endif
-
+// Rows an invocation and keys a step: as many as registers and workgroup memory hold.
 #ifdef CHUNKS_8
 const ROWS: u32 = 2u;
 const VALUE_KEYS: u32 = 8u;

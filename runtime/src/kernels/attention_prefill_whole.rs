@@ -5,7 +5,7 @@ use super::attend::Attend;
 use super::attention::AttentionShape;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_parts::Tiling;
-use super::attention_prefill_tile::{ATTENTION_PREFILL_TILE, fits};
+use super::attention_prefill_tile::{self, ATTENTION_PREFILL_TILE, fits};
 use super::candidate::{Candidate, Numerics};
 use crate::device::{Binding, Dispatch, Gpu, GpuError};
 use crate::program::Phase;
@@ -19,9 +19,9 @@ pub static CANDIDATE: Candidate<Attend> = Candidate {
     bind: |gpu, job| bind(gpu, &job.prefill(), &job.scratch),
 };
 
-/// Rows and keys as the shader counts them; a single workgroup is enough for a row.
+/// A workgroup is enough for a row.
 fn tiling(shape: &AttentionShape) -> Tiling {
-    Tiling { rows: if shape.head_dim > 128 { 32 } else { 64 }, keys: 64, workgroups: 1 }
+    Tiling { workgroups: 1, ..attention_prefill_tile::tiling(shape) }
 }
 
 /// Binds the kernel.

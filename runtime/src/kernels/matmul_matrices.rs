@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
-    /// Software adapters have no such matrices: what can be said of the shader without a GPU is said here.
+    /// Software adapters have no such matrices. Without a GPU, naga at least validates the shader.
     #[test]
     fn the_shader_is_valid_in_every_scheme() {
         let schemes: [&[Flag]; 5] = [

@@ -36,7 +36,7 @@ pub static HEADS: Candidate<ProjectHeads> = Candidate {
     name: "matvec_int8_heads",
     numerics: Numerics::Fast,
     fits: |profile, shape| {
-        let heads = shape.attention.qkv_size() as usize == shape.project.rows && shape.one_chunk;
+        let heads = shape.attention.qkv_size() as usize == shape.project.rows && shape.one_chunk && !shape.qk_norm;
         heads && is_meant(profile, &shape.project, true) && heads_fit(&shape.attention, shape.rotated)
     },
     scratch: |profile, shape| MatvecInt8::scratch_bytes(profile, &Shape::new(&shape.project, true)),

@@ -57,6 +57,7 @@ const SHARED: &[(&str, &str)] = &[
     ("attention_parts", include_str!("shared/attention_parts.wgsl")),
     ("attention_score", include_str!("shared/attention_score.wgsl")),
     ("cache", include_str!("shared/cache.wgsl")),
+    ("chunks", include_str!("shared/chunks.wgsl")),
     ("octet", include_str!("shared/octet.wgsl")),
     ("output", include_str!("shared/output.wgsl")),
     ("output_heads", include_str!("shared/output_heads.wgsl")),
