@@ -2,25 +2,31 @@
 //! `cargo run -p haikuq-runtime --example decode_bench -- [--adapter NAME] [--model 3b,1b,135m,haiku] [--part qkv,…]
 //! [--scheme q4/32,…] [--tokens 1,8] [--tuning exact,auto,…] [--attention] [--depth 0,4096]`
 //!
-//! A tuning is `exact` (`matvec`), `auto` (`matvec_int8` as it is chosen) or its numbers:
-//! `workgroup:lanes:at_once:depth:rows:replicas:inline`. Each line has the time of the dispatches, GB/s of weights, and the
+//! A tuning is `exact` (`matvec`), `matrices` (`matmul_matrices`), `auto` (`matvec_int8` as it is chosen) or its numbers:
+//! `workgroup:lanes:bands:at_once:depth:rows:replicas:inline`. Each line has the time of the dispatches, GB/s of weights, and the
 //! error against the product in f64, relative to its root mean square.
 
 use haikuq_format::layout::{PlaneKind, dequantize, padded, plane_sizes};
 use haikuq_format::scheme::Scheme;
-use haikuq_format::spec::Activation;
+use haikuq_format::spec::{self, Activation, NormKind};
 use haikuq_runtime::device::{Dispatch, Gpu, GpuError, GpuOptions};
 use haikuq_runtime::kernels::attention::{self, AttentionBuffers, AttentionShape, CpuCache, PAGE, Scores, Token};
 use haikuq_runtime::kernels::attention_decode::{self, AttentionDecode};
-use haikuq_runtime::kernels::attention_split::{self, AttentionSplit};
+use haikuq_runtime::kernels::attention_split::{self, AttentionSplit, Combine};
+use haikuq_runtime::kernels::matmul_matrices::MatmulMatrices;
 use haikuq_runtime::kernels::matvec::{self, Cpu, Matvec, Norm};
 use haikuq_runtime::kernels::matvec_int8::{MatvecInt8, Tuning};
 use haikuq_runtime::kernels::projection::{Output, Projection};
+use haikuq_runtime::kernels::rms_norm::RmsNorm;
 use haikuq_runtime::kernels::weights::{GpuChunk, GpuMatrix};
 use half::f16;
+use std::time::{Duration, Instant};
 
 /// More than the caches of any GPU.
 const COLD_BYTES: usize = 200 << 20;
+
+/// At least so long is measured.
+const WARM_UP: Duration = Duration::from_millis(250);
 
 /// Rows that are compared with the CPU's.
 const CHECKED: usize = 32;
@@ -125,6 +131,7 @@ impl Product<'_> {
         let x: Vec<f32> = (0..tokens * stride).map(|i| if i % stride < columns { random.normal() } else { 0.0 }).collect();
         let gain: Vec<f32> = (0..stride).map(|_| 1.0 + 0.2 * random.normal()).collect();
         let (x_buffer, gain_buffer) = (gpu.upload("x", &x), gpu.upload("gain", &gain));
+        let normed_buffer = gpu.storage("normed", (4 * x.len()) as u64);
         let width = self.mode.width(rows);
         let y = gpu.storage("y", (4 * tokens * width) as u64);
         let scratch = gpu.storage("scratch", (2 * tokens * stride + 65536) as u64);
@@ -143,10 +150,30 @@ impl Product<'_> {
             if tuning == "exact" {
                 return Matvec { projection, norm }.bind(gpu);
             }
+            if tuning == "matrices" {
+                let normed = RmsNorm {
+                    tokens: tokens as u32,
+                    columns: columns as u32,
+                    norm: spec::Norm { kind: NormKind::Rms, epsilon: 1e-5 },
+                    x: (&x_buffer).into(),
+                    gain: (&gain_buffer).into(),
+                    bias: None,
+                    residual: None,
+                    y: (&normed_buffer).into(),
+                };
+                let mut dispatches = Vec::new();
+                let mut projection = projection;
+                if self.normed {
+                    dispatches.push(normed.bind(gpu)?);
+                    projection.input = (&normed_buffer).into();
+                }
+                dispatches.extend(MatmulMatrices { projection, scratch: (&scratch).into(), tile: None }.bind(gpu)?);
+                return Ok(dispatches);
+            }
             let numbers: Vec<u32> = tuning.split(':').filter_map(|n| n.parse().ok()).collect();
             let tuning = match numbers[..] {
-                [workgroup, lanes, at_once, depth, rows, replicas, inline] => {
-                    Some(Tuning { workgroup, lanes, at_once, depth, rows, replicas, inline: inline == 1 })
+                [workgroup, lanes, bands, at_once, depth, rows, replicas, inline] => {
+                    Some(Tuning { workgroup, lanes, bands, at_once, depth, rows, replicas, inline: inline == 1 })
                 }
                 _ => None,
             };
@@ -176,7 +203,7 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     (error / expected.iter().map(|b| square(f64::from(*b))).sum::<f64>()).sqrt()
 }
 
-/// Seconds of GPU time of one of `runs`, gone round in one pass: the best of four.
+/// Seconds of GPU time of one of `runs`, gone round in one pass: the best of at least four.
 fn time(gpu: &Gpu, runs: &[Vec<Dispatch>]) -> Result<f64, GpuError> {
     let times = runs.len().max(100);
     let queries =
@@ -184,7 +211,11 @@ fn time(gpu: &Gpu, runs: &[Vec<Dispatch>]) -> Result<f64, GpuError> {
     let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
     let resolved = gpu.device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false });
     let mut best = f64::INFINITY;
-    for _ in 0..4 {
+    // A GPU that was idle runs slowly for some tenths of a second.
+    let started = Instant::now();
+    let mut round = 0;
+    while round < 4 || started.elapsed() < WARM_UP {
+        round += 1;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
             query_set: &queries,
@@ -307,7 +338,8 @@ fn attention(
                 [splits, least] => (splits, least),
                 _ => (attention_split::splits(&gpu.profile, &shape, None), attention_split::LEAST_PAGES),
             };
-            Ok(vec![AttentionSplit { num_tokens, shape, scores, splits, least_pages, buffers, scratch }.bind(gpu)?])
+            let combine = if tuning == "apart" { Combine::Apart } else { Combine::Last };
+            AttentionSplit { num_tokens, shape, scores, splits, least_pages, combine, buffers, scratch }.bind(gpu)
         };
         let mut zero = gpu.device.create_command_encoder(&Default::default());
         zero.clear_buffer(&scratch, 0, None);

@@ -6,7 +6,7 @@ use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{self, AttentionBuffers, AttentionShape, CpuCache, Scores, Token};
 use haikuq_runtime::kernels::attention_decode::{AttentionDecode, splits};
 use haikuq_runtime::kernels::attention_prefill::AttentionPrefill;
-use haikuq_runtime::kernels::attention_split::{self, AttentionSplit};
+use haikuq_runtime::kernels::attention_split::{self, AttentionSplit, Combine};
 use haikuq_runtime::kernels::{attention_prefill_matrices, attention_prefill_tile, attention_prefill_whole};
 use half::f16;
 use rstest::rstest;
@@ -35,7 +35,7 @@ fn upload_pool(gpu: &Gpu, shape: AttentionShape, values: &[f32]) -> wgpu::Buffer
 #[derive(Clone, Copy, Debug)]
 enum Which {
     Decode { splits: u32 },
-    Split { splits: u32, least_pages: u32 },
+    Split { splits: u32, least_pages: u32, combine: Combine },
     Prefill,
     PrefillTile,
     PrefillWhole,
@@ -75,12 +75,13 @@ fn run_kernel(gpu: &Gpu, which: Which, scores: Scores, cache: &CpuCache, tokens:
             let scratch = gpu.storage("scratch", AttentionDecode::scratch_bytes(num_tokens, &shape, splits));
             AttentionDecode { num_tokens, shape, scores, splits, buffers, scratch: (&scratch).into() }.bind(gpu).unwrap()
         }
-        Which::Split { splits, least_pages } => {
+        Which::Split { splits, least_pages, combine } => {
             let scratch = gpu.storage("scratch", AttentionSplit::scratch_bytes(num_tokens, &shape, splits));
             let scratch = (&scratch).into();
-            let split = AttentionSplit { num_tokens, shape, scores, splits, least_pages, buffers, scratch }.bind(gpu).unwrap();
+            let kernel = AttentionSplit { num_tokens, shape, scores, splits, least_pages, combine, buffers, scratch };
+            let dispatches = kernel.bind(gpu).unwrap();
             // The counters are left ready for the next time.
-            vec![split.clone(), split.clone(), split]
+            [dispatches.clone(), dispatches.clone(), dispatches].concat()
         }
         Which::Prefill => vec![AttentionPrefill { num_tokens, shape, scores, buffers }.bind(gpu).unwrap()],
         Which::PrefillTile => {
@@ -346,19 +347,14 @@ fn split_decode_agrees_for_sequences_of_different_lengths(
     let tokens = [token(0, 3), token(63, 0), token(64, 4), Token::IDLE, token(397, 1), token(150, 2)];
     let q = queries(&mut random, &shape, tokens.len());
     let expected = attention::cpu(plain(&shape), &cache, &tokens, &q);
-    for (splits, least_pages) in [(1, 1), (3, 1), (8, 2)] {
-        let found = run_kernel(&gpu, Which::Split { splits, least_pages }, plain(&shape), &cache, &tokens, &q);
+    let divisions = [(1, 1), (3, 1), (8, 2)].into_iter().flat_map(|(s, l)| [(s, l, Combine::Last), (s, l, Combine::Apart)]);
+    for (splits, least_pages, combine) in divisions {
+        let which = Which::Split { splits, least_pages, combine };
+        let found = run_kernel(&gpu, which, plain(&shape), &cache, &tokens, &q);
         assert_close(&format!("{splits} splits"), &found, &expected, TOLERANCE);
         // Company changes no bit.
         let pitch = shape.pitch() as usize;
-        let alone = run_kernel(
-            &gpu,
-            Which::Split { splits, least_pages },
-            plain(&shape),
-            &cache,
-            &tokens[4..5],
-            &q[4 * pitch..5 * pitch],
-        );
+        let alone = run_kernel(&gpu, which, plain(&shape), &cache, &tokens[4..5], &q[4 * pitch..5 * pitch]);
         assert_eq!(alone, found[4 * pitch..5 * pitch]);
     }
 }
@@ -383,8 +379,8 @@ fn split_decode_knows_windows_and_soft_caps(#[case] window: Option<u32>, #[case]
     let tokens = [token(5, 0), token(300, 1)];
     let q = queries(&mut random, &shape, tokens.len());
     let expected = attention::cpu(scores, &cache, &tokens, &q);
-    for splits in [1, 4] {
-        let found = run_kernel(&gpu, Which::Split { splits, least_pages: 1 }, scores, &cache, &tokens, &q);
+    for (splits, combine) in [(1, Combine::Last), (4, Combine::Last), (4, Combine::Apart)] {
+        let found = run_kernel(&gpu, Which::Split { splits, least_pages: 1, combine }, scores, &cache, &tokens, &q);
         assert_close(&format!("{splits} splits"), &found, &expected, 2e-5);
     }
 }

@@ -185,13 +185,15 @@ fn every_number_of_tokens_works_inline_and_not() {
 fn the_work_may_be_divided_in_any_way() {
     for gpu in gpus() {
         let most = gpu.profile.subgroup_min_size.min(32);
-        for (lanes, at_once, depth, passes) in [(2, 1, 4, 1), (4, 2, 3, 2), (most, 4, 1, 1), (most, 1, 1, 3)] {
+        let divisions =
+            [(2, 1, 1, 4, 1), (4, 1, 2, 3, 2), (most, 1, 4, 1, 1), (most, 1, 1, 1, 3), (2, 4, 4, 1, 1), (4, 2, 2, 2, 2)];
+        for (lanes, bands, at_once, depth, passes) in divisions {
             let workgroup = 64;
             // Whole turns, and whole eights.
-            let turn: u32 = workgroup / lanes * at_once;
+            let turn: u32 = workgroup / (lanes * bands) * at_once;
             let rows = (turn * passes).next_multiple_of(turn.max(8));
             for (text, replicas) in [("q4/32", 1), ("q4/32:e4m4 learned", 8)] {
-                let tuning = Some(Tuning { workgroup, lanes, at_once, depth, rows, replicas, inline: true });
+                let tuning = Some(Tuning { workgroup, lanes, bands, at_once, depth, rows, replicas, inline: true });
                 check(&gpu, &Case { chunk_rows: &[72, 13], norm: true, tuning, ..plain(scheme(text)) }, lanes);
             }
         }

@@ -104,7 +104,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let rate = |tokens: usize, times: &mut Vec<Duration>| (tokens > 0).then(|| tokens as f64 / median(times).as_secs_f64());
     let decode_rate = rate(args.decode_tokens * batch, &mut decode);
     let bandwidth = pollster::block_on(read_bandwidth(decoder.gpu()))?;
-    let profile = if args.profile { pollster::block_on(profile(decoder, &args))? } else { Vec::new() };
+    let profile = if args.profile { pollster::block_on(profile(decoder, &args, batch))? } else { Vec::new() };
     let bytes_per_step = decoder.bytes_per_token();
     let report = Report {
         schema: "haikuq.bench/1",
@@ -180,22 +180,27 @@ async fn measure_with(decoder: &mut Decoder, args: &BenchArgs, sequences: &[Sequ
     Ok(Times { first_token, decode: started.elapsed() })
 }
 
-/// A step of prefill and one of decode at the depth.
-async fn profile(decoder: &mut Decoder, args: &BenchArgs) -> anyhow::Result<Vec<StepProfile>> {
-    let id = decoder.create_sequence()?;
+/// A step of prefill and one of decode at the depth, the latter of all sequences.
+async fn profile(decoder: &mut Decoder, args: &BenchArgs, batch: usize) -> anyhow::Result<Vec<StepProfile>> {
+    let sequences = (0..batch).map(|_| decoder.create_sequence()).collect::<Result<Vec<_>, _>>()?;
     let result = async {
-        prefill(decoder, id, args.depth)?;
+        for id in &sequences {
+            prefill(decoder, *id, args.depth)?;
+        }
         let mut steps = Vec::new();
         if args.prompt_tokens > 1 {
-            steps.push(decoder.profile_step(id, args.prompt_tokens.min(decoder.prefill_chunk())).await?);
+            let tokens = args.prompt_tokens.min(decoder.prefill_chunk());
+            steps.push(decoder.profile_prefill(sequences[0], tokens).await?);
         }
         if args.decode_tokens > 0 {
-            steps.push(decoder.profile_step(id, 1).await?);
+            steps.push(decoder.profile_decode(&sequences).await?);
         }
         anyhow::Ok(steps)
     };
     let result = result.await;
-    decoder.remove_sequence(id)?;
+    for id in sequences {
+        decoder.remove_sequence(id)?;
+    }
     result
 }
 

@@ -54,16 +54,71 @@ pub struct StepProfile {
     pub operations: Vec<OperationProfile>,
 }
 
+impl StepProfile {
+    fn new(phase: &'static str, tokens: usize, depth: usize) -> Self {
+        let (gpu_s, dispatches, operations) = (None, 0, Vec::new());
+        Self { phase, tokens, depth, gpu_s, encode_s: 0.0, submit_s: 0.0, wait_s: 0.0, dispatches, operations }
+    }
+}
+
+fn entry(id: SequenceId, position: usize) -> Token {
+    Token { id: 0, position: position as u32, sequence: id.row as u32, long: 0 }
+}
+
 impl Decoder {
-    /// Measures a step of `tokens` tokens at the end of `id`, several times, and gives medians; the sequence keeps its length.
-    /// More than one token is a step of prefill.
+    /// Measures a step of prefill with `tokens` tokens at the end of `id`, several times, and gives medians; the sequence keeps
+    /// its length.
     ///
     /// # Errors
     /// [`DecoderError`].
-    pub async fn profile_step(&mut self, id: SequenceId, tokens: usize) -> Result<StepProfile, DecoderError> {
-        const ROUNDS: usize = 5;
+    pub async fn profile_prefill(&mut self, id: SequenceId, tokens: usize) -> Result<StepProfile, DecoderError> {
         let depth = self.cache.len(id)?;
-        let parts = self.prepare(id, depth, tokens)?;
+        self.forget_flights();
+        self.reserve(id, depth + tokens)?;
+        let step = Step::of_prefill(tokens);
+        let mut entries: Vec<_> = (0..tokens).map(|i| entry(id, depth + i)).collect();
+        entries.resize(step.tokens, Token::IDLE);
+        self.profile(&entries, &[id], step, Value::HeadRows, StepProfile::new("prefill", tokens, depth)).await
+    }
+
+    /// The same for a decode step of one token each of one to [`MAX_BATCH`] sequences.
+    ///
+    /// # Errors
+    /// [`DecoderError`].
+    pub async fn profile_decode(&mut self, batch: &[SequenceId]) -> Result<StepProfile, DecoderError> {
+        if batch.is_empty() {
+            return Err(DecoderError::NoTokens);
+        }
+        if batch.len() > MAX_BATCH {
+            return Err(DecoderError::TooManySequences(MAX_BATCH));
+        }
+        self.forget_flights();
+        let mut entries = Vec::new();
+        for id in batch {
+            let position = self.cache.len(*id)?;
+            self.reserve(*id, position + 1)?;
+            entries.push(entry(*id, position));
+        }
+        let depth = entries.iter().map(|e| e.position as usize).max().unwrap_or(0);
+        let profile = StepProfile::new("decode", batch.len(), depth);
+        self.profile(&entries, batch, Step::of_decode(batch.len()), Value::Hidden, profile).await
+    }
+
+    /// Fills in `profile`, from a step of `entries` that ends with a token for each of `ids`.
+    async fn profile(
+        &mut self,
+        entries: &[Token],
+        ids: &[SequenceId],
+        step: Step,
+        from: Value,
+        profile: StepProfile,
+    ) -> Result<StepProfile, DecoderError> {
+        const ROUNDS: usize = 5;
+        let rows = ids.len();
+        self.gpu.write(&self.buffers.tokens, 0, entries);
+        let params: Vec<_> = ids.iter().map(|id| SampleParams::new(&SamplingOptions::greedy(), 0, id.row as u32)).collect();
+        self.gpu.write(&self.buffers.sample_params, 0, &params);
+        let parts = [Part::Body(step), Part::Head { rows, from }, Part::Sample { rows, advance: false }];
         let whole = Timestamps::new(&self.gpu, 2);
         let mut times = [const { Vec::new() }; 4];
         for round in 0..=ROUNDS {
@@ -99,31 +154,14 @@ impl Decoder {
             times.get(times.len() / 2).copied()
         });
         Ok(StepProfile {
-            phase: if tokens > 1 { "prefill" } else { "decode" },
-            tokens,
-            depth,
             gpu_s,
             encode_s: encode_s.unwrap_or(0.0),
             submit_s: submit_s.unwrap_or(0.0),
             wait_s: wait_s.unwrap_or(0.0),
             dispatches: operations.iter().map(|o| o.dispatches).sum(),
             operations,
+            ..profile
         })
-    }
-
-    /// Writes a step's inputs; the parts that it is made of.
-    fn prepare(&mut self, id: SequenceId, depth: usize, tokens: usize) -> Result<[Part; 3], DecoderError> {
-        self.forget_flights();
-        self.reserve(id, depth + tokens)?;
-        let step = Step::of_prefill(tokens);
-        let entry = |i: usize| Token { id: 0, position: (depth + i) as u32, sequence: id.row as u32, long: 0 };
-        let mut entries: Vec<_> = (0..tokens).map(entry).collect();
-        entries.resize(step.tokens, Token::IDLE);
-        self.gpu.write(&self.buffers.tokens, 0, &entries);
-        let params = SampleParams::new(&SamplingOptions::greedy(), 0, id.row as u32);
-        self.gpu.write(&self.buffers.sample_params, 0, &[params; MAX_BATCH]);
-        let from = if tokens > 1 { Value::HeadRows } else { Value::Hidden };
-        Ok([Part::Body(step), Part::Head { rows: 1, from }, Part::Sample { rows: 1, advance: false }])
     }
 
     /// Each operation in a pass of its own, with timestamps around it.

@@ -74,6 +74,8 @@ flags! {
     HighBits = "HIGH_BITS",
     /// The kernel quantizes its activations itself.
     Inline = "INLINE",
+    /// The last workgroup of split attention puts the others' results together.
+    LastCombines = "LAST_COMBINES",
     /// The norm takes the mean off.
     Layer = "LAYER",
     /// Codes stand for values of a learned table.

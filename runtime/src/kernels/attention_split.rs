@@ -1,10 +1,10 @@
-//! `attention_split`: attention of one new token a sequence in one dispatch, in which the last workgroup to finish puts the
-//! others' results together. Its CPU twin is [`attention::cpu`](super::attention::cpu).
+//! `attention_split`: attention of one new token a sequence, whose keys are shared out among workgroups. The last of them to
+//! finish puts their results together, or a second dispatch does. Its CPU twin is [`attention::cpu`](super::attention::cpu).
 //!
 //! That the last one sees what the others wrote rests on barriers of the whole device: `storageBarrier` is one where naga
-//! writes SPIR-V, but WGSL promises it for a workgroup alone. So [`fits`] refuses browsers.
+//! writes SPIR-V, but WGSL promises it for a workgroup alone. So browsers take the second dispatch.
 
-use super::attend::{Attend, AttendShape};
+use super::attend::{Attend, AttendJob, AttendShape};
 use super::attention::{AttentionBuffers, AttentionShape, PAGE, Scores};
 use super::candidate::{Candidate, Numerics};
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
@@ -12,6 +12,7 @@ use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
 use crate::program::Phase;
 
 super::shader!(ATTENTION_SPLIT = "attention_split");
+super::shader!(ATTENTION_SPLIT_COMBINE = "attention_split_combine");
 
 /// Invocations of a workgroup.
 const WORKGROUP: u32 = 256;
@@ -19,24 +20,52 @@ const WORKGROUP: u32 = 256;
 /// Tokens of a step, at most.
 const MAX_TOKENS: u32 = 8;
 
-/// One token a sequence on a GPU, its keys shared out among workgroups.
+/// One dispatch, whose last workgroup puts the results together.
 pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_split",
     numerics: Numerics::Exact,
-    fits: |profile, shape| {
-        !profile.software && shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS && fits(profile, &shape.attention)
-    },
-    scratch: |profile, shape| {
-        let splits = splits(profile, &shape.attention, shape.scores.window);
-        AttentionSplit::scratch_bytes(shape.tokens, &shape.attention, splits)
-    },
-    bind: |gpu, job| {
-        let AttendShape { tokens: num_tokens, attention: shape, scores, .. } = job.shape;
-        let (splits, least_pages) = (splits(&gpu.profile, &shape, scores.window), LEAST_PAGES);
-        let (buffers, scratch) = (job.buffers.clone(), job.scratch.clone());
-        Ok(vec![AttentionSplit { num_tokens, shape, scores, splits, least_pages, buffers, scratch }.bind(gpu)?])
-    },
+    fits: |profile, shape| is_meant(profile, shape) && last_combines(profile),
+    scratch,
+    bind: |gpu, job| bind(gpu, job, Combine::Last),
 };
+
+/// Two dispatches.
+pub static APART: Candidate<Attend> = Candidate {
+    name: "attention_split_combine",
+    numerics: Numerics::Exact,
+    fits: is_meant,
+    scratch,
+    bind: |gpu, job| bind(gpu, job, Combine::Apart),
+};
+
+fn is_meant(profile: &Profile, shape: &AttendShape) -> bool {
+    !profile.software && shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS && fits(profile, &shape.attention)
+}
+
+fn scratch(profile: &Profile, shape: &AttendShape) -> u64 {
+    AttentionSplit::scratch_bytes(shape.tokens, &shape.attention, splits(profile, &shape.attention, shape.scores.window))
+}
+
+fn bind(gpu: &Gpu, job: &AttendJob<'_>, combine: Combine) -> Result<Vec<Dispatch>, GpuError> {
+    let AttendShape { tokens: num_tokens, attention: shape, scores, .. } = job.shape;
+    let (splits, least_pages) = (splits(&gpu.profile, &shape, scores.window), LEAST_PAGES);
+    let (buffers, scratch) = (job.buffers.clone(), job.scratch.clone());
+    AttentionSplit { num_tokens, shape, scores, splits, least_pages, combine, buffers, scratch }.bind(gpu)
+}
+
+/// Where the results of workgroups are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combine {
+    /// In the last one to finish; see [`last_combines`].
+    Last,
+    /// In a dispatch of its own.
+    Apart,
+}
+
+/// Whether the last workgroup to finish sees what the others wrote.
+pub fn last_combines(profile: &Profile) -> bool {
+    profile.backend == "Vulkan"
+}
 
 /// Attention of `num_tokens` tokens, each of another sequence, whose keys and values are in the cache.
 ///
@@ -53,6 +82,8 @@ pub struct AttentionSplit<'a> {
     pub splits: u32,
     /// Pages that one of them takes at least; [`LEAST_PAGES`] is fast.
     pub least_pages: u32,
+    /// Who puts results together.
+    pub combine: Combine,
     /// Inputs and output.
     pub buffers: AttentionBuffers<'a>,
     /// [`AttentionSplit::scratch_bytes`] to work in: zero before the first step, and left so that the next one works.
@@ -82,10 +113,9 @@ fn team(shape: &AttentionShape) -> u32 {
     (shape.head_dim / 8).next_power_of_two()
 }
 
-/// Whether the kernel works: Vulkan, and heads of whole eights that a subgroup holds, eight dimensions a lane.
+/// Whether the kernel works: heads of whole eights that a subgroup holds, eight dimensions a lane.
 pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
     profile.subgroups
-        && profile.backend == "Vulkan"
         && shape.head_dim.is_multiple_of(8)
         && shape.num_heads * MAX_TOKENS <= COUNTERS
         && team(shape) <= profile.subgroup_min_size
@@ -113,43 +143,59 @@ impl AttentionSplit<'_> {
         4 * (u64::from(COUNTERS) + partials)
     }
 
-    /// Binds the kernel.
+    /// One dispatch, or two.
     ///
     /// # Errors
     /// [`GpuError::Limit`] if it does not fit the device, [`GpuError::Validation`] if the kernel cannot do it.
-    pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
+    pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
         let (shape, profile) = (self.shape, &gpu.profile);
-        let Some((rows, blocks)) = blocks(profile, &shape).filter(|_| fits(profile, &shape)) else {
+        let last = self.combine == Combine::Last;
+        let known = fits(profile, &shape) && (!last || last_combines(profile));
+        let Some((rows, blocks)) = blocks(profile, &shape).filter(|_| known) else {
             return Err(GpuError::Validation(format!("split attention with heads of {} on this device", shape.head_dim)));
         };
         let mut flags: Vec<_> = shape.flags().into_iter().filter(|f| *f != Flag::F16).collect();
         flags.push(Flag::Subgroups);
+        flags.extend(last.then_some(Flag::LastCombines));
         flags.extend(match rows {
             1 => None,
             2 => Some(Flag::Rows2),
             3 => Some(Flag::Rows3),
             _ => Some(Flag::Rows4),
         });
-        let mut constants = shape.constants();
-        constants.extend(self.scores.constants());
-        constants.extend([
-            ("GROUP", f64::from(shape.group())),
-            ("BLOCKS", blocks.into()),
-            ("HEADS", shape.num_heads.into()),
-            ("PITCH", (shape.pitch() / 4).into()),
-            ("SPLITS", self.splits.into()),
-            ("LEAST", self.least_pages.into()),
-            ("TEAM", team(&shape).into()),
-            ("WORKGROUP", WORKGROUP.into()),
-            ("PARTS", parts(profile, &shape).into()),
-            ("ALL_PARTS", (rows * parts(profile, &shape)).into()),
-            ("MERGED", (rows * parts(profile, &shape) * shape.head_dim / 4).into()),
-            ("COUNTERS", COUNTERS.into()),
-        ]);
+        let mut constants = self.constants(profile, rows);
+        constants.extend([("GROUP", f64::from(shape.group())), ("BLOCKS", blocks.into()), ("TEAM", team(&shape).into())]);
         let b = &self.buffers;
         let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &self.scratch];
         let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
         let grid = [self.splits, shape.num_kv_heads * blocks, self.num_tokens];
-        Kernel { shader: &ATTENTION_SPLIT, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        let split = Kernel { shader: &ATTENTION_SPLIT, flags: &flags, constants: &constants, bindings: &bindings, grid };
+        let mut dispatches = vec![split.bind(gpu)?];
+        if !last && self.splits > 1 {
+            let bindings = [(0, self.scratch.clone()), (1, b.tokens.clone()), (2, b.output.clone())];
+            let (constants, grid) = (self.constants(profile, 1), [shape.num_heads, self.num_tokens, 1]);
+            let (shader, flags) = (&ATTENTION_SPLIT_COMBINE, &[]);
+            dispatches.push(Kernel { shader, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)?);
+        }
+        Ok(dispatches)
+    }
+
+    /// Of both kernels, with `rows` heads a workgroup.
+    fn constants(&self, profile: &Profile, rows: u32) -> Vec<(&'static str, f64)> {
+        let (shape, parts) = (&self.shape, parts(profile, &self.shape));
+        let mut constants = shape.constants();
+        constants.extend(self.scores.constants());
+        constants.extend([
+            ("HEADS", f64::from(shape.num_heads)),
+            ("PITCH", (shape.pitch() / 4).into()),
+            ("SPLITS", self.splits.into()),
+            ("LEAST", self.least_pages.into()),
+            ("WORKGROUP", WORKGROUP.into()),
+            ("PARTS", parts.into()),
+            ("ALL_PARTS", (rows * parts).into()),
+            ("MERGED", (rows * parts * shape.head_dim / 4).into()),
+            ("COUNTERS", COUNTERS.into()),
+        ]);
+        constants
     }
 }

@@ -1,11 +1,12 @@
-// Flash decoding in one dispatch: one new token a sequence against its cached keys and values.
+// Flash decoding: one new token a sequence against its cached keys and values.
 //
 // A workgroup takes one token, ROWS query heads of one key/value head (they share every load of K and V) and one of SPLITS
 // runs of pages. TEAM neighbouring lanes of a subgroup share a key and hold eight dimensions each; they take KEYS keys and
 // values at a time, all on their way together, and keep a softmax of their own. Teams meet at the end.
 //
-// Splits leave their maximum, sum and weighted values in `partials`. The last one of a token and key/value head to get
-// there, by a counter, puts them together; it sets the counter back to zero. What is read of other workgroups is atomic.
+// Splits leave their maximum, sum and weighted values in `partials`, which `attention_split_combine` puts together. With
+// LAST_COMBINES the last one of a token and key/value head to get there, by a counter, does so; it sets the counter back to
+// zero, and what is read of other workgroups is atomic.
 
 #import cache
 #import attention_score
@@ -28,20 +29,10 @@ const KEYS: u32 = 4u;
 // Query heads a key/value head, and runs of ROWS of them.
 override GROUP: u32;
 override BLOCKS: u32;
-override HEADS: u32;
 // vec4 from one token's queries or output to the next one's.
 override PITCH: u32;
-override SPLITS: u32;
-// Pages that a split takes at least, where there are as many.
-override LEAST: u32;
 override TEAM: u32;
 override WORKGROUP: u32;
-// Subgroups, or runs of lanes of a head's width, whichever are more; and that for all ROWS.
-override PARTS: u32;
-override ALL_PARTS: u32;
-// vec4 to put the values of all parts together in, and words of counters before the partial results.
-override MERGED: u32;
-override COUNTERS: u32;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4<u32>>;
@@ -57,13 +48,40 @@ alias Raw = mat2x4<f32>;
 #endif
 // [token][PITCH]
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
-// Counters [token][GROUP.y]; then [token][head][split][4 + HEAD_DIM] as bits: maximum, sum, 0, 0, weighted values.
+// COUNTERS words, with LAST_COMBINES [token][GROUP.y] of them in use; then the records of `attention_merge`.
+#ifdef LAST_COMBINES
 @group(0) @binding(6) var<storage, read_write> partials: array<atomic<u32>>;
 
-var<workgroup> merged: array<vec4<f32>, MERGED>;
-var<workgroup> maxima: array<f32, ALL_PARTS>;
-var<workgroup> totals: array<f32, ALL_PARTS>;
+fn partial_load(i: u32) -> vec4<f32> {
+    let words =
+        vec4(atomicLoad(&partials[4u * i]), atomicLoad(&partials[4u * i + 1u]), atomicLoad(&partials[4u * i + 2u]), atomicLoad(&partials[4u * i + 3u]));
+    return bitcast<vec4<f32>>(words);
+}
+
+fn partial_store(i: u32, value: vec4<f32>) {
+    let words = bitcast<vec4<u32>>(value);
+    atomicStore(&partials[4u * i], words.x);
+    atomicStore(&partials[4u * i + 1u], words.y);
+    atomicStore(&partials[4u * i + 2u], words.z);
+    atomicStore(&partials[4u * i + 3u], words.w);
+}
+#else
+@group(0) @binding(6) var<storage, read_write> partials: array<vec4<f32>>;
+
+fn partial_load(i: u32) -> vec4<f32> {
+    return partials[i];
+}
+
+fn partial_store(i: u32, value: vec4<f32>) {
+    partials[i] = value;
+}
+#endif
+
+#ifdef LAST_COMBINES
 var<workgroup> is_last: u32;
+#endif
+
+#import attention_merge
 
 // Dimensions `8 × lane` to `8 × lane + 7` of a key or value.
 fn load_key(row: u32, lane: u32) -> Raw {
@@ -106,11 +124,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
     let begin = first_seen(token.y);
     let end = token.y + 1u;
-    let first_page = begin / PAGE;
     let last_page = token.y / PAGE;
-    let num_pages = last_page + 1u - first_page;
-    let share = max((num_pages + SPLITS - 1u) / SPLITS, min(LEAST, num_pages));
-    let splits = (num_pages + share - 1u) / share;
+    let shares = shares_of(token.y);
+    let splits = shares.splits;
     if split == 0u && group.y == 0u {
         for (var i = HEADS * quads + index; i < PITCH; i += WORKGROUP) {
             output[t * PITCH + i] = vec4(0.0);
@@ -146,8 +162,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
     let team = index / TEAM;
     let stride = WORKGROUP / TEAM * KEYS;
-    let run_begin = (first_page + split * share) * PAGE;
-    let to = min(run_begin + share * PAGE, end);
+    let run_begin = (shares.first_page + split * shares.pages) * PAGE;
+    let to = min(run_begin + shares.pages * PAGE, end);
     var page = pages[token.z * MAX_PAGES + min((run_begin + team * KEYS) / PAGE, last_page)];
     for (var base = run_begin; base < to; base += stride) {
         let key = base + team * KEYS;
@@ -230,7 +246,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
     }
     workgroupBarrier();
-    let record_words = HEAD_DIM + 4u;
     for (var i = index; i < rows * quads; i += WORKGROUP) {
         let r = i / quads;
         let quad = i % quads;
@@ -239,18 +254,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         if splits == 1u {
             output[t * PITCH + head * quads + i] = all.value / all.sum;
         } else {
-            let record = COUNTERS + ((t * HEADS + head + r) * SPLITS + split) * record_words;
-            let bits = bitcast<vec4<u32>>(all.value);
-            atomicStore(&partials[record + 4u + quad * 4u], bits.x);
-            atomicStore(&partials[record + 5u + quad * 4u], bits.y);
-            atomicStore(&partials[record + 6u + quad * 4u], bits.z);
-            atomicStore(&partials[record + 7u + quad * 4u], bits.w);
+            let record = record_of(t, head + r, split);
+            partial_store(record + 1u + quad, all.value);
             if quad == 0u {
-                atomicStore(&partials[record], bitcast<u32>(m));
-                atomicStore(&partials[record + 1u], bitcast<u32>(all.sum));
+                partial_store(record, vec4(m, all.sum, 0.0, 0.0));
             }
         }
     }
+#ifdef LAST_COMBINES
     if splits == 1u {
         return;
     }
@@ -269,78 +280,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         return;
     }
     storageBarrier();
-    // Each of `parts` runs of lanes puts a share of the splits together, four dimensions a lane.
-    let parts = WORKGROUP / quads;
-    let part = index / quads;
-    let quad = index % quads;
-    for (var r = 0u; r < ROWS; r++) {
-        largest[r] = MASKED;
-        sums[r] = 0.0;
-        weighted[r] = mat2x4<f32>();
-    }
-    if part < parts {
-        for (var s = part; s < splits; s += parts) {
-            var heads_of: array<vec2<u32>, ROWS>;
-            var bits: array<vec4<u32>, ROWS>;
-            for (var r = 0u; r < ROWS; r++) {
-                let record = COUNTERS + ((t * HEADS + head + min(r, rows - 1u)) * SPLITS + s) * record_words;
-                heads_of[r] = vec2(atomicLoad(&partials[record]), atomicLoad(&partials[record + 1u]));
-                let first = record + 4u + quad * 4u;
-                bits[r] = vec4(
-                    atomicLoad(&partials[first]),
-                    atomicLoad(&partials[first + 1u]),
-                    atomicLoad(&partials[first + 2u]),
-                    atomicLoad(&partials[first + 3u]),
-                );
-            }
-            for (var r = 0u; r < ROWS; r++) {
-                let of_split = bitcast<vec2<f32>>(heads_of[r]);
-                let m = max(largest[r], of_split.x);
-                let decay = exp(largest[r] - m);
-                let w = exp(of_split.x - m);
-                largest[r] = m;
-                sums[r] = fma(of_split.y, w, sums[r] * decay);
-                weighted[r][0] = weighted[r][0] * decay + bitcast<vec4<f32>>(bits[r]) * w;
-            }
-        }
-        if quad == 0u {
-            for (var r = 0u; r < ROWS; r++) {
-                maxima[r * PARTS + part] = largest[r];
-                totals[r * PARTS + part] = sums[r];
-            }
-        }
-    }
-    workgroupBarrier();
-    if part < parts {
-        for (var r = 0u; r < ROWS; r++) {
-            merged[(r * PARTS + part) * quads + quad] = weighted[r][0] * exp(largest[r] - largest_part(r, parts));
-        }
-    }
-    workgroupBarrier();
-    for (var i = index; i < rows * quads; i += WORKGROUP) {
-        let r = i / quads;
-        let all = merge(r, i % quads, largest_part(r, parts), parts);
-        output[t * PITCH + head * quads + i] = all.value / all.sum;
-    }
-}
-
-fn largest_part(r: u32, parts: u32) -> f32 {
-    var m = MASKED;
-    for (var s = 0u; s < parts; s++) {
-        m = max(m, maxima[r * PARTS + s]);
-    }
-    return m;
-}
-
-struct Merged { sum: f32, value: vec4<f32> }
-
-// Four dimensions of a head, from `parts` whose values were brought to the maximum `m`.
-fn merge(r: u32, quad: u32, m: f32, parts: u32) -> Merged {
-    let quads = HEAD_DIM / 4u;
-    var all: Merged;
-    for (var s = 0u; s < parts; s++) {
-        all.sum += totals[r * PARTS + s] * exp(maxima[r * PARTS + s] - m);
-        all.value += merged[(r * PARTS + s) * quads + quad];
-    }
-    return all;
+    combine(t, head, rows, splits, index);
+#endif
 }

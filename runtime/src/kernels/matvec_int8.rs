@@ -119,11 +119,13 @@ pub struct Tuning {
     pub workgroup: u32,
     /// Neighbouring lanes that share a row: 2 to the smallest subgroup's size.
     pub lanes: u32,
+    /// Parts of a workgroup that share the columns of the same rows: 1 to `workgroup / lanes`.
+    pub bands: u32,
     /// Rows that they take at once: 1, 2 or 4.
     pub at_once: u32,
     /// Units a lane reads ahead: 1 to 4.
     pub depth: u32,
-    /// Rows of a workgroup: a multiple of 8 and of `workgroup / lanes × at_once`; with the tokens (2, 4 or 8 of several) no
+    /// Rows of a workgroup: a multiple of 8 and of `workgroup / lanes / bands × at_once`; with the tokens (2, 4 or 8 of several) no
     /// more than four an invocation.
     pub rows: u32,
     /// Copies of a learned table in workgroup memory: 1 to 32.
@@ -136,26 +138,11 @@ impl Tuning {
     /// What was fastest on a large GPU (an NVIDIA H200), within the limits of this one.
     ///
     /// Few rows a workgroup spread a small matrix over all cores; many rows share the cost of quantizing the activations.
-    /// Lookups and products with many tokens take so long that loads need not be far ahead, and four rows share what is
-    /// read of the activations.
+    /// Lookups take so long that loads need not be far ahead, and four rows share what is read of the activations.
     pub fn new(profile: &Profile, shape: &Shape) -> Self {
         let units = shape.columns.div_ceil(UNIT) as u32;
-        let lanes = profile.subgroup_min_size.min(32).min(units.next_power_of_two()).max(2);
-        let rounds = units.div_ceil(lanes);
-        let long = shape.tokens > 4 || is_learned(shape.scheme);
-        // No more rows than the workgroup can finish, four of a token each.
-        let at_once = if long { 4 } else { 2 }.min(4 * lanes / accumulators(shape.tokens));
-        let depth = match rounds {
-            _ if long => rounds.div_ceil(4).min(2),
-            _ => rounds.div_ceil(rounds.div_ceil(4)),
-        };
-        let slots = 8;
-        let workgroup = (slots * lanes).clamp(64, 256);
-        let turn = workgroup / lanes * at_once;
-        let many = (shape.rows / 256).next_power_of_two() as u32;
-        let rows = if shape.tokens == 1 { many.clamp(turn, turn.max(64)) } else { turn };
-        let inline = shape.tokens == 1;
-        let mut tuning = Self { workgroup, lanes, at_once, depth, rows: rows.next_multiple_of(8), replicas: 32, inline };
+        let widest = profile.subgroup_min_size.min(32).min(units.next_power_of_two()).max(2);
+        let mut tuning = if shape.tokens == 1 { Self::one(shape, widest, units) } else { Self::several(shape, widest, units) };
         let fits = |tuning: &Self| tuning.memory(profile, shape) <= profile.workgroup_memory;
         while !fits(&tuning) && tuning.replicas > 1 {
             tuning.replicas /= 2;
@@ -164,16 +151,55 @@ impl Tuning {
         tuning
     }
 
+    /// For one token, which has lanes enough in a row.
+    fn one(shape: &Shape, lanes: u32, units: u32) -> Self {
+        let rounds = units.div_ceil(lanes);
+        let learned = is_learned(shape.scheme);
+        // No more rows than the workgroup can finish, four of a token each.
+        let at_once = if learned { 4 } else { 2 }.min(4 * lanes);
+        let depth = if learned { rounds.div_ceil(4).min(2) } else { rounds.div_ceil(rounds.div_ceil(4)) };
+        let slots = 8;
+        let workgroup = (slots * lanes).clamp(64, 256);
+        let turn = workgroup / lanes * at_once;
+        let many = (shape.rows / 256).next_power_of_two() as u32;
+        let rows = many.clamp(turn, turn.max(64)).next_multiple_of(8);
+        Self { workgroup, lanes, bands: 1, at_once, depth, rows, replicas: 32, inline: true }
+    }
+
+    /// For several tokens. What bounds them is reading activations: few lanes walk along a row, so that all rows of a
+    /// subgroup read the same ones, and bands give each lane enough to do elsewhere.
+    fn several(shape: &Shape, widest: u32, units: u32) -> Self {
+        let (workgroup, at_once) = (256, 4);
+        let lanes = widest.min(4);
+        let bands = 1 << (units / lanes).max(1).ilog2().min(3);
+        // No more rows than the workgroup can finish, four of a token each.
+        let most = 4 * workgroup / accumulators(shape.tokens);
+        let mut tuning = Self { workgroup, lanes, bands, at_once, depth: 1, rows: 0, replicas: 32, inline: false };
+        while tuning.turn() > most && tuning.at_once > 1 {
+            tuning.at_once /= 2;
+        }
+        while tuning.turn() > most {
+            tuning.bands *= 2;
+        }
+        tuning.rows = tuning.turn().next_multiple_of(8);
+        tuning
+    }
+
+    /// Rows that a workgroup takes at once.
+    fn turn(&self) -> u32 {
+        self.workgroup / (self.lanes * self.bands) * self.at_once
+    }
+
     /// Units that the activations have room for: whole runs of all lanes.
     fn room(&self, columns: usize) -> u32 {
-        (columns.div_ceil(UNIT) as u32).next_multiple_of(self.lanes * self.depth)
+        (columns.div_ceil(UNIT) as u32).next_multiple_of(self.lanes * self.bands * self.depth)
     }
 
     /// Bytes of workgroup memory.
     fn memory(&self, profile: &Profile, shape: &Shape) -> u32 {
         let tokens = accumulators(shape.tokens);
         let inline = if self.inline { tokens * (self.room(shape.columns) * 40 + 4 * self.subgroups(profile)) } else { 0 };
-        tokens * self.rows * 4 + 4 * table_words(shape.scheme, self.replicas) + inline
+        tokens * self.rows * self.bands * 4 + 4 * table_words(shape.scheme, self.replicas) + inline
     }
 
     fn subgroups(&self, profile: &Profile) -> u32 {
@@ -300,20 +326,20 @@ impl MatvecInt8<'_> {
             2 => Some(Flag::Rows2),
             _ => Some(Flag::Rows4),
         });
-        let slots = tuning.workgroup / tuning.lanes;
         let mut constants = vec![
             ("WORKGROUP", f64::from(tuning.workgroup)),
             ("LANES", tuning.lanes.into()),
+            ("BANDS", tuning.bands.into()),
             ("DEPTH", tuning.depth.into()),
             ("ROWS", tuning.rows.into()),
-            ("CHUNKS", (room / (tuning.lanes * tuning.depth)).into()),
+            ("CHUNKS", (room / (tuning.lanes * tuning.bands * tuning.depth)).into()),
             ("UNITS", room.into()),
             ("ROW_UNITS", projection.matrix.units().into()),
             ("GROUPS", projection.matrix.groups().0.into()),
             ("GROUP_UNITS_LOG2", projection.matrix.groups().1.into()),
-            ("PASSES", (tuning.rows / (slots * tuning.at_once)).into()),
+            ("PASSES", (tuning.rows / tuning.turn()).into()),
             ("MAX_SUBGROUPS", tuning.subgroups(profile).into()),
-            ("ALL_ROWS", (tokens * tuning.rows).into()),
+            ("ALL_SUMS", (tokens * tuning.rows * tuning.bands).into()),
         ];
         if is_learned(shape.scheme) {
             let levels = grouped(shape.scheme).map_or(0, |g| g.bits.levels());

@@ -2,8 +2,8 @@
 // products of a block are summed in integers, blocks in f32.
 //
 // A workgroup makes ROWS rows. LANES neighbouring lanes of a subgroup walk along AT_ONCE rows together, a unit of 32
-// weights a lane; they read DEPTH units ahead. The sums of all rows meet in workgroup memory, where whole fours are
-// finished and written.
+// weights a lane; they read DEPTH units ahead. BANDS equal parts of the workgroup share the units of the same rows. The
+// sums of all rows meet in workgroup memory, where whole fours are finished and written.
 //
 // With INLINE the workgroup first quantizes the activations itself, while its first weights are on their way; else
 // `quantize` has done so. With INLINE and NORM, x stands for RMSNorm(x): the norm is one factor a token, so `x × gain` is
@@ -21,20 +21,21 @@ override WORKGROUP: u32 = 256u;
 override LANES: u32;
 override DEPTH: u32;
 override ROWS: u32;
+override BANDS: u32;
 // Rows of the chunk, units of a row, groups of a row, units of a group as a power of two: constants, for the first loads of a
 // workgroup should not wait for those of a uniform.
 override CHUNK_ROWS: u32;
 override ROW_UNITS: u32;
 override GROUPS: u32;
 override GROUP_UNITS_LOG2: u32;
-// Runs of LANES × DEPTH units in a row; units that the activations have room for; turns of all lanes over the ROWS, which
+// Runs of LANES × BANDS × DEPTH units in a row; units that the activations have room for; turns of all lanes over the ROWS, which
 // are no more than four an invocation for all tokens.
 override CHUNKS: u32;
 override UNITS: u32;
 override PASSES: u32;
 override MAX_SUBGROUPS: u32;
-// For workgroup memory: values for each token.
-override ALL_ROWS: u32;
+// For workgroup memory: sums of all bands, tokens and rows.
+override ALL_SUMS: u32;
 
 const MAX_DEPTH: u32 = 4u;
 #ifdef ROWS_4
@@ -61,7 +62,7 @@ const TOKENS: u32 = 1u;
 #endif
 #endif
 
-var<workgroup> results: array<f32, ALL_ROWS>;
+var<workgroup> results: array<f32, ALL_SUMS>;
 
 #ifdef INLINE
 // All codes' words of units 0, 1, …: the lower halves, then the upper ones, so that neighbouring lanes read neighbouring
@@ -159,8 +160,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     }
     let index = subgroup * subgroup_size + lane;
     let within = lane & (LANES - 1u);
-    let slot = index / LANES;
-    let slots = WORKGROUP / LANES;
+    let slots = WORKGROUP / (LANES * BANDS);
+    let slot = index / LANES % slots;
+    let band = index / (LANES * slots);
+    // Neighbouring bands take neighbouring runs of units.
+    let own_first = band * LANES + within;
     // Rows beyond the chunk's are read as its last one and never written.
     let last = CHUNK_ROWS - 1u;
 
@@ -177,7 +181,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         rows[r] = min(row_at(first + slot * AT_ONCE + r), last);
     }
     for (var d = 0u; d < DEPTH; d++) {
-        let unit = min(d * LANES + within, ROW_UNITS - 1u);
+        let unit = min(d * (LANES * BANDS) + own_first, ROW_UNITS - 1u);
         for (var r = 0u; r < AT_ONCE; r++) {
             units[d * AT_ONCE + r] = unit_load(rows[r], unit);
         }
@@ -219,7 +223,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         for (var chunk = 0u; chunk < CHUNKS; chunk++) {
             for (var d = 0u; d < DEPTH; d++) {
                 // Beyond the row's units the activations are zero.
-                let own = (chunk * DEPTH + d) * LANES + within;
+                let own = (chunk * DEPTH + d) * (LANES * BANDS) + own_first;
                 let unit = min(own, ROW_UNITS - 1u);
                 var weights: array<Bytes, AT_ONCE>;
                 var affine: array<vec2<f32>, AT_ONCE>;
@@ -256,7 +260,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
                     }
                 }
                 for (var d = 0u; d < DEPTH; d++) {
-                    let unit = min((next_chunk * DEPTH + d) * LANES + within, ROW_UNITS - 1u);
+                    let unit = min((next_chunk * DEPTH + d) * (LANES * BANDS) + own_first, ROW_UNITS - 1u);
                     for (var r = 0u; r < AT_ONCE; r++) {
                         units[d * AT_ONCE + r] = unit_load(rows[r], unit);
                     }
@@ -270,7 +274,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
                     sum += subgroupShuffleXor(sum, distance);
                 }
                 if within == 0u {
-                    results[t * ROWS + (turn * slots + slot) * AT_ONCE + r] = sum;
+                    results[(band * TOKENS + t) * ROWS + (turn * slots + slot) * AT_ONCE + r] = sum;
                 }
             }
         }
@@ -306,8 +310,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
 #endif
 }
 
-fn four_results(at: u32) -> vec4<f32> {
-    return vec4(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
+fn four_results(first: u32) -> vec4<f32> {
+    var sum = vec4(0.0);
+    for (var at = first; at < ALL_SUMS; at += TOKENS * ROWS) {
+        sum += vec4(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
+    }
+    return sum;
 }
 
 #ifdef RESIDUAL

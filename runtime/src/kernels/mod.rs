@@ -54,6 +54,7 @@ pub(crate) use shader;
 /// Files for `#import`, from `shared/`.
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("shared/activation.wgsl")),
+    ("attention_merge", include_str!("shared/attention_merge.wgsl")),
     ("attention_parts", include_str!("shared/attention_parts.wgsl")),
     ("attention_score", include_str!("shared/attention_score.wgsl")),
     ("cache", include_str!("shared/cache.wgsl")),

@@ -25,6 +25,7 @@ pub static PROJECT_HEADS: &[&Candidate<ProjectHeads>] = &[&matvec_int8::HEADS];
 /// Attention over the cache.
 pub static ATTEND: &[&Candidate<Attend>] = &[
     &attention_split::CANDIDATE,
+    &attention_split::APART,
     &attend::SPLIT,
     &attend::WHOLE,
     &attention_prefill_matrices::CANDIDATE,
