@@ -1,10 +1,11 @@
 //! GPU time of the decode kernels on weights and caches that no cache of the GPU holds, by timestamps:
 //! `cargo run -p haikuq-runtime --example decode_bench -- [--adapter NAME] [--model 3b,1b,135m,haiku] [--part qkv,…]
-//! [--scheme q4/32,…] [--tokens 1,8] [--tuning exact,auto,…] [--attention] [--depth 0,4096]`
+//! [--scheme q4/32,…] [--tokens 1,8] [--tuning exact,auto,…] [--layer] [--attention] [--depth 0,4096]`
 //!
 //! A tuning is `exact` (`matvec`), `matrices` (`matmul_matrices`), `auto` (`matvec_int8` as it is chosen) or its numbers:
-//! `workgroup:lanes:bands:at_once:depth:rows:replicas:inline`. Each line has the time of the dispatches, GB/s of weights, and the
-//! error against the product in f64, relative to its root mean square.
+//! `workgroup:lanes:bands:tokens:at_once:depth:rows:replicas:inline`; one for each part, with a `/` between them, or one for all. Each line has the time of the dispatches, GB/s of weights, and the
+//! error against the product in f64, relative to its root mean square. `--layer` measures the parts in turns, as a step has
+//! them: a kernel that runs once between others waits for its instructions.
 
 use haikuq_format::layout::{PlaneKind, dequantize, padded, plane_sizes};
 use haikuq_format::scheme::Scheme;
@@ -80,38 +81,57 @@ fn products(gpu: &Gpu, arguments: &Arguments, name: &str) -> Result<(), GpuError
         ("head", 32768, hidden, true, Output::Logits { multiplier: 1.0, softcap: None }),
     ];
     let wanted = arguments.list("--part", "qkv,out,gate_up,down,head");
+    let parts: Vec<_> = parts.into_iter().filter(|p| wanted.iter().any(|w| w == p.0)).collect();
     for scheme in arguments.list("--scheme", "q4/32") {
         let scheme: Scheme = scheme.parse().expect("a scheme");
-        for (part, rows, columns, normed, mode) in parts.iter().filter(|p| wanted.iter().any(|w| w == p.0)) {
-            let planes = random_planes(scheme, *rows, *columns);
-            let bytes: usize = planes.iter().map(|(_, words)| 4 * words.len()).sum();
-            let upload = |_| GpuMatrix {
-                scheme,
-                rows: *rows,
-                columns: *columns,
-                chunks: vec![GpuChunk::upload(gpu, 0, *rows, &planes)],
-                lookup: None,
-            };
-            let copies: Vec<GpuMatrix> = (0..COLD_BYTES.div_ceil(bytes).min(400)).map(upload).collect();
-            let weights = first_rows(scheme, *rows, *columns, &planes);
-            for tokens in arguments.list("--tokens", "1") {
-                let tokens: usize = tokens.parse().expect("a number of tokens");
-                for tuning in arguments.list("--tuning", "exact,auto") {
-                    let case = Product { matrices: &copies, weights: &weights, tokens, normed: *normed, mode: *mode };
+        let matrices: Vec<_> = parts.iter().map(|(_, rows, columns, ..)| Matrices::new(gpu, scheme, *rows, *columns)).collect();
+        for tokens in arguments.list("--tokens", "1") {
+            let tokens: usize = tokens.parse().expect("a number of tokens");
+            for tuning in arguments.list("--tuning", "exact,auto") {
+                let mut layer = Vec::new();
+                let tunings = tuning.split('/').cycle();
+                for ((m, (part, rows, columns, normed, mode)), own) in matrices.iter().zip(&parts).zip(tunings) {
+                    let case = Product { matrices: &m.copies, weights: &m.weights, tokens, normed: *normed, mode: *mode };
                     let label = format!("{name} {part} {rows}×{columns} {scheme} T={tokens} {tuning}");
-                    match case.measure(gpu, &tuning) {
-                        Ok((seconds, error)) => println!(
-                            "{label:<70} {:>8.2} µs {:>8.0} GB/s  error {error:.5}",
-                            seconds * 1e6,
-                            bytes as f64 / seconds * 1e-9
-                        ),
+                    match case.bind(gpu, own) {
+                        Ok((dispatches, _)) if arguments.has("--layer") => layer.push(dispatches),
+                        Ok((dispatches, error)) => {
+                            let seconds = time(gpu, &dispatches)?;
+                            let speed = m.bytes as f64 / seconds * 1e-9;
+                            println!("{label:<70} {:>8.2} µs {speed:>8.0} GB/s  error {error:.5}", seconds * 1e6);
+                        }
                         Err(error) => println!("{label:<70} {error}"),
                     }
+                }
+                if layer.len() == parts.len() {
+                    let most = layer.iter().map(Vec::len).max().unwrap_or(0);
+                    let run = |i: usize| layer.iter().flat_map(|part| part[i % part.len()].clone()).collect::<Vec<_>>();
+                    let seconds = time(gpu, &(0..most).map(run).collect::<Vec<_>>())?;
+                    println!("{:<70} {:>8.2} µs", format!("{name} layer {scheme} T={tokens} {tuning}"), seconds * 1e6);
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Copies of a matrix that together are larger than the GPU's caches.
+struct Matrices {
+    copies: Vec<GpuMatrix>,
+    bytes: usize,
+    /// The first [`CHECKED`] rows.
+    weights: Vec<f32>,
+}
+
+impl Matrices {
+    fn new(gpu: &Gpu, scheme: Scheme, rows: usize, columns: usize) -> Self {
+        let planes = random_planes(scheme, rows, columns);
+        let bytes: usize = planes.iter().map(|(_, words)| 4 * words.len()).sum();
+        let chunks = || vec![GpuChunk::upload(gpu, 0, rows, &planes)];
+        let copies = 0..COLD_BYTES.div_ceil(bytes).min(400);
+        let copies = copies.map(|_| GpuMatrix { scheme, rows, columns, chunks: chunks(), lookup: None }).collect();
+        Self { copies, bytes, weights: first_rows(scheme, rows, columns, &planes) }
+    }
 }
 
 struct Product<'a> {
@@ -124,7 +144,8 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
-    fn measure(&self, gpu: &Gpu, tuning: &str) -> Result<(f64, f64), GpuError> {
+    /// The dispatches of every copy, and the error of the first one's result.
+    fn bind(&self, gpu: &Gpu, tuning: &str) -> Result<(Vec<Vec<Dispatch>>, f64), GpuError> {
         let (tokens, rows, columns) = (self.tokens, self.matrices[0].rows, self.matrices[0].columns);
         let stride = padded(columns);
         let mut random = Random(7);
@@ -172,9 +193,17 @@ impl Product<'_> {
             }
             let numbers: Vec<u32> = tuning.split(':').filter_map(|n| n.parse().ok()).collect();
             let tuning = match numbers[..] {
-                [workgroup, lanes, bands, at_once, depth, rows, replicas, inline] => {
-                    Some(Tuning { workgroup, lanes, bands, at_once, depth, rows, replicas, inline: inline == 1 })
-                }
+                [workgroup, lanes, bands, tokens_a_lane, at_once, depth, rows, replicas, inline] => Some(Tuning {
+                    workgroup,
+                    lanes,
+                    bands,
+                    tokens: tokens_a_lane,
+                    at_once,
+                    depth,
+                    rows,
+                    replicas,
+                    inline: inline == 1,
+                }),
                 _ => None,
             };
             MatvecInt8 { projection, norm, heads: None, scratch: Some((&scratch).into()), tuning }.bind(gpu)
@@ -193,7 +222,7 @@ impl Product<'_> {
         };
         matvec::cpu(&arguments, &mut expected);
         let dispatches = self.matrices.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-        Ok((time(gpu, &dispatches)?, relative_error(&found, &expected)))
+        Ok((dispatches, relative_error(&found, &expected)))
     }
 }
 

@@ -185,16 +185,28 @@ fn every_number_of_tokens_works_inline_and_not() {
 fn the_work_may_be_divided_in_any_way() {
     for gpu in gpus() {
         let most = gpu.profile.subgroup_min_size.min(32);
-        let divisions =
-            [(2, 1, 1, 4, 1), (4, 1, 2, 3, 2), (most, 1, 4, 1, 1), (most, 1, 1, 1, 3), (2, 4, 4, 1, 1), (4, 2, 2, 2, 2)];
-        for (lanes, bands, at_once, depth, passes) in divisions {
+        // Lanes, bands, tokens and those a lane, rows at once, depth, passes.
+        let divisions = [
+            (2, 1, 1, 1, 1, 4, 1),
+            (4, 1, 1, 1, 2, 3, 2),
+            (most, 1, 1, 1, 4, 1, 1),
+            (most, 1, 1, 1, 1, 1, 3),
+            (2, 4, 1, 1, 4, 1, 1),
+            (4, 2, 1, 1, 2, 2, 2),
+            (2, 2, 8, 2, 4, 1, 1),
+            (4, 4, 3, 1, 2, 2, 2),
+            (2, 2, 6, 4, 2, 1, 1),
+        ];
+        for (lanes, bands, tokens, tokens_a_lane, at_once, depth, passes) in divisions {
             let workgroup = 64;
             // Whole turns, and whole eights.
-            let turn: u32 = workgroup / (lanes * bands) * at_once;
+            let turn: u32 = workgroup / (lanes * bands * (tokens as u32).next_power_of_two() / tokens_a_lane) * at_once;
             let rows = (turn * passes).next_multiple_of(turn.max(8));
             for (text, replicas) in [("q4/32", 1), ("q4/32:e4m4 learned", 8)] {
-                let tuning = Some(Tuning { workgroup, lanes, bands, at_once, depth, rows, replicas, inline: true });
-                check(&gpu, &Case { chunk_rows: &[72, 13], norm: true, tuning, ..plain(scheme(text)) }, lanes);
+                let tuning =
+                    Tuning { workgroup, lanes, bands, tokens: tokens_a_lane, at_once, depth, rows, replicas, inline: true };
+                let tuning = Some(tuning);
+                check(&gpu, &Case { chunk_rows: &[72, 13], norm: true, tokens, tuning, ..plain(scheme(text)) }, lanes);
             }
         }
     }

@@ -51,8 +51,9 @@ impl Kernel<'_> {
     /// # Errors
     /// [`GpuError::Limit`] if a binding or the grid is too large for the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
-        for (_, binding) in self.bindings {
-            let bytes = binding.size.unwrap_or_else(|| binding.buffer.size() - binding.offset);
+        let bytes = |b: &Binding<'_>| b.size.unwrap_or_else(|| b.buffer.size() - b.offset);
+        let bindings: Vec<_> = self.bindings.iter().map(|(number, b)| (*number, bytes(b))).collect();
+        for &(_, bytes) in &bindings {
             let available = gpu.profile.max_binding;
             if bytes > available {
                 let what = format!("a binding of kernel {}", self.shader.name);
@@ -64,7 +65,7 @@ impl Kernel<'_> {
             let (what, limit) = (format!("the grid of kernel {}", self.shader.name), "maxComputeWorkgroupsPerDimension");
             return Err(GpuError::Limit { what, needed: n.into(), limit, available: available.into() });
         }
-        let pipeline = gpu.pipeline(self.shader, self.flags, self.constants, self.bindings.iter().map(|(n, _)| *n));
+        let pipeline = gpu.pipeline(self.shader, self.flags, self.constants, &bindings);
         let entries: Vec<_> = self
             .bindings
             .iter()

@@ -17,7 +17,7 @@ use haikuq_format::scheme::{Bits, Codebook, Grouped, Scheme};
 
 use crate::program::Phase;
 
-super::shader!(MATVEC_INT8 = "matvec_int8");
+super::shader!(MATVEC_INT8 = "matvec_int8", sized);
 
 /// One to eight tokens on a GPU with packed dot products.
 pub static CANDIDATE: Candidate<Project> = Candidate {
@@ -121,11 +121,13 @@ pub struct Tuning {
     pub lanes: u32,
     /// Parts of a workgroup that share the columns of the same rows: 1 to `workgroup / lanes`.
     pub bands: u32,
+    /// Tokens that a lane takes: 1, 2, 4 or 8, no more than there are.
+    pub tokens: u32,
     /// Rows that they take at once: 1, 2 or 4.
     pub at_once: u32,
     /// Units a lane reads ahead: 1 to 4.
     pub depth: u32,
-    /// Rows of a workgroup: a multiple of 8 and of `workgroup / lanes / bands × at_once`; with the tokens (2, 4 or 8 of several) no
+    /// Rows of a workgroup: a multiple of 8 and of `workgroup / lanes / bands × at_once`, divided by how many lanes share the tokens; with the tokens (2, 4 or 8 of several) no
     /// more than four an invocation.
     pub rows: u32,
     /// Copies of a learned table in workgroup memory: 1 to 32.
@@ -153,41 +155,63 @@ impl Tuning {
 
     /// For one token, which has lanes enough in a row.
     fn one(shape: &Shape, lanes: u32, units: u32) -> Self {
-        let rounds = units.div_ceil(lanes);
         let learned = is_learned(shape.scheme);
-        // No more rows than the workgroup can finish, four of a token each.
-        let at_once = if learned { 4 } else { 2 }.min(4 * lanes);
-        let depth = if learned { rounds.div_ceil(4).min(2) } else { rounds.div_ceil(rounds.div_ceil(4)) };
-        let slots = 8;
-        let workgroup = (slots * lanes).clamp(64, 256);
+        let at_once = if learned { 4 } else { 2 };
+        let depth = if learned { 1 } else { Self::depth(units, lanes) };
+        let (workgroup, replicas) = ((8 * lanes).clamp(64, 256), 16);
         let turn = workgroup / lanes * at_once;
         let many = (shape.rows / 256).next_power_of_two() as u32;
-        let rows = many.clamp(turn, turn.max(64)).next_multiple_of(8);
-        Self { workgroup, lanes, bands: 1, at_once, depth, rows, replicas: 32, inline: true }
+        let rows = many.clamp(turn, turn.max(if learned { 32 } else { 64 })).next_multiple_of(8);
+        Self { workgroup, lanes, bands: 1, tokens: 1, at_once, depth, rows, replicas, inline: true }
     }
 
-    /// For several tokens. What bounds them is reading activations: few lanes walk along a row, so that all rows of a
-    /// subgroup read the same ones, and bands give each lane enough to do elsewhere.
+    /// Units to read ahead, so that the same number is read in each round.
+    fn depth(units: u32, lanes: u32) -> u32 {
+        let rounds = units.div_ceil(lanes);
+        rounds.div_ceil(rounds.div_ceil(4))
+    }
+
+    /// For several tokens. Two is nearly one. More of them read so many activations that few lanes walk along a row, in which
+    /// those with the same tokens read the same, and bands give each lane enough to do elsewhere. The more rows there are,
+    /// the less it counts how long the code is.
     fn several(shape: &Shape, widest: u32, units: u32) -> Self {
-        let (workgroup, at_once) = (256, 4);
-        let lanes = widest.min(4);
-        let bands = 1 << (units / lanes).max(1).ilog2().min(3);
+        let all = accumulators(shape.tokens);
+        let plain = Self {
+            workgroup: 256,
+            lanes: widest,
+            bands: 1,
+            tokens: 2,
+            at_once: 2,
+            depth: Self::depth(units, widest),
+            rows: 0,
+            replicas: 16,
+            inline: false,
+        };
+        let mut tuning = if all == 2 {
+            plain
+        } else {
+            let lanes = if units > 128 { 16 } else { 8 }.min(widest);
+            let bands = 1 << (units / lanes).max(1).ilog2().min(2);
+            let tokens = if shape.rows >= 8192 || units > 128 { 4 } else { 2 };
+            Self { lanes, bands, tokens, at_once: 4, depth: 1, ..plain }
+        };
         // No more rows than the workgroup can finish, four of a token each.
-        let most = 4 * workgroup / accumulators(shape.tokens);
-        let mut tuning = Self { workgroup, lanes, bands, at_once, depth: 1, rows: 0, replicas: 32, inline: false };
-        while tuning.turn() > most && tuning.at_once > 1 {
-            tuning.at_once /= 2;
-        }
-        while tuning.turn() > most {
+        while tuning.turn(shape) > 4 * tuning.workgroup / all {
             tuning.bands *= 2;
         }
-        tuning.rows = tuning.turn().next_multiple_of(8);
+        let turn = tuning.turn(shape);
+        tuning.rows = turn * 8u32.div_ceil(turn);
         tuning
     }
 
     /// Rows that a workgroup takes at once.
-    fn turn(&self) -> u32 {
-        self.workgroup / (self.lanes * self.bands) * self.at_once
+    fn turn(&self, shape: &Shape) -> u32 {
+        self.workgroup / (self.lanes * self.token_lanes(shape) * self.bands) * self.at_once
+    }
+
+    /// Runs of lanes that share the tokens.
+    fn token_lanes(&self, shape: &Shape) -> u32 {
+        accumulators(shape.tokens) / self.tokens
     }
 
     /// Units that the activations have room for: whole runs of all lanes.
@@ -308,14 +332,15 @@ impl MatvecInt8<'_> {
         }
         let tuning = self.tuning.unwrap_or_else(|| Tuning::new(profile, &shape));
         let tokens = accumulators(shape.tokens);
-        if tuning.memory(profile, &shape) > profile.workgroup_memory || tokens * tuning.rows > 4 * tuning.workgroup {
+        let fits_memory = tuning.memory(profile, &shape) <= profile.workgroup_memory;
+        if !fits_memory || tokens * tuning.rows > 4 * tuning.workgroup || tuning.tokens > tokens {
             return refuse("its work cannot be divided like this");
         }
         let room = tuning.room(shape.columns);
         let mut flags: Vec<Flag> = projection.flags_of_packed();
         flags.push(Flag::Subgroups);
         flags.extend(is_paired(shape.scheme).then_some(Flag::Paired));
-        flags.extend(match tokens {
+        flags.extend(match tuning.tokens {
             1 => &[][..],
             2 => &[Flag::Columns2][..],
             4 => &[Flag::Columns4][..],
@@ -330,6 +355,7 @@ impl MatvecInt8<'_> {
             ("WORKGROUP", f64::from(tuning.workgroup)),
             ("LANES", tuning.lanes.into()),
             ("BANDS", tuning.bands.into()),
+            ("TOKEN_LANES", tuning.token_lanes(&shape).into()),
             ("DEPTH", tuning.depth.into()),
             ("ROWS", tuning.rows.into()),
             ("CHUNKS", (room / (tuning.lanes * tuning.bands * tuning.depth)).into()),
@@ -337,7 +363,7 @@ impl MatvecInt8<'_> {
             ("ROW_UNITS", projection.matrix.units().into()),
             ("GROUPS", projection.matrix.groups().0.into()),
             ("GROUP_UNITS_LOG2", projection.matrix.groups().1.into()),
-            ("PASSES", (tuning.rows / tuning.turn()).into()),
+            ("PASSES", (tuning.rows / tuning.turn(&shape)).into()),
             ("MAX_SUBGROUPS", tuning.subgroups(profile).into()),
             ("ALL_SUMS", (tokens * tuning.rows * tuning.bands).into()),
         ];

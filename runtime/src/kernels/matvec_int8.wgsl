@@ -2,8 +2,11 @@
 // products of a block are summed in integers, blocks in f32.
 //
 // A workgroup makes ROWS rows. LANES neighbouring lanes of a subgroup walk along AT_ONCE rows together, a unit of 32
-// weights a lane; they read DEPTH units ahead. BANDS equal parts of the workgroup share the units of the same rows. The
-// sums of all rows meet in workgroup memory, where whole fours are finished and written.
+// weights a lane; they read DEPTH units ahead. Each has TOKENS tokens, and TOKEN_LANES such runs of lanes have the rest of
+// them. BANDS equal parts of the workgroup share the units of the same rows. The sums of all rows meet in workgroup memory,
+// where whole fours are finished and written.
+//
+// Few tokens a lane keep the code short: in a step each kernel runs once, and fetching instructions is what long ones wait for.
 //
 // With INLINE the workgroup first quantizes the activations itself, while its first weights are on their way; else
 // `quantize` has done so. With INLINE and NORM, x stands for RMSNorm(x): the norm is one factor a token, so `x × gain` is
@@ -22,6 +25,7 @@ override LANES: u32;
 override DEPTH: u32;
 override ROWS: u32;
 override BANDS: u32;
+override TOKEN_LANES: u32;
 // Rows of the chunk, units of a row, groups of a row, units of a group as a power of two: constants, for the first loads of a
 // workgroup should not wait for those of a uniform.
 override CHUNK_ROWS: u32;
@@ -160,9 +164,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     }
     let index = subgroup * subgroup_size + lane;
     let within = lane & (LANES - 1u);
-    let slots = WORKGROUP / (LANES * BANDS);
-    let slot = index / LANES % slots;
-    let band = index / (LANES * slots);
+    let slots = WORKGROUP / (LANES * TOKEN_LANES * BANDS);
+    let first_token = index / LANES % TOKEN_LANES * TOKENS;
+    let slot = index / (LANES * TOKEN_LANES) % slots;
+    let band = index / (LANES * TOKEN_LANES * slots);
     // Neighbouring bands take neighbouring runs of units.
     let own_first = band * LANES + within;
     // Rows beyond the chunk's are read as its last one and never written.
@@ -196,7 +201,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     table_load(index);
 #endif
 #ifdef INLINE
-    for (var t = 0u; t < TOKENS; t++) {
+    for (var t = 0u; t < TOKENS * TOKEN_LANES; t++) {
         var square = 0.0;
         for (var i = 0u; i < UNITS * 2u; i += WORKGROUP) {
             if t == 0u && i == 0u {
@@ -233,9 +238,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
                 }
                 for (var t = 0u; t < TOKENS; t++) {
 #ifdef INLINE
-                    let token = t;
+                    let token = first_token + t;
 #else
-                    let token = min(t, params.tokens - 1u);
+                    let token = min(first_token + t, params.tokens - 1u);
 #endif
                     let low = x_codes[(token * 2u) * UNITS + own];
                     let high = x_codes[(token * 2u + 1u) * UNITS + own];
@@ -274,7 +279,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
                     sum += subgroupShuffleXor(sum, distance);
                 }
                 if within == 0u {
-                    results[(band * TOKENS + t) * ROWS + (turn * slots + slot) * AT_ONCE + r] = sum;
+                    results[((band * TOKEN_LANES) * TOKENS + first_token + t) * ROWS + (turn * slots + slot) * AT_ONCE + r] = sum;
                 }
             }
         }
@@ -312,7 +317,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
 
 fn four_results(first: u32) -> vec4<f32> {
     var sum = vec4(0.0);
-    for (var at = first; at < ALL_SUMS; at += TOKENS * ROWS) {
+    for (var at = first; at < ALL_SUMS; at += TOKENS * TOKEN_LANES * ROWS) {
         sum += vec4(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
     }
     return sum;
