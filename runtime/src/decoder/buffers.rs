@@ -2,6 +2,7 @@
 
 use super::MAX_BATCH;
 use super::bind::Needs;
+use super::run_ahead::TOGETHER;
 use super::weights::Weights;
 use crate::device::Gpu;
 use crate::kernels::rope_cache;
@@ -41,6 +42,8 @@ pub(super) struct Buffers {
     pub(super) logit_rows: usize,
     /// Sampling parameters, one a row of a batch.
     pub(super) sample_params: wgpu::Buffer,
+    /// Those of steps that are submitted together.
+    pub(super) params_ahead: wgpu::Buffer,
     /// Where the sampling kernels work.
     pub(super) sample_scratch: wgpu::Buffer,
     /// Tokens that have occurred, one bit an id, [`seen_words`] a sequence.
@@ -84,6 +87,7 @@ impl Buffers {
             qk_norms: qk_norms(gpu, spec, weights),
             logit_rows: sizes.logit_rows,
             sample_params: gpu.storage("sample parameters", (MAX_BATCH * size_of::<SampleParams>()) as u64),
+            params_ahead: gpu.storage("sample parameters ahead", (TOGETHER * MAX_BATCH * size_of::<SampleParams>()) as u64),
             sample_scratch: gpu.storage("sampling", Sample::scratch_bytes(MAX_BATCH as u32, spec.vocab_size as u32)),
             seen: gpu.storage("seen tokens", sizes.max_sequences as u64 * u64::from(seen_words(spec.vocab_size as u32)) * 4),
             chosen: gpu.storage("chosen tokens", (MAX_BATCH * 4) as u64),
@@ -104,6 +108,7 @@ impl Buffers {
             &self.scratch,
             &self.decode_scratch,
             &self.sample_params,
+            &self.params_ahead,
             &self.sample_scratch,
             &self.seen,
             &self.chosen,

@@ -161,7 +161,8 @@ impl Decoder {
         let numerics = if needs.fast { Numerics::Fast } else { Numerics::Exact };
         // A browser says only later that there is no memory.
         gpu.finish().await?;
-        let run_ahead = options.run_ahead.unwrap_or_else(|| run_ahead::depth(&gpu.profile)).min(buffers::MAX_IN_FLIGHT - 1);
+        let run_ahead =
+            options.run_ahead.unwrap_or_else(|| run_ahead::depth(&gpu.profile)).min(buffers::MAX_IN_FLIGHT - run_ahead::TOGETHER);
         let (parts, flights) = (BoundParts::default(), Flights::default());
         let mut decoder = Self {
             gpu,
@@ -337,11 +338,11 @@ impl Decoder {
     /// [`DecoderError::Gpu`].
     pub async fn sample_first(&mut self, id: SequenceId, choice: Choice<'_>) -> Result<u32, DecoderError> {
         self.forget_flights();
-        self.gpu.write(&self.buffers.sample_params, 0, &[choice.params(id)]);
+        self.write_params(&[choice.params(id)]);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         // The next step is given its token by the host; that it is also advanced spares another pipeline.
         self.encode(&mut encoder, &[Part::Sample { rows: 1, advance: true }])?;
-        self.submit_flight(encoder, Vec::new());
+        self.submit_sampling(encoder);
         Ok(self.land().await?[0])
     }
 

@@ -117,7 +117,7 @@ impl Decoder {
         let rows = ids.len();
         self.gpu.write(&self.buffers.tokens, 0, entries);
         let params: Vec<_> = ids.iter().map(|id| SampleParams::new(&SamplingOptions::greedy(), 0, id.row as u32)).collect();
-        self.gpu.write(&self.buffers.sample_params, 0, &params);
+        self.write_params(&params);
         let parts = [Part::Body(step), Part::Head { rows, from }, Part::Sample { rows, advance: false }];
         let whole = Timestamps::new(&self.gpu, 2);
         let mut times = [const { Vec::new() }; 4];

@@ -8,6 +8,7 @@
 use super::{Choice, Decoder, DecoderError, MAX_BATCH, Next, SequenceId};
 use crate::device::Profile;
 use crate::kernels::attention::{IDLE, Token};
+use crate::kernels::sample::SampleParams;
 use crate::program::{Part, Step, Value};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -25,10 +26,21 @@ pub(super) fn depth(profile: &Profile) -> usize {
     }
 }
 
+/// Steps that are submitted together, once those before them are on their way. Between two submissions a GPU is idle for a
+/// while, some hundredth of a millisecond; two at once halve that, and a text comes at most a token later.
+fn together(run_ahead: usize) -> usize {
+    if run_ahead == 0 { 1 } else { TOGETHER.min(run_ahead) }
+}
+
+/// Most steps of a submission.
+pub(super) const TOGETHER: usize = 2;
+
 /// Steps on their way, the oldest first.
 #[derive(Default)]
 pub(super) struct Flights {
     waiting: VecDeque<Flight>,
+    /// Sampling parameters as they were last written.
+    params: Vec<SampleParams>,
     /// Number of the staging buffer that the next one takes.
     next_staging: usize,
 }
@@ -71,11 +83,18 @@ impl Decoder {
         let sequences: Vec<_> = batch.iter().map(|n| n.sequence).collect();
         let (mut submitted, mut go_on) = (1, true);
         while !self.flights.waiting.is_empty() {
-            while go_on && submitted < most && self.can_submit_ahead(&sequences)? {
-                let step = |n: &Next<'_>| n.choice.step + submitted as u64;
-                let later = batch.iter().map(|n| (n.sequence, Choice { step: step(n), ..n.choice }));
-                self.submit_ahead(&later.collect::<Vec<_>>())?;
-                submitted += 1;
+            while go_on && self.flights.waiting.len() <= self.run_ahead {
+                let steps = self.steps_ahead(&sequences, together(self.run_ahead).min(most - submitted))?;
+                if steps == 0 {
+                    break;
+                }
+                let later = |step: usize| {
+                    let later = (submitted + step) as u64;
+                    let params = |n: &Next<'_>| Choice { step: n.choice.step + later, ..n.choice }.params(n.sequence);
+                    batch.iter().map(params).collect()
+                };
+                self.submit_ahead(&sequences, &(0..steps).map(later).collect::<Vec<Vec<_>>>())?;
+                submitted += steps;
             }
             go_on &= on_ids(&self.land().await?).is_continue();
         }
@@ -103,40 +122,42 @@ impl Decoder {
             entries.push(Token { id: *token, position: position as u32, sequence: sequence.row as u32, long });
         }
         self.gpu.write(&self.buffers.tokens, 0, &entries);
-        let choices: Vec<_> = batch.iter().map(|n| (n.sequence, n.choice)).collect();
-        self.submit_decode(&choices)?;
+        let params: Vec<_> = batch.iter().map(|n| n.choice.params(n.sequence)).collect();
+        let sequences: Vec<_> = batch.iter().map(|n| n.sequence).collect();
+        self.submit_decode(&sequences, &[params])?;
         for next in batch {
             self.cache.advance(next.sequence, &[next.token])?;
         }
         Ok(())
     }
 
-    /// Whether the step after those on their way can be submitted: all `sequences` have room for it, and none of them
-    /// becomes a long one by it, which computes it anew.
-    fn can_submit_ahead(&self, sequences: &[SequenceId]) -> Result<bool, DecoderError> {
-        if self.flights.waiting.len() > self.run_ahead {
-            return Ok(false);
-        }
+    /// How many steps, at most `most`, can be submitted after those on their way: all `sequences` have room for them, and
+    /// none of them becomes a long one, which computes it anew.
+    fn steps_ahead(&self, sequences: &[SequenceId], most: usize) -> Result<usize, DecoderError> {
+        let mut steps = most;
         for sequence in sequences {
-            let len = self.cache.len(*sequence)? + 1;
-            let grows_long = self.spec.long_beyond().is_some_and(|beyond| len > beyond) && !self.cache.is_long(*sequence)?;
-            if len > self.max_context || grows_long {
-                return Ok(false);
-            }
+            let len = self.cache.len(*sequence)?;
+            let end = match self.spec.long_beyond() {
+                Some(beyond) if !self.cache.is_long(*sequence)? => self.max_context.min(beyond),
+                _ => self.max_context,
+            };
+            steps = steps.min(end.saturating_sub(len));
         }
-        Ok(true)
+        Ok(steps)
     }
 
-    /// Submits the step after the last one submitted, of the same sequences in the same order: its tokens are those that
-    /// the last one chooses.
-    fn submit_ahead(&mut self, batch: &[(SequenceId, Choice<'_>)]) -> Result<(), DecoderError> {
-        for (sequence, _) in batch {
+    /// Submits the steps after the last one submitted, of the same sequences in the same order: the tokens of each are those
+    /// that the one before it chooses. `params` are those of each step.
+    fn submit_ahead(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<(), DecoderError> {
+        for sequence in sequences {
             let len = self.cache.len(*sequence)?;
-            self.reserve(*sequence, len + 1)?;
+            self.reserve(*sequence, len + params.len())?;
         }
-        self.submit_decode(batch)?;
-        for (sequence, _) in batch {
-            self.cache.advance_unknown(*sequence)?;
+        self.submit_decode(sequences, params)?;
+        for _ in params {
+            for sequence in sequences {
+                self.cache.advance_unknown(*sequence)?;
+            }
         }
         Ok(())
     }
@@ -177,31 +198,70 @@ impl Decoder {
         Ok(ids)
     }
 
-    fn submit_decode(&mut self, batch: &[(SequenceId, Choice<'_>)]) -> Result<(), DecoderError> {
-        let params: Vec<_> = batch.iter().map(|(sequence, choice)| choice.params(*sequence)).collect();
-        self.gpu.write(&self.buffers.sample_params, 0, &params);
-        let rows = batch.len();
+    /// Submits as many steps as there are `params`.
+    fn submit_decode(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<(), DecoderError> {
+        let rows = sequences.len();
         let parts =
             [Part::Body(Step::of_decode(rows)), Part::Head { rows, from: Value::Hidden }, Part::Sample { rows, advance: true }];
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.encode(&mut encoder, &parts)?;
-        self.submit_flight(encoder, batch.iter().map(|(sequence, _)| *sequence).collect());
+        let mut stagings = Vec::new();
+        // One write for all steps: later ones get their parameters by a copy. Where nothing is drawn, all are the same.
+        let changing = params.iter().any(|p| *p != params[0]);
+        if changing {
+            self.gpu.write(&self.buffers.params_ahead, 0, &params.concat());
+        } else {
+            self.write_params(&params[0]);
+        }
+        let bytes = (rows * size_of::<SampleParams>()) as u64;
+        for step in 0..params.len() {
+            if changing {
+                let b = &self.buffers;
+                encoder.copy_buffer_to_buffer(&b.params_ahead, step as u64 * bytes, &b.sample_params, 0, bytes);
+            }
+            self.encode(&mut encoder, &parts)?;
+            stagings.push(self.copy_chosen(&mut encoder));
+        }
+        if changing {
+            self.flights.params = params.last().cloned().unwrap_or_default();
+        }
+        self.take_off(encoder, &stagings, sequences);
         Ok(())
     }
 
-    /// Submits a step that ends with sampling (a row each of `sequences`, or one where these do not grow by it), and asks
-    /// for its ids.
-    pub(super) fn submit_flight(&mut self, mut encoder: wgpu::CommandEncoder, sequences: Vec<SequenceId>) {
-        let (b, bytes) = (&self.buffers, (MAX_BATCH * 4) as u64);
-        let staging = self.flights.next_staging;
-        encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.staging[staging], 0, bytes);
-        let submission = self.gpu.queue.submit([encoder.finish()]);
-        let (sender, mapped) = futures_channel::oneshot::channel();
-        b.staging[staging].map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
-            // Nobody waits for a step that was forgotten.
-            let _ = sender.send(result);
-        });
+    /// Writes the sampling parameters of a step's rows, unless they are as they were.
+    pub(super) fn write_params(&mut self, params: &[SampleParams]) {
+        if self.flights.params != params {
+            self.gpu.write(&self.buffers.sample_params, 0, params);
+            self.flights.params = params.to_vec();
+        }
+    }
+
+    /// Submits a sampling that belongs to no step, of one row, and asks for its id.
+    pub(super) fn submit_sampling(&mut self, mut encoder: wgpu::CommandEncoder) {
+        let staging = self.copy_chosen(&mut encoder);
+        self.take_off(encoder, &[staging], &[]);
+    }
+
+    /// Copies the ids that a step has chosen to where the host can read them: the number of that buffer.
+    fn copy_chosen(&mut self, encoder: &mut wgpu::CommandEncoder) -> usize {
+        let (b, staging) = (&self.buffers, self.flights.next_staging);
+        encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.staging[staging], 0, (MAX_BATCH * 4) as u64);
         self.flights.next_staging = (staging + 1) % b.staging.len();
-        self.flights.waiting.push_back(Flight { staging, submission, mapped, rows: sequences.len().max(1), sequences });
+        staging
+    }
+
+    /// Submits steps whose ids come to these buffers, and asks for them.
+    fn take_off(&mut self, encoder: wgpu::CommandEncoder, stagings: &[usize], sequences: &[SequenceId]) {
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        for &staging in stagings {
+            let (sender, mapped) = futures_channel::oneshot::channel();
+            let buffer = &self.buffers.staging[staging];
+            buffer.map_async(wgpu::MapMode::Read, 0..(MAX_BATCH * 4) as u64, move |result| {
+                // Nobody waits for a step that was forgotten.
+                let _ = sender.send(result);
+            });
+            let (submission, sequences) = (submission.clone(), sequences.to_vec());
+            self.flights.waiting.push_back(Flight { staging, submission, mapped, rows: sequences.len().max(1), sequences });
+        }
     }
 }

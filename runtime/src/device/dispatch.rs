@@ -51,9 +51,8 @@ impl Kernel<'_> {
     /// # Errors
     /// [`GpuError::Limit`] if a binding or the grid is too large for the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
-        let bytes = |b: &Binding<'_>| b.size.unwrap_or_else(|| b.buffer.size() - b.offset);
-        let bindings: Vec<_> = self.bindings.iter().map(|(number, b)| (*number, bytes(b))).collect();
-        for &(_, bytes) in &bindings {
+        for (_, binding) in self.bindings {
+            let bytes = binding.size.unwrap_or_else(|| binding.buffer.size() - binding.offset);
             let available = gpu.profile.max_binding;
             if bytes > available {
                 let what = format!("a binding of kernel {}", self.shader.name);
@@ -65,7 +64,7 @@ impl Kernel<'_> {
             let (what, limit) = (format!("the grid of kernel {}", self.shader.name), "maxComputeWorkgroupsPerDimension");
             return Err(GpuError::Limit { what, needed: n.into(), limit, available: available.into() });
         }
-        let pipeline = gpu.pipeline(self.shader, self.flags, self.constants, &bindings);
+        let pipeline = gpu.pipeline(self.shader, self.flags, self.constants, self.bindings.iter().map(|(n, _)| *n));
         let entries: Vec<_> = self
             .bindings
             .iter()

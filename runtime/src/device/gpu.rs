@@ -139,7 +139,7 @@ impl Gpu {
         shader: &'static Shader,
         flags: &[Flag],
         constants: &[(&'static str, f64)],
-        bindings: &[(u32, u64)],
+        bindings: impl Iterator<Item = u32>,
     ) -> Pipeline {
         let allowed = |flag: &Flag| match flag {
             Flag::F16 => self.profile.f16,

@@ -5,7 +5,6 @@
 //! it compiles on other threads, and gives the same pipelines at once when they are asked for again. It knows them again by
 //! their layout, which is therefore never left to it.
 
-use super::shader::with_lengths;
 use super::{Flag, Shader};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +15,6 @@ struct Key {
     shader: &'static str,
     flags: Vec<Flag>,
     constants: Vec<(&'static str, u64)>,
-    /// Bytes of the bindings by number, where the shader has them in its text.
-    lengths: Vec<(u32, u64)>,
 }
 
 /// The pipelines of a device by file, flags (sorted, each once) and constants.
@@ -48,28 +45,22 @@ impl Default for Pipelines {
 }
 
 impl Pipelines {
-    /// The pipeline of `shader`, whose group 0 has the bindings of these numbers and bytes.
+    /// The pipeline of `shader`, whose group 0 has the bindings of these numbers.
     pub(super) fn get(
         &self,
         device: &wgpu::Device,
         shader: &'static Shader,
         flags: Vec<Flag>,
         constants: &[(&'static str, f64)],
-        bindings: &[(u32, u64)],
+        bindings: impl Iterator<Item = u32>,
     ) -> Pipeline {
-        let constants_key = constants.iter().map(|(n, v)| (*n, v.to_bits())).collect();
-        // Natively no check reads a length.
-        let lengths = if shader.sized && cfg!(target_arch = "wasm32") { bindings.to_vec() } else { Vec::new() };
-        let key = Key { shader: shader.name, flags, constants: constants_key, lengths };
+        let key = Key { shader: shader.name, flags, constants: constants.iter().map(|(n, v)| (*n, v.to_bits())).collect() };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = known.get(&key) {
             return pipeline.clone();
         }
-        let mut text = shader.expand(&key.flags);
-        if !key.lengths.is_empty() {
-            text = with_lengths(&text, &key.lengths);
-        }
-        let entries: Vec<_> = bindings.iter().map(|(number, _)| layout_entry(shader.name, &text, *number)).collect();
+        let text = shader.expand(&key.flags);
+        let entries: Vec<_> = bindings.map(|number| layout_entry(shader.name, &text, number)).collect();
         let pipeline = Pipeline(Arc::new(Inner {
             device: device.clone(),
             name: shader.name,

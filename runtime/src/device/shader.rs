@@ -16,11 +16,6 @@ pub struct Shader {
     pub text: &'static str,
     /// Finds what it imports.
     pub imports: fn(&str) -> Option<&'static str>,
-    /// Whether browsers see each buffer of numbers as long as its binding. They keep every index inside its buffer, and for a
-    /// buffer of any length a kernel must first read that length, before it can ask for anything else: about a microsecond of
-    /// the few that a kernel of a decode step takes. Each length is a pipeline of its own, so this is for kernels whose bindings
-    /// have few.
-    pub sized: bool,
 }
 
 impl Shader {
@@ -44,34 +39,6 @@ impl Shader {
         let names: Vec<_> = flags.iter().map(|f| f.name()).collect();
         text + &preprocess(self.name, self.text, &names, &self.imports).unwrap_or_else(|e| panic!("{e}"))
     }
-}
-
-/// `text` with the length of each storage buffer of numbers in its declaration, from `(binding, bytes)`. Other buffers, among
-/// them those of types that have a name, stay as they are.
-pub(super) fn with_lengths(text: &str, bindings: &[(u32, u64)]) -> String {
-    let mut out = String::with_capacity(text.len() + 64);
-    for line in text.lines() {
-        out += &sized_declaration(line, bindings).unwrap_or_else(|| line.to_string());
-        out.push('\n');
-    }
-    out
-}
-
-fn sized_declaration(line: &str, bindings: &[(u32, u64)]) -> Option<String> {
-    let (number, rest) = line.trim_start().strip_prefix("@group(0) @binding(")?.split_once(')')?;
-    let number: u32 = number.parse().ok()?;
-    if !rest.trim_start().starts_with("var<storage") {
-        return None;
-    }
-    let element = rest.split_once(": array<")?.1.strip_suffix(">;")?;
-    let bytes = match element {
-        "u32" | "f32" | "atomic<u32>" => 4,
-        "vec2<u32>" | "vec2<f32>" => 8,
-        "vec4<u32>" | "vec4<f32>" => 16,
-        _ => return None,
-    };
-    let length = bindings.iter().find(|(n, _)| *n == number)?.1 / bytes;
-    (length > 0).then(|| line.replace(&format!("array<{element}>;"), &format!("array<{element}, {length}>;")))
 }
 
 /// What can be wrong with a shader file.
@@ -162,16 +129,6 @@ mod tests {
             "#import shared\n#import shared\n#ifdef A\na\n#ifdef B\nab\n#else\na only\n#endif\n#else\nnot a\n#endif\nend";
         assert_eq!(run(source, &["A"]).unwrap(), "shared line\nshared a\na\na only\nend\n");
         assert_eq!(run(source, &["B"]).unwrap(), "shared line\nnot a\nend\n");
-    }
-
-    #[test]
-    fn declarations_get_the_lengths_of_their_bindings() {
-        let text = "@group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;\n\
-                    @group(0) @binding(4) var<storage, read> keys: array<Raw>;\n\
-                    @group(0) @binding(5) var<storage, read_write> y: array<f32>;\nlet x: array<f32, 4>;\n";
-        let expected = text.replace("array<vec4<u32>>", "array<vec4<u32>, 6>").replace("y: array<f32>", "y: array<f32, 3>");
-        assert_eq!(with_lengths(text, &[(3, 100), (4, 100), (5, 12)]), expected);
-        assert_eq!(with_lengths(text, &[(3, 4)]), text);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
 
 use crate::program::Phase;
 
-super::shader!(ATTENTION_SPLIT = "attention_split", sized);
-super::shader!(ATTENTION_SPLIT_COMBINE = "attention_split_combine", sized);
+super::shader!(ATTENTION_SPLIT = "attention_split");
+super::shader!(ATTENTION_SPLIT_COMBINE = "attention_split_combine");
 
 /// Invocations of a workgroup.
 const WORKGROUP: u32 = 256;

@@ -39,13 +39,13 @@ override WORKGROUP: u32;
 @group(0) @binding(2) var<storage, read> pages: array<u32>;
 #ifdef CACHE_F16
 alias Raw = vec4<u32>;
-alias Pooled = vec4<u32>;
+@group(0) @binding(3) var<storage, read> keys: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> values: array<vec4<u32>>;
 #else
 alias Raw = mat2x4<f32>;
-alias Pooled = vec4<f32>;
+@group(0) @binding(3) var<storage, read> keys: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;
 #endif
-@group(0) @binding(3) var<storage, read> keys: array<Pooled>;
-@group(0) @binding(4) var<storage, read> values: array<Pooled>;
 // [token][PITCH]
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
 // COUNTERS words, with LAST_COMBINES [token][GROUP.y] of them in use; then the records of `attention_merge`.

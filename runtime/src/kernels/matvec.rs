@@ -3,7 +3,7 @@
 use super::projection::{Output, Projection};
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, grid_1d};
 
-super::shader!(MATVEC = "matvec", sized);
+super::shader!(MATVEC = "matvec");
 
 /// Most tokens of a [`Matvec`].
 pub const MAX_TOKENS: usize = 8;

@@ -17,7 +17,7 @@ use haikuq_format::scheme::{Bits, Codebook, Grouped, Scheme};
 
 use crate::program::Phase;
 
-super::shader!(MATVEC_INT8 = "matvec_int8", sized);
+super::shader!(MATVEC_INT8 = "matvec_int8");
 
 /// One to eight tokens on a GPU with packed dot products.
 pub static CANDIDATE: Candidate<Project> = Candidate {

@@ -42,22 +42,11 @@ pub mod stream_read;
 pub mod tables;
 pub mod weights;
 
-/// `shader!(NAME = "file")`: the shader file `file.wgsl` beside the file that says so. With `, sized` browsers see buffers of a
-/// fixed length, see [`Shader::sized`](crate::device::Shader::sized).
+/// `shader!(NAME = "file")`: the shader file `file.wgsl` beside the file that says so.
 macro_rules! shader {
     ($name:ident = $file:literal) => {
-        $crate::kernels::shader!($name = $file, false);
-    };
-    ($name:ident = $file:literal, sized) => {
-        $crate::kernels::shader!($name = $file, true);
-    };
-    ($name:ident = $file:literal, $sized:literal) => {
-        pub(crate) static $name: $crate::device::Shader = $crate::device::Shader {
-            name: $file,
-            text: include_str!(concat!($file, ".wgsl")),
-            imports: $crate::kernels::shared,
-            sized: $sized,
-        };
+        pub(crate) static $name: $crate::device::Shader =
+            $crate::device::Shader { name: $file, text: include_str!(concat!($file, ".wgsl")), imports: $crate::kernels::shared };
     };
 }
 pub(crate) use shader;

@@ -5,7 +5,7 @@ use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::layout::UNIT;
 
-super::shader!(QUANTIZE = "quantize", sized);
+super::shader!(QUANTIZE = "quantize");
 
 /// Invocations of a workgroup, and halves of units that it takes without a norm.
 const WORKGROUP: u32 = 256;

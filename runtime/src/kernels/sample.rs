@@ -41,7 +41,8 @@ impl SampleParams {
             top_p: (options.top_p * ONE).round().clamp(1.0, ONE) as u32,
             min_p: options.min_p,
             repetition_penalty: options.repetition_penalty,
-            uniform_number: (sampling::uniform(options.seed, step) * ONE) as u32,
+            // Nothing is drawn where the largest is taken; then steps do not differ.
+            uniform_number: if options.temperature > 0.0 { (sampling::uniform(options.seed, step) * ONE) as u32 } else { 0 },
             sequence,
             spare: 0,
         }
