@@ -276,6 +276,8 @@ export interface OpenAIRequest {
 
 export interface OpenAIUsage {
   prompt_tokens: number;
+  /** How it computes: what `numerics` came to on this device with this package. */
+  numerics: 'exact' | 'fast';
   completion_tokens: number;
   total_tokens: number;
   prompt_tokens_details: { cached_tokens: number };

@@ -67,9 +67,9 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
   useEffect(() => {
     if (begun.current) return;
     begun.current = true;
-    void fetchPackageIndex(siteRoot).then((offered) => {
-      setPackages(offered);
-      const chosen = address || (offered[0]?.url ?? '');
+    void fetchPackageIndex(siteRoot).then(({ packages }) => {
+      setPackages(packages);
+      const chosen = address || (packages[0]?.url ?? '');
       setAddress(chosen);
       if (query.get('auto') === '1') void run(chosen, query.has('package'));
     });

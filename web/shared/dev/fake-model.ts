@@ -129,6 +129,7 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
       vocabSize: 16,
       contextSize,
       hasChatTemplate,
+      numerics: 'exact',
       adapter,
       version: '0.0.0',
     },

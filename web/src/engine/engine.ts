@@ -81,6 +81,7 @@ export interface EngineFacts {
   eosTokenIds: number[];
   f16: boolean;
   subgroups: [number, number] | null;
+  numerics: 'exact' | 'fast';
 }
 
 /**

@@ -131,6 +131,7 @@ function engineMethods(engines: FakeEngines, made: FakeEngines['made'][number]):
       vocabSize: 2,
       contextSize: engines.contextSize,
       hasChatTemplate: true,
+      numerics: 'exact',
       eosTokenIds: [EOS],
       f16: false,
       subgroups: null,

@@ -8,6 +8,7 @@ use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgr
 use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
 use haikuq_runtime::package::Package;
+use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, Special, Tokenizer};
 use js_sys::{Array, Date, Float32Array, Function};
 use std::cell::{Cell, RefCell};
@@ -65,6 +66,7 @@ struct Inner {
     memory: Cell<MemoryUse>,
     /// Absent while a generation or a score runs.
     busy: RefCell<Option<Working>>,
+    numerics: Numerics,
 }
 
 /// What one generation at a time may use.
@@ -114,6 +116,7 @@ impl Engine {
             ("eosTokenIds", numbers(inner.defaults.stop_tokens(&manifest.spec))),
             ("f16", capabilities.f16.into()),
             ("subgroups", if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL }),
+            ("numerics", if inner.numerics == Numerics::Exact { "exact" } else { "fast" }.into()),
         ])
     }
 
@@ -244,6 +247,7 @@ async fn run(working: &mut Working, tokenizer: &Tokenizer, wanted: &[Wanted], on
             Err(error) => {
                 conversations.into_iter().for_each(|c| pool.put(c, decoder));
                 return Err(error.into());
+        numerics: decoder.numerics(),
             }
         }
     }
