@@ -137,7 +137,10 @@ impl Page {
 
     fn hello(&self) -> (u16, String) {
         let job: Value = serde_json::from_str(&self.get("work/job").1).unwrap();
-        self.post("work/hello", &json!({"adapter": "Fake GPU", "userAgent": CHROME, "package": job["package"]}))
+        self.post(
+            "work/hello",
+            &json!({"adapter": "Fake GPU", "userAgent": CHROME, "package": job["package"], "numerics": "exact"}),
+        )
     }
 
     fn next(&self) -> Value {
@@ -185,8 +188,9 @@ impl Page {
 #[test]
 fn the_report_is_the_one_of_the_same_model_outside_the_browser() {
     let files = Files::new();
-    let (validation, page) = files.validate_in_browser(&["--json", "--cache", "f32", "--report", &files.at("report")]);
-    assert_eq!(page.get("work/job"), (200, r#"{"package":"packages/q4/","kvCache":"f32"}"#.into()));
+    let (validation, page) =
+        files.validate_in_browser(&["--json", "--cache", "f32", "--numerics", "exact", "--report", &files.at("report")]);
+    assert_eq!(page.get("work/job"), (200, r#"{"package":"packages/q4/","kvCache":"f32","numerics":"exact"}"#.into()));
     let (status, manifest) = page.get("packages/q4/haikuq.json");
     assert!(status == 200 && manifest == std::fs::read_to_string(files.at("q4/haikuq.json")).unwrap());
     assert_eq!(page.hello(), (204, String::new()));
@@ -207,8 +211,6 @@ fn the_report_is_the_one_of_the_same_model_outside_the_browser() {
         let report = report.as_object_mut().unwrap();
         // What it ran on, and how fast.
         report.remove("adapter").unwrap();
-        // Not known of a browser.
-        report.remove("numerics");
         report.remove("speed").unwrap();
     }
     assert_eq!(here, there);

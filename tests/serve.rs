@@ -185,8 +185,21 @@ fn the_index_and_the_line_of_json_name_the_packages() {
     for package in packages {
         assert_eq!(server.get(&format!("{}haikuq.json", package["url"].as_str().unwrap())).status, 200);
     }
+    assert_eq!(index["load"], serde_json::json!({"numerics": "auto"}));
     assert_eq!(server.said["schema"], "haikuq.serve/1");
     assert_eq!(server.said["packages"][0]["url"], format!("{}packages/tiny/", server.url));
+}
+
+#[test]
+fn the_index_says_how_pages_compute() {
+    let files = Files::new();
+    for asked in ["exact", "fast"] {
+        let server = files.serve(&["--numerics", asked]);
+        let index: Value = serde_json::from_slice(&server.get("packages/index.json").body).unwrap();
+        assert_eq!(index["load"]["numerics"], asked);
+    }
+    let refused = files.command(&["--numerics", "f64"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
 }
 
 #[test]

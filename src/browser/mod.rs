@@ -9,8 +9,9 @@ mod user_agent;
 mod work;
 
 use crate::model::{BoxError, LanguageModel};
-use crate::serve::{ServeError, ServeOptions, ServedPackage, Server, Site};
+use crate::serve::{PageLoad, ServeError, ServeOptions, ServedPackage, Server, Site};
 use haikuq_runtime::decoder::CachePrecision;
+use haikuq_runtime::kernels::candidate::Numerics;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub struct BrowserOptions {
     pub port: Option<u16>,
     /// Precision of the key/value cache.
     pub cache: CachePrecision,
+    /// `auto`, `exact` or `fast`.
+    pub numerics: &'static str,
     /// A page that sends no request for this long is gone.
     pub page_timeout: Duration,
 }
@@ -100,6 +103,16 @@ struct Hello {
     adapter: String,
     user_agent: String,
     package: String,
+    numerics: Option<Numerics>,
+}
+
+/// Where a browser runs the package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// `ADAPTER (browser: NAME VERSION)`.
+    pub adapter: String,
+    /// How it computes, where the page says so.
+    pub numerics: Option<Numerics>,
 }
 
 /// A package that runs in a browser.
@@ -127,10 +140,18 @@ impl BrowserModel {
         let package = ServedPackage::open(&options.package)?;
         let token = random_token().map_err(BrowserError::Server)?;
         let (sender, events) = mpsc::channel(QUEUED);
-        let assignment = work::Assignment { package: package.url(), kv_cache: precision(options.cache) };
+        let (kv_cache, numerics) = (precision(options.cache), options.numerics);
+        let assignment = work::Assignment { package: package.url(), kv_cache, numerics };
         let work = Arc::new(Work::new(assignment, package.manifest().spec.vocab_size, sender.clone()));
         let host = Ipv4Addr::LOCALHOST.into();
-        let server = ServeOptions { host, port: options.port, site: options.site, packages: vec![package], connect: Vec::new() };
+        let server = ServeOptions {
+            host,
+            port: options.port,
+            site: options.site,
+            packages: vec![package],
+            load: PageLoad { numerics },
+            connect: Vec::new(),
+        };
         let server = Server::bind(server)?;
         let url = format!("{}{PAGE}?token={token}", server.url());
         let server = server.extend(|router| routes::add(router, work.clone(), token));
@@ -166,15 +187,16 @@ impl BrowserModel {
         &self.url
     }
 
-    /// Waits until the page has loaded the package, and returns what it runs on: `ADAPTER (browser: NAME VERSION)`.
+    /// Waits until the page has loaded the package, and returns what it runs on.
     ///
     /// # Errors
     /// If nobody opens the page, or it cannot load the package.
-    pub fn connect(&mut self) -> Result<String, BrowserError> {
+    pub fn connect(&mut self) -> Result<Connected, BrowserError> {
         match self.next_event("while it loaded the package")? {
             Event::Hello(hello) => {
                 let browser = user_agent::browser(&hello.user_agent);
-                Ok(format!("{} (browser: {browser})", user_agent::printable(&hello.adapter)))
+                let adapter = format!("{} (browser: {browser})", user_agent::printable(&hello.adapter));
+                Ok(Connected { adapter, numerics: hello.numerics })
             }
             _ => Err(unexpected()),
         }

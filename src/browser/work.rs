@@ -18,6 +18,8 @@ pub(super) struct Assignment {
     pub package: String,
     /// `auto`, `f16` or `f32`.
     pub kv_cache: &'static str,
+    /// `auto`, `exact` or `fast`.
+    pub numerics: &'static str,
 }
 
 /// What the page is to do.

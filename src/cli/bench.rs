@@ -6,7 +6,7 @@ use super::table::Table;
 use crate::runner::Runner;
 use clap::Args;
 use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId, StepProfile};
-use haikuq_runtime::device::{AdapterDescription, Gpu};
+use haikuq_runtime::device::AdapterDescription;
 use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_runtime::kernels::stream_read::StreamRead;
 use haikuq_runtime::sampling::SamplingOptions;
@@ -103,7 +103,8 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let rate = |tokens: usize, times: &mut Vec<Duration>| (tokens > 0).then(|| tokens as f64 / median(times).as_secs_f64());
     let decode_rate = rate(args.decode_tokens * batch, &mut decode);
-    let bandwidth = pollster::block_on(read_bandwidth(decoder.gpu()))?;
+    let gpu = decoder.gpu();
+    let bandwidth = pollster::block_on(StreamRead::measure(gpu, if gpu.is_software() { 64 << 20 } else { 1 << 30 }))?;
     let profile = if args.profile { pollster::block_on(profile(decoder, &args, batch))? } else { Vec::new() };
     let bytes_per_step = decoder.bytes_per_token();
     let report = Report {
@@ -212,25 +213,6 @@ fn prefill(decoder: &mut Decoder, id: SequenceId, count: usize) -> anyhow::Resul
         decoder.prefill(id, chunk)?;
     }
     Ok(())
-}
-
-/// Bytes a second at which the GPU reads a buffer that no cache holds.
-async fn read_bandwidth(gpu: &Gpu) -> anyhow::Result<f64> {
-    let wanted: u64 = if gpu.is_software() { 64 << 20 } else { 1 << 30 };
-    let bytes = wanted.min(gpu.profile.max_binding).min(gpu.profile.max_buffer) & !15;
-    let (data, sums) = (gpu.storage("stream", bytes), gpu.storage("sums", StreamRead::SUMS as u64 * 4));
-    let pass = StreamRead { data: &data, sums: &sums }.bind(gpu)?;
-    let mut times = Vec::new();
-    for round in 0..6 {
-        let started = Instant::now();
-        // Several passes a submission, so that the submission's own cost hardly counts.
-        gpu.run(&[&pass; 4]);
-        gpu.read::<u32>(&sums, 0, 1).await?;
-        if round > 0 {
-            times.push(started.elapsed());
-        }
-    }
-    Ok(bytes as f64 * 4.0 / median(&mut times).as_secs_f64())
 }
 
 fn median(times: &mut [Duration]) -> Duration {

@@ -1,6 +1,7 @@
 //! `haikuq validate --browser`: opening the page that does the work.
 
 use super::Context;
+use super::generation::NumericsArg;
 use crate::browser::{BrowserModel, BrowserOptions};
 use crate::files::write_atomically;
 use crate::serve::Site;
@@ -39,13 +40,20 @@ impl BrowserArgs {
     ///
     /// # Errors
     /// If the page or the package cannot be served. A browser that does not open is no error: somebody may open one.
-    pub fn start(&self, package: &Path, cache: CachePrecision, context: &Context) -> anyhow::Result<Option<BrowserModel>> {
+    pub fn start(
+        &self,
+        package: &Path,
+        cache: CachePrecision,
+        numerics: NumericsArg,
+        context: &Context,
+    ) -> anyhow::Result<Option<BrowserModel>> {
         let Some(program) = &self.browser else { return Ok(None) };
         let model = BrowserModel::start(BrowserOptions {
             package: package.into(),
             site: Site::find(self.site.as_deref())?,
             port: self.port,
             cache,
+            numerics: numerics.name(),
             page_timeout: Duration::from_secs(self.page_timeout),
         })?;
         let url = model.url();

@@ -44,6 +44,17 @@ pub enum NumericsArg {
     Fast,
 }
 
+impl NumericsArg {
+    /// The name that pages know it by, too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Exact => "exact",
+            Self::Fast => "fast",
+        }
+    }
+}
+
 /// How the runtime computes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ComputeArgs {

@@ -1,8 +1,9 @@
 //! `haikuq serve`: the chat app, the benchmark page and packages on a local web server.
 
 use super::Context;
+use super::generation::NumericsArg;
 use super::units::human_bytes;
-use crate::serve::{Origin, ServeOptions, ServedPackage, Server, Site};
+use crate::serve::{Origin, PageLoad, ServeOptions, ServedPackage, Server, Site};
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
@@ -37,6 +38,9 @@ pub struct ServeArgs {
     /// of their own as well, and both hold; for another origin they also have to be built with HAIKUQ_CONNECT=ORIGIN.
     #[arg(long, value_name = "ORIGIN")]
     connect: Vec<Origin>,
+    /// Exact or fast arithmetic on the browser's GPU, where a page is not told otherwise (packages in f32 are always exact)
+    #[arg(long, value_enum, default_value_t, value_name = "NUMERICS")]
+    numerics: NumericsArg,
     /// Print where the server is as one line of JSON
     #[arg(long)]
     json: bool,
@@ -61,7 +65,8 @@ pub fn run(args: ServeArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let packages = args.packages.iter().map(|folder| ServedPackage::open(folder)).collect::<Result<Vec<_>, _>>()?;
     let summaries: Vec<_> = packages.iter().map(ServedPackage::summary).collect();
     let site = Site::find(args.site.as_deref())?;
-    let server = Server::bind(ServeOptions { host: args.host, port: args.port, site, packages, connect: args.connect })?;
+    let load = PageLoad { numerics: args.numerics.name() };
+    let server = Server::bind(ServeOptions { host: args.host, port: args.port, site, packages, load, connect: args.connect })?;
     let url = server.url();
 
     for package in &summaries {

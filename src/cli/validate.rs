@@ -85,14 +85,14 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let first = args.scored.first_position(golden.outputs.context);
     let thresholds = args.thresholds(&manifest.provenance.recipe)?;
     let tokenizer = open_tokenizer(&args.package)?;
-    let mut page = args.browser.start(&args.package, args.cache.into(), context)?;
+    let mut page = args.browser.start(&args.package, args.cache.into(), args.compute.numerics, context)?;
     let (outcome, adapter, numerics) = match &mut page {
         Some(page) => {
-            let adapter = page.connect()?;
-            context.note(format_args!("running on {adapter}"));
+            let there = page.connect()?;
+            context.note(format_args!("running on {}", there.adapter));
             let outcome = measure(page, &golden, first, context);
             // The page waits for a word, also for a bad one.
-            (outcome.inspect_err(|error| page.finish(false, &format!("{error:#}")))?, adapter, None)
+            (outcome.inspect_err(|error| page.finish(false, &format!("{error:#}")))?, there.adapter, there.numerics)
         }
         None => {
             let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());

@@ -17,7 +17,7 @@ pub mod policy;
 pub mod site;
 
 pub use error::ServeError;
-pub use packages::ServedPackage;
+pub use packages::{PageLoad, ServedPackage};
 pub use policy::Origin;
 pub use site::Site;
 
@@ -51,6 +51,8 @@ pub struct ServeOptions {
     pub site: Site,
     /// The packages; each name once.
     pub packages: Vec<ServedPackage>,
+    /// How pages load a package unless they are told otherwise.
+    pub load: PageLoad,
     /// Hosts that the pages may talk to besides the server itself.
     pub connect: Vec<Origin>,
 }
@@ -69,7 +71,7 @@ impl Server {
     /// # Errors
     /// If two packages have one name, or the port is taken or not allowed.
     pub fn bind(options: ServeOptions) -> Result<Self, ServeError> {
-        let packages = Packages::new(options.packages)?;
+        let packages = Packages::new(options.packages, options.load)?;
         let listener = listen(options.host, options.port)?;
         let failed = |source| ServeError::Listen { address: SocketAddr::new(options.host, options.port.unwrap_or(0)), source };
         listener.set_nonblocking(true).map_err(failed)?;

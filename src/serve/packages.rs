@@ -56,6 +56,20 @@ pub struct PackageSummary {
     pub parameters: u64,
 }
 
+/// How pages load a package unless they are told otherwise: options of the npm package's `load`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PageLoad {
+    /// `auto`, `exact` or `fast`.
+    pub numerics: &'static str,
+}
+
+impl Default for PageLoad {
+    fn default() -> Self {
+        Self { numerics: "auto" }
+    }
+}
+
 impl ServedPackage {
     /// Reads and checks the manifest in `folder`, and that all files it lists are there and as long as it says. Hashes
     /// are the client's to check.
@@ -138,12 +152,15 @@ fn encode(name: &str) -> String {
     utf8_percent_encode(name, RESERVED).to_string()
 }
 
-/// The packages by name.
+/// The packages by name, and how pages load them.
 #[derive(Debug)]
-pub(super) struct Packages(BTreeMap<String, ServedPackage>);
+pub(super) struct Packages {
+    by_name: BTreeMap<String, ServedPackage>,
+    load: PageLoad,
+}
 
 impl Packages {
-    pub(super) fn new(packages: Vec<ServedPackage>) -> Result<Self, ServeError> {
+    pub(super) fn new(packages: Vec<ServedPackage>, load: PageLoad) -> Result<Self, ServeError> {
         let mut by_name = BTreeMap::<String, ServedPackage>::new();
         for package in packages {
             if let Some(first) = by_name.get(&package.name) {
@@ -152,7 +169,7 @@ impl Packages {
             }
             by_name.insert(package.name.clone(), package);
         }
-        Ok(Self(by_name))
+        Ok(Self { by_name, load })
     }
 }
 
@@ -165,13 +182,14 @@ async fn index(State(packages): State<Arc<Packages>>) -> impl IntoResponse {
     #[derive(Serialize)]
     struct Index {
         packages: Vec<PackageSummary>,
+        load: PageLoad,
     }
     // What has become unreadable since is listed as it was; its files' answers say what is wrong.
-    let packages = packages.0.values().map(|package| {
+    let summaries = packages.by_name.values().map(|package| {
         let _ = package.refresh();
         package.summary()
     });
-    Json(Index { packages: packages.collect() })
+    Json(Index { packages: summaries.collect(), load: packages.load })
 }
 
 /// The content that a client expects.
@@ -186,7 +204,7 @@ async fn file(
     Query(expected): Query<Expected>,
     request: Request,
 ) -> Response {
-    let Some(package) = packages.0.get(&name) else {
+    let Some(package) = packages.by_name.get(&name) else {
         return text(StatusCode::NOT_FOUND, format_args!("there is no package {name:?} here"));
     };
     let manifest = match package.refresh() {

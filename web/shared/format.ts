@@ -29,6 +29,10 @@ export function formatRate(value: number): string {
   return (value < 10 ? number(2) : value < 100 ? tenth : whole).format(value);
 }
 
+/** Three digits of what may be very small: milliseconds on a GPU. */
+export const formatFine = (value: number): string =>
+  new Intl.NumberFormat('en', { maximumSignificantDigits: 3 }).format(value);
+
 export function formatMilliseconds(milliseconds: number): string {
   if (milliseconds < 1000) return `${whole.format(milliseconds)} ms`;
   return `${(milliseconds < 10_000 ? number(2) : tenth).format(milliseconds / 1000)} s`;

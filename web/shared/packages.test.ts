@@ -39,17 +39,26 @@ describe('packageName', () => {
 describe('parsePackageIndex', () => {
   it('makes addresses absolute and keeps what is known', () => {
     const index = { packages: [{ name: 'one', url: 'packages/one/', recipe: 'q4', bitsPerWeight: 5, weightBytes: 12, parameters: 3 }] };
-    expect(parsePackageIndex(index, 'https://example.org/app/')).toEqual([
+    expect(parsePackageIndex(index, 'https://example.org/app/').packages).toEqual([
       { name: 'one', url: 'https://example.org/app/packages/one/', recipe: 'q4', bitsPerWeight: 5, weightBytes: 12, parameters: 3 },
     ]);
   });
 
   it('leaves out what is no package', () => {
     const index = { packages: [null, {}, { url: 5 }, { url: 'javascript:alert(1)' }, { url: 'p/two', bitsPerWeight: 'many' }] };
-    expect(parsePackageIndex(index, 'https://example.org/')).toEqual([{ name: 'two', url: 'https://example.org/p/two/' }]);
+    expect(parsePackageIndex(index, 'https://example.org/').packages).toEqual([{ name: 'two', url: 'https://example.org/p/two/' }]);
   });
 
   it.each([null, 'text', [], { packages: {} }])('takes %j for no packages', (json) => {
-    expect(parsePackageIndex(json, 'https://example.org/')).toEqual([]);
+    expect(parsePackageIndex(json, 'https://example.org/')).toEqual({ packages: [], load: {} });
+  });
+
+  it.each([
+    [{ numerics: 'exact' }, { numerics: 'exact' }],
+    [{ numerics: 'auto' }, {}],
+    [{ numerics: 'double', worker: false }, {}],
+    [null, {}],
+  ])('takes of the load options %j those that it knows', (load, expected) => {
+    expect(parsePackageIndex({ packages: [], load }, 'https://example.org/').load).toEqual(expected);
   });
 });

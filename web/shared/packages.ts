@@ -1,6 +1,6 @@
-/** The packages that a server offers, and their addresses. */
+/** What a server offers: packages with their addresses, and how to load them. */
 
-import { HaikuqError } from 'haikuq';
+import { HaikuqError, type LoadOptions } from 'haikuq';
 
 /** An entry of `packages/index.json`, its address made absolute. */
 export interface OfferedPackage {
@@ -11,6 +11,14 @@ export interface OfferedPackage {
   bitsPerWeight?: number;
   weightBytes?: number;
   parameters?: number;
+}
+
+/** How pages load a package unless they are told otherwise, such as by `haikuq serve --numerics exact`. */
+export type ServedLoad = Pick<LoadOptions, 'numerics'>;
+
+export interface PackageIndex {
+  packages: OfferedPackage[];
+  load: ServedLoad;
 }
 
 /** A package's address, absolute and with a slash at the end; a query, such as a signature, stays. Throws `invalid-argument`. */
@@ -51,7 +59,16 @@ const optionalNumber = (value: unknown): number | undefined =>
   typeof value === 'number' && Number.isFinite(value) ? value : undefined;
 
 /** What is usable of a `packages/index.json`; entries that are not are left out. */
-export function parsePackageIndex(json: unknown, root: string): OfferedPackage[] {
+export function parsePackageIndex(json: unknown, root: string): PackageIndex {
+  return { packages: parsePackages(json, root), load: parseLoad(json) };
+}
+
+function parseLoad(json: unknown): ServedLoad {
+  const numerics = (json as { load?: { numerics?: unknown } | null } | null)?.load?.numerics;
+  return numerics === 'exact' || numerics === 'fast' ? { numerics } : {};
+}
+
+function parsePackages(json: unknown, root: string): OfferedPackage[] {
   const entries = (json as { packages?: unknown } | null)?.packages;
   if (!Array.isArray(entries)) return [];
   const offered: OfferedPackage[] = [];
@@ -74,14 +91,13 @@ export function parsePackageIndex(json: unknown, root: string): OfferedPackage[]
   return offered;
 }
 
-/** The packages that the server at `root` offers: none on hosts that have no index. */
-export async function fetchPackageIndex(root: string): Promise<OfferedPackage[]> {
+/** What the server at `root` offers: no packages on hosts that have no index. */
+export async function fetchPackageIndex(root: string): Promise<PackageIndex> {
   try {
     const response = await fetch(new URL('packages/index.json', root));
-    if (!response.ok) return [];
-    return parsePackageIndex(await response.json(), root);
+    if (response.ok) return parsePackageIndex(await response.json(), root);
   } catch {
     // No server, or a host that answers every path with a page.
-    return [];
   }
+  return { packages: [], load: {} };
 }

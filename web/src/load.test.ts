@@ -69,6 +69,11 @@ describe('load', () => {
     expect(model.info).toMatchObject({ name: 'tiny', vocabSize: 2, adapter: { software: true } });
     expect(progress.at(-1)?.phase).toBe('ready');
     expect(await model.memory()).toEqual({ weights: 1, cache: 2, scratch: 3, wasm: 4 });
+    expect((await model.profile({ promptTokens: 7 })).steps).toMatchObject([
+      { phase: 'prefill', tokens: 7, depth: 0 },
+      { phase: 'decode', tokens: 1, depth: 7 },
+    ]);
+    await expect(model.profile({ promptTokens: 1 })).rejects.toMatchObject({ code: 'invalid-argument' });
     await model.dispose();
     expect(terminated).toBe(1);
   });
@@ -334,7 +339,7 @@ describe('a model', () => {
     await model.dispose();
     expect((await running.result).finish).toBe('cancelled');
     expect((await queued.result).finish).toBe('cancelled');
-    const calls: Promise<unknown>[] = [model.generate('a').result, model.chat([{ role: 'user', content: 'Hi' }]).text(), model.countTokens('a'), model.memory()];
+    const calls: Promise<unknown>[] = [model.generate('a').result, model.chat([{ role: 'user', content: 'Hi' }]).text(), model.countTokens('a'), model.memory(), model.profile()];
     for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('disposed') as string });
     await model.dispose();
     expect(terminated).toBe(1);

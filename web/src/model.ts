@@ -194,6 +194,10 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
       checkAlive();
       return host.memory();
     },
+    async profile({ promptTokens = 512 } = {}) {
+      checkAlive();
+      return host.profile(checkCount('promptTokens', promptTokens, 2));
+    },
     async loseDevice() {
       checkAlive();
       await host.loseDevice();

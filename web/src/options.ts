@@ -22,6 +22,7 @@ const oneOf =
 const isText: Check = (value) => typeof value === 'string';
 const isStop: Check = (value) => (Array.isArray(value) ? value : [value]).every((text) => isText(text) && text !== '');
 const isSignal: Check = (value) => value instanceof AbortSignal;
+const isPins: Check = (value) => typeof value === 'object' && value !== null && Object.values(value).every(isText);
 const isFunction: Check = (value) => typeof value === 'function';
 
 type Rules = Record<string, [check: Check, expected: string]>;
@@ -63,6 +64,7 @@ const DEVICE: Rules = {
   withoutF16: [oneOf(true, false), 'true or false'],
   withoutSubgroups: [oneOf(true, false), 'true or false'],
   defaultLimits: [oneOf(true, false), 'true or false'],
+  pins: [isPins, 'an object that maps operations to kernels'],
 };
 
 /** Throws `invalid-argument`, naming the option and its value. */
@@ -107,8 +109,8 @@ export function checkIds(name: string, value: unknown): Uint32Array {
   return value;
 }
 
-export function checkCount(name: string, value: unknown): number {
-  if (!integer(0)(value)) throw invalid(name, value, 'an integer, 0 or more');
+export function checkCount(name: string, value: unknown, least = 0): number {
+  if (!integer(least)(value)) throw invalid(name, value, `an integer, ${least} or more`);
   return value as number;
 }
 

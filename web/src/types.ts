@@ -38,6 +38,8 @@ export interface DeviceOptions {
   withoutSubgroups?: boolean;
   /** Ask for WebGPU's default limits alone. */
   defaultLimits?: boolean;
+  /** Take this kernel for an operation wherever it fits, such as `{ project: 'matvec' }`. */
+  pins?: Record<string, string>;
 }
 
 export interface DeviceLostEvent {
@@ -193,6 +195,63 @@ export interface MemoryUse {
   wasm: number;
 }
 
+/** Operations of a step that do the same with the same sizes, together. */
+export interface OperationProfile {
+  /** What they are for. */
+  operation: string;
+  /** The kernel that was chosen. */
+  kernel: string;
+  /** Their sizes, in words. */
+  shape: string;
+  /** How many there are. */
+  count: number;
+  dispatches: number;
+  /**
+   * GPU time of all, one after the other in a pass of their own. Small ones look longer than they are in a step, where other
+   * work goes on meanwhile. `null` without timestamps.
+   */
+  gpuMs: number | null;
+  /** Of weights that they read. */
+  bytes: number;
+  /** Multiplications and additions of their products. */
+  flops: number;
+}
+
+/** Where the time of a step goes. */
+export interface StepProfile {
+  phase: 'prefill' | 'decode';
+  /** Tokens of the step. */
+  tokens: number;
+  /** Tokens in the cache before it. */
+  depth: number;
+  /** GPU time of the whole step, as one pass; `null` without timestamps. */
+  gpuMs: number | null;
+  /** On the processor: to encode the step, to finish and submit it, and from there until the GPU is known to be done. */
+  encodeMs: number;
+  submitMs: number;
+  waitMs: number;
+  dispatches: number;
+  /** Those that take longest first. */
+  operations: OperationProfile[];
+}
+
+export interface ModelProfile {
+  /** A step of prefill in an empty sequence, and a step of decode after it. */
+  steps: StepProfile[];
+  /**
+   * All timestamps of the GPU are multiples of this: browsers round them. `null` where there are none, because the browser does
+   * not offer `timestamp-query` for this GPU.
+   */
+  timestampMs: number | null;
+  /** How fast the GPU reads memory that no cache holds: what decoding is limited by. */
+  readBytesPerSecond: number;
+}
+
+export interface ProfileOptions {
+  /** Tokens of the step of prefill: 512 by default, and one chunk of a prompt (512) or the context at most. */
+  promptTokens?: number;
+}
+
 export interface AdapterInfo {
   vendor: string;
   architecture: string;
@@ -217,6 +276,8 @@ export interface ModelInfo {
   vocabSize: number;
   contextSize: number;
   hasChatTemplate: boolean;
+  /** How it computes: what `numerics` came to on this device with this package. */
+  numerics: 'exact' | 'fast';
   adapter: AdapterInfo;
   /** What this runtime is. */
   version: string;
@@ -238,6 +299,8 @@ export interface Model {
   /** Continues token ids, each the likeliest; an end token ends the result and is part of it. */
   continueGreedily(prompt: Uint32Array, maxTokens: number): Promise<Uint32Array>;
   memory(): Promise<MemoryUse>;
+  /** Measures where the time of a step goes, on the GPU and on the processor; takes some seconds. */
+  profile(options?: ProfileOptions): Promise<ModelProfile>;
   /** The OpenAI client's shape, so that existing code ports by one line. */
   readonly openai: OpenAIShape;
   /** Loses the GPU device on purpose, as a driver reset would: try your page's behaviour. */

@@ -1,13 +1,28 @@
 //! Where the time of a step goes: on the GPU by operation, and on the processor.
 
+use super::bind::Bound;
 use super::{Decoder, DecoderError, MAX_BATCH, SequenceId};
-use crate::device::Timestamps;
+use crate::device::{PassTimes, Timestamps};
 use crate::kernels::attention::Token;
 use crate::kernels::sample::SampleParams;
 use crate::program::{Part, Step, Value};
 use crate::sampling::SamplingOptions;
 use serde::Serialize;
 use web_time::Instant;
+
+/// Measured rounds on the processor, and on the GPU.
+const ROUNDS: usize = 5;
+const GPU_ROUNDS: usize = 3;
+
+/// Rounds on the GPU before these: the first one compiles and warms up, and where timestamps are rounded, what it says of short
+/// operations is nothing at all or far too much.
+const TRIAL_ROUNDS: usize = 2;
+
+/// GPU time that a measurement should take: browsers round timestamps to 0.1 ms.
+const ENOUGH_S: f64 = 0.01;
+
+/// No operation is believed to take less GPU time than this.
+const SHORTEST_S: f64 = 1e-5;
 
 /// All operations of a step that do the same with the same sizes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,8 +37,8 @@ pub struct OperationProfile {
     pub count: usize,
     /// Their dispatches.
     pub dispatches: usize,
-    /// GPU time of all in seconds, each in a pass of its own: the GPU drains between them, so small ones look longer than they
-    /// are in a step. None where the device has no timestamps.
+    /// GPU time of all in seconds, one after the other in a pass of their own. What other operations would do meanwhile is
+    /// missing, so small ones look longer than they are in a step. None where the device has no timestamps.
     pub gpu_s: Option<f64>,
     /// Bytes of weights that they read.
     pub bytes: u64,
@@ -42,6 +57,9 @@ pub struct StepProfile {
     pub depth: usize,
     /// GPU time of the whole step in seconds, as one pass. None where the device has no timestamps.
     pub gpu_s: Option<f64>,
+    /// All timestamps are multiples of this, in seconds: browsers round them. What is measured is repeated until that hardly
+    /// counts.
+    pub timestamp_step_s: Option<f64>,
     /// Time to encode the step, in seconds.
     pub encode_s: f64,
     /// Time to finish the command buffer and submit it.
@@ -56,8 +74,9 @@ pub struct StepProfile {
 
 impl StepProfile {
     fn new(phase: &'static str, tokens: usize, depth: usize) -> Self {
-        let (gpu_s, dispatches, operations) = (None, 0, Vec::new());
-        Self { phase, tokens, depth, gpu_s, encode_s: 0.0, submit_s: 0.0, wait_s: 0.0, dispatches, operations }
+        let (encode_s, submit_s, wait_s) = (0.0, 0.0, 0.0);
+        let (dispatches, operations) = (0, Vec::new());
+        Self { phase, tokens, depth, gpu_s: None, timestamp_step_s: None, encode_s, submit_s, wait_s, dispatches, operations }
     }
 }
 
@@ -113,26 +132,16 @@ impl Decoder {
         from: Value,
         profile: StepProfile,
     ) -> Result<StepProfile, DecoderError> {
-        const ROUNDS: usize = 5;
         let rows = ids.len();
         self.gpu.write(&self.buffers.tokens, 0, entries);
         let params: Vec<_> = ids.iter().map(|id| SampleParams::new(&SamplingOptions::greedy(), 0, id.row as u32)).collect();
         self.write_params(&params);
         let parts = [Part::Body(step), Part::Head { rows, from }, Part::Sample { rows, advance: false }];
-        let whole = Timestamps::new(&self.gpu, 2);
-        let mut times = [const { Vec::new() }; 4];
+        let mut times = [const { Vec::new() }; 3];
         for round in 0..=ROUNDS {
             let started = Instant::now();
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            let mut pass = match &whole {
-                Some(timestamps) => timestamps.pass(&mut encoder, 0),
-                None => encoder.begin_compute_pass(&Default::default()),
-            };
-            self.add_to(&mut pass, &parts)?;
-            drop(pass);
-            if let Some(timestamps) = &whole {
-                timestamps.resolve(&mut encoder);
-            }
+            self.encode(&mut encoder, &parts)?;
             let encoded = Instant::now();
             self.gpu.queue.submit([encoder.finish()]);
             let submitted = Instant::now();
@@ -142,77 +151,92 @@ impl Decoder {
             if round > 0 {
                 let spans = [encoded - started, submitted - encoded, done - submitted];
                 times.iter_mut().zip(spans).for_each(|(times, span)| times.push(span.as_secs_f64()));
-                if let Some(timestamps) = &whole {
-                    let t = timestamps.read(&self.gpu).await?;
-                    times[3].push((t[1] - t[0]) * 1e-9);
-                }
             }
         }
-        let operations = self.profile_operations(&parts).await?;
-        let [encode_s, submit_s, wait_s, gpu_s] = times.map(|mut times| {
-            times.sort_by(f64::total_cmp);
-            times.get(times.len() / 2).copied()
-        });
+        let [encode_s, submit_s, wait_s] = times.map(median);
+        let all: Vec<_> = parts.iter().filter_map(|part| self.parts.find(*part)).flatten().collect();
+        // The whole step, and then those of its operations that are alike.
+        let mut groups: Vec<Vec<&Bound>> = vec![all.clone()];
+        for operation in all {
+            match groups[1..].iter_mut().find(|group| group[0].is_like(operation)) {
+                Some(group) => group.push(operation),
+                None => groups.push(vec![operation]),
+            }
+        }
+        let times = self.gpu_times(&groups).await?;
+        let gpu_s = |i: usize| times.as_ref().map(|t| t.seconds[i]);
+        let mut operations: Vec<OperationProfile> = Vec::new();
+        for (i, group) in groups.iter().enumerate().skip(1) {
+            let at = operations.iter().take_while(|o| o.gpu_s >= gpu_s(i)).count();
+            operations.insert(at, summary(group, gpu_s(i)));
+        }
         Ok(StepProfile {
-            gpu_s,
-            encode_s: encode_s.unwrap_or(0.0),
-            submit_s: submit_s.unwrap_or(0.0),
-            wait_s: wait_s.unwrap_or(0.0),
+            gpu_s: gpu_s(0),
+            timestamp_step_s: times.as_ref().map(|t| t.step_s),
+            encode_s,
+            submit_s,
+            wait_s,
             dispatches: operations.iter().map(|o| o.dispatches).sum(),
             operations,
             ..profile
         })
     }
 
-    /// Each operation in a pass of its own, with timestamps around it.
-    async fn profile_operations(&mut self, parts: &[Part]) -> Result<Vec<OperationProfile>, DecoderError> {
-        let (bound, context) = self.parts_and_context();
-        for part in parts {
-            bound.get(&context, *part)?;
-        }
-        let all: Vec<_> = parts.iter().filter_map(|part| self.parts.find(*part)).flatten().collect();
-        let mut profiles: Vec<OperationProfile> = Vec::new();
-        for run in all.chunks(Timestamps::MAX as usize / 2) {
-            let timestamps = Timestamps::new(&self.gpu, 2 * run.len() as u32);
-            let mut times: Option<Vec<f64>> = None;
-            // Twice: the first time warms up.
-            for _ in 0..2 {
-                let Some(timestamps) = &timestamps else { break };
-                let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-                for (i, operation) in run.iter().enumerate() {
-                    let mut pass = timestamps.pass(&mut encoder, 2 * i as u32);
-                    operation.dispatches.iter().for_each(|d| d.encode(&mut pass));
+    /// GPU time of each group, in a pass of its own in which it runs again and again: medians. Operations may do that, since
+    /// none makes its own input but by adding to it.
+    async fn gpu_times(&self, groups: &[Vec<&Bound>]) -> Result<Option<PassTimes>, DecoderError> {
+        let Some(timestamps) = Timestamps::new(&self.gpu, 2 * groups.len() as u32) else { return Ok(None) };
+        let mut repeats = vec![1; groups.len()];
+        let mut rounds = vec![Vec::new(); groups.len()];
+        let mut step_s = f64::INFINITY;
+        for round in 0..TRIAL_ROUNDS + GPU_ROUNDS {
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            for (i, (group, repeats)) in groups.iter().zip(&repeats).enumerate() {
+                let mut pass = timestamps.pass(&mut encoder, 2 * i as u32);
+                for _ in 0..*repeats {
+                    group.iter().flat_map(|operation| &operation.dispatches).for_each(|d| d.encode(&mut pass));
                 }
-                timestamps.resolve(&mut encoder);
-                self.gpu.queue.submit([encoder.finish()]);
-                times = Some(timestamps.read(&self.gpu).await?);
             }
-            for (i, o) in run.iter().enumerate() {
-                let gpu_s = times.as_ref().map(|t| (t[2 * i + 1] - t[2 * i]) * 1e-9);
-                let same =
-                    |p: &&mut OperationProfile| p.operation == o.operation && p.shape == o.shape && p.candidate == o.candidate;
-                match profiles.iter_mut().find(same) {
-                    Some(p) => {
-                        p.count += 1;
-                        p.dispatches += o.dispatches.len();
-                        p.gpu_s = p.gpu_s.zip(gpu_s).map(|(a, b)| a + b);
-                        p.bytes += o.bytes;
-                        p.flops += o.flops;
-                    }
-                    None => profiles.push(OperationProfile {
-                        operation: o.operation.clone(),
-                        candidate: o.candidate,
-                        shape: o.shape.clone(),
-                        count: 1,
-                        dispatches: o.dispatches.len(),
-                        gpu_s,
-                        bytes: o.bytes,
-                        flops: o.flops,
-                    }),
+            timestamps.resolve(&mut encoder);
+            self.gpu.queue.submit([encoder.finish()]);
+            let times = timestamps.read(&self.gpu).await?;
+            step_s = step_s.min(times.step_s);
+            for ((seconds, repeats), of_group) in times.seconds.iter().zip(&mut repeats).zip(&mut rounds) {
+                let each = seconds / *repeats as f64;
+                if round < TRIAL_ROUNDS {
+                    *repeats = (ENOUGH_S / each.max(SHORTEST_S)).ceil() as usize;
+                } else {
+                    of_group.push(each);
                 }
             }
         }
-        profiles.sort_by(|a, b| b.gpu_s.partial_cmp(&a.gpu_s).unwrap_or(std::cmp::Ordering::Equal));
-        Ok(profiles)
+        Ok(Some(PassTimes { seconds: rounds.into_iter().map(median).collect(), step_s }))
     }
+}
+
+impl Bound {
+    fn is_like(&self, other: &Self) -> bool {
+        self.operation == other.operation && self.shape == other.shape && self.candidate == other.candidate
+    }
+}
+
+fn summary(group: &[&Bound], gpu_s: Option<f64>) -> OperationProfile {
+    OperationProfile {
+        operation: group[0].operation.clone(),
+        candidate: group[0].candidate,
+        shape: group[0].shape.clone(),
+        count: group.len(),
+        dispatches: group.iter().map(|o| o.dispatches.len()).sum(),
+        gpu_s,
+        bytes: group.iter().map(|o| o.bytes).sum(),
+        flops: group.iter().map(|o| o.flops).sum(),
+    }
+}
+
+/// Of a few: a sort would be a kilobyte of every page.
+fn median(times: Vec<f64>) -> f64 {
+    let below = |t: f64| times.iter().filter(|other| **other < t).count();
+    let middle = times.len() / 2;
+    let is_median = |t: &&f64| below(**t) <= middle && times.iter().filter(|other| *other <= *t).count() > middle;
+    times.iter().find(is_median).copied().unwrap_or(0.0)
 }

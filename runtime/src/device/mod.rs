@@ -20,4 +20,4 @@ pub use flag::Flag;
 pub use gpu::{Gpu, GpuOptions};
 pub use profile::{MatrixShape, Profile, Vendor};
 pub use shader::{Shader, ShaderError, preprocess};
-pub use timestamps::Timestamps;
+pub use timestamps::{PassTimes, Timestamps};

@@ -2,6 +2,19 @@
 
 use super::{Gpu, GpuError};
 
+/// What timestamps around passes say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassTimes {
+    /// GPU time of each pass.
+    pub seconds: Vec<f64>,
+    /// The longest time that lies a whole number of times between all of these timestamps: browsers round them.
+    pub step_s: f64,
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// A set of timestamps to be written in a command buffer and read back.
 pub struct Timestamps {
     queries: wgpu::QuerySet,
@@ -49,13 +62,15 @@ impl Timestamps {
         encoder.resolve_query_set(&self.queries, 0..self.count, &self.resolved, 0);
     }
 
-    /// The timestamps in nanoseconds, once everything submitted is done.
+    /// How long each pass took, once everything submitted is done.
     ///
     /// # Errors
     /// [`GpuError`] if the device failed or was lost.
-    pub async fn read(&self, gpu: &Gpu) -> Result<Vec<f64>, GpuError> {
-        let period = f64::from(gpu.queue.get_timestamp_period());
+    pub async fn read(&self, gpu: &Gpu) -> Result<PassTimes, GpuError> {
+        let period_s = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
         let ticks: Vec<u64> = gpu.read(&self.resolved, 0, self.count as usize).await?;
-        Ok(ticks.into_iter().map(|t| t as f64 * period).collect())
+        let step = ticks.iter().fold(0, |step, t| gcd(step, t.abs_diff(ticks[0])));
+        let seconds = ticks.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period_s).collect();
+        Ok(PassTimes { seconds, step_s: step as f64 * period_s })
     }
 }

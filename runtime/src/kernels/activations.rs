@@ -63,11 +63,11 @@ impl Narrow {
 /// Of both shaders.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    filled: u32,
-    input_stride: u32,
-    pitch: u32,
-    tokens: u32,
+pub(super) struct Params {
+    pub(super) filled: u32,
+    pub(super) input_stride: u32,
+    pub(super) pitch: u32,
+    pub(super) tokens: u32,
 }
 
 /// The input of `projection` as f16, each token multiplied by a power of two; scales undo that.

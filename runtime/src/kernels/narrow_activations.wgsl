@@ -3,11 +3,11 @@
 // value, and values below 2^-28 of the largest lose more. The power's inverse is kept for the sums.
 
 struct Params {
-    // vec4s of a token, from one token to the next in the input, and in what is written, zeros at the end included.
-    vectors: u32,
+    // vec4s of a token, from one token to the next in the input, and in what is written, zeros at the end included; tokens.
+    filled: u32,
     input_stride: u32,
     pitch: u32,
-    spare: u32,
+    tokens: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let token = workgroup.x;
     let begin = token * params.input_stride;
     var own = vec4(0.0);
-    for (var i = lane; i < params.vectors; i += WORKGROUP) {
+    for (var i = lane; i < params.filled; i += WORKGROUP) {
         own = max(own, abs(input[begin + i]));
     }
     largest[lane] = max(max(own.x, own.y), max(own.z, own.w));
@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let scale = bitcast<f32>((268u - exponent) << 23u);
     for (var i = lane; i < params.pitch; i += WORKGROUP) {
         var x = vec4(0.0);
-        if i < params.vectors {
+        if i < params.filled {
             x = input[begin + i];
         }
         narrow[token * params.pitch + i] = vec4<f16>(x.xzyw * scale);

@@ -35,11 +35,11 @@ pub(super) struct Quantize<'a> {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    stride: u32,
-    units: u32,
-    epsilon: f32,
-    columns: f32,
+pub(super) struct Params {
+    pub(super) stride: u32,
+    pub(super) units: u32,
+    pub(super) epsilon: f32,
+    pub(super) columns: f32,
 }
 
 impl Quantize<'_> {

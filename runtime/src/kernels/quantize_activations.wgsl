@@ -4,7 +4,7 @@
 struct Params {
     // Blocks of a token; vec4s from one token to the next in the input; blocks of a token in what is written, zeros at
     // the end included; tokens.
-    units: u32,
+    filled: u32,
     input_stride: u32,
     pitch: u32,
     tokens: u32,
@@ -32,7 +32,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         return;
     }
     let at = token * params.pitch + unit;
-    if unit >= params.units {
+    if unit >= params.filled {
         codes[2u * at] = vec4(0u);
         codes[2u * at + 1u] = vec4(0u);
         scales[at] = vec2(0.0);

@@ -19,14 +19,14 @@ fn span(vocab: u32) -> u32 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct SampleParams {
-    temperature: f32,
-    top_k: u32,
-    top_p: u32,
-    min_p: f32,
-    repetition_penalty: f32,
-    uniform_number: u32,
-    sequence: u32,
-    spare: u32,
+    pub(super) temperature: f32,
+    pub(super) top_k: u32,
+    pub(super) top_p: u32,
+    pub(super) min_p: f32,
+    pub(super) repetition_penalty: f32,
+    pub(super) uniform_number: u32,
+    pub(super) sequence: u32,
+    pub(super) spare: u32,
 }
 
 impl SampleParams {

@@ -3,12 +3,12 @@ use super::*;
 /// A vocabulary of two, and somebody who listens.
 fn work() -> (Work, mpsc::Receiver<Event>) {
     let (sender, events) = mpsc::channel(8);
-    let assignment = Assignment { package: "packages/tiny/".into(), kv_cache: "auto" };
+    let assignment = Assignment { package: "packages/tiny/".into(), kv_cache: "auto", numerics: "exact" };
     (Work::new(assignment, 2, sender), events)
 }
 
 fn hello() -> Hello {
-    Hello { adapter: "A".into(), user_agent: "B".into(), package: "packages/tiny/".into() }
+    Hello { adapter: "A".into(), user_agent: "B".into(), package: "packages/tiny/".into(), numerics: None }
 }
 
 fn rows(values: &[f32]) -> Bytes {
@@ -37,7 +37,10 @@ fn jobs_are_written_as_the_page_reads_them() {
     assert_eq!(next(&work), r#"{"id":2,"kind":"greedy","prompt":[1],"maxNew":4}"#);
     work.end(true, "good");
     assert_eq!(next(&work), r#"{"kind":"done","passed":true,"summary":"good"}"#);
-    assert_eq!(serde_json::to_string(work.assignment()).unwrap(), r#"{"package":"packages/tiny/","kvCache":"auto"}"#);
+    assert_eq!(
+        serde_json::to_string(work.assignment()).unwrap(),
+        r#"{"package":"packages/tiny/","kvCache":"auto","numerics":"exact"}"#
+    );
 }
 
 #[test]

@@ -39,6 +39,13 @@ it('loads the package of this site that a link names', async () => {
   expect(load).toHaveBeenCalledExactlyOnceWith('https://example.org/app/packages/one/', expect.anything());
 });
 
+it('computes as the server says', async () => {
+  const index = { packages: [], load: { numerics: 'exact' } };
+  vi.stubGlobal('fetch', async () => Response.json(index));
+  await visit('https://example.org/app/?package=packages/one/');
+  expect(load).toHaveBeenCalledExactlyOnceWith(expect.anything(), expect.objectContaining({ numerics: 'exact' }));
+});
+
 it('says how to allow the origin of a package that a link names, and asks it for nothing', async () => {
   const page = await visit('https://example.org/app/?package=https://evil.example/p/');
   expect(load).not.toHaveBeenCalled();

@@ -8,6 +8,7 @@ import { conversationStore } from './data/database.ts';
 import { useKept } from './data/kept.ts';
 import { parseSettings } from './data/settings.ts';
 import { useAppUpdate } from './pwa.ts';
+import { fetchPackageIndex } from '../../shared/packages.ts';
 import type { Runtime } from '../../shared/runtime.ts';
 import { rememberChoice, type Choice } from './start/choice.ts';
 import { holdsFiles } from './start/dropped.ts';
@@ -43,7 +44,9 @@ export function App({ runtime }: { runtime: Runtime }) {
       const ofThisLoad = (change: (place: Extract<Place, { at: 'loading' }>) => Place) =>
         setPlace((place) => (place.at === 'loading' && place.controller === controller ? change(place) : place));
       try {
+        const served = await fetchPackageIndex(document.baseURI);
         const model = await runtime.load(choice.location, {
+          ...served.load,
           signal: controller.signal,
           onProgress: (progress) => ofThisLoad((place) => ({ ...place, progress })),
           onDeviceLost: setDevice,

@@ -21,14 +21,14 @@ afterEach(() => {
   load.mockClear();
 });
 
-async function visit(linked: string) {
+async function visit(linked: string, more: Record<string, string> = {}) {
   location.href = 'https://example.org/app/bench/';
   // The module reads the page's address when it is evaluated.
   const { BenchPage } = await import('./bench-page.tsx');
   const page = document.createElement('div');
   const root = createRoot(page);
   const onFailure = vi.fn();
-  const query = new URLSearchParams({ auto: '1', package: linked });
+  const query = new URLSearchParams({ auto: '1', package: linked, ...more });
   await act(async () => root.render(createElement(BenchPage, { runtime, query, onReport: () => undefined, onFailure })));
   onTestFinished(() => act(async () => root.unmount()));
   return { page, onFailure };
@@ -37,6 +37,14 @@ async function visit(linked: string) {
 it('begins by itself with a package of this site', async () => {
   await visit('packages/one/');
   expect(load).toHaveBeenCalledExactlyOnceWith('https://example.org/app/packages/one/', expect.anything());
+});
+
+it('computes as the server says, or as its own address does', async () => {
+  vi.stubGlobal('fetch', async () => Response.json({ packages: [], load: { numerics: 'exact' } }));
+  await visit('packages/one/');
+  expect(load).toHaveBeenLastCalledWith(expect.anything(), expect.objectContaining({ numerics: 'exact' }));
+  await visit('packages/one/', { numerics: 'fast' });
+  expect(load).toHaveBeenLastCalledWith(expect.anything(), expect.objectContaining({ numerics: 'fast' }));
 });
 
 it('says how to allow another origin, and asks it for nothing', async () => {

@@ -8,6 +8,7 @@ import type { Runtime } from '../../shared/runtime.ts';
 import { runBench, type BenchStep } from './measure.ts';
 import { fieldsOfQuery, parseOptions, type OptionFields } from './options.ts';
 import { OptionsForm } from './options-form.tsx';
+import { ProfileView } from './profile-view.tsx';
 import { ReportView } from './report-view.tsx';
 import type { BenchReport, CaseResult } from './report.ts';
 import { ResultTable } from './result-table.tsx';
@@ -34,7 +35,7 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
   const [failure, setFailure] = useState<Failure | null>(null);
 
   /** `unasked`: by the page's address alone, which somebody else may have written. */
-  const run = async (chosen: string, unasked = false) => {
+  const run = async (chosen: string, fields: OptionFields, unasked = false) => {
     const controller = new AbortController();
     setRunning(controller);
     setStep(null);
@@ -67,18 +68,21 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
   useEffect(() => {
     if (begun.current) return;
     begun.current = true;
-    void fetchPackageIndex(siteRoot).then((offered) => {
-      setPackages(offered);
-      const chosen = address || (offered[0]?.url ?? '');
+    void fetchPackageIndex(siteRoot).then(({ packages, load }) => {
+      setPackages(packages);
+      const chosen = address || (packages[0]?.url ?? '');
       setAddress(chosen);
-      if (query.get('auto') === '1') void run(chosen, query.has('package'));
+      // The address goes before what the server says.
+      const asked = query.has('numerics') ? fields : { ...fields, ...load };
+      setFields(asked);
+      if (query.get('auto') === '1') void run(chosen, asked, query.has('package'));
     });
     // Once, with what the address says.
   }, []);
 
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    void run(address);
+    void run(address, fields);
   };
 
   return (
@@ -118,6 +122,7 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
 
       {failure && <ErrorCard failure={failure} />}
       {results.length > 0 && <ResultTable results={results} skipped={report?.skipped ?? []} />}
+      {report?.profile && <ProfileView profile={report.profile} />}
       {report && <ReportView report={report} />}
       <p className="small">
         <a href={siteRoot}>To the chat</a>

@@ -4,7 +4,18 @@ import { createFakeModel } from '../../shared/dev/fake-model.ts';
 import { runBench, type BenchStep } from './measure.ts';
 import type { BenchOptions } from './options.ts';
 
-const options: BenchOptions = { promptLengths: [8, 24], outputLengths: [2, 6], repeat: 2, warmUp: 1, seed: 1, kvCache: 'f16', loads: 0 };
+const options: BenchOptions = {
+  promptLengths: [8, 24],
+  outputLengths: [2, 6],
+  repeat: 2,
+  warmUp: 1,
+  seed: 1,
+  kvCache: 'f16',
+  numerics: 'exact',
+  pins: { project: 'matvec' },
+  profile: false,
+  loads: 0,
+};
 const manifest = '{"format":"haikuq"}';
 // printf '{"format":"haikuq"}' | sha256sum
 const manifestSha256 = '94ee3c84e33dd4baa4105cf2cf6504a38f1cf74ad82f1627e2939a2ffc45fdb9';
@@ -97,6 +108,22 @@ it('loads from the network and from the store, as often as it is told', async ()
   const remove = 'remove https://example.org/p/?signature=1';
   expect(done).toEqual([remove, 'load', 'load', remove, 'load', 'load', 'load']);
   expect(load.bytesPerSecond).toBeCloseTo((load.totalBytes * 1000) / load.ms);
+});
+
+it('loads as it is told', async () => {
+  const load = vi.fn(async () => talkative());
+  await bench(talkative(), { runtime: { load, removeStored: async () => undefined } }).report;
+  const asked = { kvCache: 'f16', numerics: 'exact', device: { pins: { project: 'matvec' } } };
+  expect(load).toHaveBeenCalledExactlyOnceWith('https://example.org/p/?signature=1', expect.objectContaining(asked));
+});
+
+it('takes a step of the longest prompt apart where that is asked for', async () => {
+  expect((await bench(talkative()).report).profile).toBeNull();
+  const { profile } = await bench(talkative(), { options: { ...options, profile: true } }).report;
+  expect(profile?.steps.map(({ phase, tokens, depth }) => [phase, tokens, depth])).toEqual([
+    ['prefill', 24, 0],
+    ['decode', 1, 24],
+  ]);
 });
 
 it('frees the model when it is stopped midway', async () => {

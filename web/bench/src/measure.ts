@@ -1,6 +1,6 @@
 /** Loads a package, runs it and measures. */
 
-import type { LoadProgress, MemoryUse, Model } from 'haikuq';
+import type { LoadProgress, MemoryUse, Model, ModelProfile } from 'haikuq';
 import type { Runtime } from '../../shared/runtime.ts';
 import type { BenchOptions } from './options.ts';
 import { promptMaker } from './prompts.ts';
@@ -36,6 +36,7 @@ export async function runBench(work: BenchWork): Promise<BenchReport> {
   try {
     const loaded = await model.memory();
     const { results, skipped, largest } = await measureCases(model, loaded, { options, signal, onStep, onResults });
+    const profile = options.profile ? await measureProfile(model, work) : null;
     const { adapter, version, ...info } = model.info;
     return {
       schema: SCHEMA,
@@ -51,6 +52,7 @@ export async function runBench(work: BenchWork): Promise<BenchReport> {
       options,
       results,
       skipped,
+      profile,
     };
   } finally {
     await model.dispose();
@@ -79,6 +81,8 @@ async function measureLoad({ runtime, location, options, signal }: BenchWork): P
   const model = await runtime.load(location, {
     signal,
     kvCache: options.kvCache,
+    numerics: options.numerics,
+    device: { pins: options.pins },
     onProgress: (now) => (progress = now),
   });
   const ms = performance.now() - began;
@@ -130,6 +134,14 @@ async function measureCases(model: Model, loaded: MemoryUse, { options, signal, 
     }
   }
   return { results, skipped, largest };
+}
+
+async function measureProfile(model: Model, { options, signal, onStep }: BenchWork): Promise<ModelProfile> {
+  signal.throwIfAborted();
+  onStep({ doing: 'Taking a step apart', done: null });
+  const profile = await model.profile({ promptTokens: Math.max(2, ...options.promptLengths) });
+  signal.throwIfAborted();
+  return profile;
 }
 
 async function measureRun(model: Model, prompt: string, outputTokens: number, signal: AbortSignal): Promise<Run> {

@@ -14,7 +14,7 @@ export interface OptionsFormProps {
   onStop: () => void;
 }
 
-const texts: { key: Exclude<keyof OptionFields, 'kvCache'>; label: string }[] = [
+const texts: { key: Exclude<keyof OptionFields, keyof typeof choices | 'pins' | 'profile'>; label: string }[] = [
   { key: 'promptLengths', label: 'Prompt lengths, tokens' },
   { key: 'outputLengths', label: 'Output lengths, tokens' },
   { key: 'repeat', label: 'Repetitions' },
@@ -22,6 +22,11 @@ const texts: { key: Exclude<keyof OptionFields, 'kvCache'>; label: string }[] = 
   { key: 'seed', label: 'Seed' },
   { key: 'loads', label: 'Loads, each downloading anew' },
 ];
+
+const choices = {
+  kvCache: { label: 'Key/value cache', values: ['auto', 'f16', 'f32'] },
+  numerics: { label: 'Numerics', values: ['auto', 'exact', 'fast'] },
+} as const;
 
 export function OptionsForm(props: OptionsFormProps) {
   const { packages, siteRoot, address, fields, running, onAddress, onFields, onSubmit, onStop } = props;
@@ -63,13 +68,41 @@ export function OptionsForm(props: OptionsFormProps) {
             />
           </label>
         ))}
+        {(Object.keys(choices) as (keyof typeof choices)[]).map((key) => (
+          <label key={key}>
+            {choices[key].label}
+            <select
+              className="field"
+              data-testid={`bench-${key}`}
+              value={fields[key]}
+              onChange={(event) => onFields({ ...fields, [key]: event.target.value })}
+            >
+              {choices[key].values.map((value) => (
+                <option key={value}>{value}</option>
+              ))}
+            </select>
+          </label>
+        ))}
         <label>
-          Key/value cache
-          <select className="field" value={fields.kvCache} onChange={(event) => onFields({ ...fields, kvCache: event.target.value })}>
-            <option>auto</option>
-            <option>f16</option>
-            <option>f32</option>
-          </select>
+          Pinned kernels
+          <input
+            className="field"
+            data-testid="bench-pins"
+            spellCheck={false}
+            autoCapitalize="none"
+            placeholder="project=matvec"
+            value={fields.pins}
+            onChange={(event) => onFields({ ...fields, pins: event.target.value })}
+          />
+        </label>
+        <label className="bench__check">
+          <input
+            type="checkbox"
+            data-testid="bench-profile"
+            checked={fields.profile === '1'}
+            onChange={(event) => onFields({ ...fields, profile: event.target.checked ? '1' : '0' })}
+          />
+          Profile: GPU time by operation
         </label>
       </fieldset>
       {running ? (

@@ -9,12 +9,15 @@ it('measures three prompts with two outputs by default', () => {
     warmUp: 1,
     seed: 1,
     kvCache: 'auto',
+    numerics: 'auto',
+    pins: {},
+    profile: false,
     loads: 0,
   });
 });
 
 it('takes everything from the address', () => {
-  const query = new URLSearchParams('prompts=128,16,16&outputs=32&repeat=1&warmup=0&seed=7&kv=f32&loads=2');
+  const query = new URLSearchParams('prompts=128,16,16&outputs=32&repeat=1&warmup=0&seed=7&kv=f32&numerics=exact&pins=project=matvec,attend=attention&profile=1&loads=2');
   expect(parseOptions(fieldsOfQuery(query))).toEqual({
     promptLengths: [16, 128],
     outputLengths: [32],
@@ -22,6 +25,9 @@ it('takes everything from the address', () => {
     warmUp: 0,
     seed: 7,
     kvCache: 'f32',
+    numerics: 'exact',
+    pins: { project: 'matvec', attend: 'attention' },
+    profile: true,
     loads: 2,
   });
 });
@@ -34,6 +40,9 @@ it.each([
   [{ repeat: '2.5' }, 'Repetitions: “2.5” is not'],
   [{ warmUp: '-1' }, 'Warm-up: “-1” is not'],
   [{ kvCache: 'q8' }, 'Key/value cache: “q8” is not'],
+  [{ numerics: 'f64' }, 'Numerics: “f64” is not'],
+  [{ pins: 'matvec' }, 'Pinned kernels: “matvec” is not OPERATION=KERNEL'],
+  [{ profile: 'yes' }, 'Profile: “yes” is not 0 or 1'],
 ])('refuses %j', (change, words) => {
   expect(() => parseOptions({ ...defaultFields, ...change })).toThrow(words);
 });

@@ -13,6 +13,11 @@ export interface BenchOptions {
   /** Of the prompts' words. */
   seed: number;
   kvCache: 'auto' | 'f16' | 'f32';
+  numerics: 'auto' | 'exact' | 'fast';
+  /** Kernels that are taken for operations wherever they fit. */
+  pins: Record<string, string>;
+  /** Whether a step of prefill, of the longest prompt, and one of decode are taken apart. */
+  profile: boolean;
   /** Measured loads from the network, with the package's stored copy removed before each, and as many from the store. */
   loads: number;
 }
@@ -25,6 +30,9 @@ export interface OptionFields {
   warmUp: string;
   seed: string;
   kvCache: string;
+  numerics: string;
+  pins: string;
+  profile: string;
   loads: string;
 }
 
@@ -35,10 +43,13 @@ export const defaultFields: OptionFields = {
   warmUp: '1',
   seed: '1',
   kvCache: 'auto',
+  numerics: 'auto',
+  pins: '',
+  profile: '0',
   loads: '0',
 };
 
-/** The page's address says what to measure: `?package=…&prompts=16,128&outputs=32&repeat=1&warmup=1&seed=1&kv=f16&loads=1&auto=1`. */
+/** The page's address says what to measure: `?package=…&prompts=16,128&outputs=32&repeat=1&warmup=1&seed=1&kv=f16&numerics=exact&pins=project=matvec&profile=1&loads=1&auto=1`. */
 export function fieldsOfQuery(query: URLSearchParams): OptionFields {
   return {
     promptLengths: query.get('prompts') ?? defaultFields.promptLengths,
@@ -47,6 +58,9 @@ export function fieldsOfQuery(query: URLSearchParams): OptionFields {
     warmUp: query.get('warmup') ?? defaultFields.warmUp,
     seed: query.get('seed') ?? defaultFields.seed,
     kvCache: query.get('kv') ?? defaultFields.kvCache,
+    numerics: query.get('numerics') ?? defaultFields.numerics,
+    pins: query.get('pins') ?? defaultFields.pins,
+    profile: query.get('profile') ?? defaultFields.profile,
     loads: query.get('loads') ?? defaultFields.loads,
   };
 }
@@ -68,12 +82,27 @@ function lengths(name: string, typed: string): number[] {
   return [...new Set(values)].sort((a, b) => a - b);
 }
 
+function pinsOf(typed: string): Record<string, string> {
+  const pins = typed.split(/[\s,]+/).filter((part) => part !== '');
+  return Object.fromEntries(
+    pins.map((pin) => {
+      const [operation, kernel, ...rest] = pin.split('=');
+      if (!operation || !kernel || rest.length > 0) throw invalid(`Pinned kernels: “${pin}” is not OPERATION=KERNEL`);
+      return [operation, kernel];
+    }),
+  );
+}
+
 /** Throws `invalid-argument`, naming the field and what was typed. */
 export function parseOptions(fields: OptionFields): BenchOptions {
-  const { kvCache } = fields;
+  const { kvCache, numerics, profile } = fields;
   if (kvCache !== 'auto' && kvCache !== 'f16' && kvCache !== 'f32') {
     throw invalid(`Key/value cache: “${kvCache}” is not auto, f16 or f32`);
   }
+  if (numerics !== 'auto' && numerics !== 'exact' && numerics !== 'fast') {
+    throw invalid(`Numerics: “${numerics}” is not auto, exact or fast`);
+  }
+  if (profile !== '0' && profile !== '1') throw invalid(`Profile: “${profile}” is not 0 or 1`);
   return {
     promptLengths: lengths('Prompt lengths', fields.promptLengths),
     outputLengths: lengths('Output lengths', fields.outputLengths),
@@ -81,6 +110,9 @@ export function parseOptions(fields: OptionFields): BenchOptions {
     warmUp: wholeNumber('Warm-up', fields.warmUp, 0, 100),
     seed: wholeNumber('Seed', fields.seed, 0, 4_294_967_295),
     kvCache,
+    numerics,
+    pins: pinsOf(fields.pins),
+    profile: profile === '1',
     loads: wholeNumber('Loads', fields.loads, 0, 100),
   };
 }

@@ -28,6 +28,7 @@ export function ReportView({ report }: { report: BenchReport }) {
     ['Device', adapter.description || `${adapter.vendor} ${adapter.architecture}`.trim() || 'not named by the browser'],
     ['Abilities', `${adapter.f16 ? 'f16' : 'no f16'}, ${adapter.subgroups ? `subgroups of ${adapter.subgroups.join(' to ')}` : 'no subgroups'}`],
     ['Package', `${report.package.name}: ${report.package.recipe}, ${formatRate(report.package.bitsPerWeight)} bits a weight`],
+    ['Numerics', report.package.numerics],
     ['Load', `${formatMilliseconds(load.ms)}, ${formatBytes(load.downloadedBytes)} downloaded`],
     ...report.loads.map((run): [string, string] => [`Load from the ${run.from}`, loadText(run)]),
     ['Graphics memory', `${formatBytes(gpu)}, ${formatBytes(memory.largest.cache)} of it key/value cache`],

@@ -1,6 +1,6 @@
 /** The benchmark's result: what the page shows, copies and downloads. docs/benchmarks.md says how to read and send it. */
 
-import type { AdapterInfo, LoadStages, MemoryUse, ModelInfo } from 'haikuq';
+import type { AdapterInfo, LoadStages, MemoryUse, ModelInfo, ModelProfile } from 'haikuq';
 import type { BenchOptions } from './options.ts';
 import type { Spread } from './statistics.ts';
 
@@ -79,4 +79,6 @@ export interface BenchReport {
   options: BenchOptions;
   results: CaseResult[];
   skipped: SkippedCase[];
+  /** Where the time of a step goes; `null` where that was not asked for. */
+  profile: ModelProfile | null;
 }

@@ -129,6 +129,7 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
       vocabSize: 16,
       contextSize,
       hasChatTemplate,
+      numerics: 'exact',
       adapter,
       version: '0.0.0',
     },
@@ -147,6 +148,19 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
     },
     continueGreedily: async (_prompt, maxTokens) => Uint32Array.from({ length: maxTokens }, (_, index) => index % 16),
     memory: async () => ({ weights: 4_626_432, cache: 4_194_304, scratch: 2_097_152, wasm: 17_825_792 }),
+    async profile({ promptTokens = 512 } = {}) {
+      const work = { count: 8, dispatches: 8, bytes: 1_400_000, flops: 5_600_000 };
+      const step = { gpuMs: 1.5, encodeMs: 0.4, submitMs: 0.1, waitMs: 2, dispatches: 16 };
+      const operations = (kernel: string) => [
+        { operation: 'gate_up', kernel, shape: '1536 × 256', gpuMs: 0.75, ...work },
+        { operation: 'attend', kernel: 'attention', shape: '4 heads of 64', gpuMs: 0.5, ...work, bytes: 0, flops: 0 },
+      ];
+      const steps = [
+        { phase: 'prefill' as const, tokens: promptTokens, depth: 0, ...step, operations: operations('matmul') },
+        { phase: 'decode' as const, tokens: 1, depth: promptTokens, ...step, operations: operations('matvec') },
+      ];
+      return { steps, timestampMs: 0.1, readBytesPerSecond: 40e9 };
+    },
     get openai(): never {
       throw new HaikuqError('invalid-argument', 'this stand-in does not speak OpenAI');
     },

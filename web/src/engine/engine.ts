@@ -3,6 +3,8 @@
  * (`src/engine/generated/haikuq_web.js`) has a class `Engine` of this shape and a default export that initializes it.
  */
 
+import type { ModelProfile } from '../types.js';
+
 /** A package's files, read by the engine. */
 export interface Source {
   /** Bytes `[start, end)` of a file; fewer where it ends before `end`. Rejects with a `HaikuqError`. */
@@ -38,6 +40,8 @@ export interface EngineOptions {
   withoutF16?: boolean;
   withoutSubgroups?: boolean;
   defaultLimits?: boolean;
+  /** `OPERATION=KERNEL`, with commas between several. */
+  pins?: string;
 }
 
 /** One text to write. */
@@ -77,6 +81,7 @@ export interface EngineFacts {
   vocabSize: number;
   contextSize: number;
   hasChatTemplate: boolean;
+  numerics: 'exact' | 'fast';
   /** Tokens that end a text. */
   eosTokenIds: number[];
   f16: boolean;
@@ -85,7 +90,7 @@ export interface EngineFacts {
 
 /**
  * A package on a GPU. Errors are `Error`s with `code` (an `ErrorCode`) and `details` (`ErrorDetails`), or what `Source`
- * threw, unchanged. One `generate` or `score` at a time; the others may be called at any time.
+ * threw, unchanged. One `generate`, `score` or `profile` at a time; the others may be called at any time.
  */
 export interface Engine {
   facts(): EngineFacts;
@@ -106,6 +111,8 @@ export interface Engine {
   ): Promise<EngineCompletion[]>;
   /** Logits after each token, in blocks of whole rows; the array is only valid during the call. */
   score(ids: Uint32Array, onRows: (first: number, logits: Float32Array) => void): Promise<void>;
+  /** Where the time of a step of prefill goes (of 2 tokens at least, one chunk at most), and of one of decode after it. */
+  profile(promptTokens: number): Promise<ModelProfile>;
   loseDevice(): void;
   /** Frees the GPU's memory. */
   free(): void;

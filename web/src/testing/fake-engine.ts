@@ -131,6 +131,7 @@ function engineMethods(engines: FakeEngines, made: FakeEngines['made'][number]):
       vocabSize: 2,
       contextSize: engines.contextSize,
       hasChatTemplate: true,
+      numerics: 'exact',
       eosTokenIds: [EOS],
       f16: false,
       subgroups: null,
@@ -185,6 +186,16 @@ function engineMethods(engines: FakeEngines, made: FakeEngines['made'][number]):
         logits.set([first, first, first + 1, first + 1]);
         onRows(first, logits.subarray(0, rows * 2));
       }
+    },
+    async profile(promptTokens) {
+      await engines.beforeToken(0, 0);
+      if (lost) throw deviceLost();
+      const times = { gpuMs: null, encodeMs: 1, submitMs: 2, waitMs: 3, dispatches: 0, operations: [] };
+      const steps = [
+        { phase: 'prefill' as const, tokens: promptTokens, depth: 0, ...times },
+        { phase: 'decode' as const, tokens: 1, depth: promptTokens, ...times },
+      ];
+      return { steps, timestampMs: null, readBytesPerSecond: 1e9 };
     },
     loseDevice: () => void (lost = true),
     free: () => void (made.freed = true),

@@ -76,6 +76,7 @@ export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
     score: (...args) => answered(() => remote.score(...args)),
     continueGreedily: (...args) => answered(() => remote.continueGreedily(...args)),
     memory: () => answered(() => remote.memory()),
+    profile: (...args) => answered(() => remote.profile(...args)),
     loseDevice: () => answered(() => remote.loseDevice()),
     dispose: () => answered(() => remote.dispose()),
   };

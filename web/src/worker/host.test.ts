@@ -287,6 +287,21 @@ describe('a lost device', () => {
   });
 });
 
+describe('profiling', () => {
+  it('waits for its turn and is done again on another device', async () => {
+    await load({ device: { pins: { project: 'matvec', attend: 'attention' } } });
+    expect(engines.made[0]?.options).toEqual({ pins: 'project=matvec,attend=attention' });
+    const order: string[] = [];
+    const writing = host.write(2, generate('a')).then(() => order.push('text'));
+    const profiling = host.profile(16).then(({ steps }) => order.push(`profile of ${steps[0]?.tokens}`));
+    await Promise.all([writing, profiling]);
+    expect(order).toEqual(['text', 'profile of 16']);
+    loseAt(1, 0);
+    expect((await host.profile(4)).steps[1]).toMatchObject({ phase: 'decode', depth: 4 });
+    expect(engines.made).toHaveLength(2);
+  });
+});
+
 describe('a trap', () => {
   it('fails the call, and the next one has a new engine', async () => {
     await load();

@@ -8,7 +8,7 @@ import type { Network } from '../store/fetch.js';
 import { type Hasher, hasherHere } from '../store/hash.js';
 import { openPackage, type OpenPackage } from '../store/open-package.js';
 import { stageClock } from '../store/stages.js';
-import type { DeviceOptions, ModelInfo, Trimmed } from '../types.js';
+import type { DeviceOptions, ModelInfo, ModelProfile, Trimmed } from '../types.js';
 import type { AdapterFacts } from './adapter.js';
 import { createEngineKeeper, type EngineKeeper } from './engine-keeper.js';
 import { progressReporter } from './progress.js';
@@ -154,6 +154,12 @@ export function createHost(options: HostOptions): Host {
     return Uint32Array.from(ids);
   }
 
+  async function profile(promptTokens: number): Promise<ModelProfile> {
+    const done = await queue.run(undefined, () => model().keeper.use((engine) => engine.profile(promptTokens)));
+    // Without a signal nothing leaves the queue.
+    return done!.value;
+  }
+
   let internalCalls = -1;
   /** Calls that nobody can name still end when the model is disposed, and their errors are typed. */
   const unnamed = <T>(work: (signal: AbortSignal) => Promise<T>) => cancellable(internalCalls--, work);
@@ -175,6 +181,7 @@ export function createHost(options: HostOptions): Host {
     score: (call, ids) => cancellable(call, (signal) => score(call, ids, signal)),
     continueGreedily: (prompt, maxTokens) => unnamed(() => continueGreedily(prompt, maxTokens)),
     memory: () => unnamed(() => withEngine((engine) => engine.memory())),
+    profile: (promptTokens) => unnamed(() => profile(promptTokens)),
     loseDevice: () => unnamed(() => withEngine((engine) => engine.loseDevice())),
     async dispose() {
       for (const controller of calls.values()) controller.abort();
@@ -203,8 +210,10 @@ function encodePrompts(engine: Engine, request: WriteRequest, contextSize: numbe
 }
 
 function engineOptions({ contextSize, kvCache, numerics, device }: LoadRequest): EngineOptions {
+  const { pins, ...asked } = device ?? {};
   return {
-    ...device,
+    ...asked,
+    ...(pins === undefined ? {} : { pins: Object.entries(pins).map((pin) => pin.join('=')).join(',') }),
     ...(contextSize === undefined ? {} : { contextSize }),
     ...(kvCache === undefined ? {} : { kvCache }),
     ...(numerics === undefined ? {} : { numerics }),

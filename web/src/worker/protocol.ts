@@ -14,6 +14,7 @@ import type {
   MemoryUse,
   Message,
   ModelInfo,
+  ModelProfile,
   Trimmed,
 } from '../types.js';
 
@@ -65,6 +66,7 @@ export interface Host {
   score(call: CallId, ids: Uint32Array): Promise<void>;
   continueGreedily(prompt: Uint32Array, maxTokens: number): Promise<Uint32Array>;
   memory(): Promise<MemoryUse>;
+  profile(promptTokens: number): Promise<ModelProfile>;
   loseDevice(): Promise<void>;
   /** Ends what runs and frees the GPU's memory. */
   dispose(): Promise<void>;

@@ -14,7 +14,7 @@ const server = connect('http://127.0.0.1:4173', 'secret');
 it('sends the token with every request', async () => {
   const fetch = answering(() => new Response(null, { status: 204 }));
   await server.next();
-  await server.hello({ adapter: 'a', userAgent: 'b', package: 'c' });
+  await server.hello({ adapter: 'a', userAgent: 'b', package: 'c', numerics: 'fast' });
   await server.rows(3, 8, Float32Array.of(1));
   for (const [, init] of fetch.mock.calls) expect(init.headers).toMatchObject({ 'x-haikuq-token': 'secret' });
   expect(fetch.mock.calls.map(([url]) => url.href)).toEqual([

@@ -7,6 +7,7 @@ export interface Job {
   /** Relative to the server's root. */
   package: string;
   kvCache: 'auto' | 'f16' | 'f32';
+  numerics: 'auto' | 'exact' | 'fast';
 }
 
 /** A window of tokens to score, a prompt to continue, or the end. */
@@ -21,6 +22,8 @@ export interface Hello {
   userAgent: string;
   /** As in the job. */
   package: string;
+  /** How it computes. */
+  numerics: 'exact' | 'fast';
 }
 
 export interface Failed {

@@ -16,7 +16,7 @@ function fakeServer(...work: (Work | null)[]) {
       told.push([what, ...args]);
     };
   const server: Server = {
-    job: async () => ({ package: 'packages/haiku%207m/', kvCache: 'f32' }),
+    job: async () => ({ package: 'packages/haiku%207m/', kvCache: 'f32', numerics: 'exact' }),
     next: async () => (work.length > 0 ? work.shift()! : done),
     hello: tell('hello'),
     rows: async (id, first, logits) => void told.push(['rows', id, first, logits.length / 16, logits[0]]),
@@ -40,7 +40,7 @@ it('loads the package of the job from the server, not from what is stored', asyn
   expect(await verdict).toEqual({ passed: true, summary: 'top-1 100 %' });
   expect(load).toHaveBeenCalledExactlyOnceWith(
     new URL('http://127.0.0.1:4173/packages/haiku%207m/'),
-    expect.objectContaining({ kvCache: 'f32', cache: 'none' }),
+    expect.objectContaining({ kvCache: 'f32', numerics: 'exact', cache: 'none' }),
   );
   expect(told[0]?.[1]).toMatchObject({ package: 'packages/haiku%207m/', adapter: expect.stringContaining('stand-in') as string });
 });

@@ -33,11 +33,12 @@ export async function workLoop(
 ): Promise<Verdict> {
   const job = await server.job();
   // From the server every time: what is validated is what is served, not what an earlier visit has stored.
-  const options = { kvCache: job.kvCache, cache: 'none', onProgress: events.onLoad } as const;
+  const options = { kvCache: job.kvCache, numerics: job.numerics, cache: 'none', onProgress: events.onLoad } as const;
   const model = await reporting(server, () => runtime.load(new URL(job.package, root), options));
   try {
     events.onModel(model);
-    await server.hello({ adapter: adapterName(model.info.adapter), userAgent: navigator.userAgent, package: job.package });
+    const { adapter, numerics } = model.info;
+    await server.hello({ adapter: adapterName(adapter), userAgent: navigator.userAgent, package: job.package, numerics });
     for (let done = 0; ; ) {
       const work = await server.next();
       if (work === null) continue;

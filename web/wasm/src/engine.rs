@@ -1,12 +1,14 @@
 //! [`Engine`]: a package on the browser's GPU.
 
 use crate::error::Thrown;
+use crate::profile::profile;
 use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
 use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MemoryUse, require_supported};
 use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
+use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_runtime::package::Package;
 use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, Special, Tokenizer};
 use js_sys::{Array, Date, Float32Array, Function};
@@ -41,6 +43,8 @@ extern "C" {
     fn without_subgroups(this: &EngineOptions) -> Option<bool>;
     #[wasm_bindgen(method, getter, js_name = defaultLimits)]
     fn default_limits(this: &EngineOptions) -> Option<bool>;
+    #[wasm_bindgen(method, getter)]
+    fn pins(this: &EngineOptions) -> Option<String>;
 
     #[wasm_bindgen(typescript_type = "{ role: string; content: string }")]
     pub type EngineMessage;
@@ -62,6 +66,7 @@ struct Inner {
     tokenizer: Tokenizer,
     defaults: GenerationDefaults,
     max_context: usize,
+    numerics: Numerics,
     memory: Cell<MemoryUse>,
     /// Absent while a generation or a score runs.
     busy: RefCell<Option<Working>>,
@@ -111,6 +116,7 @@ impl Engine {
             ("vocabSize", (manifest.spec.vocab_size as u32).into()),
             ("contextSize", (inner.max_context as u32).into()),
             ("hasChatTemplate", inner.tokenizer.chat_template().is_some().into()),
+            ("numerics", if inner.numerics == Numerics::Exact { "exact" } else { "fast" }.into()),
             ("eosTokenIds", numbers(inner.defaults.stop_tokens(&manifest.spec))),
             ("f16", capabilities.f16.into()),
             ("subgroups", if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL }),
@@ -171,6 +177,15 @@ impl Engine {
         result
     }
 
+    /// Where the time of a step of prefill goes, and of one of decode after it: `EngineProfile`.
+    pub async fn profile(&self, prompt_tokens: u32) -> Result<JsValue, JsValue> {
+        let inner = self.inner.clone();
+        let mut working = inner.take()?;
+        let result = profile(&mut working.decoder, prompt_tokens as usize).await;
+        inner.put(working);
+        Ok(result?)
+    }
+
     /// Loses the device on purpose.
     #[wasm_bindgen(js_name = loseDevice)]
     pub fn lose_device(&self) {
@@ -214,7 +229,11 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
         }
     };
     let max_context = options.context_size().map(|n| n as usize);
-    let decoder_options = DecoderOptions { cache, max_context, exact, ..DecoderOptions::default() };
+    let mut decoder_options = DecoderOptions { cache, max_context, exact, ..DecoderOptions::default() };
+    let pins = options.pins().unwrap_or_default();
+    for (operation, kernel) in pins.split(',').filter_map(|pin| pin.split_once('=')) {
+        decoder_options.pins.insert(operation.into(), kernel.into());
+    }
     let package = Package::open(source).await?;
     require_supported(&package.manifest().spec)?;
     let device = Device(Arc::new(Gpu::open(&gpu_options).await?));
@@ -230,6 +249,7 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
         tokenizer,
         defaults,
         max_context: decoder.max_context(),
+        numerics: decoder.numerics(),
         memory: Cell::new(decoder.memory()),
         busy: RefCell::new(Some(Working { decoder, pool: ConversationPool::new(KEPT_CONVERSATIONS) })),
     })

@@ -83,6 +83,7 @@ impl From<DecoderError> for Thrown {
         match error {
             DecoderError::Package(e) => e.into(),
             DecoderError::Gpu(e) => e.into(),
+            DecoderError::Unsupported { field: "pins", .. } => Self::new("invalid-argument", message),
             DecoderError::Unsupported { .. } | DecoderError::NotFinite => Self::new("invalid-package", message),
             DecoderError::ContextOverflow { needed, limit } => Self::new("context-overflow", message)
                 .with(object([("needed", number(needed as u64)), ("available", number(limit as u64))])),

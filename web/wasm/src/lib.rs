@@ -7,6 +7,7 @@
 
 mod engine;
 mod error;
+mod profile;
 mod request;
 mod source;
 mod values;

@@ -33,7 +33,7 @@ export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: Sta
   const storage = useStorage(runtime);
 
   useEffect(() => {
-    void fetchPackageIndex(document.baseURI).then(setOffered);
+    void fetchPackageIndex(document.baseURI).then(({ packages }) => setOffered(packages));
   }, []);
 
   const shown = failure ?? ('gpu' in navigator ? undefined : noWebGpu);
