@@ -3,6 +3,7 @@
 use super::{Decoder, DecoderError, MAX_BATCH, SequenceId};
 use crate::device::Timestamps;
 use crate::kernels::attention::Token;
+use crate::kernels::choose::Means;
 use crate::kernels::sample::SampleParams;
 use crate::program::{Part, Step, Value};
 use crate::sampling::SamplingOptions;
@@ -16,6 +17,9 @@ pub struct OperationProfile {
     pub operation: String,
     /// The candidate's name, or the kernel's.
     pub candidate: &'static str,
+    /// By which means the candidate was chosen, where there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Means>,
     /// Their sizes, in words.
     pub shape: String,
     /// How many there are.
@@ -164,6 +168,7 @@ impl Decoder {
                     None => profiles.push(OperationProfile {
                         operation: o.operation.clone(),
                         candidate: o.candidate,
+                        chosen: o.chosen.clone(),
                         shape: o.shape.clone(),
                         count: 1,
                         dispatches: o.dispatches.len(),

@@ -23,6 +23,7 @@ const MAX_TOKENS: u32 = 8;
 pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_split",
     numerics: Numerics::Exact,
+    can: |profile, shape| shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS && fits(profile, &shape.attention),
     fits: |profile, shape| {
         !profile.software && shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS && fits(profile, &shape.attention)
     },

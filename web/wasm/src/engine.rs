@@ -4,9 +4,10 @@ use crate::error::Thrown;
 use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
-use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MemoryUse, require_supported};
+use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, Measure, MemoryUse, require_supported};
 use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
+use haikuq_runtime::kernels::measured::Measured;
 use haikuq_runtime::package::Package;
 use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, Special, Tokenizer};
 use js_sys::{Array, Date, Float32Array, Function};
@@ -33,6 +34,10 @@ extern "C" {
     fn kv_cache(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter)]
     fn numerics(this: &EngineOptions) -> Option<String>;
+    #[wasm_bindgen(method, getter)]
+    fn kernels(this: &EngineOptions) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = kernelTimes)]
+    fn kernel_times(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = powerPreference)]
     fn power_preference(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = withoutF16)]
@@ -63,6 +68,8 @@ struct Inner {
     defaults: GenerationDefaults,
     max_context: usize,
     memory: Cell<MemoryUse>,
+    /// Times to keep, if the load has measured any.
+    kernel_times: Option<String>,
     /// Absent while a generation or a score runs.
     busy: RefCell<Option<Working>>,
 }
@@ -115,6 +122,12 @@ impl Engine {
             ("f16", capabilities.f16.into()),
             ("subgroups", if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL }),
         ])
+    }
+
+    /// Times of kernels to keep, if the load has measured any.
+    #[wasm_bindgen(js_name = kernelTimes)]
+    pub fn kernel_times(&self) -> Option<String> {
+        self.inner.kernel_times.clone()
     }
 
     /// Bytes of GPU memory, and of the WebAssembly heap.
@@ -213,8 +226,12 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
             return Err(Thrown::new("invalid-argument", format!("numerics is {other:?}, expected auto, exact or fast")));
         }
     };
+    let measure = match options.kernels().as_deref() {
+        None | Some("auto") => Measure::Hardware,
+        Some("table") => Measure::Never,
+        Some(other) => return Err(Thrown::new("invalid-argument", format!("kernels is {other:?}, expected auto or table"))),
+    };
     let max_context = options.context_size().map(|n| n as usize);
-    let decoder_options = DecoderOptions { cache, max_context, exact, ..DecoderOptions::default() };
     let package = Package::open(source).await?;
     require_supported(&package.manifest().spec)?;
     let device = Device(Arc::new(Gpu::open(&gpu_options).await?));
@@ -223,7 +240,12 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
         // A progress display that throws is no reason to stop loading.
         let _ = on_progress.call2(&JsValue::NULL, &number(p.bytes), &number(p.total_bytes));
     };
+    let kept = options.kernel_times().unwrap_or_default();
+    let measured = Measured::in_list(&kept, &device.0.key());
+    let decoder_options = DecoderOptions { cache, max_context, exact, measured, measure, ..DecoderOptions::default() };
     let decoder = Decoder::load(device.0.clone(), &package, &decoder_options, &mut progress).await?;
+    let (before, after) = (&decoder_options.measured, decoder.measured());
+    let news = !after.entries.is_empty() && before.as_ref() != Some(after);
     Ok(Inner {
         device,
         package,
@@ -231,6 +253,7 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
         defaults,
         max_context: decoder.max_context(),
         memory: Cell::new(decoder.memory()),
+        kernel_times: news.then(|| after.added_to(&kept)),
         busy: RefCell::new(Some(Working { decoder, pool: ConversationPool::new(KEPT_CONVERSATIONS) })),
     })
 }
