@@ -197,6 +197,12 @@ fn what_is_exact_in_decoding_does_not_depend_on_the_number_of_tokens() {
     assert_eq!(Project::measured_as(&project("q4/32", 1, Phase::Decode), true), None);
     let name = |tokens| Attend::measured_as(&attend(tokens, Phase::Decode), true).unwrap();
     assert_eq!(name(1), name(8));
+    for profile in [large(), in_browser(), Profile::least()] {
+        for c in tables::ATTEND {
+            let can = |tokens| (c.can)(&profile, &attend(tokens, Phase::Decode));
+            assert_eq!(can(1), can(8), "{c:?}");
+        }
+    }
 }
 
 #[test]
