@@ -4,7 +4,7 @@
 //! [`architecture`] gives their tensors canonical names and a [`haikuq_format::DecoderSpec`], [`calibrate`] measures on a
 //! text where errors matter, [`quantize`] chooses codes and scales, [`convert`] writes a package. Nothing after
 //! [`architecture`] knows a model family's name. [`golden`] records what the checkpoint says in full precision, and
-//! [`runner`] loads a package on a GPU; both are a [`model::LanguageModel`]. [`serve`] brings packages to a
+//! [`runner`] loads a package on a GPU ([`kernel_times`] keeps what it measured there); both are a [`model::LanguageModel`]. [`serve`] brings packages to a
 //! browser, and [`browser`] asks one what they say there.
 
 pub mod architecture;
@@ -17,6 +17,7 @@ pub mod exponentials;
 pub mod files;
 pub mod golden;
 pub mod hub;
+pub mod kernel_times;
 pub mod matmul;
 pub mod model;
 pub mod quantize;

@@ -1,5 +1,6 @@
 //! A package loaded on a native GPU: what `run`, `chat`, `score`, `validate` and `bench` have in common.
 
+use crate::kernel_times::KernelTimes;
 use crate::model::{BoxError, LanguageModel};
 use anyhow::Context as _;
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderError, DecoderOptions, LoadProgress, Next, SequenceId};
@@ -16,6 +17,8 @@ pub struct Runner {
     pub decoder: Decoder,
     /// The package that it was loaded from.
     pub package: Package,
+    /// What a user should know of the load, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// How to load a package.
@@ -25,6 +28,8 @@ pub struct RunnerOptions {
     pub gpu: GpuOptions,
     /// The decoder.
     pub decoder: DecoderOptions,
+    /// Where times of kernels are kept from load to load; nowhere if absent.
+    pub kernel_times: Option<KernelTimes>,
 }
 
 impl RunnerOptions {
@@ -33,6 +38,7 @@ impl RunnerOptions {
         Self {
             gpu: GpuOptions { adapter, ..GpuOptions::default() },
             decoder: DecoderOptions { cache, ..DecoderOptions::default() },
+            kernel_times: None,
         }
     }
 }
@@ -47,8 +53,23 @@ impl Runner {
             let package = Package::open(FolderSource::new(folder)).await?;
             haikuq_runtime::decoder::require_supported(&package.manifest().spec)?;
             let gpu = Arc::new(Gpu::open(&options.gpu).await?);
-            let decoder = Decoder::load(gpu, &package, &options.decoder, progress).await?;
-            anyhow::Ok(Self { decoder, package })
+            let (mut decoder_options, mut notes) = (options.decoder.clone(), Vec::new());
+            if let Some(times) = &options.kernel_times {
+                decoder_options.measured = times.read(&gpu.key()).unwrap_or_else(|note| {
+                    notes.push(note);
+                    None
+                });
+            }
+            let decoder = Decoder::load(gpu, &package, &decoder_options, progress).await?;
+            let measured = decoder.measured();
+            let news = !measured.entries.is_empty() && decoder_options.measured.as_ref() != Some(measured);
+            if let Some(times) = options.kernel_times.as_ref().filter(|_| news)
+                && let Err(error) = times.write(measured)
+            {
+                let file = times.file(&measured.device);
+                notes.push(format!("{}: {error}; kernels will be measured again", file.display()));
+            }
+            anyhow::Ok(Self { decoder, package, notes })
         };
         pollster::block_on(load).with_context(|| format!("cannot load the package {}", folder.display()))
     }

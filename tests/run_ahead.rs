@@ -5,7 +5,6 @@ mod common;
 use common::{convert, golden};
 use haikuq::runner::{Runner, RunnerOptions};
 use haikuq_runtime::decoder::{CachePrecision, DecoderOptions};
-use haikuq_runtime::device::GpuOptions;
 use haikuq_runtime::generate::{Completion, Conversation, FinishReason, GenerateOptions, Request, generate};
 use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::{Special, Tokenizer};
@@ -16,7 +15,7 @@ const PROMPTS: [&str; 3] = ["Tell me a story about a cold birthday.", "A haiku:"
 fn load(steps_ahead: usize) -> Runner {
     let decoder =
         DecoderOptions { cache: CachePrecision::F32, exact: true, run_ahead: Some(steps_ahead), ..DecoderOptions::default() };
-    Runner::load(&convert("q4-fast"), &RunnerOptions { gpu: GpuOptions::default(), decoder }, &mut |_| {}).unwrap()
+    Runner::load(&convert("q4-fast"), &RunnerOptions { decoder, ..RunnerOptions::default() }, &mut |_| {}).unwrap()
 }
 
 fn options(max_tokens: usize) -> GenerateOptions {

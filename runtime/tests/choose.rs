@@ -3,10 +3,14 @@
 use haikuq_format::Scheme;
 use haikuq_format::spec::Activation;
 use haikuq_runtime::device::{MatrixShape, Profile, Vendor};
+use haikuq_runtime::kernels::attend::Attend;
 use haikuq_runtime::kernels::attend::AttendShape;
 use haikuq_runtime::kernels::attention::{AttentionShape, Scores};
+use haikuq_runtime::kernels::candidate::Kind;
 use haikuq_runtime::kernels::candidate::Numerics;
-use haikuq_runtime::kernels::choose::{Restrictions, check_pins, choose};
+use haikuq_runtime::kernels::choose::{Means, Restrictions, able, check_pins, choose, decide};
+use haikuq_runtime::kernels::measured::{Measured, Times};
+use haikuq_runtime::kernels::project::Project;
 use haikuq_runtime::kernels::project::ProjectShape;
 use haikuq_runtime::kernels::tables;
 use haikuq_runtime::program::{Output, Phase};
@@ -118,7 +122,7 @@ fn a_program_on_the_processor_keeps_its_own_candidates() {
 }
 
 #[test]
-fn a_pin_is_taken_where_it_fits_and_checked_by_name() {
+fn a_pin_is_taken_where_it_works_and_checked_by_name() {
     let pin = |operation: &str, candidate: &str| BTreeMap::from([(operation.to_string(), candidate.to_string())]);
     let pinned = Restrictions { pins: pin("project", "matmul_int8"), ..Restrictions::default() };
     let find = |tokens, phase| choose(tables::PROJECT, &large(), &project("q4/32", tokens, phase), &pinned).unwrap().name;
@@ -129,4 +133,97 @@ fn a_pin_is_taken_where_it_fits_and_checked_by_name() {
     assert!(no_operation.contains("\"multiply\"") && no_operation.contains("project, "), "{no_operation}");
     let no_candidate = check_pins(&pin("attend", "x")).unwrap_err();
     assert!(no_candidate.contains("attention_prefill_matrices"), "{no_candidate}");
+}
+
+/// A device on which candidates took these microseconds for a shape.
+fn measured<K: Kind>(shape: &K::Shape, exact: bool, times: &[(&str, f64)]) -> Measured {
+    let mut measured = Measured::on("a device".into());
+    let microseconds = times.iter().map(|(name, us)| (name.to_string(), Some(*us))).collect();
+    measured.add(Times { operation: K::NAME.into(), shape: K::measured_as(shape, exact).unwrap(), microseconds });
+    measured
+}
+
+#[test]
+fn a_measurement_comes_before_the_table_and_a_pin_before_both() {
+    let shape = project("q4/32", 512, Phase::Prefill);
+    let times = [("matmul_matrices", 50.0), ("matmul_int8", 40.0), ("matmul_tile", 90.0)];
+    let mut restrictions = Restrictions { measured: measured::<Project>(&shape, false, &times), ..Restrictions::default() };
+    let decision = |restrictions: &Restrictions| decide(tables::PROJECT, &large(), &shape, restrictions).unwrap();
+
+    let by_table = decision(&Restrictions::default());
+    assert_eq!((by_table.candidate.name, by_table.by), ("matmul_matrices", Means::Table));
+    let by_time = decision(&restrictions);
+    let means = Means::Measured { microseconds: 40.0, other: "matmul_matrices", other_microseconds: 50.0 };
+    assert_eq!((by_time.candidate.name, by_time.by), ("matmul_int8", means));
+    // Prompts of other lengths are of the same kind, but for the shortest.
+    let of = |tokens| choose(tables::PROJECT, &large(), &project("q4/32", tokens, Phase::Prefill), &restrictions).unwrap().name;
+    assert_eq!([of(96), of(64)], ["matmul_int8", "matmul_matrices"]);
+
+    restrictions.pins = BTreeMap::from([("project".into(), "matmul".into())]);
+    let pinned = decision(&restrictions);
+    assert_eq!((pinned.candidate.name, pinned.by), ("matmul", Means::Pinned));
+}
+
+#[test]
+fn the_tables_choice_stays_unless_another_one_is_clearly_faster() {
+    let shape = project("q4/32", 1, Phase::Decode);
+    for (other, name) in [(9.5, "matvec_int8"), (9.0, "matvec"), (20.0, "matvec_int8")] {
+        let measured = measured::<Project>(&shape, false, &[("matvec_int8", 10.0), ("matvec", other)]);
+        let restrictions = Restrictions { measured, ..Restrictions::default() };
+        let found = decide(tables::PROJECT, &large(), &shape, &restrictions).unwrap();
+        assert_eq!(found.candidate.name, name, "{other}");
+        assert!(matches!(found.by, Means::Measured { .. }), "the profile shows both times");
+    }
+    // Where the table's choice has no time, nothing is known.
+    let measured = measured::<Project>(&shape, false, &[("matvec", 1.0)]);
+    let found = decide(tables::PROJECT, &large(), &shape, &Restrictions { measured, ..Restrictions::default() }).unwrap();
+    assert_eq!((found.candidate.name, found.by), ("matvec_int8", Means::Table));
+}
+
+#[test]
+fn exact_numerics_never_take_a_fast_candidate_whatever_was_measured() {
+    let shape = project("q4/32", 512, Phase::Prefill);
+    let times = [("matmul_matrices", 1.0), ("matmul_int8", 1.0), ("matmul_tile", 90.0), ("matmul", 50.0)];
+    let restrictions = Restrictions { measured: measured::<Project>(&shape, true, &times), ..Restrictions::exact() };
+    let found = choose(tables::PROJECT, &large(), &shape, &restrictions).unwrap();
+    assert_eq!((found.name, found.numerics), ("matmul", Numerics::Exact));
+    let pins = BTreeMap::from([("project".into(), "matmul_int8".into())]);
+    let found = choose(tables::PROJECT, &large(), &shape, &Restrictions { pins, ..restrictions }).unwrap();
+    assert_eq!(found.numerics, Numerics::Exact, "{}", found.name);
+}
+
+#[test]
+fn what_is_exact_in_decoding_does_not_depend_on_the_number_of_tokens() {
+    assert_eq!(Project::measured_as(&project("q4/32", 1, Phase::Decode), true), None);
+    let name = |tokens| Attend::measured_as(&attend(tokens, Phase::Decode), true).unwrap();
+    assert_eq!(name(1), name(8));
+    for profile in [large(), in_browser(), Profile::least()] {
+        for c in tables::ATTEND {
+            let can = |tokens| (c.can)(&profile, &attend(tokens, Phase::Decode));
+            assert_eq!(can(1), can(8), "{c:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_table_takes_works_and_weights_of_eight_bits_never_meet_activations_of_eight_bits() {
+    for profile in [large(), in_browser(), Profile::least(), Profile { software: true, ..large() }] {
+        for scheme in SCHEMES {
+            for (tokens, phase) in [(1, Phase::Decode), (8, Phase::Decode), (32, Phase::Prefill), (512, Phase::Prefill)] {
+                let shape = project(scheme, tokens, phase);
+                for c in tables::PROJECT {
+                    assert!((c.can)(&profile, &shape) || !(c.fits)(&profile, &shape), "{c:?} for {scheme} and {tokens} tokens");
+                }
+                let able = able(tables::PROJECT, &profile, &shape, &Restrictions::default());
+                assert_eq!(able[0].name, choose(tables::PROJECT, &profile, &shape, &Restrictions::default()).unwrap().name);
+                assert!(scheme != "q8/32" || able.iter().all(|c| !c.name.contains("int8")), "{able:?}");
+            }
+        }
+        for (tokens, phase) in [(1, Phase::Decode), (8, Phase::Decode), (512, Phase::Prefill)] {
+            let shape = attend(tokens, phase);
+            for c in tables::ATTEND {
+                assert!((c.can)(&profile, &shape) || !(c.fits)(&profile, &shape), "{c:?} for {tokens} tokens");
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId, StepProfile};
 use haikuq_runtime::device::AdapterDescription;
 use haikuq_runtime::kernels::candidate::Numerics;
+use haikuq_runtime::kernels::choose::Means;
 use haikuq_runtime::kernels::stream_read::StreamRead;
 use haikuq_runtime::sampling::SamplingOptions;
 use serde::Serialize;
@@ -78,6 +79,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut runner = Runner::load(&args.package, &args.load.options(context.adapter.clone(), batch), &mut |_| {})?;
     let load_s = started.elapsed().as_secs_f64();
+    context.warn(&runner.notes);
     let decoder = &mut runner.decoder;
     let needed = args.depth + args.prompt_tokens.max(1) + args.decode_tokens;
     anyhow::ensure!(
@@ -269,6 +271,7 @@ fn print_profile(step: &StepProfile, bandwidth: f64, context: &Context) -> anyho
         ">GB/s",
         ">of limit",
         ">TFLOP/s",
+        "chosen by",
     ]);
     for o in &step.operations {
         let rate = |n: u64| o.gpu_s.filter(|s| n > 0 && *s > 0.0).map(|s| n as f64 / s);
@@ -284,7 +287,19 @@ fn print_profile(step: &StepProfile, bandwidth: f64, context: &Context) -> anyho
             or_dash(rate(o.bytes).map(|r| format!("{:.0}", r / 1e9))),
             or_dash(rate(o.bytes).map(|r| format!("{:.0} %", 100.0 * r / bandwidth))),
             or_dash(rate(o.flops).map(|r| format!("{:.2}", r / 1e12))),
+            or_dash(o.chosen.as_ref().map(means)),
         ]);
     }
     context.print(format_args!("{table}"))
+}
+
+/// By which means a kernel was chosen, and the times that decided.
+fn means(chosen: &Means) -> String {
+    match chosen {
+        Means::Table => "table".into(),
+        Means::Pinned => "pin".into(),
+        Means::Measured { microseconds, other, other_microseconds } => {
+            format!("measured: {microseconds:.1} µs, {other} {other_microseconds:.1}")
+        }
+    }
 }

@@ -52,6 +52,7 @@ struct Chat {
 pub fn run(args: ChatArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let options = args.load.options(context.adapter.clone(), 1);
     let mut runner = Runner::load(&args.package, &options, &mut |_| {})?;
+    context.warn(&runner.notes);
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot watch for Ctrl-C")?;

@@ -1,11 +1,14 @@
 //! `haikuq doctor`: which GPUs there are, which one is used and why, and whether it computes.
 
 use super::Context;
+use crate::kernel_times::KernelTimes;
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_runtime::device::{AdapterDescription, Gpu, GpuOptions, list_adapters};
 use haikuq_runtime::kernels::choose::{TypicalChoice, typical};
+use haikuq_runtime::kernels::measured::Times;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Show the GPUs, what they can do, which one is used and why
@@ -27,6 +30,16 @@ struct Diagnosis {
     remarks: Vec<String>,
     /// What the chosen adapter gets for typical shapes.
     kernels: Vec<TypicalChoice>,
+    /// Times of kernels that loads of packages have measured on it.
+    measured: Known,
+}
+
+/// Measured times, and where they are kept.
+#[derive(Serialize)]
+struct Known {
+    /// None without a folder for caches.
+    file: Option<PathBuf>,
+    entries: Vec<Times>,
 }
 
 /// Runs the verb.
@@ -43,6 +56,7 @@ pub fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<ExitCode> {
         adapters,
         chosen,
         kernels: typical(&gpu.profile)?,
+        measured: known(&gpu, context),
     };
     if args.json {
         context.print_json(&diagnosis)?;
@@ -59,6 +73,17 @@ fn computes(gpu: &Gpu) -> anyhow::Result<()> {
     let back = pollster::block_on(gpu.read::<u32>(&buffer, 0, data.len()))?;
     anyhow::ensure!(back == data, "memory comes back changed");
     Ok(())
+}
+
+/// What earlier loads have measured on a device.
+fn known(gpu: &Gpu, context: &Context) -> Known {
+    let Some(times) = KernelTimes::in_user_cache() else { return Known { file: None, entries: Vec::new() } };
+    let key = gpu.key();
+    let measured = times.read(&key).unwrap_or_else(|note| {
+        context.warn(&[note]);
+        None
+    });
+    Known { file: Some(times.file(&key)), entries: measured.map_or(Vec::new(), |m| m.entries) }
 }
 
 fn reason(context: &Context, adapters: &[AdapterDescription], chosen: usize) -> String {
@@ -106,6 +131,16 @@ fn print(d: &Diagnosis, context: &Context) -> anyhow::Result<()> {
     context.print(format_args!("* {} is used: {}", d.adapters[d.chosen].name, d.reason))?;
     for k in &d.kernels {
         context.print(format_args!("  {}: {} ({})", k.task, k.candidate, k.numerics))?;
+    }
+    let file = d.measured.file.as_ref().map_or("nowhere (no folder for caches)".into(), |f| f.display().to_string());
+    match d.measured.entries.len() {
+        0 => context.print(format_args!("  no kernels measured yet; times are kept in {file}"))?,
+        n => context.print(format_args!("  kernels measured for {n} shapes, kept in {file}:"))?,
+    }
+    for entry in &d.measured.entries {
+        let one = |(name, us): (&String, &Option<f64>)| us.map_or(format!("{name} -"), |us| format!("{name} {us:.1} µs"));
+        let times: Vec<_> = entry.microseconds.iter().map(one).collect();
+        context.print(format_args!("    {} of {}: {}", entry.operation, entry.shape, times.join(", ")))?;
     }
     for remark in &d.remarks {
         context.print(format_args!("  {remark}"))?;

@@ -1,9 +1,10 @@
 //! Arguments that `run` and `chat` share, and from them what is asked of a generation.
 
+use crate::kernel_times::KernelTimes;
 use crate::runner::{Runner, RunnerOptions};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use haikuq_runtime::decoder::CachePrecision;
+use haikuq_runtime::decoder::{CachePrecision, Measure};
 use haikuq_runtime::generate::GenerateOptions;
 use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::{ChatOptions, SamplingWishes};
@@ -55,13 +56,36 @@ impl NumericsArg {
     }
 }
 
+/// How kernels are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum KernelsArg {
+    /// measured on this GPU at its first load (0.3 s at most), or else the table's
+    #[default]
+    Auto,
+    /// by the runtime's table alone
+    Table,
+}
+
+impl KernelsArg {
+    /// Sets what was asked for.
+    pub fn apply(self, options: &mut RunnerOptions) {
+        match self {
+            Self::Auto => options.kernel_times = KernelTimes::in_user_cache(),
+            Self::Table => options.decoder.measure = Measure::Never,
+        }
+    }
+}
+
 /// How the runtime computes.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ComputeArgs {
     /// Exact or fast arithmetic on the GPU (packages in f32 are always exact)
     #[arg(long, value_enum, default_value_t, value_name = "NUMERICS", help_heading = "Loading")]
     pub numerics: NumericsArg,
-    /// Take this kernel for an operation wherever it fits, such as project=matvec (may be given several times)
+    /// Choose among kernels by times measured on this GPU, which are kept, or by the table alone
+    #[arg(long, value_enum, default_value_t, value_name = "CHOICE", help_heading = "Loading")]
+    pub kernels: KernelsArg,
+    /// Take this kernel for an operation wherever it works, such as project=matvec (may be given several times)
     #[arg(long = "pin", value_name = "OPERATION=KERNEL", help_heading = "Loading", value_parser = pin)]
     pub pins: Vec<(String, String)>,
     /// Choose kernels on a software adapter as on a GPU, to test these
@@ -74,6 +98,7 @@ impl ComputeArgs {
     pub fn apply(&self, options: &mut RunnerOptions) {
         options.decoder.exact = self.numerics == NumericsArg::Exact;
         options.gpu.software_as_hardware = self.software_as_hardware;
+        self.kernels.apply(options);
         options.decoder.pins = self.pins.iter().cloned().collect();
     }
 }

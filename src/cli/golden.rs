@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
-use super::generation::CacheArg;
+use super::generation::{CacheArg, KernelsArg};
 use super::model::{Opened, open, open_tokenizer, origin};
 use super::progress::Progress;
 use crate::files::{hash_file, write_atomically};
@@ -113,8 +113,10 @@ pub fn run(mut args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> 
         context.note(format_args!("{} has {} windows of {} tokens", args.text.display(), cut.windows.len(), args.context));
     }
     let prompts = prompts(args.prompts.as_deref(), &tokenizer)?;
-    let Opened { mut model, adapter, .. } =
-        open(&args.model, args.reference, &RunnerOptions::new(context.adapter.clone(), args.cache.into()))?;
+    let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
+    KernelsArg::Auto.apply(&mut options);
+    let Opened { mut model, adapter, notes, .. } = open(&args.model, args.reference, &options)?;
+    context.warn(&notes);
     let origin = origin(&args.model)?;
 
     let mut progress = Progress::new(context, cut.windows.len(), "windows");

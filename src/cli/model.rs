@@ -23,6 +23,8 @@ pub struct Opened {
     pub adapter: String,
     /// How it computes.
     pub numerics: Numerics,
+    /// What a user should know of the load.
+    pub notes: Vec<String>,
 }
 
 /// What runs the reference.
@@ -30,7 +32,10 @@ const REFERENCE: &str = "reference (CPU, f32)";
 
 /// Opens a checkpoint with the reference, and a package on the GPU, or with the reference if that is asked for.
 pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
-    let reference = |model: Reference| Opened { model: Box::new(model), adapter: REFERENCE.into(), numerics: Numerics::Exact };
+    let reference = |model: Reference| {
+        let (adapter, numerics, notes) = (REFERENCE.into(), Numerics::Exact, Vec::new());
+        Opened { model: Box::new(model), adapter, numerics, notes }
+    };
     if !is_package(path) {
         return Ok(reference(open_checkpoint(path)?));
     }
@@ -38,10 +43,11 @@ pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow:
         let weights = StoredWeights::open(path)?;
         return Ok(reference(Reference::load(&weights.manifest.spec, |name| weights.read(name))?));
     }
-    let runner = Runner::load(path, options, &mut |_| {})?;
+    let mut runner = Runner::load(path, options, &mut |_| {})?;
+    let notes = std::mem::take(&mut runner.notes);
     let adapter = runner.decoder.gpu().description.name.clone();
     let numerics = runner.decoder.numerics();
-    Ok(Opened { model: Box::new(runner), adapter, numerics })
+    Ok(Opened { model: Box::new(runner), adapter, numerics, notes })
 }
 
 /// Opens a checkpoint and reads all its weights.

@@ -86,6 +86,7 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let prompts = if args.prompts.is_empty() { vec![prompt_from_stdin()?] } else { args.prompts.clone() };
     let options = args.load.options(context.adapter.clone(), prompts.len());
     let mut runner = Runner::load(&args.package, &options, &mut |_| {})?;
+    context.warn(&runner.notes);
     let tokenizer = runner.tokenizer()?;
     let generation = args.sampling.resolve(&runner)?;
     let ids = prompts.iter().map(|p| encode(&tokenizer, p, &args)).collect::<anyhow::Result<Vec<_>>>()?;

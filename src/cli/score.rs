@@ -98,6 +98,7 @@ pub fn run(mut args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
     args.compute.apply(&mut options);
     let mut opened = open(&args.model, args.reference, &options)?;
+    context.warn(&opened.notes);
     let mut progress = Progress::new(context, windows.len(), "windows");
     let start = Instant::now();
     // Nobody reads the largest logits if they are not written.

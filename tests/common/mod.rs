@@ -127,5 +127,5 @@ pub fn haikuq_json(adapter: &Adapter, arguments: &[&str]) -> serde_json::Value {
 /// A package on a GPU, with an f32 cache: what is left to differ is the kernels'.
 pub fn load(package: &Path, gpu: GpuOptions) -> Runner {
     let decoder = DecoderOptions { cache: CachePrecision::F32, ..DecoderOptions::default() };
-    Runner::load(package, &RunnerOptions { gpu, decoder }, &mut |_| {}).unwrap()
+    Runner::load(package, &RunnerOptions { gpu, decoder, ..RunnerOptions::default() }, &mut |_| {}).unwrap()
 }

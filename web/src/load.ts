@@ -61,7 +61,7 @@ async function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): 
   }
 }
 
-function loadRequest(location: PackageLocation, { cache, contextSize, kvCache, numerics, device }: LoadOptions): LoadRequest {
+function loadRequest(location: PackageLocation, { cache, contextSize, kvCache, numerics, kernels, device }: LoadOptions): LoadRequest {
   const base = globalThis.document?.baseURI ?? globalThis.location?.href;
   return {
     location: resolveLocation(location, base),
@@ -69,6 +69,7 @@ function loadRequest(location: PackageLocation, { cache, contextSize, kvCache, n
     ...(contextSize === undefined ? {} : { contextSize }),
     ...(kvCache === undefined ? {} : { kvCache }),
     ...(numerics === undefined ? {} : { numerics }),
+    ...(kernels === undefined ? {} : { kernels }),
     ...(device === undefined ? {} : { device }),
   };
 }

@@ -55,6 +55,7 @@ const LOAD: Rules = {
   contextSize: [integer(1), 'an integer, 1 or more'],
   kvCache: [oneOf('auto', 'f16', 'f32'), '"auto", "f16" or "f32"'],
   numerics: [oneOf('auto', 'exact', 'fast'), '"auto", "exact" or "fast"'],
+  kernels: [oneOf('auto', 'table'), '"auto" or "table"'],
   worker: [(value) => typeof value === 'boolean' || isFunction(value), 'true, false or a function'],
   device: [(value) => typeof value === 'object' && value !== null, 'an object'],
 };

@@ -22,6 +22,11 @@ export interface LoadOptions {
    * bits where that loses next to nothing, which GPUs compute several times faster. `auto`, the default, is `fast`.
    */
   numerics?: 'auto' | 'exact' | 'fast';
+  /**
+   * `auto` (default): among GPU kernels that do the same, by times measured on this GPU at the first load (0.3 s at most)
+   * and kept beside the packages; where nothing is stored, as with `table`: by what the runtime knows of such GPUs.
+   */
+  kernels?: 'auto' | 'table';
   /** `true` (default): in a Web Worker. `false`: on the calling thread. A function: makes the worker. */
   worker?: boolean | (() => Worker);
   /** What to ask of the GPU; for tests and for work-arounds. */

@@ -7,7 +7,7 @@ use crate::device::{Binding, Dispatch, Gpu, GpuError, Profile};
 use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
-use crate::kernels::choose::{Restrictions, choose};
+use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
@@ -31,6 +31,8 @@ pub(super) struct Bound {
     pub(super) operation: String,
     /// The candidate's name, or the kernel's.
     pub(super) candidate: &'static str,
+    /// How the candidate was chosen, where there is a choice.
+    pub(super) chosen: Option<Means>,
     /// Its sizes in words, for profiles.
     pub(super) shape: String,
     /// Bytes of weights that it reads.
@@ -73,6 +75,18 @@ pub(super) struct Choices<'a> {
     pub(super) weights: &'a Weights,
     pub(super) restrictions: &'a Restrictions,
     pub(super) cache: CacheShape,
+    /// Whether candidates are going to be measured: then there is room for each of them.
+    pub(super) undecided: bool,
+}
+
+/// Candidates to compare for a shape, the table's choice first.
+pub(super) struct Rivals {
+    /// The operation.
+    pub(super) operation: &'static str,
+    /// [`Kind::measured_as`].
+    pub(super) shape: String,
+    /// The candidates.
+    pub(super) names: Vec<&'static str>,
 }
 
 /// What the chosen candidates need and do.
@@ -87,6 +101,11 @@ pub(super) struct Needs {
 }
 
 impl Needs {
+    /// What the chosen candidates do to numbers.
+    pub(super) fn numerics(self) -> Numerics {
+        if self.fast { Numerics::Fast } else { Numerics::Exact }
+    }
+
     /// What both need.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
@@ -143,8 +162,32 @@ impl Choices<'_> {
 
     fn need_of<K: Kind>(&self, table: &'static [&'static Candidate<K>], shape: &K::Shape) -> Result<Needs, GpuError> {
         let candidate = self.choose(table, shape)?;
-        let (scratch, fast) = ((candidate.scratch)(self.profile, shape), candidate.numerics == Numerics::Fast);
+        let (mut scratch, fast) = ((candidate.scratch)(self.profile, shape), candidate.numerics == Numerics::Fast);
+        if self.undecided && K::measured_as(shape, self.restrictions.exact).is_some() {
+            let able = able(table, self.profile, shape, self.restrictions);
+            scratch = able.iter().map(|c| (c.scratch)(self.profile, shape)).fold(scratch, u64::max);
+        }
         Ok(Needs { scratch, decode_scratch: 0, fast })
+    }
+
+    /// The candidates among which a measurement would choose for an operation, if there is a choice and no pin.
+    pub(super) fn rivals(&self, program: &Program, operation: &Operation) -> Option<Rivals> {
+        match operation {
+            Operation::Project { matrix, bias, norm, output, .. } => {
+                let weights = self.weights.get(matrix);
+                let shape = project_shape(program.rows, program.phase, weights, *output, bias.is_some(), norm.is_some());
+                self.rivals_of(tables::PROJECT, &shape)
+            }
+            Operation::Attend { layer, .. } => self.rivals_of(tables::ATTEND, &self.attend_shape(program, *layer)),
+            _ => None,
+        }
+    }
+
+    fn rivals_of<K: Kind>(&self, table: &'static [&'static Candidate<K>], shape: &K::Shape) -> Option<Rivals> {
+        let names: Vec<_> = able(table, self.profile, shape, self.restrictions).iter().map(|c| c.name).collect();
+        let pinned = self.restrictions.pins.get(K::NAME).is_some_and(|pin| names.contains(&pin.as_str()));
+        let shape = K::measured_as(shape, self.restrictions.exact).filter(|_| names.len() > 1 && !pinned)?;
+        Some(Rivals { operation: K::NAME, shape, names })
     }
 
     /// The shape of a layer's queries, keys and values, normalized on the way where the spec's norms can be.
@@ -189,6 +232,7 @@ fn attention_shape(a: &Attention, (cache_f16, max_pages): CacheShape) -> Attenti
 }
 
 /// What programs are bound to.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) spec: &'a DecoderSpec,
@@ -199,12 +243,20 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// The same with other restrictions.
+    pub(super) fn with<'b>(&self, restrictions: &'b Restrictions) -> Context<'b>
+    where
+        'a: 'b,
+    {
+        Context { restrictions, ..*self }
+    }
+
     fn bind(&self, part: Part) -> Result<Vec<Bound>, GpuError> {
         let program = self.choices().program(part);
         program.operations.iter().map(|operation| self.bind_operation(&program, operation)).collect()
     }
 
-    fn bind_operation(&self, program: &Program, operation: &Operation) -> Result<Bound, GpuError> {
+    pub(super) fn bind_operation(&self, program: &Program, operation: &Operation) -> Result<Bound, GpuError> {
         let mut bound = match operation {
             Operation::Embed { table, rows, into } => self.embed(program, table, *rows, *into),
             Operation::Norm { norm, parameters, from, into, residual } => {
@@ -386,18 +438,20 @@ impl<'a> Context<'a> {
         words: String,
         scratch: &wgpu::Buffer,
     ) -> Result<Bound, GpuError> {
-        let candidate = choose(table, &self.gpu.profile, shape, self.restrictions)?;
+        let Decision { candidate, by } = decide(table, &self.gpu.profile, shape, self.restrictions)?;
         let (needed, available) = ((candidate.scratch)(&self.gpu.profile, shape), scratch.size());
         if needed > available {
             let why = format!("{candidate:?} needs {needed} bytes to work in, and there are {available}");
             return Err(GpuError::Validation(why));
         }
-        Ok(Bound::new(candidate.name, words, (candidate.bind)(self.gpu, job)?))
+        let bound = Bound::new(candidate.name, words, (candidate.bind)(self.gpu, job)?);
+        Ok(Bound { chosen: Some(by), ..bound })
     }
 
-    fn choices(&self) -> Choices<'_> {
+    pub(super) fn choices(&self) -> Choices<'_> {
         let (profile, cache) = (&self.gpu.profile, self.cache_shape());
-        Choices { profile, spec: self.spec, weights: self.weights, restrictions: self.restrictions, cache }
+        let Self { spec, weights, restrictions, .. } = *self;
+        Choices { profile, spec, weights, restrictions, cache, undecided: false }
     }
 
     fn cache_shape(&self) -> CacheShape {
@@ -424,7 +478,7 @@ impl Bound {
     }
 
     fn new(candidate: &'static str, shape: String, dispatches: Vec<Dispatch>) -> Self {
-        Self { operation: String::new(), candidate, shape, bytes: 0, flops: 0, dispatches }
+        Self { operation: String::new(), candidate, chosen: None, shape, bytes: 0, flops: 0, dispatches }
     }
 }
 

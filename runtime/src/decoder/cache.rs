@@ -106,6 +106,20 @@ impl KvCache {
         Ok(cache)
     }
 
+    /// Positions that a sequence may have before pools must grow, if there is no other.
+    pub(super) fn unshared_positions(&self) -> usize {
+        (self.num_pages * PAGE).min(self.max_context)
+    }
+
+    /// Makes a sequence look as if it had `len` positions, or as many as may be, by taking its pages again and again: for
+    /// measurements, which do not care what is in them. Returns the number.
+    pub(super) fn stretch(&self, gpu: &Gpu, id: SequenceId, len: usize) -> Result<usize, DecoderError> {
+        let (pages, len) = (&self.sequence(id)?.pages, len.min(self.max_context));
+        let row: Vec<u32> = pages.iter().copied().cycle().take(len.div_ceil(PAGE)).collect();
+        gpu.write(&self.table, (id.row * self.max_pages * 4) as u64, &row);
+        Ok(len)
+    }
+
     /// Bytes of all pools.
     pub(super) fn bytes(&self) -> u64 {
         self.page_bytes.iter().sum::<u64>() * self.num_pages as u64 * 2

@@ -12,6 +12,7 @@ mod bind;
 mod buffers;
 mod cache;
 mod error;
+mod measure;
 mod profile;
 mod run_ahead;
 mod score;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use cache::{CachePrecision, SequenceId};
 pub use error::DecoderError;
+pub use measure::Measure;
 pub use profile::{OperationProfile, StepProfile};
 pub use support::require_supported;
 pub use weights::LoadProgress;
@@ -28,10 +30,11 @@ use crate::device::{Gpu, GpuError};
 use crate::kernels::attention::Token;
 use crate::kernels::candidate::Numerics;
 use crate::kernels::choose::{Restrictions, check_pins};
+use crate::kernels::measured::Measured;
 use crate::kernels::sample::{SampleParams, seen_words};
 use crate::package::Package;
 use crate::program::place::place;
-use crate::program::{Part, Step, Value};
+use crate::program::{Part, Program, Step, Value};
 use crate::sampling::SamplingOptions;
 use bind::{BoundParts, Needs};
 use buffers::{Buffers, Sizes, qk_parameters};
@@ -42,6 +45,9 @@ use run_ahead::Flights;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weights::Weights;
+
+/// In a page, packages of at least so many bytes take longer to load than the kernels that are to be compared take to compile.
+const COMPILED_MEANWHILE: u64 = 256 << 20;
 
 /// Sequences that one decode step serves; a larger batch takes several steps.
 pub const MAX_BATCH: usize = 8;
@@ -59,8 +65,12 @@ pub struct DecoderOptions {
     pub prefill_chunk: usize,
     /// Whether only exact candidates are used; see [`Numerics`]. `f32` packages always are exact.
     pub exact: bool,
-    /// Candidates by operation, to be taken where they fit: to measure and to compare.
+    /// Candidates by operation, to be taken where they can: to measure and to compare.
     pub pins: BTreeMap<String, String>,
+    /// Times of candidates that an earlier load gave ([`Decoder::measured`]). Those of other devices or runtimes are ignored.
+    pub measured: Option<Measured>,
+    /// Whether shapes that are not among these are measured: 300 ms at most, the table decides the rest.
+    pub measure: Measure,
     /// Decode steps that are submitted before the ids of those before them were read back, at most; what is best for the
     /// device where absent.
     pub run_ahead: Option<usize>,
@@ -75,6 +85,8 @@ impl Default for DecoderOptions {
             prefill_chunk: 512,
             exact: false,
             pins: BTreeMap::new(),
+            measured: None,
+            measure: Measure::default(),
             run_ahead: None,
         }
     }
@@ -152,13 +164,19 @@ impl Decoder {
             (options.max_sequences.max(1), options.prefill_chunk.clamp(32, 4096).next_multiple_of(32));
         check_pins(&options.pins).map_err(|what| DecoderError::Unsupported { field: "pins", what })?;
         let weights = Weights::allocate(&gpu, package.manifest())?;
-        let restrictions = Restrictions { exact: options.exact || weights.are_f32(), pins: options.pins.clone() };
+        let key = gpu.key();
+        let measured = options.measured.clone().filter(|m| m.is_of(&key)).unwrap_or_else(|| Measured::on(key));
+        let restrictions = Restrictions { exact: options.exact || weights.are_f32(), pins: options.pins.clone(), measured };
         let cache = KvCache::new(&gpu, &spec, options.cache, max_sequences, max_context)?;
         let shape = (cache.precision.is_f16(), cache.max_pages);
-        let choices =
-            bind::Choices { profile: &gpu.profile, spec: &spec, weights: &weights, restrictions: &restrictions, cache: shape };
+        let (profile, restricted) = (&gpu.profile, &restrictions);
+        let mut choices =
+            bind::Choices { profile, spec: &spec, weights: &weights, restrictions: restricted, cache: shape, undecided: false };
+        let measures = options.measure.applies(&gpu);
+        let tasks = if measures { choices.tasks(prefill_chunk, cache.unshared_positions()) } else { Vec::new() };
+        choices.undecided = !tasks.is_empty();
         let (buffers, needs) = buffers(&choices, &gpu, prefill_chunk, max_sequences)?;
-        let numerics = if needs.fast { Numerics::Fast } else { Numerics::Exact };
+        let numerics = needs.numerics();
         // A browser says only later that there is no memory.
         gpu.finish().await?;
         let run_ahead =
@@ -180,11 +198,25 @@ impl Decoder {
         };
         if cfg!(target_arch = "wasm32") {
             decoder.compile()?;
+            if decoder.weights.bytes >= COMPILED_MEANWHILE {
+                decoder.prepare_measuring(&tasks);
+            }
         }
         decoder.weights.fill(&decoder.gpu, package, progress).await?;
         decoder.join_qk_norms();
+        if !tasks.is_empty() {
+            decoder.measure(&tasks).await?;
+        }
         decoder.gpu.check()?;
         Ok(decoder)
+    }
+
+    /// What the numbers of a token may depend on, by the choices as they are.
+    fn chosen_numerics(&mut self) -> Result<Numerics, GpuError> {
+        let chunk = self.prefill_chunk;
+        let (_, context) = self.parts_and_context();
+        let choices = context.choices();
+        Ok(needs(&choices, &programs(&choices, chunk))?.numerics())
     }
 
     /// Copies each layer's norms of queries and keys to where `rope_cache` reads them, one after the other.
@@ -229,6 +261,12 @@ impl Decoder {
     /// What the numbers of a token may depend on: exact where every candidate chosen is.
     pub fn numerics(&self) -> Numerics {
         self.numerics
+    }
+
+    /// Times of candidates on the device: those that were given, and those that this load measured. To be given to later
+    /// loads on it, of any model.
+    pub fn measured(&self) -> &Measured {
+        &self.restrictions.measured
     }
 
     /// Positions that a sequence may have.
@@ -438,16 +476,25 @@ impl Decoder {
 fn buffers(choices: &bind::Choices<'_>, gpu: &Gpu, chunk: usize, max_sequences: usize) -> Result<(Buffers, Needs), DecoderError> {
     let bind::Choices { spec, weights, .. } = *choices;
     let logit_rows = buffers::logit_rows(spec, chunk);
-    let steps = (1..=MAX_BATCH).map(Step::of_decode).chain((2..=chunk).step_by(32).map(Step::of_prefill));
-    let mut parts: Vec<_> = steps.map(Part::Body).collect();
-    for rows in (1..=MAX_BATCH).chain([logit_rows]) {
-        parts.extend([Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows, from }));
-    }
-    parts.push(Part::Sample { rows: 1, advance: true });
-    let programs: Vec<_> = parts.iter().map(|part| choices.program(*part)).collect();
-    let needs =
-        programs.iter().try_fold(Needs::default(), |needs, program| Ok::<_, GpuError>(needs.and(choices.needs(program)?)))?;
+    let programs = programs(choices, chunk);
+    let needs = needs(choices, &programs)?;
     let placement = place(spec, &programs, chunk, logit_rows);
     let sizes = Sizes { chunk, logit_rows, max_sequences, needs };
     Ok((Buffers::new(gpu, spec, weights, placement, &sizes), needs))
+}
+
+/// The programs of every step that may be asked for.
+fn programs(choices: &bind::Choices<'_>, chunk: usize) -> Vec<Program> {
+    let steps = (1..=MAX_BATCH).map(Step::of_decode).chain((2..=chunk).step_by(32).map(Step::of_prefill));
+    let mut parts: Vec<_> = steps.map(Part::Body).collect();
+    for rows in (1..=MAX_BATCH).chain([buffers::logit_rows(choices.spec, chunk)]) {
+        parts.extend([Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows, from }));
+    }
+    parts.push(Part::Sample { rows: 1, advance: true });
+    parts.iter().map(|part| choices.program(*part)).collect()
+}
+
+/// What the candidates of all `programs` need.
+fn needs(choices: &bind::Choices<'_>, programs: &[Program]) -> Result<Needs, GpuError> {
+    programs.iter().try_fold(Needs::default(), |needs, program| Ok(needs.and(choices.needs(program)?)))
 }

@@ -4,6 +4,7 @@ use super::bind::Bound;
 use super::{Decoder, DecoderError, MAX_BATCH, SequenceId};
 use crate::device::{PassTimes, Timestamps};
 use crate::kernels::attention::Token;
+use crate::kernels::choose::Means;
 use crate::kernels::sample::SampleParams;
 use crate::program::{Part, Step, Value};
 use crate::sampling::SamplingOptions;
@@ -31,6 +32,9 @@ pub struct OperationProfile {
     pub operation: String,
     /// The candidate's name, or the kernel's.
     pub candidate: &'static str,
+    /// By which means the candidate was chosen, where there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Means>,
     /// Their sizes, in words.
     pub shape: String,
     /// How many there are.
@@ -224,6 +228,7 @@ fn summary(group: &[&Bound], gpu_s: Option<f64>) -> OperationProfile {
     OperationProfile {
         operation: group[0].operation.clone(),
         candidate: group[0].candidate,
+        chosen: group[0].chosen.clone(),
         shape: group[0].shape.clone(),
         count: group.len(),
         dispatches: group.iter().map(|o| o.dispatches.len()).sum(),

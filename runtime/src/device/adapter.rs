@@ -16,6 +16,10 @@ pub struct AdapterDescription {
     pub kind: String,
     /// Driver name and version.
     pub driver: String,
+    /// Vendor and device, as PCI has them; 0 where a browser does not tell.
+    pub ids: [u32; 2],
+    /// Whether it is a program on the processor.
+    pub software: bool,
     /// Whether shaders may use f16.
     pub shader_f16: bool,
     /// Whether shaders may use subgroups, and their smallest and largest size.
@@ -37,6 +41,8 @@ impl AdapterDescription {
         let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
         Self {
             index,
+            ids: [info.vendor, info.device],
+            software: is_software(&info),
             name: info.name,
             backend: format!("{:?}", info.backend),
             kind: format!("{:?}", info.device_type),
@@ -50,6 +56,12 @@ impl AdapterDescription {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
         }
     }
+}
+
+/// By its kind, or by its name where a browser does not tell the kind.
+pub(super) fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let name = info.name.to_lowercase();
+    info.device_type == wgpu::DeviceType::Cpu || ["swiftshader", "llvmpipe"].iter().any(|known| name.contains(known))
 }
 
 /// Every adapter, in the order in which the driver lists them.

@@ -4,6 +4,7 @@ use super::adapter::{self, AdapterDescription};
 use super::pipelines::{Pipeline, Pipelines};
 use super::profile::{MatrixShape, Profile, Vendor};
 use super::{Flag, GpuError, Shader};
+use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What to ask of a GPU.
@@ -112,6 +113,15 @@ impl Gpu {
     #[cfg(feature = "native")]
     pub fn open_blocking(options: &GpuOptions) -> Result<Self, GpuError> {
         pollster::block_on(Self::open(options))
+    }
+
+    /// What tells this device from others whose kernels may take other times: the adapter, its driver, and a hash of the
+    /// profile.
+    pub fn key(&self) -> String {
+        let AdapterDescription { name, backend, driver, ids: [vendor, device], .. } = &self.description;
+        let profile = Sha256::digest(format!("{:?}", self.profile));
+        let hash: String = profile[..8].iter().map(|b| format!("{b:02x}")).collect();
+        format!("{name} ({backend}; {driver}; {vendor:04x}:{device:04x}; profile {hash})")
     }
 
     /// Whether the "GPU" is a program on the processor.
@@ -344,7 +354,7 @@ fn profile(
     let f16 = features.contains(wgpu::Features::SHADER_F16) && !options.without_f16;
     let matrices = f16 && features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) && !options.without_matrices;
     let properties = if matrices { adapter.cooperative_matrix_properties() } else { Vec::new() };
-    let software = is_software(&info) && !options.software_as_hardware;
+    let software = adapter::is_software(&info) && !options.software_as_hardware;
     Profile {
         vendor: Vendor::new(info.vendor, &info.name),
         backend: format!("{:?}", info.backend),
@@ -365,12 +375,6 @@ fn profile(
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_workgroups: limits.max_compute_workgroups_per_dimension,
     }
-}
-
-/// By its kind, or by its name where a browser does not tell the kind.
-fn is_software(info: &wgpu::AdapterInfo) -> bool {
-    let name = info.name.to_lowercase();
-    info.device_type == wgpu::DeviceType::Cpu || ["swiftshader", "llvmpipe"].iter().any(|known| name.contains(known))
 }
 
 /// naga writes the instruction where the driver has it, and the same in several instructions elsewhere.

@@ -5,6 +5,7 @@ use super::attention_decode::{AttentionDecode, splits};
 use super::attention_prefill::AttentionPrefill;
 use super::attention_split;
 use super::candidate::{Candidate, Kind, Numerics};
+use super::project::FEW;
 use crate::device::Binding;
 use crate::program::Phase;
 
@@ -47,12 +48,28 @@ impl Kind for Attend {
     const NAME: &'static str = "attend";
     type Shape = AttendShape;
     type Job<'a> = AttendJob<'a>;
+
+    /// All steps of decoding alike, since exact bits may not depend on the number of tokens; prompts of more than
+    /// [`FEW`] tokens. Contexts of all lengths share a name.
+    fn measured_as(shape: &AttendShape, _exact: bool) -> Option<String> {
+        let AttendShape { tokens, phase, attention: a, scores } = *shape;
+        let phase = match phase {
+            Phase::Decode => "tokens",
+            Phase::Prefill if tokens as usize > FEW => "a prompt",
+            Phase::Prefill => return None,
+        };
+        let cache = if a.cache_f16 { "f16" } else { "f32" };
+        let window = scores.window.map_or(String::new(), |w| format!(", window {w}"));
+        let softcap = scores.softcap.map_or("", |_| ", capped");
+        Some(format!("{phase}, {}/{} heads of {} in {cache}{window}{softcap}", a.num_heads, a.num_kv_heads, a.head_dim))
+    }
 }
 
 /// One token a sequence, its keys shared out among workgroups, whose results a second dispatch combines.
 pub static SPLIT: Candidate<Attend> = Candidate {
     name: "attention_decode_split",
     numerics: Numerics::Exact,
+    can: |_, shape| shape.phase == Phase::Decode,
     // A processor has too few cores for splits to pay.
     fits: |profile, shape| shape.phase == Phase::Decode && !profile.software,
     scratch: |_, shape| {
@@ -66,6 +83,7 @@ pub static SPLIT: Candidate<Attend> = Candidate {
 pub static WHOLE: Candidate<Attend> = Candidate {
     name: "attention_decode",
     numerics: Numerics::Exact,
+    can: |_, shape| shape.phase == Phase::Decode,
     fits: |_, shape| shape.phase == Phase::Decode,
     scratch: Candidate::<Attend>::NO_SCRATCH,
     bind: |gpu, job| decode(job, 1).bind(gpu),
@@ -75,6 +93,7 @@ pub static WHOLE: Candidate<Attend> = Candidate {
 pub static PREFILL: Candidate<Attend> = Candidate {
     name: "attention_prefill",
     numerics: Numerics::Exact,
+    can: |_, shape| shape.phase == Phase::Prefill,
     fits: |_, shape| shape.phase == Phase::Prefill,
     scratch: Candidate::<Attend>::NO_SCRATCH,
     bind: |gpu, job| Ok(vec![job.prefill().bind(gpu)?]),

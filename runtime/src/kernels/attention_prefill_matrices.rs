@@ -15,6 +15,7 @@ super::shader!(ATTENTION_PREFILL_MATRICES = "attention_prefill_matrices");
 pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_prefill_matrices",
     numerics: Numerics::Fast,
+    can: |profile, shape| shape.phase == Phase::Prefill && fits(profile, &shape.attention),
     fits: |profile, shape| !profile.software && shape.phase == Phase::Prefill && fits(profile, &shape.attention),
     scratch: |_, shape| scratch_bytes(shape.tokens, &shape.attention, shape.scores.window),
     bind: |gpu, job| bind(gpu, &job.prefill(), &job.scratch),

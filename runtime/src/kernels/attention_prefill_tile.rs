@@ -16,6 +16,7 @@ pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_prefill_tile",
     // Keys are cut into parts by the number of tokens in a step.
     numerics: Numerics::Fast,
+    can: |_, shape| shape.phase == Phase::Prefill && works(&shape.attention),
     fits: |profile, shape| shape.phase == Phase::Prefill && fits(profile, &shape.attention),
     scratch: |_, shape| scratch_bytes(shape.tokens, &shape.attention, shape.scores.window),
     bind: |gpu, job| bind(gpu, &job.prefill(), &job.scratch),
@@ -29,7 +30,12 @@ pub(super) fn tiling(shape: &AttentionShape) -> Tiling {
 
 /// Whether the kernel is worth choosing on a device: programs on the processor are not helped by its tiles.
 pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
-    !profile.software && shape.head_dim.is_multiple_of(4) && shape.head_dim <= 256
+    !profile.software && works(shape)
+}
+
+/// Whether the kernel runs, for heads of this shape.
+pub(super) fn works(shape: &AttentionShape) -> bool {
+    shape.head_dim.is_multiple_of(4) && shape.head_dim <= 256
 }
 
 /// Bytes of scratch memory for `num_tokens` tokens.

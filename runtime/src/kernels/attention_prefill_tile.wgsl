@@ -134,14 +134,17 @@ fn main(
         }
     }
 
-    for (var key = key_begin; key < key_end; key += TILE_KEYS) {
+    // Loops count up by one: browsers add a counter of their own to others.
+    for (var round = 0u; round < (key_end - key_begin + TILE_KEYS - 1u) / TILE_KEYS; round++) {
+        let key = key_begin + round * TILE_KEYS;
         let filled = min(TILE_KEYS, key_end - key);
 
         var scores: array<vec4<f32>, ROWS * 2u>;
         for (var i = 0u; i < ROWS * 2u; i++) {
             scores[i] = vec4<f32>(0.0);
         }
-        for (var quad = 0u; quad < quads; quad += 4u) {
+        for (var four = 0u; four < (quads + 3u) / 4u; four++) {
+            let quad = four * 4u;
             workgroupBarrier();
             for (var j = 0u; j < FETCH_ROWS; j++) {
                 left[(line + j * (THREADS / 4u)) * STRIDE + part] = fetched_rows[j] * SCALE;
@@ -236,7 +239,8 @@ fn main(
             }
         }
 
-        for (var v = 0u; v < TILE_KEYS; v += VALUE_KEYS) {
+        for (var run = 0u; run < TILE_KEYS / VALUE_KEYS; run++) {
+            let v = run * VALUE_KEYS;
             workgroupBarrier();
             if tx * 4u / VALUE_KEYS == v % 32u / VALUE_KEYS {
                 for (var r = 0u; r < ROWS; r++) {

@@ -5,7 +5,7 @@ use super::attend::Attend;
 use super::attention::AttentionShape;
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_parts::Tiling;
-use super::attention_prefill_tile::{self, ATTENTION_PREFILL_TILE, fits};
+use super::attention_prefill_tile::{self, ATTENTION_PREFILL_TILE, fits, works};
 use super::candidate::{Candidate, Numerics};
 use crate::device::{Binding, Dispatch, Gpu, GpuError};
 use crate::program::Phase;
@@ -14,6 +14,7 @@ use crate::program::Phase;
 pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_prefill_whole",
     numerics: Numerics::Exact,
+    can: |_, shape| shape.phase == Phase::Prefill && works(&shape.attention),
     fits: |profile, shape| shape.phase == Phase::Prefill && fits(profile, &shape.attention),
     scratch: |_, shape| tiling(&shape.attention).scratch_bytes(shape.tokens, &shape.attention, shape.scores.window),
     bind: |gpu, job| bind(gpu, &job.prefill(), &job.scratch),

@@ -24,6 +24,7 @@ const MAX_TOKENS: u32 = 8;
 pub static CANDIDATE: Candidate<Attend> = Candidate {
     name: "attention_split",
     numerics: Numerics::Exact,
+    can: |profile, shape| can(profile, shape) && last_combines(profile),
     fits: |profile, shape| is_meant(profile, shape) && last_combines(profile),
     scratch,
     bind: |gpu, job| bind(gpu, job, Combine::Last),
@@ -33,13 +34,18 @@ pub static CANDIDATE: Candidate<Attend> = Candidate {
 pub static APART: Candidate<Attend> = Candidate {
     name: "attention_split_combine",
     numerics: Numerics::Exact,
+    can,
     fits: is_meant,
     scratch,
     bind: |gpu, job| bind(gpu, job, Combine::Apart),
 };
 
+fn can(profile: &Profile, shape: &AttendShape) -> bool {
+    shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS && fits(profile, &shape.attention)
+}
+
 fn is_meant(profile: &Profile, shape: &AttendShape) -> bool {
-    !profile.software && shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS && fits(profile, &shape.attention)
+    !profile.software && can(profile, shape)
 }
 
 fn scratch(profile: &Profile, shape: &AttendShape) -> u64 {
@@ -164,7 +170,12 @@ impl AttentionSplit<'_> {
             _ => Some(Flag::Rows4),
         });
         let mut constants = self.constants(profile, rows);
-        constants.extend([("GROUP", f64::from(shape.group())), ("BLOCKS", blocks.into()), ("TEAM", team(&shape).into())]);
+        constants.extend([
+            ("GROUP", f64::from(shape.group())),
+            ("BLOCKS", blocks.into()),
+            ("TEAM", team(&shape).into()),
+            ("TEAM_LOG2", team(&shape).ilog2().into()),
+        ]);
         let b = &self.buffers;
         let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &self.scratch];
         let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();

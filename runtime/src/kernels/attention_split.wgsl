@@ -32,6 +32,7 @@ override BLOCKS: u32;
 // vec4 from one token's queries or output to the next one's.
 override PITCH: u32;
 override TEAM: u32;
+override TEAM_LOG2: u32;
 override WORKGROUP: u32;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
@@ -165,8 +166,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let run_begin = (shares.first_page + split * shares.pages) * PAGE;
     let to = min(run_begin + shares.pages * PAGE, end);
     var page = pages[token.z * MAX_PAGES + min((run_begin + team * KEYS) / PAGE, last_page)];
-    for (var base = run_begin; base < to; base += stride) {
-        let key = base + team * KEYS;
+    // Loops that count up by one, as in `matvec_int8`.
+    let rounds = (to - run_begin + stride - 1u) / stride;
+    for (var round = 0u; round < rounds; round++) {
+        let key = run_begin + round * stride + team * KEYS;
         let row = cache_row(page, kv_head, key % PAGE);
         var k: array<Raw, KEYS>;
         var v: array<Raw, KEYS>;
@@ -185,9 +188,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                 scores[j * ROWS + r] = dot(queries[r][0], wide[0]) + dot(queries[r][1], wide[1]);
             }
         }
-        for (var distance = TEAM / 2u; distance > 0u; distance /= 2u) {
+        for (var n = 1u; n <= TEAM_LOG2; n++) {
             for (var i = 0u; i < KEYS * ROWS; i++) {
-                scores[i] += subgroupShuffleXor(scores[i], distance);
+                scores[i] += subgroupShuffleXor(scores[i], TEAM >> n);
             }
         }
         for (var r = 0u; r < ROWS; r++) {
@@ -217,7 +220,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 
     // Teams of a subgroup.
-    for (var distance = TEAM; distance < subgroup_size; distance *= 2u) {
+    let subgroup_log2 = firstTrailingBit(subgroup_size);
+    for (var n = TEAM_LOG2; n < subgroup_log2; n++) {
+        let distance = 1u << n;
         for (var r = 0u; r < ROWS; r++) {
             let m = max(largest[r], subgroupShuffleXor(largest[r], distance));
             let decay = exp(largest[r] - m);
@@ -246,7 +251,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
     }
     workgroupBarrier();
-    for (var i = index; i < rows * quads; i += WORKGROUP) {
+    for (var n = 0u; n < (ROWS * quads + WORKGROUP - 1u) / WORKGROUP; n++) {
+        let i = n * WORKGROUP + index;
+        if i >= rows * quads {
+            break;
+        }
         let r = i / quads;
         let quad = i % quads;
         let m = largest_part(r, subgroups);

@@ -30,6 +30,12 @@ pub trait Kind: 'static {
     type Shape;
     /// What a candidate is bound to.
     type Job<'a>;
+
+    /// The name under which times of a shape's candidates are kept. Shapes of one name take the same candidate where it was
+    /// measured; for those without a name the table decides. `exact`: only exact candidates are in question.
+    fn measured_as(_shape: &Self::Shape, _exact: bool) -> Option<String> {
+        None
+    }
 }
 
 /// One way of doing an operation.
@@ -38,7 +44,9 @@ pub struct Candidate<K: Kind> {
     pub name: &'static str,
     /// What it does to numbers.
     pub numerics: Numerics,
-    /// Whether it works, and is meant, for a shape on a device.
+    /// Whether it works for a shape on a device, and loses no more than it may: then a pin or a measurement may take it.
+    pub can: fn(&Profile, &K::Shape) -> bool,
+    /// Whether it also is meant for them: the table's judgement, where nothing was measured.
     pub fits: fn(&Profile, &K::Shape) -> bool,
     /// Bytes that it needs to work in; [`Candidate::NO_SCRATCH`] for none. Scratch memory is zero before its first use, and
     /// all operations of a step use the same.

@@ -1,8 +1,11 @@
-//! The choice of a candidate: operation, shape and profile decide, numerics and pins restrict.
+//! The choice of a candidate: operation, shape and profile decide, numerics restrict.
+//!
+//! A pin comes before a measurement, a measurement before the table's order.
 
 use super::attend::AttendShape;
 use super::attention::{AttentionShape, Scores};
 use super::candidate::{Candidate, Kind, Numerics};
+use super::measured::{MARGIN, Measured, Times};
 use super::project::ProjectShape;
 use super::tables;
 use crate::device::{GpuError, Profile};
@@ -16,8 +19,38 @@ use std::collections::BTreeMap;
 pub struct Restrictions {
     /// Exact candidates alone.
     pub exact: bool,
-    /// Names of candidates by operation: where a pinned candidate fits a shape, it is taken.
+    /// Names of candidates by operation: where a pinned candidate can do a shape, it is taken.
     pub pins: BTreeMap<String, String>,
+    /// Times of candidates on the device.
+    pub measured: Measured,
+}
+
+/// By which means a candidate was chosen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Means {
+    /// It is the first of the table that fits.
+    Table,
+    /// By times on the device.
+    Measured {
+        /// What it takes.
+        microseconds: f64,
+        /// Whom it was compared with: the table's choice, or the fastest other one where that is the table's choice itself.
+        other: &'static str,
+        /// What that takes.
+        other_microseconds: f64,
+    },
+    /// It was asked for.
+    Pinned,
+}
+
+/// A candidate, and by which means it was chosen.
+#[derive(Debug)]
+pub struct Decision<K: Kind> {
+    /// The candidate.
+    pub candidate: &'static Candidate<K>,
+    /// How it was chosen.
+    pub by: Means,
 }
 
 impl Restrictions {
@@ -29,9 +62,47 @@ impl Restrictions {
     fn allows(&self, numerics: Numerics) -> bool {
         !self.exact || numerics == Numerics::Exact
     }
+
+    fn times<K: Kind>(&self, shape: &K::Shape) -> Option<&Times> {
+        // Most devices and shapes have none, and a name takes longer to write than a list to see that it is empty.
+        let known = !self.measured.entries.is_empty();
+        known.then(|| K::measured_as(shape, self.exact)).flatten().and_then(|name| self.measured.find(K::NAME, &name))
+    }
 }
 
-/// The first of `table` that fits: the pinned one where there is one, else in order.
+/// The pinned candidate of `table` where it can, else the fastest where times are known, else the first that fits.
+///
+/// # Errors
+/// [`GpuError::Validation`] if none fits.
+pub fn decide<K: Kind>(
+    table: &'static [&'static Candidate<K>],
+    profile: &Profile,
+    shape: &K::Shape,
+    restrictions: &Restrictions,
+) -> Result<Decision<K>, GpuError> {
+    let able = able(table, profile, shape, restrictions);
+    if let Some(name) = restrictions.pins.get(K::NAME)
+        && let Some(candidate) = able.iter().find(|c| c.name == name)
+    {
+        return Ok(Decision { candidate, by: Means::Pinned });
+    }
+    let Some(first) = able.first().filter(|c| (c.fits)(profile, shape)) else {
+        let names: Vec<_> = table.iter().map(|c| c.name).collect();
+        let why = format!("no way of doing the operation {} fits this device: {}", K::NAME, names.join(", "));
+        return Err(GpuError::Validation(why));
+    };
+    let by_table = Decision { candidate: first, by: Means::Table };
+    let Some(times) = restrictions.times::<K>(shape) else { return Ok(by_table) };
+    let timed = able[1..].iter().filter_map(|c| Some((*c, times.of(c.name)?)));
+    let (Some(own), Some((other, best))) = (times.of(first.name), timed.min_by(|a, b| a.1.total_cmp(&b.1))) else {
+        return Ok(by_table);
+    };
+    let ((candidate, microseconds), (other, other_microseconds)) =
+        if best * MARGIN < own { ((other, best), (*first, own)) } else { ((*first, own), (other, best)) };
+    Ok(Decision { candidate, by: Means::Measured { microseconds, other: other.name, other_microseconds } })
+}
+
+/// What [`decide`] decides for.
 ///
 /// # Errors
 /// [`GpuError::Validation`] if none fits.
@@ -41,12 +112,23 @@ pub fn choose<K: Kind>(
     shape: &K::Shape,
     restrictions: &Restrictions,
 ) -> Result<&'static Candidate<K>, GpuError> {
-    let fits = |c: &&&'static Candidate<K>| restrictions.allows(c.numerics) && (c.fits)(profile, shape);
-    let pinned = restrictions.pins.get(K::NAME).and_then(|name| table.iter().filter(fits).find(|c| c.name == name));
-    pinned.or_else(|| table.iter().find(fits)).copied().ok_or_else(|| {
-        let names: Vec<_> = table.iter().map(|c| c.name).collect();
-        GpuError::Validation(format!("no way of doing the operation {} fits this device: {}", K::NAME, names.join(", ")))
-    })
+    decide(table, profile, shape, restrictions).map(|d| d.candidate)
+}
+
+/// The candidates that can do a shape and are allowed: the table's choice, if there is one, and then the others in order.
+pub fn able<K: Kind>(
+    table: &'static [&'static Candidate<K>],
+    profile: &Profile,
+    shape: &K::Shape,
+    restrictions: &Restrictions,
+) -> Vec<&'static Candidate<K>> {
+    let can =
+        |c: &&'static Candidate<K>| restrictions.allows(c.numerics) && ((c.fits)(profile, shape) || (c.can)(profile, shape));
+    let mut able: Vec<_> = table.iter().copied().filter(can).collect();
+    if let Some(first) = able.iter().position(|c| (c.fits)(profile, shape)) {
+        able[..=first].rotate_right(1);
+    }
+    able
 }
 
 /// Checks pins: `operation=candidate`, each of a table.

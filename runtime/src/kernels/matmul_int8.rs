@@ -6,7 +6,7 @@
 use super::activations::{Narrow, quantize};
 use super::candidate::{Candidate, Numerics};
 use super::matvec_int8::is_as_fine;
-use super::project::Project;
+use super::project::{Project, ProjectShape};
 use super::projection::Projection;
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
 use crate::program::Phase;
@@ -18,13 +18,15 @@ super::shader!(MATMUL_INT8 = "matmul_int8");
 pub static CANDIDATE: Candidate<Project> = Candidate {
     name: "matmul_int8",
     numerics: Numerics::Fast,
-    fits: |profile, shape| {
-        let of_use = shape.phase == Phase::Prefill && !shape.norm && !is_as_fine(shape.scheme);
-        !profile.software && of_use && fits(profile, shape.scheme)
-    },
+    can,
+    fits: |profile, shape| !profile.software && can(profile, shape),
     scratch: |_, shape| scratch_bytes(shape.columns, shape.tokens),
     bind: |gpu, job| MatmulInt8 { projection: job.projection.clone(), scratch: job.scratch.clone(), tile: None }.bind(gpu),
 };
+
+fn can(profile: &Profile, shape: &ProjectShape) -> bool {
+    shape.phase == Phase::Prefill && !shape.norm && !is_as_fine(shape.scheme) && fits(profile, shape.scheme)
+}
 
 /// `y[t] = output(W x[t] + bias)` for any number of tokens.
 #[derive(Clone, Debug)]

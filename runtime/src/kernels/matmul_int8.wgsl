@@ -94,8 +94,8 @@ fn write(sum: vec4<f32>, token: u32, row: u32, band: u32, lane: u32) {
         partial[lane] = sum;
         workgroupBarrier();
         if band == 0u {
-            for (var other = WORKGROUP / BANDS; other < WORKGROUP; other += WORKGROUP / BANDS) {
-                total += partial[lane + other];
+            for (var other = 1u; other < BANDS; other++) {
+                total += partial[lane + other * (WORKGROUP / BANDS)];
             }
         }
     }
@@ -161,7 +161,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if copies_scale {
         x_scale = input_scales[scale_from];
     }
-    for (var turn = 0u; turn < params.units; turn += BANDS) {
+    // Counts up by one: browsers add a counter of their own to other loops.
+    for (var round = 0u; round < (params.units + BANDS - 1u) / BANDS; round++) {
+        let turn = round * BANDS;
         workgroupBarrier();
         let words = signed_octet(octet, own_affine.zero);
         weights_tile[word_at][word] = words.x;

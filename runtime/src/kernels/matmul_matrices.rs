@@ -17,6 +17,7 @@ super::shader!(MATMUL_MATRICES = "matmul_matrices");
 pub static CANDIDATE: Candidate<Project> = Candidate {
     name: "matmul_matrices",
     numerics: Numerics::Fast,
+    can: |profile, shape| shape.phase == Phase::Prefill && !shape.norm && fits(profile, shape.scheme),
     fits: |profile, shape| !profile.software && shape.phase == Phase::Prefill && !shape.norm && fits(profile, shape.scheme),
     scratch: |_, shape| scratch_bytes(shape.columns, shape.tokens),
     bind: |gpu, job| MatmulMatrices { projection: job.projection.clone(), scratch: job.scratch.clone(), tile: None }.bind(gpu),

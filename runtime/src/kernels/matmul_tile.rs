@@ -14,6 +14,7 @@ super::shader!(MATMUL_TILE = "matmul_tile");
 pub static CANDIDATE: Candidate<Project> = Candidate {
     name: "matmul_tile",
     numerics: Numerics::Exact,
+    can: |_, shape| shape.phase == Phase::Prefill && !shape.norm,
     fits: |profile, shape| !profile.software && shape.phase == Phase::Prefill && !shape.norm,
     scratch: Candidate::<Project>::NO_SCRATCH,
     bind: |gpu, job| MatmulTile { projection: job.projection.clone() }.bind(gpu),

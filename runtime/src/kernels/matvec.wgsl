@@ -208,8 +208,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     table_load(lane);
     workgroupBarrier();
 #endif
-    let last_round = last / WORKGROUP * WORKGROUP;
-    for (var round = 0u; round < last_round; round += WORKGROUP) {
+    let rounds = last / WORKGROUP;
+    let last_round = rounds * WORKGROUP;
+    // Counts up by one: browsers add a counter of their own to other loops.
+    for (var n = 0u; n < rounds; n++) {
+        let round = n * WORKGROUP;
         let now = packed;
         packed = load(row, min(round + WORKGROUP + lane, last));
         accumulate_tokens(unpack(now), round + lane, true);

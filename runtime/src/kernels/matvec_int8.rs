@@ -6,7 +6,7 @@
 use super::attention::AttentionShape;
 use super::candidate::{Candidate, Numerics};
 use super::matvec::{MAX_TOKENS, Norm};
-use super::project::{Project, ProjectHeads, ProjectShape};
+use super::project::{Project, ProjectHeads, ProjectHeadsShape, ProjectShape};
 use super::projection::Projection;
 use super::quantize::Quantize;
 use super::rope_cache::Rope;
@@ -23,6 +23,7 @@ super::shader!(MATVEC_INT8 = "matvec_int8");
 pub static CANDIDATE: Candidate<Project> = Candidate {
     name: "matvec_int8",
     numerics: Numerics::Fast,
+    can: |profile, shape| can(profile, shape, false),
     fits: |profile, shape| is_meant(profile, shape, false),
     scratch: |profile, shape| MatvecInt8::scratch_bytes(profile, &Shape::new(shape, false)),
     bind: |gpu, job| {
@@ -35,10 +36,8 @@ pub static CANDIDATE: Candidate<Project> = Candidate {
 pub static HEADS: Candidate<ProjectHeads> = Candidate {
     name: "matvec_int8_heads",
     numerics: Numerics::Fast,
-    fits: |profile, shape| {
-        let heads = shape.attention.qkv_size() as usize == shape.project.rows && shape.one_chunk && !shape.qk_norm;
-        heads && is_meant(profile, &shape.project, true) && heads_fit(&shape.attention, shape.rotated)
-    },
+    can: |profile, shape| can(profile, &shape.project, true) && are_heads(shape),
+    fits: |profile, shape| is_meant(profile, &shape.project, true) && are_heads(shape),
     scratch: |profile, shape| MatvecInt8::scratch_bytes(profile, &Shape::new(&shape.project, true)),
     bind: |gpu, job| {
         let (projection, norm) = (job.project.projection.clone(), job.project.norm.clone());
@@ -52,9 +51,17 @@ pub(super) fn is_as_fine(scheme: Scheme) -> bool {
     grouped(scheme).is_none_or(|g| g.bits == Bits::B8)
 }
 
+fn can(profile: &Profile, shape: &ProjectShape, heads: bool) -> bool {
+    shape.phase == Phase::Decode && !is_as_fine(shape.scheme) && fits(profile, &Shape::new(shape, heads))
+}
+
 fn is_meant(profile: &Profile, shape: &ProjectShape, heads: bool) -> bool {
-    let own = Shape::new(shape, heads);
-    !profile.software && shape.phase == Phase::Decode && !is_as_fine(shape.scheme) && fits(profile, &own) && pays(&own)
+    !profile.software && can(profile, shape, heads) && pays(&Shape::new(shape, heads))
+}
+
+fn are_heads(shape: &ProjectHeadsShape) -> bool {
+    let heads = shape.attention.qkv_size() as usize == shape.project.rows && shape.one_chunk && !shape.qk_norm;
+    heads && heads_fit(&shape.attention, shape.rotated)
 }
 
 /// `y[t] = output(W norm(x[t]) + bias)` for 1 to [`MAX_TOKENS`] tokens, with x in eight bits.
@@ -354,6 +361,7 @@ impl MatvecInt8<'_> {
         let mut constants = vec![
             ("WORKGROUP", f64::from(tuning.workgroup)),
             ("LANES", tuning.lanes.into()),
+            ("LANES_LOG2", tuning.lanes.ilog2().into()),
             ("BANDS", tuning.bands.into()),
             ("TOKEN_LANES", tuning.token_lanes(&shape).into()),
             ("DEPTH", tuning.depth.into()),

@@ -8,6 +8,9 @@
 //
 // Few tokens a lane keep the code short: in a step each kernel runs once, and fetching instructions is what long ones wait for.
 //
+// Loops count up by one. Browsers add a counter of their own to all others, lest they never end, and drivers do not unroll
+// these.
+//
 // With INLINE the workgroup first quantizes the activations itself, while its first weights are on their way; else
 // `quantize` has done so. With INLINE and NORM, x stands for RMSNorm(x): the norm is one factor a token, so `x × gain` is
 // quantized, and the factor comes in at the end.
@@ -22,6 +25,7 @@
 
 override WORKGROUP: u32 = 256u;
 override LANES: u32;
+override LANES_LOG2: u32;
 override DEPTH: u32;
 override ROWS: u32;
 override BANDS: u32;
@@ -203,11 +207,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
 #ifdef INLINE
     for (var t = 0u; t < TOKENS * TOKEN_LANES; t++) {
         var square = 0.0;
-        for (var i = 0u; i < UNITS * 2u; i += WORKGROUP) {
-            if t == 0u && i == 0u {
+        for (var n = 0u; n < (UNITS * 2u + WORKGROUP - 1u) / WORKGROUP; n++) {
+            let i = n * WORKGROUP + index;
+            if t == 0u && n == 0u {
                 square = half_store(0u, index, early);
             } else {
-                square += half_store(t, i + index, half_load(t, i + index));
+                square += half_store(t, i, half_load(t, i));
             }
         }
 #ifdef NORM
@@ -275,8 +280,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         for (var t = 0u; t < TOKENS; t++) {
             for (var r = 0u; r < AT_ONCE; r++) {
                 var sum = sums[t * AT_ONCE + r];
-                for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
-                    sum += subgroupShuffleXor(sum, distance);
+                for (var n = 1u; n <= LANES_LOG2; n++) {
+                    sum += subgroupShuffleXor(sum, LANES >> n);
                 }
                 if within == 0u {
                     results[((band * TOKEN_LANES) * TOKENS + first_token + t) * ROWS + (turn * slots + slot) * AT_ONCE + r] = sum;
@@ -317,7 +322,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
 
 fn four_results(first: u32) -> vec4<f32> {
     var sum = vec4(0.0);
-    for (var at = first; at < ALL_SUMS; at += TOKENS * TOKEN_LANES * ROWS) {
+    for (var band = 0u; band < BANDS; band++) {
+        let at = first + band * (TOKENS * TOKEN_LANES * ROWS);
         sum += vec4(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
     }
     return sum;

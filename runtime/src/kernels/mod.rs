@@ -2,7 +2,7 @@
 //!
 //! An operation of a [program](crate::program) that can be done in several ways has *candidates*
 //! ([`candidate::Candidate`]): [`project`] and [`attend`] say what their operations are told, [`tables`] lists the candidates,
-//! [`choose`](mod@choose) picks one by the device's profile. A new way of doing an operation is one file and one row.
+//! [`choose`](mod@choose) picks one by the device's profile, or by what was [`measured`] on it. A new way of doing an operation is one file and one row.
 //!
 //! Rules that every kernel keeps:
 //!
@@ -32,6 +32,7 @@ pub mod matmul_matrices;
 pub mod matmul_tile;
 pub mod matvec;
 pub mod matvec_int8;
+pub mod measured;
 pub mod project;
 pub mod projection;
 pub mod quantize;

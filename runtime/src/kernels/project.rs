@@ -48,7 +48,30 @@ impl Kind for Project {
     const NAME: &'static str = "project";
     type Shape = ProjectShape;
     type Job<'a> = ProjectJob<'a>;
+
+    /// One token, and prompts of more than [`FEW`]. Exact bits of a token may not depend on how many are computed beside it:
+    /// in decoding the table alone sees to that.
+    fn measured_as(shape: &ProjectShape, exact: bool) -> Option<String> {
+        let ProjectShape { rows, columns, tokens, phase, scheme, output, bias, norm } = *shape;
+        let phase = match phase {
+            Phase::Decode if tokens == 1 && !exact => "a token",
+            Phase::Prefill if tokens > FEW => "a prompt",
+            _ => return None,
+        };
+        let output = match output {
+            Output::Store => "store",
+            Output::Residual { .. } => "residual",
+            Output::Glu(_) => "glu",
+            Output::Activate(_) => "activate",
+            Output::Logits { .. } => "logits",
+        };
+        let (bias, norm) = (if bias { ", bias" } else { "" }, if norm { ", norm" } else { "" });
+        Some(format!("{phase}, {scheme}, {rows} × {columns}, {output}{bias}{norm}"))
+    }
 }
+
+/// Tokens of a prompt up to which kernels divide their work in other ways.
+pub const FEW: usize = 64;
 
 /// Marks the operation *project, rope and cache*: queries, keys and values, rotated and written where attention reads them.
 pub struct ProjectHeads;
@@ -86,6 +109,7 @@ impl Kind for ProjectHeads {
 pub static MATVEC: Candidate<Project> = Candidate {
     name: "matvec",
     numerics: Numerics::Exact,
+    can: |_, shape| shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS,
     fits: |_, shape| shape.phase == Phase::Decode && shape.tokens <= MAX_TOKENS,
     scratch: Candidate::<Project>::NO_SCRATCH,
     bind: |gpu, job| Matvec { projection: job.projection.clone(), norm: job.norm.clone() }.bind(gpu),
@@ -95,6 +119,7 @@ pub static MATVEC: Candidate<Project> = Candidate {
 pub static MATMUL: Candidate<Project> = Candidate {
     name: "matmul",
     numerics: Numerics::Exact,
+    can: |_, shape| shape.phase == Phase::Prefill && !shape.norm,
     fits: |_, shape| shape.phase == Phase::Prefill && !shape.norm,
     scratch: Candidate::<Project>::NO_SCRATCH,
     bind: |gpu, job| Matmul { projection: job.projection.clone() }.bind(gpu),

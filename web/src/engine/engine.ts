@@ -37,6 +37,10 @@ export interface EngineOptions {
   contextSize?: number;
   kvCache?: 'auto' | 'f16' | 'f32';
   numerics?: 'auto' | 'exact' | 'fast';
+  /** `auto`: by times measured on this GPU, in this load where `kernelTimes` does not have them. `table`: never measured. */
+  kernels?: 'auto' | 'table';
+  /** What `kernelTimes()` of an earlier engine gave. */
+  kernelTimes?: string;
   withoutF16?: boolean;
   withoutSubgroups?: boolean;
   defaultLimits?: boolean;
@@ -94,6 +98,8 @@ export interface EngineFacts {
  */
 export interface Engine {
   facts(): EngineFacts;
+  /** Where the load has measured kernels: what later loads are to be given. */
+  kernelTimes(): string | undefined;
   /** Bytes of GPU memory, and of the WebAssembly heap. */
   memory(): { weights: number; cache: number; scratch: number; wasm: number };
   encode(text: string, controlTokens: boolean): Uint32Array;

@@ -18,10 +18,18 @@ export interface OpenPackage {
   manifest: Manifest;
   /** Downloads begin with the first read of a file other than the manifest. */
   newSource(): Source;
+  /** Where times of kernels are kept, beside the package; absent where nothing is stored. */
+  kernelTimes?: KernelTimes;
   /** The package was read to the end: it can be loaded without network from now on, and old versions go. */
   markComplete(): Promise<void>;
   /** Stops downloads; resolves when what arrived is stored. */
   close(): Promise<void>;
+}
+
+/** One small text for all packages. What cannot be read or written is measured again at the next load. */
+export interface KernelTimes {
+  read(): Promise<string | undefined>;
+  write(text: string): Promise<void>;
 }
 
 export interface OpenOptions extends SourceTools {
@@ -61,6 +69,7 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   });
   return {
     manifest,
+    kernelTimes: keptIn(store),
     newSource: () => storedSource(manifest, store, downloads, options),
     async markComplete() {
       await Promise.all(filesInReadingOrder(manifest).map((file) => downloads.ready(file)));
@@ -70,6 +79,16 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
       downloads.stop();
       await downloads.settled();
     },
+  };
+}
+
+/** Its name is no hash, so that the catalog takes it for no package. */
+const KERNEL_TIMES = 'kernel-times.json';
+
+function keptIn(store: BlobStore): KernelTimes {
+  return {
+    read: () => store.readRecord(KERNEL_TIMES).catch(() => undefined),
+    write: (text) => store.writeRecord(KERNEL_TIMES, text).catch(() => undefined),
   };
 }
 

@@ -14,6 +14,8 @@ export interface FakeEngines {
   /** What is written for a prompt; an end token follows. */
   answer: (prompt: string) => string;
   contextSize: number;
+  /** What the next engines have measured. */
+  kernelTimes: string | undefined;
   /** Called before each token: throw to lose the device or to trap, wait to be slow. */
   beforeToken: (index: number, written: number) => void | Promise<void>;
   /** Called when an engine is made. */
@@ -37,6 +39,7 @@ export function fakeEngines(): FakeEngines {
     },
     answer: (prompt) => `You said: ${prompt}`,
     contextSize: 1000,
+    kernelTimes: undefined,
     beforeToken: () => undefined,
     beforeLoad: () => undefined,
     made: [],
@@ -136,6 +139,7 @@ function engineMethods(engines: FakeEngines, made: FakeEngines['made'][number]):
       f16: false,
       subgroups: null,
     }),
+    kernelTimes: () => engines.kernelTimes,
     memory: () => ({ weights: 1, cache: 2, scratch: 3, wasm: 4 }),
     encode,
     decode,

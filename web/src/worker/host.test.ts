@@ -82,6 +82,22 @@ describe('loading', () => {
     await expect(again).rejects.toMatchObject({ code: 'aborted' });
   });
 
+  it('keeps what the engine has measured for later loads of any package', async () => {
+    engines.kernelTimes = '[1]';
+    await load();
+    expect(engines.made[0]?.options).toEqual({});
+    engines.kernelTimes = undefined;
+    await newHost().load(1, loadRequest(PREFIX));
+    expect(engines.made[1]?.options).toEqual({ kernelTimes: '[1]' });
+    await newHost().load(1, loadRequest(PREFIX, { kernels: 'table' }));
+    expect(engines.made[2]?.options).toEqual({ kernels: 'table' });
+  });
+
+  it('does not measure where nothing is stored', async () => {
+    await load({ cache: 'none' });
+    expect(engines.made[0]?.options).toEqual({ kernels: 'table' });
+  });
+
   it('ends its downloads when the engine refuses the package', async () => {
     engines.beforeLoad = () => {
       throw Object.assign(new Error('too small'), { code: 'unsupported-device', details: { limit: 'maxBufferSize', needed: 2, available: 1 } });

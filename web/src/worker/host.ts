@@ -6,7 +6,7 @@ import { fitContext, overflowError } from '../context.js';
 import { throwIfAborted, toHaikuqError } from '../failures.js';
 import type { Network } from '../store/fetch.js';
 import { type Hasher, hasherHere } from '../store/hash.js';
-import { openPackage, type OpenPackage } from '../store/open-package.js';
+import { type KernelTimes, openPackage, type OpenPackage } from '../store/open-package.js';
 import { stageClock } from '../store/stages.js';
 import type { DeviceOptions, ModelInfo, ModelProfile, Trimmed } from '../types.js';
 import type { AdapterFacts } from './adapter.js';
@@ -81,7 +81,14 @@ export function createHost(options: HostOptions): Host {
       const instance = await engineModule();
       throwIfAborted(signal, 'loading');
       keeper = createEngineKeeper({
-        make: () => instance.Engine.load(abortable(opened.newSource(), signal), engineOptions(request), progress.uploaded),
+        make: async () => {
+          const { kernelTimes } = opened;
+          const options = await engineOptions(request, kernelTimes);
+          const engine = await instance.Engine.load(abortable(opened.newSource(), signal), options, progress.uploaded);
+          const measured = engine.kernelTimes();
+          if (measured !== undefined) await kernelTimes?.write(measured);
+          return engine;
+        },
         instance,
         onTrap,
         onDeviceLost: (event) => emit({ type: 'device-lost', ...event }),
@@ -209,7 +216,11 @@ function encodePrompts(engine: Engine, request: WriteRequest, contextSize: numbe
   return { prompts: [prompt], ...(trimmed ? { trimmed } : {}) };
 }
 
-function engineOptions({ contextSize, kvCache, numerics, device }: LoadRequest): EngineOptions {
+/** Kernels are measured only where that is kept: a page that stores nothing would do it at every load. */
+async function engineOptions(request: LoadRequest, kept: KernelTimes | undefined): Promise<EngineOptions> {
+  const { contextSize, kvCache, numerics, device } = request;
+  const kernels = kept ? request.kernels : 'table';
+  const kernelTimes = kernels === 'table' ? undefined : await kept?.read();
   const { pins, ...asked } = device ?? {};
   return {
     ...asked,
@@ -217,6 +228,8 @@ function engineOptions({ contextSize, kvCache, numerics, device }: LoadRequest):
     ...(contextSize === undefined ? {} : { contextSize }),
     ...(kvCache === undefined ? {} : { kvCache }),
     ...(numerics === undefined ? {} : { numerics }),
+    ...(kernels === undefined ? {} : { kernels }),
+    ...(kernelTimes === undefined ? {} : { kernelTimes }),
   };
 }
 

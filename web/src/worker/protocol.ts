@@ -21,7 +21,7 @@ import type {
 /** Chosen by the caller; names a running call when it is cancelled, and in events. */
 export type CallId = number;
 
-export interface LoadRequest extends Pick<LoadOptions, 'cache' | 'contextSize' | 'kvCache' | 'numerics' | 'device'> {
+export interface LoadRequest extends Pick<LoadOptions, 'cache' | 'contextSize' | 'kvCache' | 'numerics' | 'kernels' | 'device'> {
   location: ResolvedLocation;
 }
 

@@ -5,10 +5,11 @@ use crate::profile::profile;
 use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
-use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MemoryUse, require_supported};
+use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, Measure, MemoryUse, require_supported};
 use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
 use haikuq_runtime::kernels::candidate::Numerics;
+use haikuq_runtime::kernels::measured::Measured;
 use haikuq_runtime::package::Package;
 use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, Special, Tokenizer};
 use js_sys::{Array, Date, Float32Array, Function};
@@ -35,6 +36,10 @@ extern "C" {
     fn kv_cache(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter)]
     fn numerics(this: &EngineOptions) -> Option<String>;
+    #[wasm_bindgen(method, getter)]
+    fn kernels(this: &EngineOptions) -> Option<String>;
+    #[wasm_bindgen(method, getter, js_name = kernelTimes)]
+    fn kernel_times(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = powerPreference)]
     fn power_preference(this: &EngineOptions) -> Option<String>;
     #[wasm_bindgen(method, getter, js_name = withoutF16)]
@@ -68,6 +73,8 @@ struct Inner {
     max_context: usize,
     numerics: Numerics,
     memory: Cell<MemoryUse>,
+    /// Times to keep, if the load has measured any.
+    kernel_times: Option<String>,
     /// Absent while a generation or a score runs.
     busy: RefCell<Option<Working>>,
 }
@@ -121,6 +128,12 @@ impl Engine {
             ("f16", capabilities.f16.into()),
             ("subgroups", if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL }),
         ])
+    }
+
+    /// Times of kernels to keep, if the load has measured any.
+    #[wasm_bindgen(js_name = kernelTimes)]
+    pub fn kernel_times(&self) -> Option<String> {
+        self.inner.kernel_times.clone()
     }
 
     /// Bytes of GPU memory, and of the WebAssembly heap.
@@ -228,12 +241,12 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
             return Err(Thrown::new("invalid-argument", format!("numerics is {other:?}, expected auto, exact or fast")));
         }
     };
+    let measure = match options.kernels().as_deref() {
+        None | Some("auto") => Measure::Hardware,
+        Some("table") => Measure::Never,
+        Some(other) => return Err(Thrown::new("invalid-argument", format!("kernels is {other:?}, expected auto or table"))),
+    };
     let max_context = options.context_size().map(|n| n as usize);
-    let mut decoder_options = DecoderOptions { cache, max_context, exact, ..DecoderOptions::default() };
-    let pins = options.pins().unwrap_or_default();
-    for (operation, kernel) in pins.split(',').filter_map(|pin| pin.split_once('=')) {
-        decoder_options.pins.insert(operation.into(), kernel.into());
-    }
     let package = Package::open(source).await?;
     require_supported(&package.manifest().spec)?;
     let device = Device(Arc::new(Gpu::open(&gpu_options).await?));
@@ -242,7 +255,16 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
         // A progress display that throws is no reason to stop loading.
         let _ = on_progress.call2(&JsValue::NULL, &number(p.bytes), &number(p.total_bytes));
     };
+    let kept = options.kernel_times().unwrap_or_default();
+    let measured = Measured::in_list(&kept, &device.0.key());
+    let mut decoder_options = DecoderOptions { cache, max_context, exact, measured, measure, ..DecoderOptions::default() };
+    let pins = options.pins().unwrap_or_default();
+    for (operation, kernel) in pins.split(',').filter_map(|pin| pin.split_once('=')) {
+        decoder_options.pins.insert(operation.into(), kernel.into());
+    }
     let decoder = Decoder::load(device.0.clone(), &package, &decoder_options, &mut progress).await?;
+    let (before, after) = (&decoder_options.measured, decoder.measured());
+    let news = !after.entries.is_empty() && before.as_ref() != Some(after);
     Ok(Inner {
         device,
         package,
@@ -251,6 +273,7 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
         max_context: decoder.max_context(),
         numerics: decoder.numerics(),
         memory: Cell::new(decoder.memory()),
+        kernel_times: news.then(|| after.added_to(&kept)),
         busy: RefCell::new(Some(Working { decoder, pool: ConversationPool::new(KEPT_CONVERSATIONS) })),
     })
 }

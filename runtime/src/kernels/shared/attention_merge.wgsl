@@ -74,7 +74,11 @@ fn combine(t: u32, head: u32, rows: u32, splits: u32, index: u32) {
         weighted[r] = vec4(0.0);
     }
     if part < parts {
-        for (var s = part; s < splits; s += parts) {
+        for (var n = 0u; n < (splits + parts - 1u) / parts; n++) {
+            let s = n * parts + part;
+            if s >= splits {
+                break;
+            }
             var heads_of: array<vec2<f32>, ROWS>;
             var values_of: array<vec4<f32>, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
@@ -106,7 +110,11 @@ fn combine(t: u32, head: u32, rows: u32, splits: u32, index: u32) {
         }
     }
     workgroupBarrier();
-    for (var i = index; i < rows * quads; i += WORKGROUP) {
+    for (var n = 0u; n < (ROWS * quads + WORKGROUP - 1u) / WORKGROUP; n++) {
+        let i = n * WORKGROUP + index;
+        if i >= rows * quads {
+            break;
+        }
         let r = i / quads;
         let all = merge(r, i % quads, largest_part(r, parts), parts);
         output[t * PITCH + head * quads + i] = all.value / all.sum;
