@@ -34,6 +34,8 @@ const STRIDE: u32 = 5u;
 override HEADS: u32;
 // vec4 from one token's queries or output to the next one's.
 override PITCH: u32;
+// Runs of four vec4 in a head.
+override FOURS: u32 = (HEAD_DIM / 4u + 3u) / 4u;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4<u32>>;
@@ -134,16 +136,19 @@ fn main(
         }
     }
 
-    // Loops count up by one: browsers add a counter of their own to others.
-    for (var round = 0u; round < (key_end - key_begin + TILE_KEYS - 1u) / TILE_KEYS; round++) {
+    // Loops count to a constant: browsers add a counter of their own to others.
+    for (var round = 0u; round < 0x1000000u; round++) {
         let key = key_begin + round * TILE_KEYS;
+        if key >= key_end {
+            break;
+        }
         let filled = min(TILE_KEYS, key_end - key);
 
         var scores: array<vec4<f32>, ROWS * 2u>;
         for (var i = 0u; i < ROWS * 2u; i++) {
             scores[i] = vec4<f32>(0.0);
         }
-        for (var four = 0u; four < (quads + 3u) / 4u; four++) {
+        for (var four = 0u; four < FOURS; four++) {
             let quad = four * 4u;
             workgroupBarrier();
             for (var j = 0u; j < FETCH_ROWS; j++) {

@@ -25,6 +25,8 @@ const ROWS: u32 = 1u;
 #endif
 #endif
 const KEYS: u32 = 4u;
+// More rounds than any run of keys takes.
+const MANY: u32 = 0x10000u;
 
 // Query heads a key/value head, and runs of ROWS of them.
 override GROUP: u32;
@@ -166,9 +168,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let run_begin = (shares.first_page + split * shares.pages) * PAGE;
     let to = min(run_begin + shares.pages * PAGE, end);
     var page = pages[token.z * MAX_PAGES + min((run_begin + team * KEYS) / PAGE, last_page)];
-    // Loops that count up by one, as in `matvec_int8`.
+    // Loops count to a constant, as in `matvec_int8`.
     let rounds = (to - run_begin + stride - 1u) / stride;
-    for (var round = 0u; round < rounds; round++) {
+    for (var round = 0u; round < MANY; round++) {
+        if round >= rounds {
+            break;
+        }
         let key = run_begin + round * stride + team * KEYS;
         let row = cache_row(page, kv_head, key % PAGE);
         var k: array<Raw, KEYS>;
@@ -188,9 +193,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                 scores[j * ROWS + r] = dot(queries[r][0], wide[0]) + dot(queries[r][1], wide[1]);
             }
         }
-        for (var n = 1u; n <= TEAM_LOG2; n++) {
+        for (var n = 0u; n < TEAM_LOG2; n++) {
             for (var i = 0u; i < KEYS * ROWS; i++) {
-                scores[i] += subgroupShuffleXor(scores[i], TEAM >> n);
+                scores[i] += subgroupShuffleXor(scores[i], TEAM >> (n + 1u));
             }
         }
         for (var r = 0u; r < ROWS; r++) {
@@ -220,9 +225,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
 
     // Teams of a subgroup.
-    let subgroup_log2 = firstTrailingBit(subgroup_size);
-    for (var n = TEAM_LOG2; n < subgroup_log2; n++) {
-        let distance = 1u << n;
+    for (var n = 0u; n < 7u; n++) {
+        let distance = TEAM << n;
+        if distance >= subgroup_size {
+            break;
+        }
         for (var r = 0u; r < ROWS; r++) {
             let m = max(largest[r], subgroupShuffleXor(largest[r], distance));
             let decay = exp(largest[r] - m);
@@ -251,7 +258,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
     }
     workgroupBarrier();
-    for (var n = 0u; n < (ROWS * quads + WORKGROUP - 1u) / WORKGROUP; n++) {
+    for (var n = 0u; n < MERGE_TURNS; n++) {
         let i = n * WORKGROUP + index;
         if i >= rows * quads {
             break;

@@ -161,9 +161,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if copies_scale {
         x_scale = input_scales[scale_from];
     }
-    // Counts up by one: browsers add a counter of their own to other loops.
-    for (var round = 0u; round < (params.units + BANDS - 1u) / BANDS; round++) {
+    // Counts to a constant: browsers add a counter of their own to other loops.
+    for (var round = 0u; round < 0x1000000u; round++) {
         let turn = round * BANDS;
+        if turn >= params.units {
+            break;
+        }
         workgroupBarrier();
         let words = signed_octet(octet, own_affine.zero);
         weights_tile[word_at][word] = words.x;

@@ -8,8 +8,8 @@
 //
 // Few tokens a lane keep the code short: in a step each kernel runs once, and fetching instructions is what long ones wait for.
 //
-// Loops count up by one. Browsers add a counter of their own to all others, lest they never end, and drivers do not unroll
-// these.
+// Loops count from zero to a constant, and where need be they break. Browsers add a counter of their own to all others, lest
+// they never end, which costs time and keeps drivers from unrolling them.
 //
 // With INLINE the workgroup first quantizes the activations itself, while its first weights are on their way; else
 // `quantize` has done so. With INLINE and NORM, x stands for RMSNorm(x): the norm is one factor a token, so `x × gain` is
@@ -77,6 +77,8 @@ var<workgroup> results: array<f32, ALL_SUMS>;
 // vectors. Then of each unit its scale and the sum of its codes.
 override ALL_WORDS: u32;
 override ALL_UNITS: u32;
+// Halves of units that an invocation quantizes of each token.
+override HALVES: u32 = (UNITS * 2u + WORKGROUP - 1u) / WORKGROUP;
 // vec4 from one token's activations to the next one's.
 override INPUT_STRIDE: u32;
 @group(0) @binding(1) var<storage, read> input: array<vec4<f32>>;
@@ -207,7 +209,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
 #ifdef INLINE
     for (var t = 0u; t < TOKENS * TOKEN_LANES; t++) {
         var square = 0.0;
-        for (var n = 0u; n < (UNITS * 2u + WORKGROUP - 1u) / WORKGROUP; n++) {
+        for (var n = 0u; n < HALVES; n++) {
             let i = n * WORKGROUP + index;
             if t == 0u && n == 0u {
                 square = half_store(0u, index, early);
@@ -280,8 +282,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         for (var t = 0u; t < TOKENS; t++) {
             for (var r = 0u; r < AT_ONCE; r++) {
                 var sum = sums[t * AT_ONCE + r];
-                for (var n = 1u; n <= LANES_LOG2; n++) {
-                    sum += subgroupShuffleXor(sum, LANES >> n);
+                for (var n = 0u; n < LANES_LOG2; n++) {
+                    sum += subgroupShuffleXor(sum, LANES >> (n + 1u));
                 }
                 if within == 0u {
                     results[((band * TOKEN_LANES) * TOKENS + first_token + t) * ROWS + (turn * slots + slot) * AT_ONCE + r] = sum;
@@ -300,7 +302,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
 #ifdef INLINE
 #ifdef NORM
     var square = 0.0;
-    for (var s = 0u; s < subgroups; s++) {
+    for (var s = 0u; s < MAX_SUBGROUPS; s++) {
+        if s >= subgroups {
+            break;
+        }
         square += squares[own_token * MAX_SUBGROUPS + s];
     }
     // Not inverseSqrt, which may be approximate.

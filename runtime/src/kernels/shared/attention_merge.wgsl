@@ -12,6 +12,8 @@ override ALL_PARTS: u32;
 // vec4 to put the values of all parts together in, and words of counters before the partial results.
 override MERGED: u32;
 override COUNTERS: u32;
+// vec4 of ROWS heads that an invocation writes.
+override MERGE_TURNS: u32 = (ROWS * HEAD_DIM / 4u + WORKGROUP - 1u) / WORKGROUP;
 
 var<workgroup> merged: array<vec4<f32>, MERGED>;
 var<workgroup> maxima: array<f32, ALL_PARTS>;
@@ -39,7 +41,10 @@ fn record_of(t: u32, head: u32, split: u32) -> u32 {
 
 fn largest_part(r: u32, parts: u32) -> f32 {
     var m = MASKED;
-    for (var s = 0u; s < parts; s++) {
+    for (var s = 0u; s < PARTS; s++) {
+        if s >= parts {
+            break;
+        }
         m = max(m, maxima[r * PARTS + s]);
     }
     return m;
@@ -51,7 +56,10 @@ struct Merged { sum: f32, value: vec4<f32> }
 fn merge(r: u32, quad: u32, m: f32, parts: u32) -> Merged {
     let quads = HEAD_DIM / 4u;
     var all: Merged;
-    for (var s = 0u; s < parts; s++) {
+    for (var s = 0u; s < PARTS; s++) {
+        if s >= parts {
+            break;
+        }
         all.sum += totals[r * PARTS + s] * exp(maxima[r * PARTS + s] - m);
         all.value += merged[(r * PARTS + s) * quads + quad];
     }
@@ -74,7 +82,7 @@ fn combine(t: u32, head: u32, rows: u32, splits: u32, index: u32) {
         weighted[r] = vec4(0.0);
     }
     if part < parts {
-        for (var n = 0u; n < (splits + parts - 1u) / parts; n++) {
+        for (var n = 0u; n < SPLITS; n++) {
             let s = n * parts + part;
             if s >= splits {
                 break;
@@ -110,7 +118,7 @@ fn combine(t: u32, head: u32, rows: u32, splits: u32, index: u32) {
         }
     }
     workgroupBarrier();
-    for (var n = 0u; n < (ROWS * quads + WORKGROUP - 1u) / WORKGROUP; n++) {
+    for (var n = 0u; n < MERGE_TURNS; n++) {
         let i = n * WORKGROUP + index;
         if i >= rows * quads {
             break;
