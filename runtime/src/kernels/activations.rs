@@ -1,10 +1,13 @@
 //! Activations in fewer bits, once before a projection whose kernel multiplies them many times.
 
 use super::projection::Projection;
-use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::device::Flag;
+use crate::device::{Binding, Dispatch, Gpu, GpuError, Kernel};
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::layout::{UNIT, padded};
 
+#[cfg(not(target_arch = "wasm32"))]
 super::shader!(NARROW = "narrow_activations");
 super::shader!(QUANTIZE = "quantize_activations");
 
@@ -23,6 +26,7 @@ pub(super) struct Narrow {
 
 impl Narrow {
     /// f16 values and one scale a token.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn halves(columns: usize, tokens: usize) -> Self {
         Self::new(columns, tokens, 2 * UNIT as u64, 4 * tokens as u64)
     }
@@ -70,6 +74,7 @@ pub(super) struct Params {
     pub(super) tokens: u32,
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 /// The input of `projection` as f16, each token multiplied by a power of two; scales undo that.
 pub(super) fn narrow(gpu: &Gpu, projection: &Projection<'_>, parts: &[Binding<'_>; 2], to: Narrow) -> Result<Dispatch, GpuError> {
     let params = params(projection, 8, to.units);

@@ -18,6 +18,8 @@ pub mod attend;
 pub mod attention;
 pub mod attention_decode;
 pub mod attention_prefill;
+// No browser has matrices in WGSL, and pages download every kernel.
+#[cfg(not(target_arch = "wasm32"))]
 pub mod attention_prefill_matrices;
 pub mod attention_prefill_parts;
 pub mod attention_prefill_tile;
@@ -28,6 +30,7 @@ pub mod choose;
 pub mod embed;
 pub mod matmul;
 pub mod matmul_int8;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod matmul_matrices;
 pub mod matmul_tile;
 pub mod matvec;
@@ -43,37 +46,45 @@ pub mod stream_read;
 pub mod tables;
 pub mod weights;
 
+/// The text of a shader file, as the build script has left it.
+macro_rules! text {
+    ($file:literal) => {
+        include_str!(concat!(env!("OUT_DIR"), "/kernels/", $file, ".wgsl"))
+    };
+}
+pub(crate) use text;
+
 /// `shader!(NAME = "file")`: the shader file `file.wgsl` beside the file that says so.
 macro_rules! shader {
     ($name:ident = $file:literal) => {
         pub(crate) static $name: $crate::device::Shader =
-            $crate::device::Shader { name: $file, text: include_str!(concat!($file, ".wgsl")), imports: $crate::kernels::shared };
+            $crate::device::Shader { name: $file, text: $crate::kernels::text!($file), imports: $crate::kernels::shared };
     };
 }
 pub(crate) use shader;
 
 /// Files for `#import`, from `shared/`.
 const SHARED: &[(&str, &str)] = &[
-    ("activation", include_str!("shared/activation.wgsl")),
-    ("attention_merge", include_str!("shared/attention_merge.wgsl")),
-    ("attention_parts", include_str!("shared/attention_parts.wgsl")),
-    ("attention_score", include_str!("shared/attention_score.wgsl")),
-    ("cache", include_str!("shared/cache.wgsl")),
-    ("chunks", include_str!("shared/chunks.wgsl")),
-    ("octet", include_str!("shared/octet.wgsl")),
-    ("output", include_str!("shared/output.wgsl")),
-    ("output_heads", include_str!("shared/output_heads.wgsl")),
-    ("packed_unit", include_str!("shared/packed_unit.wgsl")),
-    ("projection", include_str!("shared/projection.wgsl")),
-    ("raw_affine", include_str!("shared/raw_affine.wgsl")),
-    ("quantize_block", include_str!("shared/quantize_block.wgsl")),
-    ("sampling", include_str!("shared/sampling.wgsl")),
-    ("scheme", include_str!("shared/scheme.wgsl")),
-    ("signed_octet", include_str!("shared/signed_octet.wgsl")),
-    ("sin_cos", include_str!("shared/sin_cos.wgsl")),
-    ("unit", include_str!("shared/unit.wgsl")),
-    ("unit_halves", include_str!("shared/unit_halves.wgsl")),
-    ("workgroup_sum", include_str!("shared/workgroup_sum.wgsl")),
+    ("activation", text!("shared/activation")),
+    ("attention_merge", text!("shared/attention_merge")),
+    ("attention_parts", text!("shared/attention_parts")),
+    ("attention_score", text!("shared/attention_score")),
+    ("cache", text!("shared/cache")),
+    ("chunks", text!("shared/chunks")),
+    ("octet", text!("shared/octet")),
+    ("output", text!("shared/output")),
+    ("output_heads", text!("shared/output_heads")),
+    ("packed_unit", text!("shared/packed_unit")),
+    ("projection", text!("shared/projection")),
+    ("raw_affine", text!("shared/raw_affine")),
+    ("quantize_block", text!("shared/quantize_block")),
+    ("sampling", text!("shared/sampling")),
+    ("scheme", text!("shared/scheme")),
+    ("signed_octet", text!("shared/signed_octet")),
+    ("sin_cos", text!("shared/sin_cos")),
+    ("unit", text!("shared/unit")),
+    ("unit_halves", text!("shared/unit_halves")),
+    ("workgroup_sum", text!("shared/workgroup_sum")),
 ];
 
 /// A shared WGSL file.

@@ -3,15 +3,15 @@
 use super::attend::{self, Attend};
 use super::candidate::Candidate;
 use super::project::{self, Project, ProjectHeads};
-use super::{
-    attention_prefill_matrices, attention_prefill_tile, attention_prefill_whole, attention_split, matmul_int8, matmul_matrices,
-    matmul_tile, matvec_int8,
-};
+#[cfg(not(target_arch = "wasm32"))]
+use super::{attention_prefill_matrices, matmul_matrices};
+use super::{attention_prefill_tile, attention_prefill_whole, attention_split, matmul_int8, matmul_tile, matvec_int8};
 
 /// Products of a matrix with activations.
 pub static PROJECT: &[&Candidate<Project>] = &[
     &matvec_int8::CANDIDATE,
     &project::MATVEC,
+    #[cfg(not(target_arch = "wasm32"))]
     &matmul_matrices::CANDIDATE,
     &matmul_int8::CANDIDATE,
     &matmul_tile::CANDIDATE,
@@ -28,6 +28,7 @@ pub static ATTEND: &[&Candidate<Attend>] = &[
     &attention_split::APART,
     &attend::SPLIT,
     &attend::WHOLE,
+    #[cfg(not(target_arch = "wasm32"))]
     &attention_prefill_matrices::CANDIDATE,
     &attention_prefill_tile::CANDIDATE,
     &attention_prefill_whole::CANDIDATE,
