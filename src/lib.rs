@@ -23,4 +23,5 @@ pub mod model;
 pub mod quantize;
 pub mod runner;
 pub mod serve;
+pub mod tokenizer;
 pub mod validate;

@@ -37,6 +37,14 @@ pub enum CheckpointError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// Files that a tokenizer should be made of, and cannot.
+    #[error("{path} {why}", path = path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// There are only pickles.
     #[error(
         "{path} has no safetensors, only {file}: pickle files run code when they are opened; convert the checkpoint to safetensors first (save_pretrained in transformers writes them)",

@@ -4,6 +4,7 @@
 //! tensors by the names and in the shapes that the model family has in transformers. It says nothing of what they mean:
 //! that is [`crate::architecture`]'s.
 
+mod byte_level;
 mod error;
 mod file;
 mod ggml;
@@ -13,6 +14,7 @@ mod safetensors;
 mod tensor;
 mod wanted;
 
+pub use byte_level::FILES as BYTE_LEVEL_FILES;
 pub use error::CheckpointError;
 pub use onnx::OnnxError;
 pub use tensor::{Dtype, TensorView};
@@ -228,7 +230,8 @@ impl Checkpoint {
 }
 
 /// The companions that lie in a folder, which may be a package: those of [`COMPANION_FILES`], and further chat templates
-/// under the names that packages give them.
+/// under the names that packages give them. Where there is no `tokenizer.json`, it is made of `vocab.json` and
+/// `merges.txt`.
 ///
 /// # Errors
 /// If one cannot be read.
@@ -253,7 +256,10 @@ pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError>
         Ok(bytes) => Ok(Companion { name, bytes }),
         Err(source) => Err(CheckpointError::Io { path, source }),
     };
-    paths.into_iter().map(read).collect()
+    let mut found = paths.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let made = byte_level::find(folder, &found)?;
+    found.splice(0..0, made);
+    Ok(found)
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {

@@ -57,9 +57,10 @@ pub fn run(args: ChatArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let flag = interrupted.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot watch for Ctrl-C")?;
     let messages: Vec<Message> = args.system.iter().map(|s| Message::system(s.as_str())).collect();
+    let tokenizer = runner.tokenizer()?;
     let mut chat = Chat {
-        tokenizer: runner.tokenizer()?,
-        options: args.sampling.resolve(&runner)?,
+        options: args.sampling.resolve(&runner, &tokenizer)?,
+        tokenizer,
         conversation: Conversation::start(&mut runner.decoder)?,
         opening: messages.len(),
         messages,

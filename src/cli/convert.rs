@@ -10,6 +10,7 @@ use crate::calibrate::{self, Calibration, CalibrationSource};
 use crate::checkpoint::Checkpoint;
 use crate::convert::{self, MatrixCost, Options, Plan};
 use crate::quantize::Recipe;
+use crate::tokenizer::Findings;
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_format::Manifest;
@@ -90,6 +91,8 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
     context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
+    let texts = Findings::of(decoder.checkpoint(), &decoder.spec).with_context(failed)?;
+    context.warn(&texts.warnings);
     let recipe = match (args.target_bits, args.target_size) {
         (Some(bits), _) => recipe.with_target(bits)?,
         (None, Some(bytes)) => {
@@ -110,12 +113,12 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     plan.expect(&decoder.spec, losses, calibration.as_ref());
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
         match args.json {
-            true => context.print_json(&plan_json(&plan))?,
-            false => context.print(plan_text(&plan))?,
+            true => context.print_json(&plan_json(&plan, &texts))?,
+            false => context.print(plan_text(&plan, &texts))?,
         }
         return Ok(ExitCode::SUCCESS);
     };
-    context.note(format_args!("{}", summary(&plan)));
+    context.note(format_args!("{}\n{}", summary(&plan), texts.text()));
     let options = Options { out, jobs, resume: args.resume, force: args.force, hub: located.hub };
     let progress = ConvertProgress::new(context, plan.weights(), plan.shards.len());
     let result = convert::convert(&decoder, &recipe, &plan, calibration.as_ref(), &options, &|p| progress.advance(p));
@@ -168,7 +171,7 @@ fn summary(plan: &Plan) -> String {
     )
 }
 
-fn plan_text(plan: &Plan) -> String {
+fn plan_text(plan: &Plan, texts: &Findings) -> String {
     let mut table = Table::new(&["tensor", ">shape", "scheme", ">bits", ">bytes", ">chunks", ">expected loss"]);
     for (i, t) in plan.tensors.iter().enumerate() {
         let loss = plan.losses.as_ref().map_or(0.0, |l| l[i]);
@@ -183,10 +186,10 @@ fn plan_text(plan: &Plan) -> String {
             if loss > 0.0 { format!("{loss:.5}") } else { String::new() },
         ]);
     }
-    format!("{table}\n\n{}", summary(plan))
+    format!("{table}\n\n{}\n{}", summary(plan), texts.text())
 }
 
-fn plan_json(plan: &Plan) -> Value {
+fn plan_json(plan: &Plan, texts: &Findings) -> Value {
     let tensor = |t: &haikuq_format::manifest::TensorEntry| {
         json!({"name": t.name, "class": t.class, "shape": t.shape, "scheme": t.scheme.to_string(),
                "bits": t.scheme.bits_per_weight(), "bytes": t.bytes(), "chunks": t.chunks.len()})
@@ -202,6 +205,7 @@ fn plan_json(plan: &Plan) -> Value {
         "expected_kl": plan.expected_loss(),
         "jobs": plan.jobs,
         "peak_memory_bytes": plan.peak_memory(),
+        "end_tokens": texts.json(),
     })
 }
 

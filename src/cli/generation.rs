@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use haikuq_runtime::decoder::{CachePrecision, Measure};
 use haikuq_runtime::generate::GenerateOptions;
 use haikuq_runtime::sampling::SamplingOptions;
-use haikuq_runtime::text::{ChatOptions, SamplingWishes};
+use haikuq_runtime::text::{ChatOptions, SamplingWishes, Tokenizer};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -171,11 +171,11 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// From what was typed to what was meant.
+    /// From what was typed to what was meant, with the end tokens of the package and its `tokenizer`.
     ///
     /// # Errors
     /// If an option is out of its range.
-    pub fn resolve(&self, runner: &Runner) -> anyhow::Result<GenerateOptions> {
+    pub fn resolve(&self, runner: &Runner, tokenizer: &Tokenizer) -> anyhow::Result<GenerateOptions> {
         let defaults = runner.generation_defaults()?;
         let sampling = if self.greedy {
             let repetition_penalty = self.repetition_penalty.unwrap_or(1.0);
@@ -194,7 +194,7 @@ impl SamplingArgs {
         Ok(GenerateOptions {
             max_tokens: self.max_tokens,
             sampling,
-            stop_tokens: if self.ignore_eos { Vec::new() } else { defaults.stop_tokens(runner.decoder.spec()) },
+            stop_tokens: if self.ignore_eos { Vec::new() } else { defaults.stop_tokens(runner.decoder.spec(), Some(tokenizer)) },
             stop_strings: self.stop.clone(),
         })
     }

@@ -6,12 +6,14 @@ use super::table::{Table, shape};
 use super::units::{counted, human_bytes, human_count};
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
+use crate::tokenizer::Findings;
 use anyhow::Context as _;
 use clap::Args;
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::{MANIFEST_FILE, Manifest};
 use haikuq_format::spec::{Attention, Mlp, NormKind};
-use haikuq_runtime::package::{FolderSource, Package};
+use haikuq_runtime::package::{FolderSource, Package, PackageError};
+use haikuq_runtime::text::EndToken;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,15 +39,21 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
         let package = pollster::block_on(Package::open(FolderSource::new(&path))).with_context(failed)?;
         match args.json {
             true => context.print_json(package.manifest())?,
-            false => context.print(package_text(package.manifest()))?,
+            false => {
+                let ends = pollster::block_on(package_ends(&package)).unwrap_or_else(|error| error.to_string());
+                context.print(package_text(package.manifest(), &ends))?;
+            }
         }
     } else {
         let checkpoint = Checkpoint::open(&path).with_context(failed)?;
         context.warn(checkpoint.warnings());
         let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
+        let texts = Findings::of(decoder.checkpoint(), &decoder.spec)
+            .unwrap_or_else(|error| Findings { warnings: vec![error.to_string()], ..Findings::default() });
+        context.warn(&texts.warnings);
         match args.json {
-            true => context.print_json(&checkpoint_json(&decoder))?,
-            false => context.print(checkpoint_text(&decoder))?,
+            true => context.print_json(&checkpoint_json(&decoder, &texts))?,
+            false => context.print(checkpoint_text(&decoder, &texts))?,
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -90,7 +98,18 @@ fn activation_text(mlp: &Mlp) -> String {
     format!("{:?}{}", mlp.activation, if mlp.gated { ", gated" } else { "" })
 }
 
-fn package_text(manifest: &Manifest) -> String {
+/// Which tokens end a text of a package.
+async fn package_ends(package: &Package) -> Result<String, PackageError> {
+    let tokenizer = package.tokenizer().await.ok();
+    let ends = package.generation_defaults().await?.end_tokens(&package.manifest().spec, tokenizer.as_ref());
+    let spelled = |end: EndToken| {
+        let token = tokenizer.as_ref().and_then(|t| t.token(end.id));
+        (end, token)
+    };
+    Ok(Findings { end_tokens: ends.into_iter().map(spelled).collect(), warnings: Vec::new() }.text())
+}
+
+fn package_text(manifest: &Manifest, ends: &str) -> String {
     let mut tensors = Table::new(&["tensor", ">shape", "scheme", ">bits", ">bytes", ">chunks", ">error"]);
     for t in &manifest.tensors {
         let error = t.relative_error.map_or_else(|| "?".into(), |e| format!("{:.2} %", e * 100.0));
@@ -109,7 +128,7 @@ fn package_text(manifest: &Manifest) -> String {
     let hub = hub.map_or_else(String::new, |h| format!("from      {} on the hub, commit {}\n", h.repo, h.commit));
     format!(
         "package   format {}.{}, {} of weights in {}, {:.3} bits a weight\n\
-         made by   {}, recipe {}\n{hub}{}\n\n{tensors}\n\n{files}\n\n{sources}",
+         made by   {}, recipe {}\n{hub}{}\nends      {ends}\n\n{tensors}\n\n{files}\n\n{sources}",
         manifest.version.major,
         manifest.version.minor,
         human_bytes(manifest.weight_bytes()),
@@ -128,7 +147,7 @@ fn sources(decoder: &Decoder, name: &str) -> Vec<(String, String)> {
     names.into_iter().map(|n| (n.to_string(), dtype(n))).collect()
 }
 
-fn checkpoint_text(decoder: &Decoder) -> String {
+fn checkpoint_text(decoder: &Decoder, texts: &Findings) -> String {
     let mut tensors = Table::new(&["tensor", ">shape", "dtype", "made of"]);
     for t in decoder.spec.tensors() {
         let parts = sources(decoder, &t.name);
@@ -136,10 +155,10 @@ fn checkpoint_text(decoder: &Decoder) -> String {
         let names = parts.into_iter().map(|p| p.0).collect::<Vec<_>>().join(", ");
         tensors.row([t.name, shape(&t.shape), dtype, names]);
     }
-    format!("checkpoint\n{}\n\n{tensors}", spec_text(&decoder.spec))
+    format!("checkpoint\n{}\nends      {}\n\n{tensors}", spec_text(&decoder.spec), texts.text())
 }
 
-fn checkpoint_json(decoder: &Decoder) -> Value {
+fn checkpoint_json(decoder: &Decoder, texts: &Findings) -> Value {
     let tensor = |t: haikuq_format::spec::TensorSpec| {
         let parts: Vec<Value> =
             sources(decoder, &t.name).into_iter().map(|(name, dtype)| json!({"name": name, "dtype": dtype})).collect();
@@ -152,5 +171,6 @@ fn checkpoint_json(decoder: &Decoder) -> Value {
         "spec": decoder.spec,
         "tensors": decoder.spec.tensors().into_iter().map(tensor).collect::<Vec<_>>(),
         "files": names.collect::<Vec<_>>(),
+        "end_tokens": texts.json(),
     })
 }

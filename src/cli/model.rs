@@ -8,11 +8,11 @@ use crate::golden::stored::StoredWeights;
 use crate::model::LanguageModel;
 pub use crate::runner::is_package;
 use crate::runner::{Runner, RunnerOptions};
+use crate::tokenizer::{from_companions, missing_tokenizer};
 use anyhow::Context as _;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
 use haikuq_runtime::kernels::candidate::Numerics;
-use haikuq_runtime::package::additional_chat_template_name;
-use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
+use haikuq_runtime::text::Tokenizer;
 use std::path::Path;
 
 /// A model that can be asked, and what it runs on.
@@ -79,24 +79,9 @@ pub fn origin(path: &Path) -> anyhow::Result<Origin> {
 
 /// The tokenizer of a checkpoint or package.
 pub fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
-    let companions = companions(path)?;
-    let find = |name: &str| companions.iter().find(|c| c.name == name).map(|c| c.bytes.as_slice());
-    let text = |c: &Companion| {
-        let text = String::from_utf8(c.bytes.clone());
-        text.with_context(|| format!("{}: {}", path.display(), c.name))
-    };
-    let template = companions.iter().find(|c| c.name == "chat_template.jinja").map(text).transpose()?;
-    let named = companions.iter().filter_map(|c| Some((additional_chat_template_name(&c.name)?, c)));
-    let others = named.map(|(name, c)| Ok((name, text(c)?))).collect::<anyhow::Result<Vec<_>>>()?;
-    let others: Vec<(&str, &str)> = others.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let files = TokenizerFiles {
-        tokenizer: find("tokenizer.json").with_context(|| no_tokenizer(path))?,
-        config: find("tokenizer_config.json"),
-        special_tokens_map: find("special_tokens_map.json"),
-        chat_template: template.as_deref(),
-        additional_chat_templates: &others,
-    };
-    Tokenizer::from_files(files).with_context(|| format!("cannot load the tokenizer of {}", path.display()))
+    let failed = || format!("cannot load the tokenizer of {}", path.display());
+    let tokenizer = from_companions(&companions(path)?).with_context(failed)?;
+    tokenizer.with_context(|| missing_tokenizer(path))
 }
 
 /// The files of a tokenizer: those that lie in a folder, or those that a checkpoint in one file has within it.
@@ -110,20 +95,6 @@ fn companions(path: &Path) -> anyhow::Result<Vec<Companion>> {
         // What is missing is the tokenizer, which is then said.
         Err(_) if path.is_dir() => Ok(in_folder),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// What is missing, and the way out where there is a tokenizer of another kind.
-fn no_tokenizer(folder: &Path) -> String {
-    let others = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"];
-    let missing = format!("{} has no tokenizer.json", folder.display());
-    match others.iter().find(|name| folder.join(name).is_file()) {
-        Some(other) => format!(
-            "{missing}; make one of its {other} with Hugging Face transformers: \
-             AutoTokenizer.from_pretrained({0:?}).save_pretrained({0:?})",
-            folder.display().to_string()
-        ),
-        None => missing,
     }
 }
 

@@ -88,7 +88,7 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::load(&args.package, &options, &mut |_| {})?;
     context.warn(&runner.notes);
     let tokenizer = runner.tokenizer()?;
-    let generation = args.sampling.resolve(&runner)?;
+    let generation = args.sampling.resolve(&runner, &tokenizer)?;
     let ids = prompts.iter().map(|p| encode(&tokenizer, p, &args)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let mut conversations = prompts.iter().map(|_| Conversation::start(&mut runner.decoder)).collect::<Result<Vec<_>, _>>()?;

@@ -106,8 +106,13 @@ impl Config {
     }
 }
 
+/// JSON without the byte order mark that some editors put before it.
+pub(super) fn without_mark(json: &[u8]) -> &[u8] {
+    json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
+}
+
 fn object(file: &'static str, bytes: Option<&[u8]>) -> Result<Map<String, Value>, TextError> {
-    let parsed = bytes.map_or(Ok(Map::new()), serde_json::from_slice);
+    let parsed = bytes.map_or(Ok(Map::new()), |bytes| serde_json::from_slice(without_mark(bytes)));
     parsed.map_err(|e| TextError::File { file, why: e.to_string() })
 }
 

@@ -119,8 +119,13 @@ fn unigram_unknown(json: &[u8]) -> Option<u32> {
     serde_json::from_slice::<File>(json).ok()?.model.unk_id
 }
 
-/// Private-use plane 16, of which a twin takes a run of characters for its control tokens and one for a mark.
-const PRIVATE_USE: std::ops::RangeInclusive<u32> = 0x10_0000..=0x10_fffd;
+/// Private-use planes, of which a twin takes characters for its control tokens and one for a mark.
+const PRIVATE_USE: [std::ops::RangeInclusive<u32>; 2] = [0x10_0000..=0x10_fffd, 0xf_0000..=0xf_fffd];
+
+/// The private-use characters in `text`.
+fn private_use(text: &str) -> impl Iterator<Item = u32> + '_ {
+    text.chars().map(u32::from).filter(|c| *c >= *PRIVATE_USE[1].start() && PRIVATE_USE.iter().any(|plane| plane.contains(c)))
+}
 
 /// A tokenizer whose control tokens have private names.
 #[derive(Clone)]
@@ -131,18 +136,26 @@ pub(super) struct PlainTwin {
 }
 
 impl PlainTwin {
-    /// The twin of `tokenizer` with names that do not occur in `text`.
+    /// The twin of `tokenizer` with names that occur neither in `text` nor in the vocabulary: Gemma 3 has pieces of
+    /// private-use characters, and a name that is one, or part of one, would lose its id or be merged into it.
     pub(super) fn new(tokenizer: &Tokenizer, control: &ControlTokens, text: &str) -> Result<Self, TextError> {
-        let used: BTreeSet<u32> = text.chars().map(u32::from).filter(|c| PRIVATE_USE.contains(c)).collect();
-        let mut free = PRIVATE_USE.filter(|c| !used.contains(c)).filter_map(char::from_u32);
-        let out_of_names = || cannot_encode(text, &"it uses up the private-use characters of plane 16");
+        let fail = |why: &dyn std::fmt::Display| cannot_encode(text, &format!("no tokenizer for plain text: {why}"));
+        let mut json = serde_json::to_value(tokenizer).map_err(|e| fail(&e))?;
+        let mut used: BTreeSet<u32> = private_use(text).collect();
+        match &json["model"]["vocab"] {
+            Value::Object(vocab) => used.extend(vocab.keys().flat_map(|piece| private_use(piece))),
+            Value::Array(pieces) => used.extend(pieces.iter().filter_map(|p| p[0].as_str()).flat_map(private_use)),
+            _ => {}
+        }
+        let added = json["added_tokens"].as_array().into_iter().flatten();
+        used.extend(added.filter_map(|token| token["content"].as_str()).flat_map(private_use));
+        let mut free = PRIVATE_USE.into_iter().flatten().filter(|c| !used.contains(c)).filter_map(char::from_u32);
+        let out_of_names = || cannot_encode(text, &"it uses up the private-use characters of planes 15 and 16");
         let mark = free.next().ok_or_else(out_of_names)?;
         let mut names = BTreeMap::new();
         for id in control.by_id.keys() {
             names.insert(*id, free.next().ok_or_else(out_of_names)?);
         }
-        let fail = |why: &dyn std::fmt::Display| cannot_encode(text, &format!("no tokenizer for plain text: {why}"));
-        let mut json = serde_json::to_value(tokenizer).map_err(|e| fail(&e))?;
         let by_token: BTreeMap<&str, String> =
             control.by_id.iter().map(|(id, token)| (token.as_str(), names[id].to_string())).collect();
         rename(&mut json, &by_token);
@@ -157,7 +170,8 @@ impl PlainTwin {
 
     /// Whether `text` uses none of this twin's names.
     pub(super) fn suits(&self, text: &str) -> bool {
-        !text.chars().any(|c| PRIVATE_USE.contains(&u32::from(c)) && (c == self.mark || self.names.values().any(|n| *n == c)))
+        let taken = |c: u32| c == u32::from(self.mark) || self.names.values().any(|name| u32::from(*name) == c);
+        !private_use(text).any(taken)
     }
 
     pub(super) fn tokenizer(&self) -> &Tokenizer {

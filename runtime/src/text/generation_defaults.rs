@@ -2,7 +2,6 @@
 
 use super::TextError;
 use crate::sampling::{SamplingError, SamplingOptions};
-use haikuq_format::DecoderSpec;
 use serde::{Deserialize, Deserializer};
 
 /// What a caller asks of sampling; what is absent comes from the package.
@@ -53,7 +52,7 @@ impl GenerationDefaults {
     /// If it is not JSON or a known field has another type.
     pub fn from_json(bytes: &[u8]) -> Result<Self, TextError> {
         // By way of a map, because serde takes a list for a struct too.
-        serde_json::from_slice(bytes)
+        serde_json::from_slice(super::config::without_mark(bytes))
             .and_then(|map: serde_json::Map<_, _>| serde_json::from_value(map.into()))
             .map_err(|e| TextError::File { file: "generation_config.json", why: e.to_string() })
     }
@@ -94,14 +93,6 @@ impl GenerationDefaults {
         sampling.seed = wishes.seed;
         sampling.validate()?;
         Ok(sampling)
-    }
-
-    /// Token ids that end a text: those of the decoder's spec and of the file.
-    pub fn stop_tokens(&self, spec: &DecoderSpec) -> Vec<u32> {
-        let mut ids = [spec.eos_token_ids.as_slice(), &self.eos_token_ids].concat();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
     }
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod detokenize;
 mod diagnose;
+mod ends;
 mod error;
 mod generation_defaults;
 mod message;
@@ -17,6 +18,7 @@ mod tests;
 mod tokenizer;
 
 pub use detokenize::StreamDecoder;
+pub use ends::{EndSource, EndToken};
 pub use error::TextError;
 pub use generation_defaults::{GenerationDefaults, SamplingWishes};
 pub use message::{ChatOptions, Message};

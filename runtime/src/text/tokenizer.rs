@@ -1,7 +1,7 @@
 //! [`Tokenizer`]: text to token ids and back, with control tokens under the caller's control.
 
 use super::TextError;
-use super::config::Config;
+use super::config::{Config, without_mark};
 use super::control::{ControlTokens, PlainTwin};
 use super::diagnose::diagnose;
 use super::templates::ChatTemplates;
@@ -47,6 +47,8 @@ pub(super) struct Inner {
     pub(super) named: BTreeMap<String, String>,
     pub(super) templates: ChatTemplates,
     twin: OnceLock<Arc<PlainTwin>>,
+    /// The token that ends an assistant's turn in the chat template.
+    pub(super) turn_end: OnceLock<Option<u32>>,
 }
 
 impl Tokenizer {
@@ -57,8 +59,9 @@ impl Tokenizer {
     pub fn from_files(files: TokenizerFiles) -> Result<Self, TextError> {
         let bad = |why: String| TextError::File { file: "tokenizer.json", why };
         let failed = |e: tokenizers::Error| bad(e.to_string());
-        let read = tokenizers::Tokenizer::from_bytes(files.tokenizer);
-        let mut tokenizer = read.map_err(|e| bad(diagnose(files.tokenizer).unwrap_or_else(|| e.to_string())))?;
+        let json = without_mark(files.tokenizer);
+        let read = tokenizers::Tokenizer::from_bytes(json);
+        let mut tokenizer = read.map_err(|e| bad(diagnose(json).unwrap_or_else(|| e.to_string())))?;
         // These belong to training; transformers ignores them too unless asked.
         tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.with_padding(None);
@@ -71,8 +74,9 @@ impl Tokenizer {
         let of_files = ChatTemplates::from_files(files.chat_template, files.additional_chat_templates);
         let templates = if of_files.is_empty() { std::mem::take(&mut config.templates) } else { of_files };
         let named: BTreeSet<&str> = config.named.values().map(String::as_str).chain(config.extra()).collect();
-        let control = ControlTokens::find(&tokenizer, files.tokenizer, &named, &templates);
-        let inner = Inner { tokenizer, special, control, named: config.named, templates, twin: OnceLock::new() };
+        let control = ControlTokens::find(&tokenizer, json, &named, &templates);
+        let (twin, turn_end) = Default::default();
+        let inner = Inner { tokenizer, special, control, named: config.named, templates, twin, turn_end };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -166,6 +170,14 @@ impl Tokenizer {
     /// Number of tokens, added ones included. A model's vocabulary may be padded to more.
     pub fn vocab_size(&self) -> usize {
         self.inner.tokenizer.get_vocab_size(true)
+    }
+
+    /// The tokens from id `first` on, by id.
+    pub fn tokens_from(&self, first: usize) -> Vec<(u32, String)> {
+        let all = self.inner.tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token));
+        let mut tokens: Vec<_> = all.filter(|(id, _)| *id as usize >= first).collect();
+        tokens.sort();
+        tokens
     }
 
     /// Id of the beginning-of-sequence token that the configuration names.

@@ -13,6 +13,8 @@ mod tensors;
 mod tokenizer;
 mod types;
 
+pub(super) use tokenizer::QWEN_2_SPLIT;
+
 use super::file::MappedFile;
 use super::{Checkpoint, CheckpointError, Weights};
 use container::Container;

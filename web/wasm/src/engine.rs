@@ -124,7 +124,7 @@ impl Engine {
             ("contextSize", (inner.max_context as u32).into()),
             ("hasChatTemplate", inner.tokenizer.chat_template().is_some().into()),
             ("numerics", if inner.numerics == Numerics::Exact { "exact" } else { "fast" }.into()),
-            ("eosTokenIds", numbers(inner.defaults.stop_tokens(&manifest.spec))),
+            ("eosTokenIds", numbers(inner.defaults.stop_tokens(&manifest.spec, Some(&inner.tokenizer)))),
             ("f16", capabilities.f16.into()),
             ("subgroups", if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL }),
         ])
@@ -172,8 +172,8 @@ impl Engine {
     /// Writes a text for each request.
     pub async fn generate(&self, requests: Vec<EngineRequest>, on_token: Function) -> Result<Array, JsValue> {
         let inner = self.inner.clone();
-        let spec = &inner.package.manifest().spec;
-        let wanted: Result<Vec<_>, _> = requests.iter().map(|r| Wanted::new(r, &inner.defaults, spec)).collect();
+        let ends = inner.defaults.stop_tokens(&inner.package.manifest().spec, Some(&inner.tokenizer));
+        let wanted: Result<Vec<_>, _> = requests.iter().map(|r| Wanted::new(r, &inner.defaults, &ends)).collect();
         let wanted = wanted?;
         let mut working = inner.take()?;
         let result = run(&mut working, &inner.tokenizer, &wanted, &on_token).await;

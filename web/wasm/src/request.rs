@@ -2,7 +2,6 @@
 
 use crate::error::Thrown;
 use crate::values::object;
-use haikuq_format::DecoderSpec;
 use haikuq_runtime::generate::{Completion, FinishReason, GenerateOptions};
 use haikuq_runtime::text::{GenerationDefaults, SamplingWishes};
 use js_sys::Uint32Array;
@@ -45,7 +44,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    pub fn new(request: &EngineRequest, defaults: &GenerationDefaults, spec: &DecoderSpec) -> Result<Self, Thrown> {
+    pub fn new(request: &EngineRequest, defaults: &GenerationDefaults, ends: &[u32]) -> Result<Self, Thrown> {
         let sampling = defaults.sampling_with(&SamplingWishes {
             temperature: request.temperature(),
             top_k: request.top_k(),
@@ -58,7 +57,7 @@ impl Wanted {
         let options = GenerateOptions {
             max_tokens: request.max_tokens().map(|n| n as usize),
             sampling,
-            stop_tokens: if ignore_eos { Vec::new() } else { defaults.stop_tokens(spec) },
+            stop_tokens: if ignore_eos { Vec::new() } else { ends.to_vec() },
             stop_strings: request.stop().unwrap_or_default(),
         };
         Ok(Self { prompt: request.prompt(), written: request.written().unwrap_or_default(), options })

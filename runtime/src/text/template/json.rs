@@ -58,6 +58,9 @@ impl JsonWriter<'_> {
         if depth > DEEPEST {
             return Err(wrong("a value is nested too deeply"));
         }
+        if self.out.len() > python::LONGEST {
+            return Err(wrong("a value is too long"));
+        }
         match value.kind() {
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();

@@ -5,22 +5,34 @@
 //! writes what `json.dumps` writes, and Python's spelling of `None`, `True` and `False`.
 
 mod continued;
+mod filters;
+#[cfg(test)]
+mod hostile;
 mod json;
+mod operators;
 mod python;
+#[cfg(test)]
+mod reported;
+mod rewrite;
 
 use super::{ChatOptions, Message, TextError};
 use chrono::DateTime;
 use continued::Open;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// What a template may use up: one for an instruction, one for 64 bytes of text. A long conversation needs a
-/// hundredth; a template without end stops here.
-const FUEL: u64 = 2_000_000;
+/// What a template may use up: one for an instruction, one for 64 bytes of text, so 64 MB of it. A long conversation needs
+/// a fiftieth; a template without end stops here.
+const FUEL: u64 = 1_000_000;
+
+/// Macros within macros, each of which costs several.
+const DEEPEST_CALLS: usize = 250;
+
+const NAME: &str = "chat_template";
 
 /// Names of what a model thought before it spoke; templates read one or another.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -76,9 +88,15 @@ fn evaluate(
     options: &ChatOptions,
     mark: Option<char>,
 ) -> Result<String, Error> {
-    let mut environment = environment(options, mark)?;
-    environment
-        .add_template_owned("chat_template", without_generation_blocks(&source.replace("\r\n", "\n").replace('\r', "\n")))?;
+    let source = without_generation_blocks(&source.replace("\r\n", "\n").replace('\r', "\n"));
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    rewrite::check(&source, syntax.clone())?;
+    let tree = rewrite::rewrite(&minijinja::machinery::parse(&source, NAME, syntax)?)?;
+    let mut generator = minijinja::machinery::CodeGenerator::new(NAME, &source);
+    generator.compile_stmt(&tree);
+    drop(tree);
+    let (instructions, blocks) = generator.finish();
+    let environment = environment(options, mark);
     let text = |(name, token): (&String, &String)| (name.clone(), Value::from(token.as_str()));
     let variable = |(name, value): (&String, &Json)| (name.clone(), Value::from(Serde(value)));
     let mut variables: BTreeMap<String, Value> = tokens.iter().map(text).collect();
@@ -88,7 +106,11 @@ fn evaluate(
     variables.extend(options.variables.iter().map(variable));
     variables.insert("messages".into(), Value::from(Serde(messages)));
     variables.insert("add_generation_prompt".into(), Value::from(options.add_generation_prompt));
-    environment.get_template("chat_template")?.render(Value::from(variables))
+    let mut out = String::new();
+    let variables = Value::from(variables);
+    let output = &mut minijinja::machinery::make_string_output(&mut out);
+    minijinja::machinery::eval(&environment, &instructions, variables, &blocks, output, AutoEscape::None)?;
+    Ok(out)
 }
 
 /// A message as transformers hands it to a template: reasoning under all its names.
@@ -105,15 +127,19 @@ fn as_templates_see(message: &Message) -> Json {
     Json::Object(fields)
 }
 
-fn environment(options: &ChatOptions, mark: Option<char>) -> Result<Environment<'static>, Error> {
+fn environment(options: &ChatOptions, mark: Option<char>) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(DEEPEST_CALLS);
     python::extend(&mut environment);
+    operators::extend(&mut environment, mark);
+    filters::extend(&mut environment, mark);
+    environment.add_function("joiner", operators::joiner);
+    environment.add_function("cycler", operators::cycler);
     environment.set_formatter(move |out, state, value| match value.kind() {
         ValueKind::None => out.write_str("None").map_err(Error::from),
         ValueKind::Bool => out.write_str(if value.is_true() { "True" } else { "False" }).map_err(Error::from),
-        ValueKind::Seq | ValueKind::Map => out.write_str(&python::repr(value, mark)?).map_err(Error::from),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => out.write_str(&python::repr(value, mark)?).map_err(Error::from),
         _ => match python::as_float(value) {
             Some(number) => out.write_str(&python::float(number)).map_err(Error::from),
             None => minijinja::escape_formatter(out, state, value),
@@ -133,7 +159,7 @@ fn environment(options: &ChatOptions, mark: Option<char>) -> Result<Environment<
             Ok(text)
         });
     }
-    Ok(environment)
+    environment
 }
 
 /// `{% generation %}` blocks mark the assistant's words for training; for inference they are what is in them.

@@ -183,9 +183,11 @@ pub fn llama2() -> Tokenizer {
     tokenizer(sentencepiece_added(vocab_size(&model)), normalizer, Value::Null, bos, sentencepiece_decoder(true), model)
 }
 
-/// Gemma: spaces kept as they are, and pieces such as `<table>` and runs of newlines that are added tokens and text.
+/// Gemma: spaces kept as they are, pieces such as `<table>` and runs of newlines that are added tokens and text, and
+/// ordinary pieces of private-use characters.
 pub fn gemma() -> Tokenizer {
-    let model = sentencepiece_bpe(&["<table>", "</table>", "\n\n", "▁▁▁"]);
+    let private = ["\u{100001}", "\u{100003}\u{100004}"];
+    let model = sentencepiece_bpe(&[&private[..], &["<table>", "</table>", "\n\n", "▁▁▁"]].concat());
     let size = vocab_size(&model);
     let mut tokens = sentencepiece_added(size);
     let pieces = ["<table>", "</table>", "\n\n", "▁▁▁"];

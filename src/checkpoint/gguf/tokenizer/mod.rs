@@ -11,6 +11,7 @@ use super::super::{CheckpointError, Companion};
 use super::container::Container;
 use super::family::Family;
 use serde_json::{Map, Value, json};
+pub(in crate::checkpoint) use split::QWEN_2 as QWEN_2_SPLIT;
 use vocabulary::{Kind, Vocabulary};
 
 /// What a file says of text.

@@ -1,0 +1,203 @@
+//! The functions that [`super::rewrite`] puts in the places of operators.
+
+use super::python::{self, text};
+use super::rewrite::{COMPARED, CONCAT, ITERATED, NAMED, REMAINDER, SEARCHED, SORTED, SPELLED};
+use minijinja::value::{ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+
+/// As deep as values within values may have names; JSON that was read is never deeper.
+const DEEPEST: usize = 128;
+
+pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
+    environment.add_function(CONCAT, move |state: &State, left: &Value, right: &Value| -> Result<String, Error> {
+        let left = text(left, mark)?;
+        let right = text(right, mark)?;
+        pay(state, left.len() + right.len())?;
+        Ok([left, right].concat())
+    });
+    environment.add_function(REMAINDER, move |state: &State, left: &Value, right: &Value| match left.as_str() {
+        Some(format) => python::percent(state, format, right, mark),
+        None => remainder(left, right),
+    });
+    environment.add_function(COMPARED, |state: &State, value: Value| paid(state, value, 1));
+    environment.add_function(SEARCHED, |state: &State, value: Value| paid(state, iterable(value)?, 1));
+    environment.add_function(ITERATED, iterable);
+    environment.add_function(SPELLED, move |value: Value| match python::as_float(&value) {
+        Some(number) => Ok(Value::from(python::float(number))),
+        None if matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) => {
+            python::repr(&value, mark).map(Value::from)
+        }
+        None => Ok(value),
+    });
+    environment.add_function(SORTED, |state: &State, value: Value| {
+        // A comparison for each item and each halving of the list.
+        let halvings = usize::BITS - value.len().unwrap_or(0).leading_zeros();
+        paid(state, iterable(value)?, halvings.into())
+    });
+    environment.add_function(NAMED, |state: &State, value: Value| match value.kind() {
+        // Lists put together stay apart in minijinja, and are slow to go through.
+        ValueKind::Iterable => {
+            let mut items = Vec::new();
+            for (i, item) in value.try_iter()?.enumerate() {
+                if i % 3 == 0 {
+                    state.consume_fuel(1)?;
+                }
+                walk(state, &item, 1, 1)?;
+                items.push(item);
+            }
+            Ok(Value::from(items))
+        }
+        _ => paid(state, value, 1),
+    });
+    environment.add_test("in", |state: &State, value: &Value, within: &Value| -> Result<bool, Error> {
+        walk(state, within, 1, 0)?;
+        match (within.as_str(), value.as_str()) {
+            (Some(within), Some(value)) => Ok(within.contains(value)),
+            _ if within.kind() == ValueKind::Map => Ok(!within.get_item(value)?.is_undefined()),
+            _ => Ok(within.try_iter()?.any(|item| item == *value)),
+        }
+    });
+    for names in [["eq", "equalto", "=="], ["ne", "!=", "!="]] {
+        for name in names {
+            environment.add_test(name, move |state: &State, value: &Value, other: &Value| -> Result<bool, Error> {
+                walk(state, other, 1, 0)?;
+                Ok((value == other) == (names[0] == "eq"))
+            });
+        }
+    }
+}
+
+fn wrong(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, why.into())
+}
+
+/// Takes as much fuel as `bytes` of text cost.
+pub(super) fn pay(state: &State, bytes: usize) -> Result<(), Error> {
+    match (bytes / 64) as u64 {
+        0 => Ok(()),
+        fuel => state.consume_fuel(fuel),
+    }
+}
+
+/// `value`, once the fuel is paid that reading all of it `times` times costs.
+fn paid(state: &State, value: Value, times: u64) -> Result<Value, Error> {
+    walk(state, &value, times, 0)?;
+    Ok(value)
+}
+
+/// Pays for reading all that is in `value`, and refuses what is nested too deeply for those who read it by calling
+/// themselves: printing, comparing, hashing.
+fn walk(state: &State, value: &Value, times: u64, depth: usize) -> Result<(), Error> {
+    if let Some(text) = value.as_str() {
+        return pay(state, text.len() / 8 * times as usize);
+    }
+    if depth > DEEPEST {
+        return Err(wrong("a value is nested too deeply"));
+    }
+    // A namespace may hold itself, and is read by name alone.
+    let map = value.kind() == ValueKind::Map;
+    if !map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Ok(());
+    }
+    for (i, item) in value.try_iter()?.enumerate() {
+        if i % 16 == 0 {
+            state.consume_fuel(times)?;
+        }
+        walk(state, &if map { value.get_item(&item)? } else { item }, times, depth + 1)?;
+    }
+    Ok(())
+}
+
+/// `value`, if jinja2 could iterate over it where minijinja takes none for an empty list.
+fn iterable(value: Value) -> Result<Value, Error> {
+    match value.is_none() {
+        true => Err(wrong("None is not iterable")),
+        false => Ok(value),
+    }
+}
+
+/// Python's `%` of numbers: the sign is the divisor's.
+fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
+    let impossible = || wrong(format!("% of a {} and a {}", left.kind(), right.kind()));
+    let whole = |value: &Value| match value.kind() {
+        ValueKind::Bool => Some(i128::from(value.is_true())),
+        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
+        _ => None,
+    };
+    if let (Some(a), Some(b)) = (whole(left), whole(right)) {
+        let rest = a.checked_rem(b).ok_or_else(|| wrong("% by zero"))?;
+        return Ok(Value::from(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }));
+    }
+    let float = |value: &Value| f64::try_from(value.clone()).ok().filter(|_| value.is_number());
+    let (a, b) = float(left).zip(float(right)).ok_or_else(impossible)?;
+    if b == 0.0 {
+        return Err(wrong("% by zero"));
+    }
+    let rest = a % b;
+    Ok(Value::from(if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }))
+}
+
+/// Items of a `%` format's right side: those of a tuple, or the one value.
+pub(super) fn operands(value: &Value) -> Result<Vec<Value>, Error> {
+    Ok(if value.is_tuple() { value.try_iter()?.collect() } else { vec![value.clone()] })
+}
+
+/// A joiner of jinja2 says nothing at first, and its separator from then on.
+#[derive(Debug)]
+struct Joiner {
+    separator: Value,
+    used: std::sync::atomic::AtomicBool,
+}
+
+impl minijinja::value::Object for Joiner {
+    fn repr(self: &std::sync::Arc<Self>) -> minijinja::value::ObjectRepr {
+        minijinja::value::ObjectRepr::Plain
+    }
+
+    fn call(self: &std::sync::Arc<Self>, _: &mut State, args: &[Value]) -> Result<Value, Error> {
+        let () = from_args(args)?;
+        let used = self.used.swap(true, std::sync::atomic::Ordering::Relaxed);
+        Ok(if used { self.separator.clone() } else { Value::from("") })
+    }
+}
+
+/// A cycler of jinja2 goes round its items.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: std::sync::atomic::AtomicUsize,
+}
+
+impl minijinja::value::Object for Cycler {
+    fn get_value(self: &std::sync::Arc<Self>, key: &Value) -> Option<Value> {
+        let at = self.at.load(std::sync::atomic::Ordering::Relaxed);
+        (key.as_str() == Some("current")).then(|| self.items[at].clone())
+    }
+
+    fn call_method(self: &std::sync::Arc<Self>, _: &mut State, method: &str, args: &[Value]) -> Result<Value, Error> {
+        let () = from_args(args)?;
+        let at = self.at.load(std::sync::atomic::Ordering::Relaxed);
+        let (next, result) = match method {
+            "next" => ((at + 1) % self.items.len(), self.items[at].clone()),
+            "reset" => (0, Value::from(())),
+            _ => return Err(Error::from(ErrorKind::UnknownMethod)),
+        };
+        self.at.store(next, std::sync::atomic::Ordering::Relaxed);
+        Ok(result)
+    }
+}
+
+/// `joiner(sep=', ')`.
+pub(super) fn joiner(separator: Option<Value>, named: minijinja::value::Kwargs) -> Result<Value, Error> {
+    let separator = separator.map_or_else(|| named.get::<Option<Value>>("sep"), |v| Ok(Some(v)))?;
+    named.assert_all_used()?;
+    Ok(Value::from_object(Joiner { separator: separator.unwrap_or_else(|| Value::from(", ")), used: false.into() }))
+}
+
+/// `cycler(…)`.
+pub(super) fn cycler(items: minijinja::value::Rest<Value>) -> Result<Value, Error> {
+    match items.0.is_empty() {
+        true => Err(wrong("cycler: no items")),
+        false => Ok(Value::from_object(Cycler { items: items.0, at: 0.into() })),
+    }
+}
