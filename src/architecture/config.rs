@@ -153,18 +153,27 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Token ids under `key`: one, a list of them, or none. `generation_config.json` decides where it has the key,
-    /// as it does when transformers generates.
+    /// Token ids under `key`: one, a list of them, or none. `generation_config.json` comes first, as it does when
+    /// transformers generates; what only the config names follows, since either may be what is left of a base model.
     pub(super) fn token_ids(&self, key: &str, default: Option<u32>) -> Result<Vec<u32>, ArchitectureError> {
         let generation = self.generation.and_then(|g| g.get(key)).filter(|v| !v.is_null());
         // An explicit null means that there is none; only a key that is absent has the default.
-        let Some(value) = generation.or_else(|| self.value.get(key)) else { return Ok(default.into_iter().collect()) };
-        let wrong = || self.wrong(key, value, "a token id or a list of them");
-        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
-        match value {
-            Value::Null => Ok(Vec::new()),
-            Value::Array(list) => list.iter().map(id).collect(),
-            one => Ok(vec![id(one)?]),
+        let values: Vec<&Value> = generation.into_iter().chain(self.value.get(key)).collect();
+        if values.is_empty() {
+            return Ok(default.into_iter().collect());
         }
+        let mut ids = Vec::new();
+        for value in values {
+            let wrong = || self.wrong(key, value, "a token id or a list of them");
+            let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
+            let named = match value {
+                Value::Null => Vec::new(),
+                Value::Array(list) => list.iter().map(id).collect::<Result<_, _>>()?,
+                one => vec![id(one)?],
+            };
+            let news: Vec<u32> = named.into_iter().filter(|id| !ids.contains(id)).collect();
+            ids.extend(news);
+        }
+        Ok(ids)
     }
 }

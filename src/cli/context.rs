@@ -1,6 +1,7 @@
 //! What every verb shares: the global flags and the two streams.
 
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -38,7 +39,7 @@ impl Context {
     /// # Errors
     /// If stdout cannot be written; a reader that left early ends the program quietly in [`Context::finish`].
     pub fn print(&self, text: impl std::fmt::Display) -> anyhow::Result<()> {
-        Ok(writeln!(io::stdout().lock(), "{text}")?)
+        Ok(writeln!(io::stdout().lock(), "{}", harmless(&text.to_string()))?)
     }
 
     /// Data: a value as indented JSON to stdout.
@@ -53,7 +54,7 @@ impl Context {
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
             // There is nobody left to tell if stderr itself is closed.
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{}", harmless(&text.to_string()));
         }
     }
 
@@ -83,9 +84,26 @@ impl Context {
         if is_broken_pipe(&error) {
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(io::stderr().lock(), "haikuq: error: {}", describe(&error));
+        let _ = writeln!(io::stderr().lock(), "haikuq: error: {}", harmless(&describe(&error)));
         ExitCode::FAILURE
     }
+}
+
+/// `text` with control characters as JSON spells them, but for ends of lines and tabs: names, templates and manifests come
+/// from files, and a terminal obeys what it is sent. No output of this program needs any.
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return text.into();
+    }
+    let escape = |mut out: String, c: char| {
+        match obeyed(c) {
+            true => out += &format!("\\u{:04x}", u32::from(c)),
+            false => out.push(c),
+        }
+        out
+    };
+    text.chars().fold(String::with_capacity(text.len()), escape).into()
 }
 
 /// The reader of stdout (`head`, a pager) has seen enough: that is no failure.
@@ -110,6 +128,12 @@ fn describe(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+
+    #[test]
+    fn no_file_commands_the_terminal() {
+        assert_eq!(harmless("a\tb\né"), "a\tb\né");
+        assert_eq!(harmless("\u{1b}]0;title\u{7}\u{9b}31m\r\u{7f}"), "\\u001b]0;title\\u0007\\u009b31m\\u000d\\u007f");
+    }
 
     #[test]
     fn the_chain_is_told_once() {

@@ -1,6 +1,7 @@
 //! `haikuq run`: prompts in, streamed text out.
 
 use super::Context;
+use super::context::harmless;
 use super::generation::{LoadArgs, SamplingArgs, TemplateArgs};
 use crate::runner::Runner;
 use anyhow::{Context as _, bail};
@@ -157,7 +158,9 @@ fn prompt_from_stdin() -> anyhow::Result<String> {
 /// Writes a piece of text at once, so that it streams.
 pub(super) fn print_piece(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    // Files and pipes get every byte; a terminal must not obey a model.
+    let shown = if out.is_terminal() { harmless(text) } else { text.into() };
+    out.write_all(shown.as_bytes())?;
     out.flush()
 }
 

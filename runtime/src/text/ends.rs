@@ -49,7 +49,9 @@ impl GenerationDefaults {
         let mut ends = BTreeMap::<u32, Vec<EndSource>>::new();
         let of_tokenizer = tokenizer.and_then(Tokenizer::eos_token_id);
         let of_template = tokenizer.and_then(Tokenizer::turn_end_token_id);
-        let all = (spec.eos_token_ids.iter().map(|id| (*id, EndSource::Config)))
+        // The spec has them of both configurations.
+        let of_config = spec.eos_token_ids.iter().filter(|id| !self.eos_token_ids.contains(id));
+        let all = (of_config.map(|id| (*id, EndSource::Config)))
             .chain(self.eos_token_ids.iter().map(|id| (*id, EndSource::GenerationConfig)))
             .chain(of_tokenizer.map(|id| (id, EndSource::Tokenizer)))
             .chain(of_template.map(|id| (id, EndSource::ChatTemplate)));

@@ -9,6 +9,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
+/// Ids that may be left out before an added token.
+const LARGEST_GAP: usize = 1 << 20;
+
 /// What becomes of text that spells a control token, such as `<|user|>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
@@ -62,6 +65,11 @@ impl Tokenizer {
         let json = without_mark(files.tokenizer);
         let read = tokenizers::Tokenizer::from_bytes(json);
         let mut tokenizer = read.map_err(|e| bad(diagnose(json).unwrap_or_else(|| e.to_string())))?;
+        // The library makes room for every id up to the largest.
+        let (size, added) = (tokenizer.get_vocab_size(true), tokenizer.get_added_tokens_decoder());
+        if let Some((id, token)) = added.iter().find(|(id, _)| **id as usize > size + LARGEST_GAP) {
+            return Err(bad(format!("the token {:?} has the id {id}, and there are {size} tokens", token.content)));
+        }
         // These belong to training; transformers ignores them too unless asked.
         tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.with_padding(None);

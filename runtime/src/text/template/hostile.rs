@@ -58,6 +58,13 @@ fn values_nested_or_doubled_without_end_are_refused() {
     );
     refused("loop", "{% for x in [[1]] recursive %}{{ loop([[[[x]]]]) }}{% endfor %}");
     refused("itself", "{% set ns = namespace() %}{% set ns.a = [ns] %}{% set ns.b = [ns] %}{{ [ns.a, ns.b] }}");
+    refused("cycle", "{% set ns = namespace() %}{% set ns.a = ns %}{{ {ns: 1} }}");
+    let other = "{% set a = namespace() %}{% set b = namespace(x=a) %}{% set a.y = [{'b': b}] %}";
+    refused("cycle of two", &format!("{other}{{{{ {{a: 1}} }}}}"));
+    refused(
+        "nested keys",
+        "{% set ns = namespace(a=[1]) %}{% for i in range(9000) %}{% set ns.a = [ns.a] %}{% endfor %}{{ {ns.a: 1} }}",
+    );
     let sets = "{% set x = [[x]] %}".repeat(20_000);
     refused("sets", &format!("{{% set x = [] %}}{sets}{{{{ x }}}}"));
 }

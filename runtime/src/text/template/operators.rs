@@ -1,7 +1,7 @@
 //! The functions that [`super::rewrite`] puts in the places of operators.
 
 use super::python::{self, text};
-use super::rewrite::{COMPARED, CONCAT, ITERATED, NAMED, REMAINDER, SEARCHED, SORTED, SPELLED};
+use super::rewrite::{COMPARED, CONCAT, HELD, ITERATED, NAMED, REMAINDER, SEARCHED, SORTED, SPELLED};
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -34,20 +34,13 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
         let halvings = usize::BITS - value.len().unwrap_or(0).leading_zeros();
         paid(state, iterable(value)?, halvings.into())
     });
-    environment.add_function(NAMED, |state: &State, value: Value| match value.kind() {
-        // Lists put together stay apart in minijinja, and are slow to go through.
-        ValueKind::Iterable => {
-            let mut items = Vec::new();
-            for (i, item) in value.try_iter()?.enumerate() {
-                if i % 3 == 0 {
-                    state.consume_fuel(1)?;
-                }
-                walk(state, &item, 1, 1)?;
-                items.push(item);
-            }
-            Ok(Value::from(items))
+    environment.add_function(NAMED, named);
+    environment.add_function(HELD, |state: &State, value: Value| {
+        let value = named(state, value)?;
+        match holds_namespace(&value)? {
+            true => Err(wrong("a namespace cannot hold a namespace")),
+            false => Ok(value),
         }
-        _ => paid(state, value, 1),
     });
     environment.add_test("in", |state: &State, value: &Value, within: &Value| -> Result<bool, Error> {
         walk(state, within, 1, 0)?;
@@ -85,6 +78,58 @@ fn paid(state: &State, value: Value, times: u64) -> Result<Value, Error> {
     Ok(value)
 }
 
+/// `value`, paid for and no lazier than a list.
+fn named(state: &State, value: Value) -> Result<Value, Error> {
+    match value.kind() {
+        // Lists put together stay apart in minijinja, and are slow to go through.
+        ValueKind::Iterable => {
+            let mut items = Vec::new();
+            for (i, item) in value.try_iter()?.enumerate() {
+                if i % 3 == 0 {
+                    state.consume_fuel(1)?;
+                }
+                walk(state, &item, 1, 1)?;
+                items.push(item);
+            }
+            Ok(Value::from(items))
+        }
+        _ => paid(state, value, 1),
+    }
+}
+
+/// Whether a namespace is in a value that is nested no deeper than may be.
+fn holds_namespace(value: &Value) -> Result<bool, Error> {
+    let map = value.kind() == ValueKind::Map;
+    if map && is_namespace(value) {
+        return Ok(true);
+    }
+    if !map && value.kind() != ValueKind::Seq {
+        return Ok(false);
+    }
+    for item in value.try_iter()? {
+        if holds_namespace(&if map { value.get_item(&item)? } else { item })? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// minijinja's namespaces are known to itself alone, but for how they begin to describe themselves.
+fn is_namespace(value: &Value) -> bool {
+    struct Start(String);
+    impl std::fmt::Write for Start {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.push_str(text);
+            if self.0.len() < "Namespace".len() { Ok(()) } else { Err(std::fmt::Error) }
+        }
+    }
+    let mut start = Start(String::new());
+    if let Some(object) = value.as_object() {
+        let _ = std::fmt::write(&mut start, format_args!("{object:?}"));
+    }
+    start.0.starts_with("Namespace")
+}
+
 /// Pays for reading all that is in `value`, and refuses what is nested too deeply for those who read it by calling
 /// themselves: printing, comparing, hashing.
 fn walk(state: &State, value: &Value, times: u64, depth: usize) -> Result<(), Error> {
@@ -94,7 +139,6 @@ fn walk(state: &State, value: &Value, times: u64, depth: usize) -> Result<(), Er
     if depth > DEEPEST {
         return Err(wrong("a value is nested too deeply"));
     }
-    // A namespace may hold itself, and is read by name alone.
     let map = value.kind() == ValueKind::Map;
     if !map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
         return Ok(());

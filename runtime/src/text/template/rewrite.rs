@@ -28,6 +28,8 @@ pub(super) const SORTED: &str = " sorted";
 /// What gets a name: nested no deeper than JSON, and paid for.
 pub(super) const NAMED: &str = " named";
 
+/// What an attribute of a namespace becomes: as what gets a name, and no namespace, or one could hold itself.
+pub(super) const HELD: &str = " held";
 /// What becomes text, spelled as Python does.
 pub(super) const SPELLED: &str = " spelled";
 
@@ -273,7 +275,13 @@ pub(super) fn rewrite<'a>(statement: &Stmt<'a>) -> Result<Stmt<'a>, Error> {
             let assignments = s.assignments.iter().map(|(target, expr)| (expression(target), named(expr))).collect();
             new!(WithBlock, s, WithBlock { assignments, body: statements(&s.body)? })
         }
-        Stmt::Set(s) => new!(Set, s, Set { target: expression(&s.target), expr: named(&s.expr) }),
+        Stmt::Set(s) => {
+            let expr = match s.target {
+                Expr::GetAttr(_) => through(HELD, expression(&s.expr)),
+                _ => named(&s.expr),
+            };
+            new!(Set, s, Set { target: expression(&s.target), expr })
+        }
         Stmt::SetBlock(s) => {
             let (target, filter) = (expression(&s.target), optional(&s.filter));
             new!(SetBlock, s, SetBlock { target, filter, body: statements(&s.body)? })
