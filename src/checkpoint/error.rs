@@ -86,7 +86,7 @@ pub enum CheckpointError {
     },
     /// Weights without a config.
     #[error(
-        "{path} has weights and no config.json, which says what they are: put the model's config.json beside them",
+        "cannot read config.json of {path}, which says what the weights there are: it is missing; put the model's config.json beside them",
         path = path.display()
     )]
     NoConfig {

@@ -155,7 +155,10 @@ fn explain(folder: &Path) -> CheckpointError {
         let what = "a folder without weights of its own";
         return known(folder, what, &format!("name one of the folders in it: {}", inside.join(", ")));
     }
-    CheckpointError::NoWeights { path: folder.into() }
+    match super::json::read(&folder.join(CONFIG_FILE)) {
+        Ok(_) => CheckpointError::NoWeights { path: folder.into() },
+        Err(error) => error,
+    }
 }
 
 fn known(path: &Path, what: &str, way_out: &str) -> CheckpointError {

@@ -20,6 +20,9 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Longest header that is read; the largest models have a few megabytes.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// Most tensors of a file; the largest models have 100,000 in all of theirs.
+const MAX_TENSORS: usize = 1 << 18;
+
 /// Most dimensions of a tensor; no library has tensors of more.
 const MAX_DIMENSIONS: usize = 64;
 
@@ -156,7 +159,8 @@ pub(super) fn open(folder: &Path, set: &Set) -> Result<Weights, CheckpointError>
             if let Some(missing) = names.iter().find(|name| !folder.join(name).exists()) {
                 let there = names.iter().filter(|name| folder.join(name).exists()).count();
                 let why = format!(
-                    "{} names {missing}, which is missing: {there} of {} shards are there; download the others too",
+                    "cannot read {missing}, which {} names, and which is missing: {there} of {} shards are there; download the \
+                     others too",
                     name_of(index),
                     names.len()
                 );
@@ -261,6 +265,9 @@ impl<'de> Deserialize<'de> for RawHeader {
                 while let Some(name) = map.next_key::<String>()? {
                     if !names.insert(name.clone()) {
                         return Err(A::Error::custom(format!("{name:?} is there twice")));
+                    }
+                    if names.len() > MAX_TENSORS {
+                        return Err(A::Error::custom(format!("there are more than {MAX_TENSORS} tensors")));
                     }
                     if name == "__metadata__" {
                         map.next_value::<std::collections::HashMap<String, String>>()?;

@@ -58,8 +58,10 @@ pub(super) struct Place<'a> {
 /// Whether a tensor is no weight: it has no elements, or is a table or mask by the last part of its name, or a mask by
 /// its four dimensions (GPT-2's and GPT-NeoX's `attn.bias`).
 pub(super) fn is_buffer(name: &str, shape: &[usize]) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    shape.contains(&0) || BUFFERS.contains(&last) || (last == "bias" && shape.len() == 4)
+    let (module, last) = name.rsplit_once('.').unwrap_or(("", name));
+    let module = module.rsplit('.').next().unwrap_or(module);
+    let rope_table = ["cos", "sin", "freqs"].contains(&last) && (module.starts_with("rotary") || module.starts_with("rope"));
+    shape.contains(&0) || BUFFERS.contains(&last) || rope_table || (last == "bias" && shape.len() == 4)
 }
 
 /// Gives `tensors` the names that are wanted, and says what the head is.

@@ -335,6 +335,11 @@ impl Identifier<'_> {
                     let why = format!("a tensor is called so, but what takes it ({nodes}) does not say how it lies");
                     self.ambiguous(wanted, why, &[]).into()
                 }
+                None if !self.wanted.tied && self.all[wanted].name == self.wanted.head => CheckpointError::NoHead {
+                    path: self.file.into(),
+                    head: self.wanted.head.clone(),
+                    embedding: self.wanted.embedding.clone(),
+                },
                 None => {
                     let left: Vec<&str> =
                         self.candidates().filter(|&i| !self.claimed[i]).map(|i| self.context.stored[i].name.as_str()).collect();
