@@ -22,7 +22,7 @@ const DEFAULTS: Defaults = Defaults {
 
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
-    base::rotate_all(&mut spec, config, RopeDefaults { theta: 2_000_000.0, partial: 1.0 })?;
+    base::rotate_all(&mut spec, config, RopeDefaults { theta: 2_000_000.0, partial: 1.0, ..RopeDefaults::USUAL })?;
     base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
     let layers = spec.num_layers();

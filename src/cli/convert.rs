@@ -88,8 +88,8 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let recipe = Recipe::load(&args.recipe)?;
     let located = args.hub.locate(&args.checkpoint, context)?;
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
-    context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
+    context.warn(decoder.notes());
     let recipe = match (args.target_bits, args.target_size) {
         (Some(bits), _) => recipe.with_target(bits)?,
         (None, Some(bytes)) => {

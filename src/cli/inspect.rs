@@ -41,8 +41,8 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
         }
     } else {
         let checkpoint = Checkpoint::open(&path).with_context(failed)?;
-        context.warn(checkpoint.warnings());
         let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
+        context.warn(decoder.notes());
         match args.json {
             true => context.print_json(&checkpoint_json(&decoder))?,
             false => context.print(checkpoint_text(&decoder))?,
