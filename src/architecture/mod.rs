@@ -15,6 +15,7 @@ mod llama;
 mod mistral;
 mod names;
 mod olmo;
+mod other_classes;
 mod phi;
 mod phi3;
 mod qwen;
@@ -146,7 +147,8 @@ fn mapping(path: &Path, config: &Value, generation: Option<&Value>) -> Result<Ma
         return Err(refused(reason));
     }
     let own_code = config.get("auto_map").is_some_and(|map| !map.is_null());
-    let family = by_type.filter(|_| unknown.is_none() || !own_code).or(by_name);
+    let speaks_for = |class: &str| !own_code && !other_classes::is_one(class);
+    let family = by_type.filter(|_| unknown.is_none_or(speaks_for)).or(by_name);
     let Some(family) = family else {
         if let Some(reason) = refused::reason(config, found.as_deref()) {
             return Err(refused(reason));

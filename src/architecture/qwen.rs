@@ -41,8 +41,11 @@ fn common(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, Archi
     base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
     // As in the config classes: a missing key is 4096, and the first layers see everything.
     let used = config.flag("use_sliding_window", false)?;
-    let window = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { Some(4096) };
-    let window = window.filter(|_| used);
+    let window = match config.has("sliding_window") {
+        _ if !used => None,
+        true => config.optional_size("sliding_window")?,
+        false => Some(4096),
+    };
     let first = config.optional_number("max_window_layers")?.unwrap_or(28.0);
     let sliding = base::sliding_layers(config, spec.num_layers(), |i| window.is_some() && i as f64 >= first)?;
     if window.is_none() && sliding.contains(&true) {

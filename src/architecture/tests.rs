@@ -225,6 +225,8 @@ fn a_class_that_is_not_known_is_read_as_its_model_type_says_and_that_is_told() {
     let own =
         json!({"architectures": ["OwnForCausalLM"], "model_type": "llama", "auto_map": {"AutoModelForCausalLM": "own.Own"}});
     assert!(matches!(read(own), Err(ArchitectureError::Unknown { .. })));
+    let other = json!({"architectures": ["BloomForCausalLM"], "model_type": "llama"});
+    assert!(matches!(read(other), Err(ArchitectureError::Unknown { .. })));
     let classifier = json!({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"});
     assert!(matches!(read(classifier), Err(ArchitectureError::Refused { .. })));
 }

@@ -113,9 +113,9 @@ mod tests {
         );
         for bytes in [
             text.as_bytes().to_vec(),
-            [b"\xef\xbb\xbf", text.as_bytes()].concat(),
-            [b"\xff\xfe", &le[..]].concat(),
-            [b"\xfe\xff", &be[..]].concat(),
+            [&b"\xef\xbb\xbf"[..], text.as_bytes()].concat(),
+            [&b"\xff\xfe"[..], &le[..]].concat(),
+            [&b"\xfe\xff"[..], &be[..]].concat(),
             le,
             be,
         ] {

@@ -116,7 +116,14 @@ pub(super) fn read(
     if let Value::Object(config) = &mut config {
         own_keys(&model, config, layers, hidden, queries, head_dim)?;
         if family.name != "gpt2" {
-            config.insert("rope_parameters".into(), rope::parameters(&model, config, head_dim)?);
+            let parameters = rope::parameters(&model, config, head_dim)?;
+            // Phi-3's class looks for it at the top alone.
+            if family.name == "phi3"
+                && let Some(original) = parameters.get("original_max_position_embeddings")
+            {
+                config.insert("original_max_position_embeddings".into(), original.clone());
+            }
+            config.insert("rope_parameters".into(), parameters);
         }
     }
     Ok((config, Heads { queries, keys, head_dim }))
