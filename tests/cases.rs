@@ -6,7 +6,7 @@ mod support;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use support::{Tensor, fail, haikuq, read_json, succeed, write_json};
+use support::{Tensor, assert_says, fail, haikuq, read_json, succeed, write_json};
 
 /// The Llama with its own head, and with its embedding as head.
 const OWN_HEAD: f64 = 111.1486;
@@ -107,7 +107,7 @@ fn score(path: &Path) -> std::process::Command {
     command
 }
 
-/// Scores a checkpoint, and returns what is said beside the result.
+/// Scores a checkpoint, and returns its warnings too.
 #[track_caller]
 fn assert_scores(path: &Path, expected: f64) -> String {
     let output = succeed(score(path));
@@ -118,13 +118,6 @@ fn assert_scores(path: &Path, expected: f64) -> String {
 
 fn refusal(path: &Path) -> String {
     fail(score(path))
-}
-
-#[track_caller]
-fn assert_says(said: &str, expected: &[&str]) {
-    for text in expected {
-        assert!(said.contains(text), "{text:?} in {said}");
-    }
 }
 
 const EMBEDDING: &str = "model.embed_tokens.weight";

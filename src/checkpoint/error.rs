@@ -51,7 +51,7 @@ pub enum CheckpointError {
     StandIn {
         /// The file.
         path: PathBuf,
-        /// What it is, and the way out.
+        /// Its kind, and the way out.
         what: &'static str,
     },
     /// A file that should be small.

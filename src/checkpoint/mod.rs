@@ -264,8 +264,7 @@ pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError>
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect()
+    recognize::entries(folder).into_iter().filter(|path| path.is_file()).collect()
 }
 
 /// Reads JSON of a checkpoint's folder.

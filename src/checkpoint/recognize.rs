@@ -20,7 +20,7 @@ pub(super) enum Found {
 /// checkpoint by itself.
 ///
 /// # Errors
-/// If there are none, or several; what lies there is named, with the way out.
+/// If there are none, or several: the error names the files that lie there, and the way out.
 pub(super) fn find(path: &Path) -> Result<Found, CheckpointError> {
     if path.is_dir() { in_folder(path) } else { file(path) }
 }

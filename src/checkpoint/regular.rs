@@ -1,4 +1,4 @@
-//! Files that are files: what is opened is regular, lies where it should, and is not something else by its first bytes.
+//! Opens regular files alone, and refuses links out of a folder and stand-ins that the first bytes give away.
 
 use super::CheckpointError;
 use std::fs::File;

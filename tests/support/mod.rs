@@ -179,6 +179,14 @@ pub fn fail(mut command: Command) -> String {
     text
 }
 
+/// Asserts that a message has all of these parts.
+#[track_caller]
+pub fn assert_says(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
+
 /// Names and contents of a folder's files.
 pub fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(folder)

@@ -26,13 +26,8 @@ pub(super) fn depth(profile: &Profile) -> usize {
     }
 }
 
-/// Steps that are submitted together, once those before them are on their way. Between two submissions a GPU is idle for a
-/// while, some hundredth of a millisecond; two at once halve that, and a text comes at most a token later.
-fn together(run_ahead: usize) -> usize {
-    if run_ahead == 0 { 1 } else { TOGETHER.min(run_ahead) }
-}
-
-/// Most steps of a submission.
+/// Steps that are submitted together, at most, once those before them are on their way. Between two submissions a GPU is idle
+/// for a while, some hundredth of a millisecond; two at once halve that, and a text comes at most a token later.
 pub(super) const TOGETHER: usize = 2;
 
 /// Steps on their way, the oldest first.
@@ -97,7 +92,7 @@ impl Decoder {
         let (mut submitted, mut go_on) = (1, true);
         while !self.flights.waiting.is_empty() {
             while go_on && self.flights.waiting.len() <= self.run_ahead {
-                let steps = self.steps_ahead(&sequences, together(self.run_ahead).min(most - submitted))?;
+                let steps = self.steps_ahead(&sequences, self.run_ahead.clamp(1, TOGETHER).min(most - submitted))?;
                 if steps == 0 {
                     break;
                 }
