@@ -4,6 +4,7 @@ mod support;
 
 use haikuq::checkpoint::Checkpoint;
 use std::path::{Path, PathBuf};
+use support::assert_says;
 
 /// A value of a key.
 #[derive(Clone)]
@@ -137,13 +138,6 @@ fn refusal(bytes: &[u8]) -> Option<String> {
     let path = folder.path().join("m.gguf");
     std::fs::write(&path, bytes).unwrap();
     Checkpoint::open(&path).err().map(|e| e.to_string())
-}
-
-#[track_caller]
-fn assert_says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
 }
 
 fn path(name: &str) -> PathBuf {

@@ -6,7 +6,7 @@ use haikuq_format::manifest::MANIFEST_FILE;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use support::{TinyCheckpoint, convert, fail, haikuq, read_json, split_header, succeed, with_header, write_json};
+use support::{TinyCheckpoint, assert_says, convert, fail, haikuq, read_json, split_header, succeed, with_header, write_json};
 
 /// A written tiny checkpoint whose files a test may damage.
 struct Source {
@@ -54,13 +54,6 @@ impl Source {
         change(&mut header);
         std::fs::write(source.weights(), with_header(&header, &data)).unwrap();
         source.refusal()
-    }
-}
-
-#[track_caller]
-fn assert_says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{TinyCheckpoint, assert_same, contents, convert, fail, haikuq, read_json, succeed};
+use support::{TinyCheckpoint, assert_same, assert_says, contents, convert, fail, haikuq, read_json, succeed};
 use tempfile::TempDir;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -109,13 +109,6 @@ impl World {
     /// `Range` of every request for the weights' bytes since the last time.
     fn ranges(&self) -> Vec<Option<String>> {
         self.hub.seen().into_iter().filter(|s| s.cdn).map(|s| s.range).collect()
-    }
-}
-
-#[track_caller]
-fn assert_says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
     }
 }
 

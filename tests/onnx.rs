@@ -13,7 +13,7 @@ use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use std::path::{Path, PathBuf};
 use support::onnx::*;
-use support::{contents, convert, succeed};
+use support::{assert_says, contents, convert, succeed};
 
 fn exports() -> Vec<PathBuf> {
     let mut all = folders("tests/fixtures/onnx");

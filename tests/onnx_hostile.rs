@@ -4,8 +4,8 @@ mod support;
 
 use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto};
-use support::contents;
 use support::onnx::*;
+use support::{assert_says, contents};
 
 #[test]
 fn weights_without_names_or_scopes_are_refused_with_what_they_could_be() {

@@ -43,9 +43,10 @@ pub(super) const LLAMA: Defaults = Defaults {
 /// A decoder of the usual build, all layers alike: RMS norms before each block, SwiGLU, no biases, nothing capped or
 /// multiplied, and no positions yet.
 pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
+    refuse_others(config)?;
     let hidden_size = config.size("hidden_size", defaults.hidden_size)?;
     let num_heads = config.size("num_attention_heads", defaults.num_heads)?;
-    let head_dim = config.size("head_dim", defaults.head_dim.unwrap_or(hidden_size / num_heads))?;
+    let head_dim = config.size_or_zero("head_dim", defaults.head_dim.unwrap_or(hidden_size / num_heads))?;
     if head_dim == 0 || !head_dim.is_multiple_of(2) {
         return Err(config.unsupported("head_dim", &head_dim.to_string(), "even numbers"));
     }
@@ -73,6 +74,22 @@ pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSp
         eos_token_ids: config.token_ids("eos_token_id", defaults.eos)?,
         bos_token_id: config.token_ids("bos_token_id", defaults.bos)?.first().copied(),
     })
+}
+
+/// Refuses what the base class of all configs knows, and a spec cannot say.
+pub(super) fn refuse_others(config: &Config<'_>) -> Result<(), ArchitectureError> {
+    for key in ["use_bidirectional_attention", "add_cross_attention", "scale_attn_by_inverse_layer_idx"] {
+        config.refuse_flag(key)?;
+    }
+    if !config.flag("is_causal", true)? {
+        return Err(config.unsupported("is_causal", "false", "true"));
+    }
+    for key in ["pruned_heads", "per_layer_config"] {
+        if config.table(key)?.is_some() {
+            return Err(config.unsupported(key, "a table", "none; layers that differ from the config are not supported"));
+        }
+    }
+    Ok(())
 }
 
 /// The spec's norm as root mean square.
@@ -122,6 +139,21 @@ pub(super) fn set_windows(spec: &mut DecoderSpec, window: Option<usize>, sliding
             attention.window = window.filter(|_| sliding(i));
         }
     }
+}
+
+/// Gives layers that are `sliding` the config's window, which must be there if one is.
+pub(super) fn set_required_windows(
+    spec: &mut DecoderSpec,
+    config: &Config<'_>,
+    default: usize,
+    sliding: &[bool],
+) -> Result<(), ArchitectureError> {
+    let window = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { Some(default) };
+    if window.is_none() && sliding.contains(&true) {
+        return Err(config.unsupported("sliding_window", "null", "a number, as there are layers with sliding_attention"));
+    }
+    set_windows(spec, window, |i| sliding[i]);
+    Ok(())
 }
 
 /// Which layers slide: `layer_types`, or `otherwise` where a config has none.

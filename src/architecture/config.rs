@@ -18,19 +18,33 @@ pub(super) struct Config<'a> {
     prefix: String,
     value: &'a Value,
     generation: Option<&'a Value>,
+    /// Keys that were looked at, of nested tables too: a test holds them against those that the config classes know.
+    #[cfg(test)]
+    pub(super) read: std::rc::Rc<std::cell::RefCell<std::collections::BTreeSet<String>>>,
 }
 
 impl<'a> Config<'a> {
     pub(super) fn new(path: &'a Path, value: &'a Value, generation: Option<&'a Value>) -> Self {
-        Self { path, prefix: String::new(), value, generation }
+        Self {
+            path,
+            prefix: String::new(),
+            value,
+            generation,
+            #[cfg(test)]
+            read: std::rc::Rc::default(),
+        }
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
+        #[cfg(test)]
+        self.read.borrow_mut().insert(format!("{}{key}", self.prefix));
         self.value.get(key).filter(|v| !v.is_null())
     }
 
     /// Whether the key is there, `null` included.
     pub(super) fn has(&self, key: &str) -> bool {
+        #[cfg(test)]
+        self.read.borrow_mut().insert(format!("{}{key}", self.prefix));
         self.value.get(key).is_some()
     }
 
@@ -57,6 +71,11 @@ impl<'a> Config<'a> {
         self.at_most(key, default, MAX_SIZE)
     }
 
+    /// A whole number up to [`MAX_SIZE`], 0 being as good as none.
+    pub(super) fn size_or_zero(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
+        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(default) } else { self.size(key, default) }
+    }
+
     /// A number of layers, up to [`MAX_LAYERS`].
     pub(super) fn layers(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
         self.at_most(key, default, MAX_LAYERS)
@@ -71,8 +90,9 @@ impl<'a> Config<'a> {
     /// A finite number, if the key is there.
     pub(super) fn optional_number(&self, key: &str) -> Result<Option<f64>, ArchitectureError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let number = value.as_f64().filter(|n| n.is_finite());
-        number.map(Some).ok_or_else(|| self.wrong(key, value, "a number"))
+        // Everything is calculated in f32, and packages hold no more.
+        let number = value.as_f64().filter(|n| (*n as f32).is_finite());
+        number.map(Some).ok_or_else(|| self.wrong(key, value, "a number that an f32 holds"))
     }
 
     /// A finite number.
@@ -105,7 +125,7 @@ impl<'a> Config<'a> {
 
     /// A list of finite numbers.
     pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, ArchitectureError> {
-        self.list(key, "a list of numbers", |v| v.as_f64().filter(|n| n.is_finite()))
+        self.list(key, "a list of numbers that an f32 holds", |v| v.as_f64().filter(|n| (*n as f32).is_finite()))
     }
 
     fn list<T>(
@@ -134,20 +154,34 @@ impl<'a> Config<'a> {
         if self.flag(key, false)? { Err(self.unsupported(key, "true", "false")) } else { Ok(()) }
     }
 
-    /// A nested table.
+    /// A nested table; one without entries is none.
     pub(super) fn table(&self, key: &str) -> Result<Option<Config<'a>>, ArchitectureError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        if !value.is_object() {
-            return Err(self.wrong(key, value, "a table"));
+        let table = value.as_object().ok_or_else(|| self.wrong(key, value, "a table"))?;
+        Ok((!table.is_empty()).then(|| Config {
+            path: self.path,
+            prefix: format!("{}{key}.", self.prefix),
+            value,
+            generation: None,
+            #[cfg(test)]
+            read: self.read.clone(),
+        }))
+    }
+
+    /// Refuses a table in which tables lie: settings for kinds of layers, which the family's class does not read so.
+    pub(super) fn refuse_nested(&self) -> Result<(), ArchitectureError> {
+        let nested = self.value.as_object().into_iter().flatten().find(|(_, value)| value.is_object());
+        match nested {
+            Some((key, _)) => Err(self.unsupported(key, "a table", "numbers, texts and lists")),
+            None => Ok(()),
         }
-        Ok(Some(Config { path: self.path, prefix: format!("{}{key}.", self.prefix), value, generation: None }))
     }
 
     /// `hidden_act`.
     pub(super) fn activation(&self, key: &str, default: &str) -> Result<Activation, ArchitectureError> {
         match self.text(key)?.unwrap_or(default) {
             "silu" | "swish" => Ok(Activation::Silu),
-            "gelu" => Ok(Activation::Gelu),
+            "gelu" | "gelu_python" => Ok(Activation::Gelu),
             "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Ok(Activation::GeluTanh),
             other => Err(self.unsupported(key, other, "silu, gelu, gelu_new, gelu_pytorch_tanh")),
         }
@@ -158,6 +192,8 @@ impl<'a> Config<'a> {
     pub(super) fn token_ids(&self, key: &str, default: Option<u32>) -> Result<Vec<u32>, ArchitectureError> {
         let generation = self.generation.and_then(|g| g.get(key)).filter(|v| !v.is_null());
         // An explicit null means that there is none; only a key that is absent has the default.
+        #[cfg(test)]
+        self.read.borrow_mut().insert(key.to_string());
         let values: Vec<&Value> = generation.into_iter().chain(self.value.get(key)).collect();
         if values.is_empty() {
             return Ok(default.into_iter().collect());
@@ -166,10 +202,12 @@ impl<'a> Config<'a> {
         for value in values {
             let wrong = || self.wrong(key, value, "a token id or a list of them");
             let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
-            let named = match value {
+            // A negative id is no token's: some write -1 where there is none.
+            let is_id = |v: &&Value| v.as_i64().is_none_or(|n| n >= 0);
+            let named: Vec<u32> = match value {
                 Value::Null => Vec::new(),
-                Value::Array(list) => list.iter().map(id).collect::<Result<_, _>>()?,
-                one => vec![id(one)?],
+                Value::Array(list) => list.iter().filter(is_id).map(id).collect::<Result<_, _>>()?,
+                one => [one].into_iter().filter(is_id).map(id).collect::<Result<_, _>>()?,
             };
             let news: Vec<u32> = named.into_iter().filter(|id| !ids.contains(id)).collect();
             ids.extend(news);

@@ -15,6 +15,7 @@ pub struct Decoder {
     pub spec: DecoderSpec,
     checkpoint: Checkpoint,
     tensors: BTreeMap<String, Canonical>,
+    notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -34,25 +35,30 @@ impl Decoder {
     /// # Errors
     /// See [`ArchitectureError`].
     pub fn from_checkpoint(mut checkpoint: Checkpoint) -> Result<Self, ArchitectureError> {
-        let mapping = super::load(&checkpoint)?;
-        checkpoint.identify(&mapping.wanted())?;
-        let mut mapping = mapping.without_base(&checkpoint);
+        let mut mapping = super::load(&checkpoint)?;
+        mapping.spec.tied_head = checkpoint.identify(&mapping.wanted())?;
+        let mut sources = mapping.sources();
         let mut tensors = BTreeMap::new();
         for tensor in mapping.spec.tensors() {
-            let source = mapping
-                .sources
-                .remove(&tensor.name)
-                .ok_or_else(|| CheckpointError::Missing { path: checkpoint.path().into(), tensor: tensor.name.clone() })?;
+            // `Names::sources` has all of them.
+            let Some(source) = sources.remove(&tensor.name) else { continue };
             let canonical = resolve(&checkpoint, &tensor, source)?;
             tensors.insert(tensor.name, canonical);
         }
         let used: BTreeSet<&str> = tensors.values().flat_map(|t: &Canonical| t.source.tensors()).collect();
-        let unused: Vec<&str> = checkpoint.tensor_names().filter(|n| !used.contains(n) && !mapping.ignores(n)).collect();
+        let unused: Vec<&str> = checkpoint.tensor_names().filter(|n| !used.contains(n)).collect();
         if let Some(first) = unused.first() {
             let first = first.to_string();
             return Err(ArchitectureError::Unused { path: checkpoint.path().into(), count: unused.len(), first });
         }
-        Ok(Self { spec: mapping.spec, checkpoint, tensors })
+        let mut notes = mapping.notes;
+        notes.extend(checkpoint.warnings().iter().cloned());
+        Ok(Self { spec: mapping.spec, checkpoint, tensors, notes })
+    }
+
+    /// What a user should know of how config and files were read, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The checkpoint's files.

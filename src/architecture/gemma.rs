@@ -7,7 +7,7 @@ use super::names::Names;
 use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{NormPlacement, QkNorm};
+use haikuq_format::spec::{Activation, NormPlacement, QkNorm};
 
 /// Of `GemmaConfig`.
 const GEMMA: Defaults = Defaults {
@@ -43,6 +43,10 @@ const NAMES_2: Names = Names {
 
 pub(super) fn load_1(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = common(config, &GEMMA, "hidden_act")?;
+    // The first release said `gelu` and meant its approximation, which `GemmaConfig` makes of it.
+    if config.text("hidden_act")? == Some("gelu") {
+        base::set_activation(&mut spec, Activation::GeluTanh);
+    }
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
     Ok(Mapping::new(spec, NAMES))
 }
@@ -70,8 +74,8 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
         Some(scaling) => Some(scaling),
         None => of("full_attention")?,
     };
-    let global = RopeDefaults { theta: config.number("rope_theta", 1_000_000.0)?, partial: 1.0 };
-    let local = RopeDefaults { theta: config.number("rope_local_base_freq", 10_000.0)?, partial: 1.0 };
+    let global = RopeDefaults { theta: config.number("rope_theta", 1_000_000.0)?, partial: 1.0, ..RopeDefaults::USUAL };
+    let local = RopeDefaults { theta: config.number("rope_local_base_freq", 10_000.0)?, partial: 1.0, ..RopeDefaults::USUAL };
     let full = rope::table_of(config, full.as_ref(), base::head_dim(&spec), global)?;
     let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), base::head_dim(&spec), local)?;
     base::rotate_by_window(&mut spec, full, sliding);
@@ -85,13 +89,11 @@ fn around(config: &Config<'_>, defaults: &Defaults, sliding: impl Fn(usize) -> b
     let scale = config.number("query_pre_attn_scalar", 256.0)?.powf(-0.5) as f32;
     spec.attentions_mut().for_each(|a| a.scale = scale);
     let sliding = base::sliding_layers(config, spec.num_layers(), sliding)?;
-    let window = config.size("sliding_window", 4096)?;
-    base::set_windows(&mut spec, Some(window), |i| sliding[i]);
+    base::set_required_windows(&mut spec, config, 4096, &sliding)?;
     Ok(spec)
 }
 
 fn common(config: &Config<'_>, defaults: &Defaults, activation: &str) -> Result<DecoderSpec, ArchitectureError> {
-    config.refuse_flag("use_bidirectional_attention")?;
     let mut spec = base::spec(config, defaults)?;
     base::set_activation(&mut spec, config.activation(activation, "gelu_pytorch_tanh")?);
     spec.embedding_multiplier = (spec.hidden_size as f64).sqrt() as f32;

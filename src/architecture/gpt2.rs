@@ -24,10 +24,11 @@ const NAMES: Names = Names {
 
 /// Reads a config with the names and defaults of `GPT2Config`.
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
-    config.refuse_flag("scale_attn_by_inverse_layer_idx")?;
-    config.refuse_flag("add_cross_attention")?;
-    let hidden_size = config.size("n_embd", 768)?;
-    let num_heads = config.size("n_head", 12)?;
+    base::refuse_others(config)?;
+    // `attribute_map` of the class takes the names that other families have, too.
+    let size = |own: &str, usual: &str, default| config.size(own, config.size(usual, default)?);
+    let hidden_size = size("n_embd", "hidden_size", 768)?;
+    let num_heads = size("n_head", "num_attention_heads", 12)?;
     if !hidden_size.is_multiple_of(num_heads) {
         return Err(config.unsupported("n_head", &num_heads.to_string(), &format!("divisors of n_embd, {hidden_size}")));
     }
@@ -46,9 +47,9 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let spec = DecoderSpec {
         vocab_size: config.size("vocab_size", 50_257)?,
         hidden_size,
-        max_context: config.size("n_positions", 1024)?,
+        max_context: size("n_positions", "max_position_embeddings", 1024)?,
         norm: base::layer_norm(config, "layer_norm_epsilon", 1e-5)?,
-        layers: vec![LayerSpec::new(attention, mlp); config.layers("n_layer", 12)?],
+        layers: vec![LayerSpec::new(attention, mlp); config.layers("n_layer", config.layers("num_hidden_layers", 12)?)?],
         ropes: Vec::new(),
         tied_head: config.flag("tie_word_embeddings", true)?,
         head_bias: false,
@@ -60,7 +61,5 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
         eos_token_ids: config.token_ids("eos_token_id", Some(50_256))?,
         bos_token_id: config.token_ids("bos_token_id", Some(50_256))?.first().copied(),
     };
-    // Old checkpoints stored the causal mask.
-    let mask = |name: &str| name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
-    Ok(Mapping { may_ignore: mask, ..Mapping::new(spec, NAMES) })
+    Ok(Mapping::new(spec, NAMES))
 }

@@ -4,7 +4,7 @@
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
 use super::names::{Names, Qkv, Up};
-use super::rope::RopeDefaults;
+use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::spec::Residual;
 
@@ -35,8 +35,12 @@ const NAMES: Names = Names {
 
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
+    // The class has its own names for two of them, and does not know the others' at the top of a config.
     let theta = config.number("rotary_emb_base", 10_000.0)?;
-    base::rotate_all(&mut spec, config, RopeDefaults { theta, partial: config.number("rotary_pct", 0.25)? })?;
+    let defaults = RopeDefaults { theta, partial: config.number("rotary_pct", 0.25)?, ..RopeDefaults::USUAL };
+    let parameters = rope::parameters(config)?;
+    spec.ropes = vec![rope::table_of(config, parameters.as_ref(), base::head_dim(&spec), defaults)?];
+    spec.attentions_mut().for_each(|a| a.rope = Some(0));
     spec.norm = base::layer_norm(config, "layer_norm_eps", 1e-5)?;
     base::set_activation(&mut spec, config.activation("hidden_act", "gelu")?);
     spec.mlps_mut().for_each(|m| m.gated = false);
@@ -44,7 +48,5 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     if config.flag("use_parallel_residual", true)? {
         spec.layers.iter_mut().for_each(|l| l.residual = Residual::Parallel);
     }
-    // Old checkpoints stored the causal mask.
-    let mask = |name: &str| name.ends_with(".attention.bias") || name.ends_with(".attention.masked_bias");
-    Ok(Mapping { may_ignore: mask, ..Mapping::new(spec, NAMES) })
+    Ok(Mapping::new(spec, NAMES))
 }

@@ -15,6 +15,7 @@ mod llama;
 mod mistral;
 mod names;
 mod olmo;
+mod other_classes;
 mod phi;
 mod phi3;
 mod qwen;
@@ -83,37 +84,27 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
 /// What a family makes of a config.
 struct Mapping {
     spec: DecoderSpec,
-    /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].
-    sources: Sources,
-    /// Starts the name of every tensor but the head's; a checkpoint of the bare model goes without it.
-    base: &'static str,
-    /// The head's name, which is left out where the embedding is the head.
-    head: &'static str,
-    /// Whether a tensor that no source names may be left out; any other is an error, since weights that are dropped
-    /// in silence make a model that speaks gibberish.
-    may_ignore: fn(&str) -> bool,
+    names: Names,
+    /// What a user should know of how the config was read, a sentence each.
+    notes: Vec<String>,
 }
 
 impl Mapping {
     /// The mapping of a family that has names for everything in its spec.
     fn new(spec: DecoderSpec, names: Names) -> Self {
-        let sources = names.sources(&spec);
-        Self { spec, sources, base: names.base, head: names.head, may_ignore: |_| false }
+        Self { spec, names, notes: Vec::new() }
     }
 
-    /// Whether a tensor that no source names may be left out.
-    fn ignores(&self, name: &str) -> bool {
-        // Old checkpoints stored rope tables, which follow from the config; a tied head is the embedding, whatever a
-        // file says beside it.
-        let tied_head = self.spec.tied_head && name.strip_suffix(".weight") == Some(self.head);
-        name.ends_with(".rotary_emb.inv_freq") || tied_head || (self.may_ignore)(name)
+    /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].
+    fn sources(&self) -> Sources {
+        self.names.sources(&self.spec)
     }
 
-    /// The same as a list for readers of files that do not name their tensors so.
+    /// What readers look for in a checkpoint.
     fn wanted(&self) -> Wanted {
         let mut tensors: Vec<WantedTensor> = Vec::new();
-        let canonical = self.spec.tensors();
-        for (tensor, source) in canonical.iter().filter_map(|t| Some((t, self.sources.get(&t.name)?))) {
+        let (canonical, sources) = (self.spec.tensors(), self.sources());
+        for (tensor, source) in canonical.iter().filter_map(|t| Some((t, sources.get(&t.name)?))) {
             for part in &source.parts {
                 if tensors.iter().rev().take(source.parts.len()).all(|t| t.name != part.tensor) {
                     let mut shape = tensor.shape.clone();
@@ -126,21 +117,9 @@ impl Mapping {
                 }
             }
         }
-        let embedding = self.sources.get("embedding").and_then(|s| s.parts.first()).map(|p| p.tensor.clone());
-        let tied_head = embedding.filter(|_| self.spec.tied_head).map(|e| [format!("{}.weight", self.head), e]);
-        Wanted { tensors, base: self.base.into(), tied_head }
-    }
-
-    /// Names as a checkpoint of the bare model has them, if no tensor has the base name before its own.
-    fn without_base(mut self, checkpoint: &Checkpoint) -> Self {
-        if !checkpoint.tensor_names().any(|n| n.starts_with(self.base)) {
-            for part in self.sources.values_mut().flat_map(|s| &mut s.parts) {
-                if let Some(bare) = part.tensor.strip_prefix(self.base) {
-                    part.tensor = bare.to_string();
-                }
-            }
-        }
-        self
+        let Names { base, embedding, head, .. } = self.names;
+        let (embedding, head) = (format!("{base}{embedding}.weight"), format!("{head}.weight"));
+        Wanted { tensors, base: base.into(), embedding, head, tied: self.spec.tied_head }
     }
 }
 
@@ -149,32 +128,40 @@ fn load(checkpoint: &Checkpoint) -> Result<Mapping, ArchitectureError> {
     mapping(checkpoint.config_path(), checkpoint.config(), checkpoint.generation_config())
 }
 
-/// Finds the family by `architectures[0]`, or by `model_type` where a config has no `architectures`, and lets it read the
-/// config.
+/// Finds the family and lets it read the config. As in transformers, `model_type` says which config class reads it, and
+/// with it which model; `architectures[0]` decides where no family has that type, or a config has none.
 fn mapping(path: &Path, config: &Value, generation: Option<&Value>) -> Result<Mapping, ArchitectureError> {
     let text = |v: Option<&Value>| v.and_then(Value::as_str).map(str::to_string);
     let architecture = text(config.pointer("/architectures/0"));
     let model_type = text(config.get("model_type"));
-    let family = FAMILIES.iter().find(|f| match (&architecture, &model_type) {
-        (Some(name), _) => f.architectures.contains(&name.as_str()),
-        (None, Some(name)) => f.model_types.contains(&name.as_str()),
-        (None, None) => false,
-    });
-    let Some(family) = family else {
-        let found = architecture.or(model_type);
-        return Err(match refused::reason(config, found.as_deref()) {
-            Some(reason) => ArchitectureError::Refused { path: path.into(), found: found.unwrap_or_default(), reason },
-            None => {
-                let known = supported().collect::<Vec<_>>().join(", ");
-                ArchitectureError::Unknown { path: path.into(), found, known }
-            }
-        });
+    let found = architecture.clone().or(model_type.clone());
+    let by_name = architecture.as_deref().and_then(|name| FAMILIES.iter().find(|f| f.architectures.contains(&name)));
+    let by_type = model_type.as_deref().and_then(|name| FAMILIES.iter().find(|f| f.model_types.contains(&name)));
+    let refused = |reason| {
+        let found = found.clone().unwrap_or_default();
+        ArchitectureError::Refused { path: path.into(), found, reason }
     };
-    if let Some(reason) = refused::reason(config, None) {
-        let found = architecture.or(model_type).unwrap_or_default();
-        return Err(ArchitectureError::Refused { path: path.into(), found, reason });
+    // A class that is not known may be one that calculates otherwise, above all where a repository has code for it.
+    let unknown = by_name.is_none().then_some(architecture.as_deref()).flatten();
+    if let Some(reason) = refused::reason(config, unknown) {
+        return Err(refused(reason));
     }
-    let mapping = (family.load)(&Config::new(path, config, generation))?;
+    let own_code = config.get("auto_map").is_some_and(|map| !map.is_null());
+    let speaks_for = |class: &str| !own_code && !other_classes::is_one(class);
+    let family = by_type.filter(|_| unknown.is_none_or(speaks_for)).or(by_name);
+    let Some(family) = family else {
+        if let Some(reason) = refused::reason(config, found.as_deref()) {
+            return Err(refused(reason));
+        }
+        let known = supported().collect::<Vec<_>>().join(", ");
+        return Err(ArchitectureError::Unknown { path: path.into(), found, known });
+    };
+    let mut mapping = (family.load)(&Config::new(path, config, generation))?;
+    if let (Some(name), Some(kind)) = (&architecture, &model_type)
+        && !family.architectures.contains(&name.as_str())
+    {
+        mapping.notes.push(format!("architecture {name} is read as {}, as model_type {kind} says", family.architectures[0]));
+    }
     mapping.spec.check().map_err(|source| ArchitectureError::Spec { path: path.into(), source })?;
     Ok(mapping)
 }

@@ -24,8 +24,7 @@ pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
 pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = common(config)?;
     let sliding = base::sliding_layers(config, spec.num_layers(), |i| !(i + 1).is_multiple_of(4))?;
-    let window = config.size("sliding_window", 4096)?;
-    base::set_windows(&mut spec, Some(window), |i| sliding[i]);
+    base::set_required_windows(&mut spec, config, 4096, &sliding)?;
     let nested = config.table("rope_parameters")?;
     let of = |kind: &str| nested.as_ref().map_or(Ok(None), |t| t.table(kind));
     // The old style scales layers without a window alone.
@@ -33,7 +32,7 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
         (Some(scaling), _) | (None, Some(scaling)) => Some(scaling),
         (None, None) => None,
     };
-    let defaults = RopeDefaults { theta: config.number("rope_theta", 500_000.0)?, partial: 1.0 };
+    let defaults = RopeDefaults { theta: config.number("rope_theta", 500_000.0)?, partial: 1.0, ..RopeDefaults::USUAL };
     let full = rope::table_of(config, full.as_ref(), base::head_dim(&spec), defaults)?;
     let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), base::head_dim(&spec), defaults)?;
     base::rotate_by_window(&mut spec, full, sliding);

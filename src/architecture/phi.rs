@@ -23,7 +23,7 @@ const NAMES: Names = Names {
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     config.refuse_flag("qk_layernorm")?;
     let mut spec = base::spec(config, &DEFAULTS)?;
-    base::rotate_all(&mut spec, config, RopeDefaults { theta: 10_000.0, partial: 0.5 })?;
+    base::rotate_all(&mut spec, config, RopeDefaults { theta: 10_000.0, partial: 0.5, ..RopeDefaults::USUAL })?;
     spec.norm = base::layer_norm(config, "layer_norm_eps", 1e-5)?;
     base::set_activation(&mut spec, config.activation("hidden_act", "gelu_new")?);
     spec.mlps_mut().for_each(|m| m.gated = false);

@@ -21,7 +21,7 @@ const NAMES: Names = Names { qkv: Qkv::Fused("self_attn.qkv_proj"), up: Up::Fuse
 
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
-    base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+    base::rotate_all(&mut spec, config, RopeDefaults { long_only: Some(4096.0), ..RopeDefaults::USUAL })?;
     base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
     base::set_windows(&mut spec, config.optional_size("sliding_window")?, |_| true);
     Ok(Mapping::new(spec, NAMES))

@@ -39,12 +39,18 @@ fn common(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, Archi
     let mut spec = base::spec(config, defaults)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
     base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
-    if config.flag("use_sliding_window", false)? {
-        // As in the config classes: a missing key is 4096, and the first layers see everything.
-        let window = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { Some(4096) };
-        let first = config.size("max_window_layers", 28)?;
-        let sliding = base::sliding_layers(config, spec.num_layers(), |i| i >= first)?;
-        base::set_windows(&mut spec, window, |i| sliding[i]);
+    // As in the config classes: a missing key is 4096, and the first layers see everything.
+    let used = config.flag("use_sliding_window", false)?;
+    let window = match config.has("sliding_window") {
+        _ if !used => None,
+        true => config.optional_size("sliding_window")?,
+        false => Some(4096),
+    };
+    let first = config.optional_number("max_window_layers")?.unwrap_or(28.0);
+    let sliding = base::sliding_layers(config, spec.num_layers(), |i| window.is_some() && i as f64 >= first)?;
+    if window.is_none() && sliding.contains(&true) {
+        return Err(config.unsupported("layer_types", "sliding_attention", "full_attention, as no window is used"));
     }
+    base::set_windows(&mut spec, window, |i| sliding[i]);
     Ok(spec)
 }

@@ -5,11 +5,13 @@ use serde_json::Value;
 /// Why a config cannot be converted, if it is of a kind that is known and refused. `architecture` is the name that no
 /// family answers to; without it only what any family may have is looked at.
 pub(super) fn reason(config: &Value, architecture: Option<&str>) -> Option<String> {
-    let given = |key: &str| config.get(key).is_some_and(|v| !v.is_null());
-    if let Some(quantization) = config.get("quantization_config").filter(|v| !v.is_null()) {
-        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+    let given = |key: &str| config.get(key).is_some_and(|v| !v.is_null() && v.as_object().is_none_or(|table| !table.is_empty()));
+    // The last two are those of MLX and of older files of compressed-tensors.
+    let quantization = ["quantization_config", "quantization", "compression_config"].into_iter().find(|key| given(key));
+    if let Some(key) = quantization {
+        let method = config[key].get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
         return Some(format!(
-            "it is quantized already (quantization_config, method {method}), and quantizing twice adds up both losses: \
+            "it is quantized already ({key}, method {method}), and quantizing twice adds up both losses: \
              convert the full-precision original"
         ));
     }

@@ -13,23 +13,31 @@ pub(super) struct RopeDefaults {
     pub(super) theta: f64,
     /// Share of a head's dimensions that rotate.
     pub(super) partial: f64,
+    /// For a class that scales by longrope alone, also under its former names `su` and `yarn`: the original context where a
+    /// config does not say it.
+    pub(super) long_only: Option<f64>,
 }
 
 impl RopeDefaults {
     /// θ = 10,000, all dimensions: what most families have.
-    pub(super) const USUAL: Self = Self { theta: 10_000.0, partial: 1.0 };
+    pub(super) const USUAL: Self = Self { theta: 10_000.0, partial: 1.0, long_only: None };
 }
 
 /// Reads the rope settings of a config in both styles: `rope_parameters` (transformers 5), or `rope_theta` with
 /// `rope_scaling` (before it), which wins where a config has both.
 pub(super) fn table(config: &Config<'_>, head_dim: usize, defaults: RopeDefaults) -> Result<RopeTable, ArchitectureError> {
-    let parameters = match config.table("rope_scaling")? {
-        Some(table) => Some(table),
-        None => config.table("rope_parameters")?,
-    };
+    let parameters = parameters(config)?;
     let theta = config.number("rope_theta", defaults.theta)?;
     let partial = config.number("partial_rotary_factor", defaults.partial)?;
-    table_of(config, parameters.as_ref(), head_dim, RopeDefaults { theta, partial })
+    table_of(config, parameters.as_ref(), head_dim, RopeDefaults { theta, partial, ..defaults })
+}
+
+/// The config's table of settings, in either style; the older one wins, if it has entries.
+pub(super) fn parameters<'a>(config: &Config<'a>) -> Result<Option<Config<'a>>, ArchitectureError> {
+    match config.table("rope_scaling")? {
+        Some(table) => Ok(Some(table)),
+        None => config.table("rope_parameters"),
+    }
 }
 
 /// The table that `parameters` (of the whole `config`, which knows the context) describe.
@@ -39,9 +47,10 @@ pub(super) fn table_of(
     head_dim: usize,
     defaults: RopeDefaults,
 ) -> Result<RopeTable, ArchitectureError> {
-    let RopeDefaults { mut theta, mut partial } = defaults;
+    let RopeDefaults { mut theta, mut partial, long_only } = defaults;
     let mut rope_type = "default";
     if let Some(p) = parameters {
+        p.refuse_nested()?;
         theta = p.number("rope_theta", theta)?;
         partial = p.number("partial_rotary_factor", partial)?;
         rope_type = p.text("rope_type")?.or(p.text("type")?).unwrap_or("default");
@@ -56,6 +65,9 @@ pub(super) fn table_of(
     let plain = inverse_frequencies(theta, rotated);
     let Some(p) = parameters else { return Ok(RopeTable { inv_freq: plain, factor: 1.0, long: None }) };
     let scaled = |inv_freq: Vec<f32>| Ok(RopeTable { inv_freq, factor: 1.0, long: None });
+    if long_only.is_some() && !["default", "su", "yarn", "longrope"].contains(&rope_type) {
+        return Err(p.unsupported("rope_type", rope_type, "default, longrope"));
+    }
     match rope_type {
         // A dynamic table changes only beyond the context that the model was made for.
         "default" | "dynamic" => scaled(plain),
@@ -72,8 +84,9 @@ pub(super) fn table_of(
             };
             scaled(plain.iter().map(|&f| scaling.apply(f)).collect())
         }
+        "su" | "yarn" | "longrope" if long_only.is_some() => longrope(config, p, &plain, long_only),
         "yarn" => yarn(config, p, theta, rotated),
-        "longrope" | "su" => longrope(config, p, &plain),
+        "longrope" | "su" => longrope(config, p, &plain, None),
         other => Err(p.unsupported("rope_type", other, SUPPORTED)),
     }
 }
@@ -135,8 +148,17 @@ fn yarn(config: &Config<'_>, p: &Config<'_>, theta: f64, dimensions: usize) -> R
 }
 
 /// LongRoPE (Ding et al. 2024): factors of their own for each frequency, others for long sequences.
-fn longrope(config: &Config<'_>, p: &Config<'_>, plain: &[f32]) -> Result<RopeTable, ArchitectureError> {
-    let original = original_context(config, p)?;
+fn longrope(
+    config: &Config<'_>,
+    p: &Config<'_>,
+    plain: &[f32],
+    default_original: Option<f64>,
+) -> Result<RopeTable, ArchitectureError> {
+    let original = match default_original {
+        // Its class looks at the top of the config alone, and has a default there.
+        Some(default) => config.optional_positive("original_max_position_embeddings")?.unwrap_or(default),
+        None => original_context(config, p)?,
+    };
     let factor = match p.optional_positive("factor")? {
         Some(factor) => factor,
         None => config.required_positive("max_position_embeddings")? / original,

@@ -22,7 +22,7 @@ const DEFAULTS: Defaults = Defaults {
 
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
-    base::rotate_all(&mut spec, config, RopeDefaults { theta: 2_000_000.0, partial: 1.0 })?;
+    base::rotate_all(&mut spec, config, RopeDefaults { theta: 2_000_000.0, partial: 1.0, ..RopeDefaults::USUAL })?;
     base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
     let layers = spec.num_layers();
@@ -41,10 +41,12 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     for (attention, rotates) in spec.attentions_mut().zip(&rotates) {
         attention.rope = attention.rope.filter(|_| *rotates);
     }
-    if config.flag("use_sliding_window", false)? {
-        let window = config.optional_size("sliding_window")?;
-        let sliding = base::sliding_layers(config, layers, |i| !rotates[i])?;
-        base::set_windows(&mut spec, window, |i| sliding[i]);
+    let used = config.flag("use_sliding_window", false)?;
+    let window = if used { config.optional_size("sliding_window")? } else { None };
+    let sliding = base::sliding_layers(config, layers, |i| window.is_some() && !rotates[i])?;
+    if window.is_none() && sliding.contains(&true) {
+        return Err(config.unsupported("layer_types", "sliding_attention", "full_attention, as no window is used"));
     }
+    base::set_windows(&mut spec, window, |i| sliding[i]);
     Ok(Mapping::new(spec, Names::LLAMA))
 }

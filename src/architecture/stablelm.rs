@@ -24,8 +24,10 @@ const NAMES: Names = Names { q_norm: "self_attn.q_layernorm", k_norm: "self_attn
 
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &DEFAULTS)?;
-    base::rotate_all(&mut spec, config, RopeDefaults { theta: 10_000.0, partial: 0.25 })?;
-    spec.norm = base::layer_norm(config, "layer_norm_eps", 1e-5)?;
+    // `StableLMEpochConfig`, the class before transformers had one, has other names for two of them.
+    let (partial, epsilon) = (config.number("rope_pct", 0.25)?, config.number("norm_eps", 1e-5)?);
+    base::rotate_all(&mut spec, config, RopeDefaults { theta: 10_000.0, partial, ..RopeDefaults::USUAL })?;
+    spec.norm = base::layer_norm(config, "layer_norm_eps", epsilon)?;
     base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
     let bias = config.flag("use_qkv_bias", false)?;
     spec.attentions_mut().for_each(|a| a.qkv_bias = bias);

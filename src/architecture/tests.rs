@@ -126,3 +126,123 @@ fn arithmetic_that_a_spec_cannot_say_is_refused_by_its_key() {
         assert!(error.contains(key), "{config}: {error}");
     }
 }
+
+/// What a config of the family means after `changes` to its empty config.
+fn with(architecture: &str, changes: Value) -> Result<DecoderSpec, ArchitectureError> {
+    let mut config = json!({"architectures": [architecture]});
+    config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    spec(&config)
+}
+
+#[track_caller]
+fn assert_same_meaning(architecture: &str, a: Value, b: Value) {
+    let specs = (with(architecture, a.clone()).unwrap(), with(architecture, b.clone()).unwrap());
+    assert!(specs.0 == specs.1, "{architecture}: {a} and {b}");
+}
+
+/// `class_keys.json` lists the keys of the config classes in transformers 5.24, those of `attribute_map` included.
+#[test]
+fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
+    // Training, initial values, memory and other heads than that of language models.
+    const HARMLESS: [&str; 19] = [
+        "attention_dropout",
+        "attn_pdrop",
+        "classifier_dropout",
+        "embd_pdrop",
+        "hidden_dropout",
+        "initializer_range",
+        "is_decoder",
+        "pad_token_id",
+        // Slices of products, which change their rounding at most.
+        "pretraining_tp",
+        "reorder_and_upcast_attn",
+        "resid_pdrop",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+        "use_cache",
+        // Read only where there is scaling, or a window.
+        "original_max_position_embeddings",
+        "sliding_window",
+    ];
+    let Value::Object(classes) = read(&fixtures().join("class_keys.json")) else { panic!("no table") };
+    assert_eq!(classes.len(), FAMILIES.len());
+    for (model_type, keys) in classes {
+        let family = FAMILIES.iter().find(|f| f.model_types.contains(&model_type.as_str())).unwrap();
+        let value = json!({"use_sliding_window": false, "model_type": model_type});
+        let config = Config::new(Path::new("config.json"), &value, None);
+        (family.load)(&config).unwrap();
+        let seen = config.read.borrow();
+        for key in keys.as_array().unwrap().iter().map(|k| k.as_str().unwrap()) {
+            assert!(seen.contains(key) || HARMLESS.contains(&key), "{model_type}: {key} is neither read nor known as harmless");
+        }
+    }
+}
+
+#[test]
+fn legacy_values_mean_what_the_config_classes_make_of_them() {
+    let gemma = |act: &str| with("GemmaForCausalLM", json!({"hidden_act": act})).unwrap();
+    assert_eq!(gemma("gelu"), gemma("gelu_pytorch_tanh"));
+    assert_ne!(gemma("gelu_python"), gemma("gelu"));
+    let factors = |kind: &str| {
+        let factors = vec![1.5; 48];
+        json!({"rope_scaling": {"type": kind, "short_factor": factors, "long_factor": factors}, "max_position_embeddings": 8192})
+    };
+    assert_same_meaning("Phi3ForCausalLM", factors("yarn"), factors("longrope"));
+    assert_same_meaning("Phi3ForCausalLM", factors("su"), factors("longrope"));
+    let error = with("Phi3ForCausalLM", json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap_err().to_string();
+    assert!(error.contains("linear"), "{error}");
+    assert_same_meaning(
+        "GPT2LMHeadModel",
+        json!({"hidden_size": 96, "num_hidden_layers": 3}),
+        json!({"n_embd": 96, "n_layer": 3}),
+    );
+    let old = json!({"rope_pct": 0.5, "norm_eps": 1e-6});
+    assert_same_meaning("StableLMEpochForCausalLM", old, json!({"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-6}));
+    assert_same_meaning("GPTNeoXForCausalLM", json!({"rope_theta": 5.0, "partial_rotary_factor": 1.0}), json!({}));
+}
+
+#[test]
+fn absent_is_what_transformers_takes_as_absent() {
+    assert_same_meaning("LlamaForCausalLM", json!({"rope_scaling": {}, "quantization_config": {}}), json!({}));
+    let rope = json!({"rope_type": "linear", "factor": 2.0});
+    let (both, one) = (json!({"rope_scaling": {}, "rope_parameters": rope}), json!({"rope_parameters": rope}));
+    assert_same_meaning("LlamaForCausalLM", both, one);
+    assert_same_meaning("LlamaForCausalLM", json!({"eos_token_id": [2, -1], "bos_token_id": -1}), json!({"bos_token_id": null}));
+    assert_same_meaning("MistralForCausalLM", json!({"head_dim": 0}), json!({}));
+}
+
+#[test]
+fn a_class_that_is_not_known_is_read_as_its_model_type_says_and_that_is_told() {
+    let read = |config: Value| mapping(Path::new("config.json"), &config, None);
+    let mapping = read(json!({"architectures": ["LLaMAForCausalLM"], "model_type": "llama"})).unwrap();
+    assert_eq!(mapping.notes, ["architecture LLaMAForCausalLM is read as LlamaForCausalLM, as model_type llama says"]);
+    // As in transformers, the type decides which class reads the config.
+    let mistral = read(json!({"architectures": ["LlamaForCausalLM"], "model_type": "mistral"})).unwrap();
+    assert!(mistral.spec.attentions().all(|a| a.window == Some(4096)) && mistral.notes.len() == 1);
+    let own =
+        json!({"architectures": ["OwnForCausalLM"], "model_type": "llama", "auto_map": {"AutoModelForCausalLM": "own.Own"}});
+    assert!(matches!(read(own), Err(ArchitectureError::Unknown { .. })));
+    let other = json!({"architectures": ["BloomForCausalLM"], "model_type": "llama"});
+    assert!(matches!(read(other), Err(ArchitectureError::Unknown { .. })));
+    let classifier = json!({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"});
+    assert!(matches!(read(classifier), Err(ArchitectureError::Refused { .. })));
+}
+
+#[test]
+fn what_the_classes_know_and_a_spec_cannot_say_is_refused_by_its_key() {
+    for (architecture, config, key) in [
+        ("LlamaForCausalLM", json!({"is_causal": false}), "is_causal"),
+        ("LlamaForCausalLM", json!({"pruned_heads": {"0": [1]}}), "pruned_heads"),
+        ("Qwen2ForCausalLM", json!({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}), "full_attention"),
+        ("Gemma2ForCausalLM", json!({"sliding_window": null}), "sliding_window"),
+        ("LlamaForCausalLM", json!({"rms_norm_eps": "NaN"}), "rms_norm_eps is \"NaN\""),
+        ("GraniteForCausalLM", json!({"attention_multiplier": 1e39}), "attention_multiplier"),
+        ("MistralForCausalLM", json!({"sliding_window": -1}), "sliding_window"),
+    ] {
+        let error = with(architecture, config.clone()).unwrap_err().to_string();
+        assert!(error.contains(key), "{config}: {error}");
+    }
+}

@@ -2,7 +2,7 @@
 //! made as transformers makes it for the class that the folder names.
 
 use super::gguf::QWEN_2_SPLIT;
-use super::{CheckpointError, Companion, read_json};
+use super::{CheckpointError, Companion, MAX_COMPANION_BYTES, read_json, regular};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -37,11 +37,13 @@ pub(super) fn find(folder: &Path, found: &[Companion]) -> Result<Option<Companio
         return Ok(None);
     }
     let wrong = |file: &Path, why: String| CheckpointError::Tokenizer { path: file.into(), why };
-    let ids: BTreeMap<String, u32> = match serde_json::from_value(read_json(&vocabulary)?) {
+    let ids: BTreeMap<String, u32> = match serde_json::from_value(read_json(folder, &vocabulary)?) {
         Ok(ids) => ids,
         Err(error) => return Err(wrong(&vocabulary, format!("is no vocabulary of tokens with their ids: {error}"))),
     };
-    let text = std::fs::read_to_string(&merges).map_err(|source| CheckpointError::Io { path: merges.clone(), source })?;
+    regular::within(folder, &merges)?;
+    let text = String::from_utf8(regular::read(&merges, MAX_COMPANION_BYTES)?)
+        .map_err(|error| wrong(&merges, format!("is not UTF-8: {error}")))?;
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     let merged = lines.filter(|(i, line)| !line.is_empty() && !(*i == 0 && line.starts_with("#version")));
     let pair = |(i, line): (usize, &str)| {
@@ -109,7 +111,7 @@ fn config(folder: &Path, found: &[Companion]) -> Result<Map<String, Value>, Chec
     let mut config = Map::new();
     for name in ["special_tokens_map.json", "tokenizer_config.json"] {
         if found.iter().any(|c| c.name == name)
-            && let Value::Object(fields) = read_json(&folder.join(name))?
+            && let Value::Object(fields) = read_json(folder, &folder.join(name))?
         {
             config.extend(fields);
         }
@@ -118,7 +120,7 @@ fn config(folder: &Path, found: &[Companion]) -> Result<Map<String, Value>, Chec
 }
 
 fn class_of_family(folder: &Path) -> Option<String> {
-    let config = read_json(&folder.join(super::CONFIG_FILE)).ok()?;
+    let config = read_json(folder, &folder.join(super::CONFIG_FILE)).ok()?;
     let family = config.get("model_type")?.as_str()?;
     FAMILIES.iter().find(|(name, _)| *name == family).map(|(_, class)| (*class).to_owned())
 }
@@ -140,7 +142,7 @@ fn added(folder: &Path, config: &Map<String, Value>, ids: &BTreeMap<String, u32>
     let further = config.get("additional_special_tokens").and_then(Value::as_array);
     special.extend(further.into_iter().flatten().filter_map(token_text));
     let path = folder.join(ADDED);
-    let beside = if path.is_file() { read_json(&path)? } else { Value::Null };
+    let beside = if path.is_file() { read_json(folder, &path)? } else { Value::Null };
     let mut tokens = BTreeMap::<u32, String>::new();
     for (token, id) in beside.as_object().into_iter().flatten() {
         tokens.extend(id.as_u64().and_then(|id| u32::try_from(id).ok()).map(|id| (id, token.clone())));

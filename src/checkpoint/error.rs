@@ -1,6 +1,7 @@
 //! What can be wrong with a checkpoint's files.
 
 use super::onnx::OnnxError;
+use std::fmt;
 use std::path::PathBuf;
 
 /// What can be wrong with a checkpoint's files. Every message names the file, and the tensor where there is one.
@@ -30,12 +31,75 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// A file is not JSON.
-    #[error("{path} is not valid JSON: {source}", path = path.display())]
+    #[error("{path} is not valid JSON: {why}", path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        why: String,
+    },
+    /// Something that cannot be read like a file.
+    #[error("{path} is {what}, and a file is needed there", path = path.display())]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file that stands for another.
+    #[error("{path} is {what}", path = path.display())]
+    StandIn {
+        /// The file.
+        path: PathBuf,
+        /// Its kind, and the way out.
+        what: &'static str,
+    },
+    /// A file that should be small.
+    #[error("{path} is larger than {limit} bytes, which no such file is", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most bytes that are read.
+        limit: u64,
+    },
+    /// A link out of the checkpoint's folder.
+    #[error(
+        "{path} is a link that leads out of the checkpoint's folder, to {target}: put the file itself there",
+        path = path.display(),
+        target = target.display()
+    )]
+    Outside {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// Something that is known and no checkpoint.
+    #[error("{path}: this is {what}; {way_out}", path = path.display())]
+    Known {
+        /// What was asked for.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do.
+        way_out: String,
+    },
+    /// Weights without a config.
+    #[error(
+        "cannot read config.json of {path}, which says what the weights there are: it is missing; put the model's config.json beside them",
+        path = path.display()
+    )]
+    NoConfig {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Safetensors that no name and no index make one model.
+    #[error("{path}: {why}", path = path.display())]
+    Shards {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        why: String,
     },
     /// Files that a tokenizer should be made of, and cannot.
     #[error("{path} {why}", path = path.display())]
@@ -163,12 +227,76 @@ pub enum CheckpointError {
         end: u64,
     },
     /// A tensor that is not there.
-    #[error("{path}: tensor {tensor} is missing", path = path.display())]
+    #[error("{path}: tensor {tensor} is missing{nearest}", path = path.display())]
     Missing {
         /// The folder.
         path: PathBuf,
         /// The tensor.
         tensor: String,
+        /// What is there.
+        nearest: Nearest,
+    },
+    /// A head of its own that is not there.
+    #[error(
+        "{path}: {head} is missing, and the config says that the head is a matrix of its own (tie_word_embeddings is false, or left out where that is the family's default). If the model's head is its embedding, {embedding}, set tie_word_embeddings to true in config.json; if it was saved without its head (AutoModel in transformers), save it again with AutoModelForCausalLM",
+        path = path.display()
+    )]
+    NoHead {
+        /// The folder.
+        path: PathBuf,
+        /// The head.
+        head: String,
+        /// The embedding.
+        embedding: String,
+    },
+    /// Weights that are quantized already, whatever the config says.
+    #[error(
+        "{path}: its weights are quantized already ({format}, by tensors such as {tensor}), and quantizing twice adds up both losses: convert the full-precision original",
+        path = path.display()
+    )]
+    Quantized {
+        /// The folder.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+        /// A tensor that shows it.
+        tensor: String,
+    },
+    /// An adapter's tensors among a model's.
+    #[error(
+        "{path}: tensors such as {tensor} are those of an adapter that was not merged: merge it into the model first (merge_and_unload in peft), and save the result with save_pretrained",
+        path = path.display()
+    )]
+    AdapterInside {
+        /// The folder.
+        path: PathBuf,
+        /// One of them.
+        tensor: String,
+    },
+    /// Two names that are one without what is around them.
+    #[error("{path}: tensors {first} and {second} are both {tensor} without what is around their names", path = path.display())]
+    SameName {
+        /// The folder.
+        path: PathBuf,
+        /// The name.
+        tensor: String,
+        /// One tensor.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Several models in one checkpoint.
+    #[error(
+        "{path}: the model's tensors are there behind {first:?} and behind {second:?}: save the one that is meant by itself",
+        path = path.display()
+    )]
+    SeveralInside {
+        /// The folder.
+        path: PathBuf,
+        /// What stands before one's names.
+        first: String,
+        /// What stands before another's.
+        second: String,
     },
     /// A number format that weights do not have.
     #[error(
@@ -252,4 +380,44 @@ pub enum CheckpointError {
         /// `NaN`, `inf` or `-inf`.
         value: f32,
     },
+}
+
+/// Names in a file that are like one that is missing.
+#[derive(Debug, Default)]
+pub struct Nearest {
+    /// A few of them, the likest first.
+    names: Vec<String>,
+    /// Whether any of the wanted names is there.
+    any: bool,
+}
+
+impl Nearest {
+    /// Those of `names` that are likest to `wanted`; `any` says whether the file has any name that is wanted.
+    pub(super) fn new(wanted: &str, names: &[&str], any: bool) -> Self {
+        const SHOWN: usize = 3;
+        let parts: Vec<&str> = wanted.split('.').collect();
+        let likeness = |name: &str| {
+            let own: Vec<&str> = name.split('.').collect();
+            let end = parts.iter().rev().zip(own.iter().rev()).take_while(|(a, b)| a == b).count();
+            let shared = parts.iter().filter(|part| own.contains(part)).count();
+            (2 * shared + end, std::cmp::Reverse(own.len().abs_diff(parts.len())))
+        };
+        let mut names: Vec<&str> = names.to_vec();
+        names.sort_by_key(|name| std::cmp::Reverse(likeness(name)));
+        Self { names: names.into_iter().take(SHOWN).map(ToString::to_string).collect(), any }
+    }
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.any && !self.names.is_empty() {
+            let names = self.names.join(", ");
+            return write!(f, ", as are all others that the config asks for; there are names such as {names}");
+        }
+        match &self.names[..] {
+            [] => Ok(()),
+            [one] => write!(f, "; the nearest name that has no place is {one}"),
+            names => write!(f, "; the nearest names that have no place are {}", names.join(", ")),
+        }
+    }
 }

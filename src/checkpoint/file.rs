@@ -1,8 +1,7 @@
 //! A weight file, mapped into memory.
 
-use super::CheckpointError;
+use super::{CheckpointError, regular};
 use memmap2::Mmap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +29,7 @@ impl MappedFile {
     pub(super) fn open_any(path: &Path) -> Result<Self, CheckpointError> {
         let io = |source| CheckpointError::Io { path: path.into(), source };
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = File::open(path).map_err(io)?;
+        let file = regular::open(path)?;
         // SAFETY: the mapping is read-only. Should another process shorten the file meanwhile, reading stops with a
         // bus error, as for every program that maps its input.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;

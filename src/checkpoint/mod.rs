@@ -9,19 +9,25 @@ mod error;
 mod file;
 mod ggml;
 mod gguf;
+mod json;
 mod onnx;
+mod quantized;
+mod recognize;
+mod regular;
 mod safetensors;
+mod settle;
 mod tensor;
 mod wanted;
 
 pub use byte_level::FILES as BYTE_LEVEL_FILES;
-pub use error::CheckpointError;
+pub use error::{CheckpointError, Nearest};
 pub use onnx::OnnxError;
 pub use tensor::{Dtype, TensorView};
 pub use wanted::{Wanted, WantedTensor};
 
 use file::MappedFile;
 use haikuq_runtime::package::{additional_chat_template_file, additional_chat_template_name};
+use recognize::Found;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +39,9 @@ pub const COMPANION_FILES: [&str; 5] =
 
 /// Folder of chat templates beside the default one, in which transformers looks too.
 const ADDITIONAL_CHAT_TEMPLATES: &str = "additional_chat_templates";
+
+/// Largest companion that is read; the tokenizers of the largest vocabularies have 40 MB.
+const MAX_COMPANION_BYTES: u64 = 256 << 20;
 
 const CONFIG_FILE: &str = "config.json";
 /// An opened checkpoint.
@@ -69,52 +78,45 @@ pub struct Companion {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and either `model.safetensors`, or an index with its shards; or without these, a
-    /// folder with one GGUF file or an ONNX model, each of which may also be named itself. All headers, lengths and offsets
-    /// are checked; no weight is read.
+    /// Opens what lies at a path: a folder with `config.json` and safetensors (one file, shards with or without an index),
+    /// or without these one with a GGUF file or an ONNX model; any of these files itself; a model's folder in a Hugging
+    /// Face cache. All headers, lengths and offsets are checked; no weight is read.
     ///
     /// # Errors
     /// See [`CheckpointError`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
-        let path = path.as_ref().to_path_buf();
-        if gguf::is_file(&path) {
-            return gguf::open(&path);
+        match recognize::find(path.as_ref())? {
+            Found::Gguf(file) => gguf::open(&file),
+            Found::Onnx { path, model } => Self::open_onnx(path, &model),
+            Found::Safetensors { folder, set } => Self::open_safetensors(folder, &set),
         }
-        if path.join(haikuq_format::manifest::MANIFEST_FILE).exists() {
-            return Err(CheckpointError::IsPackage { path });
-        }
-        if !safetensors::is_in(&path) {
-            if path.is_dir()
-                && let Some(file) = gguf::find_in(&path)?
-            {
-                return gguf::open(&file);
-            }
-            if let Some(model) = onnx::find(&path)? {
-                return Self::open_onnx(path, &model);
-            }
-        }
-        if !path.is_dir() {
-            return Err(not_a_checkpoint(path));
-        }
+    }
+
+    fn open_safetensors(path: PathBuf, set: &safetensors::Set) -> Result<Self, CheckpointError> {
         let config_path = path.join(CONFIG_FILE);
-        let config = read_json(&config_path)?;
+        if !config_path.exists() {
+            return Err(CheckpointError::NoConfig { path });
+        }
+        let config = read_json(&path, &config_path)?;
         let generation_config = match path.join("generation_config.json") {
-            path if path.exists() => Some(read_json(&path)?),
+            file if file.exists() => Some(read_json(&path, &file)?),
             _ => None,
         };
-        if !safetensors::is_in(&path) {
-            return Err(no_weights(path));
-        }
-        let weights = safetensors::open(&path)?;
+        let weights = safetensors::open(&path, set)?;
         let companions = read_companions(&path)?;
-        Ok(Self { path, config, config_path, generation_config, weights, unnamed: None, companions, warnings: Vec::new() })
+        let mut warnings = Vec::new();
+        if path.join("adapter_config.json").exists() {
+            warnings.push("there is an adapter beside the weights (adapter_config.json): it is not applied".to_string());
+        }
+        Ok(Self { path, config, config_path, generation_config, weights, unnamed: None, companions, warnings })
     }
 
     /// Opens an ONNX model with the config and the other files beside it, or above its folder `onnx`.
     fn open_onnx(path: PathBuf, model: &Path) -> Result<Self, CheckpointError> {
         let config_path = onnx::config(model)?;
-        let config = read_json(&config_path)?;
         let folders = onnx::folders(model);
+        let read_json = |file: &Path| read_json(file.parent().unwrap_or(Path::new("")), file);
+        let config = read_json(&config_path)?;
         let generation_config = folders.iter().map(|folder| folder.join("generation_config.json")).find(|path| path.exists());
         let generation_config = generation_config.as_deref().map(read_json).transpose()?;
         let mut companions = Vec::<Companion>::new();
@@ -131,16 +133,21 @@ impl Checkpoint {
         Ok(Self { path, config, config_path, generation_config, weights, unnamed: Some(model), companions, warnings })
     }
 
-    /// Gives tensors the names that the family has for them, where their file does not say them. Until then such a
-    /// checkpoint has no tensors.
+    /// Gives tensors the names that the family has for them, where their file says others or none (until then an ONNX
+    /// model has no tensors), and says whether embedding and head are one matrix. What a user should know of it is added
+    /// to [`Checkpoint::warnings`].
     ///
     /// # Errors
-    /// If a wanted tensor cannot be told from others, or one is left.
-    pub fn identify(&mut self, wanted: &Wanted) -> Result<(), CheckpointError> {
+    /// If a wanted tensor cannot be told from others, or one is missing.
+    pub fn identify(&mut self, wanted: &Wanted) -> Result<bool, CheckpointError> {
         if let Some(model) = &self.unnamed {
             self.weights.tensors = model.identify(&self.weights.files, wanted)?;
         }
-        Ok(())
+        let says_head = self.config_path.file_name().is_some_and(|name| name == CONFIG_FILE);
+        let place = settle::Place { path: &self.path, files: &self.weights.files, says_head };
+        let settled = settle::settle(&mut self.weights.tensors, wanted, &place)?;
+        self.warnings.extend(settled.notes);
+        Ok(settled.tied)
     }
 
     /// What was opened: a folder, or the one file that holds everything.
@@ -183,7 +190,7 @@ impl Checkpoint {
     /// # Errors
     /// If there is no such tensor, or its number format is none that weights may have.
     pub fn tensor<'a>(&'a self, name: &'a str) -> Result<TensorView<'a>, CheckpointError> {
-        let missing = || CheckpointError::Missing { path: self.path.clone(), tensor: name.into() };
+        let missing = || CheckpointError::Missing { path: self.path.clone(), tensor: name.into(), nearest: Nearest::default() };
         let info = self.weights.tensors.get(name).ok_or_else(missing)?;
         let unknown = || {
             let file = self.weights.files[info.bytes.file()].name().into();
@@ -237,7 +244,7 @@ impl Checkpoint {
 /// If one cannot be read.
 pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError> {
     let mut paths: Vec<(String, PathBuf)> =
-        COMPANION_FILES.iter().map(|name| (name.to_string(), folder.join(name))).filter(|(_, path)| path.is_file()).collect();
+        COMPANION_FILES.iter().map(|name| (name.to_string(), folder.join(name))).filter(|(_, path)| path.exists()).collect();
     let mut templates = Vec::new();
     for path in files_in(folder) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -252,45 +259,22 @@ pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError>
     }
     templates.sort();
     paths.extend(templates);
-    let read = |(name, path): (String, PathBuf)| match std::fs::read(&path) {
-        Ok(bytes) => Ok(Companion { name, bytes }),
-        Err(source) => Err(CheckpointError::Io { path, source }),
+    let read = |(name, path): (String, PathBuf)| {
+        regular::within(folder, &path)?;
+        Ok(Companion { name, bytes: regular::read(&path, MAX_COMPANION_BYTES)? })
     };
-    let mut found = paths.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let mut found = paths.into_iter().map(read).collect::<Result<Vec<_>, CheckpointError>>()?;
     let made = byte_level::find(folder, &found)?;
     found.splice(0..0, made);
     Ok(found)
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect()
+    recognize::entries(folder).into_iter().filter(|path| path.is_file()).collect()
 }
 
-fn read_json(path: &Path) -> Result<Value, CheckpointError> {
-    let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
-    serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Json { path: path.into(), source })
-}
-
-/// Why a file, or nothing at all, is refused.
-fn not_a_checkpoint(path: PathBuf) -> CheckpointError {
-    match (path.file_name().and_then(|name| name.to_str()), path.parent()) {
-        (Some(name), Some(folder)) if path.is_file() && is_pickle(name) => {
-            CheckpointError::Pickle { path: folder.into(), file: name.into() }
-        }
-        _ => CheckpointError::NotAFolder { path },
-    }
-}
-
-fn is_pickle(name: &str) -> bool {
-    [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end))
-}
-
-/// Why a folder without safetensors is refused: pickles are named, since people have them.
-fn no_weights(root: PathBuf) -> CheckpointError {
-    let names = std::fs::read_dir(&root).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-    match names.filter(|name| is_pickle(name)).min() {
-        Some(file) => CheckpointError::Pickle { path: root, file },
-        None => CheckpointError::NoWeights { path: root },
-    }
+/// Reads JSON of a checkpoint's folder.
+fn read_json(folder: &Path, path: &Path) -> Result<Value, CheckpointError> {
+    regular::within(folder, path)?;
+    json::read(path)
 }

@@ -262,6 +262,37 @@ impl<'a> TensorView<'a> {
         self.finish(out, |at| at % height * width + columns.start + at / height)
     }
 
+    /// The first row in which two tensors differ, as numbers; 0 where their shapes do.
+    ///
+    /// # Errors
+    /// As [`TensorView::read_rows`].
+    pub(super) fn first_difference(&self, other: &TensorView<'_>) -> Result<Option<usize>, CheckpointError> {
+        if self.shape() != other.shape() {
+            return Ok(Some(0));
+        }
+        let same_form = self.dtype == other.dtype && self.info.placement == other.info.placement;
+        if same_form && !self.data.is_empty() && self.data == other.data {
+            return Ok(None);
+        }
+        let (rows, width) = (self.rows(), self.width());
+        const ROWS: usize = 64;
+        let (mut x, mut y) = (vec![0.0; ROWS * width], vec![0.0; ROWS * width]);
+        for start in (0..rows).step_by(ROWS) {
+            let now = start..(start + ROWS).min(rows);
+            let (x, y) = (&mut x[..now.len() * width], &mut y[..now.len() * width]);
+            self.read_rows(now.clone(), x)?;
+            other.read_rows(now, y)?;
+            if let Some(at) = x.iter().zip(&*y).position(|(x, y)| x != y) {
+                return Ok(Some(start + at / width.max(1)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn rows(&self) -> usize {
+        self.info.shape.first().copied().unwrap_or(1)
+    }
+
     /// Numbers in a row.
     fn width(&self) -> usize {
         if self.info.shape.len() < 2 { 1 } else { self.info.shape[1..].iter().product() }

@@ -8,8 +8,12 @@ pub struct Wanted {
     pub tensors: Vec<WantedTensor>,
     /// Starts every name but the head's, with its dot; the bare model goes without it.
     pub base: String,
-    /// Names of the head and of the embedding, where the config says that they are one.
-    pub tied_head: Option<[String; 2]>,
+    /// Name of the matrix that gives tokens their vectors.
+    pub embedding: String,
+    /// Name of the matrix that gives logits.
+    pub head: String,
+    /// Whether the config says that they are one; then the head is none of `tensors`.
+    pub tied: bool,
 }
 
 /// One of [`Wanted`].

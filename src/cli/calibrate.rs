@@ -112,8 +112,8 @@ pub fn run(args: CalibrateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let located = args.hub.locate(&args.checkpoint, context)?;
     let tokenizer = open_tokenizer(&located.path)?;
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
-    context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
+    context.warn(decoder.notes());
     let max_context = decoder.spec.max_context;
     let text = match args.text.is_empty() {
         true => CalibrationText::built_in(&tokenizer, max_context, &options),

@@ -89,8 +89,8 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let recipe = Recipe::load(&args.recipe)?;
     let located = args.hub.locate(&args.checkpoint, context)?;
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
-    context.warn(checkpoint.warnings());
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
+    context.warn(decoder.notes());
     let texts = Findings::of(decoder.checkpoint(), &decoder.spec).with_context(failed)?;
     context.warn(&texts.warnings);
     let recipe = match (args.target_bits, args.target_size) {

@@ -46,8 +46,8 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
         }
     } else {
         let checkpoint = Checkpoint::open(&path).with_context(failed)?;
-        context.warn(checkpoint.warnings());
         let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
+        context.warn(decoder.notes());
         let texts = Findings::of(decoder.checkpoint(), &decoder.spec)
             .unwrap_or_else(|error| Findings { warnings: vec![error.to_string()], ..Findings::default() });
         context.warn(&texts.warnings);

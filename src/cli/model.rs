@@ -32,16 +32,17 @@ const REFERENCE: &str = "reference (CPU, f32)";
 
 /// Opens a checkpoint with the reference, and a package on the GPU, or with the reference if that is asked for.
 pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
-    let reference = |model: Reference| {
-        let (adapter, numerics, notes) = (REFERENCE.into(), Numerics::Exact, Vec::new());
+    let reference = |model: Reference, notes: Vec<String>| {
+        let (adapter, numerics) = (REFERENCE.into(), Numerics::Exact);
         Opened { model: Box::new(model), adapter, numerics, notes }
     };
     if !is_package(path) {
-        return Ok(reference(open_checkpoint(path)?));
+        let (model, notes) = open_checkpoint(path)?;
+        return Ok(reference(model, notes));
     }
     if on_reference {
         let weights = StoredWeights::open(path)?;
-        return Ok(reference(Reference::load(&weights.manifest.spec, |name| weights.read(name))?));
+        return Ok(reference(Reference::load(&weights.manifest.spec, |name| weights.read(name))?, Vec::new()));
     }
     let mut runner = Runner::load(path, options, &mut |_| {})?;
     let notes = std::mem::take(&mut runner.notes);
@@ -50,11 +51,12 @@ pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow:
     Ok(Opened { model: Box::new(runner), adapter, numerics, notes })
 }
 
-/// Opens a checkpoint and reads all its weights.
-fn open_checkpoint(path: &Path) -> anyhow::Result<Reference> {
+/// Opens a checkpoint and reads all its weights; with what a user should know of it.
+fn open_checkpoint(path: &Path) -> anyhow::Result<(Reference, Vec<String>)> {
     let decoder = Decoder::from_checkpoint(Checkpoint::open(path)?)?;
-    Reference::load(&decoder.spec, |name| decoder.read(name))
-        .with_context(|| format!("cannot run the reference on {}", path.display()))
+    let reference = Reference::load(&decoder.spec, |name| decoder.read(name))
+        .with_context(|| format!("cannot run the reference on {}", path.display()))?;
+    Ok((reference, decoder.notes().to_vec()))
 }
 
 /// Where a model's weights come from.

@@ -24,6 +24,11 @@ pub enum Weights {
     Safetensors,
     /// The shards that `model.safetensors.index.json` names.
     Shards,
+    /// All shards of a model whose names say how many there are, without an index.
+    Unindexed {
+        /// The shards in order.
+        shards: Vec<String>,
+    },
     /// A GGUF file, in one part or several.
     Gguf {
         /// All parts; the first is the one to open.
@@ -72,8 +77,8 @@ pub enum ChoiceError {
         /// All of them.
         files: Vec<String>,
     },
-    /// Shards without the index that tells them apart.
-    #[error("there are shards such as {shard}, but no {INDEX_FILE} that says what is in them")]
+    /// Shards that are not all there, without the index that names them.
+    #[error("there are shards such as {shard}, but not all that its name speaks of, and no {INDEX_FILE}")]
     NoIndex {
         /// One of them.
         shard: String,
@@ -84,6 +89,14 @@ pub enum ChoiceError {
     )]
     Adapter {
         /// The adapter.
+        file: String,
+    },
+    /// Weights as their authors train with them.
+    #[error(
+        "{file} is in the format that its authors train with, which is not read: another repository or revision may have the model in transformers' format (config.json with model.safetensors)"
+    )]
+    Native {
+        /// The file.
         file: String,
     },
     /// Only files that run code.
@@ -139,6 +152,7 @@ impl Choice {
         match &self.weights {
             Weights::Safetensors => files.push(SINGLE_FILE.into()),
             Weights::Shards => files.push(INDEX_FILE.into()),
+            Weights::Unindexed { shards } => files.extend(shards.iter().cloned()),
             Weights::Gguf { parts } => files.extend(parts.iter().cloned()),
             Weights::Onnx { graph, data } => {
                 files.push(graph.clone());
@@ -156,7 +170,7 @@ impl Choice {
     /// The file to open; none if the folder is the checkpoint.
     pub fn entry(&self) -> Option<&str> {
         match &self.weights {
-            Weights::Safetensors | Weights::Shards => None,
+            Weights::Safetensors | Weights::Shards | Weights::Unindexed { .. } => None,
             Weights::Gguf { parts } => parts.first().map(String::as_str),
             Weights::Onnx { graph, .. } => Some(graph),
         }
@@ -188,7 +202,8 @@ fn best_weights(files: &[&str]) -> Result<Weights, ChoiceError> {
     }
     let shard = |f: &&&str| f.starts_with("model-") && f.ends_with(".safetensors") && f.contains("-of-");
     if let Some(shard) = files.iter().find(shard) {
-        return Err(ChoiceError::NoIndex { shard: shard.to_string() });
+        let no_index = || ChoiceError::NoIndex { shard: shard.to_string() };
+        return Ok(Weights::Unindexed { shards: unindexed(files, shard).ok_or_else(no_index)? });
     }
     let gguf: Vec<&str> = files.iter().copied().filter(|f| is_gguf_model(f)).collect();
     if let Some(file) = only("GGUF", &gguf)? {
@@ -207,6 +222,16 @@ fn best_weights(files: &[&str]) -> Result<Weights, ChoiceError> {
     Err(nothing(files))
 }
 
+/// All shards that a shard's name speaks of, `model-00001-of-00002.safetensors`; none if one is not there.
+fn unindexed(files: &[&str], shard: &str) -> Option<Vec<String>> {
+    let (rest, count) = shard.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (stem, _) = rest.rsplit_once('-')?;
+    // A name sizes no list: each of them is among the files.
+    let number = count.parse().ok().filter(|n| (1..=files.len()).contains(n))?;
+    let all = (1..=number).map(|i| format!("{stem}-{i:05}-of-{count}.safetensors"));
+    all.map(|name| files.contains(&name.as_str()).then_some(name)).collect()
+}
+
 /// The one file of its kind, if there is one.
 fn only<'a>(kind: &'static str, files: &[&'a str]) -> Result<Option<&'a str>, ChoiceError> {
     match files {
@@ -220,6 +245,9 @@ fn nothing(files: &[&str]) -> ChoiceError {
     let find = |test: &dyn Fn(&str) -> bool| files.iter().find(|f| test(file_name(f))).map(ToString::to_string);
     if let Some(file) = find(&|f| f.starts_with("adapter_model.")) {
         return ChoiceError::Adapter { file };
+    }
+    if let Some(file) = find(&|f| f.starts_with("consolidated") && f.ends_with(".safetensors")) {
+        return ChoiceError::Native { file };
     }
     // `training_args.bin` and the like are no weights, and are beside every kind of them.
     let is_pickle = |f: &str| PICKLE_ENDINGS.iter().any(|end| f.ends_with(end));
@@ -338,7 +366,8 @@ mod tests {
         let files = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX_FILE];
         let choice = Choice::new(&files, None).unwrap();
         assert_eq!((choice.index(), choice.files()), (Some(INDEX_FILE), vec![CONFIG_FILE.into(), INDEX_FILE.into()]));
-        assert!(refused(&files[..3]).contains("no model.safetensors.index.json"));
+        assert_eq!(chosen(&files[..3]), files[..3], "names say that these are all");
+        assert!(refused(&files[..2]).contains("not all that its name speaks of"));
     }
 
     #[test]
@@ -385,6 +414,8 @@ mod tests {
         );
         let said = refused(&["adapter_config.json", "adapter_model.safetensors", "training_args.bin"]);
         assert!(said.contains("adapter_model.safetensors is an adapter"), "{said}");
+        let said = refused(&["consolidated.safetensors", "params.json"]);
+        assert!(said.contains("consolidated.safetensors is in the format that its authors train with"), "{said}");
         let said = refused(&["README.md", "tf_model.h5", "config.json"]);
         assert!(said.contains("there are tf_model.h5, config.json"), "{said}");
         assert_eq!(refused(&[]), "there are no weights that can be read (safetensors, GGUF or ONNX)");

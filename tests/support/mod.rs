@@ -105,8 +105,16 @@ impl TinyCheckpoint {
     fn write_config(&self, folder: &Path) {
         std::fs::create_dir_all(folder).unwrap();
         write_json(&folder.join("config.json"), &self.config);
-        std::fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+        write_json(&folder.join("tokenizer.json"), &tokenizer());
     }
+}
+
+/// The smallest tokenizer that is one: a single token, which every text becomes.
+pub fn tokenizer() -> Value {
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null, "model": {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
+    })
 }
 
 /// A safetensors file of the tensors in order.
@@ -177,6 +185,14 @@ pub fn fail(mut command: Command) -> String {
     assert_eq!(output.status.code(), Some(1), "{command:?}\n{text}");
     assert!(text.contains("haikuq: error: ") && !text.contains("panicked"), "{text}");
     text
+}
+
+/// Asserts that a message has all of these parts.
+#[track_caller]
+pub fn assert_says(said: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
 }
 
 /// Names and contents of a folder's files.

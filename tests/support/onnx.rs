@@ -74,13 +74,6 @@ pub fn refusal(path: &Path) -> String {
 }
 
 #[track_caller]
-pub fn assert_says(said: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-}
-
-#[track_caller]
 pub fn assert_same_weights(a: &Path, b: &Path) {
     let (a, b) = (open(a).unwrap(), open(b).unwrap());
     assert_eq!(a.spec, b.spec);

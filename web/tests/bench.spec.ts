@@ -1,5 +1,6 @@
 /** The benchmark page, begun by its address. */
 
+import type { ModelProfile } from 'haikuq';
 import { whole } from './support/packages.ts';
 import { expect, test } from './support/test.ts';
 
@@ -63,19 +64,5 @@ test('?profile=1 takes a step of prefill and one of decode apart', async ({ brow
 
 interface Profiled {
   package: { numerics: string };
-  profile: {
-    steps: {
-      phase: string;
-      tokens: number;
-      depth: number;
-      gpuMs: number | null;
-      encodeMs: number;
-      submitMs: number;
-      waitMs: number;
-      dispatches: number;
-      operations: { operation: string; count: number; dispatches: number; gpuMs: number | null; bytes: number }[];
-    }[];
-    timestampMs: number | null;
-    readBytesPerSecond: number;
-  };
+  profile: ModelProfile;
 }

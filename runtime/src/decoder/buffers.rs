@@ -50,7 +50,7 @@ pub(super) struct Buffers {
     pub(super) seen: wgpu::Buffer,
     /// Chosen ids \[MAX_BATCH\].
     pub(super) chosen: wgpu::Buffer,
-    /// Mappable copies of `chosen`, one a step on its way.
+    /// Mappable copies of `chosen`, one for each submission on its way.
     pub(super) staging: Vec<wgpu::Buffer>,
 }
 
@@ -72,7 +72,7 @@ impl Buffers {
         let staging = |_| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("chosen tokens, mapped"),
-                size: (MAX_BATCH * 4) as u64,
+                size: (TOGETHER * MAX_BATCH * 4) as u64,
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })

@@ -61,7 +61,7 @@ pub struct StepProfile {
     pub depth: usize,
     /// GPU time of the whole step in seconds, as one pass. None where the device has no timestamps.
     pub gpu_s: Option<f64>,
-    /// All timestamps are multiples of this, in seconds: browsers round them. What is measured is repeated until that hardly
+    /// All timestamps are multiples of this, in seconds: browsers round them, and measurements repeat a step until that hardly
     /// counts.
     pub timestamp_step_s: Option<f64>,
     /// Time to encode the step, in seconds.

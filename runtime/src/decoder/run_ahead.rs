@@ -26,13 +26,8 @@ pub(super) fn depth(profile: &Profile) -> usize {
     }
 }
 
-/// Steps that are submitted together, once those before them are on their way. Between two submissions a GPU is idle for a
-/// while, some hundredth of a millisecond; two at once halve that, and a text comes at most a token later.
-fn together(run_ahead: usize) -> usize {
-    if run_ahead == 0 { 1 } else { TOGETHER.min(run_ahead) }
-}
-
-/// Most steps of a submission.
+/// Steps that are submitted together, at most, once those before them are on their way. Between two submissions a GPU is idle
+/// for a while, some hundredth of a millisecond; two at once halve that, and a text comes at most a token later.
 pub(super) const TOGETHER: usize = 2;
 
 /// Steps on their way, the oldest first.
@@ -47,12 +42,25 @@ pub(super) struct Flights {
 
 /// A step that was submitted.
 struct Flight {
-    staging: usize,
-    submission: wgpu::SubmissionIndex,
-    mapped: futures_channel::oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    ids: Ids,
     rows: usize,
     /// Sequences that have grown by the step's token, in the order of its rows.
     sequences: Vec<SequenceId>,
+}
+
+/// Where a step's ids come from.
+enum Ids {
+    /// A buffer with those of all steps of a submission, of which this is the first.
+    Mapped {
+        staging: usize,
+        steps: usize,
+        submission: wgpu::SubmissionIndex,
+        mapped: futures_channel::oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    },
+    /// The buffer of the first step of its submission, which lands before.
+    WithFirst,
+    /// They are known.
+    Read(Vec<u32>),
 }
 
 impl Decoder {
@@ -84,7 +92,7 @@ impl Decoder {
         let (mut submitted, mut go_on) = (1, true);
         while !self.flights.waiting.is_empty() {
             while go_on && self.flights.waiting.len() <= self.run_ahead {
-                let steps = self.steps_ahead(&sequences, together(self.run_ahead).min(most - submitted))?;
+                let steps = self.steps_ahead(&sequences, self.run_ahead.clamp(1, TOGETHER).min(most - submitted))?;
                 if steps == 0 {
                     break;
                 }
@@ -175,16 +183,28 @@ impl Decoder {
     /// Steps on their way from a call that failed, or that nobody waits for any more.
     pub(super) fn forget_flights(&mut self) {
         for flight in self.flights.waiting.drain(..) {
-            // Gives up the mapping; the buffer is used again.
-            self.buffers.staging[flight.staging].unmap();
+            if let Ids::Mapped { staging, .. } = flight.ids {
+                // Gives up the mapping; the buffer is used again.
+                self.buffers.staging[staging].unmap();
+            }
         }
     }
 
     async fn land_oldest(&mut self) -> Result<Vec<u32>, DecoderError> {
         let flight = self.flights.waiting.pop_front().ok_or(DecoderError::NoTokens)?;
-        self.gpu.wait_for(&flight.submission)?;
-        let staging = &self.buffers.staging[flight.staging];
-        let ids: Vec<u32> = self.gpu.take_mapped(staging, flight.mapped, flight.rows).await?;
+        let mut ids = match flight.ids {
+            Ids::Read(ids) => ids,
+            Ids::WithFirst => return Err(DecoderError::NoTokens),
+            Ids::Mapped { staging, steps, submission, mapped } => {
+                self.gpu.wait_for(&submission)?;
+                let all: Vec<u32> = self.gpu.take_mapped(&self.buffers.staging[staging], mapped, steps * MAX_BATCH).await?;
+                for (later, ids) in self.flights.waiting.iter_mut().zip(all.chunks(MAX_BATCH).skip(1)) {
+                    later.ids = Ids::Read(ids.to_vec());
+                }
+                all
+            }
+        };
+        ids.truncate(flight.rows);
         if ids.contains(&IDLE) {
             return Err(DecoderError::NotFinite);
         }
@@ -204,7 +224,6 @@ impl Decoder {
         let parts =
             [Part::Body(Step::of_decode(rows)), Part::Head { rows, from: Value::Hidden }, Part::Sample { rows, advance: true }];
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        let mut stagings = Vec::new();
         // One write for all steps: later ones get their parameters by a copy. Where nothing is drawn, all are the same.
         let changing = params.iter().any(|p| *p != params[0]);
         if changing {
@@ -219,12 +238,12 @@ impl Decoder {
                 encoder.copy_buffer_to_buffer(&b.params_ahead, step as u64 * bytes, &b.sample_params, 0, bytes);
             }
             self.encode(&mut encoder, &parts)?;
-            stagings.push(self.copy_chosen(&mut encoder));
+            self.copy_chosen(&mut encoder, step);
         }
         if changing {
             self.flights.params = params.last().cloned().unwrap_or_default();
         }
-        self.take_off(encoder, &stagings, sequences);
+        self.take_off(encoder, params.len(), sequences);
         Ok(())
     }
 
@@ -238,30 +257,29 @@ impl Decoder {
 
     /// Submits a sampling that belongs to no step, of one row, and asks for its id.
     pub(super) fn submit_sampling(&mut self, mut encoder: wgpu::CommandEncoder) {
-        let staging = self.copy_chosen(&mut encoder);
-        self.take_off(encoder, &[staging], &[]);
+        self.copy_chosen(&mut encoder, 0);
+        self.take_off(encoder, 1, &[]);
     }
 
-    /// Copies the ids that a step has chosen to where the host can read them: the number of that buffer.
-    fn copy_chosen(&mut self, encoder: &mut wgpu::CommandEncoder) -> usize {
-        let (b, staging) = (&self.buffers, self.flights.next_staging);
-        encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.staging[staging], 0, (MAX_BATCH * 4) as u64);
-        self.flights.next_staging = (staging + 1) % b.staging.len();
-        staging
+    /// Copies the ids that the next submission's step of this number has chosen to where the host can read them.
+    fn copy_chosen(&self, encoder: &mut wgpu::CommandEncoder, step: usize) {
+        let (b, bytes) = (&self.buffers, (MAX_BATCH * 4) as u64);
+        encoder.copy_buffer_to_buffer(&b.chosen, 0, &b.staging[self.flights.next_staging], step as u64 * bytes, bytes);
     }
 
-    /// Submits steps whose ids come to these buffers, and asks for them.
-    fn take_off(&mut self, encoder: wgpu::CommandEncoder, stagings: &[usize], sequences: &[SequenceId]) {
+    /// Submits steps, and asks for their ids.
+    fn take_off(&mut self, encoder: wgpu::CommandEncoder, steps: usize, sequences: &[SequenceId]) {
         let submission = self.gpu.queue.submit([encoder.finish()]);
-        for &staging in stagings {
-            let (sender, mapped) = futures_channel::oneshot::channel();
-            let buffer = &self.buffers.staging[staging];
-            buffer.map_async(wgpu::MapMode::Read, 0..(MAX_BATCH * 4) as u64, move |result| {
-                // Nobody waits for a step that was forgotten.
-                let _ = sender.send(result);
-            });
-            let (submission, sequences) = (submission.clone(), sequences.to_vec());
-            self.flights.waiting.push_back(Flight { staging, submission, mapped, rows: sequences.len().max(1), sequences });
-        }
+        let staging = self.flights.next_staging;
+        self.flights.next_staging = (staging + 1) % self.buffers.staging.len();
+        let (sender, mapped) = futures_channel::oneshot::channel();
+        self.buffers.staging[staging].map_async(wgpu::MapMode::Read, .., move |result| {
+            // Nobody waits for a step that was forgotten.
+            let _ = sender.send(result);
+        });
+        let first = Ids::Mapped { staging, steps, submission, mapped };
+        let later = std::iter::repeat_with(|| Ids::WithFirst).take(steps - 1);
+        let flight = |ids| Flight { ids, rows: sequences.len().max(1), sequences: sequences.to_vec() };
+        self.flights.waiting.extend(std::iter::once(first).chain(later).map(flight));
     }
 }

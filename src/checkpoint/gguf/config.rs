@@ -61,14 +61,6 @@ impl<'a> Model<'a> {
         let numbers = self.bytes((file, tensor)).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
         Ok(Some(numbers.collect()))
     }
-
-    /// Whether two tensors hold the same numbers.
-    fn same(&self, a: &str, b: &str) -> bool {
-        match (self.tensor(a), self.tensor(b)) {
-            (Some(a), Some(b)) => a.1.kind.name == b.1.kind.name && self.bytes(a) == self.bytes(b),
-            _ => false,
-        }
-    }
 }
 
 /// Reads the config, and what placements depend on.
@@ -100,7 +92,8 @@ pub(super) fn read(
         return Err(m.wrong(&key("attention.value_length"), &why));
     }
     let (epsilon_key, epsilon) = epsilon(&model)?;
-    let (_, embedding) = model.tensor("token_embd.weight").ok_or_else(|| m.wrong("token_embd.weight", "is missing"))?;
+    let embedding = model.tensor("token_embd.weight").or_else(|| model.tensor("output.weight"));
+    let (_, embedding) = embedding.ok_or_else(|| m.wrong("token_embd.weight", "is missing"))?;
     let mut config = json!({
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -113,7 +106,8 @@ pub(super) fn read(
         "head_dim": head_dim,
         "max_position_embeddings": m.required(&key("context_length"))?,
         epsilon_key: epsilon,
-        "tie_word_embeddings": !model.has("output.weight"),
+        // No key says it: where the file has both, their numbers do.
+        "tie_word_embeddings": true,
         "num_local_experts": m.size(&key("expert_count"))?,
     });
     for (name, own) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
@@ -122,7 +116,14 @@ pub(super) fn read(
     if let Value::Object(config) = &mut config {
         own_keys(&model, config, layers, hidden, queries, head_dim)?;
         if family.name != "gpt2" {
-            config.insert("rope_parameters".into(), rope::parameters(&model, config, head_dim)?);
+            let parameters = rope::parameters(&model, config, head_dim)?;
+            // Phi-3's class looks for it at the top alone.
+            if family.name == "phi3"
+                && let Some(original) = parameters.get("original_max_position_embeddings")
+            {
+                config.insert("original_max_position_embeddings".into(), original.clone());
+            }
+            config.insert("rope_parameters".into(), parameters);
         }
     }
     Ok((config, Heads { queries, keys, head_dim }))
@@ -156,11 +157,13 @@ fn own_keys(
         config.insert(name.into(), value);
     };
     set("hidden_act", json!("silu"));
-    let biased = |part: &str| model.has(&format!("blk.0.{part}.bias"));
+    let biased = |parts: &[&str]| parts.iter().any(|part| model.has(&format!("blk.0.{part}.bias")));
+    let (attention, query) =
+        (["attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"], ["attn_q", "attn_k", "attn_v", "attn_qkv"]);
     match model.family.name {
         "llama" | "granite" | "smollm3" | "qwen3" | "olmo2" => {
-            set("attention_bias", json!(biased("attn_q") || biased("attn_qkv")));
-            set("mlp_bias", json!(biased("ffn_up")));
+            set("attention_bias", json!(biased(&attention)));
+            set("mlp_bias", json!(biased(&["ffn_gate", "ffn_up", "ffn_down"])));
         }
         _ => {}
     }
@@ -186,8 +189,6 @@ fn own_keys(
         "gemma" | "gemma2" | "gemma3" => {
             set("hidden_act", json!("gelu_pytorch_tanh"));
             set("hidden_activation", json!("gelu_pytorch_tanh"));
-            // The converter drops a head beside the embedding.
-            set("tie_word_embeddings", json!(true));
             if model.family.name != "gemma" {
                 gemma(model, &mut set, layers, hidden / queries, head_dim, window)?;
             }
@@ -205,12 +206,12 @@ fn own_keys(
         "stablelm" => {
             // llama.cpp takes a layer without the second norm for a parallel one, whatever the key says.
             set("use_parallel_residual", json!(!model.has("blk.0.ffn_norm.weight")));
-            set("use_qkv_bias", json!(biased("attn_q") || biased("attn_qkv")));
+            set("use_qkv_bias", json!(biased(&query)));
             set("qk_layernorm", json!(model.has("blk.0.attn_q_norm.weight")));
         }
         "gptneox" => {
             set("hidden_act", json!("gelu"));
-            set("attention_bias", json!(biased("attn_qkv")));
+            set("attention_bias", json!(biased(&attention)));
             set("use_parallel_residual", json!(m.flag(&key("use_parallel_residual"))?.unwrap_or(true)));
         }
         "gpt2" => {
@@ -220,9 +221,6 @@ fn own_keys(
             copy(config, "n_inner", "intermediate_size");
             copy(config, "n_positions", "max_position_embeddings");
             config.insert("activation_function".into(), json!("gelu_new"));
-            // Old files hold the embedding a second time.
-            let tied = !model.has("output.weight") || model.same("output.weight", "token_embd.weight");
-            config.insert("tie_word_embeddings".into(), json!(tied));
         }
         _ => {}
     }

@@ -259,8 +259,8 @@ impl<'a> Container<'a> {
 
     /// A list of numbers.
     pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, CheckpointError> {
-        self.list(key, "numbers", |value| match value {
-            Value::Float(x) => Some(x),
+        self.list(key, "finite numbers", |value| match value {
+            Value::Float(x) => Some(x).filter(|x| x.is_finite()),
             Value::Unsigned(n) => Some(n as f64),
             Value::Signed(n) => Some(n as f64),
             _ => None,

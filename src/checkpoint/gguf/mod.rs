@@ -16,7 +16,8 @@ mod types;
 pub(super) use tokenizer::QWEN_2_SPLIT;
 
 use super::file::MappedFile;
-use super::{Checkpoint, CheckpointError, Weights};
+use super::recognize::{entries, name_of};
+use super::{Checkpoint, CheckpointError, Weights, regular};
 use container::Container;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,36 +25,74 @@ use std::path::{Path, PathBuf};
 /// Most pieces of one model.
 const MAX_PIECES: usize = 1 << 10;
 
-/// Whether a path names a GGUF file.
+const MAGIC: &[u8] = b"GGUF";
+
+/// Whether a path names a GGUF file, by its first bytes (downloads of some programs have hashes for names) or by its name.
 pub(super) fn is_file(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file()
+    let named = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && path.is_file();
+    named || regular::head(path).starts_with(MAGIC)
 }
 
-/// The one GGUF file of a folder, of pieces the first; `None` where there is none.
+/// The one GGUF model of a folder, of pieces the first; `None` where there is none. What belongs to a model and is none
+/// (projectors of images, importance matrices, adapters, vocabularies) is left out if a model is there.
 ///
 /// # Errors
 /// If there are several models.
 pub(super) fn find_in(folder: &Path) -> Result<Option<PathBuf>, CheckpointError> {
-    let entries = std::fs::read_dir(folder).map_err(|source| CheckpointError::Io { path: folder.into(), source })?;
-    let mut found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| is_file(p)).collect();
-    found.sort();
+    let mut found: Vec<PathBuf> = entries(folder).into_iter().filter(|p| is_file(p)).collect();
     // Later pieces belong to the first.
     found.retain(|path| Piece::of(path).is_none_or(|piece| piece.number == 1));
+    if found.len() > 1 {
+        let models: Vec<PathBuf> = found.iter().filter(|path| helper(path).is_none()).cloned().collect();
+        if !models.is_empty() {
+            found = models;
+        }
+    }
     match found.len() {
         0 | 1 => Ok(found.pop()),
         _ => {
-            let names = found.iter().map(|p| p.file_name().unwrap_or_default().to_string_lossy()).collect::<Vec<_>>();
+            let names = found.iter().map(|p| name_of(p)).collect::<Vec<_>>();
             Err(CheckpointError::SeveralModels { path: folder.into(), files: names.join(", ") })
         }
     }
 }
 
+/// What a file is, if it belongs to a model and is none: by what it says of itself, or by its name.
+fn helper(path: &Path) -> Option<(&'static str, &'static str)> {
+    const PROJECTOR: (&str, &str) = ("a projector of images or sounds", "name the language model beside it");
+    const MATRIX: (&str, &str) = ("an importance matrix", "name the model that it belongs to");
+    const ADAPTER: (&str, &str) = ("a LoRA adapter", "merge it into its model first (llama-export-lora), and name the result");
+    const VOCABULARY: (&str, &str) = ("a vocabulary without weights", "name a model");
+    let by_name = || {
+        let name = name_of(path).to_ascii_lowercase();
+        [("mmproj", PROJECTOR), ("imatrix", MATRIX)].into_iter().find(|(part, _)| name.contains(part)).map(|(_, what)| what)
+    };
+    let file = MappedFile::open(path).ok()?;
+    let Ok(container) = Container::parse(file.name(), file.bytes()) else { return by_name() };
+    let text = |key: &str| container.text(key).ok().flatten();
+    match (text("general.type"), text("general.architecture")) {
+        (Some("mmproj"), _) | (_, Some("clip")) => Some(PROJECTOR),
+        (Some("imatrix"), _) => Some(MATRIX),
+        (Some("adapter"), _) => Some(ADAPTER),
+        (Some("vocab"), _) => Some(VOCABULARY),
+        (Some("model"), _) => None,
+        _ => by_name(),
+    }
+}
+
 /// Opens a file, and with a first piece the others. All headers, lengths and offsets are checked; no weight is read.
 pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let files = pieces(path)?.iter().map(|p| MappedFile::open(p)).collect::<Result<Vec<_>, _>>()?;
+    let paths = pieces(path)?;
+    // The one that was named may be a link to anywhere; the others follow from its name alone.
+    let folder = path.parent().unwrap_or(Path::new(""));
+    paths.iter().skip(1).try_for_each(|piece| regular::within(folder, piece))?;
+    let files = paths.iter().map(|p| MappedFile::open(p)).collect::<Result<Vec<_>, _>>()?;
     let containers = files.iter().map(|f| Container::parse(f.name(), f.bytes())).collect::<Result<Vec<_>, _>>()?;
     let main = &containers[0];
     check_pieces(path, &containers)?;
+    if let Some((what, way_out)) = helper(path) {
+        return Err(CheckpointError::Known { path: path.into(), what: what.into(), way_out: way_out.into() });
+    }
     let family = architecture(main)?;
     let (config, heads) = config::read(&containers, &files, family)?;
     let mut tensors = BTreeMap::new();

@@ -7,7 +7,7 @@ use super::stored::Stored;
 use super::uses::{Context, Kind, Use};
 use crate::checkpoint::file::MappedFile;
 use crate::checkpoint::tensor::TensorInfo;
-use crate::checkpoint::{CheckpointError, Wanted, WantedTensor};
+use crate::checkpoint::{CheckpointError, Nearest, Wanted, WantedTensor};
 use std::collections::BTreeMap;
 
 /// That a tensor is a weight, or holds it.
@@ -41,10 +41,8 @@ pub(super) fn identify(
     files: &[MappedFile],
     wanted: &Wanted,
 ) -> Result<BTreeMap<String, TensorInfo>, CheckpointError> {
-    let head = wanted.tied_head.as_ref().and_then(|[head, embedding]| {
-        let embedding = wanted.tensors.iter().find(|t| t.name == *embedding)?;
-        Some(WantedTensor { name: head.clone(), ..embedding.clone() })
-    });
+    let embedding = wanted.tensors.iter().find(|t| wanted.tied && t.name == wanted.embedding);
+    let head = embedding.map(|embedding| WantedTensor { name: wanted.head.clone(), ..embedding.clone() });
     let with_head = Wanted { tensors: wanted.tensors.iter().chain(&head).cloned().collect(), ..wanted.clone() };
     let mut values = vec![Vec::new(); stored.len()];
     for (id, value) in graph.values.iter().enumerate() {
@@ -140,8 +138,7 @@ impl Identifier<'_> {
 
     /// The places of embedding and head, if they are one.
     pub(super) fn tied(&self) -> Option<(usize, usize)> {
-        let [_, embedding] = self.wanted.tied_head.as_ref()?;
-        let embedding = self.wanted.tensors.iter().position(|t| t.name == *embedding)?;
+        let embedding = self.wanted.tensors.iter().position(|t| self.wanted.tied && t.name == self.wanted.embedding)?;
         Some((embedding, self.wanted.tensors.len()))
     }
 
@@ -338,7 +335,18 @@ impl Identifier<'_> {
                     let why = format!("a tensor is called so, but what takes it ({nodes}) does not say how it lies");
                     self.ambiguous(wanted, why, &[]).into()
                 }
-                None => CheckpointError::Missing { path: self.file.into(), tensor: self.all[wanted].name.clone() },
+                None if !self.wanted.tied && self.all[wanted].name == self.wanted.head => CheckpointError::NoHead {
+                    path: self.file.into(),
+                    head: self.wanted.head.clone(),
+                    embedding: self.wanted.embedding.clone(),
+                },
+                None => {
+                    let left: Vec<&str> =
+                        self.candidates().filter(|&i| !self.claimed[i]).map(|i| self.context.stored[i].name.as_str()).collect();
+                    let tensor = self.all[wanted].name.clone();
+                    let nearest = Nearest::new(&tensor, &left, true);
+                    CheckpointError::Missing { path: self.file.into(), tensor, nearest }
+                }
             };
         }
         let why = format!("no name or scope says so, and {} could be", could.len());

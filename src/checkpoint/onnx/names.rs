@@ -107,7 +107,7 @@ mod tests {
 
     fn names(base: &str, list: &[&str]) -> Names {
         let tensor = |name: &&str| WantedTensor { name: (*name).into(), shape: vec![], inputs_first: false, adds: 0.0 };
-        Names::new(&Wanted { tensors: list.iter().map(tensor).collect(), base: base.into(), tied_head: None })
+        Names::new(&Wanted { tensors: list.iter().map(tensor).collect(), base: base.into(), ..Wanted::default() })
     }
 
     #[test]

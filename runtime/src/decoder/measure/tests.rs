@@ -85,7 +85,7 @@ fn the_budget_ends_what_there_is_no_time_for() {
     let (times, runs, spent) = raced(0.12, &[0.001; 4], None);
     assert_eq!((times, runs), (vec![None; 4], vec![1, 1, 0, 0]));
     assert!(spent < 0.3 + 0.12, "{spent}");
-    // A second run of what takes as long as what is left is not begun either.
+    // Nor does a candidate begin that is likely to need all of the time left.
     let (times, runs, spent) = raced(0.0, &[0.2, 0.1], None);
     assert_eq!((times, runs), (vec![Some(0.4), None], vec![1, 0]));
     assert!(spent <= 0.3, "{spent}");
