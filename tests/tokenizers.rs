@@ -36,7 +36,7 @@ fn vocabularies_and_merges_become_the_tokenizer() {
     let (_dir, folder) = checkpoint(1205);
     std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
     for file in ["vocab.json", "merges.txt", "tokenizer_config.json"] {
-        std::fs::copy(root("tests/fixtures/tokenizers/vocab-merges").join(file), folder.join(file)).unwrap();
+        std::fs::copy(root("tests/fixtures/vocab-merges").join(file), folder.join(file)).unwrap();
     }
     assert!(!findings(&folder).warnings.join("\n").contains("tokenizer.json;"));
     let opened = Checkpoint::open(&folder).unwrap();

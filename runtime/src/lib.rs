@@ -16,6 +16,7 @@ pub mod device;
 pub mod generate;
 
 pub mod kernels;
+mod ordered;
 pub mod package;
 pub mod program;
 pub mod sampling;

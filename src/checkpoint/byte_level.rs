@@ -45,7 +45,7 @@ pub(super) fn find(folder: &Path, found: &[Companion]) -> Result<Option<Companio
     let text = String::from_utf8(regular::read(&merges, MAX_COMPANION_BYTES)?)
         .map_err(|error| wrong(&merges, format!("is not UTF-8: {error}")))?;
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
-    let merged = lines.filter(|(i, line)| !line.is_empty() && !(*i == 0 && line.starts_with("#version")));
+    let merged = lines.filter(|(i, line)| !(line.is_empty() || *i == 0 && line.starts_with("#version")));
     let pair = |(i, line): (usize, &str)| {
         let pair = line.trim_end_matches('\r').split_once(' ');
         let pair = pair.filter(|(a, b)| [*a, *b, &format!("{a}{b}")].iter().all(|t| ids.contains_key(*t)));

@@ -12,6 +12,7 @@ use crate::kernels::candidate::Kind;
 use crate::kernels::choose::Restrictions;
 use crate::kernels::measured::Times;
 use crate::kernels::project::{FEW, Project};
+use crate::ordered;
 use crate::program::{Operation, PREFILL_STEP, Part, Phase, Program, Step, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -200,7 +201,7 @@ async fn measure(context: &Context<'_>, task: &Task, depth: usize, row: u32, bud
     let names = &task.rivals.names;
     let mut trial = OnGpu { context, program, task, timestamps: Timestamps::new(gpu, 2 * names.len() as u32), bound: Vec::new() };
     let times = race(&mut trial, names.len(), budget).await?;
-    let microseconds = names.iter().zip(times).map(|(name, s)| (name.to_string(), s.map(|s| s * 1e6))).collect();
+    let microseconds = ordered::map(names.iter().zip(times).map(|(name, s)| (name.to_string(), s.map(|s| s * 1e6))));
     Ok(Times { operation: task.rivals.operation.into(), shape: task.rivals.shape.clone(), microseconds })
 }
 

@@ -6,6 +6,7 @@
 use super::DecoderError;
 use crate::device::{Gpu, GpuError, Profile};
 use crate::kernels::weights::{GpuChunk, GpuMatrix, GpuPlane};
+use crate::ordered;
 use crate::package::{PIECE_BYTES, Package};
 use haikuq_format::layout::{PlaneKind, plane_sizes};
 use haikuq_format::manifest::{Chunk, TensorEntry};
@@ -64,7 +65,7 @@ impl Weights {
                 GpuMatrix { scheme: tensor.scheme, rows: tensor.rows(), columns: tensor.columns(), chunks, lookup: None };
             (tensor.name.clone(), matrix)
         };
-        let tensors = plans.iter().map(bind).collect();
+        let tensors = ordered::map(plans.iter().map(bind));
         Ok(Self { tensors, destinations, bytes: manifest.weight_bytes() })
     }
 

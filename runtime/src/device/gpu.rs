@@ -156,9 +156,8 @@ impl Gpu {
             Flag::Subgroups => self.profile.subgroups,
             _ => true,
         };
-        let mut flags: Vec<_> = flags.iter().copied().filter(allowed).collect();
-        flags.sort_unstable();
-        flags.dedup();
+        // In their one order, each once.
+        let flags: Vec<_> = Flag::ALL.iter().copied().filter(|flag| flags.contains(flag) && allowed(flag)).collect();
         self.pipelines.get(&self.device, shader, flags, constants, bindings)
     }
 

@@ -16,13 +16,13 @@ pub use error::PackageError;
 pub use source::FolderSource;
 pub use source::{ByteSource, HeldFile, LocalFuture, MemorySource, SourceError};
 
+use crate::ordered;
 use crate::text::{GenerationDefaults, TextError, Tokenizer, TokenizerFiles};
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest, Plane, TensorEntry, entry_name};
 use haikuq_format::shard::{read_shard_header, shard_header_bytes};
 use sha2::{Digest, Sha256};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A manifest larger than this is refused unread. Real ones have about 300 bytes a plane: 2 MB for a thousand tensors.
@@ -259,7 +259,7 @@ impl Package {
         let file = || self.manifest.shards[index].name.clone();
         let listed = read_shard_header(start, self.manifest.shards[index].bytes)
             .map_err(|source| PackageError::Shard { file: file(), source })?;
-        let mut listed: BTreeMap<&str, _> = listed.iter().map(|e| (e.name.as_str(), e)).collect();
+        let mut listed = ordered::map(listed.iter().map(|e| (e.name.as_str(), e)));
         for ShardPlane { tensor, chunk, plane } in self.planes(index) {
             let entry = entry_name(&tensor.name, chunk, plane.kind);
             let Some(found) = listed.remove(entry.as_str()) else {

@@ -4,6 +4,7 @@
 //! rely on zeros beyond the true columns; they write only the true ones. So a value whose rows have such an end never shares.
 
 use super::{Program, Value};
+use crate::ordered;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,7 @@ pub struct Placement {
 /// stream, rows for the head, logits) has a buffer of its own. Values have `rows` rows, those of the head `head_rows`.
 pub fn place(spec: &DecoderSpec, programs: &[Program], rows: usize, head_rows: usize) -> Placement {
     let conflicts = conflicts(programs);
-    let used: BTreeSet<Value> = programs.iter().flat_map(|p| &p.operations).flat_map(values).collect();
+    let used = ordered::set(programs.iter().flat_map(|p| &p.operations).flat_map(values));
     let lasting = |v: Value| matches!(v, Value::Hidden | Value::HeadRows | Value::Logits);
     let is_padded = |v: Value| v.width(spec) != padded(v.width(spec));
     let bytes = |v: Value| (padded(v.width(spec)) * if v.is_of_head() { head_rows } else { rows }) as u64 * 4;

@@ -5,6 +5,7 @@
 
 use super::TextError;
 use super::templates::ChatTemplates;
+use crate::ordered;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::{AddedToken, Tokenizer};
@@ -37,7 +38,7 @@ impl Config {
         let bad = |why: String| TextError::File { file: CONFIG, why };
         let added = match fields.get("added_tokens_decoder") {
             None => None,
-            Some(Value::Object(tokens)) => Some(tokens.iter().map(added_token).collect::<Result<_, _>>().map_err(bad)?),
+            Some(Value::Object(tokens)) => Some(ordered::try_map(tokens.iter().map(added_token)).map_err(bad)?),
             Some(_) => return Err(bad("added_tokens_decoder is no object".into())),
         };
         // Checkpoints that list their added tokens have everything in one file; the other is older than that.
@@ -55,7 +56,7 @@ impl Config {
         let is_name = |name: &str, value: &Value| NAMES.contains(&name) || name.ends_with("_token") && !value.is_boolean();
         let named = fields.iter().filter(|(name, value)| is_name(name, value));
         Ok(Self {
-            named: named.filter_map(|(name, value)| Some((name.clone(), token_text(value)?))).collect(),
+            named: ordered::map(named.filter_map(|(name, value)| Some((name.clone(), token_text(value)?)))),
             extra: extra.filter_map(special_token).collect(),
             added: added.unwrap_or_default(),
             templates: ChatTemplates::from_config(fields.get("chat_template")).map_err(bad)?,
@@ -73,8 +74,8 @@ impl Config {
     /// A token that is not in the vocabulary and whose id would not be the one that the configuration says is left
     /// out: the model has no embedding for it.
     pub(super) fn apply(&self, tokenizer: &mut Tokenizer) -> tokenizers::Result<()> {
-        let names: BTreeSet<&str> = self.named.values().map(String::as_str).collect();
-        let before: BTreeMap<u32, AddedToken> = tokenizer.get_added_tokens_decoder().into_iter().collect();
+        let names = ordered::set(self.named.values().map(String::as_str));
+        let before = ordered::map(tokenizer.get_added_tokens_decoder());
         let mut next_id = tokenizer.get_vocab_size(false) as u32;
         next_id = next_id.max(before.last_key_value().map_or(0, |(id, _)| id + 1));
         let (mut tokens, mut added) = (Vec::new(), BTreeSet::new());

@@ -9,6 +9,7 @@
 use super::TextError;
 use super::templates::ChatTemplates;
 use super::tokenizer::cannot_encode;
+use crate::ordered;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::models::ModelWrapper;
@@ -45,8 +46,7 @@ impl ControlTokens {
                 || !blank && (templates.texts().any(|t| t.contains(text)) || model.token_to_id(text).is_none())
         };
         let added = tokenizer.get_added_tokens_decoder();
-        let by_id: BTreeMap<u32, String> =
-            added.into_iter().filter(|(_, token)| is_control(token)).map(|(id, token)| (id, token.content)).collect();
+        let by_id = ordered::map(added.into_iter().filter(|(_, token)| is_control(token)).map(|(id, token)| (id, token.content)));
         let unknown = match model {
             ModelWrapper::BPE(bpe) => bpe.unk_token.as_ref().and_then(|t| model.token_to_id(t)),
             ModelWrapper::WordPiece(m) => model.token_to_id(&m.unk_token),
@@ -72,7 +72,7 @@ impl ControlTokens {
 
     /// Every control token in `text`, leftmost first, as byte position, id and spelling.
     pub(super) fn find_in<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, u32, &'a str)> + 'a {
-        let first: BTreeSet<char> = self.by_id.values().filter_map(|token| token.chars().next()).collect();
+        let first = ordered::set(self.by_id.values().filter_map(|token| token.chars().next()));
         let mut at = 0;
         std::iter::from_fn(move || {
             while let Some(c) = text[at..].chars().next() {
@@ -140,8 +140,11 @@ impl PlainTwin {
     /// private-use characters, and a name that is one, or part of one, would lose its id or be merged into it.
     pub(super) fn new(tokenizer: &Tokenizer, control: &ControlTokens, text: &str) -> Result<Self, TextError> {
         let fail = |why: &dyn std::fmt::Display| cannot_encode(text, &format!("no tokenizer for plain text: {why}"));
-        let mut json = serde_json::to_value(tokenizer).map_err(|e| fail(&e))?;
-        let mut used: BTreeSet<u32> = private_use(text).collect();
+        // By way of text, as tokenizers are read anyway: a page downloads each further way.
+        let text_of = serde_json::to_vec(tokenizer).map_err(|e| fail(&e))?;
+        let mut json: Value = serde_json::from_slice(&text_of).map_err(|e| fail(&e))?;
+        drop(text_of);
+        let mut used = ordered::set(private_use(text));
         match &json["model"]["vocab"] {
             Value::Object(vocab) => used.extend(vocab.keys().flat_map(|piece| private_use(piece))),
             Value::Array(pieces) => used.extend(pieces.iter().filter_map(|p| p[0].as_str()).flat_map(private_use)),
@@ -156,10 +159,11 @@ impl PlainTwin {
         for id in control.by_id.keys() {
             names.insert(*id, free.next().ok_or_else(out_of_names)?);
         }
-        let by_token: BTreeMap<&str, String> =
-            control.by_id.iter().map(|(id, token)| (token.as_str(), names[id].to_string())).collect();
+        let by_token = ordered::map(control.by_id.iter().map(|(id, token)| (token.as_str(), names[id].to_string())));
         rename(&mut json, &by_token);
-        let twin: Tokenizer = serde_json::from_value(json).map_err(|e| fail(&e))?;
+        let renamed = serde_json::to_vec(&json).map_err(|e| fail(&e))?;
+        drop(json);
+        let twin = Tokenizer::from_bytes(renamed).map_err(|e| fail(&e))?;
         for (id, name) in &names {
             if twin.token_to_id(&name.to_string()) != Some(*id) {
                 return Err(fail(&format!("{:?} lost its id {id}", control.by_id[id])));

@@ -102,5 +102,5 @@ fn wrong_part(value: &Value, part: &str, kinds: &[&str], members: &str) -> Optio
 }
 
 fn fits<T: serde::de::DeserializeOwned>(value: &Value) -> Result<(), serde_json::Error> {
-    serde_json::from_value::<T>(value.clone()).map(drop)
+    serde_json::from_slice::<T>(&serde_json::to_vec(value)?).map(drop)
 }

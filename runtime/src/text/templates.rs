@@ -1,6 +1,7 @@
 //! [`ChatTemplates`]: the chat templates of a checkpoint, of which there may be several by name.
 
 use super::TextError;
+use crate::ordered;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -30,14 +31,16 @@ impl ChatTemplates {
         };
         let named = match value {
             None | Some(Value::Null) => Ok(BTreeMap::new()),
-            Some(template @ Value::String(_)) => [text(DEFAULT, Some(template))].into_iter().collect(),
-            Some(Value::Object(templates)) => templates.iter().map(|(name, template)| text(name, Some(template))).collect(),
+            Some(template @ Value::String(_)) => ordered::try_map([text(DEFAULT, Some(template))]),
+            Some(Value::Object(templates)) => {
+                ordered::try_map(templates.iter().map(|(name, template)| text(name, Some(template))))
+            }
             Some(Value::Array(templates)) => {
                 let named = |t: &Value| match t.get("name").and_then(Value::as_str) {
                     Some(name) => text(name, t.get("template")),
                     None => Err("chat_template has an entry without a name".to_owned()),
                 };
-                templates.iter().map(named).collect()
+                ordered::try_map(templates.iter().map(named))
             }
             Some(other) => Err(format!("chat_template is neither text nor a list nor an object: {other}")),
         };

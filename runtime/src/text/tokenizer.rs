@@ -5,6 +5,7 @@ use super::config::{Config, without_mark};
 use super::control::{ControlTokens, PlainTwin};
 use super::diagnose::diagnose;
 use super::templates::ChatTemplates;
+use crate::ordered;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -75,13 +76,13 @@ impl Tokenizer {
         tokenizer.with_padding(None);
         let mut config = Config::read(files.config, files.special_tokens_map)?;
         let is_special = |(id, token): (u32, tokenizers::AddedToken)| token.special.then_some(id);
-        let mut special: BTreeSet<u32> = tokenizer.get_added_tokens_decoder().into_iter().filter_map(is_special).collect();
+        let mut special = ordered::set(tokenizer.get_added_tokens_decoder().into_iter().filter_map(is_special));
         config.apply(&mut tokenizer).map_err(failed)?;
         special.extend(tokenizer.get_added_tokens_decoder().into_iter().filter_map(is_special));
 
         let of_files = ChatTemplates::from_files(files.chat_template, files.additional_chat_templates);
         let templates = if of_files.is_empty() { std::mem::take(&mut config.templates) } else { of_files };
-        let named: BTreeSet<&str> = config.named.values().map(String::as_str).chain(config.extra()).collect();
+        let named = ordered::set(config.named.values().map(String::as_str).chain(config.extra()));
         let control = ControlTokens::find(&tokenizer, json, &named, &templates);
         let (twin, turn_end) = Default::default();
         let inner = Inner { tokenizer, special, control, named: config.named, templates, twin, turn_end };

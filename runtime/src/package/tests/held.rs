@@ -2,6 +2,7 @@
 
 use super::*;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Holds all files but one; the copies given out first are damaged.

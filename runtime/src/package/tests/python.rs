@@ -11,6 +11,7 @@ use haikuq_format::spec::{
     Activation, Attention, LayerSpec, Mlp, NormKind, NormPlacement, QkNorm, Residual, TensorClass, TensorSpec,
 };
 use half::f16;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! Filters of jinja2 that minijinja lacks or has otherwise.
 
-use super::operators::pay;
+use super::operators::{begins, pay};
 use super::python::{is_space, line_end, percent, replace, repr_sorted, text};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -27,6 +27,8 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
         };
         percent(state, format, &values, mark)
     });
+    environment.add_filter("attr", attribute_of);
+    environment.add_filter("center", center);
     environment.add_filter("indent", indent);
     environment.add_filter("truncate", truncate);
     environment.add_filter("wordwrap", word_wrap);
@@ -183,6 +185,23 @@ fn chunks(line: &str, hyphens: bool) -> Vec<&str> {
 }
 
 /// Python's `textwrap.wrap` of each line.
+/// Attributes alone, as of `loop` or a namespace: entries of a dictionary are none in Python.
+fn attribute_of(value: &Value, name: &Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::Map if begins(value, "{") => Ok(Value::UNDEFINED),
+        _ => minijinja::filters::attr(value, name),
+    }
+}
+
+/// Python's `str.center`: of an odd number of spaces the one left over is on the left where the width is odd.
+fn center(state: &State, value: &str, width: Option<usize>) -> Result<String, Error> {
+    let width = width.unwrap_or(80);
+    let room = width.saturating_sub(value.chars().count());
+    pay(state, room + value.len())?;
+    let left = room / 2 + (room & width & 1);
+    Ok(format!("{}{value}{}", " ".repeat(left), " ".repeat(room - left)))
+}
+
 fn word_wrap(state: &State, value: &str, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let args = args.into_values();
     let (width, break_long, between, named): (Option<usize>, Option<bool>, Option<String>, Kwargs) = from_args(&args)?;

@@ -4,6 +4,7 @@
 //! same: blocks trimmed, loop controls, Python's string methods, `raise_exception`, `strftime_now`, a `tojson` that
 //! writes what `json.dumps` writes, and Python's spelling of `None`, `True` and `False`.
 
+mod builtins;
 mod continued;
 mod filters;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod reported;
 mod rewrite;
 
 use super::{ChatOptions, Message, TextError};
+use crate::ordered;
 use chrono::DateTime;
 use continued::Open;
 use minijinja::syntax::SyntaxConfig;
@@ -99,7 +101,7 @@ fn evaluate(
     let environment = environment(options, mark);
     let text = |(name, token): (&String, &String)| (name.clone(), Value::from(token.as_str()));
     let variable = |(name, value): (&String, &Json)| (name.clone(), Value::from(Serde(value)));
-    let mut variables: BTreeMap<String, Value> = tokens.iter().map(text).collect();
+    let mut variables = ordered::map(tokens.iter().map(text));
     for (name, list) in [("tools", &options.tools), ("documents", &options.documents)] {
         variables.insert(name.into(), list.as_ref().map_or(Value::from(()), |list| Value::from(Serde(list))));
     }
@@ -128,9 +130,10 @@ fn as_templates_see(message: &Message) -> Json {
 }
 
 fn environment(options: &ChatOptions, mark: Option<char>) -> Environment<'static> {
-    let mut environment = Environment::new();
+    let mut environment = Environment::empty();
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(DEEPEST_CALLS);
+    builtins::extend(&mut environment);
     python::extend(&mut environment);
     operators::extend(&mut environment, mark);
     filters::extend(&mut environment, mark);

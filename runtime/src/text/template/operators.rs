@@ -73,7 +73,7 @@ pub(super) fn pay(state: &State, bytes: usize) -> Result<(), Error> {
 }
 
 /// `value`, once the fuel is paid that reading all of it `times` times costs.
-fn paid(state: &State, value: Value, times: u64) -> Result<Value, Error> {
+pub(super) fn paid(state: &State, value: Value, times: u64) -> Result<Value, Error> {
     walk(state, &value, times, 0)?;
     Ok(value)
 }
@@ -114,20 +114,24 @@ fn holds_namespace(value: &Value) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// minijinja's namespaces are known to itself alone, but for how they begin to describe themselves.
 fn is_namespace(value: &Value) -> bool {
-    struct Start(String);
+    begins(value, "Namespace")
+}
+
+/// Whether an object begins to describe itself so: minijinja alone knows its namespaces and loops from dictionaries.
+pub(super) fn begins(value: &Value, with: &str) -> bool {
+    struct Start(String, usize);
     impl std::fmt::Write for Start {
         fn write_str(&mut self, text: &str) -> std::fmt::Result {
             self.0.push_str(text);
-            if self.0.len() < "Namespace".len() { Ok(()) } else { Err(std::fmt::Error) }
+            if self.0.len() < self.1 { Ok(()) } else { Err(std::fmt::Error) }
         }
     }
-    let mut start = Start(String::new());
+    let mut start = Start(String::new(), with.len());
     if let Some(object) = value.as_object() {
         let _ = std::fmt::write(&mut start, format_args!("{object:?}"));
     }
-    start.0.starts_with("Namespace")
+    start.0.starts_with(with)
 }
 
 /// Pays for reading all that is in `value`, and refuses what is nested too deeply for those who read it by calling

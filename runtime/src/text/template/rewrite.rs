@@ -112,8 +112,9 @@ fn call<'a>(name: &'static str, args: Vec<Expr<'a>>, span: Span) -> Expr<'a> {
 
 /// The same, of one argument that is not a constant.
 fn through<'a>(name: &'static str, expr: Expr<'a>) -> Expr<'a> {
-    match expr {
-        Expr::Const(_) => expr,
+    match &expr {
+        // Of constants, only none is refused.
+        Expr::Const(constant) if !constant.value.is_none() || ![ITERATED, SEARCHED, SORTED].contains(&name) => expr,
         _ => {
             let span = expr.span();
             call(name, vec![expr], span)
