@@ -26,17 +26,11 @@ pub enum TokenizerError {
     Text(#[from] TextError),
 }
 
-/// Refuses what lies in a file's place but is none: pointers, pages, texts of another encoding.
+/// Refuses texts of another encoding and files without a text; pointers and pages were refused when they were read.
 fn check_file(companion: &Companion) -> Result<(), TokenizerError> {
     let Companion { name, bytes } = companion;
     let refuse = |why: &str| Err(TokenizerError::File { file: name.clone(), why: why.into() });
     let start = bytes.trim_ascii_start();
-    if bytes.starts_with(b"version https://git-lfs") {
-        return refuse("is a git-lfs pointer, not the file itself: run `git lfs pull` in the checkpoint's folder");
-    }
-    if name.ends_with(".json") && start.starts_with(b"<") {
-        return refuse("is a web page, not the file itself: download it again, perhaps with a token");
-    }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return refuse("is in UTF-16: save it in UTF-8");
     }
@@ -180,7 +174,7 @@ fn no_tokenizer(checkpoint: &Checkpoint) -> String {
 
 /// That a folder has no tokenizer, and what to do.
 pub fn missing_tokenizer(folder: &std::path::Path) -> String {
-    let others = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"];
+    let others = ["tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "qwen.tiktoken"];
     let missing = format!("{} has no tokenizer.json", folder.display());
     match others.iter().find(|name| folder.join(name).is_file()) {
         Some(other) => format!(

@@ -51,6 +51,85 @@ fn vocabularies_and_merges_become_the_tokenizer() {
 }
 
 #[test]
+fn sentencepiece_models_become_the_tokenizer() {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        text: String,
+        ids: Vec<u32>,
+    }
+    let mut differences = Vec::new();
+    for name in ["llama", "gemma", "unigram", "unigram-bytes"] {
+        let (_dir, folder) = checkpoint(1205);
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            std::fs::remove_file(folder.join(file)).unwrap();
+        }
+        let fixture = root("tests/fixtures/sentencepiece").join(name);
+        for file in ["tokenizer.model", "tokenizer_config.json"] {
+            if fixture.join(file).is_file() {
+                std::fs::copy(fixture.join(file), folder.join(file)).unwrap();
+            }
+        }
+        let opened = Checkpoint::open(&folder).unwrap();
+        let tokenizer = from_companions(opened.companions()).unwrap().unwrap();
+        let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(fixture.join("expected.json")).unwrap()).unwrap();
+        assert!(rows.len() > 20);
+        for Row { text, ids } in rows {
+            match tokenizer.encode_bare(&text, Special::Plain) {
+                Ok(found) if found == ids => {}
+                found => differences.push(format!("{name} {text:?}\n  found    {found:?}\n  expected {ids:?}")),
+            }
+        }
+        let around = tokenizer.encode("a", Special::Plain).unwrap();
+        let (first, last) = (around.first().copied(), around.last().copied());
+        match name {
+            "unigram-bytes" => assert_eq!(last, tokenizer.eos_token_id().or(tokenizer.token_id("</s>")), "{around:?}"),
+            _ => assert_eq!(first, tokenizer.bos_token_id().or(tokenizer.token_id("<s>")), "{name} {around:?}"),
+        }
+        assert_eq!(tokenizer.decode(&around, true).unwrap(), "a", "{name}");
+    }
+    assert!(differences.is_empty(), "{} differences\n{}", differences.len(), differences.join("\n"));
+}
+
+#[test]
+fn sentencepiece_models_that_are_none_are_refused() {
+    let (_dir, folder) = checkpoint(1205);
+    std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
+    let model = std::fs::read(root("tests/fixtures/sentencepiece/llama/tokenizer.model")).unwrap();
+    let refusal = |bytes: &[u8]| {
+        std::fs::write(folder.join("tokenizer.model"), bytes).unwrap();
+        Checkpoint::open(&folder).unwrap_err().to_string()
+    };
+    for (bytes, why) in [
+        (&model[..model.len() / 2], "cut off"),
+        (&b""[..], "no pieces"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+        (b"<!doctype html><html>", "page of HTML"),
+    ] {
+        let refusal = refusal(bytes);
+        assert!(refusal.contains("tokenizer.model") && refusal.contains(why), "{refusal}");
+    }
+    // transformers' `legacy: false`: one space before the whole text, none before what follows a special token.
+    std::fs::write(folder.join("tokenizer.model"), &model).unwrap();
+    let ids = |legacy: bool| {
+        let config = json!({"legacy": legacy, "bos_token": "<s>", "eos_token": "</s>"});
+        write_json(&folder.join("tokenizer_config.json"), &config);
+        let tokenizer = from_companions(Checkpoint::open(&folder).unwrap().companions()).unwrap().unwrap();
+        let spelled = |text| tokenizer.encode_bare(text, Special::Recognize).unwrap();
+        assert_eq!(spelled("world</s>")[..], [spelled("world"), vec![2]].concat());
+        (spelled("</s>world"), spelled("world"))
+    };
+    let (after, alone) = ids(true);
+    assert_eq!(after[1..], alone);
+    let (after, alone) = ids(false);
+    assert_ne!(after[1..], alone);
+
+    // Lists of tiktoken go by the same name; a package without a tokenizer is made, with a warning.
+    std::fs::write(folder.join("tokenizer.model"), "IQ== 0\nIg== 1\n").unwrap();
+    let warnings = findings(&folder).warnings.join("\n");
+    assert!(warnings.contains("tokenizer.json; make one of its tokenizer.model"), "{warnings}");
+}
+
+#[test]
 fn a_tokenizer_taken_apart_gives_the_ids_of_the_whole() {
     let (_dir, folder) = checkpoint(4096);
     let whole = from_companions(Checkpoint::open(&folder).unwrap().companions()).unwrap().unwrap();
@@ -75,10 +154,11 @@ fn a_tokenizer_taken_apart_gives_the_ids_of_the_whole() {
 
 #[test]
 fn what_is_no_tokenizer_is_refused_by_every_recipe() {
-    let broken: [(&str, &dyn Fn(Vec<u8>) -> Vec<u8>, &str); 4] = [
+    type Break = dyn Fn(Vec<u8>) -> Vec<u8>;
+    let broken: [(&str, &Break, &str); 4] = [
         ("pointer", &|_| b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n".to_vec(), "git lfs pull"),
         ("cut", &|bytes| bytes[..bytes.len() / 2].to_vec(), "tokenizer.json"),
-        ("page", &|_| b"<!doctype html><html>".to_vec(), "web page"),
+        ("page", &|_| b"<!doctype html><html>".to_vec(), "page of HTML"),
         ("empty", &|_| Vec::new(), "is empty"),
     ];
     for (name, breaks, expected) in broken {
@@ -117,7 +197,7 @@ fn a_tokenizer_of_another_size_is_named() {
 fn no_tokenizer_is_said_and_how_to_get_one() {
     let (dir, folder) = checkpoint(4096);
     std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
-    std::fs::write(folder.join("tokenizer.model"), b"").unwrap();
+    std::fs::write(folder.join("tokenizer.model"), "IQ== 0\nIg== 1\n").unwrap();
     let output = succeed(convert(&folder, &dir.path().join("out"), &["--recipe", "f16"]));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("has no tokenizer.json") && said.contains("save_pretrained"), "{said}");

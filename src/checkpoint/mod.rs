@@ -4,7 +4,6 @@
 //! tensors by the names and in the shapes that the model family has in transformers. It says nothing of what they mean:
 //! that is [`crate::architecture`]'s.
 
-mod byte_level;
 mod error;
 mod file;
 mod ggml;
@@ -17,12 +16,13 @@ mod regular;
 mod safetensors;
 mod settle;
 mod tensor;
+mod tokenizer;
 mod wanted;
 
-pub use byte_level::FILES as BYTE_LEVEL_FILES;
 pub use error::{CheckpointError, Nearest};
 pub use onnx::OnnxError;
 pub use tensor::{Dtype, TensorView};
+pub use tokenizer::files as tokenizer_files;
 pub use wanted::{Wanted, WantedTensor};
 
 use file::MappedFile;
@@ -237,8 +237,8 @@ impl Checkpoint {
 }
 
 /// The companions that lie in a folder, which may be a package: those of [`COMPANION_FILES`], and further chat templates
-/// under the names that packages give them. Where there is no `tokenizer.json`, it is made of `vocab.json` and
-/// `merges.txt`.
+/// under the names that packages give them. Where there is no `tokenizer.json`, it is made of
+/// [`tokenizer_files`].
 ///
 /// # Errors
 /// If one cannot be read.
@@ -264,7 +264,7 @@ pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError>
         Ok(Companion { name, bytes: regular::read(&path, MAX_COMPANION_BYTES)? })
     };
     let mut found = paths.into_iter().map(read).collect::<Result<Vec<_>, CheckpointError>>()?;
-    let made = byte_level::find(folder, &found)?;
+    let made = tokenizer::make(folder, &found)?;
     found.splice(0..0, made);
     Ok(found)
 }

@@ -4,7 +4,7 @@
 //! authors trained them (`consolidated.*`, `original/`), in f32 beside f16. One set is taken, in this order: safetensors,
 //! GGUF, ONNX. Where that leaves a choice between files that are not the same, the user makes it.
 
-use crate::checkpoint::{BYTE_LEVEL_FILES, COMPANION_FILES};
+use crate::checkpoint::{COMPANION_FILES, tokenizer_files};
 
 /// Configuration of a model.
 pub(super) const CONFIG_FILE: &str = "config.json";
@@ -141,8 +141,8 @@ impl Choice {
         if !matches!(weights, Weights::Gguf { .. }) && !files.contains(&CONFIG_FILE) {
             return Err(ChoiceError::NoConfig);
         }
-        let of_tokenizer = if files.contains(&"tokenizer.json") { &[][..] } else { &BYTE_LEVEL_FILES };
-        let companions = [CONFIG_FILE].iter().chain(&COMPANION_FILES).chain(of_tokenizer).filter(|f| files.contains(f));
+        let of_tokenizer = tokenizer_files().filter(|_| !files.contains(&"tokenizer.json"));
+        let companions = [CONFIG_FILE].into_iter().chain(COMPANION_FILES).chain(of_tokenizer).filter(|f| files.contains(f));
         Ok(Self { companions: companions.map(ToString::to_string).collect(), weights })
     }
 

@@ -6,7 +6,6 @@ use super::super::container::Container;
 use super::super::family::Family;
 use super::vocabulary::{Kind, Vocabulary};
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 
 /// `tokenizer.json`.
 pub(super) fn tokenizer(
@@ -45,35 +44,13 @@ pub(super) fn tokenizer(
     }))
 }
 
-/// A pair that becomes a piece.
-struct Merge<'a> {
-    left: &'a str,
-    right: &'a str,
-    score: f64,
-}
-
-/// Every pair of pieces that makes a piece, best score first. SentencePiece takes the pair whose piece has the best score,
-/// the leftmost of several; the library takes the first of this list, the leftmost of several.
+/// The merges that the scores stand for.
 fn merges<'a>(container: &Container<'_>, vocabulary: &Vocabulary<'a>) -> Result<Vec<[&'a str; 2]>, CheckpointError> {
     let missing = || container.wrong("tokenizer.ggml.scores", "is missing");
     let scores = vocabulary.scores.as_ref().ok_or_else(missing)?;
-    let normal = |text: &str| vocabulary.find(text).filter(|(_, kind)| *kind == Kind::Normal);
-    let mut merges = Vec::new();
-    for ((piece, kind), score) in vocabulary.tokens.iter().zip(&vocabulary.kinds).zip(scores) {
-        if *kind != Kind::Normal {
-            continue;
-        }
-        for (at, _) in piece.char_indices().skip(1) {
-            let (left, right) = piece.split_at(at);
-            if normal(left).is_some() && normal(right).is_some() {
-                merges.push(Merge { left, right, score: *score });
-            }
-        }
-    }
-    // Of one piece, the longer left part first: it is what the leftmost pairs have grown to.
-    merges.sort_by(|a, b| {
-        let by_score = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
-        by_score.then(b.left.len().cmp(&a.left.len())).then(b.right.len().cmp(&a.right.len()))
-    });
-    Ok(merges.into_iter().map(|m| [m.left, m.right]).collect())
+    let all = vocabulary.tokens.iter().zip(&vocabulary.kinds).zip(scores);
+    let normal = all.filter(|((_, kind), _)| **kind == Kind::Normal).map(|((piece, _), score)| (*piece, *score));
+    Ok(super::super::super::tokenizer::sentencepiece::merges(normal, |text| {
+        vocabulary.find(text).is_some_and(|(_, kind)| kind == Kind::Normal)
+    }))
 }

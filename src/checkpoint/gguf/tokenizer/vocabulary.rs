@@ -1,24 +1,10 @@
 //! Tokens with their kinds and scores.
 
 use super::super::super::CheckpointError;
+pub(super) use super::super::super::tokenizer::sentencepiece::Kind;
 use super::super::container::Container;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-
-/// What a token is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Normal,
-    Unknown,
-    /// A mark for the model, which no text becomes by accident.
-    Control,
-    /// A piece of text that is cut out before all others.
-    UserDefined,
-    /// Never made.
-    Unused,
-    /// One byte, as `<0x0A>`.
-    Byte,
-}
 
 /// The tokens of a model, by id.
 pub(super) struct Vocabulary<'a> {
@@ -44,15 +30,7 @@ impl<'a> Vocabulary<'a> {
             None => vec![Kind::Normal; count],
             Some(kinds) => {
                 check(KINDS, kinds.len())?;
-                let kind = |n: f64| match n as i64 {
-                    2 => Kind::Unknown,
-                    3 => Kind::Control,
-                    4 => Kind::UserDefined,
-                    5 => Kind::Unused,
-                    6 => Kind::Byte,
-                    _ => Kind::Normal,
-                };
-                kinds.into_iter().map(kind).collect()
+                kinds.into_iter().map(|n| Kind::of(n as i64)).collect()
             }
         };
         let scores = container.numbers(SCORES)?;

@@ -1,16 +1,15 @@
 //! `tokenizer.json` for folders that have `vocab.json` and `merges.txt` alone, as older checkpoints do: byte-level BPE,
 //! made as transformers makes it for the class that the folder names.
 
-use super::gguf::QWEN_2_SPLIT;
-use super::{CheckpointError, Companion, MAX_COMPANION_BYTES, read_json, regular};
-use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use super::super::gguf::QWEN_2_SPLIT;
+use super::super::{CONFIG_FILE, CheckpointError, Companion, MAX_COMPANION_BYTES, read_json, regular};
+use super::config::{self, ADDED, added_tokens, token_text};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
-/// Tokens beside the vocabulary, with their ids.
-const ADDED: &str = "added_tokens.json";
 
 /// The files that [`find`] reads, beside the configuration.
 pub const FILES: [&str; 3] = [VOCABULARY, MERGES, ADDED];
@@ -27,13 +26,13 @@ const FAMILIES: [(&str, &str); 6] = [
     ("olmo", "GPT2Tokenizer"),
 ];
 
-/// The tokenizer of `folder`, if it has these files and `found`, its other companions, has none.
+/// The tokenizer of `folder`, if it has these files; `found` are its other companions.
 ///
 /// # Errors
 /// If a file cannot be read or does not fit the other, or the class is not known.
-pub(super) fn find(folder: &Path, found: &[Companion]) -> Result<Option<Companion>, CheckpointError> {
+pub(super) fn make(folder: &Path, found: &[Companion]) -> Result<Option<Companion>, CheckpointError> {
     let (vocabulary, merges) = (folder.join(VOCABULARY), folder.join(MERGES));
-    if found.iter().any(|c| c.name == "tokenizer.json") || !vocabulary.is_file() || !merges.is_file() {
+    if !vocabulary.is_file() || !merges.is_file() {
         return Ok(None);
     }
     let wrong = |file: &Path, why: String| CheckpointError::Tokenizer { path: file.into(), why };
@@ -54,7 +53,7 @@ pub(super) fn find(folder: &Path, found: &[Companion]) -> Result<Option<Companio
     };
     let merges = merged.map(pair).collect::<Result<Vec<_>, _>>()?;
 
-    let config = config(folder, found)?;
+    let config = config::read(folder, found)?;
     let class = config.get("tokenizer_class").and_then(Value::as_str).map(|class| class.trim_end_matches("Fast"));
     let class =
         class.filter(|class| *class != "PreTrainedTokenizer").map_or_else(|| class_of_family(folder), |c| Some(c.to_owned()));
@@ -78,7 +77,10 @@ pub(super) fn find(folder: &Path, found: &[Companion]) -> Result<Option<Companio
         }
         false => bytes(true),
     };
-    let added = added(folder, &config, &ids)?;
+    // These classes have it for what is not named.
+    let named = ["bos_token", "eos_token", "unk_token"].iter().all(|name| config.contains_key(*name));
+    let default = (!named).then(|| "<|endoftext|>".to_owned());
+    let added = added_tokens(folder, &config, &ids, default.into_iter().collect())?;
     let first = config.get("bos_token").and_then(token_text).unwrap_or_else(|| "<|endoftext|>".into());
     let first = ids.get(&first).filter(|_| flag("add_bos_token")).map(|id| (first, *id));
     let post_processor = first.map_or(
@@ -106,57 +108,8 @@ pub(super) fn find(folder: &Path, found: &[Companion]) -> Result<Option<Companio
     Ok(Some(Companion { name: "tokenizer.json".into(), bytes: made.to_string().into_bytes() }))
 }
 
-/// `tokenizer_config.json`, with what `special_tokens_map.json` adds.
-fn config(folder: &Path, found: &[Companion]) -> Result<Map<String, Value>, CheckpointError> {
-    let mut config = Map::new();
-    for name in ["special_tokens_map.json", "tokenizer_config.json"] {
-        if found.iter().any(|c| c.name == name)
-            && let Value::Object(fields) = read_json(folder, &folder.join(name))?
-        {
-            config.extend(fields);
-        }
-    }
-    Ok(config)
-}
-
 fn class_of_family(folder: &Path) -> Option<String> {
-    let config = read_json(folder, &folder.join(super::CONFIG_FILE)).ok()?;
+    let config = read_json(folder, &folder.join(CONFIG_FILE)).ok()?;
     let family = config.get("model_type")?.as_str()?;
     FAMILIES.iter().find(|(name, _)| *name == family).map(|(_, class)| (*class).to_owned())
-}
-
-fn token_text(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-}
-
-/// `added_tokens`: those with a name, which are special, and those that stand beside the vocabulary.
-fn added(folder: &Path, config: &Map<String, Value>, ids: &BTreeMap<String, u32>) -> Result<Vec<Value>, CheckpointError> {
-    let mut special: BTreeSet<String> = BTreeSet::new();
-    for name in ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] {
-        match config.get(name) {
-            // What these classes take where nothing is said.
-            None if matches!(name, "bos_token" | "eos_token" | "unk_token") => drop(special.insert("<|endoftext|>".into())),
-            other => special.extend(other.and_then(token_text)),
-        }
-    }
-    let further = config.get("additional_special_tokens").and_then(Value::as_array);
-    special.extend(further.into_iter().flatten().filter_map(token_text));
-    let path = folder.join(ADDED);
-    let beside = if path.is_file() { read_json(folder, &path)? } else { Value::Null };
-    let mut tokens = BTreeMap::<u32, String>::new();
-    for (token, id) in beside.as_object().into_iter().flatten() {
-        tokens.extend(id.as_u64().and_then(|id| u32::try_from(id).ok()).map(|id| (id, token.clone())));
-    }
-    for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
-        tokens.extend(id.parse().ok().zip(token_text(token)));
-        if token.get("special").and_then(Value::as_bool) == Some(true) {
-            special.extend(token_text(token));
-        }
-    }
-    tokens.extend(special.iter().filter_map(|token| Some((*ids.get(token)?, token.clone()))));
-    let one = |(id, token): (u32, String)| {
-        let special = special.contains(&token);
-        json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": !special, "special": special})
-    };
-    Ok(tokens.into_iter().map(one).collect())
 }
