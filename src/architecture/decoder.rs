@@ -125,6 +125,11 @@ impl Decoder {
         Ok(out)
     }
 
+    /// Rows of a canonical matrix; none of what is not there.
+    pub fn rows(&self, name: &str) -> usize {
+        self.tensors.get(name).map_or(0, |tensor| tensor.rows)
+    }
+
     /// Lets the system drop the mapped pages of a canonical tensor that is done with.
     pub fn release(&self, name: &str) {
         for tensor in self.sources(name).map(Source::tensors).unwrap_or_default() {

@@ -124,6 +124,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let result = convert::convert(&decoder, &recipe, &plan, calibration.as_ref(), &options, &|p| progress.advance(p));
     let costs = progress.finish();
     let manifest = result.with_context(failed)?;
+    context.warn(&convert::heavy_losses(&manifest));
     match args.json {
         true => context.print_json(&result_json(&options, &manifest, &costs))?,
         false => context.print(result_text(&options, &manifest, &costs))?,
@@ -269,5 +270,6 @@ fn result_json(options: &Options, manifest: &Manifest, costs: &[Cost]) -> Value 
         "shards": manifest.shards,
         "tensors": manifest.tensors.iter().map(tensor).collect::<Vec<_>>(),
         "costs": costs.iter().map(cost).collect::<Vec<_>>(),
+        "warnings": convert::heavy_losses(manifest),
     })
 }

@@ -126,7 +126,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = || format!("{:#}", open_tokenizer(dir.path()).unwrap_err());
         assert!(error().ends_with("has no tokenizer.json"), "{}", error());
-        std::fs::write(dir.path().join("tokenizer.model"), b"x").unwrap();
+        std::fs::write(dir.path().join("tokenizer.model"), "IQ== 0\n").unwrap();
         assert!(error().contains("make one of its tokenizer.model") && error().contains("save_pretrained"), "{}", error());
     }
 }

@@ -79,6 +79,24 @@ pub enum Progress<'a> {
     Shard(usize),
 }
 
+/// A matrix that loses more of its norm than this is hardly there any more.
+const HEAVY_LOSS: f64 = 0.3;
+
+/// A warning for each matrix of a package that lost more than 30 % of its norm.
+pub fn heavy_losses(manifest: &Manifest) -> Vec<String> {
+    let heavy = manifest.tensors.iter().filter_map(|t| Some((t, t.relative_error.filter(|loss| *loss > HEAVY_LOSS)?)));
+    let warning = |(t, loss): (&haikuq_format::manifest::TensorEntry, f64)| {
+        format!(
+            "{} loses {:.0} % of its norm in {}: its weights are too small or too far apart for it; give it f16 or f32 in a \
+             recipe of your own, or compare the package with the original by `haikuq validate`",
+            t.name,
+            100.0 * loss,
+            t.scheme
+        )
+    };
+    heavy.map(warning).collect()
+}
+
 /// Converts `decoder` as planned, with `calibration` if the recipe asks for it, and returns the manifest of the package,
 /// which then lies at `options.out`.
 ///
@@ -108,10 +126,10 @@ pub fn convert(
         .num_threads(options.jobs)
         .build()
         .map_err(|e| ConvertError::Threads { jobs: options.jobs, why: e.to_string() })?;
-    let weights = match calibration {
-        Some(_) => Equalized::new(decoder)?,
-        None => Equalized::plain(decoder),
-    };
+    let weights = pool.install(|| match calibration {
+        Some(_) => Equalized::new(decoder),
+        None => Equalized::far(decoder),
+    })?;
     let staged = calibration.map(|_| staged::Staged::open(work.matrices())).transpose()?;
     if let (Some(calibration), Some(staged)) = (calibration, &staged)
         && work.finished() < plan.shards.len()

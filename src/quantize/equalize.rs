@@ -10,11 +10,23 @@
 use crate::architecture::{ArchitectureError, Decoder};
 use crate::calibrate::Sensitivity;
 use haikuq_format::spec::{Attention, Mixer, Mlp, Residual};
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Factors are at most this far from their geometric mean, either way.
 const LARGEST_FACTOR: f32 = 1e6;
+
+/// Without calibration, columns that are this many times larger or smaller than the middle one are made like it.
+/// Checkpoints as they were trained have hardly any; rescaled ones do.
+const FAR: f64 = 16.0;
+
+/// Matrices whose weights are smaller than this, as a root mean square, would have scales that f16 holds badly or not at
+/// all; larger ones can be beyond it.
+const SIZES: Range<f64> = 1.0 / 2048.0..64.0;
+
+/// The size that such a matrix gets, as trained ones have it.
+const USUAL_SIZE: f64 = 1.0 / 32.0;
 
 /// Factors by which rows and columns of a tensor are multiplied.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,16 +37,29 @@ struct Factors {
     columns: Option<Vec<f32>>,
 }
 
+/// Rows that are read at a time.
+const BLOCK_ROWS: usize = 256;
+
+/// Which columns are equalized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All, to the bit.
+    All,
+    /// Those far from the others and matrices far from usual sizes, by powers of two: most checkpoints stay as they are.
+    Far,
+}
+
 /// A decoder's tensors with equalized columns.
 pub struct Equalized<'a> {
     decoder: &'a Decoder,
     factors: BTreeMap<String, Factors>,
+    extent: Extent,
 }
 
 impl<'a> Equalized<'a> {
     /// The tensors as they are.
     pub fn plain(decoder: &'a Decoder) -> Self {
-        Self { decoder, factors: BTreeMap::new() }
+        Self { decoder, factors: BTreeMap::new(), extent: Extent::All }
     }
 
     /// Equalizes every matrix whose input something else can make larger: those after a norm, the projection after
@@ -43,10 +68,28 @@ impl<'a> Equalized<'a> {
     /// # Errors
     /// If weights cannot be read.
     pub fn new(decoder: &'a Decoder) -> Result<Self, ArchitectureError> {
-        let mut equalized = Self::plain(decoder);
+        Self::to(decoder, Extent::All)
+    }
+
+    /// Equalizes what is far from everything else alone, so that a group's scale serves all of it and f16 can hold the
+    /// scale: for recipes that know nothing but the weights.
+    ///
+    /// # Errors
+    /// As [`Equalized::new`].
+    pub fn far(decoder: &'a Decoder) -> Result<Self, ArchitectureError> {
+        Self::to(decoder, Extent::Far)
+    }
+
+    fn to(decoder: &'a Decoder, extent: Extent) -> Result<Self, ArchitectureError> {
+        let mut equalized = Self { extent, ..Self::plain(decoder) };
         for layer in 0..decoder.spec.num_layers() {
             equalized.layer(layer)?;
         }
+        // What changes nothing costs nothing.
+        equalized.factors.retain(|_, factors| {
+            let of = |factors: &Option<Vec<f32>>| factors.iter().flatten().any(|f| *f != 1.0);
+            of(&factors.rows) || of(&factors.columns)
+        });
         Ok(equalized)
     }
 
@@ -131,10 +174,19 @@ impl<'a> Equalized<'a> {
     /// Columns of the matrices that a norm feeds, and its gain.
     fn after_norm(&mut self, norm: &str, matrices: &[String]) -> Result<(), ArchitectureError> {
         let mut squares = vec![0.0f64; self.decoder.spec.hidden_size];
+        let mut rows = 0;
         for matrix in matrices {
-            self.add_column_squares(matrix, &mut squares)?;
+            rows += self.add_column_squares(matrix, &mut squares)?;
         }
-        let factors = column_factors(&squares);
+        let mut factors = self.column_factors(&squares);
+        if self.extent == Extent::Far {
+            // The gain is stored in f32 and takes any size.
+            let size = (squares.iter().sum::<f64>() / (rows * squares.len()).max(1) as f64).sqrt();
+            if size > 0.0 && !SIZES.contains(&size) {
+                let factor = power_of_two(size / USUAL_SIZE);
+                factors.iter_mut().for_each(|f| *f *= factor);
+            }
+        }
         for matrix in matrices {
             self.factors.entry(matrix.clone()).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         }
@@ -149,17 +201,18 @@ impl<'a> Equalized<'a> {
     fn after_values(&mut self, layer: usize, attention: &Attention) -> Result<(), ArchitectureError> {
         let (qkv, output) = (format!("layers.{layer}.qkv"), format!("layers.{layer}.attention_output"));
         let mut squares = vec![0.0f64; attention.attention_size()];
-        self.add_column_squares(&output, &mut squares)?;
+        let rows_of_output = self.add_column_squares(&output, &mut squares)?;
         let width = attention.kv_size();
         let value_of = |column: usize| value_row(attention, column);
         let mut shared = vec![0.0f64; width];
         for (c, square) in squares.iter().enumerate() {
             shared[value_of(c)] += square;
         }
-        let factors = column_factors(&shared);
+        let mut factors = self.column_factors(&shared);
+        let before = attention.attention_size() + width;
+        self.share((&squares, rows_of_output), &qkv, |row| row >= before, &mut factors)?;
         let columns = (0..squares.len()).map(|c| 1.0 / factors[value_of(c)]).collect();
         self.factors.entry(output).or_default().columns = Some(columns);
-        let before = attention.attention_size() + width;
         let rows: Vec<f32> = std::iter::repeat_n(1.0, before).chain(factors).collect();
         if attention.qkv_bias {
             self.factors.entry(format!("{qkv}.bias")).or_default().columns = Some(rows.clone());
@@ -172,8 +225,9 @@ impl<'a> Equalized<'a> {
     fn after_up(&mut self, layer: usize, mlp: &Mlp, up: &str) -> Result<(), ArchitectureError> {
         let down = format!("layers.{layer}.down");
         let mut squares = vec![0.0f64; mlp.intermediate_size];
-        self.add_column_squares(&down, &mut squares)?;
-        let factors = column_factors(&squares);
+        let rows_of_down = self.add_column_squares(&down, &mut squares)?;
+        let mut factors = self.column_factors(&squares);
+        self.share((&squares, rows_of_down), up, |row| row % 2 == 1, &mut factors)?;
         self.factors.entry(down).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         let rows: Vec<f32> = factors.iter().flat_map(|&s| [1.0, s]).collect();
         if mlp.bias {
@@ -183,15 +237,66 @@ impl<'a> Equalized<'a> {
         Ok(())
     }
 
-    /// Adds the squares of a matrix's weights to the sums of their columns.
-    fn add_column_squares(&self, matrix: &str, squares: &mut [f64]) -> Result<(), ArchitectureError> {
-        let weights = self.read(matrix)?;
-        // It is long until they are read again, and other matrices need the memory.
-        self.decoder.release(matrix);
-        for row in weights.chunks_exact(squares.len()) {
-            squares.iter_mut().zip(row).for_each(|(sum, &w)| *sum += f64::from(w) * f64::from(w));
+    /// Where a matrix of `rows` rows, whose columns have these sums of `squares`, is of an unusual size, gives half of that to the rows of
+    /// `before` that make its input.
+    fn share(
+        &self,
+        (squares, rows): (&[f64], usize),
+        before: &str,
+        is_input: impl Fn(usize) -> bool,
+        factors: &mut [f32],
+    ) -> Result<(), ArchitectureError> {
+        let size = (squares.iter().sum::<f64>() / (rows * squares.len()).max(1) as f64).sqrt();
+        if self.extent == Extent::All || size == 0.0 || SIZES.contains(&size) {
+            return Ok(());
+        }
+        let weights = self.read(before)?;
+        let columns = self.decoder.spec.hidden_size;
+        let inputs = weights.chunks_exact(columns).enumerate().filter(|(row, _)| is_input(*row)).map(|(_, row)| row);
+        let (mut sum, mut count) = (0.0f64, 0usize);
+        for row in inputs {
+            sum += row.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>();
+            count += columns;
+        }
+        self.decoder.release(before);
+        let other = (sum / count.max(1) as f64).sqrt();
+        if other > 0.0 {
+            let factor = power_of_two((size / other).sqrt());
+            factors.iter_mut().for_each(|f| *f *= factor);
         }
         Ok(())
+    }
+
+    /// Adds the squares of a matrix's weights to the sums of their columns; the number of its rows.
+    fn add_column_squares(&self, matrix: &str, squares: &mut [f64]) -> Result<usize, ArchitectureError> {
+        let (rows, columns) = (self.decoder.rows(matrix), squares.len());
+        let of_block = |first: usize| {
+            let block = first..rows.min(first + BLOCK_ROWS);
+            let mut weights = vec![0.0; block.len() * columns];
+            self.read_rows(matrix, block, &mut weights)?;
+            let mut squares = vec![0.0f64; columns];
+            for row in weights.chunks_exact(columns) {
+                squares.iter_mut().zip(row).for_each(|(sum, &w)| *sum += f64::from(w) * f64::from(w));
+            }
+            Ok(squares)
+        };
+        // Blocks are the same for any number of threads, and so is the order of the sum.
+        let blocks: Vec<Result<Vec<f64>, ArchitectureError>> =
+            (0..rows).into_par_iter().step_by(BLOCK_ROWS).map(of_block).collect();
+        // It is long until they are read again, and other matrices need the memory.
+        self.decoder.release(matrix);
+        for block in blocks {
+            squares.iter_mut().zip(block?).for_each(|(sum, part)| *sum += part);
+        }
+        Ok(rows)
+    }
+
+    /// By what each column is divided, from its sum of squared weights.
+    fn column_factors(&self, squares: &[f64]) -> Vec<f32> {
+        match self.extent {
+            Extent::All => even_factors(squares),
+            Extent::Far => far_factors(squares),
+        }
     }
 }
 
@@ -202,10 +307,27 @@ fn value_row(attention: &Attention, column: usize) -> usize {
 }
 
 /// The size of each column over their geometric mean, from its sum of squared weights. One where that is zero.
-fn column_factors(squares: &[f64]) -> Vec<f32> {
+fn even_factors(squares: &[f64]) -> Vec<f32> {
     let logarithms: Vec<Option<f64>> = squares.iter().map(|&w| (w > 0.0).then(|| 0.5 * w.ln())).collect();
     let known = logarithms.iter().flatten();
     let mean = known.clone().sum::<f64>() / known.count().max(1) as f64;
     let factor = |l: &Option<f64>| l.map_or(1.0, |l| ((l - mean).exp() as f32).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR));
     logarithms.iter().map(factor).collect()
+}
+
+/// The size of each column that is far from the middle one over that one, as a power of two; one for the others.
+fn far_factors(squares: &[f64]) -> Vec<f32> {
+    let mut known: Vec<f64> = squares.iter().copied().filter(|w| *w > 0.0).collect();
+    known.sort_by(f64::total_cmp);
+    let Some(middle) = known.get(known.len() / 2).map(|w| w.sqrt()) else { return vec![1.0; squares.len()] };
+    let factor = |square: &f64| match square.sqrt() / middle {
+        ratio if ratio == 0.0 || (1.0 / FAR..=FAR).contains(&ratio) => 1.0,
+        ratio => power_of_two(ratio).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR),
+    };
+    squares.iter().map(factor).collect()
+}
+
+/// The nearest power of two, by which nothing is rounded.
+fn power_of_two(x: f64) -> f32 {
+    x.log2().round().clamp(-100.0, 100.0).exp2() as f32
 }
