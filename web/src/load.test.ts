@@ -2,7 +2,10 @@ import { expose } from 'comlink';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { HaikuqError } from './errors.js';
 import { load } from './load.js';
+import { listStored, removeStored, storageUse } from './store/stored.js';
+import { fakeCaches } from './testing/fake-caches.js';
 import { encode, type FakeEngines, fakeEngines } from './testing/fake-engine.js';
+import { fakeOpfs } from './testing/fake-opfs.js';
 import { fakePackage, someBytes } from './testing/fake-package.js';
 import { fakeServer, type FakeServer } from './testing/fake-server.js';
 import type { LoadOptions, LoadProgress, Model, TextStream } from './types.js';
@@ -84,6 +87,67 @@ describe('load', () => {
     expect(error).toBeInstanceOf(HaikuqError);
     expect(error).toMatchObject({ code: 'integrity', details: { file: 's1' }, message: expect.stringContaining('s1') as string });
     expect(terminated).toBe(1);
+  });
+
+  it('sends the caller’s headers, and leaves the hash out of URLs where asked to', async () => {
+    const seen: (string | null)[] = [];
+    const { fetch } = server.network;
+    server.network.fetch = (url, init) => {
+      seen.push(new Headers(init.headers).get('authorization'));
+      return fetch(url, init);
+    };
+    let token = 0;
+    await (await loadModel({ headers: () => ({ Authorization: `Bearer ${++token}` }), sha256Query: false })).dispose();
+    expect(seen).toEqual(['Bearer 1', 'Bearer 2']);
+    expect(server.requests.map(({ sha256 }) => sha256)).toEqual([null, null]);
+    await (await loadModel({ headers: { Authorization: 'Bearer x' } })).dispose();
+    expect(seen.slice(2)).toEqual(['Bearer x', 'Bearer x']);
+    expect(server.requests.at(-1)?.sha256).toHaveLength(64);
+    await expect(loadModel({ headers: { 'no name': '' } })).rejects.toMatchObject({ code: 'invalid-argument' });
+  });
+
+  it('fetches with the caller’s function', async () => {
+    const own = vi.fn(server.network.fetch);
+    server.network = { ...server.network, fetch: () => Promise.reject(new TypeError('not to be called')) };
+    await (await loadModel({ fetch: own })).dispose();
+    expect(own.mock.calls.map(([url]) => new URL(url).pathname)).toEqual(['/tiny/haikuq.json', '/tiny/s1']);
+  });
+
+  describe('where storage opens and then refuses', () => {
+    const warned = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+    afterEach(() => warned.mockClear());
+    const refusals: [string, Parameters<typeof fakeOpfs>[0]['refuse']][] = [
+      ['records', 'createWritable'],
+      ['files in place', 'createSyncAccessHandle'],
+      ['bytes', 'write'],
+    ];
+
+    it.each(refusals)('%s, goes on with what there is besides', async (_, refuse) => {
+      vi.stubGlobal('navigator', { storage: fakeOpfs({ sync: true, refuse }).storage });
+      vi.stubGlobal('caches', fakeCaches());
+      await (await loadModel()).dispose();
+      expect(warned).toHaveBeenCalledOnce();
+      expect(await listStored()).toContainEqual(expect.objectContaining({ complete: true, store: 'cache-api' }));
+      vi.stubGlobal('caches', undefined);
+      await (await loadModel()).dispose();
+      await expect(loadModel({ cache: 'opfs' })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('refused') as string });
+    });
+  });
+
+  it('goes on without storage in a sandboxed frame, where asking for it throws', async () => {
+    const denied = () => {
+      throw new DOMException('denied', 'SecurityError');
+    };
+    vi.stubGlobal('navigator', { storage: { getDirectory: async () => denied(), persisted: async () => denied(), estimate: async () => denied() } });
+    Object.defineProperty(globalThis, 'caches', { configurable: true, get: denied });
+    try {
+      await (await loadModel()).dispose();
+      expect(await listStored()).toEqual([]);
+      expect(await storageUse()).toEqual({ packageBytes: 0, persisted: false });
+      await removeStored(URL_PREFIX);
+    } finally {
+      Reflect.deleteProperty(globalThis, 'caches');
+    }
   });
 
   it('is aborted by its signal, before and during', async () => {

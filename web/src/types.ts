@@ -1,7 +1,7 @@
 /** The public types: what goes into a model and what comes out of it. */
 
-/** Where a package comes from: a URL prefix, a folder that the user picked or dropped, or its files. */
-export type PackageLocation = string | URL | FileSystemDirectoryHandle | Iterable<File>;
+/** Where a package comes from: a URL prefix, a folder that the user picked or dropped, or its files or their handles. */
+export type PackageLocation = string | URL | FileSystemDirectoryHandle | Iterable<File | FileSystemFileHandle>;
 
 export interface LoadOptions {
   /** Called as bytes arrive, at most every 100 ms, and once at the end of each phase. */
@@ -13,6 +13,23 @@ export interface LoadOptions {
    * `none` streams from the network straight to the GPU every time.
    */
   cache?: 'auto' | 'opfs' | 'cache-api' | 'none';
+  /**
+   * Sent with every request of the package's files, such as `{ Authorization: 'Bearer …' }`. A function is asked before each
+   * request, so that a token may expire. On another origin the server has to allow them (a CORS preflight).
+   */
+  headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
+  /** Whether cookies are sent with requests of the package's files; `same-origin` by default, as `fetch` has it. */
+  credentials?: RequestCredentials;
+  /**
+   * Fetches the package's files in place of the browser's `fetch`, on the calling thread. Called with a URL and an init that
+   * may have a `Range` header (to which the whole file is a good answer too), `cache` and a `signal`.
+   */
+  fetch?: (url: string, init: RequestInit) => Promise<Response>;
+  /**
+   * Whether a file is asked for as `FILE?sha256=HEX`, so that caches may keep it for good. `false` for hosts that refuse
+   * queries they do not know. Default: `true` for http and https, else `false`.
+   */
+  sha256Query?: boolean;
   /** Tokens that a sequence may have; the model's own limit where absent or larger. */
   contextSize?: number;
   /** Precision of the key/value cache; `auto` is f16. */

@@ -33,6 +33,8 @@ export interface HeldFile {
 }
 
 export interface EngineOptions {
+  /** From which the device is requested; without one, or for another engine, an adapter is asked for. */
+  adapter?: GPUAdapter;
   powerPreference?: 'low-power' | 'high-performance';
   contextSize?: number;
   kvCache?: 'auto' | 'f16' | 'f32';

@@ -5,7 +5,6 @@ import { asQuotaError, type BlobStore, type BlobWriter } from './blobs.js';
 import { distinctBlobs } from './catalog.js';
 import { fetchBytes, type Network } from './fetch.js';
 import { limit } from './limit.js';
-import { fileUrl } from './location.js';
 import { withLock } from './locks.js';
 import type { PackageFile } from './manifest.js';
 import { availableBytes, quotaError } from './quota.js';
@@ -38,15 +37,15 @@ export interface Downloads {
 export interface DownloadOptions {
   store: BlobStore;
   network: Network;
-  /** The package's URL prefix. */
-  prefix: string;
+  /** The URL of a file. */
+  urlOf: (file: PackageFile) => string;
   /** In the order in which they are wanted. */
   files: PackageFile[];
   stages: StageClock;
   onProgress: (counts: DownloadCounts) => void;
 }
 
-export function createDownloads({ store, network, prefix, files, stages, onProgress }: DownloadOptions): Downloads {
+export function createDownloads({ store, network, urlOf, files, stages, onProgress }: DownloadOptions): Downloads {
   const blobs = distinctBlobs(files);
   const controller = new AbortController();
   const { signal } = controller;
@@ -93,12 +92,11 @@ export function createDownloads({ store, network, prefix, files, stages, onProgr
     }
     report(sha256, 0, file.bytes - size);
     if (size === file.bytes) return;
-    const url = fileUrl(prefix, file.name, sha256);
     await closingAfter(await store.append(sha256), async (writer) => {
       let first = size;
       let end = size;
       // The HTTP cache would only keep a second copy, and give back the first one where that is corrupt.
-      for await (const { at, bytes } of fetchBytes(network, url, file, size, { signal, cache: 'no-store', stages })) {
+      for await (const { at, bytes } of fetchBytes(network, urlOf(file), file, size, { signal, cache: 'no-store', stages, whole: anew })) {
         if (at < end) {
           await writer.restart();
           first = 0;

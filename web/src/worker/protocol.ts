@@ -23,6 +23,13 @@ export type CallId = number;
 
 export interface LoadRequest extends Pick<LoadOptions, 'cache' | 'contextSize' | 'kvCache' | 'numerics' | 'kernels' | 'device'> {
   location: ResolvedLocation;
+  /** Sent with every request of a file. */
+  headers?: [string, string][];
+  credentials?: RequestCredentials;
+  /** Whether the page is asked (by a `fetch` event) for the headers of each request, or for its answer. */
+  asks?: 'headers' | 'fetch';
+  /** Whether URLs name the file's hash; by the scheme where absent. */
+  sha256Query?: boolean;
 }
 
 /** How to write, after validation. */
@@ -50,6 +57,8 @@ export interface Written {
 
 export type HostEvent =
   | { type: 'progress'; progress: LoadProgress }
+  /** A request that is to be made as the caller's functions want it; the answer comes over the port. */
+  | { type: 'fetch'; url: string; init: Omit<RequestInit, 'signal'>; port: MessagePort }
   | ({ type: 'device-lost' } & DeviceLostEvent)
   | { type: 'text'; call: CallId; index: number; text: string }
   | { type: 'rows'; call: CallId; first: number; logits: Float32Array<ArrayBuffer> };
