@@ -4,6 +4,8 @@ import { wrap } from 'comlink';
 import { HaikuqError } from '../errors.js';
 import { aborted } from '../failures.js';
 import type { LoadOptions } from '../types.js';
+import { createHostHere } from './here.js';
+import { importingWorker, isOwnScript, makeWorker, workerScript } from './make-worker.js';
 import type { Host, HostEvent } from './protocol.js';
 import { installErrorTransfer } from './transfer.js';
 
@@ -21,11 +23,28 @@ export interface EventMessage {
 export type OnEvent = (event: HostEvent) => void;
 
 export async function connect(worker: NonNullable<LoadOptions['worker']>, onEvent: OnEvent): Promise<Connection> {
-  if (worker === false) {
-    const { createHostHere } = await import('./here.js');
-    return { host: createHostHere(onEvent), close() {} };
+  // Service workers have none.
+  if (worker === false || (worker === true && !globalThis.Worker)) return connectHere(onEvent);
+  if (worker !== true) return connectWorker(worker(), onEvent);
+  const script = workerScript();
+  if (isOwnScript(script)) return connectWorker(makeWorker(script), onEvent);
+  let connection: Connection | undefined;
+  try {
+    const { worker: made, begun } = importingWorker(script);
+    connection = connectWorker(made, onEvent);
+    await begun;
+    return connection;
+  } catch (error) {
+    connection?.close();
+    const why = error instanceof Error ? error.message : String(error);
+    console.warn(`haikuq: no worker with the script of another origin (${script.href}: ${why}); all work is done on this thread`);
+    return connectHere(onEvent);
   }
-  return connectWorker(worker === true ? makeWorker() : worker(), onEvent);
+}
+
+/** Without a dynamic import, which service workers do not have. */
+function connectHere(onEvent: OnEvent): Connection {
+  return { host: createHostHere(onEvent), close() {} };
 }
 
 export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
@@ -88,14 +107,4 @@ export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
       rejectWaiting(closed);
     },
   };
-}
-
-function makeWorker(): Worker {
-  try {
-    // In one expression, so that bundlers see it.
-    return new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'haikuq' });
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new HaikuqError('internal', `the worker could not be made: ${why}`, {}, { cause: error });
-  }
 }
