@@ -1,4 +1,3 @@
-import { expose } from 'comlink';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { HaikuqError } from './errors.js';
 import { load } from './load.js';
@@ -9,9 +8,9 @@ import { fakeOpfs } from './testing/fake-opfs.js';
 import { fakePackage, someBytes } from './testing/fake-package.js';
 import { fakeServer, type FakeServer } from './testing/fake-server.js';
 import type { LoadOptions, LoadProgress, Model, TextStream } from './types.js';
+import { serveCalls } from './worker/calls.js';
 import { createHost } from './worker/host.js';
 import { wasmInstance } from './worker/wasm-instance.js';
-import { installErrorTransfer } from './worker/transfer.js';
 
 const URL_PREFIX = 'https://example.org/tiny/';
 
@@ -31,7 +30,7 @@ beforeEach(async () => {
 });
 afterEach(() => vi.unstubAllGlobals());
 
-/** A host behind a message channel, with comlink and structured clones as with a real worker. */
+/** A host behind a message channel, with structured clones as with a real worker. */
 function fakeWorker(): Worker {
   const { port1, port2 } = new MessageChannel();
   const adapter = { vendor: '', architecture: '', device: '', description: '', limits: {}, software: true };
@@ -45,8 +44,8 @@ function fakeWorker(): Worker {
   });
   const { dispose } = host;
   host.dispose = () => disposing.then(dispose);
-  installErrorTransfer();
-  expose(host, port2);
+  serveCalls(host, port2);
+  port2.start();
   port1.start();
   const listeners: Record<string, unknown> = {
     terminate() {
