@@ -1,13 +1,14 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { HaikuqError } from './errors.js';
 import { load } from './load.js';
+import { checkChat } from './options.js';
 import { listStored, removeStored, storageUse } from './store/stored.js';
 import { fakeCaches } from './testing/fake-caches.js';
 import { encode, type FakeEngines, fakeEngines } from './testing/fake-engine.js';
 import { fakeOpfs } from './testing/fake-opfs.js';
 import { fakePackage, someBytes } from './testing/fake-package.js';
 import { fakeServer, type FakeServer } from './testing/fake-server.js';
-import type { LoadOptions, LoadProgress, Model, TextStream } from './types.js';
+import type { LoadOptions, LoadProgress, Message, Model, TextStream } from './types.js';
 import { serveCalls } from './worker/calls.js';
 import { createHost } from './worker/host.js';
 import { wasmInstance } from './worker/wasm-instance.js';
@@ -244,6 +245,52 @@ describe('load', () => {
     const model = await loadModel({ onProgress });
     expect(tasks[0]).toThrow('mine');
     await model.dispose();
+  });
+});
+
+describe('a chat template', () => {
+  const user = (content: string) => ({ role: 'user', content });
+  const said = async (...args: Parameters<Model['chat']>) => (await loadModel()).chat(...args).text();
+
+  it('leaves a last message of the assistant open, and the answer goes on with it', async () => {
+    const begun = [user('Hi'), { role: 'assistant', content: 'Well' }];
+    expect(await said(begun)).toBe('You said: <user>Hi<assistant>Well');
+    expect(await said(begun, { continueFinalMessage: false })).toBe('You said: <user>Hi<assistant>Well<assistant>');
+    expect(await said([user('Hi')], { continueFinalMessage: true })).toBe('You said: <user>Hi');
+  });
+
+  it('gets tools, documents and variables, also to count', async () => {
+    const tools = [{ type: 'function', function: { name: 'now' } }];
+    const given = { tools, documents: [{ title: 't', text: 'x' }], chatTemplateKwargs: { enable_thinking: false } };
+    const text = `${JSON.stringify(given)}<user>Hi<assistant>`;
+    expect(await said([user('Hi')], given)).toBe(`You said: ${text}`);
+    expect(await (await loadModel()).countTokens([user('Hi')], given)).toBe(text.length);
+  });
+
+  it('gets the fields of messages that JSON can say, and null where a message only calls tools', async () => {
+    const calls = [{ type: 'function', function: { name: 'now', arguments: {} } }];
+    const self: Record<string, unknown> = {};
+    self.self = self;
+    const messages = [
+      { role: 'user', content: 'When?', onClick: () => undefined, self, ids: Uint32Array.of(1), id: 7 },
+      { role: 'assistant', content: null, tool_calls: calls },
+      { role: 'tool', content: '12:00', name: 'now', tool_call_id: 'a' },
+    ] as unknown as Message[];
+    expect(checkChat(messages, {}).messages).toEqual([
+      { role: 'user', content: 'When?', id: 7 },
+      { role: 'assistant', content: null, tool_calls: calls },
+      { role: 'tool', content: '12:00', name: 'now', tool_call_id: 'a' },
+    ]);
+  });
+
+  it.each([
+    ['tools', {}],
+    ['tools', ['now']],
+    ['chatTemplateKwargs', []],
+    ['chatTemplateKwargs', { n: 1n }],
+    ['continueFinalMessage', 'yes'],
+  ])('is refused %s of %o', async (name, value) => {
+    await expect(said([user('Hi')], { [name]: value })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining(name) as string });
   });
 });
 

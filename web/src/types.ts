@@ -73,9 +73,10 @@ export interface DeviceLostEvent {
 export interface LoadProgress {
   /**
    * `manifest`: what there is to load. `download`: shards from the network (or from the dropped files).
-   * `upload`: checking shards and handing them to the GPU; overlaps with `download`. `ready`: done.
+   * `upload`: checking shards and handing them to the GPU; overlaps with `download`. `compile`: what the GPU has yet to compile
+   * and to measure when all bytes are there. `ready`: done.
    */
-  phase: 'manifest' | 'download' | 'upload' | 'ready';
+  phase: 'manifest' | 'download' | 'upload' | 'compile' | 'ready';
   /** Bytes checked and on the GPU. */
   bytes: number;
   /** Bytes of all weights. */
@@ -86,6 +87,8 @@ export interface LoadProgress {
   downloadTotalBytes: number;
   /** Of the download, averaged over the last seconds. */
   bytesPerSecond: number;
+  /** From `compile` on: kernels that the GPU's driver has compiled, and how many there are. */
+  kernels?: { compiled: number; total: number };
   /** With `ready` only: what each stage of the load did. */
   stages?: LoadStages;
 }
@@ -100,8 +103,28 @@ export type LoadStage = 'fetch' | 'store' | 'read' | 'hash' | 'upload';
 export type LoadStages = Record<LoadStage, { bytes: number; ms: number }>;
 
 export interface Message {
-  role: 'system' | 'user' | 'assistant' | (string & {});
+  role: 'system' | 'user' | 'assistant' | 'tool' | (string & {});
   content: string;
+  /** What else the package's chat template knows; fields of other names reach it too. */
+  name?: string;
+  reasoning_content?: string;
+  tool_calls?: readonly object[];
+  tool_call_id?: string;
+}
+
+/** What a chat template is given beside the messages. */
+export interface ChatTemplateOptions {
+  /** Functions that the model may call, as JSON schemas in OpenAI's shape: `{ type: 'function', function: { name, … } }`. */
+  tools?: readonly object[];
+  /** Documents to answer from, by custom with `title` and `text`. */
+  documents?: readonly object[];
+  /** Further variables of the template, such as `{ enable_thinking: false }`: what JSON can say. */
+  chatTemplateKwargs?: Record<string, unknown>;
+  /**
+   * Whether the answer goes on with the text of the last message, which stays open; the result has only what is new. Default:
+   * where the last message is the assistant's.
+   */
+  continueFinalMessage?: boolean;
 }
 
 /** How tokens are chosen. What is absent comes from the package's `generation_config.json`, or else is greedy. */
@@ -133,7 +156,7 @@ export interface GenerateOptions extends SamplingOptions {
   controlTokens?: boolean;
 }
 
-export interface ChatOptions extends GenerateOptions {
+export interface ChatOptions extends GenerateOptions, ChatTemplateOptions {
   /**
    * What to do when the conversation does not fit. `trim` (default): keep system messages and the newest turns, drop
    * the oldest turns (four at a time from long conversations) until the prompt and `reserve` tokens fit, and say so in
@@ -270,7 +293,7 @@ export interface ModelProfile {
 }
 
 export interface ProfileOptions {
-  /** Tokens of the step of prefill: 512 by default, and one chunk of a prompt (512) or the context at most. */
+  /** Tokens of the step of prefill: 256 by default, which is one chunk of a prompt, and that or the context at most. */
   promptTokens?: number;
 }
 
@@ -313,7 +336,7 @@ export interface Model {
   generate(prompt: string, options?: GenerateOptions): TextStream;
   generate(prompts: readonly string[], options?: GenerateOptions): BatchStream;
   /** Tokens of a text, or of a conversation with its template. */
-  countTokens(text: string | readonly Message[]): Promise<number>;
+  countTokens(text: string | readonly Message[], options?: ChatTemplateOptions): Promise<number>;
   tokenize(text: string, options?: { controlTokens?: boolean }): Promise<Uint32Array>;
   detokenize(ids: Uint32Array): Promise<string>;
   /** Forced decoding: logits after every token of `ids`, handed over in blocks of rows `[rows × vocabSize]`. */

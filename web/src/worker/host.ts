@@ -1,6 +1,6 @@
 /** The host owns the package and the engine, and serves one model: in a worker, or on the page's own thread. */
 
-import type { Engine, EngineOptions, Source } from '../engine/engine.js';
+import type { Engine, EngineOptions, OnEngineProgress, Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
 import { fitContext, overflowError } from '../context.js';
 import { throwIfAborted, toHaikuqError } from '../failures.js';
@@ -118,6 +118,8 @@ export function createHost(options: HostOptions): Host {
     try {
       throwIfAborted(signal, 'loading');
       progress.manifest(opened.manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0));
+      const told: OnEngineProgress = (bytes, total, kernels = 0, totalKernels = 0) =>
+        totalKernels > 0 ? progress.compiled(kernels, totalKernels) : progress.uploaded(bytes, total);
       const instance = await engineModule();
       throwIfAborted(signal, 'loading');
       keeper = createEngineKeeper({
@@ -126,7 +128,7 @@ export function createHost(options: HostOptions): Host {
           const options = await engineOptions(request, kernelTimes);
           // An adapter gives one device.
           const given = take();
-          const engine = await instance.Engine.load(abortable(opened.newSource(), signal), { ...options, ...(given ? { adapter: given } : {}) }, progress.uploaded);
+          const engine = await instance.Engine.load(abortable(opened.newSource(), signal), { ...options, ...(given ? { adapter: given } : {}) }, told);
           const measured = engine.kernelTimes();
           if (measured !== undefined) await kernelTimes?.write(measured);
           return engine;
@@ -224,7 +226,7 @@ export function createHost(options: HostOptions): Host {
       calls.get(call)?.abort();
     },
     countTokens: (text) =>
-      unnamed(() => withEngine((engine) => (typeof text === 'string' ? engine.encode(text, false) : engine.encodeChat(text)).length)),
+      unnamed(() => withEngine((engine) => (typeof text === 'string' ? engine.encode(text, false) : engine.encodeChat(JSON.stringify(text))).length)),
     tokenize: (text, controlTokens) => unnamed(() => withEngine((engine) => engine.encode(text, controlTokens))),
     detokenize: (ids) => unnamed(() => withEngine((engine) => engine.decode(ids))),
     score: (call, ids) => cancellable(call, (signal) => score(call, ids, signal)),
@@ -252,9 +254,9 @@ function encodePrompts(engine: Engine, request: WriteRequest, contextSize: numbe
     });
     return { prompts };
   }
-  const { messages, overflow, reserve } = request;
+  const { chat, overflow, reserve } = request;
   const fit = { contextSize, overflow, reserve, maxTokens: request.options.maxTokens };
-  const { prompt, trimmed } = fitContext(messages, (some) => engine.encodeChat(some), fit);
+  const { prompt, trimmed } = fitContext(chat.messages, (messages) => engine.encodeChat(JSON.stringify({ ...chat, messages })), fit);
   return { prompts: [prompt], ...(trimmed ? { trimmed } : {}) };
 }
 
