@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { fakeServer, type FakeServer } from '../testing/fake-server.js';
 import { someBytes } from '../testing/fake-package.js';
 import { fetchBytes, fetchText } from './fetch.js';
@@ -174,7 +174,11 @@ describe('fetchBytes', () => {
     await expect(download(server)).rejects.toMatchObject({ code: 'network', message: expect.stringContaining('Access-Control-Allow-Origin') as string });
     expect(server.requests).toHaveLength(1);
     server.network.isWithheld = async () => false;
-    await expect(download(server)).rejects.toMatchObject({ message: expect.stringContaining('4 tries') as string });
+    await expect(download(server)).rejects.toMatchObject({ message: expect.stringMatching(/4 tries: Failed to fetch$/) as string });
+    vi.stubGlobal('location', new URL('https://page.example/'));
+    vi.stubGlobal('origin', 'https://page.example');
+    await expect(download(server)).rejects.toMatchObject({ message: expect.stringMatching(/4 tries: .*does that host send Access-Control-Allow-Origin/) as string });
+    vi.unstubAllGlobals();
   });
 
   it('does not repeat a request that the server refuses', async () => {

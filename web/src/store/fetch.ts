@@ -141,7 +141,7 @@ export async function* fetchBytes(
       if (asked === 0 && failures === 1) await checkWithheld(network, url, file, error, connection);
       // A part that cannot be decoded comes to nothing, however often it is asked for.
       if (asked > 0 && at === before && (missedParts += answered ? 2 : 1) >= MISSED_PARTS) parts = false;
-      if (failures >= network.attempts) throw gaveUp(file, at, failures, error);
+      if (failures >= network.attempts) throw gaveUp(url, file, at, failures, error);
       const wait = Math.max(backoff(network.backoffMs, failures), error instanceof Busy ? error.retryAfterMs : 0);
       await sleep(wait, signal, `downloading ${file.name}`);
     } finally {
@@ -180,7 +180,7 @@ export async function fetchText(
       throwIfAborted(options.signal, `downloading ${name}`);
       if (error instanceof HaikuqError) throw error;
       if (failures === 1) await checkWithheld(network, url, file, error, connection);
-      if (failures >= options.attempts) throw gaveUp(file, 0, failures, error);
+      if (failures >= options.attempts) throw gaveUp(url, file, 0, failures, error);
       await sleep(backoff(network.backoffMs, failures), options.signal, `downloading ${name}`);
     } finally {
       connection.close();
@@ -207,11 +207,17 @@ function otherPart({ name, bytes }: PackageFile, { headers }: Response): HaikuqE
   return new HaikuqError('network', `${name}: the server sent a part (206, ${range}), asked for were all ${bytes} bytes`, { file: name, status: 206 });
 }
 
-function gaveUp(file: PackageFile, at: number, tries: number, cause: unknown): HaikuqError {
+function gaveUp(url: string, file: PackageFile, at: number, tries: number, cause: unknown): HaikuqError {
   const why = cause instanceof Error ? cause.message : String(cause);
   const details = cause instanceof Busy ? { file: file.name, status: cause.status } : { file: file.name };
   const where = at > 0 ? ` at byte ${at} of ${file.bytes}` : '';
-  return new HaikuqError('network', `${file.name} could not be fetched${where}, ${tries} tries: ${why}`, details, { cause });
+  // A browser does not say whether it was the network or itself.
+  const hint = cause instanceof TypeError && isElsewhere(url) ? '; does that host send Access-Control-Allow-Origin (CORS)?' : '';
+  return new HaikuqError('network', `${file.name} could not be fetched${where}, ${tries} tries: ${why}${hint}`, details, { cause });
+}
+
+function isElsewhere(url: string): boolean {
+  return globalThis.location !== undefined && new URL(url).origin !== globalThis.origin;
 }
 
 function tooShort(file: PackageFile, found: number): HaikuqError {
