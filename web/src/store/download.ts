@@ -52,6 +52,10 @@ export function createDownloads({ store, network, urlOf, files, stages, onProgre
   const slot = limit(PARALLEL_DOWNLOADS);
   const jobs = new Map<string, Promise<void>>();
   const fetched = new Map<string, { bytes: number; total: number }>();
+  /** Whoever waits for a file sees the error, and whoever asks again gets another try. */
+  const asked = new WeakSet<Promise<void>>();
+  /** Failed before anybody waited. */
+  const unseen = new Set<Promise<void>>();
   let begun = false;
 
   function report(sha256: string, bytes: number, total: number): void {
@@ -75,10 +79,16 @@ export function createDownloads({ store, network, urlOf, files, stages, onProgre
       }
     }, urgent);
     jobs.set(sha256, job);
-    // Whoever waits for the file sees the error, and whoever asks again gets another try.
     job.catch(() => {
-      if (jobs.get(sha256) === job) jobs.delete(sha256);
+      if (jobs.get(sha256) !== job) return;
+      if (asked.has(job)) jobs.delete(sha256);
+      else unseen.add(job);
     });
+    return job;
+  }
+
+  function askedFor(job: Promise<void>): Promise<void> {
+    asked.add(job);
     return job;
   }
 
@@ -132,13 +142,16 @@ export function createDownloads({ store, network, urlOf, files, stages, onProgre
         begun = true;
         for (const blob of blobs) enqueue(blob, false);
       }
-      return jobs.get(file.sha256) ?? enqueue(file, false);
+      const job = jobs.get(file.sha256) ?? enqueue(file, false);
+      askedFor(job);
+      if (unseen.delete(job)) jobs.delete(file.sha256);
+      return job;
     },
     restore(file) {
-      return enqueue(file, false, 'urgent');
+      return askedFor(enqueue(file, false, 'urgent'));
     },
     replace(file) {
-      return enqueue(file, true, 'urgent');
+      return askedFor(enqueue(file, true, 'urgent'));
     },
     missingBytes,
     async settled() {

@@ -117,6 +117,19 @@ describe('fetchBytes', () => {
       expect(ranges(server)).toEqual(['bytes=2500-', 'bytes=2500-', null]);
     });
 
+    it('as it cannot even be fetched though the host is there, takes the whole', async () => {
+      const server = fakeServer({ 'a.bin': bytes });
+      const { fetch } = server.network;
+      server.network.fetch = async (url, init) => {
+        const response = await fetch(url, init);
+        if (new Headers(init.headers).has('range')) throw new TypeError('Failed to fetch');
+        return response;
+      };
+      server.network.probe = async () => 'withheld';
+      expect((await download(server, 2500)).got).toEqual(bytes);
+      expect(ranges(server)).toEqual(['bytes=2500-', 'bytes=2500-', null]);
+    });
+
     it('says so where only a part is sent though all was asked for', async () => {
       const server = fakeServer({ 'a.bin': bytes });
       server.answers.set('a.bin', () => part(0, 4000, 5300));
@@ -167,13 +180,20 @@ describe('fetchBytes', () => {
     await expect(asked).rejects.toMatchObject({ message: expect.stringContaining('sha256Query: false') as string });
   });
 
+  it('takes a break midway for no CORS', async () => {
+    const server = fakeServer({ 'a.bin': bytes });
+    server.trouble.set('a.bin', [{ breakAfter: 2500 }]);
+    server.network.probe = async () => 'withheld';
+    expect((await download(server)).got).toEqual(bytes);
+  });
+
   it('names CORS where the browser keeps an answer from the page, at once', async () => {
     const server = fakeServer({ 'a.bin': bytes });
     server.down = true;
-    server.network.isWithheld = async () => true;
+    server.network.probe = async () => 'withheld';
     await expect(download(server)).rejects.toMatchObject({ code: 'network', message: expect.stringContaining('Access-Control-Allow-Origin') as string });
     expect(server.requests).toHaveLength(1);
-    server.network.isWithheld = async () => false;
+    server.network.probe = async () => undefined;
     await expect(download(server)).rejects.toMatchObject({ message: expect.stringMatching(/4 tries: Failed to fetch$/) as string });
     vi.stubGlobal('location', new URL('https://page.example/'));
     vi.stubGlobal('origin', 'https://page.example');

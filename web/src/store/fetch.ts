@@ -3,7 +3,7 @@
 import { HaikuqError } from '../errors.js';
 import { throwIfAborted } from '../failures.js';
 import { checkAnswer, pageError, partBegins, strongTag } from './answer.js';
-import { backoff, Broken, Busy, type Connection, openConnection, read, sleep } from './connection.js';
+import { backoff, Broken, Busy, openConnection, read, sleep } from './connection.js';
 import type { PackageFile } from './manifest.js';
 import type { StageClock } from './stages.js';
 
@@ -15,22 +15,26 @@ export interface Network {
   stallMs: number;
   /** Tries in a row without a single byte before a file is given up. */
   attempts: number;
-  /** Whether a file that could not be fetched is there, and the browser keeps its answer from the page. */
-  isWithheld?: (url: string, signal: AbortSignal) => Promise<boolean>;
+  /**
+   * Whether there is an answer at a URL that could not be fetched: undefined where there is none, `withheld` where the browser
+   * keeps it from the page.
+   */
+  probe?: (url: string, signal: AbortSignal) => Promise<'there' | 'withheld' | undefined>;
 }
 
 export function browserNetwork(): Network {
-  return { fetch: (url, init) => fetch(url, init), backoffMs: 500, stallMs: 30_000, attempts: 6, isWithheld };
+  return { fetch: (url, init) => fetch(url, init), backoffMs: 500, stallMs: 30_000, attempts: 6, probe };
 }
 
 /** A request that may not see its answer is let through. */
-async function isWithheld(url: string, signal: AbortSignal): Promise<boolean> {
+const probe: NonNullable<Network['probe']> = async (url, signal) => {
   try {
-    return (await fetch(url, { method: 'HEAD', mode: 'no-cors', cache: 'no-store', signal })).type === 'opaque';
+    const { type } = await fetch(url, { method: 'HEAD', mode: 'no-cors', cache: 'no-store', signal });
+    return type === 'opaque' ? 'withheld' : 'there';
   } catch {
-    return false;
+    return undefined;
   }
-}
+};
 
 export interface FetchedBytes {
   /** Position in the file. Follows what came before, or is 0 again where the server's file changed meanwhile. */
@@ -47,8 +51,8 @@ export interface FetchOptions {
   whole?: boolean;
 }
 
-/** Parts in a row that did not come, until the whole is asked for; those that broke without a byte after an answer count twice. */
-const MISSED_PARTS = 4;
+/** Parts in a row that did not come although the host answers, until the whole is asked for. */
+const MISSED_PARTS = 2;
 
 /**
  * Yields the bytes of `file` from position `from` to its end. After a broken connection it asks for the rest with a
@@ -138,9 +142,10 @@ export async function* fetchBytes(
       throwIfAborted(signal, `downloading ${file.name}`);
       if (error instanceof HaikuqError) throw error;
       failures += 1;
-      if (asked === 0 && failures === 1) await checkWithheld(network, url, file, error, connection);
+      const found = answered || (asked === 0 && failures > 1) ? undefined : await network.probe?.(url, connection.signal);
+      if (found === 'withheld' && asked === 0) throw withheld(url, file, error);
       // A part that cannot be decoded comes to nothing, however often it is asked for.
-      if (asked > 0 && at === before && (missedParts += answered ? 2 : 1) >= MISSED_PARTS) parts = false;
+      if (asked > 0 && at === before && (answered || found) && ++missedParts === MISSED_PARTS) parts = false;
       if (failures >= network.attempts) throw gaveUp(url, file, at, failures, error);
       const wait = Math.max(backoff(network.backoffMs, failures), error instanceof Busy ? error.retryAfterMs : 0);
       await sleep(wait, signal, `downloading ${file.name}`);
@@ -160,12 +165,14 @@ export async function fetchText(
   const file = { name, bytes: options.limit, sha256: '' };
   for (let failures = 1; ; failures++) {
     throwIfAborted(options.signal, `downloading ${name}`);
+    let answered = false;
     const connection = openConnection(options.timeoutMs, options.signal);
     try {
       // `no-cache` asks the server whether what the HTTP cache has is still current.
       const init: RequestInit = { cache: 'no-cache', signal: connection.signal };
       const response = await connection.wait(network.fetch(url, init));
-      checkAnswer(file, url, response, NaN);
+      answered = true;
+      checkAnswer(file, url, response);
       const decoder = new TextDecoder('utf-8', { fatal: true });
       let text = '';
       for await (const { bytes, begins } of read(connection, response, 0)) {
@@ -179,7 +186,8 @@ export async function fetchText(
     } catch (error) {
       throwIfAborted(options.signal, `downloading ${name}`);
       if (error instanceof HaikuqError) throw error;
-      if (failures === 1) await checkWithheld(network, url, file, error, connection);
+      const found = answered || failures > 1 ? undefined : await network.probe?.(url, connection.signal);
+      if (found === 'withheld') throw withheld(url, file, error);
       if (failures >= options.attempts) throw gaveUp(url, file, 0, failures, error);
       await sleep(backoff(network.backoffMs, failures), options.signal, `downloading ${name}`);
     } finally {
@@ -188,13 +196,13 @@ export async function fetchText(
   }
 }
 
-/** Throws where the browser does not let the page see the answer; another try would not be seen either. */
-async function checkWithheld(network: Network, url: string, file: PackageFile, error: unknown, connection: Connection): Promise<void> {
-  if (!(error instanceof TypeError) || !(await network.isWithheld?.(url, connection.signal))) return;
+/** The browser does not let the page see the answer; another try would not be seen either. */
+function withheld(url: string, file: PackageFile, cause: unknown): HaikuqError {
+  const host = isElsewhere(url) ? new URL(url).origin : 'the host that it redirects to';
   const message =
-    `${file.name}: ${new URL(url).origin} answers, but lets no page of ${globalThis.location?.origin} read it (CORS): ` +
+    `${file.name}: ${host} answers, but lets no page of ${globalThis.origin} read it (CORS): ` +
     'it has to send Access-Control-Allow-Origin, also for the headers that load was given';
-  throw new HaikuqError('network', message, { file: file.name }, { cause: error });
+  return new HaikuqError('network', message, { file: file.name }, { cause });
 }
 
 function requestInit(at: number, cache: RequestCache = 'default', signal: AbortSignal): RequestInit {

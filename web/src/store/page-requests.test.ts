@@ -17,7 +17,7 @@ function network(options: Pick<LoadOptions, 'headers' | 'fetch'> & { credentials
       asked.push({ url, headers: Object.fromEntries(new Headers(init.headers)), init });
       return new Response(bytes);
     },
-    isWithheld: async () => true,
+    probe: async () => 'withheld' as const,
     backoffMs: 1,
     stallMs: 1000,
     attempts: 1,
@@ -96,7 +96,7 @@ it('has the page fetch, and brings the answer over piece by piece', async () => 
   expect(init).toMatchObject({ cache: 'no-cache', signal: expect.any(AbortSignal) as AbortSignal });
   expect(Object.fromEntries(new Headers(init.headers))).toEqual({ authorization: 'Bearer t', range: 'bytes=0-' });
   // The browser's own request says nothing of what the caller's function does.
-  expect(made.isWithheld).toBeUndefined();
+  expect(made.probe).toBeUndefined();
 });
 
 it('leaves the page its memory', async () => {

@@ -31,8 +31,8 @@ export function networkOf(network: Network, { headers, credentials, asks }: Load
     close(port1);
     return network.fetch(url, { ...request, headers: answer.headers, signal: signal ?? null });
   }
-  const { isWithheld, ...own } = network;
-  return { ...own, ...(isWithheld && asks !== 'fetch' ? { isWithheld } : {}), fetch };
+  const { probe, ...own } = network;
+  return { ...own, ...(probe && asks !== 'fetch' ? { probe } : {}), fetch };
 }
 
 async function receive<T extends object>(port: MessagePort, signal: AbortSignal | null | undefined): Promise<Exclude<T, { error: string }>> {
