@@ -1,14 +1,17 @@
-import { expose } from 'comlink';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { HaikuqError } from './errors.js';
 import { load } from './load.js';
+import { checkChat } from './options.js';
+import { listStored, removeStored, storageUse } from './store/stored.js';
+import { fakeCaches } from './testing/fake-caches.js';
 import { encode, type FakeEngines, fakeEngines } from './testing/fake-engine.js';
+import { fakeOpfs } from './testing/fake-opfs.js';
 import { fakePackage, someBytes } from './testing/fake-package.js';
 import { fakeServer, type FakeServer } from './testing/fake-server.js';
-import type { LoadOptions, LoadProgress, Model, TextStream } from './types.js';
+import type { LoadOptions, LoadProgress, Message, Model, TextStream } from './types.js';
+import { serveCalls } from './worker/calls.js';
 import { createHost } from './worker/host.js';
 import { wasmInstance } from './worker/wasm-instance.js';
-import { installErrorTransfer } from './worker/transfer.js';
 
 const URL_PREFIX = 'https://example.org/tiny/';
 
@@ -28,7 +31,7 @@ beforeEach(async () => {
 });
 afterEach(() => vi.unstubAllGlobals());
 
-/** A host behind a message channel, with comlink and structured clones as with a real worker. */
+/** A host behind a message channel, with structured clones as with a real worker. */
 function fakeWorker(): Worker {
   const { port1, port2 } = new MessageChannel();
   const adapter = { vendor: '', architecture: '', device: '', description: '', limits: {}, software: true };
@@ -42,8 +45,8 @@ function fakeWorker(): Worker {
   });
   const { dispose } = host;
   host.dispose = () => disposing.then(dispose);
-  installErrorTransfer();
-  expose(host, port2);
+  serveCalls(host, port2);
+  port2.start();
   port1.start();
   const listeners: Record<string, unknown> = {
     terminate() {
@@ -84,6 +87,67 @@ describe('load', () => {
     expect(error).toBeInstanceOf(HaikuqError);
     expect(error).toMatchObject({ code: 'integrity', details: { file: 's1' }, message: expect.stringContaining('s1') as string });
     expect(terminated).toBe(1);
+  });
+
+  it('sends the caller’s headers, and leaves the hash out of URLs where asked to', async () => {
+    const seen: (string | null)[] = [];
+    const { fetch } = server.network;
+    server.network.fetch = (url, init) => {
+      seen.push(new Headers(init.headers).get('authorization'));
+      return fetch(url, init);
+    };
+    let token = 0;
+    await (await loadModel({ headers: () => ({ Authorization: `Bearer ${++token}` }), sha256Query: false })).dispose();
+    expect(seen).toEqual(['Bearer 1', 'Bearer 2']);
+    expect(server.requests.map(({ sha256 }) => sha256)).toEqual([null, null]);
+    await (await loadModel({ headers: { Authorization: 'Bearer x' } })).dispose();
+    expect(seen.slice(2)).toEqual(['Bearer x', 'Bearer x']);
+    expect(server.requests.at(-1)?.sha256).toHaveLength(64);
+    await expect(loadModel({ headers: { 'no name': '' } })).rejects.toMatchObject({ code: 'invalid-argument' });
+  });
+
+  it('fetches with the caller’s function', async () => {
+    const own = vi.fn(server.network.fetch);
+    server.network = { ...server.network, fetch: () => Promise.reject(new TypeError('not to be called')) };
+    await (await loadModel({ fetch: own })).dispose();
+    expect(own.mock.calls.map(([url]) => new URL(url).pathname)).toEqual(['/tiny/haikuq.json', '/tiny/s1']);
+  });
+
+  describe('where storage opens and then refuses', () => {
+    const warned = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+    afterEach(() => warned.mockClear());
+    const refusals: [string, Parameters<typeof fakeOpfs>[0]['refuse']][] = [
+      ['records', 'createWritable'],
+      ['files in place', 'createSyncAccessHandle'],
+      ['bytes', 'write'],
+    ];
+
+    it.each(refusals)('%s, goes on with what there is besides', async (_, refuse) => {
+      vi.stubGlobal('navigator', { storage: fakeOpfs({ sync: true, refuse }).storage });
+      vi.stubGlobal('caches', fakeCaches());
+      await (await loadModel()).dispose();
+      expect(warned).toHaveBeenCalledOnce();
+      expect(await listStored()).toContainEqual(expect.objectContaining({ complete: true, store: 'cache-api' }));
+      vi.stubGlobal('caches', undefined);
+      await (await loadModel()).dispose();
+      await expect(loadModel({ cache: 'opfs' })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('refused') as string });
+    });
+  });
+
+  it('goes on without storage in a sandboxed frame, where asking for it throws', async () => {
+    const denied = () => {
+      throw new DOMException('denied', 'SecurityError');
+    };
+    vi.stubGlobal('navigator', { storage: { getDirectory: async () => denied(), persisted: async () => denied(), estimate: async () => denied() } });
+    Object.defineProperty(globalThis, 'caches', { configurable: true, get: denied });
+    try {
+      await (await loadModel()).dispose();
+      expect(await listStored()).toEqual([]);
+      expect(await storageUse()).toEqual({ packageBytes: 0, persisted: false });
+      await removeStored(URL_PREFIX);
+    } finally {
+      Reflect.deleteProperty(globalThis, 'caches');
+    }
   });
 
   it('is aborted by its signal, before and during', async () => {
@@ -181,6 +245,52 @@ describe('load', () => {
     const model = await loadModel({ onProgress });
     expect(tasks[0]).toThrow('mine');
     await model.dispose();
+  });
+});
+
+describe('a chat template', () => {
+  const user = (content: string) => ({ role: 'user', content });
+  const said = async (...args: Parameters<Model['chat']>) => (await loadModel()).chat(...args).text();
+
+  it('leaves a last message of the assistant open, and the answer goes on with it', async () => {
+    const begun = [user('Hi'), { role: 'assistant', content: 'Well' }];
+    expect(await said(begun)).toBe('You said: <user>Hi<assistant>Well');
+    expect(await said(begun, { continueFinalMessage: false })).toBe('You said: <user>Hi<assistant>Well<assistant>');
+    expect(await said([user('Hi')], { continueFinalMessage: true })).toBe('You said: <user>Hi');
+  });
+
+  it('gets tools, documents and variables, also to count', async () => {
+    const tools = [{ type: 'function', function: { name: 'now' } }];
+    const given = { tools, documents: [{ title: 't', text: 'x' }], chatTemplateKwargs: { enable_thinking: false } };
+    const text = `${JSON.stringify(given)}<user>Hi<assistant>`;
+    expect(await said([user('Hi')], given)).toBe(`You said: ${text}`);
+    expect(await (await loadModel()).countTokens([user('Hi')], given)).toBe(text.length);
+  });
+
+  it('gets the fields of messages that JSON can say, and null where a message only calls tools', async () => {
+    const calls = [{ type: 'function', function: { name: 'now', arguments: {} } }];
+    const self: Record<string, unknown> = {};
+    self.self = self;
+    const messages = [
+      { role: 'user', content: 'When?', onClick: () => undefined, self, ids: Uint32Array.of(1), id: 7 },
+      { role: 'assistant', content: null, tool_calls: calls },
+      { role: 'tool', content: '12:00', name: 'now', tool_call_id: 'a' },
+    ] as unknown as Message[];
+    expect(checkChat(messages, {}).messages).toEqual([
+      { role: 'user', content: 'When?', id: 7 },
+      { role: 'assistant', content: null, tool_calls: calls },
+      { role: 'tool', content: '12:00', name: 'now', tool_call_id: 'a' },
+    ]);
+  });
+
+  it.each([
+    ['tools', {}],
+    ['tools', ['now']],
+    ['chatTemplateKwargs', []],
+    ['chatTemplateKwargs', { n: 1n }],
+    ['continueFinalMessage', 'yes'],
+  ])('is refused %s of %o', async (name, value) => {
+    await expect(said([user('Hi')], { [name]: value })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining(name) as string });
   });
 });
 

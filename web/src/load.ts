@@ -1,8 +1,10 @@
 /** `load`: from a package's location to a model. */
 
+import { HaikuqError } from './errors.js';
 import { aborted, throwIfAborted, toHaikuqError } from './failures.js';
 import { createCallEvents, createModel, notForEver } from './model.js';
 import { checkLoadOptions } from './options.js';
+import { answerRequest } from './page-fetch.js';
 import { resolveLocation } from './store/location.js';
 import type { LoadOptions, Model, PackageLocation } from './types.js';
 import { connect, type Connection } from './worker/connection.js';
@@ -23,6 +25,7 @@ export async function load(location: PackageLocation, options: LoadOptions = {})
   let givenUp = false;
   const connecting = connect(worker, (event) => {
     if ('call' in event) events.deliver(event);
+    else if (event.type === 'fetch') answerRequest(event, options);
     else if (!givenUp) tellCaller(event, options);
   });
   const call = events.open(() => undefined);
@@ -61,11 +64,16 @@ async function orAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): 
   }
 }
 
-function loadRequest(location: PackageLocation, { cache, contextSize, kvCache, numerics, kernels, device }: LoadOptions): LoadRequest {
-  const base = globalThis.document?.baseURI ?? globalThis.location?.href;
+function loadRequest(location: PackageLocation, options: LoadOptions): LoadRequest {
+  const { cache, credentials, sha256Query, contextSize, kvCache, numerics, kernels, device } = options;
+  const asks = options.fetch ? 'fetch' : typeof options.headers === 'function' ? 'headers' : undefined;
   return {
-    location: resolveLocation(location, base),
+    location: resolveLocation(location),
     ...(cache === undefined ? {} : { cache }),
+    ...(options.headers && typeof options.headers !== 'function' ? { headers: headersOf(options.headers) } : {}),
+    ...(credentials === undefined ? {} : { credentials }),
+    ...(asks === undefined ? {} : { asks }),
+    ...(sha256Query === undefined ? {} : { sha256Query }),
     ...(contextSize === undefined ? {} : { contextSize }),
     ...(kvCache === undefined ? {} : { kvCache }),
     ...(numerics === undefined ? {} : { numerics }),
@@ -74,7 +82,15 @@ function loadRequest(location: PackageLocation, { cache, contextSize, kvCache, n
   };
 }
 
-function tellCaller(event: Exclude<HostEvent, { call: number }>, { onProgress, onDeviceLost }: LoadOptions): void {
+function headersOf(headers: HeadersInit): [string, string][] {
+  try {
+    return [...new Headers(headers)];
+  } catch (error) {
+    throw new HaikuqError('invalid-argument', `headers: ${(error as Error).message}`, {}, { cause: error });
+  }
+}
+
+function tellCaller(event: Exclude<HostEvent, { call: number } | { type: 'fetch' }>, { onProgress, onDeviceLost }: LoadOptions): void {
   try {
     if (event.type === 'progress') onProgress?.(event.progress);
     else onDeviceLost?.({ message: event.message, recovered: event.recovered });

@@ -3,7 +3,7 @@
 import { HaikuqError } from './errors.js';
 import { aborted, withPartialText } from './failures.js';
 import { createOpenAI } from './openai.js';
-import { checkCount, checkIds, checkMessages, checkText, writeOptions } from './options.js';
+import { checkChat, checkCount, checkIds, checkText, writeOptions } from './options.js';
 import { createStream, type ResultStream } from './stream.js';
 import type {
   BatchStream,
@@ -174,9 +174,9 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
     chat,
     generate,
     score,
-    async countTokens(text) {
+    async countTokens(text, options = {}) {
       checkAlive();
-      return host.countTokens(typeof text === 'string' ? text : checkMessages(text));
+      return host.countTokens(typeof text === 'string' ? text : checkChat(text, options));
     },
     async tokenize(text, options) {
       checkAlive();
@@ -194,7 +194,7 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
       checkAlive();
       return host.memory();
     },
-    async profile({ promptTokens = 512 } = {}) {
+    async profile({ promptTokens = 256 } = {}) {
       checkAlive();
       return host.profile(checkCount('promptTokens', promptTokens, 2));
     },
@@ -214,7 +214,7 @@ function generateRequest(prompts: readonly string[], options: GenerateOptions): 
 
 function chatRequest(messages: readonly Message[], options: ChatOptions): WriteRequest {
   const { overflow = 'trim', reserve } = options;
-  return { kind: 'chat', messages: checkMessages(messages), overflow, reserve, options: writeOptions(options) };
+  return { kind: 'chat', chat: checkChat(messages, options), overflow, reserve, options: writeOptions(options) };
 }
 
 /** A promise that may be ignored. */

@@ -1,7 +1,8 @@
 /** Options as they come from callers: checked, and without what is absent. */
 
 import { HaikuqError } from './errors.js';
-import type { GenerateOptions, LoadOptions, Message } from './types.js';
+import type { EngineChat } from './engine/engine.js';
+import type { ChatTemplateOptions, GenerateOptions, LoadOptions, Message } from './types.js';
 import type { WriteOptions } from './worker/protocol.js';
 
 type Check = (value: unknown) => boolean;
@@ -47,11 +48,25 @@ const CALL: Rules = {
   reserve: [integer(0), 'an integer, 0 or more'],
 };
 
+const isObject: Check = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isObjects: Check = (value) => Array.isArray(value) && value.every(isObject);
+
+const TEMPLATE: Rules = {
+  tools: [isObjects, 'a list of objects'],
+  documents: [isObjects, 'a list of objects'],
+  chatTemplateKwargs: [isObject, 'an object'],
+  continueFinalMessage: [oneOf(true, false), 'true or false'],
+};
+
 const LOAD: Rules = {
   onProgress: [isFunction, 'a function'],
   onDeviceLost: [isFunction, 'a function'],
   signal: [isSignal, 'an AbortSignal'],
   cache: [oneOf('auto', 'opfs', 'cache-api', 'none'), '"auto", "opfs", "cache-api" or "none"'],
+  headers: [(value) => isFunction(value) || (typeof value === 'object' && value !== null), 'an object or a function'],
+  credentials: [oneOf('omit', 'same-origin', 'include'), '"omit", "same-origin" or "include"'],
+  fetch: [isFunction, 'a function'],
+  sha256Query: [oneOf(true, false), 'true or false'],
   contextSize: [integer(1), 'an integer, 1 or more'],
   kvCache: [oneOf('auto', 'f16', 'f32'), '"auto", "f16" or "f32"'],
   numerics: [oneOf('auto', 'exact', 'fast'), '"auto", "exact" or "fast"'],
@@ -89,15 +104,51 @@ export function writeOptions(options: GenerateOptions): WriteOptions {
   return told as unknown as WriteOptions;
 }
 
-/** Copies what a template needs; anything else that callers keep in their messages may not be cloneable. */
+/** What a template is given; throws `invalid-argument`. */
+export function checkChat(messages: readonly Message[], options: ChatTemplateOptions): EngineChat {
+  check(options, TEMPLATE);
+  const checked = checkMessages(messages);
+  const { tools, documents, chatTemplateKwargs, continueFinalMessage = checked.at(-1)?.role === 'assistant' } = options;
+  return {
+    messages: checked,
+    continueFinalMessage,
+    ...(tools ? { tools: asJson('tools', tools) } : {}),
+    ...(documents ? { documents: asJson('documents', documents) } : {}),
+    ...(chatTemplateKwargs ? { chatTemplateKwargs: asJson('chatTemplateKwargs', chatTemplateKwargs) } : {}),
+  };
+}
+
+/** Copies what a template can use: what else callers keep in their messages may be no JSON. */
 export function checkMessages(messages: readonly Message[]): Message[] {
   if (!Array.isArray(messages) || messages.length === 0) throw invalid('messages', messages, 'a list of at least one message');
   return messages.map((message: Partial<Message> | null, i) => {
-    const { role, content } = message ?? {};
+    const { role, content, ...others } = message ?? {};
     if (typeof role !== 'string' || role === '') throw invalid(`messages[${i}].role`, role, '"system", "user" or "assistant"');
-    if (typeof content !== 'string') throw invalid(`messages[${i}].content`, content, 'a text');
-    return { role, content };
+    // A message that only calls tools says nothing.
+    const silent = (content === null || content === undefined) && Array.isArray(others.tool_calls);
+    if (typeof content !== 'string' && !silent) throw invalid(`messages[${i}].content`, content, 'a text');
+    return { ...jsonFields(others), role, content: content as string };
   });
+}
+
+function jsonFields(fields: Record<string, unknown>): Record<string, unknown> {
+  const entries = Object.entries(fields).flatMap(([name, value]): [string, unknown][] => {
+    try {
+      const json = ArrayBuffer.isView(value) ? undefined : JSON.stringify(value);
+      return json === undefined ? [] : [[name, JSON.parse(json)]];
+    } catch {
+      return [];
+    }
+  });
+  return Object.fromEntries(entries);
+}
+
+function asJson<T>(name: string, value: T): T {
+  try {
+    return JSON.parse(JSON.stringify(value)) as T;
+  } catch (error) {
+    throw new HaikuqError('invalid-argument', `${name} cannot be written as JSON: ${(error as Error).message}`, {}, { cause: error });
+  }
 }
 
 export function checkText(name: string, value: unknown): string {

@@ -1,7 +1,7 @@
 /** The public types: what goes into a model and what comes out of it. */
 
-/** Where a package comes from: a URL prefix, a folder that the user picked or dropped, or its files. */
-export type PackageLocation = string | URL | FileSystemDirectoryHandle | Iterable<File>;
+/** Where a package comes from: a URL prefix, a folder that the user picked or dropped, or its files or their handles. */
+export type PackageLocation = string | URL | FileSystemDirectoryHandle | Iterable<File | FileSystemFileHandle>;
 
 export interface LoadOptions {
   /** Called as bytes arrive, at most every 100 ms, and once at the end of each phase. */
@@ -13,6 +13,23 @@ export interface LoadOptions {
    * `none` streams from the network straight to the GPU every time.
    */
   cache?: 'auto' | 'opfs' | 'cache-api' | 'none';
+  /**
+   * Sent with every request of the package's files, such as `{ Authorization: 'Bearer …' }`. A function is asked before each
+   * request, so that a token may expire. On another origin the server has to allow them (a CORS preflight).
+   */
+  headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
+  /** Whether cookies are sent with requests of the package's files; `same-origin` by default, as `fetch` has it. */
+  credentials?: RequestCredentials;
+  /**
+   * Fetches the package's files in place of the browser's `fetch`, on the calling thread. Called with a URL and an init that
+   * may have a `Range` header (to which the whole file is a good answer too), `cache` and a `signal`.
+   */
+  fetch?: (url: string, init: RequestInit) => Promise<Response>;
+  /**
+   * Whether a file is asked for as `FILE?sha256=HEX`, so that caches may keep it for good. `false` for hosts that refuse
+   * queries they do not know. Default: `true` for http and https, else `false`.
+   */
+  sha256Query?: boolean;
   /** Tokens that a sequence may have; the model's own limit where absent or larger. */
   contextSize?: number;
   /** Precision of the key/value cache; `auto` is f16. */
@@ -56,9 +73,10 @@ export interface DeviceLostEvent {
 export interface LoadProgress {
   /**
    * `manifest`: what there is to load. `download`: shards from the network (or from the dropped files).
-   * `upload`: checking shards and handing them to the GPU; overlaps with `download`. `ready`: done.
+   * `upload`: checking shards and handing them to the GPU; overlaps with `download`. `compile`: what the GPU has yet to compile
+   * and to measure when all bytes are there. `ready`: done.
    */
-  phase: 'manifest' | 'download' | 'upload' | 'ready';
+  phase: 'manifest' | 'download' | 'upload' | 'compile' | 'ready';
   /** Bytes checked and on the GPU. */
   bytes: number;
   /** Bytes of all weights. */
@@ -69,6 +87,8 @@ export interface LoadProgress {
   downloadTotalBytes: number;
   /** Of the download, averaged over the last seconds. */
   bytesPerSecond: number;
+  /** From `compile` on: kernels that the GPU's driver has compiled, and how many there are. */
+  kernels?: { compiled: number; total: number };
   /** With `ready` only: what each stage of the load did. */
   stages?: LoadStages;
 }
@@ -83,8 +103,28 @@ export type LoadStage = 'fetch' | 'store' | 'read' | 'hash' | 'upload';
 export type LoadStages = Record<LoadStage, { bytes: number; ms: number }>;
 
 export interface Message {
-  role: 'system' | 'user' | 'assistant' | (string & {});
+  role: 'system' | 'user' | 'assistant' | 'tool' | (string & {});
   content: string;
+  /** What else the package's chat template knows; fields of other names reach it too. */
+  name?: string;
+  reasoning_content?: string;
+  tool_calls?: readonly object[];
+  tool_call_id?: string;
+}
+
+/** What a chat template is given beside the messages. */
+export interface ChatTemplateOptions {
+  /** Functions that the model may call, as JSON schemas in OpenAI's shape: `{ type: 'function', function: { name, … } }`. */
+  tools?: readonly object[];
+  /** Documents to answer from, by custom with `title` and `text`. */
+  documents?: readonly object[];
+  /** Further variables of the template, such as `{ enable_thinking: false }`: what JSON can say. */
+  chatTemplateKwargs?: Record<string, unknown>;
+  /**
+   * Whether the answer goes on with the text of the last message, which stays open; the result has only what is new. Default:
+   * where the last message is the assistant's.
+   */
+  continueFinalMessage?: boolean;
 }
 
 /** How tokens are chosen. What is absent comes from the package's `generation_config.json`, or else is greedy. */
@@ -116,7 +156,7 @@ export interface GenerateOptions extends SamplingOptions {
   controlTokens?: boolean;
 }
 
-export interface ChatOptions extends GenerateOptions {
+export interface ChatOptions extends GenerateOptions, ChatTemplateOptions {
   /**
    * What to do when the conversation does not fit. `trim` (default): keep system messages and the newest turns, drop
    * the oldest turns (four at a time from long conversations) until the prompt and `reserve` tokens fit, and say so in
@@ -253,7 +293,7 @@ export interface ModelProfile {
 }
 
 export interface ProfileOptions {
-  /** Tokens of the step of prefill: 512 by default, and one chunk of a prompt (512) or the context at most. */
+  /** Tokens of the step of prefill: 256 by default, which is one chunk of a prompt, and that or the context at most. */
   promptTokens?: number;
 }
 
@@ -296,7 +336,7 @@ export interface Model {
   generate(prompt: string, options?: GenerateOptions): TextStream;
   generate(prompts: readonly string[], options?: GenerateOptions): BatchStream;
   /** Tokens of a text, or of a conversation with its template. */
-  countTokens(text: string | readonly Message[]): Promise<number>;
+  countTokens(text: string | readonly Message[], options?: ChatTemplateOptions): Promise<number>;
   tokenize(text: string, options?: { controlTokens?: boolean }): Promise<Uint32Array>;
   detokenize(ids: Uint32Array): Promise<string>;
   /** Forced decoding: logits after every token of `ids`, handed over in blocks of rows `[rows × vocabSize]`. */

@@ -16,7 +16,7 @@ test('an empty profile loads every file once, tells progress up to the total, an
   expect(info).toMatchObject({ name: sharded.name, recipe: 'q4-fast', weightBytes: total, hasChatTemplate: true });
   expect(faulty.packageFiles().map(({ file }) => file).sort()).toEqual(files.map(({ name }) => name).sort());
 
-  const phases = ['manifest', 'download', 'upload', 'ready'];
+  const phases = ['manifest', 'download', 'upload', 'compile', 'ready'];
   for (const [i, now] of progress.entries()) {
     const before = progress[i - 1] ?? now;
     expect(now.bytes).toBeGreaterThanOrEqual(before.bytes);

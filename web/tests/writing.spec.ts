@@ -49,6 +49,40 @@ test('abort() stops an answer after what was heard, a signal makes it throw, and
   expect(result!.text.startsWith(aborted.pieces.join(''))).toBe(true);
 });
 
+test('an abort while a prompt is read ends within one chunk of it', async () => {
+  const { whole, ended, result } = await page.evaluate(async (words) => {
+    const prompt = (first: string) => first + ' and the cat'.repeat(words);
+    const read = (text: string) => window.model.generate(text, { temperature: 0, maxTokens: 1 });
+    const start = performance.now();
+    await read(prompt('The dog')).result;
+    const whole = performance.now() - start;
+    const stream = read(prompt('The owl'));
+    // By then the first chunk is on its way.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const aborting = performance.now();
+    stream.abort();
+    const result = await stream.result;
+    return { whole, ended: performance.now() - aborting, result };
+  }, 300);
+  expect(result).toMatchObject({ finish: 'cancelled', text: '' });
+  expect(result.usage.promptTokens).toBeGreaterThan(800);
+  // Of four chunks or more, one.
+  expect(ended).toBeLessThan(whole / 2);
+});
+
+test('a message of the assistant that is begun is continued', async () => {
+  const begun = 'Once there was';
+  const { result } = await chat(page, [user(PROMPT), assistant(begun)], greedy);
+  const spelled = await page.evaluate(
+    ([prompt, options]) => window.model.generate(prompt, { ...options, controlTokens: true }).result,
+    [`<|user|>${PROMPT}<|assistant|>${begun}`, greedy] as const,
+  );
+  expect(result!.text).toBe(spelled.text);
+  expect(result!.usage.promptTokens).toBe(spelled.usage.promptTokens);
+  const another = await chat(page, [user(PROMPT), assistant(begun)], { ...greedy, continueFinalMessage: false });
+  expect(another.result!.usage.promptTokens).toBe(result!.usage.promptTokens + 2);
+});
+
 test('a second turn computes only what is new to it', async () => {
   const first = await chat(page, [user('Where does the fox live?')], { ...greedy, maxTokens: 8 });
   const messages = [user('Where does the fox live?'), assistant(first.result!.text), user('And the owl?')];

@@ -42,6 +42,16 @@ pub struct LoadProgress {
     pub bytes: u64,
     /// Bytes of all shards.
     pub total_bytes: u64,
+    /// Kernels compiled of those that are compiled beforehand, as browsers do once all bytes are there: 0 of 0 until then.
+    pub kernels: usize,
+    /// How many these are.
+    pub total_kernels: usize,
+}
+
+impl LoadProgress {
+    fn of_bytes(bytes: u64, total_bytes: u64) -> Self {
+        Self { bytes, total_bytes, kernels: 0, total_kernels: 0 }
+    }
 }
 
 impl Weights {
@@ -78,10 +88,10 @@ impl Weights {
     ) -> Result<(), DecoderError> {
         let manifest = package.manifest();
         let (total_bytes, mut bytes) = (self.bytes, 0);
-        progress(LoadProgress { bytes, total_bytes });
+        progress(LoadProgress::of_bytes(bytes, total_bytes));
         let mut uploading = None;
         for (i, (shard, destinations)) in manifest.shards.iter().zip(&self.destinations).enumerate() {
-            let mut told = |offset: u64| progress(LoadProgress { bytes: bytes + offset, total_bytes });
+            let mut told = |offset: u64| progress(LoadProgress::of_bytes(bytes + offset, total_bytes));
             if let Some(held) = package.hold_shard(i).await? {
                 for begin in (0..shard.bytes).step_by(PIECE_BYTES as usize) {
                     let end = (begin + PIECE_BYTES).min(shard.bytes);
@@ -110,7 +120,8 @@ impl Weights {
         if let Some(last) = uploading {
             last.await?;
         }
-        Ok(gpu.compiled().await?)
+        let mut told = |kernels, total_kernels| progress(LoadProgress { bytes, total_bytes, kernels, total_kernels });
+        Ok(gpu.compiled(&mut told).await?)
     }
 
     /// A tensor that the spec lists.

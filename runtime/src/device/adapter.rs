@@ -117,8 +117,14 @@ pub(super) async fn choose(instance: &wgpu::Instance, options: &GpuOptions) -> R
 /// The browser's adapter; which one that is, the browser decides.
 #[cfg(target_arch = "wasm32")]
 pub(super) async fn choose(instance: &wgpu::Instance, options: &GpuOptions) -> Result<(usize, wgpu::Adapter), GpuError> {
-    let power_preference =
-        if options.low_power { wgpu::PowerPreference::LowPower } else { wgpu::PowerPreference::HighPerformance };
+    let power_preference = match options {
+        GpuOptions { low_power: true, .. } => wgpu::PowerPreference::LowPower,
+        GpuOptions { high_performance: true, .. } => wgpu::PowerPreference::HighPerformance,
+        _ => wgpu::PowerPreference::None,
+    };
     let options = wgpu::RequestAdapterOptions { power_preference, ..Default::default() };
-    instance.request_adapter(&options).await.map(|a| (0, a)).map_err(|_| GpuError::NoAdapter)
+    let lent = super::browser::lend();
+    let request = instance.request_adapter(&options);
+    drop(lent);
+    request.await.map(|a| (0, a)).map_err(|_| GpuError::NoAdapter)
 }

@@ -26,6 +26,8 @@ pub struct GpuOptions {
     pub default_limits: bool,
     /// Prefer the GPU that uses little power, where there is a choice.
     pub low_power: bool,
+    /// In a browser: prefer the GPU that computes fast; which one else, the browser decides. Elsewhere that is the default.
+    pub high_performance: bool,
 }
 
 /// An open device. Everything that a kernel needs of wgpu goes through here.
@@ -166,8 +168,8 @@ impl Gpu {
     ///
     /// # Errors
     /// [`GpuError`] if the device failed or was lost.
-    pub async fn compiled(&self) -> Result<(), GpuError> {
-        self.pipelines.compiled(&self.device).await;
+    pub async fn compiled(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<(), GpuError> {
+        self.pipelines.compiled(&self.device, progress).await;
         self.check()
     }
 

@@ -14,6 +14,8 @@ mod shader;
 mod timestamps;
 
 pub use adapter::{AdapterDescription, list_adapters};
+#[cfg(target_arch = "wasm32")]
+pub use browser::offer_adapter;
 pub use dispatch::{Binding, Dispatch, Kernel, grid_1d};
 pub use error::GpuError;
 pub use flag::Flag;

@@ -80,20 +80,30 @@ impl Pipelines {
         pipeline
     }
 
-    /// Resolves when all pipelines are compiled. From now on those that are new are compiled when they are first bound.
+    /// Resolves when all pipelines are compiled, and tells how many of how many are. From now on those that are new are
+    /// compiled when they are first bound.
     #[cfg_attr(not(target_arch = "wasm32"), allow(clippy::unused_async, reason = "only browsers compile meanwhile"))]
-    pub(super) async fn compiled(&self, device: &wgpu::Device) {
+    pub(super) async fn compiled(&self, device: &wgpu::Device, progress: &mut dyn FnMut(usize, usize)) {
         if !self.ahead.swap(false, Ordering::Relaxed) {
             return;
         }
-        #[cfg(target_arch = "wasm32")]
-        let _kept_until_asked_for = super::browser::compiled_ahead(device).await;
-        #[cfg(not(target_arch = "wasm32"))]
-        let _ = device;
         let known: Vec<_> = self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        #[cfg(target_arch = "wasm32")]
+        {
+            progress(0, known.len());
+            let mut left = known.len();
+            while left > 0 {
+                left = super::browser::compiling(device).await.min(left);
+                progress(known.len() - left, known.len());
+            }
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        let _ = (device, progress);
         for pipeline in known {
             pipeline.compiled();
         }
+        #[cfg(target_arch = "wasm32")]
+        super::browser::forget_compiled(device);
     }
 }
 

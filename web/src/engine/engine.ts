@@ -3,7 +3,7 @@
  * (`src/engine/generated/haikuq_web.js`) has a class `Engine` of this shape and a default export that initializes it.
  */
 
-import type { ModelProfile } from '../types.js';
+import type { ChatTemplateOptions, Message, ModelProfile } from '../types.js';
 
 /** A package's files, read by the engine. */
 export interface Source {
@@ -33,6 +33,8 @@ export interface HeldFile {
 }
 
 export interface EngineOptions {
+  /** From which the device is requested; without one, or for another engine, an adapter is asked for. */
+  adapter?: GPUAdapter;
   powerPreference?: 'low-power' | 'high-performance';
   contextSize?: number;
   kvCache?: 'auto' | 'f16' | 'f32';
@@ -62,6 +64,13 @@ export interface EngineRequest {
   seed?: number;
   stop?: string[];
   ignoreEos?: boolean;
+}
+
+/** A conversation and what else its template is given. */
+export interface EngineChat extends Omit<ChatTemplateOptions, 'continueFinalMessage'> {
+  messages: Message[];
+  /** Leaves the last message open in place of opening the assistant's next one. */
+  continueFinalMessage: boolean;
 }
 
 export interface EngineCompletion {
@@ -104,8 +113,11 @@ export interface Engine {
   memory(): { weights: number; cache: number; scratch: number; wasm: number };
   encode(text: string, controlTokens: boolean): Uint32Array;
   decode(ids: Uint32Array): string;
-  /** Token ids of a conversation, ready for the assistant's answer. Throws `invalid-package` without a chat template. */
-  encodeChat(messages: { role: string; content: string }[]): Uint32Array;
+  /**
+   * Token ids of a conversation (an `EngineChat` as JSON), ready for the assistant's answer. Throws `invalid-package` without a
+   * chat template.
+   */
+  encodeChat(chat: string): Uint32Array;
   /**
    * Writes a text for each request. `onToken(index, id, text)` sees each token and all the text that is certain; `id`
    * is undefined for text that is flushed at the end, and between chunks of a prompt (with no text). Returning false
@@ -124,12 +136,15 @@ export interface Engine {
   free(): void;
 }
 
+export type OnEngineProgress = (bytes: number, totalBytes: number, kernels?: number, totalKernels?: number) => void;
+
 export interface EngineModule {
   /** Makes a new WebAssembly instance of the module, after a trap has left the old one in an unknown state. */
   __wbg_reset_state?(): void;
   /** Initializes WebAssembly; call once. */
   default(options: { module_or_path: URL | Response | Promise<Response> | WebAssembly.Module | BufferSource }): Promise<unknown>;
   Engine: {
-    load(source: Source, options: EngineOptions, onProgress: (bytes: number, totalBytes: number) => void): Promise<Engine>;
+    /** `onProgress` is told of kernels once all bytes are there. */
+    load(source: Source, options: EngineOptions, onProgress: OnEngineProgress): Promise<Engine>;
   };
 }

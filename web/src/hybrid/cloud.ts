@@ -43,6 +43,7 @@ async function complete(
   signal: AbortSignal,
 ): Promise<GenerationResult> {
   checkMessages(protocol.name, messages);
+  if (chatOptions.tools) throw new HaikuqError('invalid-argument', `${protocol.name}: tools are for the local model alone; give the endpoint its own by \`body\``);
   const body = { ...protocol.body(messages, chatOptions), ...options.body };
   const watch = stopwatch();
   const answer: Answer = {

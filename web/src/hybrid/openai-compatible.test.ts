@@ -91,3 +91,8 @@ test('a conversation too long for the model is context-overflow', async () => {
   const server = await eventServer(json(400, error));
   await expect(backend(server.url).chat(HELLO).result).rejects.toMatchObject({ code: 'context-overflow', details: { status: 400 } });
 });
+
+test('tools for the template of the local model are refused, lest they are lost in silence', async () => {
+  const asked = backend('/v1/chat/completions').chat(HELLO, { tools: [{ type: 'function', function: { name: 'now' } }] });
+  await expect(asked.result).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('tools') as string });
+});

@@ -33,6 +33,43 @@ export interface BlobWriter {
   close(): Promise<void>;
 }
 
+/** A store that opened and then does not do what it is there for, as in some private windows. */
+export class StoreRefused extends Error {
+  constructor(
+    readonly kind: BlobStore['kind'],
+    cause: unknown,
+  ) {
+    super(`the browser’s storage (${kind}) refused: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+}
+
+/** Which store's refusal is behind an error, if any. */
+export function refusedStore(error: unknown): BlobStore['kind'] | undefined {
+  for (; error instanceof Error; error = error.cause) if (error instanceof StoreRefused) return error.kind;
+  return undefined;
+}
+
+/** The store, whose failures are `StoreRefused`, but for those that are named already. */
+export function guarded(store: BlobStore): BlobStore {
+  return guard(store, store.kind, (writer) => guard(writer as BlobWriter, store.kind));
+}
+
+function guard<T extends object>(target: T, kind: BlobStore['kind'], after?: (result: unknown) => unknown): T {
+  const made = Object.entries(target).map(([name, value]) => {
+    if (typeof value !== 'function') return [name, value] as const;
+    const method = async (...args: unknown[]): Promise<unknown> => {
+      try {
+        const result: unknown = await (value as (...args: unknown[]) => unknown).apply(target, args);
+        return after && name === 'append' ? after(result) : result;
+      } catch (error) {
+        throw error instanceof HaikuqError ? error : new StoreRefused(kind, error);
+      }
+    };
+    return [name, method] as const;
+  });
+  return Object.fromEntries(made) as T;
+}
+
 /** Storage that is full, in the browser's words; whoever knows the numbers completes it. */
 export function asQuotaError(error: unknown): unknown {
   if (!(error instanceof Error) || error.name !== 'QuotaExceededError') return error;

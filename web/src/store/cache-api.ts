@@ -3,7 +3,7 @@
  * each an entry whose synthetic URL says which bytes it holds.
  */
 
-import { asQuotaError, type BlobStore, type BlobWriter } from './blobs.js';
+import { asQuotaError, type BlobStore, type BlobWriter, guarded } from './blobs.js';
 
 const CACHE = 'haikuq';
 /** Never fetched: `.invalid` is reserved. */
@@ -19,9 +19,11 @@ interface Piece {
 }
 
 /** The store, or undefined where the browser has no Cache API or keeps it closed. */
-export async function openCacheApi(storage: CacheStorage | undefined = globalThis.caches): Promise<BlobStore | undefined> {
+export async function openCacheApi(storage?: CacheStorage): Promise<BlobStore | undefined> {
   try {
-    return storage && cacheStore(await storage.open(CACHE));
+    // In a sandboxed frame, asking for it throws.
+    storage ??= globalThis.caches;
+    return storage && guarded(cacheStore(await storage.open(CACHE)));
   } catch {
     return undefined;
   }

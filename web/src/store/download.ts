@@ -5,7 +5,6 @@ import { asQuotaError, type BlobStore, type BlobWriter } from './blobs.js';
 import { distinctBlobs } from './catalog.js';
 import { fetchBytes, type Network } from './fetch.js';
 import { limit } from './limit.js';
-import { fileUrl } from './location.js';
 import { withLock } from './locks.js';
 import type { PackageFile } from './manifest.js';
 import { availableBytes, quotaError } from './quota.js';
@@ -38,21 +37,25 @@ export interface Downloads {
 export interface DownloadOptions {
   store: BlobStore;
   network: Network;
-  /** The package's URL prefix. */
-  prefix: string;
+  /** The URL of a file. */
+  urlOf: (file: PackageFile) => string;
   /** In the order in which they are wanted. */
   files: PackageFile[];
   stages: StageClock;
   onProgress: (counts: DownloadCounts) => void;
 }
 
-export function createDownloads({ store, network, prefix, files, stages, onProgress }: DownloadOptions): Downloads {
+export function createDownloads({ store, network, urlOf, files, stages, onProgress }: DownloadOptions): Downloads {
   const blobs = distinctBlobs(files);
   const controller = new AbortController();
   const { signal } = controller;
   const slot = limit(PARALLEL_DOWNLOADS);
   const jobs = new Map<string, Promise<void>>();
   const fetched = new Map<string, { bytes: number; total: number }>();
+  /** Whoever waits for a file sees the error, and whoever asks again gets another try. */
+  const asked = new WeakSet<Promise<void>>();
+  /** Failed before anybody waited. */
+  const unseen = new Set<Promise<void>>();
   let begun = false;
 
   function report(sha256: string, bytes: number, total: number): void {
@@ -76,10 +79,16 @@ export function createDownloads({ store, network, prefix, files, stages, onProgr
       }
     }, urgent);
     jobs.set(sha256, job);
-    // Whoever waits for the file sees the error, and whoever asks again gets another try.
     job.catch(() => {
-      if (jobs.get(sha256) === job) jobs.delete(sha256);
+      if (jobs.get(sha256) !== job) return;
+      if (asked.has(job)) jobs.delete(sha256);
+      else unseen.add(job);
     });
+    return job;
+  }
+
+  function askedFor(job: Promise<void>): Promise<void> {
+    asked.add(job);
     return job;
   }
 
@@ -93,12 +102,11 @@ export function createDownloads({ store, network, prefix, files, stages, onProgr
     }
     report(sha256, 0, file.bytes - size);
     if (size === file.bytes) return;
-    const url = fileUrl(prefix, file.name, sha256);
     await closingAfter(await store.append(sha256), async (writer) => {
       let first = size;
       let end = size;
       // The HTTP cache would only keep a second copy, and give back the first one where that is corrupt.
-      for await (const { at, bytes } of fetchBytes(network, url, file, size, { signal, cache: 'no-store', stages })) {
+      for await (const { at, bytes } of fetchBytes(network, urlOf(file), file, size, { signal, cache: 'no-store', stages, whole: anew })) {
         if (at < end) {
           await writer.restart();
           first = 0;
@@ -134,13 +142,16 @@ export function createDownloads({ store, network, prefix, files, stages, onProgr
         begun = true;
         for (const blob of blobs) enqueue(blob, false);
       }
-      return jobs.get(file.sha256) ?? enqueue(file, false);
+      const job = jobs.get(file.sha256) ?? enqueue(file, false);
+      askedFor(job);
+      if (unseen.delete(job)) jobs.delete(file.sha256);
+      return job;
     },
     restore(file) {
-      return enqueue(file, false, 'urgent');
+      return askedFor(enqueue(file, false, 'urgent'));
     },
     replace(file) {
-      return enqueue(file, true, 'urgent');
+      return askedFor(enqueue(file, true, 'urgent'));
     },
     missingBytes,
     async settled() {

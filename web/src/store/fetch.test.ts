@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { fakeServer, type FakeServer } from '../testing/fake-server.js';
 import { someBytes } from '../testing/fake-package.js';
 import { fetchBytes, fetchText } from './fetch.js';
@@ -89,6 +89,118 @@ describe('fetchBytes', () => {
     expect(long.sent).toBeLessThan(7000);
   });
 
+  describe('where a part is not what was asked for', () => {
+    const part = (begin: number, end: number, total: number, headers: Record<string, string> = {}) =>
+      new Response(someBytes(end - begin, 9), { status: 206, headers: { 'content-range': `bytes ${begin}-${end - 1}/${total}`, ...headers } });
+
+    it.each([
+      ['is of a compressed form, as its encoding says', part(2500, 5300, 5300, { 'content-encoding': 'gzip' })],
+      ['is of a compressed form, as its length says', part(2500, 4000, 4000)],
+      ['is another part', part(3000, 5300, 5300)],
+      ['ends too early', part(2500, 5000, 5300)],
+      ['is longer than the rest', new Response(someBytes(5000, 9), { status: 206 })],
+    ])('as it %s, drops what is known and takes the whole', async (_, answer) => {
+      const server = fakeServer({ 'a.bin': bytes });
+      server.trouble.set('a.bin', [{ breakAfter: 2500 }]);
+      server.answers.set('a.bin', (range) => (range ? answer : undefined));
+      const { got, starts } = await download(server);
+      expect(got).toEqual(bytes);
+      expect(starts.filter((at) => at === 0)).toHaveLength(2);
+      expect(ranges(server)).toEqual([null, 'bytes=2500-', null]);
+    });
+
+    it('as it cannot be decoded, takes the whole, also in a later load', async () => {
+      const server = fakeServer({ 'a.bin': bytes });
+      const broken = () => new Response(new ReadableStream({ start: (controller) => controller.error(new TypeError('decoding failed')) }), { status: 206 });
+      server.answers.set('a.bin', (range) => (range ? broken() : undefined));
+      expect((await download(server, 2500)).got).toEqual(bytes);
+      expect(ranges(server)).toEqual(['bytes=2500-', 'bytes=2500-', null]);
+    });
+
+    it('as it cannot even be fetched though the host is there, takes the whole', async () => {
+      const server = fakeServer({ 'a.bin': bytes });
+      const { fetch } = server.network;
+      server.network.fetch = async (url, init) => {
+        const response = await fetch(url, init);
+        if (new Headers(init.headers).has('range')) throw new TypeError('Failed to fetch');
+        return response;
+      };
+      server.network.probe = async () => 'withheld';
+      expect((await download(server, 2500)).got).toEqual(bytes);
+      expect(ranges(server)).toEqual(['bytes=2500-', 'bytes=2500-', null]);
+    });
+
+    it('says so where only a part is sent though all was asked for', async () => {
+      const server = fakeServer({ 'a.bin': bytes });
+      server.answers.set('a.bin', () => part(0, 4000, 5300));
+      await expect(download(server)).rejects.toMatchObject({ code: 'network', message: expect.stringContaining('bytes 0-3999/5300') as string, details: { status: 206 } });
+      expect(server.requests).toHaveLength(1);
+    });
+  });
+
+  it('asks for no part of a file whose parts were wrong', async () => {
+    const server = fakeServer({ 'a.bin': bytes });
+    server.trouble.set('a.bin', [{ breakAfter: 2500 }]);
+    for await (const _ of fetchBytes(server.network, url, file, 0, { whole: true }));
+    expect(ranges(server)).toEqual([null, null]);
+  });
+
+  describe('a page in place of a file', () => {
+    const page = (from?: string) => {
+      const response = new Response('<!doctype html><title>app</title>', { headers: { 'content-type': 'text/html; charset=utf-8' } });
+      return from ? Object.defineProperties(response, { redirected: { value: true }, url: { value: from } }) : response;
+    };
+
+    it('is named at once, with its address', async () => {
+      const server = fakeServer();
+      server.answers.set('a.bin', () => page());
+      const message = expect.stringMatching(/a\.bin: the server sent a page of HTML, not the file: https:\/\/example\.org\/p\/a\.bin/) as string;
+      await expect(download(server)).rejects.toMatchObject({ code: 'network', message, details: { file: 'a.bin', status: 200 } });
+      expect(server.requests).toHaveLength(1);
+    });
+
+    it('is named with where it came from after a redirect, without the query', async () => {
+      const server = fakeServer();
+      server.answers.set('a.bin', () => page('https://login.example.net/sign-in?for=secret'));
+      const message = expect.stringMatching(/after a redirect to https:\/\/login\.example\.net\/sign-in\./) as string;
+      await expect(download(server)).rejects.toMatchObject({ message });
+    });
+
+    it('is the file where it has its length, whatever the server calls it', async () => {
+      const server = fakeServer();
+      server.answers.set('a.bin', () => new Response(bytes, { headers: { 'content-type': 'text/html', 'content-length': '5300' } }));
+      expect((await download(server)).got).toEqual(bytes);
+    });
+  });
+
+  it('names the query where a host refuses it', async () => {
+    const server = fakeServer({ 'a.bin': bytes });
+    server.trouble.set('a.bin', [{ status: 403 }]);
+    const asked = fetchBytes(server.network, `${url}?sha256=ff`, file, 0).next();
+    await expect(asked).rejects.toMatchObject({ message: expect.stringContaining('sha256Query: false') as string });
+  });
+
+  it('takes a break midway for no CORS', async () => {
+    const server = fakeServer({ 'a.bin': bytes });
+    server.trouble.set('a.bin', [{ breakAfter: 2500 }]);
+    server.network.probe = async () => 'withheld';
+    expect((await download(server)).got).toEqual(bytes);
+  });
+
+  it('names CORS where the browser keeps an answer from the page, at once', async () => {
+    const server = fakeServer({ 'a.bin': bytes });
+    server.down = true;
+    server.network.probe = async () => 'withheld';
+    await expect(download(server)).rejects.toMatchObject({ code: 'network', message: expect.stringContaining('Access-Control-Allow-Origin') as string });
+    expect(server.requests).toHaveLength(1);
+    server.network.probe = async () => undefined;
+    await expect(download(server)).rejects.toMatchObject({ message: expect.stringMatching(/4 tries: Failed to fetch$/) as string });
+    vi.stubGlobal('location', new URL('https://page.example/'));
+    vi.stubGlobal('origin', 'https://page.example');
+    await expect(download(server)).rejects.toMatchObject({ message: expect.stringMatching(/4 tries: .*does that host send Access-Control-Allow-Origin/) as string });
+    vi.unstubAllGlobals();
+  });
+
   it('does not repeat a request that the server refuses', async () => {
     const server = fakeServer();
     await expect(download(server)).rejects.toMatchObject({ code: 'network', details: { file: 'a.bin', status: 404 } });
@@ -145,6 +257,17 @@ describe('fetchText', () => {
     server.trouble.set('a.json', [{ status: 500 }]);
     expect(await fetchText(server.network, 'https://example.org/a.json', 'a.json', options)).toBe('{"ö":1}');
     expect(server.requests.map(({ cache }) => cache)).toEqual(['no-cache', 'no-cache']);
+  });
+
+  it('names a page, whether the server says that it is one or not', async () => {
+    const html = (headers: Record<string, string>) => () => new Response('  <!doctype html><title>Log in</title>', { headers });
+    const server = fakeServer();
+    for (const [headers, code] of [[{ 'content-type': 'text/html' }, 'network'], [{ 'content-type': 'text/plain' }, 'invalid-package']] as const) {
+      server.answers.set('a.json', html(headers));
+      const message = expect.stringContaining('a page of HTML, not the file: https://example.org/a.json') as string;
+      await expect(fetchText(server.network, 'https://example.org/a.json', 'a.json', options)).rejects.toMatchObject({ code, message });
+    }
+    expect(server.requests).toHaveLength(2);
   });
 
   it('refuses what is too large and what is no text', async () => {

@@ -1,7 +1,9 @@
 /** Downloads that survive broken connections: bytes of one file, in order, from any position. */
 
 import { HaikuqError } from '../errors.js';
-import { aborted, throwIfAborted } from '../failures.js';
+import { throwIfAborted } from '../failures.js';
+import { checkAnswer, pageError, partBegins, strongTag } from './answer.js';
+import { backoff, Broken, Busy, openConnection, read, sleep } from './connection.js';
 import type { PackageFile } from './manifest.js';
 import type { StageClock } from './stages.js';
 
@@ -13,13 +15,26 @@ export interface Network {
   stallMs: number;
   /** Tries in a row without a single byte before a file is given up. */
   attempts: number;
+  /**
+   * Whether there is an answer at a URL that could not be fetched: undefined where there is none, `withheld` where the browser
+   * keeps it from the page.
+   */
+  probe?: (url: string, signal: AbortSignal) => Promise<'there' | 'withheld' | undefined>;
 }
 
 export function browserNetwork(): Network {
-  return { fetch: (url, init) => fetch(url, init), backoffMs: 500, stallMs: 30_000, attempts: 6 };
+  return { fetch: (url, init) => fetch(url, init), backoffMs: 500, stallMs: 30_000, attempts: 6, probe };
 }
 
-const MAX_BACKOFF_MS = 15_000;
+/** A request that may not see its answer is let through. */
+const probe: NonNullable<Network['probe']> = async (url, signal) => {
+  try {
+    const { type } = await fetch(url, { method: 'HEAD', mode: 'no-cors', cache: 'no-store', signal });
+    return type === 'opaque' ? 'withheld' : 'there';
+  } catch {
+    return undefined;
+  }
+};
 
 export interface FetchedBytes {
   /** Position in the file. Follows what came before, or is 0 again where the server's file changed meanwhile. */
@@ -32,12 +47,19 @@ export interface FetchOptions {
   /** How to use the HTTP cache. */
   cache?: RequestCache;
   stages?: StageClock;
+  /** Never ask for a part: one that was asked for before turned out wrong. */
+  whole?: boolean;
 }
+
+/** Parts in a row that did not come although the host answers, until the whole is asked for. */
+const MISSED_PARTS = 2;
 
 /**
  * Yields the bytes of `file` from position `from` to its end. After a broken connection it asks for the rest with a
- * Range request; servers without ranges send everything again, of which what is known is skipped. Throws `network`
- * where the server refuses or stays away, `integrity` where its file is longer or shorter than the manifest says.
+ * Range request; servers without ranges send everything again, of which what is known is skipped. Where a part is not what
+ * was asked for (a range of a compressed form, say), all that was known is dropped and the whole is asked for, and no part
+ * any more. Throws `network` where the server refuses, sends a page or stays away, `integrity` where its file is longer or
+ * shorter than the manifest says.
  */
 export async function* fetchBytes(
   network: Network,
@@ -49,48 +71,82 @@ export async function* fetchBytes(
   const { signal, stages } = options;
   let at = from;
   let etag: string | null = null;
-  // A server whose file is too short, or whose ETag differs from request to request, must not send us in circles.
-  let restarted = false;
+  /** Whether the rest may be asked for. */
+  let parts = !options.whole;
+  let missedParts = 0;
+  /** Where the whole ended without a break, the last time. */
+  let ended: number | undefined;
   let failures = 0;
+
+  function startAgain(): void {
+    parts = false;
+    at = 0;
+  }
   while (at < file.bytes) {
     throwIfAborted(signal, `downloading ${file.name}`);
     const connection = openConnection(network.stallMs, signal);
+    const asked = parts ? at : 0;
+    const before = at;
+    let answered = false;
     try {
-      const request = () => network.fetch(url, requestInit(at, options.cache, connection.signal));
+      const request = () => network.fetch(url, requestInit(asked, options.cache, connection.signal));
       const response = await connection.wait(stages ? stages.time('fetch', request) : request());
-      if (response.status === 416) {
-        if (restarted || at === 0) throw tooShort(file, at);
-        restarted = true;
-        at = 0;
+      answered = true;
+      if (response.status === 416 && asked > 0) {
+        startAgain();
         continue;
       }
-      if (!response.ok) throw refused(file, response);
-      const position = firstPosition(response, at);
-      if (position > at) throw new Broken(`the answer begins at byte ${position} instead of ${at}`);
+      checkAnswer(file, url, response, file.bytes - (response.status === 206 ? asked : 0));
+      const begins = response.status === 206 ? partBegins(response, asked, file) : 0;
       const tag = strongTag(response);
       const changed = at > 0 && etag !== null && tag !== null && tag !== etag;
       etag = tag;
-      if (changed && !restarted) {
-        restarted = true;
-        at = 0;
-        if (position > 0) continue;
+      if (begins === undefined) {
+        if (asked === 0) throw otherPart(file, response);
+        startAgain();
+        continue;
       }
-      for await (const { bytes, begins } of read(connection, response, position, stages)) {
-        if (begins + bytes.length > file.bytes) throw tooLong(file, begins + bytes.length);
-        const known = Math.max(0, at - begins);
+      if (changed) {
+        // A server whose tag differs from request to request must not send us in circles: this happens once.
+        if (parts) at = 0;
+        parts = false;
+        if (begins > at) continue;
+      }
+      let tooMuch = false;
+      for await (const { bytes, begins: position } of read(connection, response, begins, stages)) {
+        const end = position + bytes.length;
+        if (end > file.bytes) {
+          if (asked === 0) throw tooLong(file, end);
+          tooMuch = true;
+          break;
+        }
+        const known = Math.max(0, at - position);
         if (known >= bytes.length) continue;
         const news = known > 0 ? bytes.subarray(known) : bytes;
         const here = at;
         at += news.length;
-        failures = 0;
+        failures = missedParts = 0;
         yield { at: here, bytes: news };
       }
-      if (at < file.bytes) throw new Broken(`the connection ended after ${at} of ${file.bytes} bytes`);
+      if (tooMuch) {
+        startAgain();
+        continue;
+      }
+      if (at === file.bytes) return;
+      if (begins === 0) {
+        if (ended === at) throw tooShort(file, at);
+        ended = at;
+      }
+      throw new Broken(`the connection ended after ${at} of ${file.bytes} bytes`);
     } catch (error) {
       throwIfAborted(signal, `downloading ${file.name}`);
       if (error instanceof HaikuqError) throw error;
       failures += 1;
-      if (failures >= network.attempts) throw gaveUp(file, at, failures, error);
+      const found = answered || (asked === 0 && failures > 1) ? undefined : await network.probe?.(url, connection.signal);
+      if (found === 'withheld' && asked === 0) throw withheld(url, file, error);
+      // A part that cannot be decoded comes to nothing, however often it is asked for.
+      if (asked > 0 && at === before && (answered || found) && ++missedParts === MISSED_PARTS) parts = false;
+      if (failures >= network.attempts) throw gaveUp(url, file, at, failures, error);
       const wait = Math.max(backoff(network.backoffMs, failures), error instanceof Busy ? error.retryAfterMs : 0);
       await sleep(wait, signal, `downloading ${file.name}`);
     } finally {
@@ -109,23 +165,30 @@ export async function fetchText(
   const file = { name, bytes: options.limit, sha256: '' };
   for (let failures = 1; ; failures++) {
     throwIfAborted(options.signal, `downloading ${name}`);
+    let answered = false;
     const connection = openConnection(options.timeoutMs, options.signal);
     try {
       // `no-cache` asks the server whether what the HTTP cache has is still current.
       const init: RequestInit = { cache: 'no-cache', signal: connection.signal };
       const response = await connection.wait(network.fetch(url, init));
-      if (!response.ok) throw refused(file, response);
+      answered = true;
+      checkAnswer(file, url, response);
       const decoder = new TextDecoder('utf-8', { fatal: true });
       let text = '';
       for await (const { bytes, begins } of read(connection, response, 0)) {
         if (begins + bytes.length > options.limit) throw tooLong(file, begins + bytes.length);
         text += decode(decoder, name, bytes);
       }
-      return text + decode(decoder, name);
+      text += decode(decoder, name);
+      // Not every host says that its page is one.
+      if (/^\s*</.test(text)) throw pageError(name, url, response, 'invalid-package');
+      return text;
     } catch (error) {
       throwIfAborted(options.signal, `downloading ${name}`);
       if (error instanceof HaikuqError) throw error;
-      if (failures >= options.attempts) throw gaveUp(file, 0, failures, error);
+      const found = answered || failures > 1 ? undefined : await network.probe?.(url, connection.signal);
+      if (found === 'withheld') throw withheld(url, file, error);
+      if (failures >= options.attempts) throw gaveUp(url, file, 0, failures, error);
       await sleep(backoff(network.backoffMs, failures), options.signal, `downloading ${name}`);
     } finally {
       connection.close();
@@ -133,69 +196,13 @@ export async function fetchText(
   }
 }
 
-/** A connection that can be tried again. */
-class Broken extends Error {}
-
-/** The server asks to come back later. */
-class Busy extends Broken {
-  constructor(
-    message: string,
-    readonly status: number,
-    readonly retryAfterMs: number,
-  ) {
-    super(message);
-  }
-}
-
-interface Connection {
-  signal: AbortSignal;
-  /** Awaits something that this connection brings, and closes it where that takes too long. */
-  wait<T>(promise: Promise<T>): Promise<T>;
-  close(): void;
-}
-
-function openConnection(stallMs: number, outer: AbortSignal | undefined): Connection {
-  const controller = new AbortController();
-  const close = () => controller.abort();
-  outer?.addEventListener('abort', close, { once: true });
-  return {
-    signal: controller.signal,
-    async wait(promise) {
-      let stalled = false;
-      const timer = setTimeout(() => {
-        stalled = true;
-        close();
-      }, stallMs);
-      try {
-        return await promise;
-      } catch (error) {
-        throw stalled ? new Broken(`nothing arrived for ${stallMs} ms`) : error;
-      } finally {
-        clearTimeout(timer);
-      }
-    },
-    close() {
-      outer?.removeEventListener('abort', close);
-      close();
-    },
-  };
-}
-
-async function* read(connection: Connection, response: Response, position: number, stages?: StageClock) {
-  // Chunks as they come. Reading into memory of our own is faster, but loses what has arrived where a connection breaks.
-  const reader = response.body?.getReader();
-  if (!reader) return;
-  try {
-    for (let begins = position; ; ) {
-      const { done, value } = await connection.wait(stages ? stages.time('fetch', () => reader.read()) : reader.read());
-      if (done || !value) return;
-      stages?.add('fetch', value.length);
-      yield { begins, bytes: value };
-      begins += value.length;
-    }
-  } finally {
-    reader.cancel().catch(() => undefined);
-  }
+/** The browser does not let the page see the answer; another try would not be seen either. */
+function withheld(url: string, file: PackageFile, cause: unknown): HaikuqError {
+  const host = isElsewhere(url) ? new URL(url).origin : 'the host that it redirects to';
+  const message =
+    `${file.name}: ${host} answers, but lets no page of ${globalThis.origin} read it (CORS): ` +
+    'it has to send Access-Control-Allow-Origin, also for the headers that load was given';
+  return new HaikuqError('network', message, { file: file.name }, { cause });
 }
 
 function requestInit(at: number, cache: RequestCache = 'default', signal: AbortSignal): RequestInit {
@@ -203,33 +210,22 @@ function requestInit(at: number, cache: RequestCache = 'default', signal: AbortS
   return { signal, cache, ...(at > 0 ? { headers: { Range: `bytes=${at}-` } } : {}) };
 }
 
-/** Where the answer begins. Content-Range is hidden from other origins; then the status is all there is to go by. */
-function firstPosition(response: Response, asked: number): number {
-  if (response.status !== 206) return 0;
-  const range = /^bytes (\d+)-/.exec(response.headers.get('content-range') ?? '');
-  return range ? Number(range[1]) : asked;
+function otherPart({ name, bytes }: PackageFile, { headers }: Response): HaikuqError {
+  const range = headers.get('content-range') ?? 'without Content-Range';
+  return new HaikuqError('network', `${name}: the server sent a part (206, ${range}), asked for were all ${bytes} bytes`, { file: name, status: 206 });
 }
 
-/** Servers weaken the tag of a compressed answer, though the file is the same. */
-function strongTag(response: Response): string | null {
-  return response.headers.get('etag')?.replace(/^W\//, '') ?? null;
-}
-
-function refused(file: PackageFile, response: Response): Error {
-  const { status } = response;
-  const message = `${file.name}: the server answered ${status} ${response.statusText}`.trimEnd();
-  if (status >= 500 || status === 408 || status === 429) {
-    const seconds = Number(response.headers.get('retry-after') ?? 0);
-    return new Busy(message, status, Math.min(Number.isFinite(seconds) ? seconds * 1000 : 0, MAX_BACKOFF_MS));
-  }
-  return new HaikuqError('network', message, { file: file.name, status });
-}
-
-function gaveUp(file: PackageFile, at: number, tries: number, cause: unknown): HaikuqError {
+function gaveUp(url: string, file: PackageFile, at: number, tries: number, cause: unknown): HaikuqError {
   const why = cause instanceof Error ? cause.message : String(cause);
   const details = cause instanceof Busy ? { file: file.name, status: cause.status } : { file: file.name };
   const where = at > 0 ? ` at byte ${at} of ${file.bytes}` : '';
-  return new HaikuqError('network', `${file.name} could not be fetched${where}, ${tries} tries: ${why}`, details, { cause });
+  // A browser does not say whether it was the network or itself.
+  const hint = cause instanceof TypeError && isElsewhere(url) ? '; does that host send Access-Control-Allow-Origin (CORS)?' : '';
+  return new HaikuqError('network', `${file.name} could not be fetched${where}, ${tries} tries: ${why}${hint}`, details, { cause });
+}
+
+function isElsewhere(url: string): boolean {
+  return globalThis.location !== undefined && new URL(url).origin !== globalThis.origin;
 }
 
 function tooShort(file: PackageFile, found: number): HaikuqError {
@@ -248,23 +244,4 @@ function decode(decoder: TextDecoder, name: string, bytes?: Uint8Array<ArrayBuff
   } catch {
     throw new HaikuqError('invalid-package', `${name} is not UTF-8 text`, { file: name });
   }
-}
-
-/** Exponential with jitter, so that tabs that lost the same server do not come back together. */
-function backoff(first: number, failures: number): number {
-  return Math.min(first * 2 ** (failures - 1), MAX_BACKOFF_MS) * (0.75 + Math.random() / 2);
-}
-
-async function sleep(ms: number, signal: AbortSignal | undefined, what: string): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer);
-      reject(aborted(what));
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener('abort', abort);
-      resolve();
-    }, ms);
-    signal?.addEventListener('abort', abort, { once: true });
-  });
 }

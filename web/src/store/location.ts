@@ -8,10 +8,13 @@ export type ResolvedLocation =
   /** The prefix ends in `/`; a query, such as a signature, is sent with every file. */
   | { kind: 'url'; name: string; prefix: string }
   | { kind: 'folder'; name: string; handle: FileSystemDirectoryHandle }
-  | { kind: 'files'; name: string; files: File[] };
+  | { kind: 'files'; name: string; files: PickedFile[] };
 
-/** Relative URLs are resolved against `base`, the page's. Throws `invalid-argument`. */
-export function resolveLocation(location: PackageLocation, base: string | undefined): ResolvedLocation {
+/** A file of a list, or what a file picker gives. */
+export type PickedFile = File | FileSystemFileHandle;
+
+/** Relative URLs are resolved against `base`, by default the page's or the worker's. Throws `invalid-argument`. */
+export function resolveLocation(location: PackageLocation, base = globalThis.document?.baseURI ?? globalThis.location?.href): ResolvedLocation {
   if (typeof location === 'string' || location instanceof URL) return resolveUrl(location, base);
   if (typeof location !== 'object' || location === null) throw invalid(String(location));
   if ('kind' in location) {
@@ -34,8 +37,9 @@ export function fileUrl(prefix: string, name: string, sha256?: string): string {
 
 /** What a stored package is known by: its prefix without query, since queries carry signatures that change. */
 export function packageKey(prefix: string): string {
-  const url = new URL(prefix);
-  return url.origin + url.pathname;
+  // Not by the origin, which is "null" for the schemes of extensions and apps.
+  const { protocol, host, pathname } = new URL(prefix);
+  return `${protocol}//${host}${pathname}`;
 }
 
 function resolveUrl(location: string | URL, base: string | undefined): ResolvedLocation {
@@ -45,18 +49,20 @@ function resolveUrl(location: string | URL, base: string | undefined): ResolvedL
   } catch {
     throw invalid(String(location));
   }
-  if (url.protocol !== 'https:' && url.protocol !== 'http:') throw invalid(url.href, 'expected http or https');
-  if (url.username || url.password) throw invalid(url.origin, 'credentials do not belong in a URL');
+  if (url.protocol === 'file:') throw invalid(url.href, 'pages cannot fetch files; serve the folder over http, or let the user pick it');
+  // Extensions and apps have schemes of their own, such as chrome-extension: or tauri:, with folders as http has them.
+  if (!url.href.startsWith(`${url.protocol}//`)) throw invalid(url.href, 'expected the URL of a folder');
+  if (url.username || url.password) throw invalid(url.host, 'credentials do not belong in a URL');
   url.hash = '';
   if (url.pathname.endsWith(`/${MANIFEST}`)) url.pathname = url.pathname.slice(0, -MANIFEST.length);
   if (!url.pathname.endsWith('/')) url.pathname += '/';
   const last = url.pathname.split('/').at(-2);
-  return { kind: 'url', name: last ? decode(last) : url.hostname, prefix: url.href };
+  return { kind: 'url', name: last ? decode(last) : url.hostname || 'package', prefix: url.href };
 }
 
 /** The files beside the manifest: a dropped folder may hold others, and more than one package. */
-function packageFiles(files: File[]): File[] {
-  for (const file of files) if (!(file instanceof File)) throw invalid(String(file), 'expected File objects');
+function packageFiles(files: PickedFile[]): PickedFile[] {
+  for (const file of files) if (!(file instanceof File) && (file as FileSystemFileHandle | null)?.kind !== 'file') throw invalid(String(file), 'expected File objects');
   const manifests = files.filter((file) => file.name === MANIFEST);
   if (manifests.length > 1) {
     const where = manifests.map(folderOf).join(', ');
@@ -67,7 +73,8 @@ function packageFiles(files: File[]): File[] {
 }
 
 /** Ends in `/`; empty for a file that was picked by itself. */
-function folderOf({ name, webkitRelativePath = '' }: File): string {
+function folderOf(file: PickedFile): string {
+  const { name, webkitRelativePath = '' } = file as File;
   return webkitRelativePath.slice(0, -name.length);
 }
 

@@ -92,6 +92,14 @@ describe('a package behind a URL', () => {
     await expect(load()).rejects.toMatchObject({ code: 'invalid-package' });
   });
 
+  it('asks once for a file that is a page, whoever waits for it', async () => {
+    server.answers.set('s2', () => new Response('<!doctype html>', { headers: { 'content-type': 'text/html' } }));
+    await expect(load()).rejects.toMatchObject({ code: 'network', details: { file: 's2' } });
+    expect(requested().filter((file) => file === 's2')).toHaveLength(1);
+    server.answers.clear();
+    await load();
+  });
+
   it('goes on in a later load where an earlier one was broken off', async () => {
     server.trouble.set('s2', [{ breakAfter: 7000 }, ...Array.from({ length: 20 }, () => ({ status: 503 }))]);
     await expect(load()).rejects.toMatchObject({ code: 'network', details: { file: 's2', status: 503 } });

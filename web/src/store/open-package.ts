@@ -8,7 +8,7 @@ import { beginVersion, type CatalogEntry, completeVersion, dropOldVersion, manif
 import { createDownloads, type DownloadCounts, type Downloads } from './download.js';
 import { fetchText, type Network } from './fetch.js';
 import { fileUrl, packageKey, type ResolvedLocation } from './location.js';
-import { filesInReadingOrder, MANIFEST, type Manifest, MAX_MANIFEST_BYTES, parseManifest } from './manifest.js';
+import { filesInReadingOrder, MANIFEST, type Manifest, MAX_MANIFEST_BYTES, type PackageFile, parseManifest } from './manifest.js';
 import { openStore } from './open-store.js';
 import { availableBytes, quotaError } from './quota.js';
 import { fileSource, type SourceTools, storedSource } from './sources.js';
@@ -34,6 +34,10 @@ export interface KernelTimes {
 
 export interface OpenOptions extends SourceTools {
   cache: NonNullable<LoadOptions['cache']>;
+  /** Default: where the package comes over http. */
+  sha256Query?: boolean | undefined;
+  /** Stores that are not to be used, as they do not work. */
+  refused?: ReadonlySet<BlobStore['kind']>;
   network: Network;
   signal: AbortSignal;
   onProgress: (counts: DownloadCounts) => void;
@@ -45,11 +49,14 @@ const MANIFEST_TIMEOUT_MS = { stored: 5_000, missing: 30_000 };
 export async function openPackage(location: ResolvedLocation, options: OpenOptions): Promise<OpenPackage> {
   switch (location.kind) {
     case 'files':
-      return openFiles(options, async (name) => location.files.find((file) => file.name === name));
+      return openFiles(options, async (name) => {
+        const file = location.files.find((file) => file.name === name);
+        return file && 'getFile' in file ? file.getFile() : file;
+      });
     case 'folder':
       return openFiles(options, (name) => fileOfFolder(location.handle, name));
     case 'url': {
-      const store = await openStore(options.cache);
+      const store = await openStore(options.cache, options.refused);
       return store ? openStored(location.prefix, store, options) : openStreaming(location.prefix, options);
     }
   }
@@ -61,7 +68,7 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   const entry = await readEntry(store, key);
   const { manifest, newest } = await latestManifest(prefix, store, entry, options);
   await beginVersion(store, key, manifest, newest);
-  const downloads = createDownloads({ store, network, prefix, files: filesInReadingOrder(manifest), stages, onProgress });
+  const downloads = createDownloads({ store, network, urlOf: urlsOf(prefix, options), files: filesInReadingOrder(manifest), stages, onProgress });
   signal.addEventListener('abort', downloads.stop, { once: true });
   await ensureRoom(downloads, async (bytes) => {
     if (entry?.current === undefined || entry.current === manifest.text) return false;
@@ -82,6 +89,11 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   };
 }
 
+/** Other schemes than http have no caches, and handlers that may take a query for a part of the name. */
+function urlsOf(prefix: string, { sha256Query = prefix.startsWith('http') }: OpenOptions): (file: PackageFile) => string {
+  return ({ name, sha256 }) => fileUrl(prefix, name, sha256Query ? sha256 : undefined);
+}
+
 /** Its name is no hash, so that the catalog takes it for no package. */
 const KERNEL_TIMES = 'kernel-times.json';
 
@@ -100,7 +112,7 @@ async function openStreaming(prefix: string, options: OpenOptions): Promise<Open
   signal.addEventListener('abort', close, { once: true });
   return {
     manifest,
-    newSource: () => streamingSource(manifest, { ...options, prefix, signal: controller.signal }),
+    newSource: () => streamingSource(manifest, { ...options, urlOf: urlsOf(prefix, options), signal: controller.signal }),
     async markComplete() {},
     async close() {
       close();

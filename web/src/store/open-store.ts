@@ -6,13 +6,16 @@ import type { BlobStore } from './blobs.js';
 import { openCacheApi } from './cache-api.js';
 import { openOpfs } from './opfs.js';
 
-/** The best store of this browser, or the one asked for; undefined for none. Throws `invalid-argument`. */
-export async function openStore(preference: NonNullable<LoadOptions['cache']>): Promise<BlobStore | undefined> {
+/** The best store of this browser but for the `refused`, or the one asked for; undefined for none. Throws `invalid-argument`. */
+export async function openStore(
+  preference: NonNullable<LoadOptions['cache']>,
+  refused: ReadonlySet<BlobStore['kind']> = new Set(),
+): Promise<BlobStore | undefined> {
   switch (preference) {
     case 'none':
       return undefined;
     case 'auto':
-      return (await openOpfs()) ?? (await openCacheApi());
+      return (!refused.has('opfs') && (await openOpfs())) || (refused.has('cache-api') ? undefined : await openCacheApi());
     case 'opfs':
       return (await openOpfs()) ?? unavailable(preference);
     case 'cache-api':

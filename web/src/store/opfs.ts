@@ -1,6 +1,6 @@
 /** Blobs and records in the origin private file system: `haikuq/blobs/SHA256` and `haikuq/packages/KEY`. */
 
-import { asQuotaError, type BlobStore, type BlobWriter } from './blobs.js';
+import { asQuotaError, type BlobStore, type BlobWriter, guarded } from './blobs.js';
 
 const FOLDER = 'haikuq';
 
@@ -21,17 +21,15 @@ type SyncFileHandle = FileSystemFileHandle & { createSyncAccessHandle(options?: 
  * The store, or undefined where the browser has no OPFS or keeps it closed (private windows of some). Pages of some
  * browsers may look at files and remove them, but write only in workers.
  */
-export async function openOpfs(
-  purpose: 'write' | 'look after' = 'write',
-  storage: StorageManager | undefined = navigator.storage,
-): Promise<BlobStore | undefined> {
-  if (typeof storage?.getDirectory !== 'function') return undefined;
+export async function openOpfs(purpose: 'write' | 'look after' = 'write', storage?: StorageManager): Promise<BlobStore | undefined> {
   try {
+    storage ??= navigator.storage;
+    if (typeof storage?.getDirectory !== 'function') return undefined;
     const root = await (await storage.getDirectory()).getDirectoryHandle(FOLDER, { create: true });
     const blobs = await root.getDirectoryHandle('blobs', { create: true });
     const records = await root.getDirectoryHandle('packages', { create: true });
     if (purpose === 'write' && !(await isWritable(records))) return undefined;
-    return opfsStore(blobs, records);
+    return guarded(opfsStore(blobs, records));
   } catch {
     return undefined;
   }

@@ -30,7 +30,7 @@ export interface StorageUse {
 
 /** All packages that this site has stored, complete or not. */
 export async function listStored(): Promise<StoredPackage[]> {
-  return (await Promise.all((await openStores()).map(listStore))).flat();
+  return (await Promise.all((await openStores()).map((store) => listStore(store).catch(nothing)))).flat();
 }
 
 /**
@@ -38,7 +38,7 @@ export async function listStored(): Promise<StoredPackage[]> {
  * package again should its device be lost. Rejects with `invalid-argument` where `url` is no URL.
  */
 export async function removeStored(url: string | URL): Promise<void> {
-  const location = resolveLocation(url, globalThis.document?.baseURI);
+  const location = resolveLocation(url);
   if (location.kind !== 'url') throw new HaikuqError('invalid-argument', 'removeStored: expected a URL');
   for (const store of await openStores()) await removePackage(store, packageKey(location.prefix));
 }
@@ -46,11 +46,14 @@ export async function removeStored(url: string | URL): Promise<void> {
 /** How much room packages take, and how much there is. */
 export async function storageUse(): Promise<StorageUse> {
   let packageBytes = 0;
-  for (const store of await openStores()) for (const { bytes } of await store.list()) packageBytes += bytes;
+  for (const store of await openStores()) for (const { bytes } of await store.list().catch(nothing)) packageBytes += bytes;
   const { usage, quota } = (await navigator.storage?.estimate?.().catch(() => undefined)) ?? {};
   const persisted = (await navigator.storage?.persisted?.().catch(() => false)) ?? false;
   return { packageBytes, persisted, ...(usage === undefined ? {} : { usage }), ...(quota === undefined ? {} : { quota }) };
 }
+
+/** Of a store that opens and then does not work. */
+const nothing = (): never[] => [];
 
 async function listStore(store: BlobStore): Promise<StoredPackage[]> {
   const sizes = new Map((await store.list()).map(({ sha256, bytes }) => [sha256, bytes]));

@@ -4,13 +4,13 @@ import type { Source } from '../engine/engine.js';
 import { PARALLEL_DOWNLOADS, type DownloadCounts } from './download.js';
 import { fetchBytes, type FetchedBytes, type FetchOptions, type Network } from './fetch.js';
 import { limit } from './limit.js';
-import { fileUrl } from './location.js';
 import { filesInReadingOrder, type Manifest, type PackageFile } from './manifest.js';
 import { packageSource, type SourceTools } from './sources.js';
 
 export interface StreamingOptions extends SourceTools {
   network: Network;
-  prefix: string;
+  /** The URL of a file. */
+  urlOf: (file: PackageFile) => string;
   signal: AbortSignal;
   onProgress: (counts: DownloadCounts) => void;
 }
@@ -20,7 +20,7 @@ export interface StreamingOptions extends SourceTools {
  * request. While a file is read the next one is asked for already, and waits in the browser's network buffers.
  */
 export function streamingSource(manifest: Manifest, options: StreamingOptions): Source {
-  const { network, prefix, signal, stages, onProgress } = options;
+  const { network, urlOf, signal, stages, onProgress } = options;
   const slot = limit(PARALLEL_DOWNLOADS);
   const files = filesInReadingOrder(manifest);
   const streams = new Map<string, FileStream>();
@@ -31,8 +31,9 @@ export function streamingSource(manifest: Manifest, options: StreamingOptions): 
 
   function open(file: PackageFile, start: number): FileStream {
     close(file);
-    const how: FetchOptions = { signal, cache: fresh.has(file.name) ? 'reload' : 'default', stages };
-    const stream = fileStream(fetchBytes(network, fileUrl(prefix, file.name, file.sha256), file, start, how), start);
+    const whole = fresh.has(file.name);
+    const how: FetchOptions = { signal, cache: whole ? 'reload' : 'default', stages, whole };
+    const stream = fileStream(fetchBytes(network, urlOf(file), file, start, how), start);
     streams.set(file.name, stream);
     return stream;
   }

@@ -3,7 +3,7 @@
  * asked for once) and writes by rule: its tokens are characters, and its answer is what the test says.
  */
 
-import type { Engine, EngineCompletion, EngineModule, EngineRequest, Source } from '../engine/engine.js';
+import type { Engine, EngineChat, EngineCompletion, EngineModule, EngineRequest, OnEngineProgress, Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
 import { parseManifest, type PackageFile } from '../store/manifest.js';
 import type { LoadRequest } from '../worker/protocol.js';
@@ -51,8 +51,13 @@ export function fakeEngines(): FakeEngines {
 
 export const encode = (text: string) => Uint32Array.from(text, (character) => character.codePointAt(0) as number);
 export const decode = (ids: Iterable<number>) => String.fromCodePoint(...ids);
-export const encodeChat = (messages: { role: string; content: string }[]) =>
-  encode(`${messages.map(({ role, content }) => `<${role}>${content}`).join('')}<assistant>`);
+/** Its template writes tools and variables as JSON before the messages. */
+export function encodeChat(chat: string): Uint32Array {
+  const { messages, continueFinalMessage, ...given } = JSON.parse(chat) as EngineChat;
+  const before = Object.keys(given).length > 0 ? JSON.stringify(given) : '';
+  const said = messages.map(({ role, content }) => `<${role}>${content}`).join('');
+  return encode(before + said + (continueFinalMessage ? '' : '<assistant>'));
+}
 
 export const deviceLost = () => Object.assign(new Error('the device was lost: destroyed'), { code: 'device-lost', details: {} });
 
@@ -62,7 +67,7 @@ export const loadRequest = (prefix: string, more: Partial<LoadRequest> = {}): Lo
   ...more,
 });
 
-type OnProgress = (bytes: number, total: number) => void;
+type OnProgress = OnEngineProgress;
 
 async function load(engines: FakeEngines, source: Source, options: object, onProgress: OnProgress): Promise<Engine> {
   engines.beforeLoad();
@@ -75,6 +80,7 @@ async function load(engines: FakeEngines, source: Source, options: object, onPro
     uploaded += shard.bytes;
     onProgress(uploaded, total);
   }
+  for (let compiled = 0; compiled <= 2; compiled++) onProgress(uploaded, total, compiled, 2);
   const made = { options, requests: [] as EngineRequest[], freed: false };
   engines.made.push(made);
   return engine(engines, made);

@@ -5,6 +5,8 @@ export interface FakeOpfsOptions {
   sync: boolean;
   /** Offer no `createWritable` either. */
   readOnly?: boolean;
+  /** What throws although it is there, as in some private windows. */
+  refuse?: 'createWritable' | 'createSyncAccessHandle' | 'write' | undefined;
   /** Bytes that all files may have together. */
   quota?: number;
   /** How a file that is open in place tells that the disk is full, after it took what it can; default: by a small count. */
@@ -36,6 +38,9 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
   function checkQuota(more: number): void {
     if (used() + more > (options.quota ?? Infinity)) throw new DOMException('full', 'QuotaExceededError');
   }
+  function refuse(what: FakeOpfsOptions['refuse']): void {
+    if (options.refuse === what) throw new DOMException(what, 'UnknownError');
+  }
   function resize(file: FakeFile, size: number): void {
     const bytes = new Uint8Array(size);
     bytes.set(file.bytes.subarray(0, size));
@@ -61,6 +66,7 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
         return new File([get().bytes], path.split('/').at(-1) as string);
       },
       createWritable: options.readOnly ? undefined : async ({ keepExistingData = false } = {}) => {
+        refuse('createWritable');
         const swap: FakeFile = { bytes: keepExistingData ? get().bytes.slice() : new Uint8Array(), locked: false };
         return {
           async write(data: string | { position: number; data: Uint8Array }) {
@@ -79,6 +85,7 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
       ...(options.sync
         ? {
             async createSyncAccessHandle({ mode = 'readwrite' } = {}) {
+              refuse('createSyncAccessHandle');
               const file = get();
               const readers = file.readers ?? 0;
               const shared = mode === 'read-only';
@@ -95,6 +102,7 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
                   return some.length;
                 },
                 write(bytes: Uint8Array, { at }: { at: number }) {
+                  refuse('write');
                   // A full disk takes what it can.
                   const room = Math.max(0, (options.quota ?? Infinity) - used() + file.bytes.length - at);
                   put(file, at, bytes.subarray(0, Math.min(room, bytes.length)));

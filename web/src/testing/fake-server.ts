@@ -13,6 +13,8 @@ export interface FakeServer {
   down: boolean;
   /** For the next requests of a file, one each: break the connection after so many bytes, or answer with a status. */
   trouble: Map<string, ({ breakAfter: number } | { stallAfter: number } | { status: number; retryAfter?: string })[]>;
+  /** Answers in the server's place, where it gives one; `times` counts the file's requests before. */
+  answers: Map<string, (range: string | null, times: number) => Response | undefined>;
   requests: { file: string; range: string | null; sha256: string | null; cache: string | undefined }[];
   /** Bodies that are being read. */
   inFlight: number;
@@ -32,6 +34,7 @@ export function fakeServer(files: Record<string, Uint8Array> = {}): FakeServer {
     hideContentRange: false,
     down: false,
     trouble: new Map(),
+    answers: new Map(),
     requests: [],
     inFlight: 0,
     maxInFlight: 0,
@@ -44,10 +47,13 @@ async function answer(server: FakeServer, address: string, { headers, signal, ca
   const url = new URL(address);
   const file = url.pathname.split('/').at(-1) as string;
   const range = new Headers(headers).get('range');
+  const times = server.requests.filter((request) => request.file === file).length;
   server.requests.push({ file, range, sha256: url.searchParams.get('sha256'), cache });
   await Promise.resolve();
   signal?.throwIfAborted();
   if (server.down) throw new TypeError('Failed to fetch');
+  const own = server.answers.get(file)?.(range, times);
+  if (own) return own;
   const trouble = server.trouble.get(file)?.shift();
   if (trouble && 'status' in trouble) {
     return new Response(null, { status: trouble.status, headers: trouble.retryAfter ? { 'retry-after': trouble.retryAfter } : {} });

@@ -8,8 +8,11 @@ const adapter = (info: object) => {
 };
 const gpu = (found: object | null) => ({ requestAdapter: async () => found }) as unknown as GPU;
 
-it('describes the adapter', async () => {
-  expect(await describeAdapter({}, gpu(adapter({})))).toEqual({
+it('describes the adapter, and gives it for the device', async () => {
+  const found = adapter({});
+  const { adapter: given, ...facts } = await describeAdapter({}, gpu(found));
+  expect(given).toBe(found);
+  expect(facts).toEqual({
     vendor: 'acme',
     architecture: 'x1',
     device: '',

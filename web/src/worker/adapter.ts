@@ -6,7 +6,7 @@ import type { AdapterInfo, DeviceOptions } from '../types.js';
 export type AdapterFacts = Omit<AdapterInfo, 'f16' | 'subgroups'>;
 
 /** Rejects with `webgpu-unavailable`, and the reason as far as a page can know it. */
-export async function describeAdapter(options: DeviceOptions, gpu: GPU | undefined = globalThis.navigator?.gpu): Promise<AdapterFacts> {
+export async function describeAdapter(options: DeviceOptions, gpu: GPU | undefined = globalThis.navigator?.gpu): Promise<AdapterFacts & { adapter: GPUAdapter }> {
   if (!gpu) {
     throw unavailable(
       globalThis.isSecureContext === false
@@ -16,7 +16,7 @@ export async function describeAdapter(options: DeviceOptions, gpu: GPU | undefin
   }
   const adapter = await requestAdapter(gpu, options);
   if (!adapter) throw unavailable('the browser found no adapter: the GPU may be blocklisted, disabled, or absent');
-  return adapterFacts(adapter);
+  return { ...adapterFacts(adapter), adapter };
 }
 
 export function adapterFacts(adapter: GPUAdapter): AdapterFacts {

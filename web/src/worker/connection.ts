@@ -1,11 +1,12 @@
 /** From the model to its host. */
 
-import { wrap } from 'comlink';
 import { HaikuqError } from '../errors.js';
 import { aborted } from '../failures.js';
 import type { LoadOptions } from '../types.js';
+import { type CallMessage, type HostMessage, receiveError } from './calls.js';
+import { createHostHere } from './here.js';
+import { importingWorker, isOwnScript, makeWorker, workerScript } from './make-worker.js';
 import type { Host, HostEvent } from './protocol.js';
-import { installErrorTransfer } from './transfer.js';
 
 export interface Connection {
   host: Host;
@@ -13,44 +14,70 @@ export interface Connection {
   close(): void;
 }
 
-/** How a worker sends events; its answers are comlink's. */
-export interface EventMessage {
-  haikuqEvent: HostEvent;
-}
-
 export type OnEvent = (event: HostEvent) => void;
 
 export async function connect(worker: NonNullable<LoadOptions['worker']>, onEvent: OnEvent): Promise<Connection> {
-  if (worker === false) {
-    const { createHostHere } = await import('./here.js');
-    return { host: createHostHere(onEvent), close() {} };
+  // Service workers have none.
+  if (worker === false || (worker === true && !globalThis.Worker)) return connectHere(onEvent);
+  if (worker !== true) return connectWorker(worker(), onEvent);
+  const script = workerScript();
+  if (isOwnScript(script)) return connectWorker(makeWorker(script), onEvent);
+  let connection: Connection | undefined;
+  try {
+    const { worker: made, begun } = importingWorker(script);
+    connection = connectWorker(made, onEvent);
+    await begun;
+    return connection;
+  } catch (error) {
+    connection?.close();
+    const why = error instanceof Error ? error.message : String(error);
+    console.warn(`haikuq: no worker with the script of another origin (${script.href}: ${why}); all work is done on this thread`);
+    return connectHere(onEvent);
   }
-  return connectWorker(worker === true ? makeWorker() : worker(), onEvent);
+}
+
+/** Without a dynamic import, which service workers do not have. */
+function connectHere(onEvent: OnEvent): Connection {
+  return { host: createHostHere(onEvent), close() {} };
 }
 
 export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
-  const waiting = new Set<(error: HaikuqError) => void>();
+  interface Waiting {
+    resolve: (value: unknown) => void;
+    reject: (error: HaikuqError) => void;
+  }
+  const waiting = new Map<number, Waiting>();
+  let calls = 0;
   /** Whether the worker has ever said anything: its script runs. */
   let alive = false;
   let closed: HaikuqError | undefined;
 
+  /** A worker that never began or was ended would leave its calls unanswered. */
   function rejectWaiting(error: HaikuqError): void {
-    for (const reject of waiting) reject(error);
+    for (const { reject } of waiting.values()) reject(error);
     waiting.clear();
   }
-  /** A worker that never began or was ended would leave its calls unanswered. */
-  function answered<T>(call: () => Promise<T>): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      if (closed) return reject(closed);
-      waiting.add(reject);
-      call()
-        .then(resolve, reject)
-        .finally(() => waiting.delete(reject));
-    });
+  function take(id: number): Waiting | undefined {
+    const call = waiting.get(id);
+    waiting.delete(id);
+    return call;
   }
-  worker.addEventListener('message', ({ data }: MessageEvent<Partial<EventMessage> | null>) => {
+  function caller<Method extends keyof Host>(method: Method): Host[Method] {
+    const call = (...args: unknown[]) =>
+      new Promise((resolve, reject) => {
+        if (closed) return reject(closed);
+        calls += 1;
+        waiting.set(calls, { resolve, reject });
+        worker.postMessage({ haikuqCall: [calls, method, args] } satisfies CallMessage);
+      });
+    return call as Host[Method];
+  }
+  worker.addEventListener('message', ({ data }: MessageEvent<HostMessage | null>) => {
     alive = true;
-    if (data?.haikuqEvent) onEvent(data.haikuqEvent);
+    if (typeof data !== 'object' || data === null) return;
+    if ('haikuqEvent' in data) onEvent(data.haikuqEvent);
+    else if ('haikuqAnswer' in data) take(data.haikuqAnswer[0])?.resolve(data.haikuqAnswer[1]);
+    else if ('haikuqError' in data) take(data.haikuqError[0])?.reject(receiveError(data.haikuqError[1]));
   });
   worker.addEventListener('error', (event) => {
     // Without words, the script could not be fetched or run: another origin, a content security policy, a 404.
@@ -64,21 +91,19 @@ export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
     rejectWaiting(new HaikuqError('internal', 'a message of the worker could not be read'));
   });
 
-  installErrorTransfer();
-  const remote = wrap<Host>(worker);
   const host: Host = {
-    load: (...args) => answered(() => remote.load(...args)),
-    write: (...args) => answered(() => remote.write(...args)),
-    cancel: (...args) => answered(() => remote.cancel(...args)),
-    countTokens: (...args) => answered(() => remote.countTokens(...args)),
-    tokenize: (...args) => answered(() => remote.tokenize(...args)),
-    detokenize: (...args) => answered(() => remote.detokenize(...args)),
-    score: (...args) => answered(() => remote.score(...args)),
-    continueGreedily: (...args) => answered(() => remote.continueGreedily(...args)),
-    memory: () => answered(() => remote.memory()),
-    profile: (...args) => answered(() => remote.profile(...args)),
-    loseDevice: () => answered(() => remote.loseDevice()),
-    dispose: () => answered(() => remote.dispose()),
+    load: caller('load'),
+    write: caller('write'),
+    cancel: caller('cancel'),
+    countTokens: caller('countTokens'),
+    tokenize: caller('tokenize'),
+    detokenize: caller('detokenize'),
+    score: caller('score'),
+    continueGreedily: caller('continueGreedily'),
+    memory: caller('memory'),
+    profile: caller('profile'),
+    loseDevice: caller('loseDevice'),
+    dispose: caller('dispose'),
   };
   return {
     host,
@@ -88,14 +113,4 @@ export function connectWorker(worker: Worker, onEvent: OnEvent): Connection {
       rejectWaiting(closed);
     },
   };
-}
-
-function makeWorker(): Worker {
-  try {
-    // In one expression, so that bundlers see it.
-    return new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'haikuq' });
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new HaikuqError('internal', `the worker could not be made: ${why}`, {}, { cause: error });
-  }
 }

@@ -149,10 +149,11 @@ describe('writing', () => {
       { role: 'assistant', content: 'y' },
       { role: 'user', content: 'z' },
     ];
-    const { results, trimmed } = await host.write(2, { kind: 'chat', messages, overflow: 'trim', reserve: undefined, options: { seed: 1, seedStep: 0 } });
+    const chat = { messages, continueFinalMessage: false };
+    const { results, trimmed } = await host.write(2, { kind: 'chat', chat, overflow: 'trim', reserve: undefined, options: { seed: 1, seedStep: 0 } });
     expect(results[0]?.text).toBe('You said: <system>S<user>z<assistant>');
     expect(trimmed).toEqual({ droppedMessages: [1, 2], promptTokensBefore: 85, promptTokensAfter: 27 });
-    await expect(host.write(3, { kind: 'chat', messages, overflow: 'refuse', reserve: undefined, options: { seed: 1, seedStep: 0 } })).rejects.toMatchObject({
+    await expect(host.write(3, { kind: 'chat', chat, overflow: 'refuse', reserve: undefined, options: { seed: 1, seedStep: 0 } })).rejects.toMatchObject({
       code: 'context-overflow',
       details: { needed: 85, available: 60 },
     });

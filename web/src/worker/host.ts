@@ -1,12 +1,14 @@
 /** The host owns the package and the engine, and serves one model: in a worker, or on the page's own thread. */
 
-import type { Engine, EngineOptions, Source } from '../engine/engine.js';
+import type { Engine, EngineOptions, OnEngineProgress, Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
 import { fitContext, overflowError } from '../context.js';
 import { throwIfAborted, toHaikuqError } from '../failures.js';
+import { type BlobStore, refusedStore } from '../store/blobs.js';
 import type { Network } from '../store/fetch.js';
 import { type Hasher, hasherHere } from '../store/hash.js';
-import { type KernelTimes, openPackage, type OpenPackage } from '../store/open-package.js';
+import { type KernelTimes, openPackage, type OpenOptions, type OpenPackage } from '../store/open-package.js';
+import { networkOf } from '../store/page-requests.js';
 import { stageClock } from '../store/stages.js';
 import type { DeviceOptions, ModelInfo, ModelProfile, Trimmed } from '../types.js';
 import type { AdapterFacts } from './adapter.js';
@@ -21,7 +23,8 @@ import { nothingWritten, startWriting, type Writing } from './writing.js';
 export interface HostOptions {
   emit: Emit;
   engineModule: () => Promise<WasmInstance>;
-  describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts>;
+  /** `adapter` is what the facts are of: the first engine gets its device from it. */
+  describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts & { adapter?: GPUAdapter }>;
   network: Network;
   onTrap: OnTrap;
   /** Default: hashing on the calling thread. */
@@ -35,6 +38,14 @@ interface Loaded {
   keeper: EngineKeeper;
   info: ModelInfo;
   eosTokenIds: number[];
+}
+
+/** What the tries of one load share. */
+interface LoadParts {
+  facts: AdapterFacts;
+  /** The adapter that was described, once. */
+  take: () => GPUAdapter | undefined;
+  refused: ReadonlySet<BlobStore['kind']>;
 }
 
 export function createHost(options: HostOptions): Host {
@@ -68,23 +79,56 @@ export function createHost(options: HostOptions): Host {
   }
 
   async function load(request: LoadRequest, signal: AbortSignal): Promise<Loaded> {
-    const { location, cache = 'auto', device = {} } = request;
-    const adapter = await describeAdapter(device);
-    throwIfAborted(signal, 'loading');
+    const { cache = 'auto', device = {} } = request;
+    const { adapter, ...facts } = await describeAdapter(device);
+    const unused = [adapter];
+    const refused = new Set<BlobStore['kind']>();
+    for (;;) {
+      throwIfAborted(signal, 'loading');
+      try {
+        return await loadFrom({ ...request, cache }, { facts, take: () => unused.pop(), refused }, signal);
+      } catch (error) {
+        const store = refusedStore(error);
+        if (!store) throw error;
+        const { message } = toHaikuqError(error);
+        if (cache !== 'auto') throw new HaikuqError('invalid-argument', `cache: ${message}; load with 'auto' or 'none'`, {}, { cause: error });
+        // Without it: nothing is kept, or elsewhere.
+        console.warn(`haikuq: ${message}`);
+        refused.add(store);
+      }
+    }
+  }
+
+  async function loadFrom(request: LoadRequest & Pick<OpenOptions, 'cache'>, using: LoadParts, signal: AbortSignal): Promise<Loaded> {
+    const { location, cache, sha256Query } = request;
+    const { facts: adapter, take, refused } = using;
     const progress = progressReporter((progress) => emit({ type: 'progress', progress }), now);
     const stages = stageClock(now);
-    const opened = await openPackage(location, { cache, network, signal, stages, hasher, onProgress: progress.downloaded });
+    const opened = await openPackage(location, {
+      cache,
+      refused,
+      sha256Query,
+      network: networkOf(network, request, emit),
+      signal,
+      stages,
+      hasher,
+      onProgress: progress.downloaded,
+    });
     let keeper: EngineKeeper | undefined;
     try {
       throwIfAborted(signal, 'loading');
       progress.manifest(opened.manifest.shards.reduce((sum, shard) => sum + shard.bytes, 0));
+      const told: OnEngineProgress = (bytes, total, kernels = 0, totalKernels = 0) =>
+        totalKernels > 0 ? progress.compiled(kernels, totalKernels) : progress.uploaded(bytes, total);
       const instance = await engineModule();
       throwIfAborted(signal, 'loading');
       keeper = createEngineKeeper({
         make: async () => {
           const { kernelTimes } = opened;
           const options = await engineOptions(request, kernelTimes);
-          const engine = await instance.Engine.load(abortable(opened.newSource(), signal), options, progress.uploaded);
+          // An adapter gives one device.
+          const given = take();
+          const engine = await instance.Engine.load(abortable(opened.newSource(), signal), { ...options, ...(given ? { adapter: given } : {}) }, told);
           const measured = engine.kernelTimes();
           if (measured !== undefined) await kernelTimes?.write(measured);
           return engine;
@@ -182,7 +226,7 @@ export function createHost(options: HostOptions): Host {
       calls.get(call)?.abort();
     },
     countTokens: (text) =>
-      unnamed(() => withEngine((engine) => (typeof text === 'string' ? engine.encode(text, false) : engine.encodeChat(text)).length)),
+      unnamed(() => withEngine((engine) => (typeof text === 'string' ? engine.encode(text, false) : engine.encodeChat(JSON.stringify(text))).length)),
     tokenize: (text, controlTokens) => unnamed(() => withEngine((engine) => engine.encode(text, controlTokens))),
     detokenize: (ids) => unnamed(() => withEngine((engine) => engine.decode(ids))),
     score: (call, ids) => cancellable(call, (signal) => score(call, ids, signal)),
@@ -210,9 +254,9 @@ function encodePrompts(engine: Engine, request: WriteRequest, contextSize: numbe
     });
     return { prompts };
   }
-  const { messages, overflow, reserve } = request;
+  const { chat, overflow, reserve } = request;
   const fit = { contextSize, overflow, reserve, maxTokens: request.options.maxTokens };
-  const { prompt, trimmed } = fitContext(messages, (some) => engine.encodeChat(some), fit);
+  const { prompt, trimmed } = fitContext(chat.messages, (messages) => engine.encodeChat(JSON.stringify({ ...chat, messages })), fit);
   return { prompts: [prompt], ...(trimmed ? { trimmed } : {}) };
 }
 

@@ -41,6 +41,25 @@ it('knows no download where everything is stored', () => {
   expect(phases(told)).toEqual([['manifest', 0, 0], ['upload', 50, 0], ['upload', 90, 0], ['ready', 90, 0]]);
 });
 
+it('tells of kernels that are compiled when all bytes are there', () => {
+  const { told, progress, wait } = reporter();
+  progress.manifest(90);
+  progress.uploaded(90, 90);
+  for (let i = 0; i <= 4; i++) {
+    progress.compiled(i, 4);
+    wait(60);
+  }
+  progress.ready();
+  expect(told.map(({ phase, bytes, kernels }) => [phase, bytes, kernels?.compiled])).toEqual([
+    ['manifest', 0, undefined],
+    ['upload', 90, undefined],
+    ['compile', 90, 0],
+    ['compile', 90, 2],
+    ['compile', 90, 4],
+    ['ready', 90, 4],
+  ]);
+});
+
 it('tells nothing more after the end', () => {
   const { told, progress, wait } = reporter();
   progress.manifest(90);

@@ -13,6 +13,8 @@ export interface ProgressReporter {
   downloaded(counts: DownloadCounts): void;
   /** Bytes checked and on the GPU. */
   uploaded(bytes: number, totalBytes: number): void;
+  /** Kernels, once all bytes are there. */
+  compiled(kernels: number, total: number): void;
   /** The load is over; nothing is told after this. Files that a lost device needs again are no part of it. */
   ready(stages?: LoadStages): void;
 }
@@ -69,7 +71,15 @@ export function progressReporter(report: (progress: LoadProgress) => void, now: 
     uploaded(bytes, totalBytes) {
       if (state.downloadedBytes === state.downloadTotalBytes) enter('upload');
       Object.assign(state, { bytes, totalBytes });
-      tellSometimes();
+      // What follows may take its time.
+      if (bytes === totalBytes) tell();
+      else tellSometimes();
+    },
+    compiled(compiled, total) {
+      enter('compile');
+      state.kernels = { compiled, total };
+      if (compiled === 0 || compiled === total) tell();
+      else tellSometimes();
     },
     ready(stages) {
       enter('ready');

@@ -3,7 +3,7 @@
  * side of a worker or on the same thread; everything here can be cloned.
  */
 
-import type { EngineRequest } from '../engine/engine.js';
+import type { EngineChat, EngineRequest } from '../engine/engine.js';
 import type { ResolvedLocation } from '../store/location.js';
 import type {
   ChatOptions,
@@ -12,7 +12,6 @@ import type {
   LoadOptions,
   LoadProgress,
   MemoryUse,
-  Message,
   ModelInfo,
   ModelProfile,
   Trimmed,
@@ -23,6 +22,13 @@ export type CallId = number;
 
 export interface LoadRequest extends Pick<LoadOptions, 'cache' | 'contextSize' | 'kvCache' | 'numerics' | 'kernels' | 'device'> {
   location: ResolvedLocation;
+  /** Sent with every request of a file. */
+  headers?: [string, string][];
+  credentials?: RequestCredentials;
+  /** Whether the page is asked (by a `fetch` event) for the headers of each request, or for its answer. */
+  asks?: 'headers' | 'fetch';
+  /** Whether URLs name the file's hash; by the scheme where absent. */
+  sha256Query?: boolean;
 }
 
 /** How to write, after validation. */
@@ -35,7 +41,7 @@ export interface WriteOptions extends Omit<EngineRequest, 'prompt' | 'written' |
 export type WriteRequest =
   | {
       kind: 'chat';
-      messages: Message[];
+      chat: EngineChat;
       overflow: NonNullable<ChatOptions['overflow']>;
       reserve: number | undefined;
       options: WriteOptions;
@@ -50,6 +56,8 @@ export interface Written {
 
 export type HostEvent =
   | { type: 'progress'; progress: LoadProgress }
+  /** A request that is to be made as the caller's functions want it; the answer comes over the port. */
+  | { type: 'fetch'; url: string; init: Omit<RequestInit, 'signal'>; port: MessagePort }
   | ({ type: 'device-lost' } & DeviceLostEvent)
   | { type: 'text'; call: CallId; index: number; text: string }
   | { type: 'rows'; call: CallId; first: number; logits: Float32Array<ArrayBuffer> };
@@ -60,7 +68,7 @@ export interface Host {
   write(call: CallId, request: WriteRequest): Promise<Written>;
   /** Ends a load with `aborted`, and a text with `finish: 'cancelled'`; nothing where the call is over. */
   cancel(call: CallId): Promise<void>;
-  countTokens(text: string | Message[]): Promise<number>;
+  countTokens(text: string | EngineChat): Promise<number>;
   tokenize(text: string, controlTokens: boolean): Promise<Uint32Array>;
   detokenize(ids: Uint32Array): Promise<string>;
   score(call: CallId, ids: Uint32Array): Promise<void>;

@@ -3,37 +3,31 @@
  * times, by another name, to hash shards.
  */
 
-import { expose } from 'comlink';
 import { browserNetwork } from '../store/fetch.js';
 import { hasherOfWorkers, serveHashing } from '../store/hash.js';
 import { describeAdapter } from './adapter.js';
+import { type CallPort, serveCalls } from './calls.js';
 import { loadEngineModule } from './engine-module.js';
 import { createHost } from './host.js';
-import type { EventMessage } from './connection.js';
 import type { HostEvent } from './protocol.js';
-import { installErrorTransfer } from './transfer.js';
 import { watchTraps } from './traps.js';
 
 const HASHER = 'haikuq-hash';
 
-const scope = globalThis as unknown as Pick<Worker, 'addEventListener'> & {
-  name: string;
-  postMessage(message: EventMessage | unknown, transfer?: Transferable[]): void;
-};
+const scope = globalThis as unknown as CallPort & { name: string };
 
-// Events go beside comlink on the same port: they arrive in order, before the answer of the call that they belong to.
 function emit(event: HostEvent, transfer: Transferable[] = []): void {
   scope.postMessage({ haikuqEvent: event }, transfer);
 }
 
 function serveModel(): void {
-  installErrorTransfer();
   // Half of the processors: the page, this worker and the browser's other processes want theirs.
   const atOnce = Math.min(3, Math.max(1, navigator.hardwareConcurrency >> 1));
   const hasher = hasherOfWorkers(() => new Worker(location.href, { type: 'module', name: HASHER }), atOnce);
   const onTrap = watchTraps(globalThis);
-  expose(createHost({ emit, engineModule: loadEngineModule, describeAdapter, network: browserNetwork(), onTrap, hasher }));
+  serveCalls(createHost({ emit, engineModule: loadEngineModule, describeAdapter, network: browserNetwork(), onTrap, hasher }), scope);
 }
 
-if (scope.name === HASHER) serveHashing(scope as Pick<Worker, 'addEventListener' | 'postMessage'>);
-else serveModel();
+if (scope.name === HASHER) serveHashing(scope as unknown as Pick<Worker, 'addEventListener' | 'postMessage'>);
+// Not where a server only imports it.
+else if ('WorkerGlobalScope' in globalThis) serveModel();

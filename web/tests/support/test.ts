@@ -76,7 +76,7 @@ export async function openModel(browser: Browser, server: Server, options: haiku
 }
 
 /** Loads a package of the page's server into `window.model`. */
-export function load(page: Page, { name }: TestPackage, options: haikuq.LoadOptions = {}): Promise<Loaded> {
+export function load(page: Page, { name }: TestPackage, options: Omit<haikuq.LoadOptions, 'fetch'> = {}): Promise<Loaded> {
   return page.evaluate(([url, options]) => window.lab.load(url, options), [`/packages/${name}/`, options] as const);
 }
 

@@ -1,17 +1,18 @@
 //! [`Engine`]: a package on the browser's GPU.
 
+use crate::chat::conversation;
 use crate::error::Thrown;
 use crate::profile::profile;
 use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
 use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, Measure, MemoryUse, require_supported};
-use haikuq_runtime::device::{Gpu, GpuOptions};
+use haikuq_runtime::device::{Gpu, GpuOptions, offer_adapter};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
 use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_runtime::kernels::measured::Measured;
 use haikuq_runtime::package::Package;
-use haikuq_runtime::text::{ChatOptions, GenerationDefaults, Message, Special, Tokenizer};
+use haikuq_runtime::text::{GenerationDefaults, Special, Tokenizer};
 use js_sys::{Array, Date, Float32Array, Function};
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
@@ -23,6 +24,9 @@ use wasm_bindgen::prelude::wasm_bindgen;
 /// Conversations whose keys and values stay on the GPU between calls.
 const KEPT_CONVERSATIONS: usize = 2;
 
+/// Tokens of a prompt that are computed before a page can end it: its reader may not want to wait for more.
+const PREFILL_CHUNK: usize = 256;
+
 /// Rows of logits that [`Engine::score`] hands over at once take at most this many bytes.
 const MAX_BLOCK_BYTES: usize = 8 << 20;
 
@@ -30,6 +34,8 @@ const MAX_BLOCK_BYTES: usize = 8 << 20;
 extern "C" {
     #[wasm_bindgen(typescript_type = "import('../engine.js').EngineOptions")]
     pub type EngineOptions;
+    #[wasm_bindgen(method, getter)]
+    fn adapter(this: &EngineOptions) -> Option<JsValue>;
     #[wasm_bindgen(method, getter, js_name = contextSize)]
     fn context_size(this: &EngineOptions) -> Option<u32>;
     #[wasm_bindgen(method, getter, js_name = kvCache)]
@@ -50,13 +56,6 @@ extern "C" {
     fn default_limits(this: &EngineOptions) -> Option<bool>;
     #[wasm_bindgen(method, getter)]
     fn pins(this: &EngineOptions) -> Option<String>;
-
-    #[wasm_bindgen(typescript_type = "{ role: string; content: string }")]
-    pub type EngineMessage;
-    #[wasm_bindgen(method, getter)]
-    fn role(this: &EngineMessage) -> String;
-    #[wasm_bindgen(method, getter)]
-    fn content(this: &EngineMessage) -> String;
 }
 
 /// A package on the browser's GPU; see `web/src/engine/engine.ts`.
@@ -159,13 +158,13 @@ impl Engine {
         Ok(self.inner.tokenizer.decode(ids, true).map_err(Thrown::from)?)
     }
 
-    /// Token ids of a conversation, ready for the assistant's answer. Templates that write the date get today's.
+    /// Token ids of a conversation, ready for the assistant's answer: `EngineChat` as JSON. Templates that write the date get
+    /// today's.
     #[wasm_bindgen(js_name = encodeChat)]
-    pub fn encode_chat(&self, messages: Vec<EngineMessage>) -> Result<Vec<u32>, JsValue> {
-        let messages: Vec<_> = messages.iter().map(|m| Message::new(m.role(), m.content())).collect();
+    pub fn encode_chat(&self, chat: &str) -> Result<Vec<u32>, JsValue> {
         let now = Date::new_0();
         let local_seconds = now.get_time() / 1e3 - now.get_timezone_offset() * 60.0;
-        let options = ChatOptions { now: Some(local_seconds as i64), ..ChatOptions::default() };
+        let (messages, options) = conversation(chat, local_seconds as i64)?;
         Ok(self.inner.tokenizer.encode_chat_with(&messages, &options).map_err(Thrown::from)?)
     }
 
@@ -224,6 +223,7 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
         without_subgroups: options.without_subgroups().unwrap_or(false),
         default_limits: options.default_limits().unwrap_or(false),
         low_power: options.power_preference().as_deref() == Some("low-power"),
+        high_performance: options.power_preference().as_deref() == Some("high-performance"),
         ..GpuOptions::default()
     };
     let cache = match options.kv_cache().as_deref() {
@@ -249,15 +249,27 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
     let max_context = options.context_size().map(|n| n as usize);
     let package = Package::open(source).await?;
     require_supported(&package.manifest().spec)?;
+    if let Some(adapter) = options.adapter() {
+        offer_adapter(&adapter);
+    }
     let device = Device(Arc::new(Gpu::open(&gpu_options).await?));
     let (tokenizer, defaults) = (package.tokenizer().await?, package.generation_defaults().await?);
     let mut progress = |p: LoadProgress| {
         // A progress display that throws is no reason to stop loading.
-        let _ = on_progress.call2(&JsValue::NULL, &number(p.bytes), &number(p.total_bytes));
+        let told = [number(p.bytes), number(p.total_bytes), number(p.kernels as u64), number(p.total_kernels as u64)];
+        let _ = on_progress.apply(&JsValue::NULL, &told.iter().collect());
     };
     let kept = options.kernel_times().unwrap_or_default();
     let measured = Measured::in_list(&kept, &device.0.key());
-    let mut decoder_options = DecoderOptions { cache, max_context, exact, measured, measure, ..DecoderOptions::default() };
+    let mut decoder_options = DecoderOptions {
+        cache,
+        max_context,
+        prefill_chunk: PREFILL_CHUNK,
+        exact,
+        measured,
+        measure,
+        ..DecoderOptions::default()
+    };
     let pins = options.pins().unwrap_or_default();
     for (operation, kernel) in pins.split(',').filter_map(|pin| pin.split_once('=')) {
         decoder_options.pins.insert(operation.into(), kernel.into());

@@ -5,6 +5,7 @@
 #![cfg(target_arch = "wasm32")]
 #![allow(clippy::arc_with_non_send_sync, reason = "the runtime's types are Send natively; here there is one thread")]
 
+mod chat;
 mod engine;
 mod error;
 mod profile;

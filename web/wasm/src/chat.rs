@@ -1,0 +1,40 @@
+//! `EngineChat` of `web/src/engine/engine.ts`: a conversation and what else a chat template is given.
+
+use crate::error::Thrown;
+use haikuq_runtime::text::{ChatOptions, Message};
+use serde_json::{Map, Value};
+
+/// Reads the JSON of an `EngineChat`; `now` is local time in seconds since 1970.
+pub fn conversation(json: &str, now: i64) -> Result<(Vec<Message>, ChatOptions), Thrown> {
+    let chat: Result<Map<String, Value>, _> = serde_json::from_slice(json.as_bytes());
+    let mut chat = chat.map_err(|e| Thrown::new("internal", e.to_string()))?;
+    let continued = chat.get("continueFinalMessage") == Some(&Value::Bool(true));
+    let mut list = |name| match chat.remove(name) {
+        Some(Value::Array(items)) => Some(items),
+        _ => None,
+    };
+    let messages = list("messages").unwrap_or_default().into_iter().filter_map(message).collect();
+    let (tools, documents) = (list("tools"), list("documents"));
+    let variables = match chat.remove("chatTemplateKwargs") {
+        Some(Value::Object(variables)) => variables.into_iter().collect(),
+        _ => Default::default(),
+    };
+    let options = ChatOptions {
+        add_generation_prompt: !continued,
+        continue_final_message: continued,
+        now: Some(now),
+        tools,
+        documents,
+        variables,
+        ..ChatOptions::default()
+    };
+    Ok((messages, options))
+}
+
+/// JavaScript has checked that these are objects with a role.
+fn message(json: Value) -> Option<Message> {
+    let Value::Object(mut fields) = json else { return None };
+    let Some(Value::String(role)) = fields.remove("role") else { return None };
+    let content = fields.remove("content").unwrap_or_default();
+    Some(Message { role, content, fields })
+}
