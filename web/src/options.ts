@@ -1,5 +1,6 @@
 /** Options as they come from callers: checked, and without what is absent. */
 
+import type { EngineMessage } from './engine/engine.js';
 import { HaikuqError } from './errors.js';
 import type { GenerateOptions, LoadOptions, Message } from './types.js';
 import type { WriteOptions } from './worker/protocol.js';
@@ -89,15 +90,37 @@ export function writeOptions(options: GenerateOptions): WriteOptions {
   return told as unknown as WriteOptions;
 }
 
+/** Checks one option of a call; an error says `name`, which is what the caller calls it. */
+export function checkOption(option: string, value: unknown, name: string): void {
+  const [isValid, expected] = CALL[option] as Rules[string];
+  if (!isValid(value)) throw invalid(name, value, expected);
+}
+
 /** Copies what a template needs; anything else that callers keep in their messages may not be cloneable. */
-export function checkMessages(messages: readonly Message[]): Message[] {
+export function checkMessages(messages: readonly Message[]): EngineMessage[] {
   if (!Array.isArray(messages) || messages.length === 0) throw invalid('messages', messages, 'a list of at least one message');
   return messages.map((message: Partial<Message> | null, i) => {
     const { role, content } = message ?? {};
     if (typeof role !== 'string' || role === '') throw invalid(`messages[${i}].role`, role, '"system", "user" or "assistant"');
     if (typeof content !== 'string') throw invalid(`messages[${i}].content`, content, 'a text');
-    return { role, content };
+    const fields = checkFields(message as Message, `messages[${i}]`);
+    return { role, content, ...(fields === undefined ? {} : { fields }) };
   });
+}
+
+/** What templates know of a message besides, as JSON. Other fields are the page's own. */
+const FIELDS = ['tool_calls', 'tool_call_id', 'name', 'reasoning_content'] as const;
+
+function checkFields(message: Message, name: string): string | undefined {
+  const given = FIELDS.filter((field) => message[field] !== undefined && message[field] !== null);
+  if (given.length === 0) return undefined;
+  for (const field of given) {
+    const value: unknown = message[field];
+    if (field === 'tool_calls' ? !Array.isArray(value) : typeof value !== 'string') {
+      throw invalid(`${name}.${field}`, value, field === 'tool_calls' ? 'a list of calls' : 'a text');
+    }
+  }
+  return JSON.stringify(Object.fromEntries(given.map((field) => [field, message[field]])));
 }
 
 export function checkText(name: string, value: unknown): string {
@@ -116,7 +139,7 @@ export function checkCount(name: string, value: unknown, least = 0): number {
 }
 
 export function invalid(name: string, value: unknown, expected: string): HaikuqError {
-  return new HaikuqError('invalid-argument', `${name} is ${show(value)}, expected ${expected}`);
+  return new HaikuqError('invalid-argument', `${name} is ${show(value)}, expected ${expected}`, { field: name });
 }
 
 function check(options: object, rules: Rules, prefix = ''): void {

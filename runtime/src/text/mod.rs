@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod detokenize;
 mod diagnose;
+mod dropped;
 mod error;
 mod generation_defaults;
 mod message;

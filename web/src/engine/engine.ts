@@ -48,6 +48,14 @@ export interface EngineOptions {
   pins?: string;
 }
 
+/** One message of a conversation. */
+export interface EngineMessage {
+  role: string;
+  content: string;
+  /** Its other fields that a template may know (`tool_calls` and so on), as a JSON object. */
+  fields?: string;
+}
+
 /** One text to write. */
 export interface EngineRequest {
   prompt: Uint32Array;
@@ -105,7 +113,7 @@ export interface Engine {
   encode(text: string, controlTokens: boolean): Uint32Array;
   decode(ids: Uint32Array): string;
   /** Token ids of a conversation, ready for the assistant's answer. Throws `invalid-package` without a chat template. */
-  encodeChat(messages: { role: string; content: string }[]): Uint32Array;
+  encodeChat(messages: EngineMessage[]): Uint32Array;
   /**
    * Writes a text for each request. `onToken(index, id, text)` sees each token and all the text that is certain; `id`
    * is undefined for text that is flushed at the end, and between chunks of a prompt (with no text). Returning false

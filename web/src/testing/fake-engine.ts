@@ -3,7 +3,7 @@
  * asked for once) and writes by rule: its tokens are characters, and its answer is what the test says.
  */
 
-import type { Engine, EngineCompletion, EngineModule, EngineRequest, Source } from '../engine/engine.js';
+import type { Engine, EngineCompletion, EngineMessage, EngineModule, EngineRequest, Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
 import { parseManifest, type PackageFile } from '../store/manifest.js';
 import type { LoadRequest } from '../worker/protocol.js';
@@ -51,8 +51,8 @@ export function fakeEngines(): FakeEngines {
 
 export const encode = (text: string) => Uint32Array.from(text, (character) => character.codePointAt(0) as number);
 export const decode = (ids: Iterable<number>) => String.fromCodePoint(...ids);
-export const encodeChat = (messages: { role: string; content: string }[]) =>
-  encode(`${messages.map(({ role, content }) => `<${role}>${content}`).join('')}<assistant>`);
+export const encodeChat = (messages: EngineMessage[]) =>
+  encode(`${messages.map(({ role, content, fields = '' }) => `<${role}>${content}${fields}`).join('')}<assistant>`);
 
 export const deviceLost = () => Object.assign(new Error('the device was lost: destroyed'), { code: 'device-lost', details: {} });
 

@@ -3,7 +3,7 @@
  * side of a worker or on the same thread; everything here can be cloned.
  */
 
-import type { EngineRequest } from '../engine/engine.js';
+import type { EngineMessage, EngineRequest } from '../engine/engine.js';
 import type { ResolvedLocation } from '../store/location.js';
 import type {
   ChatOptions,
@@ -12,7 +12,6 @@ import type {
   LoadOptions,
   LoadProgress,
   MemoryUse,
-  Message,
   ModelInfo,
   ModelProfile,
   Trimmed,
@@ -35,7 +34,7 @@ export interface WriteOptions extends Omit<EngineRequest, 'prompt' | 'written' |
 export type WriteRequest =
   | {
       kind: 'chat';
-      messages: Message[];
+      messages: EngineMessage[];
       overflow: NonNullable<ChatOptions['overflow']>;
       reserve: number | undefined;
       options: WriteOptions;
@@ -60,7 +59,7 @@ export interface Host {
   write(call: CallId, request: WriteRequest): Promise<Written>;
   /** Ends a load with `aborted`, and a text with `finish: 'cancelled'`; nothing where the call is over. */
   cancel(call: CallId): Promise<void>;
-  countTokens(text: string | Message[]): Promise<number>;
+  countTokens(text: string | EngineMessage[]): Promise<number>;
   tokenize(text: string, controlTokens: boolean): Promise<Uint32Array>;
   detokenize(ids: Uint32Array): Promise<string>;
   score(call: CallId, ids: Uint32Array): Promise<void>;

@@ -51,12 +51,14 @@ extern "C" {
     #[wasm_bindgen(method, getter)]
     fn pins(this: &EngineOptions) -> Option<String>;
 
-    #[wasm_bindgen(typescript_type = "{ role: string; content: string }")]
+    #[wasm_bindgen(typescript_type = "import('../engine.js').EngineMessage")]
     pub type EngineMessage;
     #[wasm_bindgen(method, getter)]
     fn role(this: &EngineMessage) -> String;
     #[wasm_bindgen(method, getter)]
     fn content(this: &EngineMessage) -> String;
+    #[wasm_bindgen(method, getter)]
+    fn fields(this: &EngineMessage) -> Option<String>;
 }
 
 /// A package on the browser's GPU; see `web/src/engine/engine.ts`.
@@ -162,11 +164,23 @@ impl Engine {
     /// Token ids of a conversation, ready for the assistant's answer. Templates that write the date get today's.
     #[wasm_bindgen(js_name = encodeChat)]
     pub fn encode_chat(&self, messages: Vec<EngineMessage>) -> Result<Vec<u32>, JsValue> {
-        let messages: Vec<_> = messages.iter().map(|m| Message::new(m.role(), m.content())).collect();
+        let tokenizer = &self.inner.tokenizer;
+        // OpenAI's word for the system message of everyone else.
+        let knows_developer = tokenizer.chat_template().is_some_and(|template| template.contains("developer"));
+        let mut said = Vec::with_capacity(messages.len());
+        for message in &messages {
+            let role = Some(message.role()).filter(|role| role != "developer" || knows_developer);
+            let plain = Message::new(role.unwrap_or_else(|| "system".into()), message.content());
+            said.push(match message.fields() {
+                Some(json) => plain.with_json(&json).map_err(Thrown::from)?,
+                None => plain,
+            });
+        }
         let now = Date::new_0();
         let local_seconds = now.get_time() / 1e3 - now.get_timezone_offset() * 60.0;
         let options = ChatOptions { now: Some(local_seconds as i64), ..ChatOptions::default() };
-        Ok(self.inner.tokenizer.encode_chat_with(&messages, &options).map_err(Thrown::from)?)
+        tokenizer.refuse_dropped_tools(&said, &options).map_err(Thrown::from)?;
+        Ok(tokenizer.encode_chat_with(&said, &options).map_err(Thrown::from)?)
     }
 
     /// Writes a text for each request.
