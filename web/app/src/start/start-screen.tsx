@@ -134,7 +134,8 @@ export function StartScreen(props: StartScreenProps) {
 
       <section className="start__section" aria-labelledby="other-packages">
         <h2 id="other-packages">{offered?.length ? 'Another package' : 'Choose a package'}</h2>
-        {offered?.length === 0 && (
+        {/* With stored ones there is a way on, and the list may only be out of reach. */}
+        {offered?.length === 0 && storage.stored.length === 0 && (
           <p className="small muted" data-testid="no-packages">
             This site offers no packages of its own: it has no list of them at packages/index.json. Whoever runs it can have app,
             packages and list written by <code>haikuq site</code>.
