@@ -42,9 +42,8 @@ pub fn export(
     let packages = Packages::new(packages, load)?;
     let replaced = free(out, force)?;
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |path: &Path| at(path);
-    fs::create_dir_all(parent).map_err(failed(parent))?;
-    let work = tempfile::Builder::new().prefix(".haikuq-site-").tempdir_in(parent).map_err(failed(parent))?;
+    fs::create_dir_all(parent).map_err(at(parent))?;
+    let work = tempfile::Builder::new().prefix(".haikuq-site-").tempdir_in(parent).map_err(at(parent))?;
     // Within, because the folder around it is for its owner alone.
     let mut folder = Folder { root: work.path().join("site"), written: Vec::new() };
     site.write(&mut folder)?;
@@ -60,11 +59,11 @@ pub fn export(
     folder.write(Path::new("packages/index.json"), &index)?;
     match replaced {
         Replaced::Nothing => {}
-        Replaced::Empty => fs::remove_dir(out).map_err(failed(out))?,
+        Replaced::Empty => fs::remove_dir(out).map_err(at(out))?,
         // It goes with the work folder.
-        Replaced::Export => fs::rename(out, work.path().join("before")).map_err(failed(out))?,
+        Replaced::Export => fs::rename(out, work.path().join("before")).map_err(at(out))?,
     }
-    fs::rename(&folder.root, out).map_err(failed(out))?;
+    fs::rename(&folder.root, out).map_err(at(out))?;
     Ok(folder.summary())
 }
 
