@@ -24,6 +24,7 @@ mod run;
 mod score;
 mod scored;
 mod serve;
+mod site;
 pub mod table;
 pub mod units;
 mod validate;
@@ -74,6 +75,7 @@ pub enum Command {
     Run(run::RunArgs),
     Chat(chat::ChatArgs),
     Serve(serve::ServeArgs),
+    Site(site::SiteArgs),
     Bench(bench::BenchArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -97,6 +99,7 @@ impl Command {
             Self::Run(args) => run::run(args, context),
             Self::Chat(args) => chat::run(args, context),
             Self::Serve(args) => serve::run(args, context),
+            Self::Site(args) => site::run(args, context),
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),

@@ -21,6 +21,11 @@ pub(super) fn has(file: &str) -> bool {
     Pages::get(file).is_some()
 }
 
+/// Path and content of each file.
+pub(super) fn files() -> impl Iterator<Item = (String, std::borrow::Cow<'static, [u8]>)> {
+    Pages::iter().filter_map(|path| Some((path.to_string(), Pages::get(&path)?.data)))
+}
+
 pub(super) fn service() -> ServeDir<DefaultServeDirFallback, Embedded> {
     ServeDir::with_backend("", Embedded)
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// What keeps a server from starting, or a package from being served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A file or folder could not be read.
+    /// A file or folder could not be read or written.
     #[error("{}: {source}", path.display())]
     Read {
         /// The file or folder.
@@ -55,6 +55,20 @@ pub enum ServeError {
         first: PathBuf,
         /// The second one's.
         second: PathBuf,
+    },
+    /// A site cannot be written where it was asked for.
+    #[error("{} cannot be written: {why}", folder.display())]
+    Taken {
+        /// The folder.
+        folder: PathBuf,
+        /// What is there, and the way out.
+        why: &'static str,
+    },
+    /// Two files of a site would have one path.
+    #[error("the pages and the packages both have a file {}: rename the package's folder", path.display())]
+    Twice {
+        /// Within the site.
+        path: PathBuf,
     },
     /// There are no pages to serve.
     #[error("there is no site at {}: build it with `make web`, or name its folder with --site", folder.display())]

@@ -12,6 +12,7 @@
 #[cfg(feature = "site")]
 mod embedded;
 mod error;
+pub mod export;
 pub mod packages;
 pub mod policy;
 pub mod site;

@@ -26,7 +26,7 @@ const CHUNK: usize = 256 << 10;
 pub struct ServedPackage {
     /// Name in URLs, before percent-encoding.
     pub name: String,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     latest: Mutex<Latest>,
 }
 
@@ -155,7 +155,7 @@ fn encode(name: &str) -> String {
 /// The packages by name, and how pages load them.
 #[derive(Debug)]
 pub(super) struct Packages {
-    by_name: BTreeMap<String, ServedPackage>,
+    pub(super) by_name: BTreeMap<String, ServedPackage>,
     load: PageLoad,
 }
 
@@ -171,6 +171,18 @@ impl Packages {
         }
         Ok(Self { by_name, load })
     }
+
+    /// `packages/index.json`.
+    pub(super) fn index(&self) -> Index {
+        Index { packages: self.by_name.values().map(ServedPackage::summary).collect(), load: self.load }
+    }
+}
+
+/// What there is, and how pages load it.
+#[derive(Debug, Serialize)]
+pub(super) struct Index {
+    packages: Vec<PackageSummary>,
+    load: PageLoad,
 }
 
 /// The routes under `/packages/`.
@@ -179,17 +191,11 @@ pub(super) fn router(packages: Arc<Packages>) -> Router {
 }
 
 async fn index(State(packages): State<Arc<Packages>>) -> impl IntoResponse {
-    #[derive(Serialize)]
-    struct Index {
-        packages: Vec<PackageSummary>,
-        load: PageLoad,
-    }
-    // What has become unreadable since is listed as it was; its files' answers say what is wrong.
-    let summaries = packages.by_name.values().map(|package| {
+    for package in packages.by_name.values() {
+        // What has become unreadable since is listed as it was; its files' answers say what is wrong.
         let _ = package.refresh();
-        package.summary()
-    });
-    Json(Index { packages: summaries.collect(), load: packages.load })
+    }
+    Json(packages.index())
 }
 
 /// The content that a client expects.

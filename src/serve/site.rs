@@ -1,6 +1,7 @@
 //! The pages: chat app, benchmark and validation page, with the runtime that they load.
 
 use super::ServeError;
+use super::export::Folder;
 use super::policy::{IMMUTABLE, REVALIDATE, text};
 use axum::Router;
 use axum::body::Body;
@@ -66,6 +67,15 @@ impl Site {
         }
     }
 
+    /// Writes all its files, but for hidden ones.
+    pub(super) fn write(&self, to: &mut Folder) -> Result<(), ServeError> {
+        match self {
+            Self::Folder(folder) => copy(folder, Path::new(""), to),
+            #[cfg(feature = "site")]
+            Self::Embedded => super::embedded::files().try_for_each(|(path, bytes)| to.write(Path::new(&path), &bytes)),
+        }
+    }
+
     /// The routes of all its files.
     pub(super) fn router(&self) -> Router {
         match self {
@@ -74,6 +84,21 @@ impl Site {
             Self::Embedded => routes(super::embedded::service()),
         }
     }
+}
+
+fn copy(folder: &Path, below: &Path, to: &mut Folder) -> Result<(), ServeError> {
+    let from = folder.join(below);
+    let read = |source| ServeError::Read { path: from.clone(), source };
+    let entries = std::fs::read_dir(&from).map_err(read)?.collect::<Result<Vec<_>, _>>().map_err(read)?;
+    for entry in entries {
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let path = below.join(name);
+        if entry.path().is_dir() { copy(folder, &path, to)? } else { to.copy(&entry.path(), &path)? }
+    }
+    Ok(())
 }
 
 /// Files that stand beside their compressed forms (`.br`, `.gz`) are sent in those where the client takes them.

@@ -29,6 +29,8 @@ export type ErrorCode =
 
 /** Numbers and names that belong to an error; which ones depends on its code. */
 export interface ErrorDetails {
+  /** `invalid-argument`: the option or field, as the caller calls it. */
+  field?: string;
   /** `network`, `integrity`: the file. */
   file?: string;
   /** `network`, `cloud`: the HTTP status. */

@@ -2,7 +2,7 @@
 
 import { HaikuqError } from './errors.js';
 import { aborted, withPartialText } from './failures.js';
-import { createOpenAI } from './openai.js';
+import { createOpenAI } from './openai/client.js';
 import { checkChat, checkCount, checkIds, checkText, writeOptions } from './options.js';
 import { createStream, type ResultStream } from './stream.js';
 import type {

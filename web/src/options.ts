@@ -104,6 +104,12 @@ export function writeOptions(options: GenerateOptions): WriteOptions {
   return told as unknown as WriteOptions;
 }
 
+/** Checks one option of a call; an error says `name`, which is what the caller calls it. */
+export function checkOption(option: string, value: unknown, name: string): void {
+  const [isValid, expected] = CALL[option] as Rules[string];
+  if (!isValid(value)) throw invalid(name, value, expected);
+}
+
 /** What a template is given; throws `invalid-argument`. */
 export function checkChat(messages: readonly Message[], options: ChatTemplateOptions): EngineChat {
   check(options, TEMPLATE);
@@ -127,8 +133,22 @@ export function checkMessages(messages: readonly Message[]): Message[] {
     // A message that only calls tools says nothing.
     const silent = (content === null || content === undefined) && Array.isArray(others.tool_calls);
     if (typeof content !== 'string' && !silent) throw invalid(`messages[${i}].content`, content, 'a text');
+    checkFields(message as Message, `messages[${i}]`);
     return { ...jsonFields(others), role, content: content as string };
   });
+}
+
+/** Fields that OpenAI's shape has; those of other names are the template's own. */
+const FIELDS = ['tool_calls', 'tool_call_id', 'name', 'reasoning_content'] as const;
+
+function checkFields(message: Message, name: string): void {
+  for (const field of FIELDS) {
+    const value: unknown = message[field];
+    if (value === undefined || value === null) continue;
+    if (field === 'tool_calls' ? !Array.isArray(value) : typeof value !== 'string') {
+      throw invalid(`${name}.${field}`, value, field === 'tool_calls' ? 'a list of calls' : 'a text');
+    }
+  }
 }
 
 function jsonFields(fields: Record<string, unknown>): Record<string, unknown> {
@@ -167,7 +187,7 @@ export function checkCount(name: string, value: unknown, least = 0): number {
 }
 
 export function invalid(name: string, value: unknown, expected: string): HaikuqError {
-  return new HaikuqError('invalid-argument', `${name} is ${show(value)}, expected ${expected}`);
+  return new HaikuqError('invalid-argument', `${name} is ${show(value)}, expected ${expected}`, { field: name });
 }
 
 function check(options: object, rules: Rules, prefix = ''): void {

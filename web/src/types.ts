@@ -1,5 +1,9 @@
 /** The public types: what goes into a model and what comes out of it. */
 
+import type { OpenAIShape } from './openai/types.js';
+
+export type * from './openai/types.js';
+
 /** Where a package comes from: a URL prefix, a folder that the user picked or dropped, or its files or their handles. */
 export type PackageLocation = string | URL | FileSystemDirectoryHandle | Iterable<File | FileSystemFileHandle>;
 
@@ -357,62 +361,4 @@ export interface Model {
 /** What `hybrid` needs of either side; `Model` is one. */
 export interface ChatBackend {
   chat(messages: readonly Message[], options?: ChatOptions): TextStream;
-}
-
-export interface OpenAIShape {
-  chat: { completions: OpenAICompletions };
-}
-
-export interface OpenAICompletions {
-  create(request: OpenAIRequest & { stream: true }, options?: { signal?: AbortSignal }): Promise<OpenAIStream>;
-  create(request: OpenAIRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<OpenAICompletion>;
-}
-
-export interface OpenAIRequest {
-  messages: Message[];
-  model?: string;
-  stream?: boolean | null;
-  stream_options?: { include_usage?: boolean } | null;
-  max_tokens?: number | null;
-  max_completion_tokens?: number | null;
-  temperature?: number | null;
-  top_p?: number | null;
-  stop?: string | string[] | null;
-  seed?: number | null;
-  n?: 1 | null;
-}
-
-export interface OpenAIUsage {
-  prompt_tokens: number;
-  completion_tokens: number;
-  total_tokens: number;
-  prompt_tokens_details: { cached_tokens: number };
-}
-
-export interface OpenAICompletion {
-  id: string;
-  object: 'chat.completion';
-  created: number;
-  model: string;
-  choices: { index: number; message: { role: 'assistant'; content: string }; finish_reason: 'stop' | 'length'; logprobs: null }[];
-  usage: OpenAIUsage;
-}
-
-export interface OpenAIChunk {
-  id: string;
-  object: 'chat.completion.chunk';
-  created: number;
-  model: string;
-  choices: {
-    index: number;
-    delta: { role?: 'assistant'; content?: string };
-    finish_reason: 'stop' | 'length' | null;
-    logprobs: null;
-  }[];
-  usage?: OpenAIUsage | null;
-}
-
-export interface OpenAIStream extends AsyncIterable<OpenAIChunk> {
-  /** As in OpenAI's client: `stream.controller.abort()` ends it. */
-  readonly controller: AbortController;
 }

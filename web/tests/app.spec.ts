@@ -194,12 +194,36 @@ async function tabTo(element: ReturnType<Page['getByTestId']>): Promise<void> {
   throw new Error('no number of presses of Tab leads there');
 }
 
+test('a conversation that is deleted can be brought back', async () => {
+  const list = page.getByTestId('conversation-list').getByRole('listitem');
+  const [count, text] = [await list.count(), await answer().textContent()];
+  await page.getByTestId('delete-conversation').first().click();
+  await expect(list).toHaveCount(count - 1);
+  await expect(page.getByTestId('undo-delete')).toBeFocused();
+  expect(await violations()).toEqual([]);
+  await page.keyboard.press('Enter');
+  await expect(list).toHaveCount(count);
+  await expect(answer()).toHaveText(text!);
+});
+
+test('conversations can be read before there is a model, and gone on with', async () => {
+  await page.getByTestId('change-package').click();
+  await page.getByTestId('kept-conversations').getByRole('button').first().click();
+  await expect(page.getByTestId('reader')).toContainText('Tell me about the moon.');
+  expect(await violations()).toEqual([]);
+  await page.getByTestId('go-on').click();
+  await expect(page.getByTestId('reader')).toBeHidden();
+  await choose(page, whole);
+  await expect(page.getByTestId('message-user').first()).toHaveText('Tell me about the moon.');
+});
+
 test('a package that is dropped, or not there, is told apart', async () => {
   await page.getByTestId('change-package').click();
   await page.getByTestId('package-url').fill('packages/absent/');
   await page.getByTestId('package-url').press('Enter');
   await expect(page.getByTestId('error')).toHaveAttribute('data-code', 'network');
   await expect(page.getByTestId('error')).toContainText('404');
+  await expect(page.getByTestId('package-url')).toHaveValue('packages/absent/');
   expect(await violations()).toEqual([]);
   await page.getByTestId('package-url').fill('ftp://example.org/');
   await page.getByTestId('package-url').press('Enter');

@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod detokenize;
 mod diagnose;
+mod dropped;
 mod ends;
 mod error;
 mod generation_defaults;

@@ -2,6 +2,7 @@ import { useCallback, useEffect, useRef, useState } from 'react';
 import type { DeviceLostEvent, LoadProgress, Model } from 'haikuq';
 import { failureOf, type Failure } from '../../shared/advice.ts';
 import { ChatScreen } from './chat/chat-screen.tsx';
+import { KeptConversations } from './chat/kept-conversations.tsx';
 import { createSession, type Session } from './chat/session.ts';
 import type { Conversation } from './data/conversation.ts';
 import { conversationStore } from './data/database.ts';
@@ -35,6 +36,9 @@ export function App({ runtime }: { runtime: Runtime }) {
   useEffect(() => void (currentSettings.current = settings), [settings]);
   /** The conversation that was open when the last model was put away: the next one goes on with it. */
   const lastConversation = useRef<Conversation | undefined>(undefined);
+  /** The title of the one that the user chose to go on with, before there is a model. */
+  const [next, setNext] = useState<string>();
+  const [address, setAddress] = useState(link?.to === 'ask' ? link.address : '');
 
   const open = useCallback(
     async (choice: Choice) => {
@@ -47,6 +51,7 @@ export function App({ runtime }: { runtime: Runtime }) {
         const served = await fetchPackageIndex(document.baseURI);
         const model = await runtime.load(choice.location, {
           ...served.load,
+          ...(choice.cache ? { cache: choice.cache } : {}),
           signal: controller.signal,
           onProgress: (progress) => ofThisLoad((place) => ({ ...place, progress })),
           onDeviceLost: setDevice,
@@ -77,6 +82,7 @@ export function App({ runtime }: { runtime: Runtime }) {
 
   const putAway = (model: Model, session: Session) => {
     lastConversation.current = session.getState().conversation;
+    setNext(undefined);
     session.close();
     // A worker whose device is lost may fail to say goodbye; it ends all the same.
     model.dispose().catch(() => undefined);
@@ -103,6 +109,17 @@ export function App({ runtime }: { runtime: Runtime }) {
     };
   }, []);
 
+  const conversations = (
+    <KeptConversations
+      store={store}
+      next={next}
+      onGoOn={(conversation) => {
+        lastConversation.current = conversation;
+        setNext(conversation.title);
+      }}
+    />
+  );
+
   return (
     <>
       {update && !updateDismissed && (
@@ -123,10 +140,19 @@ export function App({ runtime }: { runtime: Runtime }) {
           linked={link?.to === 'ask' ? link.address : undefined}
           onChoose={(choice) => void open(choice)}
           onRetry={place.failed && (() => void open(place.failed!))}
-        />
+          onRetryUnstored={
+            place.failed && place.failure?.code === 'quota' ? () => void open({ ...place.failed!, cache: 'none' }) : undefined
+          }
+          address={address}
+          onAddress={setAddress}
+        >
+          {conversations}
+        </StartScreen>
       )}
       {place.at === 'loading' && (
-        <LoadingScreen name={place.choice.name} progress={place.progress} onCancel={() => cancel(place.controller)} />
+        <LoadingScreen name={place.choice.name} progress={place.progress} onCancel={() => cancel(place.controller)}>
+          {conversations}
+        </LoadingScreen>
       )}
       {place.at === 'chat' && (
         <ChatScreen

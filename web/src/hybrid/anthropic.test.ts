@@ -72,6 +72,12 @@ test('system messages become system, neighbours of one role one turn, empty mess
   });
 });
 
+test('tool calls are refused, not dropped', async () => {
+  const calls: Message[] = [{ role: 'assistant', content: 'x', tool_calls: [{ id: '1' }] }];
+  const refused = anthropicMessages({ endpoint: 'http://localhost/', model: 'm', maxTokens: 1 }).chat(calls).result;
+  await expect(refused).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('messages[0].tool_calls') });
+});
+
 test('a greeting of the assistant does not open the conversation', async () => {
   const server = await eventServer(events(anthropicEvents(['x'])));
   await backend(server.url).chat([{ role: 'assistant', content: 'Hello!' }, ...HELLO]).result;

@@ -60,7 +60,8 @@ function requestBody(options: AnthropicOptions, messages: readonly Message[], ch
 function splitSystem(first: string | undefined, messages: readonly Message[]): { system: string; turns: AnthropicMessage[] } {
   const system = first ? [first] : [];
   const turns: AnthropicMessage[] = [];
-  for (const [index, { role, content }] of messages.entries()) {
+  for (const [index, { role, content, tool_calls }] of messages.entries()) {
+    if (tool_calls?.length) throw new HaikuqError('invalid-argument', `anthropicMessages: messages[${index}].tool_calls cannot be sent`);
     if (content.trim() === '') continue;
     if (role === 'system' || role === 'developer') {
       system.push(content);

@@ -53,13 +53,13 @@ test('options are passed on, and body wins over them', async () => {
   const options = { maxTokens: 7, temperature: 0.5, topP: 0.9, stop: ['END', 'FIN'], seed: 1, topK: 40 };
   await backend(server.url).chat(HELLO, options).result;
   await backend(server.url, { maxTokens: 9, maxTokensField: 'max_completion_tokens', body: { stream_options: undefined, top_k: 5 } })
-    .chat([{ role: 'tool', content: 'x' }]).result;
+    .chat([{ role: 'tool', content: 'x', tool_call_id: '1' }]).result;
   expect(server.received.map(({ body }) => body)).toEqual([
     {
       model: 'm', messages: HELLO, stream: true, stream_options: { include_usage: true }, max_tokens: 7, temperature: 0.5, top_p: 0.9,
       seed: 1, stop: ['END', 'FIN'],
     },
-    { model: 'm', messages: [{ role: 'tool', content: 'x' }], stream: true, max_completion_tokens: 9, top_k: 5 },
+    { model: 'm', messages: [{ role: 'tool', content: 'x', tool_call_id: '1' }], stream: true, max_completion_tokens: 9, top_k: 5 },
   ]);
 });
 

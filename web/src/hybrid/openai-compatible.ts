@@ -35,7 +35,7 @@ function requestBody(options: OpenAICompatibleOptions, messages: readonly Messag
   const stops = stopList(chatOptions.stop);
   return {
     model: options.model,
-    messages: messages.map(({ role, content }) => ({ role, content })),
+    messages: messages.map(({ role, content, name, tool_calls, tool_call_id }) => ({ role, content, name, tool_calls, tool_call_id })),
     stream: true,
     stream_options: { include_usage: true },
     // Absent fields are undefined, which JSON leaves out.

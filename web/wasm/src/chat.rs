@@ -1,11 +1,11 @@
 //! `EngineChat` of `web/src/engine/engine.ts`: a conversation and what else a chat template is given.
 
 use crate::error::Thrown;
-use haikuq_runtime::text::{ChatOptions, Message};
+use haikuq_runtime::text::{ChatOptions, Message, Tokenizer};
 use serde_json::{Map, Value};
 
-/// Reads the JSON of an `EngineChat`; `now` is local time in seconds since 1970.
-pub fn conversation(json: &str, now: i64) -> Result<(Vec<Message>, ChatOptions), Thrown> {
+/// Reads the JSON of an `EngineChat` for the chat template of `tokenizer`; `now` is local time in seconds since 1970.
+pub fn conversation(json: &str, tokenizer: &Tokenizer, now: i64) -> Result<(Vec<Message>, ChatOptions), Thrown> {
     let chat: Result<Map<String, Value>, _> = serde_json::from_slice(json.as_bytes());
     let mut chat = chat.map_err(|e| Thrown::new("internal", e.to_string()))?;
     let continued = chat.get("continueFinalMessage") == Some(&Value::Bool(true));
@@ -13,7 +13,11 @@ pub fn conversation(json: &str, now: i64) -> Result<(Vec<Message>, ChatOptions),
         Some(Value::Array(items)) => Some(items),
         _ => None,
     };
-    let messages = list("messages").unwrap_or_default().into_iter().filter_map(message).collect();
+    let mut messages: Vec<Message> = list("messages").unwrap_or_default().into_iter().filter_map(message).collect();
+    // OpenAI's word for the system message of everyone else.
+    if !tokenizer.chat_template().is_some_and(|template| template.contains("developer")) {
+        messages.iter_mut().filter(|m| m.role == "developer").for_each(|m| m.role = "system".into());
+    }
     let (tools, documents) = (list("tools"), list("documents"));
     let variables = match chat.remove("chatTemplateKwargs") {
         Some(Value::Object(variables)) => variables.into_iter().collect(),

@@ -164,7 +164,8 @@ impl Engine {
     pub fn encode_chat(&self, chat: &str) -> Result<Vec<u32>, JsValue> {
         let now = Date::new_0();
         let local_seconds = now.get_time() / 1e3 - now.get_timezone_offset() * 60.0;
-        let (messages, options) = conversation(chat, local_seconds as i64)?;
+        let (messages, options) = conversation(chat, &self.inner.tokenizer, local_seconds as i64)?;
+        self.inner.tokenizer.refuse_dropped_tools(&messages, &options).map_err(Thrown::from)?;
         Ok(self.inner.tokenizer.encode_chat_with(&messages, &options).map_err(Thrown::from)?)
     }
 

@@ -159,3 +159,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn tools_that_a_template_leaves_out_are_named() {
+    let calls = json!([{"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}]);
+    let messages = [
+        Message::user("When?"),
+        Message::assistant("").with_json(&json!({"tool_calls": calls}).to_string()).unwrap(),
+        Message::new("tool", "noon").with("tool_call_id", "1"),
+    ];
+    let refused = |template: &str, messages: &[Message]| {
+        with_template(template).refuse_dropped_tools(messages, &ChatOptions::default()).map_err(|e| e.to_string())
+    };
+    let plain = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}";
+    let with_calls = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\
+        {% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}";
+    let users_alone = "{% for m in messages %}{% if m.role != 'tool' %}{{ m.content }}{% endif %}{{ m.tool_calls }}{% endfor %}";
+    let strict = "{% for m in messages %}{% if not m.content and not m.tool_calls %}{{ raise_exception('empty') }}{% endif %}{{ m.content }}{% endfor %}";
+    assert!(refused(plain, &messages).unwrap_err().contains("messages[1].tool_calls"));
+    assert_eq!(refused(with_calls, &messages), Ok(()));
+    assert!(refused(users_alone, &messages).unwrap_err().contains("messages[2].content"));
+    assert_eq!(refused(strict, &messages), Ok(()), "a template that misses them has read them");
+    assert_eq!(refused(plain, &messages[..1]), Ok(()));
+    assert!(Message::user("x").with_json("[]").is_err());
+}

@@ -5,6 +5,7 @@ import type { AssistantTurn } from '../data/conversation.ts';
 import { ErrorCard } from '../../../shared/error-card.tsx';
 import { Icon } from '../ui/icon.tsx';
 import { CopyButton } from './copy-button.tsx';
+import { Waiting } from './waiting.tsx';
 
 export interface AssistantMessageProps {
   turn: AssistantTurn;
@@ -88,13 +89,14 @@ export const AssistantMessage = memo(function AssistantMessage({ turn, last, onR
   );
 });
 
-/** An answer that is growing. */
-export function WritingMessage({ text }: { text: string }) {
+/** An answer that is growing, to a conversation of so many tokens. */
+export function WritingMessage({ text, tokens }: { text: string; tokens: number | null }) {
   return (
     <article className="message message--assistant" aria-label="Model" aria-busy="true">
       <div className="message__text message__text--writing" data-testid="message-assistant">
         {text}
       </div>
+      {text === '' && <Waiting tokens={tokens} />}
     </article>
   );
 }

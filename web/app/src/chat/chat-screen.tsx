@@ -125,6 +125,7 @@ export function ChatScreen({ model, session, store, settings, onSettings, device
         <ConversationLog
           session={session}
           canChat={model.info.hasChatTemplate}
+          context={use.context}
           onReload={onReload}
           onActed={focusPrompt}
         />

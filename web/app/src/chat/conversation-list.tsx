@@ -1,5 +1,6 @@
-import { useRef, useState } from 'react';
+import { useEffect, useRef, useState } from 'react';
 import { failureOf } from '../../../shared/advice.ts';
+import type { Conversation } from '../data/conversation.ts';
 import type { ConversationStore } from '../data/database.ts';
 import { Icon, Mark } from '../ui/icon.tsx';
 import type { Session } from './session.ts';
@@ -19,10 +20,28 @@ export function ConversationList({ session, store, onDone }: ConversationListPro
   const currentId = useSession(session, (state) => state.conversation.id);
   const [problem, setProblem] = useState<string | null>(null);
   const newButton = useRef<HTMLButtonElement>(null);
+  const undoButton = useRef<HTMLButtonElement>(null);
+  /** What was deleted last, and whether it was open. */
+  const [deleted, setDeleted] = useState<{ conversation: Conversation; open: boolean } | null>(null);
+  // The button that was pressed is gone with its conversation.
+  useEffect(() => {
+    if (deleted) undoButton.current?.focus();
+  }, [deleted]);
 
   const attempt = async (action: Promise<void>, then?: () => void) => {
     setProblem(null);
     await action.then(then, (error: unknown) => setProblem(failureOf(error).message));
+  };
+
+  const remove = async (id: string) => {
+    const conversation = await session.remove(id);
+    setDeleted(conversation ? { conversation, open: id === currentId } : null);
+    if (!conversation) newButton.current?.focus();
+  };
+  const undo = async ({ conversation, open }: { conversation: Conversation; open: boolean }) => {
+    await session.restore(conversation, open);
+    setDeleted(null);
+    newButton.current?.focus();
   };
 
   return (
@@ -38,6 +57,7 @@ export function ConversationList({ session, store, onDone }: ConversationListPro
         data-testid="new-conversation"
         onClick={() => {
           session.startNew();
+          setDeleted(null);
           onDone();
         }}
       >
@@ -46,6 +66,14 @@ export function ConversationList({ session, store, onDone }: ConversationListPro
       {problem && (
         <p className="problem" role="alert">
           {problem}
+        </p>
+      )}
+      {deleted && (
+        <p className="conversations__deleted small" role="status">
+          <span>Deleted “{deleted.conversation.title || 'Untitled'}”.</span>
+          <button ref={undoButton} type="button" className="button button--small" data-testid="undo-delete" onClick={() => void attempt(undo(deleted))}>
+            Undo
+          </button>
         </p>
       )}
       <ul className="conversations__list" data-testid="conversation-list">
@@ -66,7 +94,7 @@ export function ConversationList({ session, store, onDone }: ConversationListPro
               aria-label={`Delete “${title || 'Untitled'}”`}
               title="Delete"
               data-testid="delete-conversation"
-              onClick={() => void attempt(session.remove(id), () => newButton.current?.focus())}
+              onClick={() => void attempt(remove(id))}
             >
               <Icon name="trash" />
             </button>

@@ -9,6 +9,8 @@ import { useSession } from './use-session.ts';
 export interface ConversationLogProps {
   session: Session;
   canChat: boolean;
+  /** Tokens of the conversation, once they are known. */
+  context: number | null;
   /** Loads the model again. */
   onReload: () => void;
   /** A button that is gone now was pressed: focus has to go elsewhere. */
@@ -20,7 +22,7 @@ const END_SLACK_PX = 48;
 
 const starters = ['Write a haiku about rain.', 'Tell me a story about a small brave bird.', 'What makes a good morning?'];
 
-export function ConversationLog({ session, canChat, onReload, onActed }: ConversationLogProps) {
+export function ConversationLog({ session, canChat, context, onReload, onActed }: ConversationLogProps) {
   const { turns, id } = useSession(session, (state) => state.conversation);
   const writing = useSession(session, (state) => state.writing);
   const log = useRef<HTMLDivElement>(null);
@@ -66,7 +68,7 @@ export function ConversationLog({ session, canChat, onReload, onActed }: Convers
         <div className="log__column">
           {turns.length === 0 && writing === null && <Welcome canChat={canChat} onStart={session.send} onActed={onActed} />}
           {turns.map(message)}
-          {writing !== null && <WritingMessage text={writing} />}
+          {writing !== null && <WritingMessage text={writing} tokens={context} />}
         </div>
       </div>
       {!atEnd && (

@@ -219,6 +219,35 @@ describe('several conversations', () => {
     expect(memory.writes).not.toContain(id);
   });
 
+  it('come back as they were, to the front if they were there', async () => {
+    const session = open();
+    session.send('one');
+    await settled(session);
+    const { id } = session.getState().conversation;
+    const removed = await session.remove(id);
+    expect(memory.kept.has(id)).toBe(false);
+    expect(texts(session)).toEqual([]);
+    await session.restore(removed!, true);
+    expect(texts(session)).toEqual(['one', 'You said one']);
+    expect(keptTexts(id)).toEqual(texts(session));
+    session.startNew();
+    await session.restore((await session.remove(id))!, false);
+    expect(texts(session)).toEqual([]);
+    expect(memory.kept.has(id)).toBe(true);
+    expect(await session.remove('another')).toBeUndefined();
+  });
+
+  it('that are there again by another tab are not overwritten', async () => {
+    const session = open();
+    session.send('one');
+    await settled(session);
+    const { id } = session.getState().conversation;
+    const removed = (await session.remove(id))!;
+    memory.writeElsewhere({ ...removed, turns: [...removed.turns, { role: 'user', id: 'x', text: 'more' }] });
+    await session.restore(removed, true);
+    expect(texts(session)).toEqual(['one', 'You said one', 'more']);
+  });
+
   it('stay removed also when another one came to the front before', async () => {
     const session = open(createFakeModel({ delayMs: 5 }));
     session.send('one');

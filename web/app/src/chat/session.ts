@@ -38,7 +38,10 @@ export interface Session {
   stop(): void;
   startNew(): void;
   open(id: string): Promise<void>;
-  remove(id: string): Promise<void>;
+  /** Returns what was kept of it, for `restore`. */
+  remove(id: string): Promise<Conversation | undefined>;
+  /** Keeps a conversation that was removed again, and shows it if `toFront`. */
+  restore(conversation: Conversation, toFront: boolean): Promise<void>;
   /** Ends what is being written and listens no more. */
   close(): void;
 }
@@ -182,7 +185,14 @@ export function createSession({
     async remove(id) {
       for (const one of live) if (one.conversationId === id) one.discarded = true;
       if (state.conversation.id === id) show(newConversation());
+      const removed = await store.get(id);
       await store.remove(id);
+      return removed;
+    },
+    async restore(conversation, toFront) {
+      // Another tab may have written it anew meanwhile.
+      const kept = await store.update(conversation.id, (stored) => stored ?? conversation);
+      if (kept && toFront) show(kept);
     },
     close() {
       unsubscribe();

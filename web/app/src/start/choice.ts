@@ -8,6 +8,8 @@ import { rememberedFolder, rememberFolder } from '../data/database.ts';
 export interface Choice {
   name: string;
   location: PackageLocation;
+  /** Where the browser grants too little room: the weights go from the network to the GPU every time. */
+  cache?: 'none';
 }
 
 export type LastChoice = { kind: 'url'; name: string; url: string } | { kind: 'folder'; name: string };

@@ -1,4 +1,4 @@
-import { useEffect, useRef } from 'react';
+import { useEffect, useRef, type ReactNode } from 'react';
 import type { LoadProgress } from 'haikuq';
 import { describeProgress } from '../load-progress.ts';
 import { Mark } from '../ui/icon.tsx';
@@ -7,9 +7,10 @@ export interface LoadingScreenProps {
   name: string;
   progress: LoadProgress | null;
   onCancel: () => void;
+  children?: ReactNode;
 }
 
-export function LoadingScreen({ name, progress, onCancel }: LoadingScreenProps) {
+export function LoadingScreen({ name, progress, onCancel, children }: LoadingScreenProps) {
   const cancel = useRef<HTMLButtonElement>(null);
   useEffect(() => cancel.current?.focus(), []);
   const { doing, amount, rate } = describeProgress(progress);
@@ -34,6 +35,7 @@ export function LoadingScreen({ name, progress, onCancel }: LoadingScreenProps) 
       <button ref={cancel} type="button" className="button" onClick={onCancel}>
         Cancel
       </button>
+      {children}
     </main>
   );
 }

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState, type DragEvent, type FormEvent } from 'react';
+import { useEffect, useRef, useState, type DragEvent, type FormEvent, type ReactNode } from 'react';
 import { fetchPackageIndex, packageUrl, type OfferedPackage } from '../../../shared/packages.ts';
 import { failureOf, type Failure } from '../../../shared/advice.ts';
 import type { Runtime } from '../../../shared/runtime.ts';
@@ -10,6 +10,7 @@ import { choiceOfDrop, choiceOfFiles, holdsFiles } from './dropped.ts';
 import { OfferedPackages } from './offered-packages.tsx';
 import { StoredPackages } from './stored-packages.tsx';
 import { useStorage } from './use-storage.ts';
+import { useWebGpu } from './use-webgpu.ts';
 
 export interface StartScreenProps {
   runtime: Runtime;
@@ -19,14 +20,18 @@ export interface StartScreenProps {
   onChoose: (choice: Choice) => void;
   /** Loads again what failed. */
   onRetry: (() => void) | undefined;
+  /** The same without keeping it on this device, where it did not fit. */
+  onRetryUnstored: (() => void) | undefined;
+  /** What is typed into the field: it outlives a load that fails. */
+  address: string;
+  onAddress: (address: string) => void;
+  children?: ReactNode;
 }
 
-const noWebGpu: Failure = { code: 'webgpu-unavailable', message: 'navigator.gpu is not there', details: {} };
-
-export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: StartScreenProps) {
+export function StartScreen(props: StartScreenProps) {
+  const { runtime, failure, linked, onChoose, onRetry, onRetryUnstored, address, onAddress, children } = props;
   const [offered, setOffered] = useState<OfferedPackage[] | null>(null);
   const [last] = useState(lastChoice);
-  const [address, setAddress] = useState(linked ?? '');
   const [problem, setProblem] = useState<string | null>(null);
   const [dragged, setDragged] = useState(false);
   const files = useRef<HTMLInputElement>(null);
@@ -36,7 +41,8 @@ export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: Sta
     void fetchPackageIndex(document.baseURI).then(({ packages }) => setOffered(packages));
   }, []);
 
-  const shown = failure ?? ('gpu' in navigator ? undefined : noWebGpu);
+  const missing = useWebGpu();
+  const shown = failure ?? missing;
 
   /** Loads what a picker or a drop gave, and says what went wrong with it. */
   const choose = async (choosing: Promise<Choice | null>, nothing: string) => {
@@ -104,6 +110,11 @@ export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: Sta
               Try again
             </button>
           )}
+          {onRetryUnstored && (
+            <button type="button" className="button" data-testid="without-storing" onClick={onRetryUnstored}>
+              Go on without storing
+            </button>
+          )}
         </ErrorCard>
       )}
 
@@ -123,6 +134,13 @@ export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: Sta
 
       <section className="start__section" aria-labelledby="other-packages">
         <h2 id="other-packages">{offered?.length ? 'Another package' : 'Choose a package'}</h2>
+        {/* With stored ones there is a way on, and the list may only be out of reach. */}
+        {offered?.length === 0 && storage.stored.length === 0 && (
+          <p className="small muted" data-testid="no-packages">
+            This site offers no packages of its own: it has no list of them at packages/index.json. Whoever runs it can have app,
+            packages and list written by <code>haikuq site</code>.
+          </p>
+        )}
         <form className="start__address" onSubmit={openAddress}>
           <label className="visually-hidden" htmlFor="address">
             Address of a package
@@ -138,7 +156,7 @@ export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: Sta
             placeholder="Address of a package, such as packages/my-model/"
             required
             value={address}
-            onChange={(event) => setAddress(event.target.value)}
+            onChange={(event) => onAddress(event.target.value)}
           />
           <button type="submit" className="button">
             Load
@@ -174,6 +192,8 @@ export function StartScreen({ runtime, failure, linked, onChoose, onRetry }: Sta
       </section>
 
       <StoredPackages storage={storage} onChoose={onChoose} />
+
+      {children}
     </main>
   );
 }

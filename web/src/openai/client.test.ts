@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { createOpenAI } from './openai.js';
-import { createStream } from './stream.js';
-import type { ChatBackend, ChatOptions, FinishReason, GenerationResult, Message, OpenAIChunk, OpenAIRequest } from './types.js';
+import { createOpenAI } from './client.js';
+import { createStream } from '../stream.js';
+import type { ChatBackend, ChatOptions, FinishReason, GenerationResult, Message, OpenAIChunk } from '../types.js';
 
 const messages: Message[] = [{ role: 'user', content: 'Hi' }];
 
@@ -67,7 +67,7 @@ describe('chat.completions.create', () => {
       object: 'chat.completion',
       created: expect.any(Number) as number,
       model: 'tiny',
-      choices: [{ index: 0, message: { role: 'assistant', content: 'Hello' }, finish_reason: 'stop', logprobs: null }],
+      choices: [{ index: 0, message: { role: 'assistant', content: 'Hello', refusal: null, annotations: [] }, finish_reason: 'stop', logprobs: null }],
       usage,
     });
     expect(completion.created).toBeGreaterThanOrEqual(before);
@@ -78,7 +78,7 @@ describe('chat.completions.create', () => {
     const { openai } = backend(['Hel', 'lo'], 'context');
     const chunks = await collect(await openai.chat.completions.create({ messages, model: 'mine', stream: true }));
     expect(chunks.map(({ choices }) => choices)).toEqual([
-      [{ index: 0, delta: { role: 'assistant', content: '' }, finish_reason: null, logprobs: null }],
+      [{ index: 0, delta: { role: 'assistant', content: '', refusal: null }, finish_reason: null, logprobs: null }],
       [{ index: 0, delta: { content: 'Hel' }, finish_reason: null, logprobs: null }],
       [{ index: 0, delta: { content: 'lo' }, finish_reason: null, logprobs: null }],
       [{ index: 0, delta: {}, finish_reason: 'length', logprobs: null }],
@@ -122,25 +122,22 @@ describe('chat.completions.create', () => {
     expect(asked).toHaveLength(1);
   });
 
-  it('takes the developer for the system', async () => {
-    const { openai, asked } = backend([]);
-    await openai.chat.completions.create({ messages: [{ role: 'developer', content: 'x' }, ...messages] });
-    expect(asked[0]?.messages.map(({ role }) => role)).toEqual(['system', 'user']);
+  it('tees a stream, and writes it as lines', async () => {
+    const { openai } = backend(['a', 'b']);
+    const [one, two] = (await openai.chat.completions.create({ messages, stream: true })).tee();
+    const chunks = await collect(one);
+    const lines = (await new Response(two.toReadableStream()).text()).trimEnd().split('\n');
+    expect(lines.map((line) => JSON.parse(line) as unknown)).toEqual(chunks);
+    expect(chunks).toHaveLength(4);
   });
 
-  it.each([{ n: 2 }, { tools: [{}] }, { logprobs: true }, { response_format: { type: 'json_object' } }, { frequency_penalty: 1 }])(
-    'refuses %j instead of ignoring it',
-    async (more) => {
-      const { openai, asked } = backend(['a']);
-      const request = { messages, ...more } as unknown as OpenAIRequest & { stream: true };
-      await expect(openai.chat.completions.create(request)).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining(Object.keys(more)[0] as string) as string });
-      expect(asked).toEqual([]);
-    },
-  );
-
-  it('passes over what asks for nothing', async () => {
+  it('gives the response beside the data', async () => {
     const { openai } = backend(['a']);
-    const request = { messages, n: 1, tools: null, frequency_penalty: 0, logprobs: false, user: 'me' } as unknown as OpenAIRequest & { stream?: false };
-    expect((await openai.chat.completions.create(request)).choices).toHaveLength(1);
+    const { data, response, request_id } = await openai.chat.completions.create({ messages }).withResponse();
+    expect([await response.json(), request_id]).toEqual([data, null]);
+    const streamed = await openai.chat.completions.create({ messages, stream: true }).withResponse();
+    expect(await collect(streamed.data)).toHaveLength(3);
+    const events = await (await openai.chat.completions.create({ messages, stream: true }).asResponse()).text();
+    expect(events.split('\n\n').map((event) => event.slice(0, 14))).toEqual([...Array<string>(3).fill('data: {"id":"c'), 'data: [DONE]', '']);
   });
 });
