@@ -29,7 +29,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// From one request's end, or the connection's beginning, to the whole of the next one's headers.
-const HEADERS: Duration = Duration::from_secs(30);
+pub(super) const HEADERS: Duration = Duration::from_secs(30);
 
 /// How long a client may take nothing of an answer that waits for it; pages that are put to sleep go on after a break.
 const STALLED: Duration = Duration::from_secs(300);
@@ -120,12 +120,14 @@ impl Open {
     }
 }
 
-/// Answers connections until `stop` is done; then lets running answers end, for `grace` at most.
+/// Answers connections until `stop` is done; then lets running answers end, for `grace` at most. Headers are waited for as long
+/// as `headers` says.
 pub(super) async fn answer(
     listener: TcpListener,
     router: Router,
     stop: impl Future<Output = ()>,
     grace: Duration,
+    headers: Duration,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let (slots, open) = (Arc::new(Semaphore::new(limit())), Arc::new(Open::default()));
@@ -151,7 +153,7 @@ pub(super) async fn answer(
         open.states.lock().unwrap_or_else(PoisonError::into_inner).insert(id, state.clone());
         let (service, open, stopped) = (service.clone(), open.clone(), stopped.clone());
         tasks.spawn(async move {
-            connection(stream, service, &state, stopped).await;
+            connection(stream, service, &state, stopped, headers).await;
             open.states.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             drop(slot);
         });
@@ -198,6 +200,7 @@ async fn connection(
     service: TowerToHyperService<Router>,
     state: &Arc<State>,
     mut stopped: watch::Receiver<bool>,
+    headers: Duration,
 ) {
     let answer = service_fn(|request: Request<Incoming>| {
         state.asked.store(true, Ordering::Release);
@@ -209,7 +212,7 @@ async fn connection(
         }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder.timer(TokioTimer::new()).header_read_timeout(headers);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let mut tick = tokio::time::interval(TICK);
     let mut ending = false;
@@ -284,5 +287,59 @@ impl HttpBody for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    /// A server of one word that waits for headers as long as `headers` says, and what a client finds.
+    fn served<T: Send + 'static>(headers: Duration, client: impl FnOnce(std::net::SocketAddr) -> T + Send + 'static) -> T {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let router = Router::new().route("/", axum::routing::get(async || "word"));
+        runtime.block_on(async {
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let client = std::thread::spawn(move || {
+                let found = client(address);
+                stop.send(()).unwrap();
+                found
+            });
+            let stopped = async { stopped.await.unwrap_or(()) };
+            answer(listener, router, stopped, Duration::from_millis(100), headers).await.unwrap();
+            client.join().unwrap()
+        })
+    }
+
+    fn connect(address: std::net::SocketAddr) -> std::net::TcpStream {
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    #[test]
+    fn headers_that_do_not_end_end_the_connection() {
+        let rest = served(Duration::from_millis(200), |address| {
+            ["", "GET / HTTP/1.1\r\nhost: localhost\r\nx: "].map(|beginning| {
+                let mut stream = connect(address);
+                stream.write_all(beginning.as_bytes()).unwrap();
+                let mut rest = Vec::new();
+                // A reset is an end too.
+                let _ = stream.read_to_end(&mut rest);
+                String::from_utf8(rest).unwrap()
+            })
+        });
+        assert!(rest.iter().all(|text| !text.contains("word")), "{rest:?}");
+    }
+
+    #[test]
+    fn the_server_ends_with_silent_connections_open() {
+        let start = Instant::now();
+        let _open = served(HEADERS, |address| (connect(address), connect(address)));
+        assert!(start.elapsed() < Duration::from_secs(10));
     }
 }

@@ -121,7 +121,8 @@ impl Server {
     /// # Errors
     /// As [`Server::run`].
     pub async fn answer(self, stop: impl Future<Output = ()>) -> io::Result<()> {
-        connections::answer(self.listener, policy::apply(self.router, self.policy), stop, GRACE).await
+        let router = policy::apply(self.router, self.policy);
+        connections::answer(self.listener, router, stop, GRACE, connections::HEADERS).await
     }
 }
 
