@@ -185,6 +185,7 @@ fn a_finished_shard_that_was_damaged_is_made_again() {
 }
 
 /// Converts a checkpoint that takes a while, and does something to its weights meanwhile.
+#[cfg(unix)]
 fn meanwhile(change: impl Fn(&Path)) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     TinyCheckpoint::sized(768, 4, 4000).write(&dir.path().join("slow"));
@@ -205,6 +206,7 @@ fn meanwhile(change: impl Fn(&Path)) -> (tempfile::TempDir, String) {
 }
 
 #[test]
+#[cfg(unix)]
 fn a_source_that_is_overwritten_cut_short_or_replaced_meanwhile_is_refused_by_name() {
     let weights = |path: &Path| std::fs::File::options().write(true).open(path).unwrap();
     let (_dir, said) = meanwhile(|path| {

@@ -254,8 +254,8 @@ impl Manifest {
             Ok(manifest) => manifest,
             // Manifests of other versions have other members, and the version is what to say of them.
             Err(error) => {
-                let head: Head = serde_json::from_slice(bytes).map_err(json)?;
-                check_head(&head.format, head.version.ok_or_else(|| ManifestError::Json("there is no version".into()))?)?;
+                let Head { format, version } = serde_json::from_slice(bytes).map_err(json)?;
+                check_head(&format, version.unwrap_or(FORMAT_VERSION))?;
                 return Err(json(error));
             }
         };

@@ -49,11 +49,15 @@ const BACKLOG: i32 = 1024;
 /// Files that are open besides those of connections, generously.
 const OTHER_FILES: usize = 64;
 
+/// Files that all connections and the rest take.
+#[cfg(unix)]
+const WANTED_FILES: libc::rlim_t = (2 * MAX_CONNECTIONS + OTHER_FILES) as libc::rlim_t;
+
 /// Lets more clients wait for their turn than a listener does by itself.
 pub(super) fn lengthen_backlog(listener: &TcpListener) {
-    // Where it cannot be, clients that come at once try again by themselves.
+    // SAFETY: a socket that listens already. Where it cannot be, clients that come at once try again by themselves.
     #[cfg(unix)]
-    let _ = rustix::net::listen(listener, BACKLOG);
+    let _ = unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(listener), BACKLOG) };
     #[cfg(not(unix))]
     let _ = (listener, BACKLOG);
 }
@@ -62,11 +66,19 @@ pub(super) fn lengthen_backlog(listener: &TcpListener) {
 fn limit() -> usize {
     #[cfg(unix)]
     {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-        // Programs start with a low limit for the sake of very old ones; a refusal changes nothing.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-        let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a plain struct, which the system fills. Programs start with a low limit for the sake of very old ones; a
+        // refusal of a higher one changes nothing.
+        unsafe {
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+                return MAX_CONNECTIONS / 8;
+            }
+            let raised = libc::rlimit { rlim_cur: limit.rlim_max.min(WANTED_FILES).max(limit.rlim_cur), ..limit };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) == 0 {
+                limit = raised;
+            }
+        }
+        let files = usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX);
         (files.saturating_sub(OTHER_FILES) / 2).clamp(8, MAX_CONNECTIONS)
     }
     #[cfg(not(unix))]

@@ -34,8 +34,8 @@ impl DecoderSpec {
         if !(1..=MAX_LAYERS).contains(&self.layers.len()) {
             return fail(format!("number of layers is {}, outside 1 to {MAX_LAYERS}", self.layers.len()));
         }
-        if self.ropes.len() > self.layers.len() {
-            return fail(format!("{} rope tables for {} layers", self.ropes.len(), self.layers.len()));
+        if self.ropes.len() > MAX_LAYERS {
+            return fail(format!("{} rope tables, over the limit of {MAX_LAYERS}", self.ropes.len()));
         }
         if self.eos_token_ids.len() > self.vocab_size {
             return fail(format!("{} end tokens of {} tokens", self.eos_token_ids.len(), self.vocab_size));
@@ -44,11 +44,13 @@ impl DecoderSpec {
             ("embedding multiplier", self.embedding_multiplier),
             ("residual multiplier", self.residual_multiplier),
             ("logit multiplier", self.logit_multiplier),
-            ("logit soft cap", self.logit_softcap.unwrap_or(1.0)),
         ] {
             if !factor.is_finite() {
                 return fail(format!("{name} {factor} is not finite"));
             }
+        }
+        if let Some(cap) = self.logit_softcap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
+            return fail(format!("logit soft cap {cap} is not a positive number"));
         }
         if !(self.norm.epsilon.is_finite() && self.norm.epsilon >= 0.0) {
             return fail(format!("norm epsilon {} is not a small positive number", self.norm.epsilon));
