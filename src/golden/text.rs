@@ -131,7 +131,10 @@ impl Document {
     fn beginning(&self, bytes: usize) -> Option<Self> {
         let bytes = bytes.saturating_add(1 << 16);
         match self {
-            Self::Text(text) if text.len() > bytes => Some(Self::Text(text[..text.floor_char_boundary(bytes)].into())),
+            Self::Text(text) if text.len() > bytes => {
+                let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+                Some(Self::Text(text[..end].into()))
+            }
             _ => None,
         }
     }

@@ -151,8 +151,8 @@ fn host(request: &Request) -> Result<String, &'static str> {
 }
 
 /// A name as a message shows it.
-pub(super) fn shown(name: &str) -> &str {
-    &name[..name.floor_char_boundary(200)]
+pub(super) fn shown(name: &str) -> String {
+    name.chars().take(200).collect()
 }
 
 /// Names that only ever mean this machine: addresses of the loopback interface, and `localhost` with all its subdomains
