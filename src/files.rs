@@ -1,4 +1,10 @@
-//! Files that appear under their name only when they are complete, and their hashes.
+//! Files that appear under their name only when they are complete, their hashes, and whether they are still the same.
+
+mod fingerprint;
+mod mapped;
+
+pub use fingerprint::{Fingerprint, Source};
+pub use mapped::Mapped;
 
 use haikuq_format::manifest::FileEntry;
 use sha2::{Digest, Sha256};
@@ -20,7 +26,7 @@ pub struct ReadError {
 /// If it cannot be read.
 pub fn hash_file(path: &Path) -> Result<FileEntry, ReadError> {
     let fail = |source| ReadError { path: path.into(), source };
-    let mut file = File::open(path).map_err(fail)?;
+    let mut file = open_regular(path).map_err(fail)?;
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
     loop {
         match file.read(&mut buffer).map_err(fail)? {
@@ -33,6 +39,72 @@ pub fn hash_file(path: &Path) -> Result<FileEntry, ReadError> {
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(FileEntry { name, bytes, sha256: hex(&hash.finalize()) })
+}
+
+/// Opens a regular file and nothing else: a pipe would be waited for, and a device may have no end.
+///
+/// # Errors
+/// If it cannot be opened, or is something else.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    // What is no file is not to block, nor to become this program's terminal, before it is known what it is.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path)?;
+    let kind = file.metadata()?;
+    match (kind.is_file(), kind.is_dir()) {
+        (true, _) => Ok(file),
+        (_, true) => Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder, and a file is needed")),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is a pipe, socket or device, and a file is needed")),
+    }
+}
+
+/// The content of a regular file of at most `limit` bytes, whatever size the system says that it has.
+///
+/// # Errors
+/// As [`open_regular`], or if there is more.
+pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {limit} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+/// Largest header of a safetensors file that is no checkpoint, and most tensors in it.
+const MAX_HEADER_BYTES: u64 = 16 << 20;
+const MAX_TENSORS: usize = 1 << 14;
+
+/// Refuses files of safetensors whose headers take many times their size in memory: the library takes any.
+///
+/// # Errors
+/// In words.
+pub(crate) fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let length = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    if length > MAX_HEADER_BYTES {
+        return Err(format!("its header says that it has {length} bytes, over the limit of {MAX_HEADER_BYTES}"));
+    }
+    let header = bytes.get(8..8 + length as usize).unwrap_or_default();
+    // Each tensor has one.
+    let tensors = header.split(|b| *b == b'"').filter(|part| *part == b"data_offsets").count();
+    match tensors > MAX_TENSORS {
+        true => Err(format!("its header has {tensors} tensors, over the limit of {MAX_TENSORS}")),
+        false => Ok(()),
+    }
+}
+
+/// [`read_at_most`] of a file in UTF-8.
+///
+/// # Errors
+/// As there, or if it is not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    let invalid = |e: std::string::FromUtf8Error| {
+        let at = e.utf8_error().valid_up_to();
+        io::Error::new(io::ErrorKind::InvalidData, format!("it is not UTF-8 from byte {at} on"))
+    };
+    String::from_utf8(read_at_most(path, limit)?).map_err(invalid)
 }
 
 /// Lower-case hexadecimal.
@@ -78,6 +150,21 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into();
         assert_eq!(hash_file(&path).unwrap(), FileEntry { name: "abc".into(), bytes: 3, sha256 });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_no_file_is_not_waited_for_and_what_has_no_end_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        for path in [&pipe, Path::new("/dev/zero"), Path::new("/dev/tty"), dir.path()] {
+            assert!(open_regular(path).is_err(), "{}", path.display());
+        }
+        assert!(open_regular(&pipe).unwrap_err().to_string().contains("a pipe"));
+        std::fs::write(dir.path().join("a"), "abcd").unwrap();
+        assert_eq!(read_at_most(&dir.path().join("a"), 4).unwrap(), b"abcd");
+        assert!(read_at_most(&dir.path().join("a"), 3).unwrap_err().to_string().contains("larger than 3 bytes"));
     }
 
     #[test]

@@ -6,6 +6,9 @@ use sha2::{Digest, Sha256};
 use std::io;
 use std::path::PathBuf;
 
+/// Largest file of times that is read.
+const MAX_BYTES: u64 = 16 << 20;
+
 /// The folder of these files.
 #[derive(Clone, Debug)]
 pub struct KernelTimes {
@@ -39,7 +42,7 @@ impl KernelTimes {
     pub fn read(&self, device: &str) -> Result<Option<Measured>, String> {
         let path = self.file(device);
         let fail = |why: String| format!("{}: {why}; kernels are measured again", path.display());
-        let text = match std::fs::read_to_string(&path) {
+        let text = match crate::files::read_text(&path, MAX_BYTES) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.map_err(|e| fail(e.to_string()))?,
         };

@@ -187,33 +187,6 @@ fn a_changed_checkpoint_is_not_resumed() {
 }
 
 #[test]
-fn a_finished_shard_that_was_damaged_is_made_again() {
-    let dir = folder();
-    let (source, out) = (dir.path().join("slow"), dir.path().join("out"));
-    let (mut checkpoint, args) = (TinyCheckpoint::new(), ["--shard-size", "16KiB", "--resume"]);
-    checkpoint.write(&source);
-    succeed(convert(&source, &dir.path().join("whole"), SMALL_SHARDS));
-    // Stopped at its last tensor by an infinity, in a file that seems unchanged by size and time.
-    let stamp = std::fs::metadata(source.join("model.safetensors")).unwrap().modified().unwrap();
-    let rewrite = |checkpoint: &TinyCheckpoint| {
-        std::fs::write(source.join("model.safetensors"), support::safetensors(&checkpoint.tensors)).unwrap();
-        let weights = std::fs::File::options().write(true).open(source.join("model.safetensors")).unwrap();
-        weights.set_modified(stamp).unwrap();
-    };
-    checkpoint.put("model.norm.weight", 3, f32::INFINITY);
-    rewrite(&checkpoint);
-    fail(convert(&source, &out, &args));
-    rewrite(&TinyCheckpoint::new());
-    let shard = std::fs::read_dir(dir.path().join("out.partial/package")).unwrap().map(|e| e.unwrap().path()).min().unwrap();
-    let mut bytes = std::fs::read(&shard).unwrap();
-    let last = bytes.len() - 300;
-    bytes[last] ^= 1;
-    std::fs::write(&shard, bytes).unwrap();
-    succeed(convert(&source, &out, &args));
-    assert_same(&out, &dir.path().join("whole"));
-}
-
-#[test]
 fn a_dry_run_says_what_will_be_and_writes_nothing() {
     let dir = folder();
     let (source, out) = (dir.path().join("tiny"), dir.path().join("out"));

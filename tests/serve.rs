@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use support::{TinyCheckpoint, convert, fail, haikuq, read_json, succeed, write_json};
@@ -216,6 +216,7 @@ fn every_answer_has_the_security_headers_and_connect_adds_origins() {
             ("x-content-type-options", "nosniff"),
             ("referrer-policy", "no-referrer"),
             ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
         ] {
             assert_eq!(answer.header(name), value, "{path}");
         }
@@ -240,15 +241,26 @@ fn a_range_is_answered_with_just_that_range() {
         ("bytes=5000-".into(), 5000, n),
         ("bytes=-7".into(), n - 7, n),
         (format!("bytes=9-{}", n + 1000), 9, n),
+        (format!("bytes=-{}", n + 1000), 0, n),
+        ("bytes=-99999999999999999999999".into(), 0, n),
+        ("bytes=9-99999999999999999999999".into(), 9, n),
+        ("Bytes=0-0".into(), 0, 1),
     ] {
         let answer = range(&asked);
         assert_eq!((answer.status, answer.header("content-range")), (206, &*format!("bytes {start}-{}/{n}", end - 1)), "{asked}");
         assert!(answer.body == bytes[start..end], "{asked}");
     }
-    for asked in [format!("bytes={n}-"), "bytes=7-3".into()] {
+    for asked in [format!("bytes={n}-"), "bytes=7-3".into(), "bytes=-0".into(), "bytes=99999999999999999999-".into()] {
         let answer = range(&asked);
         assert_eq!((answer.status, answer.header("content-range")), (416, &*format!("bytes */{n}")), "{asked}");
     }
+    // What is not understood is not there.
+    for asked in ["lines=0-1", "bytes", "bytes=a-b", "bytes=-", "0-1"] {
+        let answer = range(asked);
+        assert!(answer.status == 200 && answer.body == bytes, "{asked}");
+    }
+    let head = server.request(Method::HEAD, &path, &[("range", "bytes=0-0")]);
+    assert_eq!((head.status, head.header("content-length")), (200, &*n.to_string()));
     // Several ranges at once may be answered with everything, which every client must understand.
     let several = range("bytes=0-1,5-6");
     assert!(several.status == 200 && several.body == bytes);
@@ -380,6 +392,12 @@ fn nothing_is_served_but_pages_and_what_manifests_list() {
         "assets/",
         "assets/app-1a2b.js/x",
         "missing.html",
+        "%00",
+        "packages/tiny/%00",
+        &"x".repeat(300),
+        &"x/".repeat(5000),
+        &format!("packages/tiny/{}", "x".repeat(300)),
+        &format!("packages/{}/haikuq.json", "x".repeat(5000)),
     ] {
         let answer = server.get(path);
         assert_eq!(answer.status, 404, "{path}: {}", answer.text());
@@ -507,4 +525,144 @@ fn an_interrupt_ends_the_server_well_even_with_connections_open() {
     assert!(sent.success());
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert!(std::net::TcpStream::connect(&address).is_err(), "nobody listens any more");
+}
+
+/// What the server says to bytes as they are.
+fn raw(server: &Server, request: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address(server)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn address(server: &Server) -> String {
+    server.url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+}
+
+#[test]
+fn a_request_has_one_host() {
+    let files = Files::new();
+    let server = files.serve(&[]);
+    for (hosts, status) in [
+        ("host: localhost\r\n", "200 OK"),
+        ("", "400 Bad Request"),
+        ("host: localhost\r\nhost: localhost\r\n", "400 Bad Request"),
+        ("host: localhost\r\nhost: evil.example\r\n", "400 Bad Request"),
+        ("host: evil.example@localhost\r\n", "400 Bad Request"),
+        ("host: a b\r\n", "400 Bad Request"),
+        ("host: evil.example\r\n", "403 Forbidden"),
+    ] {
+        let said = raw(&server, &format!("GET / HTTP/1.1\r\n{hosts}connection: close\r\n\r\n"));
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{hosts:?}: {said}");
+    }
+}
+
+/// Reads one answer of a connection that stays open.
+fn read_answer(stream: &mut BufReader<std::net::TcpStream>) -> (String, Vec<u8>) {
+    let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
+    stream.read_line(&mut status).unwrap();
+    loop {
+        line.clear();
+        stream.read_line(&mut line).unwrap();
+        let header = line.trim().to_ascii_lowercase();
+        if let Some(n) = header.strip_prefix("content-length:") {
+            length = n.trim().parse().unwrap();
+        }
+        if header.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    (status, body)
+}
+
+#[test]
+fn ten_thousand_requests_over_five_hundred_connections_lose_nothing() {
+    const CONNECTIONS: usize = 500;
+    const REQUESTS: usize = 20;
+    // This process has as many files open.
+    #[cfg(unix)]
+    unsafe {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_max.min(4096);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+    let files = Files::new();
+    let server = files.serve(&[]);
+    let shard = files.manifest()["shards"][0]["name"].as_str().unwrap().to_owned();
+    let expected = std::fs::read(files.at("tiny").join(&shard)).unwrap();
+    let idle: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(address(&server)).unwrap()).collect();
+    let answered = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CONNECTIONS {
+            let (server, shard, expected, answered) = (&server, &shard, &expected, &answered);
+            let client = move || {
+                let mut stream = BufReader::new(std::net::TcpStream::connect(address(server)).unwrap());
+                for i in 0..REQUESTS {
+                    let path = if i % 2 == 0 { format!("/packages/tiny/{shard}") } else { "/".into() };
+                    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+                    stream.get_mut().write_all(request.as_bytes()).unwrap();
+                    let (status, body) = read_answer(&mut stream);
+                    assert!(status.starts_with("HTTP/1.1 200"), "{status}");
+                    assert!(i % 2 == 1 || body == *expected, "{path}");
+                    answered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            };
+            std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, client).unwrap();
+        }
+    });
+    assert_eq!(answered.into_inner(), CONNECTIONS * REQUESTS);
+    drop(idle);
+}
+
+#[test]
+#[cfg(unix)]
+fn idle_connections_give_way_where_the_system_allows_few() {
+    let files = Files::new();
+    let serve = files.command(&["--port", "0", "--json"]);
+    let mut limited = Command::new("sh");
+    // Files, of which each connection may take two.
+    limited.args(["-c", "ulimit -n 128; exec \"$@\"", "sh"]).arg(serve.get_program()).args(serve.get_args());
+    let server = Server::start(limited);
+    let idle: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(address(&server)).unwrap()).collect();
+    for _ in 0..3 {
+        assert_eq!(server.get("packages/index.json").status, 200);
+    }
+    drop(idle);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_is_no_file_stops_nothing_but_itself() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let files = Files::new();
+    succeed(convert(&files.at("checkpoint"), &files.at("other"), &[]));
+    let mut server = files.serve(&[files.at("other").to_str().unwrap()]);
+    let pipe = |path: &str| {
+        let _ = std::fs::remove_file(files.at(path));
+        mknodat(CWD, files.at(path), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    };
+    let manifest = files.manifest();
+    let shard = |i: usize| manifest["shards"][i]["name"].as_str().unwrap();
+    pipe(&format!("tiny/{}", shard(0)));
+    pipe("site/pipe");
+    // A link to a file that is not the package's.
+    files.write("secret.txt", "secret");
+    std::fs::remove_file(files.at("tiny").join(shard(1))).unwrap();
+    std::os::unix::fs::symlink(files.at("secret.txt"), files.at("tiny").join(shard(1))).unwrap();
+    let answer = server.get(&format!("packages/tiny/{}", shard(0)));
+    assert!(answer.status == 503 && answer.text().contains("a pipe"), "{}: {}", answer.status, answer.text());
+    let answer = server.get(&format!("packages/tiny/{}", shard(1)));
+    assert!(answer.status == 503 && answer.text().contains("leads out"), "{}: {}", answer.status, answer.text());
+    assert_eq!(server.get("pipe").status, 404);
+    pipe("tiny/haikuq.json");
+    let answer = server.get(&format!("packages/tiny/{}", shard(2)));
+    assert!(answer.status == 503 && answer.text().contains("a pipe"), "{}: {}", answer.status, answer.text());
+    assert_eq!(server.get("packages/index.json").status, 200);
+    assert_eq!(server.get("packages/other/haikuq.json").status, 200);
+    assert!(Command::new("kill").args(["-INT", &server.child.id().to_string()]).status().unwrap().success());
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
 }

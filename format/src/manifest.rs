@@ -10,6 +10,12 @@ use std::collections::BTreeMap;
 /// File name of the manifest within a package.
 pub const MANIFEST_FILE: &str = "haikuq.json";
 
+/// Longest name of a file in a package.
+pub const MAX_NAME_BYTES: usize = 200;
+
+/// Most bytes of a package's files together: numbers up to here are exact in JavaScript.
+const MAX_BYTES: u64 = 1 << 53;
+
 /// What the manifest's `format` field says.
 pub const FORMAT_NAME: &str = "haikuq";
 
@@ -172,9 +178,9 @@ pub enum ManifestError {
     )]
     Version {
         /// The package's major version.
-        major: u64,
+        major: u32,
         /// Its minor version.
-        minor: u64,
+        minor: u32,
     },
     /// The decoder's numbers contradict each other.
     #[error("decoder spec: {0}")]
@@ -198,11 +204,42 @@ pub enum ManifestError {
 }
 
 /// What to do about a package of another major version.
-fn way_out(major: u64) -> &'static str {
-    match major < u64::from(FORMAT_VERSION.major) {
+fn way_out(major: u32) -> &'static str {
+    match major < FORMAT_VERSION.major {
         true => "convert the checkpoint again with this haikuq",
         false => "use a newer haikuq",
     }
+}
+
+/// What every version of the format has.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    format: String,
+    version: Option<Version>,
+}
+
+fn check_head(format: &str, Version { major, minor }: Version) -> Result<(), ManifestError> {
+    if format != FORMAT_NAME {
+        return Err(ManifestError::Format(format.into()));
+    }
+    if major != FORMAT_VERSION.major {
+        return Err(ManifestError::Version { major, minor });
+    }
+    Ok(())
+}
+
+/// Whether a name is one that every file system, URL and archive takes as it is: letters, digits, `.`, `_` and `-`, at most
+/// [`MAX_NAME_BYTES`] of them, neither first nor last a dot, and no name of a device on Windows (`con`, `nul.json`, …).
+pub fn is_plain_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let dot = |b: Option<&u8>| b.is_none_or(|b| *b == b'.');
+    let bytes = name.as_bytes();
+    let stem = name.split('.').next().unwrap_or_default().as_bytes();
+    let device = |name: &str| stem.eq_ignore_ascii_case(name.as_bytes());
+    let numbered = |name: &str| stem.len() == 4 && stem[..3].eq_ignore_ascii_case(name.as_bytes()) && stem[3].is_ascii_digit();
+    let reserved = ["con", "prn", "aux", "nul"].into_iter().any(device) || numbered("com") || numbered("lpt");
+    bytes.len() <= MAX_NAME_BYTES && bytes.iter().all(|b| plain(*b)) && !dot(bytes.first()) && !dot(bytes.last()) && !reserved
 }
 
 impl Manifest {
@@ -212,20 +249,17 @@ impl Manifest {
     /// See [`ManifestError`]; a wrong major version is reported before anything else is looked at.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ManifestError> {
         let json = |e: serde_json::Error| ManifestError::Json(e.to_string());
-        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(json)?;
-        match value.get("format").and_then(|f| f.as_str()) {
-            Some(FORMAT_NAME) => {}
-            other => return Err(ManifestError::Format(other.unwrap_or_default().into())),
-        }
-        let number = |key| value.get("version").and_then(|v| v.get(key)).and_then(serde_json::Value::as_u64);
-        let (major, minor) = (number("major"), number("minor"));
-        let (Some(major), Some(minor)) = (major, minor) else {
-            return Err(ManifestError::Json("version has no major and minor number".into()));
+        // Straight into its types: a tree of JSON takes many times the memory of its text.
+        let manifest = match serde_json::from_slice::<Self>(bytes) {
+            Ok(manifest) => manifest,
+            // Manifests of other versions have other members, and the version is what to say of them.
+            Err(error) => {
+                let Head { format, version } = serde_json::from_slice(bytes).map_err(json)?;
+                check_head(&format, version.unwrap_or(FORMAT_VERSION))?;
+                return Err(json(error));
+            }
         };
-        if major != u64::from(FORMAT_VERSION.major) {
-            return Err(ManifestError::Version { major, minor });
-        }
-        let manifest: Self = serde_json::from_value(value).map_err(json)?;
+        check_head(&manifest.format, manifest.version)?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -282,15 +316,20 @@ impl Manifest {
     }
 
     fn check_files(&self) -> Result<(), ManifestError> {
-        let mut seen = std::collections::BTreeSet::new();
+        // Where upper and lower case are one, so are the files.
+        let mut seen = std::collections::BTreeSet::from([MANIFEST_FILE.to_owned()]);
+        let mut total = 0u64;
         for file in self.shards.iter().chain(&self.files) {
             let bad = |why: &str| Err(ManifestError::File { file: file.name.clone(), why: why.into() });
-            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            if file.name.is_empty() || file.name.starts_with('.') || !file.name.chars().all(plain) || file.name == MANIFEST_FILE {
+            if !is_plain_name(&file.name) {
                 return bad("not a plain file name");
             }
-            if !seen.insert(&file.name) {
-                return bad("listed twice");
+            if !seen.insert(file.name.to_ascii_lowercase()) {
+                return bad("listed twice, or the manifest's own name");
+            }
+            total = total.saturating_add(file.bytes);
+            if total > MAX_BYTES {
+                return bad("the files of the package are larger together than any disk");
             }
             if file.sha256.len() != 64 || !file.sha256.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c)) {
                 return bad("its sha256 is not 64 lower-case hexadecimal digits");

@@ -6,6 +6,8 @@
 
 use crate::{PLANE_ALIGNMENT, align};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where everything lies in one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,10 @@ pub fn layout_shard(entries: &[(String, u64)]) -> Result<ShardLayout, ShardError
     let metadata = Metadata::new(None, infos).map_err(|e| ShardError::Header(e.to_string()))?;
     let json = serde_json::to_vec(&metadata).map_err(|e| ShardError::Header(e.to_string()))?;
     let header_bytes = align(8 + json.len() as u64);
+    if header_bytes > MAX_HEADER_BYTES {
+        let entries = entries.len();
+        return Err(ShardError::Header(format!("{entries} entries take a header of {header_bytes} bytes; make shards smaller")));
+    }
     let mut header = Vec::with_capacity(header_bytes as usize);
     header.extend_from_slice(&(header_bytes - 8).to_le_bytes());
     header.extend_from_slice(&json);
@@ -63,8 +69,48 @@ pub fn layout_shard(entries: &[(String, u64)]) -> Result<ShardLayout, ShardError
     Ok(ShardLayout { header, entries, file_bytes: offset })
 }
 
-/// A header larger than this is refused unread, as in the safetensors library.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// A header larger than this is refused unread: it would be of 100,000 planes.
+const MAX_HEADER_BYTES: u64 = 16 << 20;
+
+/// A header as it is written: flat arrays of words, each name once.
+struct RawHeader(Vec<(String, RawEntry)>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEntry {
+    dtype: String,
+    shape: [u64; 1],
+    data_offsets: (u64, u64),
+}
+
+impl<'de> Deserialize<'de> for RawHeader {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> serde::de::Visitor<'de> for Visit {
+            type Value = RawHeader;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a table of entries")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+                let (mut entries, mut names) = (Vec::new(), BTreeSet::new());
+                while let Some(name) = map.next_key::<String>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(serde::de::Error::custom(format!("{name:?} is there twice")));
+                    }
+                    if name == "__metadata__" {
+                        map.next_value::<BTreeMap<String, String>>()?;
+                    } else {
+                        entries.push((name, map.next_value()?));
+                    }
+                }
+                Ok(RawHeader(entries))
+            }
+        }
+        deserializer.deserialize_map(Visit)
+    }
+}
 
 /// Bytes of a shard before its data, from its first 8 bytes.
 ///
@@ -88,12 +134,13 @@ pub fn shard_header_bytes(start: &[u8], file_bytes: u64) -> Result<u64, ShardErr
 pub fn read_shard_header(start: &[u8], file_bytes: u64) -> Result<Vec<ShardEntry>, ShardError> {
     let data = shard_header_bytes(start, file_bytes)?;
     let json = start.get(8..data as usize).ok_or_else(|| ShardError::Header("the header is cut off".into()))?;
-    let metadata: Metadata = serde_json::from_slice(json).map_err(|e| ShardError::Header(e.to_string()))?;
-    let mut entries = Vec::new();
-    for (name, info) in metadata.tensors() {
-        let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
-        let bits = info.shape.iter().try_fold(info.dtype.bitsize() as u64, |bits, n| bits.checked_mul(*n as u64));
-        let bytes = end.checked_sub(begin).filter(|bytes| bytes.checked_mul(8) == bits);
+    let RawHeader(raw) = serde_json::from_slice(json).map_err(|e| ShardError::Header(e.to_string()))?;
+    let mut entries = Vec::with_capacity(raw.len());
+    for (name, RawEntry { dtype, shape: [words], data_offsets: (begin, end) }) in raw {
+        if dtype != "U32" {
+            return Err(ShardError::Header(format!("{name} holds {dtype} numbers, where all are U32")));
+        }
+        let bytes = end.checked_sub(begin).filter(|bytes| Some(*bytes) == words.checked_mul(4));
         let padded_bytes = bytes.ok_or_else(|| ShardError::Header(format!("{name} is not what its shape takes")))?;
         let offset = data.checked_add(begin).ok_or_else(|| ShardError::Header(format!("{name} leaves the file")))?;
         entries.push(ShardEntry { name, offset, padded_bytes });
@@ -164,5 +211,29 @@ mod tests {
         assert!(layout.entries.iter().all(|e| e.offset % 256 == 0 && e.padded_bytes % 256 == 0));
         file.pop();
         assert!(matches!(read_shard(&file), Err(ShardError::Header(_))), "a truncated file is refused");
+    }
+
+    #[test]
+    fn entries_are_words_in_one_dimension_and_each_is_there_once() {
+        let refused = |header: &str| {
+            let mut file = (248u64).to_le_bytes().to_vec();
+            file.extend(format!("{header:248}").bytes());
+            file.resize(512, 0);
+            read_shard(&file).unwrap_err().to_string()
+        };
+        let entry = r#""a":{"dtype":"U32","shape":[64],"data_offsets":[0,256]}"#;
+        for (header, says) in [
+            (format!("{{{}}}", entry.replace("U32", "F32")), "holds F32 numbers"),
+            (format!("{{{}}}", entry.replace("[64]", "[8,8]")), "trailing characters"),
+            (format!("{{{}}}", entry.replace("[64]", "[]")), "length 0"),
+            (format!("{{{}}}", entry.replace("[64]", "[63]")), "not what its shape takes"),
+            (format!("{{{}}}", entry.replace("[64]", "[4611686018427387968]")), "not what its shape takes"),
+            (format!("{{{entry},{entry}}}"), "\"a\" is there twice"),
+            (format!("{{\"__metadata__\":{{\"a\":1}},{entry}}}"), "expected a string"),
+            (format!("[{entry}]"), "expected"),
+        ] {
+            let said = refused(&header);
+            assert!(said.contains(says), "{header}: {said}");
+        }
     }
 }

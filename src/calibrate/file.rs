@@ -15,12 +15,16 @@
 //! and `tool`, which is there for people.
 
 use super::{Calibration, CalibrationError, lengths};
+use crate::files::{check_header, read_at_most};
 use crate::golden::file::sorted_metadata;
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::FileEntry;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+
+/// Largest file that is read.
+const MAX_BYTES: u64 = 4 << 30;
 
 const FORMAT: &str = "haikuq.calibration/";
 const VERSION: &str = "1";
@@ -44,7 +48,7 @@ impl CalibrationFile {
     /// # Errors
     /// [`CalibrationError::File`], with what is wrong.
     pub fn read(path: &Path) -> Result<Self, CalibrationError> {
-        let bytes = std::fs::read(path).map_err(|source| bad(path, source.to_string()))?;
+        let bytes = read_at_most(path, MAX_BYTES).map_err(|source| bad(path, source.to_string()))?;
         Self::from_bytes(&bytes, path)
     }
 
@@ -55,6 +59,7 @@ impl CalibrationFile {
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, CalibrationError> {
         let broken =
             |source| bad(path, format!("{} bytes that are no safetensors file, or not all of it: {source}", bytes.len()));
+        check_header(bytes).map_err(|why| bad(path, why))?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
         let metadata = header.metadata().clone().unwrap_or_default();
         match metadata.get("format").map(|f| f.strip_prefix(FORMAT)) {

@@ -30,6 +30,15 @@ pub enum CheckpointError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A file of weights is written to while it is read.
+    #[error(
+        "{path} changed while it was read (something writes to it, or cut it short): wait until it is complete, and start again",
+        path = path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is not JSON.
     #[error("{path} is not valid JSON: {why}", path = path.display())]
     Json {

@@ -25,6 +25,7 @@ pub use tensor::{Dtype, TensorView};
 pub use tokenizer::files as tokenizer_files;
 pub use wanted::{Wanted, WantedTensor};
 
+use crate::files::Source;
 use file::MappedFile;
 use haikuq_runtime::package::{additional_chat_template_file, additional_chat_template_name};
 use recognize::Found;
@@ -50,6 +51,8 @@ pub struct Checkpoint {
     path: PathBuf,
     config: Value,
     config_path: PathBuf,
+    /// The config's file as it was before it was read, where it is a file of its own.
+    config_source: Option<Source>,
     generation_config: Option<Value>,
     weights: Weights,
     /// An ONNX model whose tensors have no names until [`Checkpoint::identify`].
@@ -65,7 +68,7 @@ struct Weights {
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, TensorInfo>,
     /// Files that the weights depend on, in order.
-    sources: Vec<PathBuf>,
+    sources: Vec<Source>,
 }
 
 /// A file that a package carries over.
@@ -97,6 +100,7 @@ impl Checkpoint {
         if !config_path.exists() {
             return Err(CheckpointError::NoConfig { path });
         }
+        let config_source = Some(source(&config_path)?);
         let config = read_json(&path, &config_path)?;
         let generation_config = match path.join("generation_config.json") {
             file if file.exists() => Some(read_json(&path, &file)?),
@@ -108,7 +112,7 @@ impl Checkpoint {
         if path.join("adapter_config.json").exists() {
             warnings.push("there is an adapter beside the weights (adapter_config.json): it is not applied".to_string());
         }
-        Ok(Self { path, config, config_path, generation_config, weights, unnamed: None, companions, warnings })
+        Ok(Self { path, config, config_path, config_source, generation_config, weights, unnamed: None, companions, warnings })
     }
 
     /// Opens an ONNX model with the config and the other files beside it, or above its folder `onnx`.
@@ -116,6 +120,7 @@ impl Checkpoint {
         let config_path = onnx::config(model)?;
         let folders = onnx::folders(model);
         let read_json = |file: &Path| read_json(file.parent().unwrap_or(Path::new("")), file);
+        let config_source = Some(source(&config_path)?);
         let config = read_json(&config_path)?;
         let generation_config = folders.iter().map(|folder| folder.join("generation_config.json")).find(|path| path.exists());
         let generation_config = generation_config.as_deref().map(read_json).transpose()?;
@@ -130,7 +135,17 @@ impl Checkpoint {
         companions.sort_by_key(|c| COMPANION_FILES.iter().position(|name| *name == c.name).unwrap_or(usize::MAX));
         let (weights, model) = onnx::open(model)?;
         let warnings = Vec::new();
-        Ok(Self { path, config, config_path, generation_config, weights, unnamed: Some(model), companions, warnings })
+        Ok(Self {
+            path,
+            config,
+            config_path,
+            config_source,
+            generation_config,
+            weights,
+            unnamed: Some(model),
+            companions,
+            warnings,
+        })
     }
 
     /// Gives tensors the names that the family has for them, where their file says others or none (until then an ONNX
@@ -216,8 +231,12 @@ impl Checkpoint {
 
     /// Files that a conversion depends on: the config where it is a file of its own, then the weights in order.
     pub fn source_files(&self) -> Vec<PathBuf> {
-        let config = Some(&self.config_path).filter(|path| !self.weights.sources.contains(path));
-        config.into_iter().chain(&self.weights.sources).cloned().collect()
+        self.sources().into_iter().map(|source| source.path).collect()
+    }
+
+    /// [`Checkpoint::source_files`] as they were before anything of them was read.
+    pub fn sources(&self) -> Vec<Source> {
+        self.config_source.iter().chain(&self.weights.sources).cloned().collect()
     }
 
     /// The files that a package carries over; see [`read_companions`].
@@ -271,6 +290,11 @@ pub fn read_companions(folder: &Path) -> Result<Vec<Companion>, CheckpointError>
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {
     recognize::entries(folder).into_iter().filter(|path| path.is_file()).collect()
+}
+
+/// A file as it is before it is read.
+fn source(path: &Path) -> Result<Source, CheckpointError> {
+    Source::new(path).map_err(|source| CheckpointError::Io { path: path.into(), source })
 }
 
 /// Reads JSON of a checkpoint's folder.

@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> Result<File, CheckpointError> {
         let what = if kind.is_dir() { "a folder" } else { "a pipe, socket or device" };
         return Err(CheckpointError::NoFile { path: path.into(), what });
     }
-    let file = File::open(path).map_err(io)?;
+    let file = crate::files::open_regular(path).map_err(io)?;
     let head = start(&file).map_err(io)?;
     match stand_in(&head) {
         Some(what) => Err(CheckpointError::StandIn { path: path.into(), what }),
@@ -49,10 +49,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> 
 
 /// The first bytes of a regular file; none of anything else.
 pub(super) fn head(path: &Path) -> Vec<u8> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => File::open(path).and_then(|file| start(&file)).unwrap_or_default(),
-        _ => Vec::new(),
-    }
+    crate::files::open_regular(path).and_then(|file| start(&file)).unwrap_or_default()
 }
 
 fn start(mut file: &File) -> std::io::Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use super::file::MappedFile;
 use super::recognize::{entries, is_adapter, is_consolidated, name_of};
 use super::tensor::{Bytes, Dtype, Placement, TensorInfo};
 use super::{CheckpointError, Weights, json, regular};
+use crate::files::Source;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -148,10 +149,12 @@ impl<'a> Shard<'a> {
 
 /// Opens the weights of a folder: all headers, lengths and offsets are checked; no weight is read.
 pub(super) fn open(folder: &Path, set: &Set) -> Result<Weights, CheckpointError> {
+    let mut sources = Vec::new();
     let (index, weight_map, paths) = match set {
         Set::Files(paths) => (None, BTreeMap::new(), paths.clone()),
         Set::Index(index) => {
             regular::within(folder, index)?;
+            sources.push(Source::new(index).map_err(|source| CheckpointError::Io { path: index.clone(), source })?);
             let map = read_weight_map(index)?;
             let mut names: Vec<&str> = map.values().map(String::as_str).collect();
             names.sort_unstable();
@@ -174,7 +177,9 @@ pub(super) fn open(folder: &Path, set: &Set) -> Result<Weights, CheckpointError>
     for path in paths {
         regular::within(folder, &path)?;
         let file = MappedFile::open(&path)?;
-        for entry in parse_header(file.name(), file.bytes())? {
+        let entries = parse_header(file.name(), file.bytes());
+        file.check()?;
+        for entry in entries? {
             let name = entry.name.clone();
             if let Some(other) = tensors.insert(name.clone(), info(entry, files.len())) {
                 let first = files.get(other.bytes.file()).unwrap_or(&file).name().into();
@@ -191,8 +196,7 @@ pub(super) fn open(folder: &Path, set: &Set) -> Result<Weights, CheckpointError>
             }
         }
     }
-    let mut sources: Vec<PathBuf> = index.into_iter().collect();
-    sources.extend(files.iter().map(|f| f.path().to_path_buf()));
+    sources.extend(files.iter().map(MappedFile::source));
     Ok(Weights { files, tensors, sources })
 }
 

@@ -298,8 +298,11 @@ impl<'a> TensorView<'a> {
         if self.info.shape.len() < 2 { 1 } else { self.info.shape[1..].iter().product() }
     }
 
-    /// Takes off what was added and looks for numbers that are none; `index` says which element is `out[at]`.
+    /// Makes sure that the file did not change meanwhile, takes off what was added and looks for numbers that are none; `index` says which element is `out[at]`.
     fn finish(&self, out: &mut [f32], index: impl Fn(usize) -> usize) -> Result<(), CheckpointError> {
+        if let (Bytes::Mapped { file, .. }, false) = (&self.info.bytes, self.files.is_empty()) {
+            self.files[*file].check()?;
+        }
         let mut finite = true;
         for x in out.iter_mut() {
             *x -= self.info.placement.added;

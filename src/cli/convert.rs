@@ -87,6 +87,9 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.map_or(cpus, usize::from);
     let recipe = Recipe::load(&args.recipe)?;
+    if let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) {
+        convert::check_target(out, args.force, args.resume).with_context(failed)?;
+    }
     let located = args.hub.locate(&args.checkpoint, context)?;
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;

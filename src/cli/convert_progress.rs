@@ -45,6 +45,7 @@ impl<'a> ConvertProgress<'a> {
                 }
             }
             Progress::Shard(n) => self.bar.set_message(format!("shard {n} of {}", self.shards)),
+            Progress::Repaired(what) => self.bar.suspend(|| self.context.note(what)),
             Progress::Resumed { shards, weights } => {
                 self.context.note(format_args!("going on after {shards} finished shards of {}", self.shards));
                 self.bar.set_position(weights);

@@ -11,6 +11,9 @@ use haikuq_runtime::text::{ChatOptions, SamplingWishes, Tokenizer};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Largest file of tools that is read.
+const MAX_TOOLS_BYTES: u64 = 16 << 20;
+
 /// Precision of the key/value cache.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum CacheArg {
@@ -227,7 +230,7 @@ impl TemplateArgs {
     /// If the file of tools cannot be read or is no list.
     pub fn resolve(&self) -> anyhow::Result<ChatOptions> {
         let tools = self.tools.as_ref().map(|path| -> anyhow::Result<_> {
-            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            let bytes = crate::files::read_at_most(path, MAX_TOOLS_BYTES).with_context(|| path.display().to_string())?;
             serde_json::from_slice(&bytes).with_context(|| format!("{}: no list of tools", path.display()))
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_secs()).ok());

@@ -2,7 +2,7 @@
 
 use crate::architecture::Decoder;
 use crate::checkpoint::{Checkpoint, Companion, read_companions};
-use crate::files::hash_file;
+use crate::files::{hash_file, read_at_most};
 use crate::golden::reference::Reference;
 use crate::golden::stored::StoredWeights;
 use crate::model::LanguageModel;
@@ -12,6 +12,7 @@ use crate::tokenizer::{from_companions, missing_tokenizer};
 use anyhow::Context as _;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
 use haikuq_runtime::kernels::candidate::Numerics;
+use haikuq_runtime::package::MAX_MANIFEST_BYTES;
 use haikuq_runtime::text::Tokenizer;
 use std::path::Path;
 
@@ -71,7 +72,7 @@ pub struct Origin {
 pub fn origin(path: &Path) -> anyhow::Result<Origin> {
     if is_package(path) {
         let path = path.join(MANIFEST_FILE);
-        let manifest = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let manifest = read_at_most(&path, MAX_MANIFEST_BYTES).with_context(|| path.display().to_string())?;
         let provenance = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?.provenance;
         return Ok(Origin { checkpoint: provenance.source, recipe: Some(provenance.recipe) });
     }

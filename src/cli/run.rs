@@ -79,6 +79,12 @@ impl From<&Usage> for UsageJson {
     }
 }
 
+/// Largest prompt on standard input that is read.
+const MAX_STDIN_BYTES: u64 = 64 << 20;
+
+/// Bytes of a token on average, at most: four in prose, and some ten where code is indented far.
+const MAX_TOKEN_BYTES: usize = 16;
+
 /// Runs the verb.
 pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if !args.chat && !args.template.is_empty() {
@@ -90,6 +96,8 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     context.warn(&runner.notes);
     let tokenizer = runner.tokenizer()?;
     let generation = args.sampling.resolve(&runner, &tokenizer)?;
+    let max_context = runner.package.manifest().spec.max_context;
+    prompts.iter().try_for_each(|prompt| check_length(prompt, max_context))?;
     let ids = prompts.iter().map(|p| encode(&tokenizer, p, &args)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let mut conversations = prompts.iter().map(|_| Conversation::start(&mut runner.decoder)).collect::<Result<Vec<_>, _>>()?;
@@ -146,12 +154,28 @@ fn encode(tokenizer: &Tokenizer, prompt: &str, args: &RunArgs) -> anyhow::Result
     Ok(ids)
 }
 
+/// Refuses a prompt that is far longer than the model's context before it is cut into tokens, which takes many times its size.
+fn check_length(prompt: &str, max_context: usize) -> anyhow::Result<()> {
+    let limit = (max_context * MAX_TOKEN_BYTES).max(1 << 16);
+    if prompt.len() > limit {
+        let bytes = prompt.len();
+        bail!(
+            "a prompt of {bytes} bytes is too long: the model's context is {max_context} tokens, so {limit} bytes are the most"
+        );
+    }
+    Ok(())
+}
+
 fn prompt_from_stdin() -> anyhow::Result<String> {
     if std::io::stdin().is_terminal() {
         bail!("no prompt: give one as an argument or on standard input");
     }
     let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+    let mut input = std::io::stdin().take(MAX_STDIN_BYTES + 1);
+    input.read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+    if text.len() as u64 > MAX_STDIN_BYTES {
+        bail!("standard input has more than {MAX_STDIN_BYTES} bytes, which is no prompt");
+    }
     Ok(text.trim_end_matches(['\n', '\r']).to_string())
 }
 

@@ -77,7 +77,8 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
         bail!("{} is no package: it has no {MANIFEST_FILE}", args.package.display());
     }
     let path = args.package.join(MANIFEST_FILE);
-    let manifest = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let manifest = crate::files::read_at_most(&path, haikuq_runtime::package::MAX_MANIFEST_BYTES)
+        .with_context(|| path.display().to_string())?;
     let manifest = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?;
     let mut golden = Golden::read(&args.golden)?;
     golden.outputs.truncate(args.windows.unwrap_or(usize::MAX));

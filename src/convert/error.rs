@@ -4,6 +4,7 @@ use crate::architecture::ArchitectureError;
 use crate::quantize::{RecipeError, TooLarge};
 use haikuq_format::manifest::ManifestError;
 use haikuq_format::shard::ShardError;
+use haikuq_runtime::package::PackageError;
 use std::path::PathBuf;
 
 /// What can go wrong between a checkpoint and a package.
@@ -85,7 +86,10 @@ pub enum ConvertError {
         source: std::io::Error,
     },
     /// There is something under the final name.
-    #[error("{path} exists already; --force replaces it once the new package is complete", path = path.display())]
+    #[error(
+        "{path} exists already; --force replaces it once the new package is complete (with --resume, after what an interrupted conversion has finished)",
+        path = path.display()
+    )]
     Exists {
         /// The target.
         path: PathBuf,
@@ -123,8 +127,8 @@ pub enum ConvertError {
     Differs {
         /// The work folder.
         path: PathBuf,
-        /// `plan (recipe, shard size or version)` or `checkpoint`.
-        what: &'static str,
+        /// `plan (recipe, shard size or version)` or `checkpoint`, and how it differs.
+        what: String,
     },
     /// A folder in the way that no conversion made.
     #[error("{path} is in the way and is no interrupted conversion: move it", path = path.display())]
@@ -138,18 +142,60 @@ pub enum ConvertError {
         /// The work folder.
         path: PathBuf,
     },
+    /// The target is a link.
+    #[error("{path} is a link, which is not followed: name the folder that it leads to, or remove the link", path = path.display())]
+    Link {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target cannot be given to another folder.
+    #[error("{path} is where a disk is mounted, so no package can get this name: name a folder within it", path = path.display())]
+    MountPoint {
+        /// The target.
+        path: PathBuf,
+    },
+    /// A file that is no part of the package to be replaced, and that the new package needs the name of.
+    #[error("{path} is no part of the package there, and the new package has a file of that name: move it", path = path.display())]
+    InTheWay {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something came into the target while it was being replaced.
+    #[error(
+        "{out} was moved to {replaced} to be replaced, and there is something at {out} again: move one of them",
+        out = out.display(),
+        replaced = replaced.display()
+    )]
+    TwoInPlace {
+        /// The target.
+        out: PathBuf,
+        /// What was there before.
+        replaced: PathBuf,
+    },
+    /// Files that belong to no package are left over.
+    #[error("{path} still holds files that are no part of a package: move them, then remove the folder", path = path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A source file changed while it was read.
-    #[error("{file} changed while it was being converted")]
+    #[error(
+        "{path} changed while it was converted, so what was made of it is of two models: once it is complete, start again with --force",
+        path = path.display()
+    )]
     SourceChanged {
         /// The file.
-        file: String,
+        path: PathBuf,
     },
     /// A shard that cannot be laid out.
     #[error(transparent)]
     Layout(#[from] ShardError),
     /// A manifest that our own reader would refuse.
-    #[error("the package would be invalid, so it is not put in place: {0}")]
+    #[error("the package would be invalid, so it is not made: {0}")]
     Manifest(ManifestError),
+    /// A finished package that our own reader refuses: a bug, or a disk that lost something.
+    #[error("the finished package cannot be read back, so it does not get its name: {0}; --force makes it anew")]
+    Unreadable(PackageError),
     /// Threads cannot be started.
     #[error("cannot start {jobs} threads: {why}")]
     Threads {

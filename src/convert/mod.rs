@@ -13,10 +13,13 @@
 //! depends on its weights and scheme alone: neither the number of threads nor an interruption changes a byte.
 
 mod calibrated;
+mod disk;
 mod error;
 mod files;
+mod journal;
 mod memory;
 mod pipeline;
+mod place;
 mod plan;
 mod schemes;
 mod staged;
@@ -29,11 +32,13 @@ pub use schemes::choose_schemes;
 use crate::architecture::Decoder;
 use crate::calibrate::Calibration;
 use crate::quantize::{Equalized, Recipe};
+use files::SourceFile;
 use haikuq_format::Manifest;
-use haikuq_format::manifest::{HubSource, MANIFEST_FILE};
+use haikuq_format::manifest::{FileEntry, HubSource, MANIFEST_FILE, Provenance};
 use haikuq_format::scheme::Scheme;
+use haikuq_runtime::package::{FolderSource, Package};
 use std::path::{Path, PathBuf};
-use work::WorkFolder;
+use work::{Root, WorkFolder};
 
 /// What to convert to, and how.
 #[derive(Clone, Debug)]
@@ -64,6 +69,8 @@ pub struct MatrixCost {
 /// Where a conversion stands; reported from several threads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress<'a> {
+    /// What an interrupted run left was put right; a sentence that says how.
+    Repaired(&'a str),
     /// So many weights of shards that were finished by an earlier run.
     Resumed {
         /// Shards found complete.
@@ -115,9 +122,21 @@ pub fn convert(
     if recipe.calibrate && calibration.is_none() {
         return Err(ConvertError::NoCalibration { recipe: recipe.name.clone() });
     }
-    files::check_target(&options.out, options.force)?;
-    let sources = files::stat_all(&decoder.checkpoint().source_files())?;
-    let mut work = WorkFolder::open(options, plan.digest(recipe, calibration, &sources), &sources, plan)?;
+    let sources: Vec<SourceFile> = decoder.checkpoint().sources().into_iter().map(SourceFile::new).collect();
+    let conversion = Conversion { decoder, recipe, plan, calibration, options, sources: &sources };
+    // A manifest that readers would refuse is known before any work is done for it.
+    let draft = conversion.draft()?;
+    let root = Root::find(&options.out)?;
+    place::repair(&root, options, progress)?;
+    if options.resume
+        && let Some(manifest) = conversion.is_there(&draft)?
+    {
+        root.clear()?;
+        progress(Progress::Repaired(&format!("{} is complete already", options.out.display())));
+        return Ok(manifest);
+    }
+    check_out(&options.out, options.force, &draft)?;
+    let mut work = WorkFolder::open(root, options, plan.digest(recipe, calibration, &sources), &sources, plan, progress)?;
     if work.finished() > 0 {
         let weights = plan.shards[..work.finished()].iter().map(|s| plan.shard_weights(s)).sum();
         progress(Progress::Resumed { shards: work.finished(), weights });
@@ -137,25 +156,105 @@ pub fn convert(
         pool.install(|| calibrated::stage(&weights, plan, calibration, staged, progress))?;
     }
     let hashed = pipeline::run(&pool, &weights, plan, staged.as_ref(), &mut work, progress)?;
-    let manifest = Manifest {
-        tensors: plan.tensors_with_errors(work.errors()),
-        shards: plan.shards.iter().zip(work.hashes()).map(|(shard, sha256)| shard.entry(sha256)).collect(),
-        files: files::write_companions(decoder.checkpoint().companions(), work.package())?,
-        provenance: haikuq_format::manifest::Provenance {
-            tool: tool(),
-            recipe: recipe.name.clone(),
-            recipe_text: recipe.text.clone(),
-            source: hashed,
-            calibration: calibration.map(|c| c.text.clone()).unwrap_or_default(),
-            hub: options.hub.clone(),
-        },
-        ..plan.manifest(&decoder.spec)
-    };
-    // A package that our own reader would refuse must not get its name.
-    manifest.check().map_err(ConvertError::Manifest)?;
-    files::write_synced(&work.package().join(MANIFEST_FILE), &manifest.to_json())?;
-    work.finish(&options.out)?;
+    let tensors = plan.tensors_with_errors(work.errors());
+    let companions = decoder.checkpoint().companions();
+    files::write_companions(companions, &work.package())?;
+    // Every weight is read by now.
+    work.check_sources(&hashed)?;
+    let manifest = conversion.manifest(tensors, work.hashes(), files::companion_entries(companions), hashed);
+    disk::write_synced(&work.package().join(MANIFEST_FILE), &manifest.to_json())?;
+    // What our own reader refuses does not get its name.
+    read_back(&work.package()).map_err(ConvertError::Unreadable)?;
+    place::put(work, &options.out)?;
     Ok(manifest)
+}
+
+/// Refuses a target that a package cannot be put at, as far as that is known before it is planned: [`convert`] looks again.
+///
+/// # Errors
+/// If something is there that is not to be replaced.
+pub fn check_target(out: &Path, force: bool, resume: bool) -> Result<(), ConvertError> {
+    // What an interrupted run left may be in the way, and is put right later.
+    if resume || std::fs::symlink_metadata(partial_folder(out)).is_ok() {
+        return Ok(());
+    }
+    place::check(out, force, &Default::default())
+}
+
+fn check_out(out: &Path, force: bool, draft: &Manifest) -> Result<(), ConvertError> {
+    let names = draft.shards.iter().chain(&draft.files).map(|f| f.name.clone());
+    place::check(out, force, &names.chain([MANIFEST_FILE.to_string()]).collect())
+}
+
+/// Reads a package as a runtime does: the manifest, the other files whole, and of the shards, whose hashes were taken as they
+/// were written, lengths and headers.
+fn read_back(folder: &Path) -> Result<Manifest, haikuq_runtime::package::PackageError> {
+    pollster::block_on(async {
+        let package = Package::open(FolderSource::new(folder)).await?;
+        package.check_layout().await?;
+        Ok(package.manifest().clone())
+    })
+}
+
+/// All that a package is made of.
+struct Conversion<'a> {
+    decoder: &'a Decoder,
+    recipe: &'a Recipe,
+    plan: &'a Plan,
+    calibration: Option<&'a Calibration>,
+    options: &'a Options,
+    sources: &'a [SourceFile],
+}
+
+impl Conversion<'_> {
+    fn manifest<'a>(
+        &self,
+        tensors: Vec<haikuq_format::manifest::TensorEntry>,
+        hashes: impl Iterator<Item = &'a str>,
+        files: Vec<FileEntry>,
+        source: Vec<FileEntry>,
+    ) -> Manifest {
+        Manifest {
+            tensors,
+            shards: self.plan.shards.iter().zip(hashes).map(|(shard, sha256)| shard.entry(sha256)).collect(),
+            files,
+            provenance: Provenance {
+                tool: tool(),
+                recipe: self.recipe.name.clone(),
+                recipe_text: self.recipe.text.clone(),
+                source,
+                calibration: self.calibration.map(|c| c.text.clone()).unwrap_or_default(),
+                hub: self.options.hub.clone(),
+            },
+            ..self.plan.manifest(&self.decoder.spec)
+        }
+    }
+
+    /// The manifest but for errors and the hashes that are not known yet, as a reader sees it.
+    fn draft(&self) -> Result<Manifest, ConvertError> {
+        let unknown = "0".repeat(64);
+        let source = |s: &SourceFile| FileEntry { name: s.name.clone(), bytes: s.fingerprint.bytes, sha256: unknown.clone() };
+        let files = files::companion_entries(self.decoder.checkpoint().companions());
+        let hashes = self.plan.shards.iter().map(|_| unknown.as_str());
+        let draft = self.manifest(self.plan.tensors.clone(), hashes, files, self.sources.iter().map(source).collect());
+        Manifest::from_json(&draft.to_json()).map_err(ConvertError::Manifest)
+    }
+
+    /// The package at the target, if it is what this conversion makes: a run that was stopped after it had put it there has
+    /// nothing left to do.
+    fn is_there(&self, draft: &Manifest) -> Result<Option<Manifest>, ConvertError> {
+        let folder = std::fs::symlink_metadata(&self.options.out).is_ok_and(|m| m.is_dir());
+        let Some(found) = folder.then(|| read_back(&self.options.out).ok()).flatten() else { return Ok(None) };
+        let unknown = &draft.provenance.source;
+        let mut same = found.clone();
+        same.tensors.iter_mut().for_each(|t| t.relative_error = None);
+        same.shards.iter_mut().for_each(|s| s.sha256 = "0".repeat(64));
+        let source = std::mem::replace(&mut same.provenance.source, unknown.clone());
+        if same != *draft || source.len() != unknown.len() || source.iter().zip(unknown).any(|(a, b)| a.bytes != b.bytes) {
+            return Ok(None);
+        }
+        Ok((files::hash_sources(self.sources, None)? == source).then_some(found))
+    }
 }
 
 /// Tool and version, as provenance writes them.

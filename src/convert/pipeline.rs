@@ -1,10 +1,11 @@
 //! The stream: chunks are quantized in order by all threads while one more writes and hashes what is done.
 
 use super::files::hash_sources;
+use super::journal::FinishedShard;
 use super::plan::{CHUNKS_IN_MEMORY, block_rows};
 use super::staged::{Staged, StagedMatrix};
-use super::work::{FinishedShard, WorkFolder};
-use super::{ConvertError, Plan, PlannedShard, Progress};
+use super::work::WorkFolder;
+use super::{ConvertError, Plan, PlannedShard, Progress, disk};
 use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, TensorEntry};
@@ -12,7 +13,6 @@ use haikuq_format::spec::TensorClass;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -28,10 +28,10 @@ pub(super) fn run(
     work: &mut WorkFolder,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<FileEntry>, ConvertError> {
-    let sources = work.sources().to_vec();
+    let (sources, notes) = (work.sources().to_vec(), work.source_notes()?);
     let remaining = &plan.shards[work.finished()..];
     std::thread::scope(|scope| {
-        let hasher = scope.spawn(|| hash_sources(&sources));
+        let hasher = scope.spawn(|| hash_sources(&sources, Some(notes)));
         // One chunk is being quantized and one written; the rest of the allowance waits here.
         let (sender, receiver) = sync_channel::<StoredChunk>(CHUNKS_IN_MEMORY as usize - 2);
         let writer =
@@ -148,8 +148,8 @@ fn write_shard(
     }
     let (bytes, sha256) = out.finish().map_err(failed)?;
     assert_eq!(bytes, shard.layout.file_bytes, "{} was planned otherwise", shard.name);
-    std::fs::rename(&unfinished, &path).map_err(failed)?;
-    super::files::sync_folder(work.package())?;
+    disk::rename(&unfinished, &path)?;
+    disk::sync_folder(&work.package())?;
     work.add_shard(FinishedShard::new(sha256, &errors))?;
     progress(Progress::Shard(work.finished()));
     Ok(())
@@ -164,11 +164,11 @@ struct HashedFile {
 
 impl HashedFile {
     fn create(path: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: File::create(path)?, hash: Sha256::new(), bytes: 0 })
+        Ok(Self { file: disk::create_file(path)?, hash: Sha256::new(), bytes: 0 })
     }
 
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.file.write_all(bytes)?;
+        disk::write(&mut self.file, bytes)?;
         self.hash.update(bytes);
         self.bytes += bytes.len() as u64;
         Ok(())
@@ -176,7 +176,7 @@ impl HashedFile {
 
     /// Waits until all is on disk; returns size and SHA-256.
     fn finish(self) -> std::io::Result<(u64, String)> {
-        self.file.sync_all()?;
+        disk::sync(&self.file)?;
         Ok((self.bytes, crate::files::hex(&self.hash.finalize())))
     }
 }

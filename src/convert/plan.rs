@@ -248,7 +248,7 @@ impl Plan {
             hash.update(calibration_digest(calibration));
         }
         for source in sources {
-            hash.update(format!("\n{} {}\n", source.name, source.bytes));
+            hash.update(format!("\n{} {}\n", source.name, source.fingerprint.bytes));
         }
         for (shard, tensor) in self.shards.iter().flat_map(|s| s.chunks.iter().map(move |c| (s, &self.tensors[c.0]))) {
             hash.update(format!("{} {} {:?} {}\n", shard.name, tensor.name, tensor.shape, tensor.scheme));

@@ -1,8 +1,7 @@
 //! Matrices that are quantized and not yet in a shard: `OUT.partial/matrices/NAME.safetensors`.
 
-use super::ConvertError;
 use super::pipeline::little_endian;
-use crate::files::write_atomically;
+use super::{ConvertError, disk};
 use crate::quantize::StoredRows;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, plane_sizes};
 use haikuq_format::manifest::{Chunk, TensorEntry};
@@ -62,7 +61,7 @@ impl Staged {
     /// # Errors
     /// If the folder cannot be made.
     pub(super) fn open(folder: PathBuf) -> Result<Self, ConvertError> {
-        std::fs::create_dir_all(&folder).map_err(ConvertError::io("create", &folder))?;
+        disk::create_folder(&folder)?;
         Ok(Self { folder })
     }
 
@@ -88,7 +87,9 @@ impl Staged {
             ("squared_norm".to_string(), number(matrix.squared_norm)),
         ]);
         let file = safetensors::serialize(views, Some(facts)).map_err(|e| failed(e.to_string()))?;
-        write_atomically(&path, &file).map_err(|source| ConvertError::Write { path: path.clone(), source })
+        let new = path.with_extension("unfinished");
+        disk::write_synced(&new, &file)?;
+        disk::rename(&new, &path)
     }
 
     /// The matrix that is there for `tensor`, if it is there and whole; what is not is quantized again.

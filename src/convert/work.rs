@@ -2,52 +2,88 @@
 //!
 //! ```text
 //! OUT.partial/lock            held while a process works here
-//! OUT.partial/journal.jsonl   plan and sources, then a line for each finished shard
+//! OUT.partial/journal.jsonl   plan and sources, then a line for each hashed source and each finished shard
 //! OUT.partial/matrices/       of a calibrated conversion: what is quantized and not in a shard yet
 //! OUT.partial/package/        becomes OUT
+//! OUT.partial/replaced/       what was at OUT, from the moment of its replacement until it is removed
 //! ```
 //!
 //! A shard gets its line once it is on disk under its name, so after an interruption the journal never promises more
-//! than there is; a line that was cut off is ignored. Shards are finished in order.
+//! than there is; a line that was cut off is ignored. Shards are finished in order. Wherever a conversion stops, the next
+//! one finds a state that it knows: see [`super::place`] for the end.
 
-use super::files::{SourceFile, sync_folder, write_synced};
-use super::{ConvertError, Options, Plan, PlannedShard, partial_folder};
-use crate::files::hash_file;
-use serde::{Deserialize, Serialize};
+use super::disk;
+use super::files::SourceFile;
+use super::journal::{FinishedShard, Journal, Line};
+use super::{ConvertError, Options, Plan, PlannedShard, Progress, partial_folder};
+use haikuq_format::manifest::FileEntry;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io;
 use std::path::{Path, PathBuf};
+
+const LOCK: &str = "lock";
+const JOURNAL: &str = "journal.jsonl";
+const NEW_JOURNAL: &str = "journal.new";
+const MATRICES: &str = "matrices";
+const PACKAGE: &str = "package";
+const REPLACED: &str = "replaced";
 
 /// A locked work folder.
 pub(super) struct WorkFolder {
     root: PathBuf,
-    package: PathBuf,
     journal: File,
+    /// What the journal of the run before said.
+    before: Journal,
     _lock: File,
     sources: Vec<SourceFile>,
     finished: Vec<FinishedShard>,
 }
 
-/// What the journal says of one shard.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct FinishedShard {
-    pub(super) sha256: String,
-    /// Squared error and squared norm of each of its chunks, as bits: decimal text would have to be parsed exactly.
-    errors: Vec<(u64, u64)>,
+/// The work folder before it is known what becomes of it.
+pub(super) struct Root {
+    path: PathBuf,
+    lock: Option<File>,
 }
 
-impl FinishedShard {
-    pub(super) fn new(sha256: String, errors: &[(f64, f64)]) -> Self {
-        Self { sha256, errors: errors.iter().map(|(e, n)| (e.to_bits(), n.to_bits())).collect() }
+impl Root {
+    /// Locks the work folder of `out`, if there is one.
+    ///
+    /// # Errors
+    /// If something else has its name, or another process works there.
+    pub(super) fn find(out: &Path) -> Result<Self, ConvertError> {
+        let path = partial_folder(out);
+        let Ok(there) = fs::symlink_metadata(&path) else { return Ok(Self { path, lock: None }) };
+        // A run that was stopped within its first moments leaves a folder without a journal, and nothing to lose.
+        let harmless = |entry: &PathBuf| {
+            let name = entry.file_name().unwrap_or_default();
+            [LOCK, NEW_JOURNAL].iter().any(|n| *n == name) || (name == PACKAGE && super::files::is_empty_folder(entry))
+        };
+        if !there.is_dir() || !(path.join(JOURNAL).is_file() || disk::entries(&path)?.iter().all(harmless)) {
+            return Err(ConvertError::NoJournal { path });
+        }
+        let lock = Some(lock(&path)?);
+        Ok(Self { path, lock })
     }
-}
 
-/// One line of the journal.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Line {
-    Plan { digest: String, sources: Vec<SourceFile> },
-    Shard(FinishedShard),
+    /// Whether there was one.
+    pub(super) fn exists(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Where a package is while another takes its place.
+    pub(super) fn replaced(&self) -> PathBuf {
+        self.path.join(REPLACED)
+    }
+
+    /// Where the new package is made.
+    pub(super) fn package(&self) -> PathBuf {
+        self.path.join(PACKAGE)
+    }
+
+    /// Removes it and what conversions put there; what is not theirs stays. What was replaced must be gone.
+    pub(super) fn clear(&self) -> Result<(), ConvertError> {
+        clear(&self.path)
+    }
 }
 
 impl WorkFolder {
@@ -55,65 +91,86 @@ impl WorkFolder {
     ///
     /// # Errors
     /// If there is one and neither `--resume` nor `--force` was given, or it cannot be resumed.
-    pub(super) fn open(options: &Options, digest: String, sources: &[SourceFile], plan: &Plan) -> Result<Self, ConvertError> {
-        let root = partial_folder(&options.out);
-        let journal_path = root.join("journal.jsonl");
-        let existed = fs::symlink_metadata(&root).is_ok();
-        // A run that was stopped within its first moments leaves a folder without a journal, and nothing to lose.
-        let empty = existed && fs::read_dir(&root).is_ok_and(|mut e| e.all(|e| e.is_ok_and(|e| e.file_name() == "lock")));
-        if existed && !empty && !journal_path.is_file() {
-            return Err(ConvertError::NoJournal { path: root });
-        }
-        let package = root.join("package");
-        fs::create_dir_all(&root).map_err(ConvertError::io("create", &root))?;
-        let lock = lock(&root)?;
-        let old = if journal_path.is_file() { Journal::read(&journal_path)? } else { Journal::default() };
+    pub(super) fn open(
+        root: Root,
+        options: &Options,
+        digest: String,
+        sources: &[SourceFile],
+        plan: &Plan,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Self, ConvertError> {
+        let (existed, package) = (root.exists(), root.package());
+        let (root, lock) = match root {
+            Root { path, lock: Some(lock) } => (path, lock),
+            Root { path, lock: None } => {
+                disk::create_folder(&path)?;
+                let lock = lock(&path)?;
+                (path, lock)
+            }
+        };
+        let journal_path = root.join(JOURNAL);
+        let journal = journal_path.is_file();
+        let before = if journal { Journal::read(&journal_path)? } else { Journal::default() };
         let mut finished = Vec::new();
-        if existed && !empty {
-            let same_plan = old.digest.as_ref() == Some(&digest);
+        if journal {
+            let same_plan = before.digest.as_ref() == Some(&digest);
             match (options.resume, options.force) {
                 (true, _) if !same_plan => {
-                    return Err(ConvertError::Differs { path: root, what: "plan (recipe, shard size, checkpoint or version)" });
+                    let what = "plan (recipe, shard size, checkpoint or version)".into();
+                    return Err(ConvertError::Differs { path: root, what });
                 }
                 (true, _) => {
-                    old.check_sources(&root, sources)?;
-                    finished = old.verified_shards(&package, plan);
+                    before.check_sources(&root, sources)?;
+                    finished = before.verified_shards(&package, plan);
                 }
                 (false, true) => {}
                 (false, false) if same_plan => {
-                    let (finished, shards) = (old.shards.len(), plan.shards.len());
+                    let (finished, shards) = (before.shards.len(), plan.shards.len());
                     return Err(ConvertError::Unfinished { path: root, finished, shards });
                 }
-                (false, false) => return Err(ConvertError::Differs { path: root, what: "plan or checkpoint" }),
+                (false, false) => return Err(ConvertError::Differs { path: root, what: "plan or checkpoint".into() }),
             }
+        } else if existed {
+            let from = root.display();
+            progress(Progress::Repaired(&format!("{from} holds nothing that was finished: starting from the beginning")));
         }
+        // What is begun anew goes first: a full disk has room for the new journal then. The old one promises nothing that
+        // is not looked at again.
+        let before = if options.resume { before } else { Journal::default() };
         remove_unfinished(&package, &plan.shards[..finished.len()])?;
         if !options.resume {
-            remove_matrices(&root.join("matrices"))?;
+            disk::remove_flat(&root.join(MATRICES))?;
         }
-        // The journal starts anew with what was verified, so that a cut-off last line does no harm.
         let mut lines = vec![Line::Plan { digest, sources: sources.to_vec() }];
+        lines.extend(before.hash_lines());
         lines.extend(finished.iter().cloned().map(Line::Shard));
-        let text: Vec<u8> = lines.iter().map(to_json).collect::<Vec<_>>().concat();
-        let new = root.join("journal.new");
-        write_synced(&new, &text)?;
-        fs::rename(&new, &journal_path).map_err(ConvertError::io("write", &journal_path))?;
-        sync_folder(&root)?;
+        // The journal starts anew with what was verified, so that a cut-off last line does no harm.
+        let text: Vec<u8> = lines.iter().map(Line::to_json).collect::<Vec<_>>().concat();
+        let new = root.join(NEW_JOURNAL);
+        disk::write_synced(&new, &text)?;
+        disk::rename(&new, &journal_path)?;
+        disk::sync_folder(&root)?;
+        disk::create_folder(&package)?;
         let journal = OpenOptions::new().append(true).open(&journal_path).map_err(ConvertError::io("write", &journal_path))?;
-        Ok(Self { root, package, journal, _lock: lock, sources: sources.to_vec(), finished })
+        Ok(Self { root, journal, before, _lock: lock, sources: sources.to_vec(), finished })
     }
 
     /// The folder that becomes the package.
-    pub(super) fn package(&self) -> &Path {
-        &self.package
+    pub(super) fn package(&self) -> PathBuf {
+        self.root.join(PACKAGE)
     }
 
     /// The folder of matrices that are quantized and not in a shard yet.
     pub(super) fn matrices(&self) -> PathBuf {
-        self.root.join("matrices")
+        self.root.join(MATRICES)
     }
 
-    /// The source files as they were when the conversion began.
+    /// Where a package is while another takes its place.
+    pub(super) fn replaced(&self) -> PathBuf {
+        self.root.join(REPLACED)
+    }
+
+    /// The source files as they were when the checkpoint was opened.
     pub(super) fn sources(&self) -> &[SourceFile] {
         &self.sources
     }
@@ -135,106 +192,83 @@ impl WorkFolder {
 
     /// Notes the next shard, which lies on disk under its name.
     pub(super) fn add_shard(&mut self, shard: FinishedShard) -> Result<(), ConvertError> {
-        self.append(&Line::Shard(shard.clone()))?;
+        append(&self.root, &mut self.journal, &Line::Shard(shard.clone()))?;
         self.finished.push(shard);
         Ok(())
     }
 
-    fn append(&mut self, line: &Line) -> Result<(), ConvertError> {
-        let path = self.root.join("journal.jsonl");
-        let mut write = || self.journal.write_all(&to_json(line)).and_then(|()| self.journal.sync_data());
-        write().map_err(|source| ConvertError::Write { path, source })
+    /// Notes hashes of sources, from another thread.
+    pub(super) fn source_notes(&self) -> Result<SourceNotes, ConvertError> {
+        let journal = self.journal.try_clone().map_err(ConvertError::io("write", self.root.join(JOURNAL)))?;
+        Ok(SourceNotes { root: self.root.clone(), journal })
     }
 
-    /// Puts the complete package under its name and removes the work folder. A package that it replaces is moved
-    /// aside in between, so that there is no moment with half of either.
-    pub(super) fn finish(self, out: &Path) -> Result<(), ConvertError> {
-        sync_folder(&self.package)?;
-        let replaced = self.root.join("replaced");
-        if out.join(haikuq_format::manifest::MANIFEST_FILE).is_file() {
-            fs::rename(out, &replaced).map_err(ConvertError::io("replace", out))?;
-        }
-        fs::rename(&self.package, out).map_err(ConvertError::io("create", out))?;
-        if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
-            sync_folder(parent)?;
-        }
-        fs::remove_dir_all(&self.root).map_err(ConvertError::io("remove", &self.root))
+    /// Proves that everything came from the sources as they were when they were opened: they are the same files still, and
+    /// `hashed`, their hashes, are those that an earlier run found.
+    pub(super) fn check_sources(&self, hashed: &[FileEntry]) -> Result<(), ConvertError> {
+        self.sources.iter().try_for_each(SourceFile::check)?;
+        self.before.check_hashes(&self.sources, hashed)
+    }
+
+    /// Removes the folder and what conversions put there; what is not theirs stays.
+    pub(super) fn clear(self) -> Result<(), ConvertError> {
+        clear(&self.root)
     }
 }
 
-/// What a journal says.
-#[derive(Default)]
-struct Journal {
-    digest: Option<String>,
-    sources: Vec<SourceFile>,
-    shards: Vec<FinishedShard>,
+/// Takes the hashes of sources into the journal.
+pub(super) struct SourceNotes {
+    root: PathBuf,
+    journal: File,
 }
 
-impl Journal {
-    fn read(path: &Path) -> Result<Self, ConvertError> {
-        let text = fs::read(path).map_err(ConvertError::io("read", path))?;
-        let mut journal = Self::default();
-        // Up to the first line that cannot be read: nothing after it was promised.
-        for line in text.split_inclusive(|&b| b == b'\n').map_while(|l| serde_json::from_slice(l).ok()) {
-            match line {
-                Line::Plan { digest, sources } => (journal.digest, journal.sources) = (Some(digest), sources),
-                Line::Shard(shard) => journal.shards.push(shard),
-            }
-        }
-        Ok(journal)
-    }
-
-    /// The sources must be unchanged by name, size and time, as build tools judge it: hashing them first would make
-    /// every resumption wait for all of a large checkpoint.
-    fn check_sources(&self, root: &Path, sources: &[SourceFile]) -> Result<(), ConvertError> {
-        let same = self.sources.len() == sources.len() && self.sources.iter().zip(sources).all(|(a, b)| a.same(b));
-        if same { Ok(()) } else { Err(ConvertError::Differs { path: root.into(), what: "checkpoint (its files have changed)" }) }
-    }
-
-    /// Finished shards from the first on that are on disk with the size and hash that they had.
-    fn verified_shards(&self, package: &Path, plan: &Plan) -> Vec<FinishedShard> {
-        let good = |(shard, planned): &(&FinishedShard, &PlannedShard)| {
-            let same = |file| file == planned.entry(&shard.sha256);
-            shard.errors.len() == planned.chunks.len() && hash_file(&package.join(&planned.name)).is_ok_and(same)
-        };
-        self.shards.iter().zip(&plan.shards).take_while(good).map(|(shard, _)| shard.clone()).collect()
+impl SourceNotes {
+    /// The hash of source `index`.
+    pub(super) fn add(&mut self, index: usize, sha256: &str) -> Result<(), ConvertError> {
+        append(&self.root, &mut self.journal, &Line::Source { index, sha256: sha256.into() })
     }
 }
 
-fn to_json(line: &Line) -> Vec<u8> {
-    // Plain data: no map with other keys than text, nothing that can fail.
-    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes
+fn append(root: &Path, journal: &mut File, line: &Line) -> Result<(), ConvertError> {
+    let mut write = || disk::write(journal, &line.to_json()).and_then(|()| disk::sync(journal));
+    write().map_err(|source| ConvertError::Write { path: root.join(JOURNAL), source })
+}
+
+/// Removes the work folder: the journal, which says what it is, nearly last.
+fn clear(root: &Path) -> Result<(), ConvertError> {
+    disk::remove_flat(&root.join(MATRICES))?;
+    disk::remove_flat(&root.join(PACKAGE))?;
+    for name in [NEW_JOURNAL, JOURNAL, LOCK] {
+        disk::remove_file(&root.join(name))?;
+    }
+    disk::remove_empty(root).map(|_| ())
 }
 
 fn lock(root: &Path) -> Result<File, ConvertError> {
-    let path = root.join("lock");
-    let file = File::create(&path).map_err(ConvertError::io("create", &path))?;
+    let path = root.join(LOCK);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let open = || disk::reached(true).and_then(|()| options.open(&path));
+    let file = open().map_err(ConvertError::io("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(ConvertError::Busy { path: root.into() }),
         // A file system without locks (some network ones): two runs at once are the user's to avoid.
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(e)) => Err(ConvertError::io("lock", &path)(e)),
-    }
-}
-
-/// Removes the matrices of a conversion that is begun anew.
-fn remove_matrices(folder: &Path) -> Result<(), ConvertError> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ConvertError::io("remove", folder)(e)),
-        _ => Ok(()),
     }
 }
 
 /// Empties the package folder but for the shards that are kept.
 fn remove_unfinished(package: &Path, keep: &[PlannedShard]) -> Result<(), ConvertError> {
-    fs::create_dir_all(package).map_err(ConvertError::io("create", package))?;
-    for entry in fs::read_dir(package).map_err(ConvertError::io("read", package))? {
-        let entry = entry.map_err(ConvertError::io("read", package))?;
-        if !keep.iter().any(|s| entry.file_name() == s.name.as_str()) {
-            fs::remove_file(entry.path()).map_err(ConvertError::io("remove", entry.path()))?;
+    if fs::symlink_metadata(package).is_ok_and(|m| !m.is_dir()) {
+        disk::remove_file(package)?;
+    }
+    for entry in disk::entries(package)? {
+        if !keep.iter().any(|s| entry.file_name().is_some_and(|name| name == s.name.as_str())) {
+            disk::remove_file(&entry)?;
         }
     }
     Ok(())

@@ -14,12 +14,16 @@
 //! `generations` (JSON, see [`Generation`]), `checkpoint` (JSON list of [`FileEntry`]), `text_sha256`, `tool`, and
 //! `perplexity`, which is there for people: readers compute it from `nll`.
 
+use crate::files::{check_header, read_at_most};
 use crate::golden::record::Outputs;
 use haikuq_format::manifest::FileEntry;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+/// Largest golden file that is read.
+const MAX_BYTES: u64 = 8 << 30;
 
 /// Recorded outputs with their origin.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +73,14 @@ pub enum GoldenError {
         /// What is wrong.
         source: safetensors::SafeTensorError,
     },
+    /// A header that no golden file has.
+    #[error("{}: {why}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with numbers.
+        why: String,
+    },
     /// A tensor is missing, or has a wrong type, shape or value.
     #[error("{}: {tensor}: {why}", path.display())]
     Tensor {
@@ -97,8 +109,7 @@ impl Golden {
     /// # Errors
     /// See [`GoldenError`].
     pub fn read(path: &Path) -> Result<Self, GoldenError> {
-        let bytes = std::fs::read(path).map_err(|source| GoldenError::Io { path: path.into(), source })?;
-        Self::from_bytes(&bytes, path)
+        Self::from_bytes(&read(path)?, path)
     }
 
     /// As [`Golden::read`] from memory; `path` is for messages.
@@ -107,6 +118,7 @@ impl Golden {
     /// See [`GoldenError`].
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, GoldenError> {
         let broken = |source| GoldenError::SafeTensors { path: path.into(), source };
+        check_header(bytes).map_err(|why| GoldenError::Header { path: path.into(), why })?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let file = File { tensors: SafeTensors::deserialize(bytes).map_err(broken)?, path };
@@ -165,12 +177,17 @@ impl Outputs {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, GoldenError> {
+    read_at_most(path, MAX_BYTES).map_err(|source| GoldenError::Io { path: path.into(), source })
+}
+
 /// Reads `input_ids` \[S, T\] alone, of any golden file or of one that has nothing else, as `S` windows.
 ///
 /// # Errors
 /// See [`GoldenError`].
 pub fn read_input_ids(path: &Path) -> Result<Vec<Vec<u32>>, GoldenError> {
-    let bytes = std::fs::read(path).map_err(|source| GoldenError::Io { path: path.into(), source })?;
+    let bytes = read(path)?;
+    check_header(&bytes).map_err(|why| GoldenError::Header { path: path.into(), why })?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|source| GoldenError::SafeTensors { path: path.into(), source })?;
     let file = File { tensors, path };
     let (shape, ids) = file.ids("input_ids")?;
@@ -239,15 +256,15 @@ impl<'a> File<'a> {
     /// An integer tensor's shape and values as token ids.
     fn ids(&self, name: &'static str) -> Result<(Vec<usize>, Vec<u32>), GoldenError> {
         let view = self.tensor(name)?;
-        let wide: Vec<i64> = match view.dtype() {
-            Dtype::I64 => view.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
-            Dtype::I32 => view.data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
-            Dtype::U32 => view.data().as_chunks().0.iter().map(|b| u32::from_le_bytes(*b).into()).collect(),
-            Dtype::U16 => view.data().as_chunks().0.iter().map(|b| u16::from_le_bytes(*b).into()).collect(),
+        let id = |id: i64| u32::try_from(id).map_err(|_| self.bad(name, format!("{id} is not a token id")));
+        let ids: Result<Vec<u32>, _> = match view.dtype() {
+            Dtype::I64 => view.data().as_chunks().0.iter().map(|b| id(i64::from_le_bytes(*b))).collect(),
+            Dtype::I32 => view.data().as_chunks().0.iter().map(|b| id(i32::from_le_bytes(*b).into())).collect(),
+            Dtype::U32 => view.data().as_chunks().0.iter().map(|b| Ok(u32::from_le_bytes(*b))).collect(),
+            Dtype::U16 => view.data().as_chunks().0.iter().map(|b| Ok(u16::from_le_bytes(*b).into())).collect(),
             other => return Err(self.bad(name, format!("type {other:?} where ids (I64, I32, U32 or U16) are needed"))),
         };
-        let ids = wide.iter().map(|&id| u32::try_from(id).map_err(|_| self.bad(name, format!("{id} is not a token id"))));
-        Ok((view.shape().to_vec(), ids.collect::<Result<_, _>>()?))
+        Ok((view.shape().to_vec(), ids?))
     }
 
     fn floats(&self, name: &'static str, shape: &[usize]) -> Result<Vec<f32>, GoldenError> {

@@ -3,11 +3,11 @@
 //! The reference on a package's own weights has the package's quantization and none of its kernels, so it tells what
 //! of a difference is whose. It is no substitute for running the package.
 
+use crate::files::{Mapped, open_regular, read_at_most};
 use haikuq_format::Manifest;
 use haikuq_format::layout::{PlaneKind, dequantize};
 use haikuq_format::manifest::{MANIFEST_FILE, ManifestError};
-use memmap2::Mmap;
-use std::fs::File;
+use haikuq_runtime::package::{MAX_MANIFEST_BYTES, within};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 pub struct StoredWeights {
     /// What the package holds.
     pub manifest: Manifest,
-    shards: Vec<Mmap>,
+    shards: Vec<Mapped>,
+    folder: PathBuf,
 }
 
 /// What can be wrong with it.
@@ -59,36 +60,40 @@ impl StoredWeights {
     /// See [`StoredError`].
     pub fn open(folder: &Path) -> Result<Self, StoredError> {
         let path = folder.join(MANIFEST_FILE);
-        let bytes = std::fs::read(&path).map_err(|source| StoredError::Io { path: path.clone(), source })?;
+        let bytes = read_at_most(&path, MAX_MANIFEST_BYTES).map_err(|source| StoredError::Io { path: path.clone(), source })?;
         let manifest = Manifest::from_json(&bytes).map_err(|source| StoredError::Manifest { path, source })?;
         let open = |shard: &haikuq_format::manifest::FileEntry| {
             let path = folder.join(&shard.name);
-            // SAFETY: a mapping is sound as long as nobody truncates the file; packages are not written in place.
-            let map = File::open(&path).and_then(|file| unsafe { Mmap::map(&file) });
+            let map = within(folder, &path).and_then(|()| Mapped::new(&open_regular(&path)?));
             let map = map.map_err(|source| StoredError::Io { path: path.clone(), source })?;
-            let (have, need) = (map.len() as u64, shard.bytes);
+            let (have, need) = (map.bytes().len() as u64, shard.bytes);
             if have == need { Ok(map) } else { Err(StoredError::Size { path, have, need }) }
         };
         let shards = manifest.shards.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { manifest, shards })
+        Ok(Self { manifest, shards, folder: folder.into() })
     }
 
     /// A canonical tensor's numbers, row after row.
     ///
     /// # Errors
-    /// If there is no such tensor.
+    /// If there is no such tensor, or a shard was cut short.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, StoredError> {
         let tensor = self.manifest.tensor(name).ok_or_else(|| StoredError::Missing(name.into()))?;
         let mut values = Vec::with_capacity(tensor.rows() * tensor.columns());
         for chunk in &tensor.chunks {
             // The manifest's check has seen that every plane lies within its shard.
             let words = chunk.planes.iter().map(|p| {
-                let bytes = &self.shards[p.shard][p.offset as usize..(p.offset + p.bytes) as usize];
+                let bytes = &self.shards[p.shard].bytes()[p.offset as usize..(p.offset + p.bytes) as usize];
                 (p.kind, bytes.as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect::<Vec<u32>>())
             });
             let words: Vec<_> = words.collect();
             let planes: Vec<(PlaneKind, &[u32])> = words.iter().map(|(kind, w)| (*kind, w.as_slice())).collect();
             values.extend(dequantize(tensor.scheme, chunk.rows, tensor.columns(), &planes));
+        }
+        // Of a file that was cut short meanwhile, zeros were read.
+        if let Some(cut) = self.shards.iter().position(Mapped::is_cut) {
+            let path = self.folder.join(&self.manifest.shards[cut].name);
+            return Err(StoredError::Io { path, source: io::Error::other("it was cut short while it was read") });
         }
         Ok(values)
     }

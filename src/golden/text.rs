@@ -12,9 +12,16 @@
 //! Messages may have further fields that the chat template knows, such as `tool_calls`. Other fields of a line are
 //! ignored. Whatever a document says is text: control tokens spelled in it are not recognized.
 
+use crate::files::read_text;
 use haikuq_runtime::text::{ChatOptions, Message, Special, TextError, Tokenizer};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+
+/// Largest text that is read.
+const MAX_BYTES: u64 = 4 << 30;
+
+/// Bytes of a token that is far longer than tokens are on average.
+const TOKEN_BYTES: usize = 32;
 
 /// One document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +90,7 @@ struct Line {
 /// # Errors
 /// See [`DocumentError`].
 pub fn read_documents(path: &Path) -> Result<Vec<Document>, DocumentError> {
-    let text = std::fs::read_to_string(path).map_err(|source| DocumentError::Io { path: path.into(), source })?;
+    let text = read_text(path, MAX_BYTES).map_err(|source| DocumentError::Io { path: path.into(), source })?;
     parse_documents(&text, path)
 }
 
@@ -120,6 +127,18 @@ fn parse_line(line: &str, number: usize, path: &Path) -> Result<Document, Docume
 }
 
 impl Document {
+    /// The beginning of a plain text that is longer than `bytes` and some.
+    fn beginning(&self, bytes: usize) -> Option<Self> {
+        let bytes = bytes.saturating_add(1 << 16);
+        match self {
+            Self::Text(text) if text.len() > bytes => {
+                let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+                Some(Self::Text(text[..end].into()))
+            }
+            _ => None,
+        }
+    }
+
     /// Token ids: plain text as the start of a sequence, a conversation as the chat template writes it and, if it ends
     /// with a user's message and `prompt` is set, with the beginning of an answer.
     ///
@@ -163,8 +182,16 @@ pub fn windows(
         if enough.is_some_and(|n| ids.len() >= n) {
             break;
         }
-        let encoded = document.encode(tokenizer, false);
-        ids.extend(encoded.map_err(|source| DocumentError::Tokenize { document: i + 1, source })?);
+        let encode = |document: &Document| {
+            document.encode(tokenizer, false).map_err(|source| DocumentError::Tokenize { document: i + 1, source })
+        };
+        // Of a long text, no more than is sure to be enough: cutting it into tokens takes many times its size.
+        let beginning = enough.and_then(|n| document.beginning((n - ids.len()).saturating_mul(TOKEN_BYTES)));
+        let encoded = match &beginning {
+            Some(beginning) => Some(encode(beginning)?).filter(|e| enough.is_some_and(|n| ids.len() + e.len() / 2 >= n)),
+            None => None,
+        };
+        ids.extend(encoded.map_or_else(|| encode(document), Ok)?);
     }
     let windows = ids.chunks_exact(context.max(1)).take(limit.unwrap_or(usize::MAX)).map(<[u32]>::to_vec).collect();
     Ok(Windows { windows, tokens: ids.len() })

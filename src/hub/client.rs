@@ -331,7 +331,7 @@ fn tls_config(settings: &Settings) -> Result<TlsConfig, HubError> {
     let builder = TlsConfig::builder();
     let Some(path) = &settings.certificates else { return Ok(builder.build()) };
     let fail = |why: String| HubError::Certificates { path: path.clone(), why };
-    let pem = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let pem = crate::files::read_at_most(path, 64 << 20).map_err(|e| fail(e.to_string()))?;
     let mut certificates = Vec::new();
     for item in parse_pem(&pem) {
         if let PemItem::Certificate(certificate) = item.map_err(|e| fail(e.to_string()))? {

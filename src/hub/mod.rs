@@ -231,7 +231,7 @@ fn snapshot(id: &HubId, cache: &RepoCache, commit: &str, choice: &Choice) -> Sna
 
 /// Names of the shards that an index names, each once.
 fn read_shards(index: &std::path::Path) -> Result<Vec<String>, String> {
-    let text = std::fs::read(index).map_err(|e| e.to_string())?;
+    let text = crate::files::read_at_most(index, 256 << 20).map_err(|e| e.to_string())?;
     let index: Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
     let map = index.get("weight_map").and_then(Value::as_object).filter(|map| !map.is_empty());
     let map = map.ok_or("weight_map is missing, empty or not a table")?;

@@ -101,7 +101,7 @@ impl Settings {
             _ if flag("HF_HUB_DISABLE_IMPLICIT_TOKEN") => None,
             Some((value, name)) => Some(Token::new(&value, name.into())?),
             None => match variable("HF_TOKEN_PATH").map(path).or_else(|| Some(home.as_ref()?.join("token"))) {
-                Some(file) => std::fs::read_to_string(&file)
+                Some(file) => crate::files::read_text(&file, 1 << 16)
                     .ok()
                     .filter(|text| !text.trim().is_empty())
                     .map(|text| Token::new(&text, file.display().to_string()))

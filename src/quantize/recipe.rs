@@ -29,6 +29,9 @@ use regex::Regex;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
+/// Largest recipe that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
 /// Which scheme each tensor gets.
 #[derive(Clone, Debug)]
 pub struct Recipe {
@@ -175,7 +178,7 @@ impl Recipe {
         if path.extension().is_none_or(|e| e != "toml") {
             return Err(RecipeError::Unknown { name: name_or_path.into() });
         }
-        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+        let text = crate::files::read_text(path, MAX_BYTES).map_err(|source| RecipeError::Io { path: path.into(), source })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Self::parse(&name, &text)
     }

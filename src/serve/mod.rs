@@ -7,14 +7,17 @@
 //! | `/packages/NAME/haikuq.json` | a package's manifest | `no-cache` |
 //! | `/packages/NAME/FILE` | a file that the manifest lists, and no other | for good where `?sha256=` is the manifest's, else `no-cache` |
 //!
-//! Ranges, conditional requests and content types are tower-http's; what every answer has besides is in [`policy`].
+//! Conditional requests and content types are tower-http's, as are ranges but for what `ranges` adds; what every answer has
+//! besides is in [`policy`], and what holds for connections in `connections`.
 
+mod connections;
 #[cfg(feature = "site")]
 mod embedded;
 mod error;
 pub mod export;
 pub mod packages;
 pub mod policy;
+mod ranges;
 pub mod site;
 
 pub use error::ServeError;
@@ -23,7 +26,6 @@ pub use policy::Origin;
 pub use site::Site;
 
 use axum::Router;
-use axum::serve::ListenerExt as _;
 use packages::Packages;
 use policy::Policy;
 use std::future::Future;
@@ -76,6 +78,7 @@ impl Server {
         let listener = listen(options.host, options.port)?;
         let failed = |source| ServeError::Listen { address: SocketAddr::new(options.host, options.port.unwrap_or(0)), source };
         listener.set_nonblocking(true).map_err(failed)?;
+        connections::lengthen_backlog(&listener);
         let address = listener.local_addr().map_err(failed)?;
         let router = packages::router(Arc::new(packages)).merge(options.site.router());
         Ok(Self { listener, address, router, policy: Policy::new(address.ip(), &options.connect) })
@@ -107,7 +110,8 @@ impl Server {
     /// # Errors
     /// If the system refuses what a server needs.
     pub fn run(self, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Answers are made on other threads than this one, which is told to stop.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let result = runtime.block_on(self.answer(stop));
         runtime.shutdown_background();
         result
@@ -118,23 +122,8 @@ impl Server {
     /// # Errors
     /// As [`Server::run`].
     pub async fn answer(self, stop: impl Future<Output = ()>) -> io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(self.listener)?.tap_io(|connection| {
-            // Without it small answers wait for the acknowledgement of those before; a refusal costs only that time.
-            let _ = connection.set_nodelay(true);
-        });
-        let (stopped, wait) = tokio::sync::oneshot::channel::<()>();
-        let server = axum::serve(listener, policy::apply(self.router, self.policy)).with_graceful_shutdown(async {
-            // A sender that is gone says the same as one that sent.
-            let _ = wait.await;
-        });
-        let server = tokio::spawn(server.into_future());
-        stop.await;
-        drop(stopped);
-        match tokio::time::timeout(GRACE, server).await {
-            Ok(Ok(ended)) => ended,
-            Ok(Err(panicked)) => Err(io::Error::other(panicked)),
-            Err(_still_busy) => Ok(()),
-        }
+        let router = policy::apply(self.router, self.policy);
+        connections::answer(self.listener, router, stop, GRACE, connections::HEADERS).await
     }
 }
 

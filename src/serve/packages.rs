@@ -1,7 +1,8 @@
 //! Packages over HTTP: `/packages/index.json`, and of each package its manifest and what that lists.
 
 use super::ServeError;
-use super::policy::{IMMUTABLE, REVALIDATE, text};
+use super::policy::{IMMUTABLE, REVALIDATE, shown, text};
+use super::site::is_absent;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -9,14 +10,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
+use haikuq_runtime::package::MAX_MANIFEST_BYTES;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tower_http::services::ServeFile;
+
+/// How long a disk may take to open a file.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes read from a file at a time.
 const CHUNK: usize = 256 << 10;
@@ -88,7 +93,7 @@ impl ServedPackage {
         })?;
         for entry in files(&latest.manifest) {
             let path = absolute.join(&entry.name);
-            let have = std::fs::metadata(&path).map_err(|source| ServeError::Read { path: path.clone(), source })?.len();
+            let have = length(&absolute, &path).map_err(|source| ServeError::Read { path: path.clone(), source })?;
             if have != entry.bytes {
                 return Err(ServeError::Size { path, have, need: entry.bytes });
             }
@@ -123,11 +128,14 @@ impl ServedPackage {
     fn refresh(&self) -> Result<Arc<Manifest>, ServeError> {
         let path = self.folder.join(MANIFEST_FILE);
         let now = std::fs::metadata(&path).map_err(|source| ServeError::Read { path, source })?;
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if (now.modified().ok(), now.len()) != (latest.modified, latest.bytes) {
-            *latest = read_manifest(&self.folder)?;
+        let known = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if (now.modified().ok(), now.len()) == (known.modified, known.bytes) {
+            return Ok(known.manifest);
         }
-        Ok(latest.manifest.clone())
+        // Others need not wait while it is read.
+        let latest = read_manifest(&self.folder)?;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest.clone();
+        Ok(latest.manifest)
     }
 }
 
@@ -136,9 +144,24 @@ fn read_manifest(folder: &Path) -> Result<Latest, ServeError> {
     let read = |source| ServeError::Read { path: path.clone(), source };
     // The time before the bytes: a manifest replaced in between is then read once too often, not once too seldom.
     let metadata = std::fs::metadata(&path).map_err(read)?;
-    let bytes = std::fs::read(&path).map_err(read)?;
+    let bytes = crate::files::read_at_most(&path, MAX_MANIFEST_BYTES).map_err(read)?;
     let manifest = Manifest::from_json(&bytes).map_err(|source| ServeError::Manifest { path: path.clone(), source })?;
     Ok(Latest { modified: metadata.modified().ok(), bytes: metadata.len(), manifest: Arc::new(manifest) })
+}
+
+/// Bytes of a package's file, which is a regular one, in its folder or where a cache of the hub keeps the folder's files.
+fn length(folder: &Path, path: &Path) -> io::Result<u64> {
+    haikuq_runtime::package::within(folder, path)?;
+    Ok(crate::files::open_regular(path)?.metadata()?.len())
+}
+
+/// Does what may wait for a disk, or for one that never answers, where nothing else waits for it.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> Result<T, ServeError> + Send + 'static) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(result)) => result.map_err(|e| e.to_string()),
+        Ok(Err(panicked)) => Err(panicked.to_string()),
+        Err(_) => Err(format!("the disk did not answer for {} s", PATIENCE.as_secs())),
+    }
 }
 
 /// Every file that a manifest lists.
@@ -191,10 +214,13 @@ pub(super) fn router(packages: Arc<Packages>) -> Router {
 }
 
 async fn index(State(packages): State<Arc<Packages>>) -> impl IntoResponse {
-    for package in packages.by_name.values() {
-        // What has become unreadable since is listed as it was; its files' answers say what is wrong.
-        let _ = package.refresh();
-    }
+    // What has become unreadable since is listed as it was; its files' answers say what is wrong.
+    let all = packages.clone();
+    let refreshed = apart(move || {
+        all.by_name.values().for_each(|package| drop(package.refresh()));
+        Ok(())
+    });
+    let _ = refreshed.await;
     Json(packages.index())
 }
 
@@ -211,28 +237,40 @@ async fn file(
     request: Request,
 ) -> Response {
     let Some(package) = packages.by_name.get(&name) else {
-        return text(StatusCode::NOT_FOUND, format_args!("there is no package {name:?} here"));
+        return text(StatusCode::NOT_FOUND, format_args!("there is no package {:?} here", shown(&name)));
     };
-    let manifest = match package.refresh() {
-        Ok(manifest) => manifest,
+    let (all, of) = (packages.clone(), name.clone());
+    let refreshed = apart(move || all.by_name.get(&of).map(ServedPackage::refresh).transpose());
+    let manifest = match refreshed.await {
+        Ok(Some(manifest)) => manifest,
+        Ok(None) => return text(StatusCode::NOT_FOUND, "there is no such package"),
         Err(error) => return text(StatusCode::SERVICE_UNAVAILABLE, error),
     };
     let entry = files(&manifest).find(|f| f.name == file);
     if entry.is_none() && file != MANIFEST_FILE {
-        return text(StatusCode::NOT_FOUND, format_args!("the package {name:?} lists no file {file:?}"));
+        return text(StatusCode::NOT_FOUND, format_args!("the package {name:?} lists no file {:?}", shown(&file)));
     }
     let cache = match entry {
         Some(entry) if expected.sha256.as_ref() == Some(&entry.sha256) => IMMUTABLE,
         _ => REVALIDATE,
     };
-    let path = package.folder.join(&file);
+    let (folder, path) = (package.folder.clone(), package.folder.join(&file));
+    let readable = path.clone();
+    // What is not there is said below.
+    let check = apart(move || match length(&folder, &readable) {
+        Err(source) if !is_absent(&source) => Err(ServeError::Read { path: readable, source }),
+        _ => Ok(()),
+    });
+    if let Err(error) = check.await {
+        return text(StatusCode::SERVICE_UNAVAILABLE, error);
+    }
     let mut service = ServeFile::new(&path).with_buf_chunk_size(CHUNK).ignore_multi_range_requests(true);
     match service.try_call(request).await {
         Ok(mut response) => {
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
             response.map(Body::new)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error) if is_absent(&error) => {
             text(StatusCode::NOT_FOUND, format_args!("the package {name:?} has lost its file {file:?}"))
         }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{file}: {error}")),

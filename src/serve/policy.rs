@@ -1,7 +1,7 @@
 //! What every answer has, whatever it is of: security headers, compression, and honest conditional requests.
 
+use super::ranges;
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
@@ -76,6 +76,7 @@ impl Policy {
                 (header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff")),
                 (header::REFERRER_POLICY, fixed("no-referrer")),
                 (HeaderName::from_static("cross-origin-opener-policy"), fixed("same-origin")),
+                (HeaderName::from_static("cross-origin-resource-policy"), fixed("same-origin")),
             ]),
             only_local_names: address.is_loopback(),
         }
@@ -96,6 +97,7 @@ fn content_security_policy(connect: &[Origin]) -> String {
 /// Wraps all routes of a server.
 pub(super) fn apply(router: Router, policy: Policy) -> Router {
     router
+        .layer(from_fn(ranges::honour_range))
         .layer(from_fn(honour_if_range))
         .layer(CompressionLayer::new().compress_when(worth_compressing))
         .layer(from_fn_with_state(policy, guard))
@@ -109,11 +111,12 @@ pub(crate) fn text(status: StatusCode, message: impl fmt::Display) -> Response {
 async fn guard(State(policy): State<Policy>, request: Request, next: Next) -> Response {
     let mut response = match host(&request) {
         // Another site's name may be made to point here (DNS rebinding); its pages would then be of our origin.
-        Some(host) if policy.only_local_names && !is_local_name(&host) => {
+        Ok(host) if policy.only_local_names && !is_local_name(&host) => {
+            let host = shown(&host);
             text(StatusCode::FORBIDDEN, format_args!("this server does not answer for {host:?}, only for localhost"))
         }
-        None if policy.only_local_names => text(StatusCode::FORBIDDEN, "a request needs a Host header"),
-        _ => next.run(request).await,
+        Err(why) => text(StatusCode::BAD_REQUEST, why),
+        Ok(_) => next.run(request).await,
     };
     let headers = response.headers_mut();
     for (name, value) in policy.headers.iter() {
@@ -125,13 +128,31 @@ async fn guard(State(policy): State<Policy>, request: Request, next: Next) -> Re
     response
 }
 
-/// The host that a request asks for, without its port.
-fn host(request: &Request) -> Option<String> {
-    let authority = match request.uri().authority() {
-        Some(authority) => authority.clone(),
-        None => request.headers().get(header::HOST)?.to_str().ok()?.parse::<Authority>().ok()?,
+/// The host that a request asks for, without its port; what a proxy before this server may read in another way is refused
+/// ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-3.2)).
+fn host(request: &Request) -> Result<String, &'static str> {
+    let mut lines = request.headers().get_all(header::HOST).iter();
+    let line = lines.next();
+    if lines.next().is_some() {
+        return Err("a request has one Host header, not several");
+    }
+    let authority = match (request.uri().authority(), line) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(line)) => {
+            let authority = line.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+            authority.ok_or("the Host header is no name of a host")?
+        }
+        (None, None) => return Err("a request needs a Host header"),
     };
-    Some(authority.host().to_ascii_lowercase())
+    if authority.as_str().contains('@') {
+        return Err("the Host header is no name of a host");
+    }
+    Ok(authority.host().to_ascii_lowercase())
+}
+
+/// A name as a message shows it.
+pub(super) fn shown(name: &str) -> String {
+    name.chars().take(200).collect()
 }
 
 /// Names that only ever mean this machine: addresses of the loopback interface, and `localhost` with all its subdomains
@@ -170,11 +191,7 @@ async fn honour_if_range(mut request: Request, next: Next) -> Response {
     if !request.headers().contains_key(header::RANGE) {
         return next.run(request).await;
     }
-    let mut whole = Request::new(Body::empty());
-    *whole.method_mut() = request.method().clone();
-    *whole.uri_mut() = request.uri().clone();
-    *whole.headers_mut() = request.headers().clone();
-    *whole.extensions_mut() = request.extensions().clone();
+    let mut whole = ranges::repeated(&request);
     whole.headers_mut().remove(header::RANGE);
 
     let response = next.clone().run(request).await;

@@ -2,14 +2,16 @@
 
 use super::ServeError;
 use super::export::Folder;
-use super::policy::{IMMUTABLE, REVALIDATE, text};
+use super::policy::{IMMUTABLE, REVALIDATE, shown, text};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tower_http::services::ServeDir;
 use tower_http::services::fs::{Backend, DefaultServeDirFallback};
 
@@ -79,9 +81,9 @@ impl Site {
     /// The routes of all its files.
     pub(super) fn router(&self) -> Router {
         match self {
-            Self::Folder(folder) => routes(ServeDir::new(folder)),
+            Self::Folder(folder) => routes(ServeDir::new(folder), Some(folder.as_path().into())),
             #[cfg(feature = "site")]
-            Self::Embedded => routes(super::embedded::service()),
+            Self::Embedded => routes(super::embedded::service(), None),
         }
     }
 }
@@ -102,12 +104,21 @@ fn copy(folder: &Path, below: &Path, to: &mut Folder) -> Result<(), ServeError> 
 }
 
 /// Files that stand beside their compressed forms (`.br`, `.gz`) are sent in those where the client takes them.
-fn routes<B: Backend>(files: ServeDir<DefaultServeDirFallback, B>) -> Router {
+fn routes<B: Backend>(files: ServeDir<DefaultServeDirFallback, B>, folder: Option<Arc<Path>>) -> Router {
     let files = files.precompressed_br().precompressed_gzip().ignore_multi_range_requests(true);
     let below = files.clone();
     let root = get(async move |request: Request| answer(files, "", request).await);
-    let below = get(async move |UrlPath(path): UrlPath<String>, request: Request| answer(below, &path, request).await);
+    let below = get(async move |UrlPath(path): UrlPath<String>, request: Request| match folder {
+        Some(folder) if !may_be_read(folder.clone(), path.clone()).await => not_found(&path),
+        _ => answer(below, &path, request).await,
+    });
     Router::new().route("/", root).route("/{*path}", below)
+}
+
+/// False for pipes and devices, which would be waited for.
+async fn may_be_read(folder: Arc<Path>, path: String) -> bool {
+    let is_other = move || std::fs::metadata(folder.join(path)).is_ok_and(|m| !m.is_file() && !m.is_dir());
+    !tokio::task::spawn_blocking(is_other).await.unwrap_or(true)
 }
 
 /// The file at `path`, which is decoded already.
@@ -124,13 +135,18 @@ async fn answer<B: Backend>(mut files: ServeDir<DefaultServeDirFallback, B>, pat
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
             response.map(Body::new)
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => not_found(path),
-        // Such as a path that goes on below a file.
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => not_found(path),
+        Err(error) if is_absent(&error) => not_found(path),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{path}: {error}")),
     }
 }
 
+/// Whether an error says that there is no such file: none of this name, a path that goes on below a file, a name that no file
+/// can have.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    [NotFound, NotADirectory, InvalidFilename, InvalidInput].contains(&error.kind())
+}
+
 fn not_found(path: &str) -> Response {
-    text(StatusCode::NOT_FOUND, format_args!("there is no page {path:?} here"))
+    text(StatusCode::NOT_FOUND, format_args!("there is no page {:?} here", shown(path)))
 }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Largest file of thresholds that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
 /// Limits; those that are absent are not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,7 +70,7 @@ impl Thresholds {
     /// # Errors
     /// If the file cannot be read or understood, or has no such section.
     pub fn read(path: &Path, recipe: &str) -> Result<Self, ThresholdError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ThresholdError::Io { path: path.into(), source })?;
+        let text = crate::files::read_text(path, MAX_BYTES).map_err(|source| ThresholdError::Io { path: path.into(), source })?;
         let mut sections: BTreeMap<String, Self> =
             toml::from_str(&text).map_err(|source| ThresholdError::Toml { path: path.into(), source: source.into() })?;
         sections.remove(recipe).ok_or_else(|| ThresholdError::Recipe {

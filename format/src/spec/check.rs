@@ -5,6 +5,9 @@ use super::{Attention, DecoderSpec, LayerSpec, Mixer, RopeTable};
 /// Largest size of anything.
 const MAX_SIZE: usize = 1 << 24;
 
+/// Most layers; the deepest models have some hundred.
+const MAX_LAYERS: usize = 1 << 12;
+
 /// A contradiction within a [`DecoderSpec`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -27,12 +30,28 @@ impl DecoderSpec {
     /// # Errors
     /// The first contradiction, in words, with its numbers.
     pub fn check(&self) -> Result<(), SpecError> {
-        check_sizes([
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("max_context", self.max_context),
-            ("number of layers", self.layers.len()),
-        ])?;
+        check_sizes([("vocab_size", self.vocab_size), ("hidden_size", self.hidden_size), ("max_context", self.max_context)])?;
+        if !(1..=MAX_LAYERS).contains(&self.layers.len()) {
+            return fail(format!("number of layers is {}, outside 1 to {MAX_LAYERS}", self.layers.len()));
+        }
+        if self.ropes.len() > MAX_LAYERS {
+            return fail(format!("{} rope tables, over the limit of {MAX_LAYERS}", self.ropes.len()));
+        }
+        if self.eos_token_ids.len() > self.vocab_size {
+            return fail(format!("{} end tokens of {} tokens", self.eos_token_ids.len(), self.vocab_size));
+        }
+        for (name, factor) in [
+            ("embedding multiplier", self.embedding_multiplier),
+            ("residual multiplier", self.residual_multiplier),
+            ("logit multiplier", self.logit_multiplier),
+        ] {
+            if !factor.is_finite() {
+                return fail(format!("{name} {factor} is not finite"));
+            }
+        }
+        if let Some(cap) = self.logit_softcap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
+            return fail(format!("logit soft cap {cap} is not a positive number"));
+        }
         if !(self.norm.epsilon.is_finite() && self.norm.epsilon >= 0.0) {
             return fail(format!("norm epsilon {} is not a small positive number", self.norm.epsilon));
         }

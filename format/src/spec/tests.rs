@@ -168,6 +168,9 @@ fn contradictions_are_named_with_their_layer_and_numbers() {
     assert_eq!(attention(&|a| a.softcap = Some(0.0)), "layer 2: attention soft cap 0 is not a positive number");
     assert_eq!(attention(&|a| a.num_kv_heads = 0), "layer 2: num_kv_heads is 0, outside 1 to 16777216");
     assert_eq!(said(&|s| s.layers[1].mlp.intermediate_size = 0), "layer 1: intermediate_size is 0, outside 1 to 16777216");
-    assert_eq!(said(&|s| s.layers.clear()), "number of layers is 0, outside 1 to 16777216");
+    assert_eq!(said(&|s| s.layers.clear()), "number of layers is 0, outside 1 to 4096");
+    assert_eq!(said(&|s| s.layers = vec![s.layers[0].clone(); 5000]), "number of layers is 5000, outside 1 to 4096");
+    assert_eq!(said(&|s| s.logit_multiplier = f32::INFINITY), "logit multiplier inf is not finite");
+    assert_eq!(said(&|s| s.logit_softcap = Some(-1.0)), "logit soft cap -1 is not a positive number");
     assert_eq!(said(&|s| s.ropes[0].inv_freq.clear()), "rope table 0 rotates 0 dimensions");
 }

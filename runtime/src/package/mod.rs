@@ -12,9 +12,9 @@ pub(crate) mod test_package;
 mod tests;
 
 pub use error::PackageError;
-#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
-pub use source::FolderSource;
 pub use source::{ByteSource, HeldFile, LocalFuture, MemorySource, SourceError};
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+pub use source::{FolderSource, within};
 
 use crate::ordered;
 use crate::text::{GenerationDefaults, TextError, Tokenizer, TokenizerFiles};
@@ -202,6 +202,29 @@ impl Package {
             Some(bytes) => Ok(GenerationDefaults::from_json(&bytes)?),
             None => Ok(GenerationDefaults::default()),
         }
+    }
+
+    /// Checks everything but the hashes of shards, without reading their weights: lengths and headers of shards, and the whole
+    /// of the other files.
+    ///
+    /// # Errors
+    /// The first thing that is not what the manifest says.
+    #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+    pub async fn check_layout(&self) -> Result<(), PackageError> {
+        for (index, entry) in self.manifest.shards.iter().enumerate() {
+            let length = read_fully(&self.source, &entry.name, 0..entry.bytes.min(8)).await?;
+            let header = shard_header_bytes(&length, entry.bytes);
+            let header = header.map_err(|source| PackageError::Shard { file: entry.name.clone(), source })?;
+            // The last byte, and one more that is not to be there.
+            let last = entry.bytes.saturating_sub(1);
+            let end = read_fully(&self.source, &entry.name, last..last.saturating_add(2)).await?;
+            check_length(entry, last + end.len() as u64)?;
+            self.check_entries(index, &read_fully(&self.source, &entry.name, 0..header).await?)?;
+        }
+        for entry in &self.manifest.files {
+            self.read_checked(entry).await?;
+        }
+        Ok(())
     }
 
     async fn read_checked(&self, entry: &FileEntry) -> Result<Vec<u8>, PackageError> {

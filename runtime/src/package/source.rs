@@ -106,11 +106,10 @@ pub enum SourceError {
 /// # Errors
 /// [`SourceError::Name`].
 pub fn check_file_name(file: &str) -> Result<(), SourceError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if file.is_empty() || file.starts_with('.') || !file.chars().all(plain) {
-        return Err(SourceError::Name { file: file.into() });
+    match haikuq_format::manifest::is_plain_name(file) {
+        true => Ok(()),
+        false => Err(SourceError::Name { file: file.into() }),
     }
-    Ok(())
 }
 
 /// Files in memory: tests, and packages that a program carries in itself.
@@ -159,6 +158,31 @@ impl ByteSource for MemorySource {
     }
 }
 
+/// Refuses a link of a package that leads out of its folder: a package of a stranger is no reason to read other files.
+/// The folder may be a snapshot in a Hugging Face cache (`models--…/snapshots/REVISION`), whose files are links to
+/// `models--…/blobs`.
+///
+/// # Errors
+/// If it does, or cannot be followed.
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+pub fn within(folder: &std::path::Path, path: &std::path::Path) -> std::io::Result<()> {
+    // Nearly all files are no links.
+    if !std::fs::symlink_metadata(path)?.is_symlink() {
+        return Ok(());
+    }
+    let target = path.canonicalize()?;
+    let folder = folder.canonicalize()?;
+    let snapshots = folder.ancestors().find(|f| f.file_name().is_some_and(|name| name == "snapshots"));
+    let blobs = snapshots
+        .and_then(|s| s.parent())
+        .filter(|repo| repo.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("models--")));
+    if target.starts_with(&folder) || blobs.is_some_and(|repo| target.starts_with(repo.join("blobs"))) {
+        return Ok(());
+    }
+    let target = target.display();
+    Err(std::io::Error::other(format!("it is a link that leads out of the package's folder, to {target}")))
+}
+
 /// Files of a folder.
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 #[derive(Clone, Debug)]
@@ -173,6 +197,22 @@ impl FolderSource {
         Self { folder: folder.into() }
     }
 
+    /// Opens a regular file that lies in the folder.
+    fn open(&self, file: &str) -> std::io::Result<(std::fs::File, u64)> {
+        let path = self.folder.join(file);
+        within(&self.folder, &path)?;
+        // A named pipe would block, a device would never end.
+        if !std::fs::metadata(&path)?.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        let open = std::fs::File::open(&path)?;
+        let metadata = open.metadata()?;
+        match metadata.is_file() {
+            true => Ok((open, metadata.len())),
+            false => Err(std::io::Error::other("not a regular file")),
+        }
+    }
+
     fn read_now(&self, file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
         use std::io::{ErrorKind, Read, Seek, SeekFrom};
         check_file_name(file)?;
@@ -181,17 +221,11 @@ impl FolderSource {
             ErrorKind::NotFound => SourceError::Missing { file: file.into(), place: place() },
             _ => SourceError::Read { file: file.into(), place: place(), why: e.to_string() },
         };
-        let path = self.folder.join(file);
-        // A named pipe would block on open, a device would never end.
-        let metadata = std::fs::metadata(&path).map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(SourceError::Read { file: file.into(), place: place(), why: "not a regular file".into() });
-        }
-        let wanted = range.end.min(metadata.len()).saturating_sub(range.start);
+        let (mut open, length) = self.open(file).map_err(failed)?;
+        let wanted = range.end.min(length).saturating_sub(range.start);
         let mut bytes = Vec::new();
         let capacity = usize::try_from(wanted).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(capacity).map_err(|e| failed(std::io::Error::other(e)))?;
-        let mut open = std::fs::File::open(&path).map_err(failed)?;
         open.seek(SeekFrom::Start(range.start)).map_err(failed)?;
         open.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes).map_err(failed)?;
         Ok(bytes)

@@ -87,7 +87,9 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     paths.iter().skip(1).try_for_each(|piece| regular::within(folder, piece))?;
     let files = paths.iter().map(|p| MappedFile::open(p)).collect::<Result<Vec<_>, _>>()?;
-    let containers = files.iter().map(|f| Container::parse(f.name(), f.bytes())).collect::<Result<Vec<_>, _>>()?;
+    let containers = files.iter().map(|f| Container::parse(f.name(), f.bytes())).collect::<Result<Vec<_>, _>>();
+    files.iter().try_for_each(MappedFile::check)?;
+    let containers = containers?;
     let main = &containers[0];
     check_pieces(path, &containers)?;
     if let Some((what, way_out)) = helper(path) {
@@ -102,12 +104,14 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let mut warnings: Vec<String> = containers.iter().filter_map(lossy).collect();
     let text = tokenizer::read(main, family)?;
     warnings.extend(text.warning);
-    let sources: Vec<PathBuf> = files.iter().map(|f| f.path().to_path_buf()).collect();
+    files.iter().try_for_each(MappedFile::check)?;
+    let sources = files.iter().map(MappedFile::source).collect();
     drop(containers);
     Ok(Checkpoint {
         path: path.into(),
         config,
         config_path: path.into(),
+        config_source: None,
         generation_config: Some(text.generation_config),
         weights: Weights { files, tensors, sources },
         unnamed: None,

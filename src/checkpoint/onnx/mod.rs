@@ -102,7 +102,9 @@ pub(super) fn open(path: &Path) -> Result<(Weights, Model), CheckpointError> {
     let mut files = Files::open(path)?;
     let file = files.name().to_string();
     let format = |why: String| OnnxError::Format { file: file.clone(), why };
-    let mut raw = proto::read_model(files.mapped[0].bytes()).map_err(format)?;
+    let raw = proto::read_model(files.mapped[0].bytes());
+    files.mapped[0].check()?;
+    let mut raw = raw.map_err(format)?;
     refuse_operators(&file, &raw)?;
     let mut stored = Vec::new();
     raw.tensors_mut(&mut |tensor| {
@@ -112,7 +114,8 @@ pub(super) fn open(path: &Path) -> Result<(Weights, Model), CheckpointError> {
     })?;
     files.check_overlaps()?;
     let mapped = files.mapped;
-    let sources = mapped.iter().map(|f| f.path().to_path_buf()).collect();
+    mapped.iter().try_for_each(MappedFile::check)?;
+    let sources = mapped.iter().map(MappedFile::source).collect();
     Ok((Weights { files: mapped, tensors: BTreeMap::new(), sources }, Model { file, raw, stored }))
 }
 

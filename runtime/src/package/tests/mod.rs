@@ -210,6 +210,62 @@ fn a_manifest_of_another_version_is_refused_by_its_number() {
 }
 
 #[test]
+fn names_that_some_system_takes_for_another_are_refused() {
+    let refused = |change: &dyn Fn(&mut Manifest)| {
+        let (mut source, mut manifest) = package();
+        change(&mut manifest);
+        source.insert(MANIFEST_FILE, manifest.to_json());
+        open(source).unwrap_err().to_string()
+    };
+    let long = "x".repeat(201);
+    for name in ["con", "NUL.json", "Com1", "lpt9.safetensors", "aux", "prn.txt", "a.", ".a", "a b", "", &long] {
+        let said = refused(&|m| m.files[0].name = name.into());
+        assert!(said.contains("not a plain file name"), "{name}: {said}");
+    }
+    let upper = package().1.shards[0].name.replace('w', "W");
+    for name in ["HAIKUQ.json", "haikuq.json", &upper] {
+        let said = refused(&|m| m.files[0].name = name.into());
+        assert!(said.contains("listed twice"), "{name}: {said}");
+    }
+    for name in ["console", "com10", "null.json", "a.con", "lpt"] {
+        let (mut source, mut manifest) = package();
+        manifest.files[0].name = name.into();
+        source.insert(MANIFEST_FILE, manifest.to_json());
+        assert!(open(source).is_ok(), "{name}");
+    }
+    let said = refused(&|m| m.shards.iter_mut().for_each(|s| s.bytes = u64::MAX / 2));
+    assert!(said.contains("larger together"), "{said}");
+}
+
+#[test]
+fn members_that_are_there_twice_are_refused() {
+    let (mut source, manifest) = package();
+    let text = String::from_utf8(manifest.to_json()).unwrap();
+    for (member, twice) in
+        [("\"shards\":", "\"shards\": [],"), ("\"hidden_size\":", "\"hidden_size\": 16,"), ("\"major\":", "\"major\": 2,")]
+    {
+        source.insert(MANIFEST_FILE, text.replacen(member, &format!("{twice} {member}"), 1).into_bytes());
+        let said = open(source.clone()).unwrap_err().to_string();
+        assert!(said.contains("duplicate field"), "{said}");
+    }
+}
+
+#[test]
+fn manifests_out_of_proportion_are_refused_at_once() {
+    let (mut source, manifest) = package();
+    let mut value = serde_json::to_value(&manifest).unwrap();
+    let layer = value["spec"]["layers"][0].clone();
+    let entry = value["tensors"][0].clone();
+    value["spec"]["layers"] = vec![layer; 100_000].into();
+    source.insert(MANIFEST_FILE, serde_json::to_vec(&value).unwrap());
+    assert!(open(source.clone()).unwrap_err().to_string().contains("number of layers is 100000"));
+    let mut value = serde_json::to_value(&manifest).unwrap();
+    value["tensors"] = vec![entry; 100_000].into();
+    source.insert(MANIFEST_FILE, serde_json::to_vec(&value).unwrap());
+    assert!(open(source).unwrap_err().to_string().contains("stands where the spec has"));
+}
+
+#[test]
 fn a_manifest_that_names_a_path_is_refused() {
     let (mut source, mut manifest) = package();
     manifest.shards[0].name = "../../etc/passwd".into();
@@ -223,8 +279,8 @@ fn a_manifest_with_a_length_of_the_largest_number_is_harmless() {
     let name = shard_name(0, manifest.shards.len());
     manifest.shards[0].bytes = u64::MAX;
     source.insert(MANIFEST_FILE, manifest.to_json());
-    let result = block_on(open(source).unwrap().read_shard(0));
-    assert!(matches!(result, Err(PackageError::Truncated { file, .. }) if file == name));
+    let result = open(source);
+    assert!(matches!(result, Err(PackageError::Manifest(ManifestError::File { file, .. })) if file == name));
 }
 
 /// Keeps copies, the first of which is damaged: what a browser's store can come to.
