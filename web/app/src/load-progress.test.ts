@@ -32,6 +32,11 @@ it('names the store where nothing is downloaded', () => {
   expect(describeProgress(progress({ phase: 'upload', downloadTotalBytes: 0, downloadedBytes: 0 })).doing).toBe('Reading from this device');
 });
 
+it('counts kernels while they compile', () => {
+  const text = describeProgress(progress({ phase: 'compile', kernels: { compiled: 7, total: 40 } }));
+  expect(text).toEqual({ doing: 'Compiling kernels for the GPU', amount: '7 of 40', rate: '' });
+});
+
 it('names the last stretch after the download', () => {
   expect(describeProgress(progress({ phase: 'upload', downloadedBytes: 100e6 })).doing).toBe('Checking and moving to the GPU');
 });

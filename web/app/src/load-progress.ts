@@ -16,6 +16,10 @@ export function describeProgress(progress: LoadProgress | null): ProgressText {
   if (progress === null || progress.phase === 'manifest') return { doing: 'Reading what the package holds', amount: '', rate: '' };
   const { phase, bytes, totalBytes, downloadedBytes, downloadTotalBytes, bytesPerSecond } = progress;
   const amount = `${formatBytes(bytes)} of ${formatBytes(totalBytes)}`;
+  if (phase === 'compile') {
+    const { compiled, total } = progress.kernels ?? { compiled: 0, total: 0 };
+    return { doing: 'Compiling kernels for the GPU', amount: total > 0 ? `${compiled} of ${total}` : '', rate: '' };
+  }
   if (phase === 'ready') return { doing: 'Ready', amount, rate: '' };
   if (downloadTotalBytes === 0) return { doing: 'Reading from this device', amount, rate: '' };
   const left = downloadTotalBytes - downloadedBytes;
