@@ -181,7 +181,7 @@ impl<'a> Equalized<'a> {
         let mut factors = self.column_factors(&squares);
         if self.extent == Extent::Far {
             // The gain is stored in f32 and takes any size.
-            let size = (squares.iter().sum::<f64>() / (rows * squares.len()).max(1) as f64).sqrt();
+            let size = size(&squares, rows);
             if size > 0.0 && !SIZES.contains(&size) {
                 let factor = power_of_two(size / USUAL_SIZE);
                 factors.iter_mut().for_each(|f| *f *= factor);
@@ -246,20 +246,16 @@ impl<'a> Equalized<'a> {
         is_input: impl Fn(usize) -> bool,
         factors: &mut [f32],
     ) -> Result<(), ArchitectureError> {
-        let size = (squares.iter().sum::<f64>() / (rows * squares.len()).max(1) as f64).sqrt();
+        let size = size(squares, rows);
         if self.extent == Extent::All || size == 0.0 || SIZES.contains(&size) {
             return Ok(());
         }
         let weights = self.read(before)?;
         let columns = self.decoder.spec.hidden_size;
         let inputs = weights.chunks_exact(columns).enumerate().filter(|(row, _)| is_input(*row)).map(|(_, row)| row);
-        let (mut sum, mut count) = (0.0f64, 0usize);
-        for row in inputs {
-            sum += row.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>();
-            count += columns;
-        }
+        let of_rows: Vec<f64> = inputs.map(|row| row.iter().map(|&w| f64::from(w).powi(2)).sum()).collect();
         self.decoder.release(before);
-        let other = (sum / count.max(1) as f64).sqrt();
+        let other = self::size(&of_rows, columns);
         if other > 0.0 {
             let factor = power_of_two((size / other).sqrt());
             factors.iter_mut().for_each(|f| *f *= factor);
@@ -317,14 +313,20 @@ fn even_factors(squares: &[f64]) -> Vec<f32> {
 
 /// The size of each column that is far from the middle one over that one, as a power of two; one for the others.
 fn far_factors(squares: &[f64]) -> Vec<f32> {
-    let mut known: Vec<f64> = squares.iter().copied().filter(|w| *w > 0.0).collect();
-    known.sort_by(f64::total_cmp);
-    let Some(middle) = known.get(known.len() / 2).map(|w| w.sqrt()) else { return vec![1.0; squares.len()] };
-    let factor = |square: &f64| match square.sqrt() / middle {
+    let middle = size(squares, 1);
+    let factor = |square: &f64| match square.sqrt() / middle.max(f64::MIN_POSITIVE) {
         ratio if ratio == 0.0 || (1.0 / FAR..=FAR).contains(&ratio) => 1.0,
         ratio => power_of_two(ratio).clamp(1.0 / LARGEST_FACTOR, LARGEST_FACTOR),
     };
     squares.iter().map(factor).collect()
+}
+
+/// The size of a middling weight where each of these sums of squares has `terms`; zeros aside. A single weight, however
+/// large, hardly changes it, so it is still refused where it is too large.
+fn size(squares: &[f64], terms: usize) -> f64 {
+    let mut known: Vec<f64> = squares.iter().copied().filter(|w| *w > 0.0).collect();
+    known.sort_by(f64::total_cmp);
+    known.get(known.len() / 2).map_or(0.0, |w| (w / terms.max(1) as f64).sqrt())
 }
 
 /// The nearest power of two, by which nothing is rounded.

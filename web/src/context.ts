@@ -5,9 +5,8 @@
  * answer is left without its question and chat templates see roles in the order that they expect.
  */
 
-import type { EngineMessage } from './engine/engine.js';
 import { HaikuqError } from './errors.js';
-import type { Trimmed } from './types.js';
+import type { Message, Trimmed } from './types.js';
 
 export interface ContextOptions {
   /** Tokens that prompt and answer may have together. */
@@ -32,7 +31,7 @@ export interface FittedPrompt {
  * The prompt for as much of the conversation as fits. `encode` gives the tokens of messages. Throws `context-overflow`
  * with the numbers of tokens where even the least does not fit, or where trimming is refused.
  */
-export function fitContext(messages: EngineMessage[], encode: (messages: EngineMessage[]) => Uint32Array, options: ContextOptions): FittedPrompt {
+export function fitContext(messages: Message[], encode: (messages: Message[]) => Uint32Array, options: ContextOptions): FittedPrompt {
   const { contextSize, overflow } = options;
   const whole = encode(messages);
   const reserve = options.reserve ?? (overflow === 'trim' ? defaultReserve(options) : 0);
@@ -68,7 +67,7 @@ function defaultReserve({ contextSize, maxTokens }: ContextOptions): number {
 }
 
 /** Indices of the messages of each turn, system messages left out. What comes before the first user's message is a turn. */
-function splitTurns(messages: EngineMessage[]): number[][] {
+function splitTurns(messages: Message[]): number[][] {
   const turns: number[][] = [];
   messages.forEach(({ role }, i) => {
     // OpenAI's newer models call it `developer`.

@@ -1,6 +1,5 @@
 //! [`Message`] and [`ChatOptions`]: what a chat template is given.
 
-use super::TextError;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -46,17 +45,6 @@ impl Message {
     pub fn with(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
         self.fields.insert(field.into(), value.into());
         self
-    }
-
-    /// The same with the further fields of a JSON object.
-    ///
-    /// # Errors
-    /// [`TextError::Conversation`] if `json` is none.
-    pub fn with_json(mut self, json: &str) -> Result<Self, TextError> {
-        let fields: Map<String, Value> =
-            serde_json::from_str(json).map_err(|e| TextError::Conversation { why: format!("fields of a message: {e}") })?;
-        self.fields.extend(fields);
-        Ok(self)
     }
 }
 

@@ -50,14 +50,6 @@ export interface EngineOptions {
   pins?: string;
 }
 
-/** One message of a conversation. */
-export interface EngineMessage {
-  role: string;
-  content: string;
-  /** Its other fields that a template may know (`tool_calls` and so on), as a JSON object. */
-  fields?: string;
-}
-
 /** One text to write. */
 export interface EngineRequest {
   prompt: Uint32Array;

@@ -165,7 +165,7 @@ fn tools_that_a_template_leaves_out_are_named() {
     let calls = json!([{"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}]);
     let messages = [
         Message::user("When?"),
-        Message::assistant("").with_json(&json!({"tool_calls": calls}).to_string()).unwrap(),
+        Message::assistant("").with("tool_calls", calls),
         Message::new("tool", "noon").with("tool_call_id", "1"),
     ];
     let refused = |template: &str, messages: &[Message]| {
@@ -181,5 +181,4 @@ fn tools_that_a_template_leaves_out_are_named() {
     assert!(refused(users_alone, &messages).unwrap_err().contains("messages[2].content"));
     assert_eq!(refused(strict, &messages), Ok(()), "a template that misses them has read them");
     assert_eq!(refused(plain, &messages[..1]), Ok(()));
-    assert!(Message::user("x").with_json("[]").is_err());
 }
