@@ -141,5 +141,7 @@ test('storage that is full midway ends the load with what is missing; with more 
 test('what is no package, or not there, is named in the error', async ({ faulty, faultyLab: page }) => {
   expect((await load(page, { ...whole, name: 'absent' })).error).toMatchObject({ code: 'network', details: { file: 'haikuq.json', status: 404 } });
   faulty.answer.set('/packages/page/', (_, response) => response.setHeader('content-type', 'text/html').end('<!doctype html><p>Sign in'));
-  expect((await load(page, { ...whole, name: 'page' })).error).toMatchObject({ code: 'invalid-package', details: { file: 'haikuq.json' } });
+  expect((await load(page, { ...whole, name: 'page' })).error).toMatchObject({ code: 'network', details: { file: 'haikuq.json' } });
+  faulty.answer.set('/packages/text/', (_, response) => response.setHeader('content-type', 'text/plain').end('Sign in'));
+  expect((await load(page, { ...whole, name: 'text' })).error).toMatchObject({ code: 'invalid-package', details: { file: 'haikuq.json' } });
 });

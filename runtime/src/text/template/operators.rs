@@ -1,7 +1,7 @@
 //! The functions that [`super::rewrite`] puts in the places of operators.
 
 use super::python::{self, text};
-use super::rewrite::{COMPARED, CONCAT, HELD, ITERATED, NAMED, REMAINDER, SEARCHED, SORTED, SPELLED};
+use super::rewrite::{ADDED, COMPARED, CONCAT, HELD, ITERATED, NAMED, REMAINDER, SEARCHED, SORTED, SPELLED};
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -10,10 +10,13 @@ const DEEPEST: usize = 128;
 
 pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
     environment.add_function(CONCAT, move |state: &State, left: &Value, right: &Value| -> Result<String, Error> {
-        let left = text(left, mark)?;
-        let right = text(right, mark)?;
+        let (left, right) = (text(left, mark)?, text(right, mark)?);
         pay(state, left.len() + right.len())?;
         Ok([left, right].concat())
+    });
+    environment.add_function(ADDED, |state: &State, left: &Value, right: &Value| match (left.as_str(), right.as_str()) {
+        (Some(one), Some(other)) => joined(state, (one, left.is_safe()), (other, right.is_safe())),
+        _ => Err(wrong(format!("+ of a {} and a {}", left.kind(), right.kind()))),
     });
     environment.add_function(REMAINDER, move |state: &State, left: &Value, right: &Value| match left.as_str() {
         Some(format) => python::percent(state, format, right, mark),
@@ -62,6 +65,30 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
 
 fn wrong(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, why.into())
+}
+
+/// Two texts as one, each with whether it is safe markup. Beside markup, what is none is escaped, as by Python's markupsafe.
+fn joined(state: &State, left: (&str, bool), right: (&str, bool)) -> Result<Value, Error> {
+    let safe = left.1 || right.1;
+    let part = |(text, is_safe): (&str, bool)| if safe && !is_safe { escaped(text) } else { text.to_owned() };
+    let whole = [part(left), part(right)].concat();
+    pay(state, whole.len())?;
+    Ok(if safe { Value::from_safe_string(whole) } else { Value::from(whole) })
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Takes as much fuel as `bytes` of text cost.

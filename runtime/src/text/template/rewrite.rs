@@ -17,6 +17,8 @@ use minijinja::{Error, ErrorKind};
 pub(super) const CONCAT: &str = " concat";
 /// `a % b`.
 pub(super) const REMAINDER: &str = " remainder";
+/// `a + b` where one of them is safe markup.
+pub(super) const ADDED: &str = " added";
 /// What a comparison reads, paid for.
 pub(super) const COMPARED: &str = " compared";
 /// What `in` searches: paid for, and not none.
@@ -34,23 +36,7 @@ pub(super) const HELD: &str = " held";
 pub(super) const SPELLED: &str = " spelled";
 
 /// Filters that iterate over what they are given, and with jinja2 fail on none.
-const ITERATING: [&str; 15] = [
-    "list",
-    "join",
-    "map",
-    "select",
-    "reject",
-    "selectattr",
-    "rejectattr",
-    "first",
-    "last",
-    "batch",
-    "slice",
-    "sum",
-    "length",
-    "count",
-    "reverse",
-];
+const ITERATING: [&str; 10] = ["list", "join", "first", "last", "batch", "slice", "sum", "length", "count", "reverse"];
 /// Those that make a text of it first.
 const SPELLING: [&str; 8] = ["upper", "lower", "title", "capitalize", "replace", "trim", "e", "escape"];
 /// Those that compare it too.
@@ -165,11 +151,21 @@ fn call_of<'a>(call: &Spanned<Call<'a>>) -> Spanned<Call<'a>> {
     Spanned::new(Call { expr: expression(&call.expr), args: arguments(&call.args) }, call.span())
 }
 
+/// Whether an expression is markup that is safe, as a filter says in it, or a sum with such.
+fn is_markup(expr: &Expr) -> bool {
+    match expr {
+        Expr::Filter(e) => ["safe", "escape", "e"].contains(&e.name),
+        Expr::BinOp(e) => matches!(e.op, BinOpKind::Add) && (is_markup(&e.left) || is_markup(&e.right)),
+        _ => false,
+    }
+}
+
 fn binary<'a>(e: &Spanned<BinOp<'a>>) -> Expr<'a> {
     use BinOpKind as Kind;
     let (left, right) = (expression(&e.left), expression(&e.right));
     let right = match e.op {
         Kind::Concat => return call(CONCAT, vec![left, right], e.span()),
+        Kind::Add if is_markup(&e.left) || is_markup(&e.right) => return call(ADDED, vec![left, right], e.span()),
         Kind::Rem => return call(REMAINDER, vec![left, right], e.span()),
         Kind::Eq | Kind::Ne | Kind::Lt | Kind::Lte | Kind::Gt | Kind::Gte => through(COMPARED, right),
         Kind::In => through(SEARCHED, right),
