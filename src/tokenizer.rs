@@ -63,10 +63,7 @@ pub fn from_companions(companions: &[Companion]) -> Result<Option<Tokenizer>, To
         chat_template: template.as_deref(),
         additional_chat_templates: &others,
     };
-    // The library panics on some files; what it was given is not looked at again.
-    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Tokenizer::from_files(files)));
-    let broken = |_| TokenizerError::File { file: "tokenizer.json".into(), why: "makes the tokenizers library panic".into() };
-    Ok(Some(made.map_err(broken)??))
+    Ok(Some(Tokenizer::from_files(files)?))
 }
 
 /// What is known of a checkpoint's texts.

@@ -17,6 +17,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
+mod vet;
 
 pub use detokenize::StreamDecoder;
 pub use ends::{EndSource, EndToken};

@@ -5,13 +5,11 @@ use super::config::{Config, without_mark};
 use super::control::{ControlTokens, PlainTwin};
 use super::diagnose::diagnose;
 use super::templates::ChatTemplates;
+use super::vet::vet;
 use crate::ordered;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
-
-/// Ids that may be left out before an added token.
-const LARGEST_GAP: usize = 1 << 20;
 
 /// What becomes of text that spells a control token, such as `<|user|>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +62,9 @@ impl Tokenizer {
         let bad = |why: String| TextError::File { file: "tokenizer.json", why };
         let failed = |e: tokenizers::Error| bad(e.to_string());
         let json = without_mark(files.tokenizer);
-        let read = tokenizers::Tokenizer::from_bytes(json);
+        vet(json).map_err(|why| bad(diagnose(json).unwrap_or(why)))?;
+        let read = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(|why| bad(why.into()))?;
         let mut tokenizer = read.map_err(|e| bad(diagnose(json).unwrap_or_else(|| e.to_string())))?;
-        // The library makes room for every id up to the largest.
-        let (size, added) = (tokenizer.get_vocab_size(true), tokenizer.get_added_tokens_decoder());
-        if let Some((id, token)) = added.iter().find(|(id, _)| **id as usize > size + LARGEST_GAP) {
-            return Err(bad(format!("the token {:?} has the id {id}, and there are {size} tokens", token.content)));
-        }
         // These belong to training; transformers ignores them too unless asked.
         tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.with_padding(None);
@@ -109,7 +103,10 @@ impl Tokenizer {
     }
 
     fn encoding(&self, text: &str, special: Special) -> Result<tokenizers::Encoding, TextError> {
-        let encode = |t: &tokenizers::Tokenizer, text: &str| t.encode_fast(text, false).map_err(|e| cannot_encode(text, &e));
+        let encode = |t: &tokenizers::Tokenizer, text: &str| {
+            let encoded = guarded(|| t.encode_fast(text, false)).map_err(|why| cannot_encode(text, &why))?;
+            encoded.map_err(|e| cannot_encode(text, &e))
+        };
         let encoding = encode(&self.inner.tokenizer, text)?;
         if special == Special::Recognize || !self.inner.control.any_in(encoding.get_ids()) {
             return Ok(encoding);
@@ -204,6 +201,11 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
+}
+
+/// Calls the library, and catches its panics where they can be caught: not in WebAssembly.
+fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, &'static str> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).map_err(|_| "the tokenizers library panicked")
 }
 
 pub(super) fn cannot_encode(text: &str, why: &dyn std::fmt::Display) -> TextError {

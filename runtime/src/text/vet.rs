@@ -1,0 +1,176 @@
+//! A look at a `tokenizer.json` before the `tokenizers` library reads it, which panics on JSON that is broken in some
+//! places, and makes room for every id up to the largest.
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use std::fmt;
+
+/// Ids that may be left out below the largest.
+const LARGEST_GAP: u64 = 1 << 20;
+
+/// How many bytes normalizers may make of one, and decoders of one of a token: real ones make 3 (a mark for a space), or 11
+/// where letters are taken apart.
+const MOST_GROWTH: f64 = 4096.0;
+
+/// How often a text may be in what surrounds it.
+const MOST_COPIES: usize = 8;
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Option<Vec<Added>>,
+    normalizer: Option<Value>,
+    decoder: Option<Value>,
+    post_processor: Option<Value>,
+    model: Option<Model>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u64,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    vocab: Option<Ids>,
+}
+
+/// How many tokens a vocabulary has, and the largest of their ids; nothing of it is kept.
+struct Ids {
+    count: u64,
+    largest: u64,
+}
+
+impl<'de> Deserialize<'de> for Ids {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Count;
+        impl<'de> Visitor<'de> for Count {
+            type Value = Ids;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("tokens with their ids, or a list of tokens")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ids, A::Error> {
+                let mut ids = Ids { count: 0, largest: 0 };
+                while let Some((IgnoredAny, id)) = map.next_entry::<IgnoredAny, u64>()? {
+                    ids = Ids { count: ids.count + 1, largest: ids.largest.max(id) };
+                }
+                Ok(ids)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Ids, A::Error> {
+                let mut ids = Ids { count: 0, largest: 0 };
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    ids = Ids { count: ids.count + 1, largest: ids.count };
+                }
+                Ok(ids)
+            }
+        }
+        deserializer.deserialize_any(Count)
+    }
+}
+
+/// Why the library must not read this; nothing if it may.
+pub(super) fn vet(json: &[u8]) -> Result<(), String> {
+    // All of it: what is not looked at here is at least JSON.
+    let file: File = serde_json::from_slice(json).map_err(|e| match e.is_data() {
+        true => e.to_string(),
+        false => format!("no JSON: {e}"),
+    })?;
+    for (name, part) in [("normalizer", &file.normalizer), ("decoder", &file.decoder)] {
+        let growth = part.as_ref().map_or(1.0, growth);
+        if growth > MOST_GROWTH {
+            return Err(format!("its {name} makes up to {growth:e} bytes of one, and at most {MOST_GROWTH} is allowed"));
+        }
+    }
+    let copies = file.post_processor.as_ref().map_or(0, copies);
+    if copies > MOST_COPIES {
+        return Err(format!("its post_processor repeats a text {copies} times, and at most {MOST_COPIES} is allowed"));
+    }
+    let added = file.added_tokens.unwrap_or_default();
+    let vocabulary = file.model.and_then(|model| model.vocab).unwrap_or(Ids { count: 0, largest: 0 });
+    let count = vocabulary.count + added.len() as u64;
+    let largest = added.iter().map(|token| token.id).fold(vocabulary.largest, u64::max);
+    match largest > count + LARGEST_GAP {
+        true => Err(format!("a token has the id {largest}, and there are {count} tokens")),
+        false => Ok(()),
+    }
+}
+
+/// Bytes that a normalizer or decoder makes of one, at most.
+fn growth(part: &Value) -> f64 {
+    let members = ["normalizers", "decoders"].iter().find_map(|name| part.get(*name)?.as_array());
+    match part.get("type").and_then(Value::as_str) {
+        Some("Sequence") => members.into_iter().flatten().map(growth).product(),
+        Some("Replace") => {
+            let content = part.get("content").and_then(Value::as_str).map_or(0, str::len) as f64;
+            match part.pointer("/pattern/String").and_then(Value::as_str) {
+                Some(pattern) if !pattern.is_empty() => (content / pattern.len() as f64).max(1.0),
+                // An expression may match nothing, between any two letters.
+                _ => content + 1.0,
+            }
+        }
+        Some("NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt" | "Precompiled") => 12.0,
+        Some("Lowercase" | "ByteLevel" | "BertNormalizer") => 3.0,
+        _ => 1.0,
+    }
+}
+
+/// How often a post-processor writes the text.
+fn copies(part: &Value) -> usize {
+    let members = part.get("processors").and_then(Value::as_array).into_iter().flatten();
+    let single = part.get("single").and_then(Value::as_array).into_iter().flatten();
+    // Processors follow each other, and each repeats what the one before wrote.
+    let before = members.map(copies).filter(|n| *n > 0).fold(1_usize, usize::saturating_mul);
+    before.saturating_mul(single.filter(|piece| piece.get("Sequence").is_some()).count().max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::text::{TextError, Tokenizer, TokenizerFiles};
+
+    fn refusal(json: &str) -> String {
+        let files = TokenizerFiles { tokenizer: json.as_bytes(), ..TokenizerFiles::default() };
+        match Tokenizer::from_files(files) {
+            Err(TextError::File { file: "tokenizer.json", why }) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_library_must_not_see_is_refused() {
+        let whole = r#"{"version": "1.0", "added_tokens": [], "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}"#;
+        let files = TokenizerFiles { tokenizer: whole.as_bytes(), ..TokenizerFiles::default() };
+        assert_eq!(Tokenizer::from_files(files).unwrap().vocab_size(), 2);
+        // The library's decoders panic on this one.
+        let bracket = whole.replace(r#""trim_offsets": true}"#, r#""trim_offsets": true"#);
+        assert!(refusal(&bracket).contains("no JSON"), "{}", refusal(&bracket));
+        let beyond = whole.replace(r#""b": 1"#, r#""b": 2147483648"#);
+        assert!(refusal(&beyond).contains("id 2147483648, and there are 2 tokens"), "{}", refusal(&beyond));
+        let grows = |members: &str| {
+            whole.replace(
+                r#""decoder""#,
+                &format!(r#""normalizer": {{"type": "Sequence", "normalizers": [{members}]}}, "decoder""#),
+            )
+        };
+        let hundred = format!(r#"{{"type": "Replace", "pattern": {{"String": "x"}}, "content": "{}"}}"#, "x".repeat(100));
+        let files = |json: &str| {
+            Tokenizer::from_files(TokenizerFiles { tokenizer: json.as_bytes(), ..TokenizerFiles::default() }).map(drop)
+        };
+        assert!(files(&grows(&hundred)).is_ok());
+        let thrice = refusal(&grows(&[hundred.as_str(); 3].join(",")));
+        assert!(thrice.contains("normalizer makes up to 1e6 bytes of one"), "{thrice}");
+        let piece = r#"{"Sequence": {"id": "A", "type_id": 0}}"#;
+        let template = format!(
+            r#""post_processor": {{"type": "TemplateProcessing", "single": [{}], "pair": [], "special_tokens": {{}}}}, "decoder""#,
+            [piece; 9].join(",")
+        );
+        let repeated = refusal(&whole.replace(r#""decoder""#, &template));
+        assert!(repeated.contains("repeats a text 9 times"), "{repeated}");
+        let added = whole.replace("[],", r#"[{"id": 4294967295, "content": "<x>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],"#);
+        assert!(refusal(&added).contains("id 4294967295, and there are 3 tokens"), "{}", refusal(&added));
+    }
+}
