@@ -57,11 +57,6 @@ pub struct Equalized<'a> {
 }
 
 impl<'a> Equalized<'a> {
-    /// The tensors as they are.
-    pub fn plain(decoder: &'a Decoder) -> Self {
-        Self { decoder, factors: BTreeMap::new(), extent: Extent::All }
-    }
-
     /// Equalizes every matrix whose input something else can make larger: those after a norm, the projection after
     /// the heads (through the values), and the one after a gated product (through its `up` half).
     ///
@@ -81,7 +76,7 @@ impl<'a> Equalized<'a> {
     }
 
     fn to(decoder: &'a Decoder, extent: Extent) -> Result<Self, ArchitectureError> {
-        let mut equalized = Self { extent, ..Self::plain(decoder) };
+        let mut equalized = Self { decoder, factors: BTreeMap::new(), extent };
         for layer in 0..decoder.spec.num_layers() {
             equalized.layer(layer)?;
         }

@@ -57,3 +57,19 @@ pub(super) fn added_tokens(
     };
     Ok(tokens.into_iter().map(one).collect())
 }
+
+/// The post-processor that puts a token before each text and one after it, by id and text; null for neither.
+pub(in crate::checkpoint) fn around(before: Option<&(u32, &str)>, after: Option<&(u32, &str)>) -> Value {
+    if before.is_none() && after.is_none() {
+        return Value::Null;
+    }
+    let special = |(_, text): &(u32, &str)| json!({"SpecialToken": {"id": text, "type_id": 0}});
+    let text = |id: &str, kind: u8| {
+        let sequence = json!({"Sequence": {"id": id, "type_id": kind}});
+        before.map(special).into_iter().chain([sequence]).chain(after.map(special)).collect::<Vec<_>>()
+    };
+    let token = |(id, text): &(u32, &str)| (text.to_string(), json!({"id": text, "ids": [id], "tokens": [text]}));
+    let tokens: Map<String, Value> = before.into_iter().chain(after).map(token).collect();
+    let pair = [text("A", 0), text("B", 1)].concat();
+    json!({"type": "TemplateProcessing", "single": text("A", 0), "pair": pair, "special_tokens": tokens})
+}

@@ -1,7 +1,7 @@
 //! `tokenizer.json` for folders that lack one and have the files of an older kind.
 
 mod byte_level;
-mod config;
+pub(super) mod config;
 pub(super) mod sentencepiece;
 
 use super::{CheckpointError, Companion};

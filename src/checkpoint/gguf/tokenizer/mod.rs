@@ -10,7 +10,7 @@ mod vocabulary;
 use super::super::{CheckpointError, Companion};
 use super::container::Container;
 use super::family::Family;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 pub(in crate::checkpoint) use split::QWEN_2 as QWEN_2_SPLIT;
 use vocabulary::{Kind, Vocabulary};
 
@@ -90,20 +90,9 @@ struct Adds {
 impl Adds {
     /// What puts them there.
     fn post_processor(&self, container: &Container<'_>, vocabulary: &Vocabulary<'_>) -> Result<Value, CheckpointError> {
-        let mut special = Map::new();
-        let mut token = |name: &str, wanted: bool| -> Result<Option<Value>, CheckpointError> {
-            let Some((id, text)) = vocabulary.named(container, name)?.filter(|_| wanted) else { return Ok(None) };
-            special.insert(text.into(), json!({"id": text, "ids": [id], "tokens": [text]}));
-            Ok(Some(json!({"SpecialToken": {"id": text, "type_id": 0}})))
-        };
+        let token = |name: &str, wanted: bool| Ok::<_, CheckpointError>(vocabulary.named(container, name)?.filter(|_| wanted));
         let (bos, eos) = (token("bos", self.bos)?, token("eos", self.eos)?);
-        if special.is_empty() {
-            return Ok(Value::Null);
-        }
-        let around = |sequence: Value| [bos.clone(), Some(sequence), eos.clone()].into_iter().flatten().collect::<Vec<_>>();
-        let sequence = |id: &str, kind: u8| json!({"Sequence": {"id": id, "type_id": kind}});
-        let pair = [around(sequence("A", 0)), around(sequence("B", 1))].concat();
-        Ok(json!({"type": "TemplateProcessing", "single": around(sequence("A", 0)), "pair": pair, "special_tokens": special}))
+        Ok(super::super::tokenizer::config::around(bos.as_ref(), eos.as_ref()))
     }
 }
 

@@ -12,7 +12,7 @@ pub(in crate::checkpoint) use merges::merges;
 pub(in crate::checkpoint) use model::Kind;
 use model::{Algorithm, Model};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 /// Names of the file, in the order of preference.
@@ -99,15 +99,15 @@ fn tokenizer(model: &Model, folder: &Path, config: &Map<String, Value>) -> Resul
             json!({"type": "Unigram", "unk_id": unknown, "vocab": vocabulary, "byte_fallback": fallback})
         }
         _ => {
-            let normal: HashMap<&str, f64> =
-                model.pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| (p.text.as_str(), p.score.into())).collect();
-            let in_order = model.pieces.iter().filter(|p| p.kind == Kind::Normal).map(|p| (p.text.as_str(), f64::from(p.score)));
+            let normal = || model.pieces.iter().filter(|p| p.kind == Kind::Normal);
+            let texts: HashSet<&str> = normal().map(|p| p.text.as_str()).collect();
+            let scored = normal().map(|p| (p.text.as_str(), f64::from(p.score)));
             json!({
                 "type": "BPE", "dropout": null, "unk_token": model.pieces[unknown].text, "continuing_subword_prefix": null,
                 "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": fallback,
                 // Pieces that stand alone are no merges of others.
                 "ignore_merges": !user_defined(model).is_empty(),
-                "vocab": ids, "merges": merges(in_order, |text| normal.contains_key(text)),
+                "vocab": ids, "merges": merges(scored, |text| texts.contains(text)),
             })
         }
     };
@@ -199,21 +199,9 @@ fn post_processor(model: &Model, config: &Map<String, Value>) -> Value {
         let by_name = config.get(name).and_then(token_text);
         let by_name = by_name.and_then(|text| model.pieces.iter().position(|piece| piece.text == text));
         let id = by_name.or(usize::try_from(id).ok())?;
-        Some((model.pieces.get(id)?.text.clone(), id))
+        Some((id as u32, model.pieces.get(id)?.text.as_str()))
     };
     let bos = named("bos_token", model.bos).filter(|_| flag("add_bos_token", true));
     let eos = named("eos_token", model.eos).filter(|_| flag("add_eos_token", false));
-    if bos.is_none() && eos.is_none() {
-        return Value::Null;
-    }
-    let special = |token: &Option<(String, usize)>| {
-        token.iter().map(|(text, _)| json!({"SpecialToken": {"id": text, "type_id": 0}})).collect()
-    };
-    let (before, after): (Vec<_>, Vec<_>) = (special(&bos), special(&eos));
-    let sequence = |id: &str, kind: u8| vec![json!({"Sequence": {"id": id, "type_id": kind}})];
-    let single = [before.clone(), sequence("A", 0), after.clone()].concat();
-    let pair = [single.clone(), before, sequence("B", 1), after].concat();
-    let tokens: Map<String, Value> =
-        bos.into_iter().chain(eos).map(|(text, id)| (text.clone(), json!({"id": text, "ids": [id], "tokens": [text]}))).collect();
-    json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens})
+    config::around(bos.as_ref(), eos.as_ref())
 }
