@@ -1,4 +1,4 @@
-//! A checkpoint's tokenizer is looked at once, when it is converted: what is wrong is said then, by every recipe.
+//! Every recipe looks at a checkpoint's tokenizer once, before it converts, and names each fault.
 
 mod support;
 

@@ -256,7 +256,7 @@ async fn file(
     };
     let (folder, path) = (package.folder.clone(), package.folder.join(&file));
     let readable = path.clone();
-    // What is not there is said below.
+    // The code below names what is not there.
     let check = apart(move || match length(&folder, &readable) {
         Err(source) if !is_absent(&source) => Err(ServeError::Read { path: readable, source }),
         _ => Ok(()),

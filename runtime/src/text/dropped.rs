@@ -20,7 +20,7 @@ impl Tokenizer {
                 _ => _ = without[at].fields.shift_remove(field),
             }
             let whole = self.render_chat(messages, options)?;
-            // A template that misses what is gone has read it.
+            // A template that fails without the field has read it.
             if self.render_chat(&without, options).is_ok_and(|prompt| prompt == whole) {
                 let role = &messages[at].role;
                 let why = format!("messages[{at}].{field}: the model's chat template leaves out this field of the role {role:?}");

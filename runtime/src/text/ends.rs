@@ -8,7 +8,7 @@ use std::fmt;
 /// What the assistant says where a template is asked how it ends a turn.
 const WORDS: &str = "haikuqanswer";
 
-/// Where it is said that a token ends a text.
+/// A place that names a token as the end of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndSource {
     /// `config.json`, or what its family takes where it says nothing.
