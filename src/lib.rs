@@ -23,5 +23,7 @@ pub mod model;
 pub mod quantize;
 pub mod runner;
 pub mod serve;
+pub mod timings;
 pub mod tokenizer;
 pub mod validate;
+mod zeros;

@@ -3,10 +3,15 @@
 use super::ArchitectureError;
 use super::source::{Order, Part, Source};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorView};
+use crate::zeros::zeros;
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::TensorSpec;
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+
+/// Rows that a thread reads at a time.
+const READ_ROWS: usize = 256;
 
 /// A checkpoint whose tensors have canonical names and shapes.
 #[derive(Debug)]
@@ -120,8 +125,16 @@ impl Decoder {
     pub fn read(&self, name: &str) -> Result<Vec<f32>, ArchitectureError> {
         let tensor =
             self.tensors.get(name).ok_or_else(|| ArchitectureError::NoSuchRows { name: name.into(), start: 0, end: 0 })?;
-        let mut out = vec![0.0; tensor.rows * tensor.rows_per_row * tensor.width];
-        self.read_rows(name, 0..tensor.rows, &mut out)?;
+        let (rows, stride) = (tensor.rows, tensor.rows_per_row * tensor.width);
+        let mut out = zeros(rows * stride);
+        // Of several errors, the first in the order of rows is reported, however the threads ran.
+        let blocks = out.par_chunks_mut((READ_ROWS * stride).max(1)).enumerate();
+        let read = |(i, out): (usize, &mut [f32])| {
+            let first = i * READ_ROWS;
+            self.read_rows(name, first..rows.min(first + READ_ROWS), out)
+        };
+        let read: Vec<_> = blocks.map(read).collect();
+        read.into_iter().collect::<Result<(), _>>()?;
         Ok(out)
     }
 

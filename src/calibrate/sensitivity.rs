@@ -13,6 +13,7 @@ use crate::architecture::Decoder;
 use crate::exponentials::exponentials;
 use crate::golden::reference::{Ends, LayerWindows, Observe, Site, numbers, with_numbers};
 use crate::model::BoxError;
+use crate::timings::Step;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
 use haikuq_format::DecoderSpec;
 use haikuq_runtime::sampling::uniform;
@@ -29,6 +30,21 @@ pub(crate) const LOGIT_ROWS: usize = 64;
 /// Steps that [`measure`] reports, all in all.
 pub fn steps(spec: &DecoderSpec) -> usize {
     2 * spec.num_layers() + 1
+}
+
+/// What the `step`-th of [`steps`] is, from 1 on.
+pub fn step(spec: &DecoderSpec, step: usize) -> Step {
+    match step.cmp(&(spec.num_layers() + 1)) {
+        std::cmp::Ordering::Less => Step::CalibrationForward,
+        std::cmp::Ordering::Equal => Step::CalibrationHead,
+        std::cmp::Ordering::Greater => Step::CalibrationBackward,
+    }
+}
+
+/// Operations of the `step`-th of [`steps`], for a text of at least `options.sensitivity_tokens`.
+pub fn flop(spec: &DecoderSpec, options: &Options, step: usize) -> f64 {
+    let length = options.window_tokens.min(spec.max_context).min(WINDOW_TOKENS);
+    crate::convert::cost::sensitivities(spec, step, (options.sensitivity_tokens / length).max(1), length)
 }
 
 /// Measures every matrix of `decoder` on `text`. `progress` is called with the number of [`steps`] done.
@@ -303,7 +319,7 @@ struct Back {
     /// With respect to the layer's input.
     gradient: Tensor,
     inputs: BTreeMap<Site, (Squares, Vec<f64>)>,
-    /// With respect to each matrix's output, or part of its rows; gate and up apart.
+    /// With respect to each matrix's output, or part of its rows.
     outputs: Vec<(Site, Tensor)>,
 }
 
@@ -318,7 +334,7 @@ fn backward(layer: &LayerWindows, x: &Tensor, gradient: &Tensor) -> Result<Back,
 }
 
 impl Back {
-    /// Sums by site. What gate and up have in common stands with up.
+    /// Sums by site.
     fn sums(&self) -> Result<BTreeMap<Site, Sums>, CalibrationError> {
         let (mut sums, mut energies) = (BTreeMap::<Site, Sums>::new(), BTreeMap::<Site, Vec<f64>>::new());
         for (site, gradient) in &self.outputs {
@@ -328,27 +344,16 @@ impl Back {
         for (site, (input, of_rows)) in &self.inputs {
             let sum = sums.entry(*site).or_default();
             sum.input.merge(input);
-            let with_gate = (*site == Site::Up).then_some(Site::Gate);
-            let outputs = [Some(*site), with_gate].into_iter().flatten().filter_map(|site| energies.get(&site));
-            sum.joint = outputs.map(|outputs| dot(of_rows, outputs)).sum();
+            sum.joint = energies.get(site).map_or(0.0, |outputs| dot(of_rows, outputs));
         }
         Ok(sums)
     }
 }
 
 /// Sums of a layer's sites as sensitivities of its matrices.
-fn by_matrix(spec: &DecoderSpec, layer: usize, mut sums: BTreeMap<Site, Sums>) -> Vec<(String, Sensitivity)> {
-    let gate = sums.remove(&Site::Gate);
+fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<Site, Sums>) -> Vec<(String, Sensitivity)> {
     let gated = spec.layers[layer].mlp.gated;
-    let matrix = |(site, mut sums): (Site, Sums)| {
-        let part = site.matrix(gated);
-        if let (Site::Up, Some(gate)) = (site, &gate) {
-            // The canonical rows of gate and up take turns.
-            let pairs = gate.output.sums.iter().zip(&sums.output.sums);
-            sums.output.sums = pairs.flat_map(|(gate, up)| [*gate, *up]).collect();
-        }
-        (format!("layers.{layer}.{part}"), sums.sensitivity())
-    };
+    let matrix = |(site, sums): (Site, Sums)| (format!("layers.{layer}.{}", site.matrix(gated)), sums.sensitivity());
     sums.into_iter().map(matrix).collect()
 }
 
@@ -382,7 +387,7 @@ impl CustomOp1 for Probe {
 }
 
 impl Observe for Probes {
-    fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, site: Site, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let mut squares = Squares::default();
         let of_rows = squares.add(input)?;
         self.inputs.insert(site, (squares, of_rows));
@@ -400,7 +405,7 @@ impl Observe for Probes {
 struct Unseen;
 
 impl Observe for Unseen {
-    fn replace(&mut self, _: Site, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, _: Site, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         Ok(None)
     }
 }

@@ -1,15 +1,17 @@
 //! `haikuq convert`: a checkpoint becomes a package.
 
 use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
+use super::convert_timings::{timings_json, timings_text};
 use super::progress::Progress;
 use super::table::{Table, shape};
 use super::units::{counted, human_bytes, human_count, parse_bytes};
 use super::{Context, convert_progress::ConvertProgress};
 use crate::architecture::Decoder;
-use crate::calibrate::{self, Calibration, CalibrationSource};
+use crate::calibrate::{self, Calibration, CalibrationSource, sensitivity};
 use crate::checkpoint::Checkpoint;
 use crate::convert::{self, MatrixCost, Options, Plan};
-use crate::quantize::Recipe;
+use crate::quantize::{Equalized, Recipe};
+use crate::timings::{Step, Stopwatch, Timings};
 use crate::tokenizer::Findings;
 use anyhow::Context as _;
 use clap::Args;
@@ -69,6 +71,9 @@ pub struct ConvertArgs {
     /// Replace a package at --out, once the new one is complete
     #[arg(long)]
     force: bool,
+    /// Print what each step took, by kind of matrix, and how well it used the machine
+    #[arg(long)]
+    timings: bool,
     /// Print the plan or the result as JSON
     #[arg(long)]
     json: bool,
@@ -87,6 +92,8 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.map_or(cpus, usize::from);
     let recipe = Recipe::load(&args.recipe)?;
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(jobs).build()?;
+    let timings = Timings::default();
     if let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) {
         convert::check_target(out, args.force, args.resume).with_context(failed)?;
     }
@@ -105,13 +112,19 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         (None, None) => recipe,
     };
     let calibration = match recipe.calibrate {
-        true => Some(calibrate(args.calibration.as_deref(), &decoder, jobs, args.spill.clone(), context).with_context(failed)?),
+        true => {
+            let source = args.calibration.as_deref();
+            Some(calibrate(source, &decoder, &threads, &timings, args.spill.clone(), context).with_context(failed)?)
+        }
         false if args.calibration.is_some() => {
             anyhow::bail!("recipe {} rounds without calibration, so --calibration has no use; q4 and q3 use it", recipe.name)
         }
         false => None,
     };
-    let (schemes, losses) = convert::choose_schemes(&decoder, &recipe, calibration.as_ref()).with_context(failed)?;
+    let weights = timings.measure(Step::Equalization, "", 0.0, || threads.install(|| Equalized::for_recipe(&decoder, &recipe)));
+    let weights = weights.with_context(failed)?;
+    let choose = || threads.install(|| convert::choose_schemes(&weights, &recipe, calibration.as_ref()));
+    let (schemes, losses) = timings.measure(Step::Schemes, "", 0.0, choose).with_context(failed)?;
     let mut plan = Plan::new(&decoder.spec, &recipe.name, schemes, args.shard_size, jobs).with_context(failed)?;
     plan.expect(&decoder.spec, losses, calibration.as_ref());
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
@@ -124,13 +137,25 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     context.note(format_args!("{}\n{}", summary(&plan), texts.text()));
     let options = Options { out, jobs, resume: args.resume, force: args.force, hub: located.hub };
     let progress = ConvertProgress::new(context, plan.weights(), plan.shards.len());
-    let result = convert::convert(&decoder, &recipe, &plan, calibration.as_ref(), &options, &|p| progress.advance(p));
+    let advance = |p: convert::Progress<'_>| progress.advance(p);
+    let result = convert::convert(&weights, &recipe, &plan, calibration.as_ref(), &options, &timings, &advance);
     let costs = progress.finish();
     let manifest = result.with_context(failed)?;
     context.warn(&convert::heavy_losses(&manifest));
     match args.json {
-        true => context.print_json(&result_json(&options, &manifest, &costs))?,
-        false => context.print(result_text(&options, &manifest, &costs))?,
+        true => {
+            let mut result = result_json(&options, &manifest, &costs);
+            if args.timings {
+                result["timings"] = timings_json(&timings, jobs, &threads);
+            }
+            context.print_json(&result)?;
+        }
+        false => {
+            if args.timings {
+                context.print(timings_text(&timings, jobs, &threads))?;
+            }
+            context.print(result_text(&options, &manifest, &costs))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,7 +164,8 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
 fn calibrate(
     path: Option<&Path>,
     decoder: &Decoder,
-    jobs: usize,
+    threads: &rayon::ThreadPool,
+    timings: &Timings,
     spill: Option<PathBuf>,
     context: &Context,
 ) -> anyhow::Result<Calibration> {
@@ -149,10 +175,13 @@ fn calibrate(
     }
     let folder = decoder.checkpoint().path();
     let mut progress = Progress::new(context, calibrate::sensitivity::steps(&decoder.spec), "steps of calibration");
-    let threads = rayon::ThreadPoolBuilder::new().num_threads(jobs).build()?;
     let tokenizer = || super::model::open_tokenizer(folder).map_err(|e| e.into_boxed_dyn_error());
-    let mut advance = |done| progress.set(done);
     let options = calibrate::Options { spill, ..calibrate::Options::default() };
+    let mut watch = Stopwatch::start();
+    let mut advance = |done| {
+        timings.add(sensitivity::step(&decoder.spec, done), "", watch.lap(sensitivity::flop(&decoder.spec, &options, done)));
+        progress.set(done);
+    };
     let calibration = threads.install(|| source.load(decoder, tokenizer, &options, &mut advance))?;
     Ok(calibration)
 }

@@ -12,6 +12,7 @@ mod completions;
 mod context;
 mod convert;
 mod convert_progress;
+mod convert_timings;
 mod diff;
 mod doctor;
 mod generation;

@@ -10,11 +10,12 @@
 
 use super::pipeline::store_block;
 use super::staged::{Staged, StagedMatrix};
-use super::{ConvertError, MatrixCost, Plan, Progress};
+use super::{ConvertError, MatrixCost, Plan, Progress, cost};
 use crate::calibrate::Calibration;
 use crate::golden::reference::{Ends, LayerWindows, Observe, Site, with_numbers};
 use crate::matmul::{cross, gram, times, times_transposed};
-use crate::quantize::{Equalized, SecondMoment, quantize_matrix, quantize_table, serves};
+use crate::quantize::{Equalized, NotPositive, SecondMoment, quantize_matrix, quantize_table, serves};
+use crate::timings::{Step, Timings};
 use candle_core::Tensor;
 use haikuq_format::layout::{PlaneBuffers, dequantize, pack_quantized};
 use haikuq_format::manifest::TensorEntry;
@@ -29,7 +30,7 @@ use std::time::Instant;
 const CORRECTION: f32 = 0.5;
 
 /// Tokens on which a matrix's loss is measured, at most, and rows whose outputs for them exist at a time.
-const SAMPLE_TOKENS: usize = 512;
+const SAMPLE_TOKENS: usize = 256;
 const SAMPLE_ROWS: usize = 4096;
 
 /// Quantizes every matrix that is not staged yet.
@@ -38,38 +39,44 @@ pub(super) fn stage(
     plan: &Plan,
     calibration: &Calibration,
     staged: &Staged,
+    timings: &Timings,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), ConvertError> {
     let spec = &weights.decoder().spec;
-    let run = Run { weights, plan, staged, progress };
+    let run = Run { weights, plan, staged, timings, progress };
     let read = |name: &str| {
         let values = weights.read(name);
         weights.decoder().release(name);
         values
     };
     let length = calibration.windows.first().map_or(0, Vec::len);
-    let mut original = Ends::load(spec, read)?.embed(&calibration.windows)?;
-    let mut stored = original.clone();
-    for index in 0..spec.num_layers() {
-        let layer = LayerWindows::load(spec, index, length, read)?;
+    let ends = timings.measure(Step::Reading, "", 0.0, || Ends::load(spec, read))?;
+    let mut stored = timings.measure(Step::Forward, "", 0.0, || ends.embed(&calibration.windows))?;
+    drop(ends);
+    let mut original = stored.clone();
+    for (index, layer_spec) in spec.layers.iter().enumerate() {
+        let layer = timings.measure(Step::Reading, "", 0.0, || LayerWindows::load(spec, index, length, read))?;
         let mut recorder = Recorder::default();
-        original = layer.forward(&original, &mut recorder)?;
-        let gated = spec.layers[index].mlp.gated;
+        let flop = cost::layer(layer_spec, spec.hidden_size, calibration.windows.len(), length);
+        original = timings.measure(Step::Forward, "", flop, || layer.forward(&original, &mut recorder))?;
+        let gated = layer_spec.mlp.gated;
         let mut quantizer = Quantizer { run: &run, layer: index, gated, inputs: recorder.inputs, failed: None };
-        let result = layer.forward(&stored, &mut quantizer);
+        let result = timings.measure(Step::Forward, "", flop, || layer.forward(&stored, &mut quantizer));
         // The cause goes first: what candle hands on of it is text.
         if let Some(error) = quantizer.failed {
             return Err(error);
         }
         stored = result?;
     }
-    let ends = Ends::load(spec, read)?;
+    let ends = timings.measure(Step::Reading, "", 0.0, || Ends::load(spec, read))?;
     original = ends.normed(&original)?;
     stored = ends.normed(&stored)?;
     drop(ends);
     let head = if spec.tied_head { "embedding" } else { "head" };
     let lookup = calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice()).filter(|_| spec.tied_head);
-    run.matrix(head, &stored, Some(original), lookup)?;
+    let weights = timings.measure(Step::Reading, head, 0.0, || read(head))?;
+    run.matrix(head, &weights, &stored, Some(original), lookup)?;
+    drop(weights);
     // Tables that are only looked up in: each row's error matters by itself.
     for tensor in plan.tensors.iter().filter(|t| t.class == TensorClass::Embedding && t.name != head) {
         run.table(tensor, calibration)?;
@@ -82,6 +89,7 @@ struct Run<'a> {
     weights: &'a Equalized<'a>,
     plan: &'a Plan,
     staged: &'a Staged,
+    timings: &'a Timings,
     progress: &'a (dyn Fn(Progress) + Sync),
 }
 
@@ -91,12 +99,12 @@ impl Run<'_> {
         self.plan.tensors.iter().find(|t| t.name == name).ok_or_else(missing)
     }
 
-    /// The values of a matrix as they are stored, quantized now unless an earlier run did it. `stored` are its inputs
-    /// `[tokens, columns]` after stored weights, `original` those after the original ones; `lookup` what a squared error
-    /// costs where the matrix is also looked up in, a column.
+    /// The values of a matrix of `weights` as they are stored, quantized now unless an earlier run did it. `stored` are its
+    /// inputs `[tokens, columns]` after stored weights, `original` those after the original ones; `lookup` what a squared error costs where the matrix is also looked up in, a column.
     fn matrix(
         &self,
         name: &str,
+        weights: &[f32],
         stored: &Tensor,
         original: Option<Tensor>,
         lookup: Option<&[f32]>,
@@ -107,35 +115,60 @@ impl Run<'_> {
             return Ok(values(tensor, &matrix.planes));
         }
         let begin = Instant::now();
-        let mut weights = self.weights.read(name)?;
-        self.weights.decoder().release(name);
-        let columns = tensor.columns();
-        let mut moment = with_numbers(stored, |inputs| gram(inputs, columns))?;
-        for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {
-            moment[c * columns + c] += extra;
-        }
-        let moment = SecondMoment::new(columns, moment);
+        let (rows, columns, tokens) = (tensor.rows(), tensor.columns(), stored.dim(0)?);
         let failed = |source| ConvertError::Moment { tensor: name.into(), source };
-        let unchanged = weights.clone();
-        if let Some(original) = original {
-            let mut correction = with_numbers(stored, |stored| {
-                let shift = with_numbers(&original, |original| shift(original, stored))?;
-                drop(original);
-                candle_core::Result::Ok(shifted(&weights, &shift, stored, columns))
-            })??;
-            moment.solve_rows(&mut correction).map_err(failed)?;
-            weights.iter_mut().zip(&correction).for_each(|(w, c)| *w += c);
-        }
+        let moment = self.timings.measure(Step::Moments, name, cost::moments(tokens, columns), || {
+            let mut moment = with_numbers(stored, |inputs| gram(inputs, columns))?;
+            for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {
+                moment[c * columns + c] += extra;
+            }
+            candle_core::Result::Ok(SecondMoment::new(columns, moment))
+        })?;
+        self.timings.measure(Step::Factorization, name, cost::factorization(columns), || moment.factorize()).map_err(failed)?;
+        let corrected = match original {
+            Some(original) => {
+                let flop = cost::correction(tokens, rows, columns);
+                let correct = || self.corrected(weights, stored, original, &moment).map(|c| c.map_err(failed));
+                self.timings.measure(Step::Correction, name, flop, correct)??
+            }
+            None => weights.to_vec(),
+        };
         let (staged, out) = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
-                let quantized = quantize_matrix(scheme, &weights, &moment).map_err(failed)?;
-                let planes = pack_quantized(scheme, tensor.rows(), columns, &quantized.rows);
-                (StagedMatrix::new(planes, &unchanged, &quantized.values), quantized.values)
+                let quantize = || quantize_matrix(scheme, corrected, &moment);
+                let quantized = self.timings.measure(Step::Codes, name, cost::codes(rows, columns), quantize).map_err(failed)?;
+                drop(moment);
+                let pack = || pack_quantized(scheme, rows, columns, &quantized.rows);
+                let planes = self.timings.measure(Step::Packing, name, 0.0, pack);
+                let errors = || StagedMatrix::new(planes, weights, &quantized.values);
+                (self.timings.measure(Step::Loss, name, 0.0, errors), quantized.values)
             }
-            _ => self.searched(tensor, &weights, &unchanged)?,
+            _ => self.timings.measure(Step::Codes, name, 0.0, || self.searched(tensor, &corrected, weights))?,
         };
-        self.finish(tensor, &staged, begin, self.relative_loss(&unchanged, &out, stored)?)?;
+        let flop = cost::loss(tokens.min(SAMPLE_TOKENS), rows, columns);
+        let loss = self.timings.measure(Step::Loss, name, flop, || self.relative_loss(weights, &out, stored))?;
+        self.finish(tensor, &staged, begin, loss)?;
         Ok(out)
+    }
+
+    /// `weights` with what corrects a part of the difference between the `original` and the `stored` inputs.
+    fn corrected(
+        &self,
+        weights: &[f32],
+        stored: &Tensor,
+        original: Tensor,
+        moment: &SecondMoment,
+    ) -> candle_core::Result<Result<Vec<f32>, NotPositive>> {
+        let mut corrected = with_numbers(stored, |stored| {
+            let shift = with_numbers(&original, |original| shift(original, stored))?;
+            drop(original);
+            candle_core::Result::Ok(shifted(weights, &shift, stored, moment.columns()))
+        })??;
+        let solved = moment.solve_rows(&mut corrected);
+        corrected.par_chunks_mut(1 << 16).zip(weights.par_chunks(1 << 16)).for_each(|(corrected, weights)| {
+            corrected.iter_mut().zip(weights).for_each(|(c, w)| *c += w);
+        });
+        Ok(solved.map(|()| corrected))
     }
 
     /// A table of embeddings or positions.
@@ -145,16 +178,18 @@ impl Run<'_> {
             return Ok(());
         }
         let begin = Instant::now();
-        let weights = self.weights.read(&tensor.name)?;
+        let weights = self.timings.measure(Step::Reading, &tensor.name, 0.0, || self.weights.read(&tensor.name))?;
         let lookup = calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice());
         let importance = lookup.filter(|l| l.len() == tensor.columns());
         let staged = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
-                let quantized = quantize_table(scheme, &weights, tensor.columns(), importance);
-                let planes = pack_quantized(scheme, tensor.rows(), tensor.columns(), &quantized.rows);
+                let quantize = || quantize_table(scheme, &weights, tensor.columns(), importance);
+                let quantized = self.timings.measure(Step::Codes, &tensor.name, 0.0, quantize);
+                let pack = || pack_quantized(scheme, tensor.rows(), tensor.columns(), &quantized.rows);
+                let planes = self.timings.measure(Step::Packing, &tensor.name, 0.0, pack);
                 StagedMatrix::new(planes, &weights, &quantized.values)
             }
-            _ => self.searched(tensor, &weights, &weights)?.0,
+            _ => self.timings.measure(Step::Codes, &tensor.name, 0.0, || self.searched(tensor, &weights, &weights))?.0,
         };
         let loss = staged.relative_error();
         self.finish(tensor, &staged, begin, loss)
@@ -186,23 +221,24 @@ impl Run<'_> {
 
     /// `E|(W − Ŵ) x|² / E|W x|²` over the inputs of stored weights.
     fn relative_loss(&self, weights: &[f32], out: &[f32], inputs: &Tensor) -> Result<f64, ConvertError> {
-        // A sample of the tokens says it well enough.
-        let columns = inputs.dim(1)?;
-        let sample = inputs.narrow(0, 0, inputs.dim(0)?.min(SAMPLE_TOKENS))?;
-        let (mut lost, mut all) = (0.0, 0.0);
-        with_numbers(&sample, |sample| {
-            let energy = |w: &[f32]| times_transposed(w, sample, columns).iter().map(|&y| f64::from(y * y)).sum::<f64>();
-            for (weights, out) in weights.chunks(SAMPLE_ROWS * columns).zip(out.chunks(SAMPLE_ROWS * columns)) {
-                let difference: Vec<f32> = weights.iter().zip(out).map(|(a, b)| a - b).collect();
-                lost += energy(&difference);
-                all += energy(weights);
-            }
+        let ((tokens, columns), mut sample) = (inputs.dims2()?, Vec::new());
+        with_numbers(inputs, |inputs| {
+            // Some tokens from everywhere say it well enough.
+            let every = tokens.div_ceil(SAMPLE_TOKENS).max(1);
+            inputs.chunks_exact(columns).step_by(every).for_each(|row| sample.extend_from_slice(row));
         })?;
+        let energy = |w: &[f32]| times_transposed(w, &sample, columns).par_chunks(1 << 16).map(squares).collect::<Vec<f64>>();
+        let (mut lost, mut all) = (0.0, 0.0);
+        for (weights, out) in weights.chunks(SAMPLE_ROWS * columns).zip(out.chunks(SAMPLE_ROWS * columns)) {
+            let difference: Vec<f32> = weights.par_iter().with_min_len(1 << 14).zip(out).map(|(a, b)| a - b).collect();
+            lost += energy(&difference).iter().sum::<f64>();
+            all += energy(weights).iter().sum::<f64>();
+        }
         Ok(lost / all.max(f64::MIN_POSITIVE))
     }
 
     fn finish(&self, tensor: &TensorEntry, matrix: &StagedMatrix, begin: Instant, loss: f64) -> Result<(), ConvertError> {
-        self.staged.write(tensor, matrix)?;
+        self.timings.measure(Step::Packing, &tensor.name, 0.0, || self.staged.write(tensor, matrix))?;
         (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
         let bits = tensor.bytes() as f64 * 8.0 / (tensor.rows() * tensor.columns()) as f64;
         let cost = MatrixCost { seconds: begin.elapsed().as_secs_f64(), bits, relative_loss: loss };
@@ -211,13 +247,13 @@ impl Run<'_> {
     }
 }
 
-/// What a matrix's inputs are to be made good by: part of the way from the stored ones to the original ones.
+fn squares(numbers: &[f32]) -> f64 {
+    numbers.iter().map(|&y| f64::from(y * y)).sum()
+}
+
+/// Part of the way from the stored inputs to the original ones.
 fn shift(original: &[f32], stored: &[f32]) -> Vec<f32> {
-    let mut shift = original.to_vec();
-    shift.par_chunks_mut(1 << 16).zip(stored.par_chunks(1 << 16)).for_each(|(shift, stored)| {
-        shift.iter_mut().zip(stored).for_each(|(o, s)| *o = (*o - s) * CORRECTION);
-    });
-    shift
+    original.par_iter().with_min_len(1 << 14).zip(stored).map(|(o, s)| (o - s) * CORRECTION).collect()
 }
 
 /// `W · E[shift xᵀ]` over the inputs `x`, by whichever order of products takes fewer operations.
@@ -241,7 +277,7 @@ struct Recorder {
 }
 
 impl Observe for Recorder {
-    fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, site: Site, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         self.inputs.insert(site, input.clone());
         Ok(None)
     }
@@ -257,10 +293,10 @@ struct Quantizer<'a> {
 }
 
 impl Observe for Quantizer<'_> {
-    fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        let part = site.matrix(self.gated);
+    fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        let name = format!("layers.{}.{}", self.layer, site.matrix(self.gated));
         let original = self.inputs.remove(&site);
-        match self.run.matrix(&format!("layers.{}.{part}", self.layer), input, original, None) {
+        match with_numbers(weights, |weights| self.run.matrix(&name, weights, input, original, None))? {
             Ok(values) => Ok(Some(values)),
             Err(error) => {
                 let text = error.to_string();

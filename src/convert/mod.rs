@@ -13,6 +13,7 @@
 //! depends on its weights and scheme alone: neither the number of threads nor an interruption changes a byte.
 
 mod calibrated;
+pub(crate) mod cost;
 mod disk;
 mod error;
 mod files;
@@ -32,6 +33,7 @@ pub use schemes::choose_schemes;
 use crate::architecture::Decoder;
 use crate::calibrate::Calibration;
 use crate::quantize::{Equalized, Recipe};
+use crate::timings::{Step, Timings};
 use files::SourceFile;
 use haikuq_format::Manifest;
 use haikuq_format::manifest::{FileEntry, HubSource, MANIFEST_FILE, Provenance};
@@ -104,20 +106,22 @@ pub fn heavy_losses(manifest: &Manifest) -> Vec<String> {
     heavy.map(warning).collect()
 }
 
-/// Converts `decoder` as planned, with `calibration` if the recipe asks for it, and returns the manifest of the package,
-/// which then lies at `options.out`.
+/// Converts the decoder of `weights` as planned, with `calibration` if the recipe asks for it, and returns the manifest of
+/// the package, which then lies at `options.out`. `timings` gets what each step took.
 ///
 /// # Errors
 /// See [`ConvertError`]. Whatever happens, nothing incomplete lies under the final name; finished shards stay in
 /// `OUT.partial` for [`Options::resume`].
 pub fn convert(
-    decoder: &Decoder,
+    weights: &Equalized<'_>,
     recipe: &Recipe,
     plan: &Plan,
     calibration: Option<&Calibration>,
     options: &Options,
+    timings: &Timings,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Manifest, ConvertError> {
+    let decoder = weights.decoder();
     let calibration = calibration.filter(|_| recipe.calibrate);
     if recipe.calibrate && calibration.is_none() {
         return Err(ConvertError::NoCalibration { recipe: recipe.name.clone() });
@@ -145,17 +149,14 @@ pub fn convert(
         .num_threads(options.jobs)
         .build()
         .map_err(|e| ConvertError::Threads { jobs: options.jobs, why: e.to_string() })?;
-    let weights = pool.install(|| match calibration {
-        Some(_) => Equalized::new(decoder),
-        None => Equalized::far(decoder),
-    })?;
     let staged = calibration.map(|_| staged::Staged::open(work.matrices())).transpose()?;
     if let (Some(calibration), Some(staged)) = (calibration, &staged)
         && work.finished() < plan.shards.len()
     {
-        pool.install(|| calibrated::stage(&weights, plan, calibration, staged, progress))?;
+        pool.install(|| calibrated::stage(weights, plan, calibration, staged, timings, progress))?;
     }
-    let hashed = pipeline::run(&pool, &weights, plan, staged.as_ref(), &mut work, progress)?;
+    let shards = || pipeline::run(&pool, weights, plan, staged.as_ref(), &mut work, progress);
+    let hashed = timings.measure(Step::Shards, "", 0.0, shards)?;
     let tensors = plan.tensors_with_errors(work.errors());
     let companions = decoder.checkpoint().companions();
     files::write_companions(companions, &work.package())?;

@@ -5,6 +5,7 @@ use super::{ConvertError, disk};
 use crate::quantize::StoredRows;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, plane_sizes};
 use haikuq_format::manifest::{Chunk, TensorEntry};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -27,12 +28,15 @@ pub(super) struct StagedMatrix {
 impl StagedMatrix {
     /// With the errors of `values` against the `original` weights.
     pub(super) fn new(planes: PlaneBuffers, original: &[f32], values: &[f32]) -> Self {
-        let difference = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
-        Self {
-            planes,
-            squared_error: original.iter().zip(values).map(difference).sum(),
-            squared_norm: original.iter().map(|&w| f64::from(w).powi(2)).sum(),
-        }
+        let part = |(original, values): (&[f32], &[f32])| {
+            let difference = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
+            let error: f64 = original.iter().zip(values).map(difference).sum();
+            (error, original.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>())
+        };
+        // Parts are added in order, whatever thread each is from.
+        let parts: Vec<(f64, f64)> = original.par_chunks(1 << 16).zip(values.par_chunks(1 << 16)).map(part).collect();
+        let squared_error = parts.iter().map(|p| p.0).sum();
+        Self { planes, squared_error, squared_norm: parts.iter().map(|p| p.1).sum() }
     }
 
     /// A chunk of its rows. Chunks are whole eights of rows, so planes of packed numbers are cut between words.

@@ -13,6 +13,7 @@ use haikuq_format::align;
 use haikuq_format::layout::plane_sizes;
 use haikuq_format::scheme::Scheme;
 use haikuq_format::spec::{TensorClass, TensorSpec};
+use rayon::prelude::*;
 
 /// Rows of a matrix that are quantized to see how large its errors are, at most.
 const SAMPLE_ROWS: usize = 256;
@@ -72,7 +73,7 @@ pub fn allocate<E: From<RecipeError>>(
             let bytes: u64 = plane_sizes(scheme, rows, columns).iter().map(|p| align(p.words as u64 * 4)).sum();
             Stored { scheme, bits: bytes as f64 * 8.0, loss: 0.5 * energy * error(scheme, &sample, columns, &importance) }
         };
-        options.push(choice.iter().map(option).collect());
+        options.push(choice.par_iter().map(option).collect());
     }
     let budget = bits * weights as f64;
     let least: f64 = options.iter().map(|o| o.iter().map(|o| o.bits).fold(f64::INFINITY, f64::min)).sum();
@@ -128,19 +129,21 @@ fn solve(options: &[Vec<Stored>], budget: f64) -> Vec<usize> {
 fn energy(matrix: &[f32], columns: usize, sensitivity: &Sensitivity) -> f64 {
     let weighted = |row: &[f32], by: &[f32]| row.iter().zip(by).map(|(w, d)| f64::from(w * w * d)).sum::<f64>();
     let rows = matrix.len() / columns;
-    let multiplied: f64 = matrix
-        .chunks_exact(columns)
+    let of_rows: Vec<f64> = matrix
+        .par_chunks_exact(columns)
         .zip(&sensitivity.output)
         .map(|(row, &g)| f64::from(g) * weighted(row, &sensitivity.input))
-        .sum();
+        .collect();
+    let multiplied: f64 = of_rows.iter().sum();
     // Rows are looked up as often as the model expects them, where that is known, else all alike.
     let expected: f64 = sensitivity.output.iter().map(|&g| f64::from(g)).sum();
     let frequency = |r: usize| match sensitivity.output.get(r) {
         Some(&g) if expected > 0.0 => f64::from(g) / expected,
         _ => 1.0 / rows as f64,
     };
-    let looked_up = matrix.chunks_exact(columns).enumerate().map(|(r, row)| frequency(r) * weighted(row, &sensitivity.lookup));
-    f64::from(sensitivity.coupling) * multiplied + looked_up.sum::<f64>()
+    let rows = matrix.par_chunks_exact(columns).enumerate();
+    let looked_up: Vec<f64> = rows.map(|(r, row)| frequency(r) * weighted(row, &sensitivity.lookup)).collect();
+    f64::from(sensitivity.coupling) * multiplied + looked_up.iter().sum::<f64>()
 }
 
 /// What a squared error of a column costs, up to a factor.

@@ -1,11 +1,12 @@
 //! Statements about calibrated quantization: each step does what it is for.
 
 use super::codebook::{self, block_scales};
-use super::lanes::{ROWS, gather};
+use super::descent::Descent;
+use super::gptq;
+use super::lanes::{ROWS, Strip, gather};
 use super::matrix::{quantize_matrix, quantize_table};
 use super::scales::ScaleGrid;
 use super::second_moment::SecondMoment;
-use super::{descent, gptq};
 use haikuq_format::layout::{dequantize, pack_quantized};
 use haikuq_format::scheme::{Grouped, Scheme};
 
@@ -56,7 +57,7 @@ fn each_step_loses_less_than_the_one_before() {
         let scheme = grouped(text);
         let diagonal: Vec<f32> = moment.diagonal();
         let nearest = loss(&weights, &quantize_table(scheme, &weights, columns, Some(&diagonal)).values, &h);
-        let calibrated = loss(&weights, &quantize_matrix(scheme, &weights, &moment).unwrap().values, &h);
+        let calibrated = loss(&weights, &quantize_matrix(scheme, weights.clone(), &moment).unwrap().values, &h);
         assert!(calibrated < 0.6 * nearest, "{text}: {calibrated} against {nearest}");
     }
     let error = |text| {
@@ -78,21 +79,22 @@ fn descent_never_loses_more_than_gptq_alone() {
     let table = codebook::learn(scheme, &weights, columns, &importance);
     let grid = ScaleGrid::new(scheme.scale, 6.0, table.reach());
     let lanes = gather(&weights, columns, 0);
-    let scales = block_scales(grid, &table, scheme.group, &lanes, &importance);
-    let order = moment.activation_order();
-    let factor = moment.inverse_factor().unwrap();
-    let mut codes = gptq::quantize(&table, scheme.group, &lanes, &scales, &order, &factor);
+    let scales = Strip::of(&[block_scales(grid, &table, scheme.group, &lanes, &importance)]);
+    let factors = moment.factors().unwrap();
+    let (found, errors) = gptq::quantize(&table, scheme.group, &Strip::of(&[lanes]), &scales, factors);
     let values = |codes: &[[u8; ROWS]]| -> Vec<f32> {
         (0..ROWS * columns)
             .map(|i| {
                 let (lane, c) = (i / columns, i % columns);
-                table.values()[usize::from(codes[c][lane])] * scales[c / scheme.group][lane]
+                table.values()[usize::from(codes[c][lane])] * scales.lanes[c / scheme.group][lane]
             })
             .collect()
     };
-    let mut last = loss(&weights, &values(&codes), &shrunk);
+    let mut last = loss(&weights, &values(&found), &shrunk);
     for sweep in 0..3 {
-        descent::improve(&table, scheme.group, &lanes, &scales, &moment, &mut codes, 1);
+        let mut codes = found.clone();
+        let descent = Descent { table: &table, group: scheme.group, scales: &scales, moment: &moment };
+        descent.improve(factors, &errors, &mut codes, sweep + 1);
         let now = loss(&weights, &values(&codes), &shrunk);
         assert!(now <= last * 1.0001, "sweep {sweep}: {now} after {last}");
         last = now;
@@ -106,7 +108,7 @@ fn values_are_those_that_readers_of_the_package_get() {
     let moment = SecondMoment::new(columns, correlated(columns));
     for text in ["q4/32:e4m4 learned", "q3/64:e4m4 learned", "q3/32 learned", "q4/128", "q3/32"] {
         let scheme = grouped(text);
-        let matrix = quantize_matrix(scheme, &weights, &moment).unwrap();
+        let matrix = quantize_matrix(scheme, weights.clone(), &moment).unwrap();
         let planes = pack_quantized(scheme, rows, columns, &matrix.rows);
         let planes: Vec<_> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
         assert_eq!(dequantize(Scheme::Grouped(scheme), rows, columns, &planes), matrix.values, "{text}");
@@ -125,7 +127,7 @@ fn rows_far_apart_in_size_and_rows_of_zeros_are_served() {
         identity.iter_mut().step_by(columns + 1).for_each(|v| *v = 1.0);
         identity
     });
-    let matrix = quantize_matrix(grouped("q4/32:e4m4 learned"), &weights, &moment).unwrap();
+    let matrix = quantize_matrix(grouped("q4/32:e4m4 learned"), weights.clone(), &moment).unwrap();
     for (r, (row, stored)) in weights.chunks_exact(columns).zip(matrix.values.chunks_exact(columns)).enumerate() {
         let error: f32 = row.iter().zip(stored).map(|(a, b)| (a - b).powi(2)).sum();
         let energy: f32 = row.iter().map(|a| a * a).sum();
@@ -138,7 +140,7 @@ fn activations_that_are_not_finite_are_refused() {
     let mut values = vec![0.0; 32 * 32];
     values[5] = f32::NAN;
     let weights = numbers(32 * 4, 1);
-    assert!(quantize_matrix(grouped("q4/32 learned"), &weights, &SecondMoment::new(32, values)).is_err());
+    assert!(quantize_matrix(grouped("q4/32 learned"), weights, &SecondMoment::new(32, values)).is_err());
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! Weight Quantization", 2023, make columns the larger the more they carry. That helps where columns are rounded by
 //! themselves; GPTQ makes good a column's errors in others, and loses by it.)
 
+use super::Recipe;
 use crate::architecture::{ArchitectureError, Decoder};
 use crate::calibrate::Sensitivity;
 use haikuq_format::spec::{Attention, Mixer, Mlp, Residual};
@@ -75,6 +76,14 @@ impl<'a> Equalized<'a> {
         Self::to(decoder, Extent::Far)
     }
 
+    /// As the recipe needs them: [`Equalized::new`] with calibration, [`Equalized::far`] without.
+    ///
+    /// # Errors
+    /// As these.
+    pub fn for_recipe(decoder: &'a Decoder, recipe: &Recipe) -> Result<Self, ArchitectureError> {
+        if recipe.calibrate { Self::new(decoder) } else { Self::far(decoder) }
+    }
+
     fn to(decoder: &'a Decoder, extent: Extent) -> Result<Self, ArchitectureError> {
         let mut equalized = Self { decoder, factors: BTreeMap::new(), extent };
         for layer in 0..decoder.spec.num_layers() {
@@ -112,7 +121,12 @@ impl<'a> Equalized<'a> {
     /// As there.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, ArchitectureError> {
         let mut out = self.decoder.read(name)?;
-        self.apply(name, 0..usize::MAX, &mut out);
+        let rows = self.decoder.rows(name);
+        let stride = out.len() / rows.max(1);
+        out.par_chunks_mut((BLOCK_ROWS * stride).max(1)).enumerate().for_each(|(i, out)| {
+            let first = i * BLOCK_ROWS;
+            self.apply(name, first..rows.min(first + BLOCK_ROWS), out);
+        });
         Ok(out)
     }
 

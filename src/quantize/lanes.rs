@@ -4,6 +4,9 @@
 //! taken together, a column of them in one vector: every step is one vector operation, sums run in the order of the
 //! columns, and results depend neither on the width of the CPU's vectors nor on the number of threads.
 
+use faer::{MatMut, MatRef};
+use std::ops::Range;
+
 /// Rows in a block.
 pub(super) const ROWS: usize = 16;
 
@@ -20,6 +23,47 @@ pub(super) fn gather(matrix: &[f32], columns: usize, first: usize) -> Vec<Lanes>
         }
     }
     lanes
+}
+
+/// Some blocks of rows side by side: `[columns, width × ROWS]`, a row of it for each column of the matrix.
+///
+/// Products with factors of the second moment take a strip at a time, each step along its columns a block of rows.
+#[derive(Clone, Debug)]
+pub(super) struct Strip {
+    /// Blocks of rows.
+    pub(super) width: usize,
+    /// Column by column, block after block.
+    pub(super) lanes: Vec<Lanes>,
+}
+
+impl Strip {
+    pub(super) fn zeros(columns: usize, width: usize) -> Self {
+        Self { width, lanes: vec![[0.0; ROWS]; columns * width] }
+    }
+
+    /// Blocks of rows next to each other.
+    pub(super) fn of(blocks: &[Vec<Lanes>]) -> Self {
+        let (width, columns) = (blocks.len(), blocks.first().map_or(0, Vec::len));
+        let lanes = (0..columns).flat_map(|c| blocks.iter().map(move |block| block[c])).collect();
+        Self { width, lanes }
+    }
+
+    /// One column of all blocks.
+    pub(super) fn column(&self, c: usize) -> &[Lanes] {
+        &self.lanes[c * self.width..(c + 1) * self.width]
+    }
+
+    /// Columns as rows of a matrix `[columns, width × ROWS]`.
+    pub(super) fn matrix(&self, columns: Range<usize>) -> MatRef<'_, f32> {
+        let numbers = self.lanes[columns.start * self.width..columns.end * self.width].as_flattened();
+        MatRef::from_row_major_slice(numbers, columns.len(), self.width * ROWS)
+    }
+
+    /// As [`Strip::matrix`], to be written.
+    pub(super) fn matrix_mut(&mut self, columns: Range<usize>) -> MatMut<'_, f32> {
+        let numbers = self.lanes[columns.start * self.width..columns.end * self.width].as_flattened_mut();
+        MatMut::from_row_major_slice_mut(numbers, columns.len(), self.width * ROWS)
+    }
 }
 
 /// The nearest entries of a table with ascending values.

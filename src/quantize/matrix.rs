@@ -1,10 +1,11 @@
 //! A whole matrix in a scheme, with what calibration says of its inputs: codebook, scales, codes, in this order.
 
 use super::codebook::{self, block_scales};
-use super::lanes::{Lanes, ROWS, Table, gather};
+use super::descent::Descent;
+use super::gptq;
+use super::lanes::{Lanes, ROWS, Strip, Table, gather};
 use super::scales::ScaleGrid;
 use super::second_moment::{NotPositive, SecondMoment};
-use super::{descent, gptq};
 use haikuq_format::E4M4;
 use haikuq_format::layout::{QuantizedRows, Scales, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType};
@@ -35,15 +36,15 @@ pub fn serves(scheme: Grouped) -> bool {
 ///
 /// # Panics
 /// If `weights` is no whole number of rows, or the scheme is none that [`serves`] names.
-pub fn quantize_matrix(scheme: Grouped, weights: &[f32], moment: &SecondMoment) -> Result<QuantizedMatrix, NotPositive> {
+pub fn quantize_matrix(scheme: Grouped, weights: Vec<f32>, moment: &SecondMoment) -> Result<QuantizedMatrix, NotPositive> {
     let columns = moment.columns();
     let importance = moment.diagonal();
-    let fit = Fit::new(scheme, weights, columns, &importance);
-    let order = moment.activation_order();
-    let factor = moment.inverse_factor()?;
-    Ok(fit.quantize(weights, |lanes, scales| {
-        let mut codes = gptq::quantize(&fit.table, scheme.group, lanes, scales, &order, &factor);
-        descent::improve(&fit.table, scheme.group, lanes, scales, moment, &mut codes, SWEEPS);
+    let fit = Fit::new(scheme, &weights, columns, &importance);
+    let factors = moment.factors()?;
+    Ok(fit.quantize(weights, |weights, scales| {
+        let (mut codes, errors) = gptq::quantize(&fit.table, scheme.group, weights, scales, factors);
+        let descent = Descent { table: &fit.table, group: scheme.group, scales, moment };
+        descent.improve(factors, &errors, &mut codes, SWEEPS);
         codes
     }))
 }
@@ -56,7 +57,7 @@ pub fn quantize_matrix(scheme: Grouped, weights: &[f32], moment: &SecondMoment) 
 pub fn quantize_table(scheme: Grouped, weights: &[f32], columns: usize, importance: Option<&[f32]>) -> QuantizedMatrix {
     let alike = vec![1.0; columns];
     let fit = Fit::new(scheme, weights, columns, importance.unwrap_or(&alike));
-    fit.quantize(weights, |lanes, scales| nearest(&fit.table, scheme.group, lanes, scales))
+    fit.quantize(weights.to_vec(), |lanes, scales| nearest(&fit.table, scheme.group, lanes, scales))
 }
 
 /// How much of the energy of `weights` nearest codes of `scheme` lose: `Σ importance (w − ŵ)² / Σ importance w²` over
@@ -66,7 +67,7 @@ pub fn quantize_table(scheme: Grouped, weights: &[f32], columns: usize, importan
 /// As [`quantize_matrix`].
 pub fn relative_error(scheme: Grouped, weights: &[f32], columns: usize, importance: &[f32]) -> f64 {
     let fit = Fit::new(scheme, weights, columns, importance);
-    let quantized = fit.quantize(weights, |lanes, scales| nearest(&fit.table, scheme.group, lanes, scales));
+    let quantized = fit.quantize(weights.to_vec(), |lanes, scales| nearest(&fit.table, scheme.group, lanes, scales));
     let (mut error, mut energy) = (0.0, 0.0);
     for (row, stored) in weights.chunks_exact(columns).zip(quantized.values.chunks_exact(columns)) {
         for ((w, s), cost) in row.iter().zip(stored).zip(importance) {
@@ -98,49 +99,59 @@ impl<'a> Fit<'a> {
         Self { scheme, columns, importance, table, grid }
     }
 
-    /// Scales by search, codes by `code` from a block's weights and scales.
-    fn quantize(&self, weights: &[f32], code: impl Fn(&[Lanes], &[Lanes]) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
+    /// Scales by search, codes by `code` from a strip's weights and scales.
+    fn quantize(&self, mut weights: Vec<f32>, code: impl Fn(&Strip, &Strip) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
         let (scheme, columns, table) = (self.scheme, self.columns, &self.table);
         let rows = weights.len() / columns;
-        let block = |block: usize| {
-            let lanes = gather(weights, columns, block * ROWS);
-            let scales = block_scales(self.grid, table, scheme.group, &lanes, self.importance);
-            let codes = code(&lanes, &scales);
-            (scales, codes)
-        };
-        let blocks: Vec<_> = (0..rows.div_ceil(ROWS)).into_par_iter().map(block).collect();
-        let (width, per_row) = (padded(columns), groups(columns, scheme.group));
+        let (width, per_row, strip) = (padded(columns), groups(columns, scheme.group), strip_rows(rows));
         let zero = table.nearest_code(&[0.0; ROWS]).1[0] as u8;
-        let mut codes = vec![zero; rows * width];
-        let mut scales = Vec::with_capacity(rows * per_row);
-        for row in 0..rows {
-            let (block_scales, block_codes) = &blocks[row / ROWS];
-            for (c, column) in block_codes.iter().enumerate() {
-                codes[row * width + c] = column[row % ROWS];
+        let (mut codes, mut scales) = (vec![zero; rows * width], vec![0.0; rows * per_row]);
+        let strips = codes.par_chunks_mut(strip * width).zip(scales.par_chunks_mut(strip * per_row)).enumerate();
+        strips.for_each(|(i, (to_codes, to_scales))| {
+            let blocks = to_codes.len().div_ceil(ROWS * width);
+            let lanes: Vec<_> = (0..blocks).map(|block| gather(&weights, columns, i * strip + block * ROWS)).collect();
+            let found: Vec<_> =
+                lanes.iter().map(|lanes| block_scales(self.grid, table, scheme.group, lanes, self.importance)).collect();
+            let found = Strip::of(&found);
+            let codes = code(&Strip::of(&lanes), &found);
+            for (row, to) in to_codes.chunks_exact_mut(width).enumerate() {
+                let of_row = codes[row / ROWS..].iter().step_by(blocks);
+                to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
             }
-            scales.extend(block_scales.iter().map(|s| s[row % ROWS]));
-        }
+            for (row, to) in to_scales.chunks_exact_mut(per_row).enumerate() {
+                let of_row = found.lanes[row / ROWS..].iter().step_by(blocks);
+                to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
+            }
+        });
         let (scales, codebook) = stored(scheme, table, self.grid, &scales);
         let levels = if codebook.is_empty() { table.values() } else { &codebook };
-        let mut values = Vec::with_capacity(rows * columns);
-        for row in 0..rows {
-            for c in 0..columns {
-                values.push(scales.get(row * per_row + c / scheme.group) * levels[usize::from(codes[row * width + c])]);
+        // Values take the place of weights.
+        weights.par_chunks_mut(columns).zip(codes.par_chunks(width)).enumerate().for_each(|(row, (values, codes))| {
+            for (g, (values, codes)) in values.chunks_mut(scheme.group).zip(codes.chunks(scheme.group)).enumerate() {
+                let scale = scales.get(row * per_row + g);
+                values.iter_mut().zip(codes).for_each(|(v, code)| *v = scale * levels[usize::from(*code)]);
             }
-        }
-        QuantizedMatrix { rows: QuantizedRows { codes, scales, codebook, ..QuantizedRows::default() }, values }
+        });
+        QuantizedMatrix { rows: QuantizedRows { codes, scales, codebook, ..QuantizedRows::default() }, values: weights }
     }
+}
+
+/// Rows that one thread quantizes at a time: enough for products to be fast, and few enough that all threads have some.
+/// They follow from the number of rows alone, for products of other sizes have other sums.
+pub(super) fn strip_rows(rows: usize) -> usize {
+    rows.div_ceil(32).next_multiple_of(ROWS).clamp(4 * ROWS, 16 * ROWS)
 }
 
 /// The nearest codes.
 #[multiversion::multiversion(targets("x86_64+avx+avx2"))]
-fn nearest(table: &Table, group: usize, weights: &[Lanes], scales: &[Lanes]) -> Vec<[u8; ROWS]> {
-    let code = |(c, column): (usize, &Lanes)| {
-        let scale = &scales[c / group];
+fn nearest(table: &Table, group: usize, weights: &Strip, scales: &Strip) -> Vec<[u8; ROWS]> {
+    let width = weights.width;
+    let code = |(i, column): (usize, &Lanes)| {
+        let scale = &scales.lanes[i / width / group * width + i % width];
         let x = std::array::from_fn(|lane| if scale[lane] > 0.0 { column[lane] / scale[lane] } else { 0.0 });
         table.nearest_code(&x).1.map(|code| code as u8)
     };
-    weights.iter().enumerate().map(code).collect()
+    weights.lanes.iter().enumerate().map(code).collect()
 }
 
 /// Scales as they are stored, and the codebook, which takes in the unit that they are multiples of.

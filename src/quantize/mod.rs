@@ -7,6 +7,7 @@ mod allocate;
 mod codebook;
 mod descent;
 mod equalize;
+mod factors;
 mod gptq;
 mod lanes;
 mod matrix;

@@ -1,9 +1,6 @@
 //! The second moment of a matrix's inputs, `E[x xᵀ]`: what makes an error in one weight worth correcting in another.
 
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt::factor::{self as llt, LltRegularization};
-use faer::linalg::{triangular_inverse, triangular_solve};
-use faer::{Mat, Par, Spec};
+use super::factors::Factors;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
@@ -13,8 +10,8 @@ use std::sync::OnceLock;
 pub struct SecondMoment {
     columns: usize,
     values: Vec<f32>,
-    /// See [`SecondMoment::reversed_factor`]; needed twice.
-    factor: OnceLock<Option<Mat<f64>>>,
+    /// Needed twice, to correct and to round.
+    factors: OnceLock<Option<Factors>>,
 }
 
 /// Part of the mean diagonal that is added to the diagonal. Measured on SmolLM2-135M: 0.003 loses 3 %, 0.05 nothing.
@@ -23,9 +20,6 @@ const DAMPING: f32 = 0.01;
 /// Part that is taken off all that is not on the diagonal. Measured on SmolLM2-135M at 4.5 bits, calibrated on prose: on
 /// documentation and code it loses 8 to 12 % less than without, on prose the same; 0.5 does no better.
 const SHRINKAGE: f32 = 0.2;
-
-/// Rows that are solved for at a time, each part by one thread.
-const SOLVED_ROWS: usize = 128;
 
 /// What stops a factorization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,12 +35,12 @@ impl SecondMoment {
         assert_eq!(values.len(), columns * columns);
         let mean = (0..columns).map(|c| f64::from(values[c * columns + c])).sum::<f64>() / columns as f64;
         let added = if mean > 0.0 { mean as f32 * DAMPING } else { 1.0 };
-        for (r, row) in values.chunks_exact_mut(columns).enumerate() {
+        values.par_chunks_exact_mut(columns).enumerate().for_each(|(r, row)| {
             let diagonal = row[r] + added;
             row.iter_mut().for_each(|v| *v *= 1.0 - SHRINKAGE);
             row[r] = diagonal;
-        }
-        Self { columns, values, factor: OnceLock::new() }
+        });
+        Self { columns, values, factors: OnceLock::new() }
     }
 
     /// Inputs.
@@ -69,18 +63,20 @@ impl SecondMoment {
     /// # Errors
     /// If this has no Cholesky factor.
     pub fn solve_rows(&self, y: &mut [f32]) -> Result<(), NotPositive> {
-        let (n, order) = (self.columns, self.activation_order());
-        let lower = self.reversed_factor()?;
-        y.par_chunks_mut(SOLVED_ROWS * n).for_each(|rows| {
-            // Rows of `y` are columns of its transpose; H is symmetric.
-            let at = |i: usize| order[n - 1 - i];
-            let mut transposed = Mat::from_fn(n, rows.len() / n, |i, j| f64::from(rows[j * n + at(i)]));
-            triangular_solve::solve_lower_triangular_in_place(lower.as_ref(), transposed.as_mut(), Par::Seq);
-            triangular_solve::solve_upper_triangular_in_place(lower.transpose(), transposed.as_mut(), Par::Seq);
-            for (j, row) in rows.chunks_exact_mut(n).enumerate() {
-                for i in 0..n {
-                    row[at(i)] = transposed[(i, j)] as f32;
-                }
+        let (n, factors) = (self.columns, self.factors()?);
+        let strip = super::matrix::strip_rows(y.len() / n);
+        y.par_chunks_mut(strip * n).for_each(|rows| {
+            // Rows of `y` are columns of its transpose, in the order of the factors: X = (Y L) Lᵀ.
+            let count = rows.len() / n;
+            let mut transposed = vec![0.0; n * count];
+            for (to, &c) in transposed.chunks_exact_mut(count).zip(&factors.order) {
+                to.iter_mut().zip(rows[c..].iter().step_by(n)).for_each(|(to, y)| *to = *y);
+            }
+            let mut product = vec![0.0; n * count];
+            factors.times_inverse_transposed(&transposed, &mut product);
+            factors.times_inverse(&product, &mut transposed);
+            for (from, &c) in transposed.chunks_exact(count).zip(&factors.order) {
+                rows[c..].iter_mut().step_by(n).zip(from).for_each(|(to, x)| *to = *x);
             }
         });
         Ok(())
@@ -95,38 +91,19 @@ impl SecondMoment {
         order
     }
 
-    /// The lower triangular `L` with `L Lᵀ = H⁻¹` where row `i` of H is row `order[i]` of this in the activation order; row-major.
-    ///
-    /// With `J` the reversal of order and `J H J = M Mᵀ`, it is `J M⁻ᵀ J`: one factorization and one inverse of a
-    /// triangle instead of an inverse of H.
+    /// Factors it now, which else happens when factors are first needed.
     ///
     /// # Errors
-    /// If this has no Cholesky factor.
-    pub(super) fn inverse_factor(&self) -> Result<Vec<f32>, NotPositive> {
-        let n = self.columns;
-        let lower = self.reversed_factor()?;
-        let mut inverse = Mat::<f64>::zeros(n, n);
-        triangular_inverse::invert_lower_triangular(inverse.as_mut(), lower.as_ref(), Par::Seq);
-        let mut out = vec![0.0; n * n];
-        for i in 0..n {
-            for j in 0..=i {
-                out[i * n + j] = inverse[(n - 1 - j, n - 1 - i)] as f32;
-            }
-        }
-        if out.iter().all(|v| v.is_finite()) { Ok(out) } else { Err(NotPositive) }
+    /// If it has no Cholesky factor.
+    pub fn factorize(&self) -> Result<(), NotPositive> {
+        self.factors().map(|_| ())
     }
 
-    /// The lower triangular `M` with `M Mᵀ = J H J`, where H is this in the activation order and `J` reverses it.
-    fn reversed_factor(&self) -> Result<&Mat<f64>, NotPositive> {
-        let factor = || {
-            let (n, order) = (self.columns, self.activation_order());
-            let at = |i: usize, j: usize| f64::from(self.values[order[n - 1 - i] * n + order[n - 1 - j]]);
-            let mut lower = Mat::from_fn(n, n, at);
-            let mut memory = MemBuffer::new(llt::cholesky_in_place_scratch::<f64>(n, Par::Seq, Spec::default()));
-            let stack = MemStack::new(&mut memory);
-            llt::cholesky_in_place(lower.as_mut(), LltRegularization::default(), Par::Seq, stack, Spec::default()).ok()?;
-            Some(lower)
-        };
-        self.factor.get_or_init(factor).as_ref().ok_or(NotPositive)
+    /// Its factors in the activation order.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub(super) fn factors(&self) -> Result<&Factors, NotPositive> {
+        self.factors.get_or_init(|| Factors::new(&self.values, self.activation_order())).as_ref().ok_or(NotPositive)
     }
 }

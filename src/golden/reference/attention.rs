@@ -2,6 +2,7 @@
 
 use super::numbers::{numbers, with_numbers};
 use crate::exponentials::softmax;
+use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -73,7 +74,7 @@ impl CustomOp3 for Attention {
         let sizes = Sizes::new(of_q.shape(), of_keys.shape())?;
         let (q, keys, values) = (numbers(q, of_q)?, numbers(keys, of_keys)?, numbers(values, of_values)?);
         let Sizes { heads, queries, width, .. } = sizes;
-        let mut out = vec![0.0; queries * heads * width];
+        let mut out = zeros(queries * heads * width);
         out.par_chunks_mut(QUERIES * heads * width).enumerate().for_each(|(block, out)| {
             let mut buffer = Vec::new();
             for head in 0..heads {
@@ -89,7 +90,7 @@ impl CustomOp3 for Attention {
 
     fn bwd(&self, q: &Tensor, keys: &Tensor, values: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Gradients> {
         let sizes = Sizes::new(q.shape(), keys.shape())?;
-        let mut out = [q, keys, values].map(|t| vec![0.0; t.elem_count()]);
+        let mut out = [q, keys, values].map(|t| zeros(t.elem_count()));
         let gradient = gradient.contiguous()?;
         with_numbers(q, |q| {
             with_numbers(keys, |keys| {

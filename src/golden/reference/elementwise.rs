@@ -5,6 +5,7 @@
 
 use super::numbers::{numbers, with_numbers};
 use crate::exponentials::sigmoid;
+use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -65,7 +66,7 @@ fn pairs(a: &[f32], b: &[f32], f: impl Fn(&mut f32, f32) + Sync) -> Result<Vec<f
     if a.len() != b.len() {
         candle_core::bail!("{} numbers with {}", a.len(), b.len());
     }
-    let mut out = vec![0.0; a.len()];
+    let mut out = zeros(a.len());
     out.par_chunks_mut(PART).zip(a.par_chunks(PART)).zip(b.par_chunks(PART)).for_each(|((out, a), b)| {
         out.copy_from_slice(a);
         out.iter_mut().zip(b).for_each(|(a, b)| f(a, *b));
@@ -93,7 +94,7 @@ impl CustomOp1 for Silu {
 
 /// `f(x, σ(x))` of each number.
 fn with_sigmoids(x: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+    let mut out = zeros(x.len());
     out.par_chunks_mut(PART).zip(x.par_chunks(PART)).for_each(|(out, x)| {
         out.copy_from_slice(x);
         sigmoid(out);

@@ -8,6 +8,7 @@ use super::norm::NormWeights;
 use super::observe::{Observe, Site, Unobserved};
 use super::product::product;
 use super::rope::{CosSin, rotate};
+use super::rows::{every_second, stacked};
 use super::weights::Weights;
 use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
@@ -27,17 +28,6 @@ struct Projection {
 impl Projection {
     fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
         Ok(Self { weight: weights.take(name)?, bias: weights.take_if(bias, &format!("{name}.bias"))? })
-    }
-
-    /// Every second row, from `first` on: the canonical `gate_up` interleaves the rows of two matrices.
-    fn every_second(&self, first: usize) -> Result<Self> {
-        let pick = |t: &Tensor| {
-            let mut shape = t.dims().to_vec();
-            shape[0] /= 2;
-            shape.insert(1, 2);
-            t.reshape(shape)?.narrow(1, first, 1)?.squeeze(1)?.contiguous()
-        };
-        Ok(Self { weight: pick(&self.weight)?, bias: self.bias.as_ref().map(pick).transpose()? })
     }
 
     /// The same with other weights, row-major `[rows, columns]`.
@@ -125,7 +115,7 @@ pub(super) struct Layer {
     mixer: MixerWeights,
     mixer_post_norm: Option<NormWeights>,
     mlp_norm: Option<NormWeights>,
-    gate: Option<Projection>,
+    /// The rows of a gate and its up projection take turns.
     up: Projection,
     down: Projection,
     mlp_post_norm: Option<NormWeights>,
@@ -143,14 +133,10 @@ impl Layer {
         let mixer = MixerWeights::load(spec, &layer.mixer, &name(""), weights)?;
         let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
         let mlp_norm = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
-        let mut up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
-        let mut gate = None;
-        if layer.mlp.gated {
-            (gate, up) = (Some(up.every_second(0)?), up.every_second(1)?);
-        }
+        let up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
         let down = Projection::load(weights, &name("down"), layer.mlp.bias)?;
         let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
-        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, gate, up, down, mlp_post_norm })
+        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, up, down, mlp_post_norm })
     }
 
     /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
@@ -183,7 +169,7 @@ impl Layer {
                 attention.attend(&qkv, ropes, 0, &mut LayerCache::default())
             };
             let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
-            Tensor::cat(&windows, 0)
+            stacked(windows)
         })
     }
 
@@ -226,42 +212,28 @@ impl Layer {
             Activation::Gelu => x.gelu_erf(),
             Activation::GeluTanh => x.gelu(),
         };
-        let (gate, up) = match observer.replace(Site::Up, x)? {
-            Some(weights) => self.up_with(weights)?,
-            None => (self.gate.clone(), self.up.clone()),
+        let up = match observer.replace(Site::Up, &self.up.weight, x)? {
+            Some(weights) => self.up.with_weights(weights)?,
+            None => self.up.clone(),
         };
-        // Both halves of a gate and its up projection are as wide as a model gets, so only a part of the rows exists at a
-        // time.
+        // A gate and its up projection are as wide as a model gets, so only a part of the rows exists at a time.
         let mut parts = Vec::new();
         for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
-            let up = observer.output(Site::Up, up.forward(&x)?)?;
-            parts.push(match &gate {
-                Some(gate) => gated(&activate(observer.output(Site::Gate, gate.forward(&x)?)?)?, &up)?,
-                None => activate(up)?,
+            let y = observer.output(Site::Up, up.forward(&x)?)?;
+            parts.push(match self.spec.mlp.gated {
+                true => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
+                false => activate(y)?,
             });
         }
-        let inner = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0)? };
-        drop(parts);
+        let inner = stacked(parts)?;
         project(Site::Down, &self.down, &inner, observer)
-    }
-
-    /// Gate and up projection with other canonical weights.
-    fn up_with(&self, weights: Vec<f32>) -> Result<(Option<Projection>, Projection)> {
-        let Some(gate) = &self.gate else { return Ok((None, self.up.with_weights(weights)?)) };
-        let (rows, columns) = self.up.weight.dims2()?;
-        let weight = Tensor::from_vec(weights, (2 * rows, columns), &Device::Cpu)?;
-        let both = Projection { weight, bias: None };
-        let half = |first, bias: &Option<Tensor>| {
-            Ok::<_, candle_core::Error>(Projection { bias: bias.clone(), ..both.every_second(first)? })
-        };
-        Ok((Some(half(0, &gate.bias)?), half(1, &self.up.bias)?))
     }
 }
 
 /// `x` through the matrix of a site, or through what the observer puts in its place.
 fn project(site: Site, projection: &Projection, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
-    let y = match observer.replace(site, x)? {
+    let y = match observer.replace(site, &projection.weight, x)? {
         Some(weights) => projection.with_weights(weights)?.forward(x)?,
         None => projection.forward(x)?,
     };

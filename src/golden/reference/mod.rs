@@ -14,6 +14,7 @@ mod numbers;
 mod observe;
 mod product;
 mod rope;
+mod rows;
 mod weights;
 mod windows;
 

@@ -3,6 +3,7 @@
 use super::ReferenceError;
 use super::numbers::{numbers, with_numbers};
 use super::weights::Weights;
+use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use haikuq_format::spec::Norm;
 use rayon::prelude::*;
@@ -47,7 +48,7 @@ impl Normalize {
         let rows_a_head = (x.len() / width).div_ceil(heads.max(1)).max(1);
         let parts = out.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width)).enumerate();
         parts.for_each(|(part, (out, x))| {
-            let mut normal = vec![0.0; width];
+            let mut normal = zeros(width);
             for (row, (out, x)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
                 let centre = if self.norm.kind.is_centred() { mean(x, |x| x) } else { 0.0 };
                 let deviation = (mean(x, |x| (x - centre) * (x - centre)) + self.norm.epsilon).sqrt();
@@ -69,7 +70,7 @@ impl CustomOp1 for Normalize {
         if self.gain.is_empty() || !self.gain.len().is_multiple_of(width) {
             candle_core::bail!("{} gains for {width} numbers", self.gain.len());
         }
-        let mut out = vec![0.0; x.len()];
+        let mut out = zeros(x.len());
         self.rows(x, width, &mut out, |out, normal, _, at| {
             out.iter_mut().zip(normal).zip(&self.gain[at..]).for_each(|((y, n), gain)| *y = n * gain);
             if let Some(bias) = &self.bias {

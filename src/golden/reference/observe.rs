@@ -9,8 +9,6 @@ pub enum Site {
     Qkv,
     /// The projection after the heads.
     AttentionOutput,
-    /// The gate's own output; its weights are rows of [`Site::Up`]'s matrix.
-    Gate,
     /// `gate_up` where there is a gate, else `up`.
     Up,
     /// The projection back to the residual stream.
@@ -23,8 +21,8 @@ impl Site {
         match self {
             Self::Qkv => "qkv",
             Self::AttentionOutput => "attention_output",
-            Self::Gate | Self::Up if gated => "gate_up",
-            Self::Gate | Self::Up => "up",
+            Self::Up if gated => "gate_up",
+            Self::Up => "up",
             Self::Down => "down",
         }
     }
@@ -32,12 +30,12 @@ impl Site {
 
 /// What a forward pass over windows tells of each matrix, in the order of computation.
 pub trait Observe {
-    /// Before a matrix is used: its input `[positions, columns]`. Other canonical weights may take its place. Not
-    /// called for [`Site::Gate`].
+    /// Before a matrix is used: its weights `[rows, columns]` and its input `[positions, columns]`. Other canonical
+    /// weights may take its place.
     ///
     /// # Errors
     /// The observer's own; they end the forward pass.
-    fn replace(&mut self, site: Site, input: &Tensor) -> Result<Option<Vec<f32>>>;
+    fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> Result<Option<Vec<f32>>>;
 
     /// After: its output, or part of its rows, which may be changed.
     ///
@@ -52,7 +50,7 @@ pub trait Observe {
 pub(super) struct Unobserved;
 
 impl Observe for Unobserved {
-    fn replace(&mut self, _: Site, _: &Tensor) -> Result<Option<Vec<f32>>> {
+    fn replace(&mut self, _: Site, _: &Tensor, _: &Tensor) -> Result<Option<Vec<f32>>> {
         Ok(None)
     }
 }

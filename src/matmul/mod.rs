@@ -3,17 +3,22 @@
 //! Work is cut into parts by its size alone, and each part is one thread's: the result does not depend on how many
 //! threads there are.
 
+mod moments;
+mod peak;
+mod triangle;
+
+pub use moments::{cross, gram};
+pub use peak::peak;
+pub use triangle::{cholesky, inverse_transposed};
+
+use crate::zeros::zeros;
 use faer::linalg::matmul::matmul;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 /// Rows and columns of a part.
 const ROWS: usize = 256;
 const COLUMNS: usize = 256;
-
-/// Rows that are summed over in a part of [`gram`] and [`cross`].
-const TERMS: usize = 2048;
 
 /// `x` `[n, columns]` times `weight` `[rows, columns]` transposed: `[n, rows]`.
 ///
@@ -37,7 +42,7 @@ pub fn times(x: &[f32], y: &[f32], inner: usize) -> Vec<f32> {
 
 fn product(x: &[f32], y: MatRef<'_, f32>, inner: usize, columns: usize) -> Vec<f32> {
     let n = x.len() / inner;
-    let mut out = vec![0.0; n * columns];
+    let mut out = zeros(n * columns);
     out.par_chunks_mut(ROWS * columns).zip(x.par_chunks(ROWS * inner)).for_each(|(out, x)| {
         let rows = x.len() / inner;
         let x = MatRef::from_row_major_slice(x, rows, inner);
@@ -48,69 +53,6 @@ fn product(x: &[f32], y: MatRef<'_, f32>, inner: usize, columns: usize) -> Vec<f
         });
     });
     out
-}
-
-/// The mean of `x xᵀ` over the rows `x` of `[n, p]`: `[p, p]`, exactly symmetric.
-///
-/// # Panics
-/// If the length is no multiple of `p`.
-pub fn gram(x: &[f32], p: usize) -> Vec<f32> {
-    let n = x.len() / p;
-    assert_eq!(x.len(), n * p);
-    let part = |i: usize| {
-        let x = rows(x, i, p);
-        let mut out = vec![0.0; p * p];
-        let lower = MatMut::from_row_major_slice_mut(&mut out, p, p);
-        let (left, all) = (x.transpose(), BlockStructure::Rectangular);
-        triangular::matmul(lower, BlockStructure::TriangularLower, Accum::Replace, left, all, x, all, 1.0, Par::Seq);
-        out
-    };
-    let mut mean = mean_of_parts(n, p * p, part);
-    for r in 0..p {
-        for c in 0..r {
-            mean[c * p + r] = mean[r * p + c];
-        }
-    }
-    mean
-}
-
-/// The mean of `a bᵀ` over the rows of `a` `[n, p]` and `b` `[n, q]`: `[p, q]`.
-///
-/// # Panics
-/// If `a` and `b` have different numbers of rows.
-pub fn cross(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
-    let n = a.len() / p;
-    assert_eq!((a.len(), b.len()), (n * p, n * q));
-    let part = |i: usize| {
-        let mut out = vec![0.0; p * q];
-        let (a, b) = (rows(a, i, p), rows(b, i, q));
-        matmul(MatMut::from_row_major_slice_mut(&mut out, p, q), Accum::Replace, a.transpose(), b, 1.0, Par::Seq);
-        out
-    };
-    mean_of_parts(n, p * q, part)
-}
-
-/// Part `i` of the rows that a sum runs over.
-fn rows(x: &[f32], i: usize, columns: usize) -> MatRef<'_, f32> {
-    let part = &x[i * TERMS * columns..x.len().min((i + 1) * TERMS * columns)];
-    MatRef::from_row_major_slice(part, part.len() / columns, columns)
-}
-
-/// The sum of `part(i)`, `length` numbers each, over all parts of `n` rows, divided by `n`.
-fn mean_of_parts(n: usize, length: usize, part: impl Fn(usize) -> Vec<f32> + Sync) -> Vec<f32> {
-    // One a thread at a time, so that few exist at once; added in order, however many that are.
-    let (parts, at_once) = (n.div_ceil(TERMS), rayon::current_num_threads());
-    let mut sum = vec![0.0f32; length];
-    for first in (0..parts).step_by(at_once) {
-        let some: Vec<Vec<f32>> = (first..parts.min(first + at_once)).into_par_iter().map(&part).collect();
-        sum.par_chunks_mut(1 << 16).enumerate().for_each(|(i, sum)| {
-            for part in &some {
-                sum.iter_mut().zip(&part[i << 16..]).for_each(|(s, x)| *s += x);
-            }
-        });
-    }
-    sum.iter_mut().for_each(|s| *s /= n.max(1) as f32);
-    sum
 }
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+//! `haikuq convert --timings`: what each step took, as a table and as JSON.
+
+use super::table::Table;
+use crate::matmul::peak;
+use crate::timings::{Spent, Step, Timings};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Steps, and the kinds of matrices within each.
+pub fn timings_text(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool) -> String {
+    let peak = threads.install(peak);
+    let mut table = Table::new(&["step", ">seconds", ">share", ">threads", ">TFLOP", ">GFLOP/s", ">of peak"]);
+    let total: f64 = timings.by_step().iter().map(|(_, spent)| spent.seconds).sum();
+    let mut row = |name: String, spent: &Spent| {
+        let speed = spent.flop / spent.seconds.max(1e-9);
+        let of_products = |text: String| if spent.flop > 0.0 { text } else { String::new() };
+        table.row([
+            name,
+            format!("{:.2}", spent.seconds),
+            format!("{:.1} %", 100.0 * spent.seconds / total.max(1e-9)),
+            format!("{:.1}", spent.cpu_seconds / spent.seconds.max(1e-9)),
+            of_products(format!("{:.2}", spent.flop / 1e12)),
+            of_products(format!("{:.0}", speed / 1e9)),
+            of_products(format!("{:.0} %", 100.0 * speed / peak)),
+        ]);
+    };
+    let kinds = by_kind(timings);
+    for (step, spent) in timings.by_step() {
+        row(step.name().to_string(), &spent);
+        let of_step: Vec<_> = kinds.iter().filter(|((of, kind), _)| *of == step && !kind.is_empty()).collect();
+        if of_step.len() > 1 {
+            of_step.iter().for_each(|((_, kind), spent)| row(format!("  {kind}"), spent));
+        }
+    }
+    format!("{table}\n\n{total:.1} s in these steps; {jobs} threads multiply matrices at {:.0} GFLOP/s\n", peak / 1e9)
+}
+
+/// All of it, matrix by matrix.
+pub fn timings_json(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool) -> Value {
+    let matrix = |(step, matrix, spent): (Step, String, Spent)| json!({"step": step, "matrix": matrix, "spent": spent});
+    json!({
+        "threads": jobs,
+        "peak_flops": threads.install(peak),
+        "steps": timings.by_step().iter().map(|(step, spent)| json!({"step": step, "spent": spent})).collect::<Vec<_>>(),
+        "matrices": timings.by_matrix().into_iter().filter(|m| !m.1.is_empty()).map(matrix).collect::<Vec<_>>(),
+    })
+}
+
+/// Steps of matrices of one kind, all layers together.
+fn by_kind(timings: &Timings) -> BTreeMap<(Step, String), Spent> {
+    let mut sums = BTreeMap::<(Step, String), Spent>::new();
+    for (step, matrix, spent) in timings.by_matrix() {
+        let kind = matrix.rsplit('.').next().unwrap_or(&matrix).to_string();
+        let sum = sums.entry((step, kind)).or_default();
+        *sum = Spent {
+            seconds: sum.seconds + spent.seconds,
+            cpu_seconds: sum.cpu_seconds + spent.cpu_seconds,
+            flop: sum.flop + spent.flop,
+        };
+    }
+    sums
+}

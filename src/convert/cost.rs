@@ -1,0 +1,62 @@
+//! Operations that a calibrated conversion's steps take, by the sizes of matrices and texts.
+//!
+//! A multiplication with the addition after it counts as two. Work of no product (norms, scales, packing) is not counted.
+
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{LayerSpec, Mixer};
+
+/// `[n, terms]` times `[terms, columns]`.
+fn product(n: usize, terms: usize, columns: usize) -> f64 {
+    2.0 * n as f64 * terms as f64 * columns as f64
+}
+
+/// A pass through a layer over windows of `length` tokens.
+pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: usize) -> f64 {
+    let Mixer::Attention(attention) = &layer.mixer;
+    let tokens = windows * length;
+    let rows = attention.qkv_size() + attention.attention_size() + layer.mlp.up_size() + layer.mlp.intermediate_size;
+    // Half of the keys are seen, and each takes part in two products.
+    product(tokens, hidden, rows) + product(tokens, length, attention.attention_size())
+}
+
+/// One triangle of the second moment of `columns` inputs.
+pub(crate) fn moments(tokens: usize, columns: usize) -> f64 {
+    product(columns, tokens, columns) / 2.0
+}
+
+/// Correcting a matrix for what changed in the inputs of so many tokens: as `calibrated::shifted` does it, and solving.
+pub(crate) fn correction(tokens: usize, rows: usize, columns: usize) -> f64 {
+    let shifted = match 2 * rows < columns {
+        true => 2.0 * product(tokens, rows, columns),
+        false => product(columns, tokens, columns) + product(rows, columns, columns),
+    };
+    shifted + product(rows, columns, columns)
+}
+
+/// A Cholesky factorization, and the inverse of its triangle.
+pub(crate) fn factorization(columns: usize) -> f64 {
+    2.0 * (columns as f64).powi(3) / 3.0
+}
+
+/// GPTQ, and the gradient that descent starts from: a triangle's product each.
+pub(crate) fn codes(rows: usize, columns: usize) -> f64 {
+    product(rows, columns, columns)
+}
+
+/// Outputs of a matrix and of its error for sampled tokens.
+pub(crate) fn loss(tokens: usize, rows: usize, columns: usize) -> f64 {
+    2.0 * product(tokens, rows, columns)
+}
+
+/// Measuring sensitivities on windows of `length` tokens: what the `step`-th of [`crate::calibrate::sensitivity::steps`] does,
+/// from 1 on. A pass backward does a pass forward first, and then a product for each of that one's.
+pub(crate) fn sensitivities(spec: &DecoderSpec, step: usize, windows: usize, length: usize) -> f64 {
+    let layers = spec.num_layers();
+    let of_layer = |index: usize| layer(&spec.layers[index], spec.hidden_size, windows, length);
+    match step {
+        0 => 0.0,
+        _ if step <= layers => of_layer(step - 1),
+        _ if step == layers + 1 => 2.0 * product(windows * length, spec.hidden_size, spec.vocab_size),
+        _ => 2.0 * of_layer((2 * layers + 1).saturating_sub(step)),
+    }
+}

@@ -1,0 +1,110 @@
+//! Means of outer products over many rows: second moments and what two streams of rows have in common.
+
+use crate::zeros::zeros;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+/// Rows that are transposed at a time. Sums over so many are made in one go.
+const TERMS: usize = 4096;
+
+/// Rows that are transposed by one thread.
+const STRIP: usize = 64;
+
+/// The mean of `x xᵀ` over the rows `x` of `[n, p]`: `[p, p]`, exactly symmetric.
+///
+/// # Panics
+/// If the length is no multiple of `p`.
+pub fn gram(x: &[f32], p: usize) -> Vec<f32> {
+    assert!(x.len().is_multiple_of(p), "{} numbers in rows of {p}", x.len());
+    let (n, side) = (x.len() / p, side(p));
+    let mut out = zeros(p * p);
+    for x in x.chunks(TERMS * p) {
+        let (terms, x) = (x.len() / p, transposed(x, p));
+        // One triangle, in whole tiles.
+        out.par_chunks_mut(side * p).enumerate().for_each(|(i, out)| {
+            let (first, rows) = (i * side, out.len() / p);
+            let tiles = MatMut::from_row_major_slice_mut(out, rows, p).subcols_mut(0, first + rows);
+            tiles.par_col_chunks_mut(side).enumerate().for_each(|(j, out)| {
+                let (a, b) = (panel(&x, first, rows, terms), panel(&x, j * side, out.ncols(), terms));
+                matmul(out, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
+            });
+        });
+    }
+    let by = 1.0 / n.max(1) as f32;
+    out.par_chunks_mut(p).enumerate().for_each(|(r, row)| row[..=r].iter_mut().for_each(|v| *v *= by));
+    mirror(&mut out, p, side);
+    out
+}
+
+/// The mean of `a bᵀ` over the rows of `a` `[n, p]` and `b` `[n, q]`: `[p, q]`.
+///
+/// # Panics
+/// If `a` and `b` have different numbers of rows.
+pub fn cross(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
+    let n = a.len() / p;
+    assert_eq!((a.len(), b.len()), (n * p, n * q));
+    let side = side(p.min(q));
+    let mut out = zeros(p * q);
+    for (a, b) in a.chunks(TERMS * p).zip(b.chunks(TERMS * q)) {
+        let (terms, a, b) = (a.len() / p, transposed(a, p), transposed(b, q));
+        out.par_chunks_mut(side * q).enumerate().for_each(|(i, out)| {
+            let rows = out.len() / q;
+            MatMut::from_row_major_slice_mut(out, rows, q).par_col_chunks_mut(side).enumerate().for_each(|(j, out)| {
+                let (a, b) = (panel(&a, i * side, rows, terms), panel(&b, j * side, out.ncols(), terms));
+                matmul(out, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
+            });
+        });
+    }
+    let by = 1.0 / n.max(1) as f32;
+    out.par_chunks_mut(1 << 16).for_each(|part| part.iter_mut().for_each(|v| *v *= by));
+    out
+}
+
+/// Rows and columns of a tile, by the size of the whole: small ones have tiles for many threads still.
+fn side(p: usize) -> usize {
+    if p >= 4096 { 256 } else { 128 }
+}
+
+/// Rows `first..first + rows` of a matrix with `columns` columns.
+fn panel(x: &[f32], first: usize, rows: usize, columns: usize) -> MatRef<'_, f32> {
+    MatRef::from_row_major_slice(&x[first * columns..(first + rows) * columns], rows, columns)
+}
+
+/// `x` `[n, p]` as `[p, n]`: products read whole rows, where columns of a wide matrix would be a page apart.
+fn transposed(x: &[f32], p: usize) -> Vec<f32> {
+    let n = x.len() / p;
+    let mut out = zeros(x.len());
+    out.par_chunks_mut(STRIP * n).enumerate().for_each(|(strip, out)| {
+        let first = strip * STRIP;
+        for (start, rows) in x.chunks(16 * p).enumerate() {
+            for (c, out) in out.chunks_exact_mut(n).enumerate() {
+                let to = &mut out[start * 16..][..rows.len() / p];
+                to.iter_mut().zip(rows[first + c..].iter().step_by(p)).for_each(|(to, x)| *to = *x);
+            }
+        }
+    });
+    out
+}
+
+/// Copies the lower triangle over the upper one.
+fn mirror(out: &mut [f32], p: usize, side: usize) {
+    // Tile by tile: a column of a wide matrix is in no cache. The upper tiles of a strip of rows are the lower ones below it.
+    for first in (0..p).step_by(side) {
+        let (above, below) = out.split_at_mut((p.min(first + side)) * p);
+        let strip = &mut above[first * p..];
+        for r in 0..strip.len() / p {
+            for c in first + r + 1..p.min(first + side) {
+                strip[r * p + c] = strip[(c - first) * p + first + r];
+            }
+        }
+        if below.is_empty() {
+            break;
+        }
+        let below = &*below;
+        strip.par_chunks_mut(p).enumerate().for_each(|(r, row)| {
+            let from = below[first + r..].iter().step_by(p);
+            row[p.min(first + side)..].iter_mut().zip(from).for_each(|(to, x)| *to = *x);
+        });
+    }
+}
