@@ -132,10 +132,12 @@ impl Serialize for Python<'_> {
                         serializer.serialize_i128(number)
                     } else if let Ok(number) = number.parse::<u128>() {
                         serializer.serialize_u128(number)
-                    } else if let Ok(number) = number.parse::<f64>() {
-                        serializer.serialize_f64(number)
                     } else {
-                        serializer.collect_map(fields)
+                        match number.parse::<f64>() {
+                            Ok(float) if number.contains(['.', 'e', 'E']) => serializer.serialize_f64(float),
+                            // No number that was read, so an object after all.
+                            _ => serializer.collect_map(fields),
+                        }
                     }
                 }
                 None => serializer.collect_map(fields.iter().map(|(name, value)| (name, Python(value)))),

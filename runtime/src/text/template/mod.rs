@@ -278,6 +278,22 @@ mod tests {
     }
 
     #[test]
+    fn a_content_that_is_null_is_none_to_the_template() {
+        // As transformers 5 has it: `apply_chat_template` leaves out what is None.
+        let source = "{% for m in messages %}[{{ m.content is defined }} {{ m.content is none }} {{ m.content }} {{ m['content'] or '-' }} \
+                      {{ m.get('content') is none }} {{ 'content' in m }} {{ m.content is string }}\
+                      {% for c in m.tool_calls %} {{ c.function.arguments|tojson }}{% endfor %}]{% endfor %}";
+        let calls = r#""tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]"#;
+        let said = |content: &str| {
+            let json = format!(r#"[{{"role": "assistant", "content": {content}, {calls}}}]"#);
+            let messages: Vec<Message> = serde_json::from_str(&json).unwrap();
+            render(source, &BTreeMap::new(), &messages, &ChatOptions::default(), None).unwrap()
+        };
+        assert_eq!(said("null"), "[False False  - True False False {\"x\": 1}]");
+        assert_eq!(said("\"\""), "[True False  - False True True {\"x\": 1}]");
+    }
+
+    #[test]
     fn generation_blocks_are_what_is_in_them() {
         assert_eq!(plain("a{%- generation -%} b {%- endgeneration %}{% generation %}c{% endgeneration %}"), "abc");
     }
