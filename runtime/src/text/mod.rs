@@ -1,6 +1,7 @@
 //! Text in, token ids out, and back: tokenizers, chat templates, incremental detokenization, stop strings, and what a
 //! checkpoint recommends for generation.
 
+mod charsmap;
 mod chat;
 mod config;
 mod control;
