@@ -13,7 +13,7 @@ pub(super) fn longest_replacement(base64: &str) -> Result<usize, String> {
     let number = |bytes: &[u8]| bytes.first_chunk().map_or(0, |four| u32::from_le_bytes(*four) as usize);
     let size = number(&rules);
     let rest = rules.get(4..).ok_or("its rules are cut off")?;
-    if size == 0 || size % 4 != 0 || size > rest.len() {
+    if size == 0 || !size.is_multiple_of(4) || size > rest.len() {
         return Err(format!("its rules have {} bytes, and begin with a trie of {size}", rest.len()));
     }
     let (trie, texts) = rest.split_at(size);
@@ -48,7 +48,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
         _ => None,
     };
     let padding = text.len() - text.trim_end_matches('=').len();
-    if text.len() % 4 != 0 || padding > 2 {
+    if !text.len().is_multiple_of(4) || padding > 2 {
         return None;
     }
     let digits = &text.as_bytes()[..text.len() - padding];
