@@ -213,3 +213,41 @@ fn round_whole(size: u128, precision: i32) -> Result<u128, Error> {
     let up = rest > unit - rest || rest == unit - rest && below / unit % 2 == 1;
     if up { below.checked_add(unit).ok_or_else(too_large) } else { Ok(below) }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::text::template::render;
+    use crate::text::{ChatOptions, Message, TextError, read_json};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn what_needs_more_than_128_bits_is_an_error() {
+        let number = |digits: &str| read_json(digits.as_bytes()).unwrap();
+        let variables = BTreeMap::from([
+            ("most".to_string(), number("340282366920938463463374607431768211455")),
+            ("least".to_string(), number("-170141183460469231731687303715884105728")),
+        ]);
+        let options = ChatOptions { variables, ..ChatOptions::default() };
+        for expression in [
+            "most + 1",
+            "most * 2",
+            "least - 1",
+            "-most",
+            "least * most",
+            "2 ** 128",
+            "(-2) ** 129",
+            "[most, most]|sum",
+            "most|round(-1)",
+            "'340282366920938463463374607431768211456'|int",
+            "'-170141183460469231731687303715884105729'|int(7)",
+            "1e39|int",
+            "'1e39'|int",
+            "340282366920938463463374607431768211456",
+            "most % 0",
+            "most / 0",
+        ] {
+            let rendered = render(&format!("{{{{ {expression} }}}}"), &BTreeMap::new(), &[Message::user("Hi")], &options, None);
+            assert!(matches!(rendered, Err(TextError::Template { .. })), "{expression}: {rendered:?}");
+        }
+    }
+}
