@@ -1,7 +1,7 @@
 //! Idioms of chat templates mean what they mean to jinja2 as Hugging Face transformers sets it up, as
 //! `tests/fixtures/tokenizers/jinja.json` says.
 
-use haikuq_runtime::text::{ChatOptions, Message, Tokenizer, TokenizerFiles};
+use haikuq_runtime::text::{ChatOptions, Message, Tokenizer, TokenizerFiles, read_json};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ struct Idiom {
 #[test]
 fn idioms_mean_what_they_mean_to_jinja2() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tokenizers");
-    let mut expected: Expected = serde_json::from_slice(&std::fs::read(fixtures.join("jinja.json")).unwrap()).unwrap();
+    let mut expected: Expected = read_json(&std::fs::read(fixtures.join("jinja.json")).unwrap()).unwrap();
     let tokenizer = std::fs::read(fixtures.join("smollm2/tokenizer.json")).unwrap();
     let messages: Vec<Message> = serde_json::from_value(expected.variables.remove("messages").unwrap()).unwrap();
     let options = ChatOptions { now: Some(expected.now), variables: expected.variables, ..ChatOptions::default() };

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use haikuq_runtime::decoder::{CachePrecision, Measure};
 use haikuq_runtime::generate::GenerateOptions;
 use haikuq_runtime::sampling::SamplingOptions;
-use haikuq_runtime::text::{ChatOptions, SamplingWishes, Tokenizer};
+use haikuq_runtime::text::{ChatOptions, SamplingWishes, Tokenizer, read_json};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -231,7 +231,7 @@ impl TemplateArgs {
     pub fn resolve(&self) -> anyhow::Result<ChatOptions> {
         let tools = self.tools.as_ref().map(|path| -> anyhow::Result<_> {
             let bytes = crate::files::read_at_most(path, MAX_TOOLS_BYTES).with_context(|| path.display().to_string())?;
-            serde_json::from_slice(&bytes).with_context(|| format!("{}: no list of tools", path.display()))
+            read_json(&bytes).with_context(|| format!("{}: no list of tools", path.display()))
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_secs()).ok());
         Ok(ChatOptions {
@@ -247,7 +247,11 @@ impl TemplateArgs {
 /// `NAME=VALUE`, the value JSON or else text.
 fn variable(argument: &str) -> Result<(String, serde_json::Value), String> {
     let (name, value) = argument.split_once('=').ok_or("needs NAME=VALUE")?;
-    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+    match read_json(value.as_bytes()) {
+        // JSON, but for an integer that is too large.
+        Err(e) if e.is_data() => Err(e.to_string()),
+        value_or_error => Ok((name.to_owned(), value_or_error.unwrap_or_else(|_| value.into()))),
+    }
 }
 
 #[cfg(test)]
@@ -261,6 +265,10 @@ mod tests {
         assert_eq!(variable("date_string=1 Jan = 2030").unwrap(), ("date_string".into(), json!("1 Jan = 2030")));
         assert_eq!(variable("x=").unwrap(), ("x".into(), json!("")));
         assert!(variable("enable_thinking").is_err());
+        let (_, wide) = variable("n=123456789012345678901").unwrap();
+        assert_eq!(wide, read_json::<serde_json::Value>(b"123456789012345678901").unwrap());
+        assert!(!wide.is_f64());
+        assert!(variable(&format!("n={}", "9".repeat(40))).unwrap_err().contains("40 digits"));
     }
 
     #[test]

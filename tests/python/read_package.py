@@ -20,6 +20,11 @@ ALIGNMENT = 256
 UNIT = 32
 MAX_PLANE_BYTES = 64 << 20
 MAX_MANIFEST_BYTES = 64 << 20
+MAX_HEADER_BYTES = 16 << 20
+MAX_NAME_BYTES = 200
+MAX_BYTES = 2**53
+# Windows takes these for devices, whatever follows a first dot.
+DEVICES = r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?"
 
 
 class BadPackage(Exception):
@@ -35,14 +40,31 @@ def align(n):
     return ceil(n / ALIGNMENT) * ALIGNMENT
 
 
+def read_json(text, known, what):
+    """JSON of finite numbers, in which no member that is known (any, where `known` is None) stands twice."""
+
+    def members(pairs):
+        names = [name for name, _ in pairs]
+        twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
+        check(not (twice if known is None else twice & known), f"{what}: {sorted(twice)} stand twice")
+        return dict(pairs)
+
+    def no_constant(name):
+        raise BadPackage(f"{what}: {name} is no number of JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=members, parse_constant=no_constant)
+    except ValueError as problem:
+        raise BadPackage(f"{what}: {problem}") from problem
+
+
 # The manifest
 
 
 def read_manifest(folder):
-    with open(folder / "haikuq.json", "rb") as file:
-        text = file.read(MAX_MANIFEST_BYTES + 1)
+    text = read_bytes(folder, "haikuq.json", MAX_MANIFEST_BYTES)
     check(len(text) <= MAX_MANIFEST_BYTES, "haikuq.json is too large")
-    manifest = json.loads(text)
+    manifest = read_json(text, set(f"{MANIFEST} {SPEC} {LAYER} {ATTENTION} {MLP}".split()), "haikuq.json")
     check(manifest.get("format") == "haikuq", f"format is {manifest.get('format')!r}")
     version = manifest["version"]
     check(version["major"] == 2, f"version {version['major']}.{version['minor']} is not known")
@@ -52,14 +74,18 @@ def read_manifest(folder):
 
 
 def check_files(manifest):
-    seen = set()
+    # Where upper and lower case are one, so are the files.
+    seen, total = {"haikuq.json"}, 0
     for file in manifest["shards"] + manifest.get("files", []):
-        name = file["name"]
-        plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) and name != "haikuq.json"
-        check(plain, f"{name!r} is no plain file name")
-        check(name not in seen, f"{name} is listed twice")
+        name, size = file["name"], file["bytes"]
+        plain = re.fullmatch(r"[A-Za-z0-9_-]([A-Za-z0-9._-]*[A-Za-z0-9_-])?", name) and len(name) <= MAX_NAME_BYTES
+        check(plain and not re.fullmatch(DEVICES, name, re.IGNORECASE), f"{name!r} is no plain file name")
+        check(name.lower() not in seen, f"{name} is listed twice, or the manifest's own name")
         check(re.fullmatch("[0-9a-f]{64}", file["sha256"]), f"{name}: bad sha256")
-        seen.add(name)
+        check(type(size) is int and size >= 0, f"{name}: {size} bytes")
+        total += size
+        check(total <= MAX_BYTES, f"the files are {total} bytes together")
+        seen.add(name.lower())
 
 
 def check_tensors(manifest):
@@ -105,6 +131,8 @@ def check_scheme(name, scheme):
     check(scale == "f16" or (scale == "e4m4" and codebook == "learned"), f"{name}: scales of {scheme}")
 
 
+MANIFEST = """format version major minor spec tensors shards files name bytes sha256 class shape scheme chunks relative_error
+    first_row rows planes kind bits group offset codebook scale shard epsilon inv_freq each_head"""
 SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bias learned_positions logit_softcap
     embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
 LAYER = "mixer mlp residual norm_placement"
@@ -127,6 +155,7 @@ def decoder_tensors(spec):
     """Name, shape and class of each tensor that the decoder has, in order."""
     known("spec", spec, SPEC)
     h, kind = spec["hidden_size"], known("norm", spec["norm"], "kind epsilon")["kind"]
+    check(type(spec["norm"]["epsilon"]) in (int, float), f"norm: epsilon {spec['norm']['epsilon']!r} is no number")
     out = []
 
     def norm(name, n, kind=kind):
@@ -196,9 +225,17 @@ def decoder_tensors(spec):
 # Shards
 
 
+def read_bytes(folder, name, limit):
+    """A file's bytes, and one more than the limit at most."""
+    path = (folder / name).resolve()
+    check(path.parent == folder.resolve(), f"{name} leads out of the folder")
+    check(path.is_file(), f"{name} is not a regular file")
+    with open(path, "rb") as file:
+        return file.read(limit + 1)
+
+
 def read_file(folder, entry):
-    with open(folder / entry["name"], "rb") as file:
-        data = file.read(entry["bytes"] + 1)
+    data = read_bytes(folder, entry["name"], entry["bytes"])
     check(len(data) == entry["bytes"], f"{entry['name']}: not {entry['bytes']} bytes")
     check(hashlib.sha256(data).hexdigest() == entry["sha256"], f"{entry['name']}: another sha256")
     return data
@@ -209,8 +246,9 @@ def read_shard(folder, manifest, index):
     file = manifest["shards"][index]
     data = read_file(folder, file)
     header_bytes = 8 + int.from_bytes(data[:8], "little")
-    check(header_bytes % ALIGNMENT == 0, f"{file['name']}: a header of {header_bytes} bytes")
-    header = json.loads(data[8:header_bytes])
+    within = header_bytes - 8 <= MAX_HEADER_BYTES and header_bytes <= len(data)
+    check(header_bytes % ALIGNMENT == 0 and within, f"{file['name']}: a header of {header_bytes} bytes")
+    header = read_json(data[8:header_bytes], None, file["name"])
     header.pop("__metadata__", None)
     entries = load(data)
     planes = {}

@@ -127,9 +127,10 @@ describe('load', () => {
       vi.stubGlobal('caches', fakeCaches());
       await (await loadModel()).dispose();
       expect(warned).toHaveBeenCalledOnce();
-      expect(await listStored()).toContainEqual(expect.objectContaining({ complete: true, store: 'cache-api' }));
+      expect(await listStored()).toEqual([expect.objectContaining({ complete: true, store: 'cache-api' })]);
       vi.stubGlobal('caches', undefined);
       await (await loadModel()).dispose();
+      expect(await listStored()).toEqual([]);
       await expect(loadModel({ cache: 'opfs' })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('refused') as string });
     });
   });
@@ -283,11 +284,35 @@ describe('a chat template', () => {
     ]);
   });
 
+  it('gets integers of any size up to 128 bits, as bigint', async () => {
+    const number = (digits: string) => ({ '\u0000number': digits });
+    const calls = [{ function: { arguments: { id: 2n ** 64n } } }];
+    const messages = [{ role: 'assistant', content: 'x', tool_calls: calls }] as unknown as Message[];
+    const given = { tools: [{ maximum: 2n ** 128n - 1n }], documents: [{ n: -(2n ** 127n) }], chatTemplateKwargs: { v: 7n } };
+    const chat = checkChat(messages, given);
+    expect(chat.messages[0]?.tool_calls).toEqual([{ function: { arguments: { id: number('18446744073709551616') } } }]);
+    expect(chat.tools).toEqual([{ maximum: number('340282366920938463463374607431768211455') }]);
+    expect(chat.documents).toEqual([{ n: number('-170141183460469231731687303715884105728') }]);
+    expect(chat.chatTemplateKwargs).toEqual({ v: number('7') });
+    // As pages have JSON.stringify write them.
+    const prototype = BigInt.prototype as { toJSON?: () => string };
+    prototype.toJSON = function (this: bigint) {
+      return this.toString();
+    };
+    try {
+      expect(checkChat(messages, given)).toEqual(chat);
+    } finally {
+      delete prototype.toJSON;
+    }
+    expect(() => checkChat([{ role: 'user', content: 'x', n: 2n ** 128n }] as unknown as Message[], {})).toThrow('messages[0].n');
+  });
+
   it.each([
     ['tools', {}],
     ['tools', ['now']],
     ['chatTemplateKwargs', []],
-    ['chatTemplateKwargs', { n: 1n }],
+    ['chatTemplateKwargs', { n: 2n ** 128n }],
+    ['tools', [{ maximum: -(2n ** 127n) - 1n }]],
     ['continueFinalMessage', 'yes'],
   ])('is refused %s of %o', async (name, value) => {
     await expect(said([user('Hi')], { [name]: value })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining(name) as string });

@@ -2,6 +2,7 @@
 
 import { HaikuqError } from './errors.js';
 import type { EngineChat } from './engine/engine.js';
+import { copyJson } from './numbers.js';
 import type { ChatTemplateOptions, GenerateOptions, LoadOptions, Message } from './types.js';
 import type { WriteOptions } from './worker/protocol.js';
 
@@ -134,7 +135,7 @@ export function checkMessages(messages: readonly Message[]): Message[] {
     const silent = (content === null || content === undefined) && Array.isArray(others.tool_calls);
     if (typeof content !== 'string' && !silent) throw invalid(`messages[${i}].content`, content, 'a text');
     checkFields(message as Message, `messages[${i}]`);
-    return { ...jsonFields(others), role, content: content as string };
+    return { ...jsonFields(`messages[${i}]`, others), role, content: content as string };
   });
 }
 
@@ -151,12 +152,14 @@ function checkFields(message: Message, name: string): void {
   }
 }
 
-function jsonFields(fields: Record<string, unknown>): Record<string, unknown> {
+function jsonFields(message: string, fields: Record<string, unknown>): Record<string, unknown> {
   const entries = Object.entries(fields).flatMap(([name, value]): [string, unknown][] => {
     try {
-      const json = ArrayBuffer.isView(value) ? undefined : JSON.stringify(value);
-      return json === undefined ? [] : [[name, JSON.parse(json)]];
-    } catch {
+      const copy = ArrayBuffer.isView(value) ? undefined : copyJson(`${message}.${name}`, value);
+      return copy === undefined ? [] : [[name, copy]];
+    } catch (error) {
+      // An integer that is too large.
+      if (error instanceof HaikuqError) throw error;
       return [];
     }
   });
@@ -165,8 +168,9 @@ function jsonFields(fields: Record<string, unknown>): Record<string, unknown> {
 
 function asJson<T>(name: string, value: T): T {
   try {
-    return JSON.parse(JSON.stringify(value)) as T;
+    return copyJson(name, value) as T;
   } catch (error) {
+    if (error instanceof HaikuqError) throw error;
     throw new HaikuqError('invalid-argument', `${name} cannot be written as JSON: ${(error as Error).message}`, {}, { cause: error });
   }
 }

@@ -43,7 +43,7 @@ test('one adapter is asked for, with the caller’s preference, and kernels are 
 test('the chat template gets messages with their fields, tools, documents and variables', async ({ browser, faulty }) => {
   const config = JSON.parse(readFileSync(join(whole.folder, 'tokenizer_config.json'), 'utf8')) as Record<string, unknown>;
   config.chat_template =
-    '{{ enable_thinking }} {{ tools[0].function.name }} {{ documents[0].title }} {{ messages[-1].tool_call_id }}: {{ messages[-1].content }}{% if add_generation_prompt %} .{% endif %}';
+    '{{ enable_thinking }} {{ tools[0].function.name }} {{ documents[0].title }} {{ messages[-1].tool_call_id }}: {{ wide + 1 if wide is defined }}{{ messages[-1].content }}{% if add_generation_prompt %} .{% endif %}';
   const changed = Buffer.from(JSON.stringify(config));
   const manifest = JSON.parse(readFileSync(join(whole.folder, 'haikuq.json'), 'utf8')) as { files: { name: string; bytes: number; sha256: string }[] };
   const entry = manifest.files.find(({ name }) => name === 'tokenizer_config.json')!;
@@ -60,8 +60,11 @@ test('the chat template gets messages with their fields, tools, documents and va
     const given = { tools: [{ type: 'function', function: { name: 'weather' } }], documents: [{ title: 'birds' }], chatTemplateKwargs: { enable_thinking: false } };
     const texts = ['False weather birds seven: The cat is in the garden .', 'False weather birds seven: The cat is in the garden'];
     const open = { ...given, continueFinalMessage: true };
+    // Beyond 64 bits.
+    const wide = { ...given, chatTemplateKwargs: { enable_thinking: false, wide: 2n ** 64n - 1n }, continueFinalMessage: true };
+    texts.push('False weather birds seven: 18446744073709551616The cat is in the garden');
     return [
-      [await window.model.countTokens(messages, given), await window.model.countTokens(messages, open)],
+      [await window.model.countTokens(messages, given), await window.model.countTokens(messages, open), await window.model.countTokens(messages, wide)],
       await Promise.all(texts.map((text) => window.model.countTokens(text))),
     ];
   });

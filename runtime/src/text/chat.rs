@@ -1,6 +1,7 @@
 //! Conversations to token ids, with the words of the messages kept apart from the control tokens of the template.
 
 use super::control::ControlTokens;
+use super::numbers::is_number;
 use super::template::render;
 use super::tokenizer::cannot_encode;
 use super::{ChatOptions, Message, Special, TextError, Tokenizer};
@@ -111,7 +112,7 @@ impl Marks<'_> {
         match value {
             Value::String(text) => self.text(text, assistant, in_list),
             Value::Array(items) => items.iter_mut().fold(false, |any, item| self.value(item, assistant, in_list) | any),
-            Value::Object(fields) => {
+            Value::Object(fields) if !is_number(fields) => {
                 let mut any = false;
                 let entries = std::mem::take(fields).into_iter().map(|(mut key, mut value)| {
                     any |= self.text(&mut key, assistant, false) | self.value(&mut value, assistant, in_list);

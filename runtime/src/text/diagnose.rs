@@ -55,8 +55,9 @@ const PARTS: [(&str, &[&str], &str); 5] = [
     ),
 ];
 
-/// What is wrong with a `tokenizer.json` that the library refuses, where that can be told better than it does.
-pub(super) fn diagnose(json: &[u8]) -> Option<String> {
+/// What is wrong with a `tokenizer.json`, where that can be told better than the library does. `vetted`: whether it may see
+/// parts of the file, to say what it has against them.
+pub(super) fn diagnose(json: &[u8], vetted: bool) -> Option<String> {
     let file: Value = match serde_json::from_slice(json) {
         Ok(file) => file,
         Err(e) => return Some(format!("no JSON: {e}")),
@@ -64,10 +65,10 @@ pub(super) fn diagnose(json: &[u8]) -> Option<String> {
     if file.get("model").is_none_or(Value::is_null) {
         return Some("it has no \"model\": this is not the format of the Hugging Face tokenizers library".into());
     }
-    PARTS.iter().find_map(|(part, kinds, members)| wrong_part(&file[part], part, kinds, members))
+    PARTS.iter().find_map(|(part, kinds, members)| wrong_part(&file[part], part, kinds, members, vetted))
 }
 
-fn wrong_part(value: &Value, part: &str, kinds: &[&str], members: &str) -> Option<String> {
+fn wrong_part(value: &Value, part: &str, kinds: &[&str], members: &str, vetted: bool) -> Option<String> {
     if value.is_null() {
         return None;
     }
@@ -82,7 +83,10 @@ fn wrong_part(value: &Value, part: &str, kinds: &[&str], members: &str) -> Optio
     }
     if kind == "Sequence" {
         let parts = value.get(members).and_then(Value::as_array);
-        return parts.into_iter().flatten().find_map(|v| wrong_part(v, part, kinds, members));
+        return parts.into_iter().flatten().find_map(|v| wrong_part(v, part, kinds, members, vetted));
+    }
+    if !vetted {
+        return None;
     }
     if let Some(regex) = value.pointer("/pattern/Regex").and_then(Value::as_str) {
         let pattern = SplitPattern::Regex(regex.into());

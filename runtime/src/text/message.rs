@@ -1,21 +1,25 @@
 //! [`Message`] and [`ChatOptions`]: what a chat template is given.
 
+use super::read_json;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// One message of a conversation, as JSON has it in OpenAI's shape: `role`, `content`, and whatever else the template
 /// knows (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+///
+/// It is read with serde_json, and its numbers as [`read_json`] reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`, or what else the template knows.
     pub role: String,
     /// What was said: text, a list of parts such as `{"type": "text", "text": …}`, or null.
-    #[serde(default)]
     pub content: Value,
     /// The other fields.
-    #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
 
@@ -45,6 +49,37 @@ impl Message {
     pub fn with(mut self, field: impl Into<String>, value: impl Into<Value>) -> Self {
         self.fields.insert(field.into(), value.into());
         self
+    }
+}
+
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Message;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a message: an object with role and content")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Message, A::Error> {
+                let (mut role, mut content, mut fields) = (None, None, Map::new());
+                // As it is spelled: a number would lose digits in a `Value`.
+                while let Some((name, json)) = map.next_entry::<String, Box<RawValue>>()? {
+                    let json = json.get().as_bytes();
+                    match name.as_str() {
+                        "role" if role.is_some() => return Err(A::Error::duplicate_field("role")),
+                        "content" if content.is_some() => return Err(A::Error::duplicate_field("content")),
+                        "role" => role = Some(read_json(json).map_err(A::Error::custom)?),
+                        "content" => content = Some(read_json(json).map_err(A::Error::custom)?),
+                        _ => drop(fields.insert(name, read_json(json).map_err(A::Error::custom)?)),
+                    }
+                }
+                let role = role.ok_or_else(|| A::Error::missing_field("role"))?;
+                Ok(Message { role, content: content.unwrap_or_default(), fields })
+            }
+        }
+        deserializer.deserialize_map(Fields)
     }
 }
 
@@ -79,7 +114,8 @@ pub struct ChatOptions {
     pub documents: Option<Vec<Value>>,
     /// Which template of several; by default `tool_use` where there are tools and such a template, or else `default`.
     pub template: Option<String>,
-    /// Further variables that a template may know, such as `enable_thinking`.
+    /// Further variables that a template may know, such as `enable_thinking`. JSON text of these and of tools and documents
+    /// is best read with [`read_json`], which keeps integers of up to 128 bits.
     pub variables: BTreeMap<String, Value>,
 }
 

@@ -1,6 +1,7 @@
 //! Text in, token ids out, and back: tokenizers, chat templates, incremental detokenization, stop strings, and what a
 //! checkpoint recommends for generation.
 
+mod charsmap;
 mod chat;
 mod config;
 mod control;
@@ -11,6 +12,7 @@ mod ends;
 mod error;
 mod generation_defaults;
 mod message;
+mod numbers;
 mod stop;
 mod template;
 mod templates;
@@ -24,5 +26,6 @@ pub use ends::{EndSource, EndToken};
 pub use error::TextError;
 pub use generation_defaults::{GenerationDefaults, SamplingWishes};
 pub use message::{ChatOptions, Message};
+pub use numbers::read_json;
 pub use stop::StopStrings;
 pub use tokenizer::{Special, Tokenizer, TokenizerFiles};

@@ -62,9 +62,9 @@ impl Tokenizer {
         let bad = |why: String| TextError::File { file: "tokenizer.json", why };
         let failed = |e: tokenizers::Error| bad(e.to_string());
         let json = without_mark(files.tokenizer);
-        vet(json).map_err(|why| bad(diagnose(json).unwrap_or(why)))?;
+        vet(json).map_err(|why| bad(diagnose(json, false).unwrap_or(why)))?;
         let read = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(|why| bad(why.into()))?;
-        let mut tokenizer = read.map_err(|e| bad(diagnose(json).unwrap_or_else(|| e.to_string())))?;
+        let mut tokenizer = read.map_err(|e| bad(diagnose(json, true).unwrap_or_else(|| e.to_string())))?;
         // These belong to training; transformers ignores them too unless asked.
         tokenizer.with_truncation(None).map_err(failed)?;
         tokenizer.with_padding(None);

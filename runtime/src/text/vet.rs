@@ -1,6 +1,7 @@
 //! A look at a `tokenizer.json` before the `tokenizers` library reads it, which panics on JSON that is broken in some
 //! places, and makes room for every id up to the largest.
 
+use super::charsmap::longest_replacement;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -9,8 +10,8 @@ use std::fmt;
 /// Ids that may be left out below the largest.
 const LARGEST_GAP: u64 = 1 << 20;
 
-/// How many bytes normalizers may make of one, and decoders of one of a token: real ones make 3 (a mark for a space), or 11
-/// where letters are taken apart.
+/// How many bytes normalizers may make of one, and decoders of one of a token: real ones make 3 (a mark for a space), or 33
+/// where letters are taken apart (U+FDFA is 18 others).
 const MOST_GROWTH: f64 = 4096.0;
 
 /// How often a text may be in what surrounds it.
@@ -80,7 +81,7 @@ pub(super) fn vet(json: &[u8]) -> Result<(), String> {
         false => format!("no JSON: {e}"),
     })?;
     for (name, part) in [("normalizer", &file.normalizer), ("decoder", &file.decoder)] {
-        let growth = part.as_ref().map_or(1.0, growth);
+        let growth = part.as_ref().map_or(Ok(1.0), growth).map_err(|why| format!("its {name} cannot be followed: {why}"))?;
         if growth > MOST_GROWTH {
             return Err(format!("its {name} makes up to {growth:e} bytes of one, and at most {MOST_GROWTH} is allowed"));
         }
@@ -99,23 +100,35 @@ pub(super) fn vet(json: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Bytes that a normalizer or decoder makes of one, at most.
-fn growth(part: &Value) -> f64 {
+/// Bytes that a normalizer or decoder makes of one, at most. What it is shows in its fields too, where the library goes by these.
+///
+/// # Errors
+/// What is wrong with compiled rules.
+fn growth(part: &Value) -> Result<f64, String> {
+    let field = |name: &str| part.get(name).and_then(Value::as_str);
+    let length = |name: &str| field(name).map_or(0, str::len) as f64;
     let members = ["normalizers", "decoders"].iter().find_map(|name| part.get(*name)?.as_array());
-    match part.get("type").and_then(Value::as_str) {
-        Some("Sequence") => members.into_iter().flatten().map(growth).product(),
-        Some("Replace") => {
-            let content = part.get("content").and_then(Value::as_str).map_or(0, str::len) as f64;
-            match part.pointer("/pattern/String").and_then(Value::as_str) {
-                Some(pattern) if !pattern.is_empty() => (content / pattern.len() as f64).max(1.0),
-                // An expression may match nothing, between any two letters.
-                _ => content + 1.0,
-            }
-        }
-        Some("NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt" | "Precompiled") => 12.0,
-        Some("Lowercase" | "ByteLevel" | "BertNormalizer") => 3.0,
-        _ => 1.0,
+    let kind = field("type");
+    if let Some(members) = members {
+        return members.iter().try_fold(1.0, |product, part| Ok(product * growth(part)?));
     }
+    if kind == Some("Precompiled") || part.get("precompiled_charsmap").is_some() {
+        let rules = field("precompiled_charsmap").ok_or("its rules are missing")?;
+        return Ok((longest_replacement(rules)? as f64).max(1.0));
+    }
+    if part.get("pattern").is_some() && part.get("content").is_some() {
+        return Ok(match part.pointer("/pattern/String").and_then(Value::as_str) {
+            Some(pattern) if !pattern.is_empty() => (length("content") / pattern.len() as f64).max(1.0),
+            // An expression may match nothing, between any two letters.
+            _ => length("content") + 1.0,
+        });
+    }
+    Ok(match kind {
+        Some("NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt") => 12.0,
+        Some("Lowercase" | "ByteLevel" | "BertNormalizer") => 3.0,
+        // Before each piece of a text, of which each added token begins another.
+        _ => length("prepend") + 1.0,
+    })
 }
 
 /// How often a post-processor writes the text.
@@ -129,7 +142,9 @@ fn copies(part: &Value) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use crate::text::{TextError, Tokenizer, TokenizerFiles};
+    use super::vet;
+    use crate::text::charsmap::tests::one_rule;
+    use crate::text::{Special, TextError, Tokenizer, TokenizerFiles};
 
     fn refusal(json: &str) -> String {
         let files = TokenizerFiles { tokenizer: json.as_bytes(), ..TokenizerFiles::default() };
@@ -163,6 +178,11 @@ mod tests {
         assert!(files(&grows(&hundred)).is_ok());
         let thrice = refusal(&grows(&[hundred.as_str(); 3].join(",")));
         assert!(thrice.contains("normalizer makes up to 1e6 bytes of one"), "{thrice}");
+        // Also where the library knows it by its fields.
+        let nameless = hundred.replace(r#""type": "Replace", "#, "");
+        assert!(vet(grows(&[nameless.as_str(); 3].join(",")).as_bytes()).unwrap_err().contains("1e6"));
+        let prepends = format!(r#"{{"type": "Prepend", "prepend": "{}"}}"#, "x".repeat(5000));
+        assert!(refusal(&grows(&prepends)).contains("5.001e3 bytes of one"));
         let piece = r#"{"Sequence": {"id": "A", "type_id": 0}}"#;
         let template = format!(
             r#""post_processor": {{"type": "TemplateProcessing", "single": [{}], "pair": [], "special_tokens": {{}}}}, "decoder""#,
@@ -170,6 +190,24 @@ mod tests {
         );
         let repeated = refusal(&whole.replace(r#""decoder""#, &template));
         assert!(repeated.contains("repeats a text 9 times"), "{repeated}");
+        let rules = |rules: &str| format!(r#"{{"type": "Precompiled", "precompiled_charsmap": "{rules}"}}"#);
+        let letter_becomes = |bytes: usize| rules(&one_rule(b'a', 0, &[&vec![b'b'; bytes][..], b"\0"].concat()));
+        let eighteen = Tokenizer::from_files(TokenizerFiles {
+            tokenizer: grows(&letter_becomes(18)).as_bytes(),
+            ..TokenizerFiles::default()
+        });
+        assert_eq!(eighteen.unwrap().encode("ab", Special::Plain).unwrap(), [1; 19]);
+        assert!(files(&grows(&letter_becomes(4096))).is_ok());
+        let many = refusal(&grows(&letter_becomes(4097)));
+        assert!(many.contains("normalizer makes up to 4.097e3 bytes of one, and at most 4096 is allowed"), "{many}");
+        assert!(refusal(&grows(&[letter_becomes(100).as_str(); 2].join(","))).contains("1e4 bytes"));
+        let nameless = letter_becomes(4097).replace(r#""type": "Precompiled", "#, "");
+        assert!(vet(grows(&nameless).as_bytes()).unwrap_err().contains("4.097e3"));
+        let wrong = |rules: &str| refusal(&grows(rules));
+        assert!(wrong(&rules("AAAA!")).contains("its normalizer cannot be followed: its rules are not base64"));
+        assert!(wrong(r#"{"type": "Precompiled"}"#).contains("its rules are missing"));
+        assert!(wrong(r#"{"type": "Precompiled", "precompiled_charsmap": null}"#).contains("its rules are missing"));
+        assert!(wrong(&rules(&one_rule(b'a', 9, b"b\0"))).contains("point at byte 9 of 2"));
         let added = whole.replace("[],", r#"[{"id": 4294967295, "content": "<x>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],"#);
         assert!(refusal(&added).contains("id 4294967295, and there are 3 tokens"), "{}", refusal(&added));
     }

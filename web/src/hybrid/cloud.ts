@@ -98,7 +98,9 @@ function parseEvent(data: string, options: EndpointOptions): Record<string, unkn
 function checkMessages(name: string, messages: readonly Message[]): void {
   if (messages.length === 0) throw new HaikuqError('invalid-argument', `${name}: there are no messages`);
   for (const [index, message] of messages.entries()) {
-    if (typeof message?.role !== 'string' || typeof message.content !== 'string') {
+    // A message that only calls tools says nothing.
+    const silent = (message?.content ?? null) === null && Array.isArray(message?.tool_calls);
+    if (typeof message?.role !== 'string' || (typeof message.content !== 'string' && !silent)) {
       throw new HaikuqError('invalid-argument', `${name}: message ${index} needs a role and a content, both text`);
     }
   }

@@ -1,12 +1,15 @@
 /** What GPU this is, without loading a model. */
 
-import type { AdapterInfo } from '../types.js';
-import { adapterFacts } from '../worker/adapter.js';
+import type { AdapterInfo, DeviceOptions } from '../types.js';
+import { adapterFacts, offerAdapter } from '../worker/adapter.js';
 
-/** The adapter that WebGPU offers, or undefined where there is none. Downloads nothing and makes no device. */
-export async function probeDevice(): Promise<AdapterInfo | undefined> {
+/**
+ * The adapter that WebGPU offers, or undefined where there is none. Downloads nothing and makes no device; a load on this
+ * thread that wants such an adapter gets this one.
+ */
+export async function probeDevice(options: Pick<DeviceOptions, 'powerPreference'> = {}): Promise<AdapterInfo | undefined> {
   try {
-    const adapter = await globalThis.navigator?.gpu?.requestAdapter();
+    const adapter = await offerAdapter(options);
     return adapter ? describe(adapter) : undefined;
   } catch {
     // Some browsers reject where others give null.

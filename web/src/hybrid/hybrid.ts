@@ -1,7 +1,8 @@
 /** Two sides, one chat. */
 
 import { HaikuqError } from '../errors.js';
-import type { ChatBackend, ChatOptions, GenerationResult, Message, TextStream } from '../types.js';
+import type { AdapterInfo, ChatBackend, ChatOptions, DeviceOptions, GenerationResult, Message, TextStream } from '../types.js';
+import { probeDevice } from './device.js';
 import { type LocalBackend, localOf, type LocalSource, type LocalState } from './local.js';
 import { checkRoute, type Plan, planRoute, type Route, type RouteReason, type Side } from './route.js';
 import { toHaikuqError } from '../failures.js';
@@ -19,6 +20,11 @@ export interface HybridOptions {
    * cloud answers them, while the model loads in the background.
    */
   whileLoading?: 'wait' | 'cloud';
+  /**
+   * What `load` is told by this name: `minDevice`, and a function that routes, are asked about the adapter of this
+   * `powerPreference`, and the model gets the same one where it is loaded on the page's own thread.
+   */
+  device?: Pick<DeviceOptions, 'powerPreference'>;
   /** Called once for each answer, as soon as its first text is there. */
   onRoute?: (event: RouteEvent) => void;
 }
@@ -50,12 +56,19 @@ export interface HybridBackend extends ChatBackend {
  * @throws `HaikuqError` `invalid-argument` where neither side is given, or no known route.
  */
 export function hybrid(options: HybridOptions): HybridBackend {
-  const { cloud, route = 'local-first', whileLoading = 'wait', onRoute } = options;
+  const { cloud, route = 'local-first', whileLoading = 'wait', device = {}, onRoute } = options;
   if (options.local === undefined && cloud === undefined) {
     throw new HaikuqError('invalid-argument', 'hybrid: neither local nor cloud is given');
   }
   checkRoute(route);
   const local = localOf(options.local);
+  let probing: Promise<AdapterInfo | undefined> | undefined;
+  // A device stays what it is; where there is none, the browser may find one later.
+  const probe = () =>
+    (probing ??= probeDevice(device).then((found) => {
+      if (!found) probing = undefined;
+      return found;
+    }));
 
   async function answer(
     messages: readonly Message[],
@@ -105,7 +118,7 @@ export function hybrid(options: HybridOptions): HybridBackend {
     }
 
     try {
-      const around = { route, local, hasCloud: cloud !== undefined, whileLoading, loadLocal };
+      const around = { route, local, hasCloud: cloud !== undefined, whileLoading, loadLocal, probeDevice: probe };
       const { opened, event } = await askBoth(await abortable(planRoute(messages, chatOptions, around), signal));
       const result = await drain(opened, signal, () => onRoute?.(event), (piece) => {
         watch.mark();

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { createOpenAI } from '../openai/client.js';
 import type { Message } from '../types.js';
 import { openaiCompatible } from './openai-compatible.js';
 import { collect } from './testing/backends.js';
@@ -46,6 +47,21 @@ test('comments between events, and a refusal in a field of its own', async () =>
   const refusal = 'data: {"choices":[{"index":0,"delta":{"refusal":"I cannot."},"finish_reason":null}]}\n\n';
   const server = await eventServer(events(`: PROCESSING\n\n${refusal}: PROCESSING\n\n${openaiEvents([])}`));
   expect(await backend(server.url).chat(HELLO).text()).toBe('I cannot.');
+});
+
+test('calls of tools are sent as OpenAI has them: arguments as JSON, with all their digits', async () => {
+  const server = await eventServer(events(openaiEvents(['x'])));
+  const create = createOpenAI(backend(server.url), 'm').chat.completions.create;
+  const tool_calls = [
+    { id: '1', type: 'function' as const, function: { name: 'f', arguments: '{"id": 123456789012345678901, "s": "{\\"\\u0000number\\":\\"1\\"}", "x": 1.0}' } },
+    { id: '2', type: 'function' as const, function: { name: 'g', arguments: '[1' } },
+  ];
+  await create({ messages: [{ role: 'assistant', content: null, tool_calls }, { role: 'tool', content: 'y', tool_call_id: '1' }] });
+  const [said] = (server.received[0]?.body as { messages: { content: unknown; tool_calls: typeof tool_calls }[] }).messages;
+  expect(said?.content).toBeNull();
+  const [first, second] = said?.tool_calls ?? [];
+  expect(first?.function.arguments).toBe('{"id":123456789012345678901,"s":"{\\"\\u0000number\\":\\"1\\"}","x":1.0}');
+  expect(second).toEqual(tool_calls[1]);
 });
 
 test('options are passed on, and body wins over them', async () => {

@@ -1,5 +1,6 @@
 /** Chat completions as OpenAI's API and those that imitate it stream them, from an endpoint of the site's own. */
 
+import { writeNumbers } from '../numbers.js';
 import type { ChatBackend, ChatOptions, FinishReason, Message } from '../types.js';
 import { type Answer, cloudBackend, count, stopList } from './cloud.js';
 import type { EndpointOptions } from './endpoint.js';
@@ -35,7 +36,13 @@ function requestBody(options: OpenAICompatibleOptions, messages: readonly Messag
   const stops = stopList(chatOptions.stop);
   return {
     model: options.model,
-    messages: messages.map(({ role, content, name, tool_calls, tool_call_id }) => ({ role, content, name, tool_calls, tool_call_id })),
+    messages: messages.map(({ role, content, name, tool_calls, tool_call_id }) => ({
+      role,
+      content,
+      name,
+      tool_calls: tool_calls?.map(withJsonArguments),
+      tool_call_id,
+    })),
     stream: true,
     stream_options: { include_usage: true },
     // Absent fields are undefined, which JSON leaves out.
@@ -45,6 +52,13 @@ function requestBody(options: OpenAICompatibleOptions, messages: readonly Messag
     seed: chatOptions.seed,
     stop: stops.length === 0 ? undefined : stops,
   };
+}
+
+/** OpenAI has the arguments of a call as JSON, and templates as an object. */
+function withJsonArguments(call: object): object {
+  const called: unknown = 'function' in call ? call.function : undefined;
+  if (!isRecord(called) || called.arguments === undefined || typeof called.arguments === 'string') return call;
+  return { ...call, function: { ...called, arguments: writeNumbers(called.arguments) } };
 }
 
 function readChunk(chunk: Record<string, unknown>, answer: Answer): string {

@@ -1,5 +1,6 @@
 import { afterEach, expect, test, vi } from 'vitest';
 import type { AdapterInfo, Message, ModelInfo } from '../types.js';
+import { describeAdapter } from '../worker/adapter.js';
 import { probeDevice } from './device.js';
 import { hybrid, type HybridOptions, type RouteEvent } from './hybrid.js';
 import type { LocalBackend } from './local.js';
@@ -75,6 +76,40 @@ test('without WebGPU minDevice is not asked', async () => {
   const minDevice = vi.fn(() => true);
   expect(await routeOf({ local: async () => counting(), route: { minDevice } })).toEqual({ answeredBy: 'cloud', reason: 'device' });
   expect(minDevice).not.toHaveBeenCalled();
+});
+
+test('asks for one adapter, with the caller’s preference, and the model on this thread gets it', async () => {
+  const requestAdapter = stubGpu(ADAPTER);
+  const device = { powerPreference: 'high-performance' } as const;
+  const given: unknown[] = [];
+  const load = async () => {
+    const { adapter } = await describeAdapter(device);
+    given.push(adapter);
+    return counting();
+  };
+  const minDevice = vi.fn(() => true);
+  const both = hybrid({ local: load, cloud: scripted('cloud', ['far']), device, route: { minDevice, maxPromptTokens: 4 } });
+  await both.chat(HELLO).result;
+  await both.chat(HELLO).result;
+  expect(minDevice).toHaveBeenCalledTimes(2);
+  expect(requestAdapter.mock.calls).toEqual([[device]]);
+  expect(given).toEqual([await requestAdapter.mock.results[0]?.value]);
+  // One adapter gives one device.
+  await load();
+  expect(requestAdapter).toHaveBeenCalledTimes(2);
+  expect(given[1]).not.toBe(given[0]);
+});
+
+test('a device that is too weak is asked for once, and a model of another preference gets another adapter', async () => {
+  const requestAdapter = stubGpu({ ...ADAPTER, software: true });
+  const questions: RouteQuestion[] = [];
+  const route = (question: RouteQuestion): RouteDecision => (questions.push(question), 'cloud');
+  const both = hybrid({ local: async () => counting(), cloud: scripted('cloud', ['far']), route });
+  await Promise.all([both.chat(HELLO).result, both.chat(HELLO).result]);
+  expect(questions.map(({ device }) => device?.software)).toEqual([true, true]);
+  expect(requestAdapter.mock.calls).toEqual([[{}]]);
+  await describeAdapter({ powerPreference: 'low-power' });
+  expect(requestAdapter.mock.calls).toEqual([[{}], [{ powerPreference: 'low-power' }]]);
 });
 
 test('a loaded model says its own device', async () => {

@@ -2,7 +2,6 @@
 
 import { HaikuqError } from '../errors.js';
 import type { AdapterInfo, ChatOptions, Message } from '../types.js';
-import { probeDevice } from './device.js';
 import type { Local, LocalBackend, LocalState } from './local.js';
 
 export type Side = 'local' | 'cloud';
@@ -70,6 +69,8 @@ export interface Surroundings {
   whileLoading: 'wait' | 'cloud';
   /** Loads the local model; one promise for all who ask about one conversation. */
   loadLocal: () => Promise<LocalBackend>;
+  /** The adapter of the device without a model; undefined without WebGPU. */
+  probeDevice: () => Promise<AdapterInfo | undefined>;
 }
 
 /** @throws `HaikuqError` `invalid-argument` for what is no route. */
@@ -110,7 +111,7 @@ async function decide(
   if (typeof route === 'function') {
     const [promptTokens, device] = await Promise.all([
       local.model ? countTokens(local.model, messages) : undefined,
-      local.model?.info?.adapter ?? probeDevice(),
+      local.model?.info?.adapter ?? around.probeDevice(),
     ]);
     const decision = await route({
       messages,
@@ -138,12 +139,12 @@ async function withinLimits(limits: RouteLimits, messages: readonly Message[], a
   const tooLong: Decision = { decision: 'cloud', reason: 'prompt-length' };
   const within: Decision = { decision: 'local', reason: 'route' };
   if (limits.maxPromptCharacters !== undefined) {
-    const characters = messages.reduce((sum, { content }) => sum + content.length, 0);
+    const characters = messages.reduce((sum, { content }) => sum + ((content as string | null)?.length ?? 0), 0);
     if (characters > limits.maxPromptCharacters) return tooLong;
   }
   if (local.state === 'none') return within;
   if (limits.minDevice) {
-    const device = local.model?.info?.adapter ?? (await probeDevice());
+    const device = local.model?.info?.adapter ?? (await around.probeDevice());
     if (!device || !limits.minDevice(device)) return { decision: 'cloud', reason: 'device' };
   }
   if (limits.maxPromptTokens !== undefined && (around.whileLoading === 'wait' || isSettled(local))) {

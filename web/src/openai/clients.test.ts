@@ -45,7 +45,7 @@ describe("OpenAI's client", () => {
     ];
     await client.chat.completions.create({ model: 'm', messages: [...messages, ...history] });
     const calls = '{"tool_calls":[{"id":"1","type":"function","function":{"name":"now","arguments":{"zone":"UTC"}}}]}';
-    expect(prompt()).toBe(`<user>Hi<assistant>${calls}<tool>noon{"tool_call_id":"1"}<assistant>`);
+    expect(prompt()).toBe(`<user>Hi<assistant>null${calls}<tool>noon{"tool_call_id":"1"}<assistant>`);
   });
 
   it('streams, with usage', async () => {

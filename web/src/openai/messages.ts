@@ -1,5 +1,7 @@
 /** OpenAI's messages as this package has them: parts become text, and what no text model can read is refused by its name. */
 
+import { HaikuqError } from '../errors.js';
+import { parseNumbers } from '../numbers.js';
 import { invalid } from '../options.js';
 import type { Message } from '../types.js';
 
@@ -18,8 +20,10 @@ function toMessage(value: unknown, name: string): Message {
   if (isThere(audio)) throw invalid(`${name}.audio`, audio, 'nothing: the model reads text alone');
   if (isThere(function_call)) throw invalid(`${name}.function_call`, function_call, 'nothing: OpenAI replaced it by tool_calls');
   const calls = toToolCalls(tool_calls, `${name}.tool_calls`);
-  const text = toText(content ?? refusal, `${name}.content`, role);
-  const message: Message = { role, content: text };
+  const said = content ?? refusal;
+  // Templates tell a message that only calls functions from one that says nothing.
+  const silent = calls.length > 0 && !isThere(said);
+  const message: Message = { role, content: silent ? (null as unknown as string) : toText(said, `${name}.content`, role) };
   if (calls.length > 0) message.tool_calls = calls;
   for (const field of ['name', 'tool_call_id', 'reasoning_content'] as const) {
     const given = value[field];
@@ -61,18 +65,19 @@ function toToolCalls(calls: unknown, name: string): object[] {
     const { function: called, type = 'function' } = call;
     if (type !== 'function') throw invalid(`${at}.type`, type, '"function"');
     if (!isObject(called) || typeof called.name !== 'string') throw invalid(`${at}.function`, called, 'an object with name and arguments');
-    return { ...call, type, function: { ...called, arguments: toArguments(called.arguments) } };
+    return { ...call, type, function: { ...called, arguments: toArguments(`${at}.function.arguments`, called.arguments) } };
   });
 }
 
 /** Arguments that are no JSON object are left to the template as they are: models write such too. */
-function toArguments(json: unknown): unknown {
+function toArguments(name: string, json: unknown): unknown {
   if (json === undefined || json === null || json === '') return {};
   if (typeof json !== 'string') return json;
   try {
-    const parsed: unknown = JSON.parse(json);
+    const parsed = parseNumbers(name, json);
     return isObject(parsed) ? parsed : json;
-  } catch {
+  } catch (error) {
+    if (error instanceof HaikuqError) throw error;
     return json;
   }
 }

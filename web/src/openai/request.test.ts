@@ -127,9 +127,29 @@ describe('messages', () => {
     const tool_calls = [call('{"zone": "UTC"}'), call(''), call('[1'), call({ a: 1 })];
     expect(said(user, { role: 'assistant', content: null, tool_calls }, answer)).toEqual([
       user,
-      { role: 'assistant', content: '', tool_calls: [call({ zone: 'UTC' }), call({}), call('[1'), call({ a: 1 })] },
+      { role: 'assistant', content: null, tool_calls: [call({ zone: 'UTC' }), call({}), call('[1'), call({ a: 1 })] },
       answer,
     ]);
+    expect(said({ role: 'assistant', tool_calls })).toMatchObject([{ content: null }]);
+    expect(said({ role: 'assistant', content: '', tool_calls })).toMatchObject([{ content: '' }]);
+  });
+
+  it('keep the digits of numbers in the arguments of calls', () => {
+    const call = (json: unknown) => ({ type: 'function', function: { name: 'f', arguments: json } });
+    const argumentsOf = (json: string) => {
+      const [message] = said({ role: 'assistant', tool_calls: [call(json)] });
+      return (message?.tool_calls?.[0] as ReturnType<typeof call>).function.arguments;
+    };
+    const number = (digits: string) => ({ '\u0000number': digits });
+    expect(argumentsOf('{"id": 123456789012345678901, "x": [1.0, -0, 1e5, 2.50], "plain": [0, -7, 0.1, 1.5e-7, 1e+21], "s": "1.0 \\"1.0"}')).toEqual({
+      id: number('123456789012345678901'),
+      x: ['1.0', '-0', '1e5', '2.50'].map(number),
+      plain: [0, -7, 0.1, 1.5e-7, 1e21],
+      s: '1.0 "1.0',
+    });
+    expect(argumentsOf('{"id": 12345678901234567890123, }')).toBe('{"id": 12345678901234567890123, }');
+    const beyond = `{"id": ${2n ** 128n}}`;
+    expect(() => argumentsOf(beyond)).toThrow('messages[0].tool_calls[0].function.arguments: the integer 340282366920938463463374607431768211456 has more than 128 bits');
   });
 
   it('keep names and thoughts', () => {

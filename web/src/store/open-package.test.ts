@@ -301,6 +301,19 @@ describe('a package behind a URL', () => {
     await expect(load()).rejects.toMatchObject({ code: 'network' });
     expect(await listStored()).toMatchObject([{ url: URL_PREFIX, complete: false, totalBytes: 26700 }]);
   });
+
+  it('is not listed where another store has it whole', async () => {
+    server.trouble.set('s3', Array.from({ length: 9 }, () => ({ status: 404 })));
+    await expect(load()).rejects.toMatchObject({ code: 'network' });
+    const { fakeCaches } = await import('../testing/fake-caches.js');
+    vi.stubGlobal('caches', fakeCaches());
+    server.trouble.clear();
+    await load({ cache: 'cache-api' });
+    expect(await listStored()).toMatchObject([{ url: URL_PREFIX, complete: true, store: 'cache-api' }]);
+    await removeStored(URL_PREFIX);
+    expect(await listStored()).toEqual([]);
+    expect(blobCount()).toBe(0);
+  });
 });
 
 describe('without a store', () => {

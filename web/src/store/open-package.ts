@@ -4,12 +4,12 @@ import type { Source } from '../engine/engine.js';
 import { HaikuqError } from '../errors.js';
 import type { LoadOptions } from '../types.js';
 import type { BlobStore } from './blobs.js';
-import { beginVersion, type CatalogEntry, completeVersion, dropOldVersion, manifestsOf, readEntry } from './catalog.js';
+import { beginVersion, type CatalogEntry, completeVersion, dropOldVersion, manifestsOf, readEntry, removePackage } from './catalog.js';
 import { createDownloads, type DownloadCounts, type Downloads } from './download.js';
 import { fetchText, type Network } from './fetch.js';
 import { fileUrl, packageKey, type ResolvedLocation } from './location.js';
 import { filesInReadingOrder, MANIFEST, type Manifest, MAX_MANIFEST_BYTES, type PackageFile, parseManifest } from './manifest.js';
-import { openStore } from './open-store.js';
+import { openStore, openStores } from './open-store.js';
 import { availableBytes, quotaError } from './quota.js';
 import { fileSource, type SourceTools, storedSource } from './sources.js';
 import { streamingSource } from './streaming-source.js';
@@ -59,6 +59,20 @@ export async function openPackage(location: ResolvedLocation, options: OpenOptio
       const store = await openStore(options.cache, options.refused);
       return store ? openStored(location.prefix, store, options) : openStreaming(location.prefix, options);
     }
+  }
+}
+
+/** Forgets what a store of this kind began to keep and will not complete, as it refuses. Never rejects. */
+export async function forgetUnfinished(location: ResolvedLocation, kind: BlobStore['kind']): Promise<void> {
+  if (location.kind !== 'url') return;
+  try {
+    const key = packageKey(location.prefix);
+    for (const store of await openStores()) {
+      // A version that is complete can be read without writing.
+      if (store.kind === kind && (await readEntry(store, key))?.current === undefined) await removePackage(store, key);
+    }
+  } catch {
+    // It refuses this too.
   }
 }
 

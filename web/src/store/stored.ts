@@ -30,7 +30,10 @@ export interface StorageUse {
 
 /** All packages that this site has stored, complete or not. */
 export async function listStored(): Promise<StoredPackage[]> {
-  return (await Promise.all((await openStores()).map((store) => listStore(store).catch(nothing)))).flat();
+  const all = (await Promise.all((await openStores()).map((store) => listStore(store).catch(nothing)))).flat();
+  // A store that began and then refused may refuse to forget it too.
+  const complete = new Set(all.filter((stored) => stored.complete).map(({ url }) => url));
+  return all.filter((stored) => stored.complete || !complete.has(stored.url));
 }
 
 /**

@@ -14,7 +14,7 @@ export async function describeAdapter(options: DeviceOptions, gpu: GPU | undefin
         : 'this browser does not offer WebGPU (here: a worker or an older browser may lack what the page has)',
     );
   }
-  const adapter = await requestAdapter(gpu, options);
+  const adapter = takeOffered(gpu, options) ?? (await requestAdapter(gpu, options));
   if (!adapter) throw unavailable('the browser found no adapter: the GPU may be blocklisted, disabled, or absent');
   return { ...adapterFacts(adapter), adapter };
 }
@@ -28,6 +28,23 @@ export function adapterFacts(adapter: GPUAdapter): AdapterFacts {
     if (typeof value === 'number') limits[name] = value;
   }
   return { vendor, architecture, device, description, limits, software: isSoftware(adapter.info) };
+}
+
+/** Adapters that were asked for before a load, each with the preference; one of them gives one device. */
+const offered = new WeakMap<GPU, { adapter: GPUAdapter; powerPreference: DeviceOptions['powerPreference'] }>();
+
+/** Asks for an adapter, for the next load on this thread that has the same preference. */
+export async function offerAdapter(options: DeviceOptions, gpu: GPU | undefined = globalThis.navigator?.gpu): Promise<GPUAdapter | null> {
+  const adapter = gpu ? await requestAdapter(gpu, options) : null;
+  if (gpu && adapter) offered.set(gpu, { adapter, powerPreference: options.powerPreference });
+  return adapter;
+}
+
+function takeOffered(gpu: GPU, { powerPreference }: DeviceOptions): GPUAdapter | undefined {
+  const offer = offered.get(gpu);
+  if (offer?.powerPreference !== powerPreference) return undefined;
+  offered.delete(gpu);
+  return offer?.adapter;
 }
 
 async function requestAdapter(gpu: GPU, { powerPreference }: DeviceOptions): Promise<GPUAdapter | null> {

@@ -7,7 +7,7 @@ import { throwIfAborted, toHaikuqError } from '../failures.js';
 import { type BlobStore, refusedStore } from '../store/blobs.js';
 import type { Network } from '../store/fetch.js';
 import { type Hasher, hasherHere } from '../store/hash.js';
-import { type KernelTimes, openPackage, type OpenOptions, type OpenPackage } from '../store/open-package.js';
+import { forgetUnfinished, type KernelTimes, openPackage, type OpenOptions, type OpenPackage } from '../store/open-package.js';
 import { networkOf } from '../store/page-requests.js';
 import { stageClock } from '../store/stages.js';
 import type { DeviceOptions, ModelInfo, ModelProfile, Trimmed } from '../types.js';
@@ -94,6 +94,7 @@ export function createHost(options: HostOptions): Host {
         if (cache !== 'auto') throw new HaikuqError('invalid-argument', `cache: ${message}; load with 'auto' or 'none'`, {}, { cause: error });
         // Without it: nothing is kept, or elsewhere.
         console.warn(`haikuq: ${message}`);
+        await forgetUnfinished(request.location, store);
         refused.add(store);
       }
     }

@@ -1,13 +1,14 @@
 //! `EngineChat` of `web/src/engine/engine.ts`: a conversation and what else a chat template is given.
 
 use crate::error::Thrown;
-use haikuq_runtime::text::{ChatOptions, Message, Tokenizer};
+use haikuq_runtime::text::{ChatOptions, Message, Tokenizer, read_json};
 use serde_json::{Map, Value};
 
 /// Reads the JSON of an `EngineChat` for the chat template of `tokenizer`; `now` is local time in seconds since 1970.
 pub fn conversation(json: &str, tokenizer: &Tokenizer, now: i64) -> Result<(Vec<Message>, ChatOptions), Thrown> {
-    let chat: Result<Map<String, Value>, _> = serde_json::from_slice(json.as_bytes());
-    let mut chat = chat.map_err(|e| Thrown::new("internal", e.to_string()))?;
+    // JavaScript wrote it, so nothing is wrong with it but an integer that is too large.
+    let chat: Result<Map<String, Value>, _> = read_json(json.as_bytes());
+    let mut chat = chat.map_err(|e| Thrown::new("invalid-argument", e.to_string()))?;
     let continued = chat.get("continueFinalMessage") == Some(&Value::Bool(true));
     let mut list = |name| match chat.remove(name) {
         Some(Value::Array(items)) => Some(items),

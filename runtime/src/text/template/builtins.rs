@@ -3,6 +3,7 @@
 //! Each is named here because `Environment::new` brings all of minijinja's, those too whose place another takes: a page
 //! would download both.
 
+use super::arithmetic;
 use super::operators::paid;
 use minijinja::{Environment, Error, State, Value, filters, functions, tests};
 
@@ -20,7 +21,7 @@ pub(super) fn extend(environment: &mut Environment) {
     environment.add_filter("capitalize", filters::capitalize);
     environment.add_filter("items", filters::items);
     environment.add_filter("abs", filters::abs);
-    environment.add_filter("float", filters::float);
+    environment.add_filter("float", arithmetic::float);
     environment.add_filter("first", filters::first);
     environment.add_filter("last", filters::last);
     environment.add_filter("min", filters::min);

@@ -35,7 +35,6 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
     environment.add_filter("wordcount", |text: &str| words(text).count());
     environment.add_filter("urlencode", move |value: &Value| url_encode(value, mark));
     environment.add_filter("filesizeformat", file_size);
-    environment.add_filter("round", round);
     environment.add_filter("pprint", move |value: &Value| {
         let text = repr_sorted(value, mark)?;
         // Beyond that Python breaks lines, by rules of its own.
@@ -321,29 +320,6 @@ fn file_size(value: &Value, binary: Option<bool>, named: Kwargs) -> Result<Strin
         }
     }
     Ok(last)
-}
-
-/// `common` rounds halves to the even neighbour, as Python does; a float comes out, but of a whole number.
-fn round(value: &Value, precision: Option<i32>, method: Option<String>, named: Kwargs) -> Result<Value, Error> {
-    let precision = argument(precision, &named, "precision")?.unwrap_or(0);
-    let method = argument(method, &named, "method")?.unwrap_or_else(|| "common".into());
-    named.assert_all_used()?;
-    let number = f64::try_from(value.clone())?;
-    let scale = 10_f64.powi(precision);
-    Ok(match method.as_str() {
-        "common" if value.is_integer() && precision >= 0 => value.clone(),
-        "common" if precision >= 0 => {
-            let digits = usize::try_from(precision).unwrap_or(0).min(400);
-            Value::from(format!("{number:.digits$}").parse::<f64>().unwrap_or(number))
-        }
-        "common" => {
-            let rounded = (number * scale).round_ties_even() / scale;
-            if value.is_integer() { Value::from(rounded as i64) } else { Value::from(rounded) }
-        }
-        "ceil" => Value::from((number * scale).ceil() / scale),
-        "floor" => Value::from((number * scale).floor() / scale),
-        _ => return Err(wrong("round: method must be common, ceil or floor")),
-    })
 }
 
 /// Text without comments and tags, its white space one space each, entities as the characters that they are.

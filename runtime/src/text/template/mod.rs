@@ -4,6 +4,7 @@
 //! same: blocks trimmed, loop controls, Python's string methods, `raise_exception`, `strftime_now`, a `tojson` that
 //! writes what `json.dumps` writes, and Python's spelling of `None`, `True` and `False`.
 
+mod arithmetic;
 mod builtins;
 mod continued;
 mod filters;
@@ -16,6 +17,7 @@ mod python;
 mod reported;
 mod rewrite;
 
+use super::numbers::Python;
 use super::{ChatOptions, Message, TextError};
 use crate::ordered;
 use chrono::DateTime;
@@ -100,13 +102,14 @@ fn evaluate(
     let (instructions, blocks) = generator.finish();
     let environment = environment(options, mark);
     let text = |(name, token): (&String, &String)| (name.clone(), Value::from(token.as_str()));
-    let variable = |(name, value): (&String, &Json)| (name.clone(), Value::from(Serde(value)));
+    let variable = |(name, value): (&String, &Json)| (name.clone(), Value::from(Serde(Python(value))));
+    let all = |list: &[Json]| list.iter().map(|value| Value::from(Serde(Python(value)))).collect::<Value>();
     let mut variables = ordered::map(tokens.iter().map(text));
     for (name, list) in [("tools", &options.tools), ("documents", &options.documents)] {
-        variables.insert(name.into(), list.as_ref().map_or(Value::from(()), |list| Value::from(Serde(list))));
+        variables.insert(name.into(), list.as_ref().map_or(Value::from(()), |list| all(list)));
     }
     variables.extend(options.variables.iter().map(variable));
-    variables.insert("messages".into(), Value::from(Serde(messages)));
+    variables.insert("messages".into(), all(messages));
     variables.insert("add_generation_prompt".into(), Value::from(options.add_generation_prompt));
     let mut out = String::new();
     let variables = Value::from(variables);
@@ -272,6 +275,22 @@ mod tests {
         let now = ChatOptions { now: Some(1_735_689_600), ..Default::default() };
         assert_eq!(rendered(source, &now).unwrap(), "01 Jan 2025");
         assert!(matches!(rendered("{{ strftime_now('%Q') }}", &now), Err(TextError::Template { .. })));
+    }
+
+    #[test]
+    fn a_content_that_is_null_is_none_to_the_template() {
+        // As transformers 5 has it: `apply_chat_template` leaves out what is None.
+        let source = "{% for m in messages %}[{{ m.content is defined }} {{ m.content is none }} {{ m.content }} {{ m['content'] or '-' }} \
+                      {{ m.get('content') is none }} {{ 'content' in m }} {{ m.content is string }}\
+                      {% for c in m.tool_calls %} {{ c.function.arguments|tojson }}{% endfor %}]{% endfor %}";
+        let calls = r#""tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]"#;
+        let said = |content: &str| {
+            let json = format!(r#"[{{"role": "assistant", "content": {content}, {calls}}}]"#);
+            let messages: Vec<Message> = serde_json::from_str(&json).unwrap();
+            render(source, &BTreeMap::new(), &messages, &ChatOptions::default(), None).unwrap()
+        };
+        assert_eq!(said("null"), "[False False  - True False False {\"x\": 1}]");
+        assert_eq!(said("\"\""), "[True False  - False True True {\"x\": 1}]");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The functions that [`super::rewrite`] puts in the places of operators.
 
+use super::arithmetic::{quotient, remainder};
 use super::python::{self, text};
-use super::rewrite::{ADDED, COMPARED, CONCAT, HELD, ITERATED, NAMED, REMAINDER, SEARCHED, SORTED, SPELLED};
+use super::rewrite::{ADDED, COMPARED, CONCAT, HELD, ITERATED, NAMED, QUOTIENT, REMAINDER, SEARCHED, SORTED, SPELLED};
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -22,6 +23,7 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
         Some(format) => python::percent(state, format, right, mark),
         None => remainder(left, right),
     });
+    environment.add_function(QUOTIENT, quotient);
     environment.add_function(COMPARED, |state: &State, value: Value| paid(state, value, 1));
     environment.add_function(SEARCHED, |state: &State, value: Value| paid(state, iterable(value)?, 1));
     environment.add_function(ITERATED, iterable);
@@ -189,27 +191,6 @@ fn iterable(value: Value) -> Result<Value, Error> {
         true => Err(wrong("None is not iterable")),
         false => Ok(value),
     }
-}
-
-/// Python's `%` of numbers: the sign is the divisor's.
-fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
-    let impossible = || wrong(format!("% of a {} and a {}", left.kind(), right.kind()));
-    let whole = |value: &Value| match value.kind() {
-        ValueKind::Bool => Some(i128::from(value.is_true())),
-        ValueKind::Number if value.is_integer() => i128::try_from(value.clone()).ok(),
-        _ => None,
-    };
-    if let (Some(a), Some(b)) = (whole(left), whole(right)) {
-        let rest = a.checked_rem(b).ok_or_else(|| wrong("% by zero"))?;
-        return Ok(Value::from(if rest != 0 && (rest < 0) != (b < 0) { rest + b } else { rest }));
-    }
-    let float = |value: &Value| f64::try_from(value.clone()).ok().filter(|_| value.is_number());
-    let (a, b) = float(left).zip(float(right)).ok_or_else(impossible)?;
-    if b == 0.0 {
-        return Err(wrong("% by zero"));
-    }
-    let rest = a % b;
-    Ok(Value::from(if rest != 0.0 && (rest < 0.0) != (b < 0.0) { rest + b } else { rest }))
 }
 
 /// Items of a `%` format's right side: those of a tuple, or the one value.

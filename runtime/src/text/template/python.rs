@@ -1,6 +1,7 @@
 //! What templates expect of Python: how values print, what white space is, and methods and filters of strings where
 //! minijinja has none or means something else.
 
+use super::arithmetic;
 use super::operators::{operands, pay};
 use minijinja::formatting::{FormatStyle, format as format_text};
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
@@ -15,7 +16,8 @@ pub(super) fn extend(environment: &mut Environment) {
     });
     environment.add_filter("default", default);
     environment.add_filter("d", default);
-    environment.add_filter("int", int);
+    environment.add_filter("int", arithmetic::int);
+    environment.add_filter("round", arithmetic::round);
     environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     environment.add_test("sequence", |value: &Value| {
@@ -43,13 +45,6 @@ fn default(value: &Value, other: Option<Value>, falsy_too: Option<bool>, named: 
     named.assert_all_used()?;
     let absent = value.is_undefined() || falsy_too == Some(true) && !value.is_true();
     Ok(if absent { other.unwrap_or_else(|| Value::from("")) } else { value.clone() })
-}
-
-/// What is no number becomes the default instead of an error.
-fn int(state: &State, value: &Value, other: Option<Value>, base: Option<u32>, named: Kwargs) -> Result<Value, Error> {
-    let other = other.map_or_else(|| named.get::<Option<Value>>("default"), |v| Ok(Some(v)))?;
-    let found = minijinja::filters::int(state, value, other.clone(), base, named);
-    Ok(found.unwrap_or_else(|_| other.unwrap_or_else(|| Value::from(0))))
 }
 
 /// Methods that the library of Python's methods lacks or has otherwise; the rest is its.

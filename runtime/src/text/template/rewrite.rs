@@ -17,6 +17,8 @@ use minijinja::{Error, ErrorKind};
 pub(super) const CONCAT: &str = " concat";
 /// `a % b`.
 pub(super) const REMAINDER: &str = " remainder";
+/// `a / b`.
+pub(super) const QUOTIENT: &str = " quotient";
 /// `a + b` where one of them is safe markup.
 pub(super) const ADDED: &str = " added";
 /// What a comparison reads, paid for.
@@ -166,6 +168,7 @@ fn binary<'a>(e: &Spanned<BinOp<'a>>) -> Expr<'a> {
     let right = match e.op {
         Kind::Concat => return call(CONCAT, vec![left, right], e.span()),
         Kind::Add if is_markup(&e.left) || is_markup(&e.right) => return call(ADDED, vec![left, right], e.span()),
+        Kind::Div => return call(QUOTIENT, vec![left, right], e.span()),
         Kind::Rem => return call(REMAINDER, vec![left, right], e.span()),
         Kind::Eq | Kind::Ne | Kind::Lt | Kind::Lte | Kind::Gt | Kind::Gte => through(COMPARED, right),
         Kind::In => through(SEARCHED, right),
