@@ -21,6 +21,7 @@ use haikuq_format::spec::TensorClass;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What quantizing a matrix took.
 type Cost = (String, Scheme, MatrixCost);
@@ -65,6 +66,9 @@ pub struct ConvertArgs {
     /// Print the plan and stop
     #[arg(long)]
     dry_run: bool,
+    /// Time between two savings of what `--resume` goes on from beside finished matrices
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    save_interval: u64,
     /// Go on from an interrupted conversion to the same folder
     #[arg(long)]
     resume: bool,
@@ -135,7 +139,14 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     context.note(format_args!("{}\n{}", summary(&plan), texts.text()));
-    let options = Options { out, jobs, resume: args.resume, force: args.force, hub: located.hub };
+    let options = Options {
+        out,
+        jobs,
+        resume: args.resume,
+        force: args.force,
+        save_interval: Duration::from_secs(args.save_interval),
+        hub: located.hub,
+    };
     let progress = ConvertProgress::new(context, plan.weights(), plan.shards.len());
     let advance = |p: convert::Progress<'_>| progress.advance(p);
     let result = convert::convert(&weights, &recipe, &plan, calibration.as_ref(), &options, &timings, &advance);

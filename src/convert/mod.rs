@@ -40,6 +40,7 @@ use haikuq_format::manifest::{FileEntry, HubSource, MANIFEST_FILE, Provenance};
 use haikuq_format::scheme::Scheme;
 use haikuq_runtime::package::{FolderSource, Package};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use work::{Root, WorkFolder};
 
 /// What to convert to, and how.
@@ -53,6 +54,8 @@ pub struct Options {
     pub resume: bool,
     /// Replace a package under the same name, once the new one is complete.
     pub force: bool,
+    /// Time between two savings of a calibrated conversion's state beside its finished matrices, at least.
+    pub save_interval: Duration,
     /// Where on the hub the checkpoint comes from, for provenance.
     pub hub: Option<HubSource>,
 }
@@ -153,7 +156,7 @@ pub fn convert(
     if let (Some(calibration), Some(staged)) = (calibration, &staged)
         && work.finished() < plan.shards.len()
     {
-        pool.install(|| calibrated::stage(weights, plan, calibration, staged, timings, progress))?;
+        pool.install(|| calibrated::stage(weights, plan, calibration, staged, options, timings, progress))?;
     }
     let shards = || pipeline::run(&pool, weights, plan, staged.as_ref(), &mut work, progress);
     let hashed = timings.measure(Step::Shards, "", 0.0, shards)?;

@@ -8,7 +8,7 @@ use haikuq_format::manifest::{Chunk, TensorEntry};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The folder.
 pub(super) struct Staged {
@@ -67,6 +67,11 @@ impl Staged {
     pub(super) fn open(folder: PathBuf) -> Result<Self, ConvertError> {
         disk::create_folder(&folder)?;
         Ok(Self { folder })
+    }
+
+    /// The folder, in which other things may lie as long as conversions clear it.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn path(&self, tensor: &TensorEntry) -> PathBuf {

@@ -8,6 +8,9 @@ use rayon::prelude::*;
 /// Rows that are transposed at a time. Sums over so many are made in one go.
 const TERMS: usize = 4096;
 
+/// Numbers between two rows: rows a power of two apart would share a few lines of each cache.
+const GAP: usize = 16;
+
 /// Rows that are transposed by one thread.
 const STRIP: usize = 64;
 
@@ -63,22 +66,28 @@ pub fn cross(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
 
 /// Rows and columns of a tile, by the size of the whole: small ones have tiles for many threads still.
 fn side(p: usize) -> usize {
-    if p >= 4096 { 256 } else { 128 }
+    match p {
+        4096.. => 256,
+        1024.. => 128,
+        _ => 64,
+    }
 }
 
-/// Rows `first..first + rows` of a matrix with `columns` columns.
+/// Rows `first..first + rows` of what [`transposed`] made, with `columns` columns.
 fn panel(x: &[f32], first: usize, rows: usize, columns: usize) -> MatRef<'_, f32> {
-    MatRef::from_row_major_slice(&x[first * columns..(first + rows) * columns], rows, columns)
+    let stride = columns + GAP;
+    MatRef::from_row_major_slice_with_stride(&x[first * stride..(first + rows) * stride], rows, columns, stride)
 }
 
-/// `x` `[n, p]` as `[p, n]`: products read whole rows, where columns of a wide matrix would be a page apart.
+/// `x` `[n, p]` as `[p, n]`, with a gap after each row: products read whole rows, where columns of a wide matrix would be a
+/// page apart.
 fn transposed(x: &[f32], p: usize) -> Vec<f32> {
     let n = x.len() / p;
-    let mut out = zeros(x.len());
-    out.par_chunks_mut(STRIP * n).enumerate().for_each(|(strip, out)| {
+    let mut out = zeros(p * (n + GAP));
+    out.par_chunks_mut(STRIP * (n + GAP)).enumerate().for_each(|(strip, out)| {
         let first = strip * STRIP;
         for (start, rows) in x.chunks(16 * p).enumerate() {
-            for (c, out) in out.chunks_exact_mut(n).enumerate() {
+            for (c, out) in out.chunks_exact_mut(n + GAP).enumerate() {
                 let to = &mut out[start * 16..][..rows.len() / p];
                 to.iter_mut().zip(rows[first + c..].iter().step_by(p)).for_each(|(to, x)| *to = *x);
             }

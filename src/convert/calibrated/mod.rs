@@ -8,15 +8,19 @@
 //! What a matrix becomes is put on disk under `OUT.partial/matrices`, from where the pipeline takes it and a resumed
 //! conversion goes on.
 
+mod streams;
+
 use super::pipeline::store_block;
 use super::staged::{Staged, StagedMatrix};
-use super::{ConvertError, MatrixCost, Plan, Progress, cost};
+use super::{ConvertError, MatrixCost, Options, Plan, Progress, cost};
+use crate::architecture::ArchitectureError;
 use crate::calibrate::Calibration;
-use crate::golden::reference::{Ends, LayerWindows, Observe, Site, with_numbers};
+use crate::golden::reference::{Ends, LayerWindows, Observe, ReferenceError, Site, with_numbers};
 use crate::matmul::{cross, gram, times, times_transposed};
 use crate::quantize::{Equalized, NotPositive, SecondMoment, quantize_matrix, quantize_table, serves};
 use crate::timings::{Step, Timings};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
+use haikuq_format::DecoderSpec;
 use haikuq_format::layout::{PlaneBuffers, dequantize, pack_quantized};
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::scheme::Scheme;
@@ -24,6 +28,7 @@ use haikuq_format::spec::TensorClass;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Instant;
+use streams::{Activations, Streams};
 
 /// How much of what earlier errors changed in its inputs a matrix makes good. All of it follows the calibration text
 /// too closely; measured on SmolLM2-135M at 4.25 bits, KL is 0.081 with 0, 0.068 with a half, 0.081 with all.
@@ -39,55 +44,121 @@ pub(super) fn stage(
     plan: &Plan,
     calibration: &Calibration,
     staged: &Staged,
+    options: &Options,
     timings: &Timings,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), ConvertError> {
-    let spec = &weights.decoder().spec;
-    let run = Run { weights, plan, staged, timings, progress };
-    let read = |name: &str| {
-        let values = weights.read(name);
-        weights.decoder().release(name);
-        values
-    };
-    let length = calibration.windows.first().map_or(0, Vec::len);
-    let ends = timings.measure(Step::Reading, "", 0.0, || Ends::load(spec, read))?;
-    let mut stored = timings.measure(Step::Forward, "", 0.0, || ends.embed(&calibration.windows))?;
-    drop(ends);
-    let mut original = stored.clone();
-    for (index, layer_spec) in spec.layers.iter().enumerate() {
-        let layer = timings.measure(Step::Reading, "", 0.0, || LayerWindows::load(spec, index, length, read))?;
-        let mut recorder = Recorder::default();
-        let flop = cost::layer(layer_spec, spec.hidden_size, calibration.windows.len(), length);
-        original = timings.measure(Step::Forward, "", flop, || layer.forward(&original, &mut recorder))?;
-        let gated = layer_spec.mlp.gated;
-        let mut quantizer = Quantizer { run: &run, layer: index, gated, inputs: recorder.inputs, failed: None };
-        let result = timings.measure(Step::Forward, "", flop, || layer.forward(&stored, &mut quantizer));
-        // The cause goes first: what candle hands on of it is text.
-        if let Some(error) = quantizer.failed {
-            return Err(error);
-        }
-        stored = result?;
-    }
-    let ends = timings.measure(Step::Reading, "", 0.0, || Ends::load(spec, read))?;
-    original = ends.normed(&original)?;
-    stored = ends.normed(&stored)?;
-    drop(ends);
-    let head = if spec.tied_head { "embedding" } else { "head" };
-    let lookup = calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice()).filter(|_| spec.tied_head);
-    let weights = timings.measure(Step::Reading, head, 0.0, || read(head))?;
-    run.matrix(head, &weights, &stored, Some(original), lookup)?;
-    drop(weights);
+    let run = Run { weights, plan, calibration, staged, timings, progress };
+    let (tokens, hidden) = (calibration.windows.iter().map(Vec::len).sum::<usize>(), run.spec().hidden_size);
+    let mut streams = Streams::new(staged.folder().into(), tokens * hidden, options.save_interval);
+    let start = run.start(&mut streams)?;
+    run.on_processor(start, &mut streams)?;
     // Tables that are only looked up in: each row's error matters by itself.
-    for tensor in plan.tensors.iter().filter(|t| t.class == TensorClass::Embedding && t.name != head) {
-        run.table(tensor, calibration)?;
+    for tensor in plan.tensors.iter().filter(|t| t.class == TensorClass::Embedding && t.name != run.head()) {
+        run.table(tensor)?;
     }
     Ok(())
+}
+
+impl Run<'_> {
+    fn spec(&self) -> &DecoderSpec {
+        &self.weights.decoder().spec
+    }
+
+    /// Name of the matrix that makes logits.
+    fn head(&self) -> &'static str {
+        if self.spec().tied_head { "embedding" } else { "head" }
+    }
+
+    /// What a squared error of the head costs where it is also looked up in, a column.
+    fn lookup(&self) -> Option<&[f32]> {
+        let lookup = self.calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice());
+        lookup.filter(|_| self.spec().tied_head)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, ArchitectureError> {
+        let values = self.timings.measure(Step::Reading, name, 0.0, || self.weights.read(name));
+        self.weights.decoder().release(name);
+        values
+    }
+
+    fn ends(&self) -> Result<Ends, ReferenceError> {
+        Ends::load(self.spec(), |name| self.read(name))
+    }
+
+    /// Tokens of a window.
+    fn length(&self) -> usize {
+        self.calibration.windows.first().map_or(0, Vec::len)
+    }
+
+    /// What goes into the first layer, or into that at which an interrupted run was, if all matrices before it are there.
+    fn start(&self, streams: &mut Streams) -> Result<Activations, ConvertError> {
+        let name = |layer: usize| format!("layers.{layer}.");
+        let is_there = |tensor: &TensorEntry| Ok::<_, ConvertError>(self.staged.read(tensor)?.is_some());
+        let mut whole = 0;
+        'layers: for layer in 0..self.spec().num_layers() {
+            for tensor in self.matrices().filter(|t| t.name.starts_with(&name(layer))) {
+                if !is_there(tensor)? {
+                    break 'layers;
+                }
+            }
+            whole = layer + 1;
+        }
+        if let Some(found) = streams.take_up(whole)? {
+            let before = |t: &&TensorEntry| (0..found.layer).any(|layer| t.name.starts_with(&name(layer)));
+            let weights = self.matrices().filter(before).map(|t| (t.rows() * t.columns()) as u64).sum();
+            (self.progress)(Progress::Weights(weights));
+            return Ok(found);
+        }
+        let embed = || -> Result<_, ConvertError> { Ok(self.ends()?.embed(&self.calibration.windows)?) };
+        let embedded = with_numbers(&self.timings.measure(Step::Forward, "", 0.0, embed)?, <[f32]>::to_vec)?;
+        Ok(Activations { layer: 0, original: embedded.clone(), stored: embedded })
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &TensorEntry> {
+        self.plan.tensors.iter().filter(|t| t.class != TensorClass::Vector)
+    }
+
+    /// All layers from `start` on and the head, on the processor.
+    fn on_processor(&self, start: Activations, streams: &mut Streams) -> Result<(), ConvertError> {
+        let (spec, length) = (self.spec(), self.length());
+        let tensor = |numbers: Vec<f32>| {
+            let rows = numbers.len() / spec.hidden_size;
+            Tensor::from_vec(numbers, (rows, spec.hidden_size), &Device::Cpu)
+        };
+        let (mut original, mut stored) = (tensor(start.original)?, tensor(start.stored)?);
+        for (index, layer_spec) in spec.layers.iter().enumerate().skip(start.layer) {
+            if index > start.layer && streams.is_due() {
+                let numbers = |t: &Tensor| with_numbers(t, <[f32]>::to_vec);
+                streams.keep(&Activations { layer: index, original: numbers(&original)?, stored: numbers(&stored)? })?;
+            }
+            let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?;
+            let mut recorder = Recorder::default();
+            let flop = cost::layer(layer_spec, spec.hidden_size, self.calibration.windows.len(), length);
+            original = self.timings.measure(Step::Forward, "", flop, || layer.forward(&original, &mut recorder))?;
+            let gated = layer_spec.mlp.gated;
+            let mut quantizer = Quantizer { run: self, layer: index, gated, inputs: recorder.inputs, failed: None };
+            let result = self.timings.measure(Step::Forward, "", flop, || layer.forward(&stored, &mut quantizer));
+            // The cause goes first: what candle hands on of it is text.
+            if let Some(error) = quantizer.failed {
+                return Err(error);
+            }
+            stored = result?;
+        }
+        let ends = self.ends()?;
+        original = ends.normed(&original)?;
+        stored = ends.normed(&stored)?;
+        drop(ends);
+        self.matrix(self.head(), &self.read(self.head())?, &stored, Some(original), self.lookup())?;
+        Ok(())
+    }
 }
 
 /// What all matrices share.
 struct Run<'a> {
     weights: &'a Equalized<'a>,
     plan: &'a Plan,
+    calibration: &'a Calibration,
     staged: &'a Staged,
     timings: &'a Timings,
     progress: &'a (dyn Fn(Progress) + Sync),
@@ -172,14 +243,14 @@ impl Run<'_> {
     }
 
     /// A table of embeddings or positions.
-    fn table(&self, tensor: &TensorEntry, calibration: &Calibration) -> Result<(), ConvertError> {
+    fn table(&self, tensor: &TensorEntry) -> Result<(), ConvertError> {
         if self.staged.read(tensor)?.is_some() {
             (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
             return Ok(());
         }
         let begin = Instant::now();
         let weights = self.timings.measure(Step::Reading, &tensor.name, 0.0, || self.weights.read(&tensor.name))?;
-        let lookup = calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice());
+        let lookup = self.calibration.sensitivities.get("embedding").map(|s| s.lookup.as_slice());
         let importance = lookup.filter(|l| l.len() == tensor.columns());
         let staged = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
