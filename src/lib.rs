@@ -7,6 +7,7 @@
 //! [`runner`] loads a package on a GPU ([`kernel_times`] keeps what it measured there); both are a [`model::LanguageModel`]. [`serve`] brings packages to a
 //! browser, and [`browser`] asks one what they say there.
 
+pub mod accelerator;
 pub mod architecture;
 pub mod browser;
 pub mod calibrate;

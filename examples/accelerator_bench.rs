@@ -1,0 +1,85 @@
+//! How fast an adapter does the work of a conversion: `accelerator_bench [ADAPTER] [DIVISOR]`.
+//!
+//! Prints GB/s of transfers, and TFLOP/s of products, moments and rounding at the shapes of a layer of a 3B decoder (3072 wide,
+//! 8192 inside, 40 windows of 512 tokens), or of sizes divided by `DIVISOR` for small adapters. The first run of each shape,
+//! which compiles kernels and makes buffers, is not counted.
+
+use haikuq::accelerator::{Accelerator, AcceleratorError, Rounding};
+use std::time::Instant;
+
+fn main() -> Result<(), AcceleratorError> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let accelerator = Accelerator::open(arguments.first().map(String::as_str), Some(64 << 30))?;
+    let divisor: usize = arguments.get(1).and_then(|d| d.parse().ok()).unwrap_or(1);
+    let [tokens, hidden, inner] = [20480, 3072, 8192].map(|n| n / divisor);
+    let description = accelerator.description();
+    println!("{} ({}), {}", description.name, description.backend, description.driver);
+
+    for columns in [hidden, inner] {
+        let values = numbers(tokens * columns);
+        let gigabytes = (values.len() * 4) as f64 * 1e-9;
+        let mut matrix = accelerator.zeros(tokens, columns)?;
+        let up = time(&accelerator, || accelerator.write(&mut matrix, 0, &values))?;
+        let mut out = vec![0.0; values.len()];
+        let down = time(&accelerator, || accelerator.read(&matrix, 0, &mut out))?;
+        println!("transfer {tokens} × {columns}: up {:.1} GB/s, down {:.1} GB/s", gigabytes / up, gigabytes / down);
+        assert!(out == values);
+    }
+    {
+        let (x, h) = (accelerator.upload(&numbers(tokens * hidden), hidden)?, numbers(tokens * inner));
+        let h = accelerator.upload(&h, inner)?;
+        let w = accelerator.upload(&numbers(inner * hidden), hidden)?;
+        let flops = |a: usize, b: usize, c: usize| 2.0 * (a * b * c) as f64;
+        let seconds = time(&accelerator, || accelerator.times_transposed(&x, &w).map(drop))?;
+        print("x · wᵀ", [tokens, hidden, inner], flops(tokens, hidden, inner), seconds);
+        let w = accelerator.upload(&numbers(hidden * inner), inner)?;
+        let seconds = time(&accelerator, || accelerator.times_transposed(&h, &w).map(drop))?;
+        print("x · wᵀ", [tokens, inner, hidden], flops(tokens, inner, hidden), seconds);
+        let square = accelerator.gram(&h)?;
+        let seconds = time(&accelerator, || accelerator.times(&w, &square).map(drop))?;
+        print("x · y", [hidden, inner, inner], flops(hidden, inner, inner), seconds);
+        let seconds = time(&accelerator, || accelerator.gram(&x).map(drop))?;
+        print("moment", [tokens, hidden, hidden], 0.5 * flops(tokens, hidden, hidden), seconds);
+        let seconds = time(&accelerator, || accelerator.gram(&h).map(drop))?;
+        print("moment", [tokens, inner, inner], 0.5 * flops(tokens, inner, inner), seconds);
+        let seconds = time(&accelerator, || accelerator.cross(&x, &h).map(drop))?;
+        print("cross", [tokens, hidden, inner], flops(tokens, hidden, inner), seconds);
+    }
+    for [rows, columns] in [[2 * inner, hidden], [hidden, inner], [hidden, hidden]] {
+        let weights = numbers(rows * columns);
+        let values: Vec<f32> = (-8..8).map(|c| c as f32 / 8.0).collect();
+        let scales = vec![1.0; rows * columns.div_ceil(32)];
+        let order: Vec<usize> = (0..columns).rev().collect();
+        let identity: Vec<f32> = (0..columns * columns).map(|i| f32::from(u8::from(i % (columns + 1) == 0))).collect();
+        let identity = accelerator.upload(&identity, columns)?;
+        for sweeps in [0, 2] {
+            let rounding = Rounding { values: &values, group: 32, scales: &scales, order: &order, sweeps };
+            let seconds = time(&accelerator, || accelerator.round(&weights, &rounding, &identity, &identity).map(drop))?;
+            let flops = (1 + 2 * sweeps) as f64 * (rows * columns * columns) as f64;
+            print(&format!("rounding, {sweeps} sweeps"), [rows, columns, columns], flops, seconds);
+        }
+    }
+    Ok(())
+}
+
+fn numbers(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+/// Seconds of `work`, the least of three after a first that does not count.
+fn time(accelerator: &Accelerator, mut work: impl FnMut() -> Result<(), AcceleratorError>) -> Result<f64, AcceleratorError> {
+    let mut least = f64::INFINITY;
+    for run in 0..4 {
+        let begin = Instant::now();
+        work()?;
+        accelerator.finish()?;
+        if run > 0 {
+            least = least.min(begin.elapsed().as_secs_f64());
+        }
+    }
+    Ok(least)
+}
+
+fn print(what: &str, [a, b, c]: [usize; 3], operations: f64, seconds: f64) {
+    println!("{what} {a} × {b} × {c}: {:.1} ms, {:.2} TFLOP/s", seconds * 1e3, operations / seconds * 1e-12);
+}
