@@ -1,18 +1,29 @@
 //! [`Memory`]: how many bytes buffers take, and may take.
+//!
+//! Large buffers are slow to make, and the same sizes come again with every layer: those that are no longer used are kept
+//! for the next matrix of their size, until others need the room.
 
 use super::AcceleratorError;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use haikuq_runtime::device::Gpu;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The account of a GPU's memory.
 pub(super) struct Memory {
     limit: u64,
-    used: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    used: u64,
+    /// Buffers that nothing uses, the oldest first, and their bytes.
+    kept: Vec<wgpu::Buffer>,
+    kept_bytes: u64,
 }
 
 impl Memory {
     pub(super) fn new(limit: u64) -> Self {
-        Self { limit, used: AtomicU64::new(0) }
+        Self { limit, state: Mutex::default() }
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -20,49 +31,68 @@ impl Memory {
     }
 
     pub(super) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.state().used
     }
 
-    /// Takes `needed` bytes until what is returned is dropped.
+    /// A buffer of `bytes` (rounded up to 16) and whether it is all zeros.
     ///
     /// # Errors
-    /// [`AcceleratorError::Memory`] if fewer are left.
-    pub(super) fn take(self: &Arc<Self>, needed: u64) -> Result<Taken, AcceleratorError> {
-        let room = |used: u64| used.checked_add(needed).filter(|sum| *sum <= self.limit);
-        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room) {
-            Ok(_) => Ok(Taken { bytes: needed, memory: self.clone() }),
-            Err(used) => Err(AcceleratorError::Memory { needed, used, limit: self.limit }),
+    /// [`AcceleratorError::Memory`] if fewer bytes are left.
+    pub(super) fn buffer(self: &Arc<Self>, gpu: &Gpu, label: &str, bytes: u64) -> Result<(Counted, bool), AcceleratorError> {
+        let bytes = bytes.max(16).next_multiple_of(16);
+        let mut state = self.state();
+        let fits = state.used.checked_add(bytes).is_some_and(|sum| sum <= self.limit);
+        if !fits {
+            return Err(AcceleratorError::Memory { needed: bytes, used: state.used, limit: self.limit });
         }
+        let found = state.kept.iter().position(|b| b.size() == bytes);
+        let kept = found.map(|i| state.kept.remove(i));
+        if kept.is_some() {
+            state.kept_bytes -= bytes;
+        }
+        let mut dropped = false;
+        while state.used + state.kept_bytes + bytes > self.limit {
+            let oldest = state.kept.remove(0);
+            state.kept_bytes -= oldest.size();
+            oldest.destroy();
+            dropped = true;
+        }
+        state.used += bytes;
+        drop(state);
+        if dropped {
+            // What is destroyed goes when the work that uses it is done.
+            pollster::block_on(gpu.finish())?;
+        }
+        let is_new = kept.is_none();
+        let buffer = kept.unwrap_or_else(|| gpu.storage(label, bytes));
+        Ok((Counted { buffer: Some(buffer), memory: self.clone() }, is_new))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Bytes that are in use.
-pub(super) struct Taken {
-    bytes: u64,
+/// A buffer that counts as used until it is dropped.
+pub(super) struct Counted {
+    /// There until it is dropped.
+    buffer: Option<wgpu::Buffer>,
     memory: Arc<Memory>,
 }
 
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// A buffer that counts.
-pub(super) struct Counted {
-    pub(super) buffer: wgpu::Buffer,
-    _taken: Taken,
-}
-
 impl Counted {
-    pub(super) fn new(buffer: wgpu::Buffer, taken: Taken) -> Self {
-        Self { buffer, _taken: taken }
+    pub(super) fn buffer(&self) -> &wgpu::Buffer {
+        self.buffer.as_ref().expect("taken by drop alone")
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        // At once, when the submissions that use it are done: the next matrix may need the room.
-        self.buffer.destroy();
+        if let Some(buffer) = self.buffer.take() {
+            let mut state = self.memory.state();
+            state.used -= buffer.size();
+            state.kept_bytes += buffer.size();
+            state.kept.push(buffer);
+        }
     }
 }

@@ -8,7 +8,9 @@
 //! an accelerator goes on without it after any [`AcceleratorError`]: after a lost device or an allocation that the
 //! driver refused, all that follows fails too.
 
+mod attention;
 mod error;
+mod forward;
 mod matrix;
 mod memory;
 mod product;
@@ -20,6 +22,7 @@ mod tests;
 mod transfer;
 
 pub use error::AcceleratorError;
+pub use forward::HeadColumns;
 pub use matrix::Matrix;
 pub use rounding::Rounding;
 
@@ -35,7 +38,7 @@ macro_rules! shader {
         static $name: haikuq_runtime::device::Shader = haikuq_runtime::device::Shader {
             name: concat!("accelerator/", $file),
             text: include_str!(concat!($file, ".wgsl")),
-            imports: |_| None,
+            imports: haikuq_runtime::kernels::shared,
         };
     };
 }

@@ -49,6 +49,14 @@ struct Params {
     c_at: u32,
     add: u32,
     alpha: f32,
+    heads: u32,
+    shared_by: u32,
+    a_head: u32,
+    a_window: u32,
+    b_head: u32,
+    b_window: u32,
+    c_head: u32,
+    c_window: u32,
     padding: [u32; 3],
 }
 
@@ -224,13 +232,12 @@ impl Product<'_> {
             a_pitch: self.a.part().pitch(),
             b_pitch: self.b.part().pitch(),
             c_pitch: out.pitch(),
-            c_slice: 0,
             a_at,
             b_at,
             c_at,
             add: add.into(),
             alpha: self.alpha,
-            padding: [0; 3],
+            ..Params::zeroed()
         };
         let flag = |name, on: bool| (name, f64::from(u8::from(on)));
         let constants = [flag("A_BY_TERM", self.a.by_term()), flag("B_BY_TERM", self.b.by_term()), flag("TRIANGLE", triangle)];
@@ -247,11 +254,10 @@ impl Product<'_> {
         let mut scratch = accelerator.scratch.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = (slices * rows * width * 16) as u64;
         let parts = match &mut *scratch {
-            Some(parts) if parts.buffer.size() >= bytes => &parts.buffer,
+            Some(parts) if parts.buffer().size() >= bytes => parts.buffer(),
             other => {
                 *other = None;
-                let taken = accelerator.memory.take(bytes)?;
-                &other.insert(Counted::new(gpu.storage("partial products", bytes), taken)).buffer
+                other.insert(accelerator.memory.buffer(gpu, "partial products", bytes)?.0).buffer()
             }
         };
         params = Params { c_pitch: width as u32, c_slice: (rows * width) as u32, c_at: 0, add: 0, alpha: 1.0, ..params };
@@ -271,6 +277,79 @@ impl Product<'_> {
         let grid = grid_1d((rows * width).div_ceil(256) as u32);
         let sum = Kernel { shader: &PRODUCT_SUM, flags: &[], constants: &[], bindings: &bindings, grid }.bind(gpu)?;
         gpu.run(&[&product, &sum]);
+        Ok(())
+    }
+}
+
+/// Products of the heads of some windows, all at once.
+pub(super) struct HeadProducts<'a> {
+    /// The operands, each with the place of the first head of the first window and how far apart heads and windows are, in
+    /// numbers.
+    pub(super) a: Heads<'a>,
+    pub(super) b: Heads<'a>,
+    /// Whether B has a row of memory for each term.
+    pub(super) b_by_term: bool,
+    pub(super) c: Heads<'a>,
+    /// Heads of A that share one of B.
+    pub(super) shared_by: usize,
+    pub(super) heads: usize,
+    pub(super) windows: usize,
+    /// Of each product.
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) terms: usize,
+    /// Whether terms beyond a row are zero; if not, columns beyond a row are not needed.
+    pub(super) causal_terms: bool,
+}
+
+/// Where heads lie.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<'a> {
+    pub(super) buffer: &'a wgpu::Buffer,
+    pub(super) pitch: usize,
+    pub(super) first: usize,
+    pub(super) head: usize,
+    pub(super) window: usize,
+}
+
+impl HeadProducts<'_> {
+    pub(super) fn run(&self, accelerator: &Accelerator) -> Result<(), AcceleratorError> {
+        let gpu = &accelerator.gpu;
+        let four = |n: usize| (n / 4) as u32;
+        let params = Params {
+            rows: self.rows as u32,
+            columns: self.columns as u32,
+            terms: self.terms as u32,
+            slice: self.terms as u32,
+            a_pitch: four(self.a.pitch),
+            b_pitch: four(self.b.pitch),
+            c_pitch: four(self.c.pitch),
+            a_at: four(self.a.first),
+            b_at: four(self.b.first),
+            c_at: four(self.c.first),
+            alpha: 1.0,
+            heads: self.heads as u32,
+            shared_by: self.shared_by as u32,
+            a_head: four(self.a.head),
+            a_window: four(self.a.window),
+            b_head: four(self.b.head),
+            b_window: four(self.b.window),
+            c_head: four(self.c.head),
+            c_window: four(self.c.window),
+            ..Params::zeroed()
+        };
+        let params = gpu.uniform("products of heads", &params);
+        let bindings =
+            [(0, Binding::from(&params)), (1, self.a.buffer.into()), (2, self.b.buffer.into()), (3, self.c.buffer.into())];
+        let flag = |name, on: bool| (name, f64::from(u8::from(on)));
+        let constants = [
+            flag("HEADS", true),
+            flag("B_BY_TERM", self.b_by_term),
+            flag("CAUSAL_TERMS", self.causal_terms),
+            flag("CAUSAL_COLUMNS", !self.causal_terms),
+        ];
+        let grid = [self.columns.div_ceil(TILE), self.rows.div_ceil(TILE), self.heads * self.windows].map(|n| n as u32);
+        gpu.run(&[&Kernel { shader: &PRODUCT, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)?]);
         Ok(())
     }
 }
@@ -342,7 +421,10 @@ impl Accelerator {
     }
 
     fn new_product(&self, a: Operand<'_>, b: Operand<'_>, alpha: f32) -> Result<Matrix, AcceleratorError> {
-        let out = self.zeros(a.sizes().0, b.sizes().0)?;
+        let out = self.unwritten(a.sizes().0, b.sizes().0)?;
+        if a.sizes().1 == 0 {
+            return self.zeros(a.sizes().0, b.sizes().0);
+        }
         Product { a, b, alpha, add: false }.run(self, &Part::from(&out))?;
         self.gpu.check()?;
         Ok(out)

@@ -24,12 +24,29 @@ struct Params {
     // 1 if the product is added to what is there.
     add: u32,
     alpha: f32,
+    // Products of many heads and windows: heads of a window, heads that share one of B's, and vec4s from head to head and
+    // from window to window.
+    heads: u32,
+    shared_by: u32,
+    a_head: u32,
+    a_window: u32,
+    b_head: u32,
+    b_window: u32,
+    c_head: u32,
+    c_window: u32,
+    padding: u32,
 }
 
 override A_BY_TERM: bool = false;
 override B_BY_TERM: bool = false;
 // The product is symmetric: only tiles on and below the diagonal are computed, and written to both sides.
 override TRIANGLE: bool = false;
+// Number z of the grid is a head of a window in place of a slice of terms.
+override HEADS: bool = false;
+// Columns beyond a row are not needed; 
+override CAUSAL_COLUMNS: bool = false;
+// terms beyond a row are zero.
+override CAUSAL_TERMS: bool = false;
 
 const WORKGROUP: u32 = 256u;
 const TILE: u32 = 128u;
@@ -66,6 +83,34 @@ fn write(row: u32, column: u32, sum: vec4<f32>, slice_at: u32) {
     c[at] = select(out, vec4(0.0), vec4(column) + vec4(0u, 1u, 2u, 3u) >= vec4(params.columns));
 }
 
+// Sums of an invocation's rows, each in two fours of columns: rows of the lower four, then of the upper one. Only ever indexed
+// by literals: these are registers.
+var<private> left: array<vec4<f32>, 8>;
+var<private> right: array<vec4<f32>, 8>;
+
+fn add_term(term: u32, four_row: u32, four_column: u32) {
+    let low = a_tile[term * PITCH + four_row];
+    let high = a_tile[term * PITCH + 16u + four_row];
+    let l = b_tile[term * PITCH + four_column];
+    let r = b_tile[term * PITCH + 16u + four_column];
+    left[0] = fma(vec4(low.x), l, left[0]);
+    right[0] = fma(vec4(low.x), r, right[0]);
+    left[1] = fma(vec4(low.y), l, left[1]);
+    right[1] = fma(vec4(low.y), r, right[1]);
+    left[2] = fma(vec4(low.z), l, left[2]);
+    right[2] = fma(vec4(low.z), r, right[2]);
+    left[3] = fma(vec4(low.w), l, left[3]);
+    right[3] = fma(vec4(low.w), r, right[3]);
+    left[4] = fma(vec4(high.x), l, left[4]);
+    right[4] = fma(vec4(high.x), r, right[4]);
+    left[5] = fma(vec4(high.y), l, left[5]);
+    right[5] = fma(vec4(high.y), r, right[5]);
+    left[6] = fma(vec4(high.z), l, left[6]);
+    right[6] = fma(vec4(high.z), r, right[6]);
+    left[7] = fma(vec4(high.w), l, left[7]);
+    right[7] = fma(vec4(high.w), r, right[7]);
+}
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     var tile_row = workgroup.y;
@@ -83,13 +128,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     let first_row = tile_row * TILE;
     let first_column = tile_column * TILE;
-    let first_term = workgroup.z * params.slice;
-    let end = min(first_term + params.slice, params.terms);
+    if CAUSAL_COLUMNS && first_column >= first_row + TILE {
+        return;
+    }
+    var first_term = workgroup.z * params.slice;
+    var end = min(first_term + params.slice, params.terms);
+    var a_at = params.a_at;
+    var b_at = params.b_at;
+    var c_at = params.c_at + workgroup.z * params.c_slice;
+    if HEADS {
+        let window = workgroup.z / params.heads;
+        let head = workgroup.z % params.heads;
+        a_at += window * params.a_window + head * params.a_head;
+        b_at += window * params.b_window + (head / params.shared_by) * params.b_head;
+        c_at = params.c_at + window * params.c_window + head * params.c_head;
+        first_term = 0u;
+        end = params.terms;
+    }
+    if CAUSAL_TERMS {
+        end = min(end, first_row + TILE);
+    }
     let turns = (end - first_term + DEPTH - 1u) / DEPTH;
 
     // By row: two fours of terms of one row. By term: one four of rows, of two terms.
-    let a_begin = begin(A_BY_TERM, params.a_at, params.a_pitch, first_row, params.rows, first_term, lane);
-    let b_begin = begin(B_BY_TERM, params.b_at, params.b_pitch, first_column, params.columns, first_term, lane);
+    let a_begin = begin(A_BY_TERM, a_at, params.a_pitch, first_row, params.rows, first_term, lane);
+    let b_begin = begin(B_BY_TERM, b_at, params.b_pitch, first_column, params.columns, first_term, lane);
     let a_second = select(2u, 8u * params.a_pitch, A_BY_TERM);
     let b_second = select(2u, 8u * params.b_pitch, B_BY_TERM);
     let a_turn = select(DEPTH / 4u, DEPTH * params.a_pitch, A_BY_TERM);
@@ -104,11 +167,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     // A warp of 32 has 4 × 8 fours of the tile: few distinct addresses at a time.
     let four_row = (lane / 64u) * 4u + (lane % 32u) / 8u;
     let four_column = ((lane / 32u) % 2u) * 8u + lane % 8u;
-
-    var s0 = vec4(0.0); var s1 = vec4(0.0); var s2 = vec4(0.0); var s3 = vec4(0.0);
-    var s4 = vec4(0.0); var s5 = vec4(0.0); var s6 = vec4(0.0); var s7 = vec4(0.0);
-    var t0 = vec4(0.0); var t1 = vec4(0.0); var t2 = vec4(0.0); var t3 = vec4(0.0);
-    var t4 = vec4(0.0); var t5 = vec4(0.0); var t6 = vec4(0.0); var t7 = vec4(0.0);
 
     var a0 = vec4(0.0);
     var a1 = vec4(0.0);
@@ -154,59 +212,53 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         if !A_BY_TERM || next_term + 8u < end { a1 = a[a_begin + next * a_turn + a_second]; } else { a1 = vec4(0.0); }
         if !B_BY_TERM || next_term < end { b0 = b[b_begin + next * b_turn]; } else { b0 = vec4(0.0); }
         if !B_BY_TERM || next_term + 8u < end { b1 = b[b_begin + next * b_turn + b_second]; } else { b1 = vec4(0.0); }
-        for (var k = 0u; k < DEPTH; k++) {
-            let low = a_tile[k * PITCH + four_row];
-            let high = a_tile[k * PITCH + 16u + four_row];
-            let left = b_tile[k * PITCH + four_column];
-            let right = b_tile[k * PITCH + 16u + four_column];
-            s0 = fma(vec4(low.x), left, s0);
-            t0 = fma(vec4(low.x), right, t0);
-            s1 = fma(vec4(low.y), left, s1);
-            t1 = fma(vec4(low.y), right, t1);
-            s2 = fma(vec4(low.z), left, s2);
-            t2 = fma(vec4(low.z), right, t2);
-            s3 = fma(vec4(low.w), left, s3);
-            t3 = fma(vec4(low.w), right, t3);
-            s4 = fma(vec4(high.x), left, s4);
-            t4 = fma(vec4(high.x), right, t4);
-            s5 = fma(vec4(high.y), left, s5);
-            t5 = fma(vec4(high.y), right, t5);
-            s6 = fma(vec4(high.z), left, s6);
-            t6 = fma(vec4(high.z), right, t6);
-            s7 = fma(vec4(high.w), left, s7);
-            t7 = fma(vec4(high.w), right, t7);
-        }
+        // Spelled out: half as fast again as a loop.
+        add_term(0u, four_row, four_column);
+        add_term(1u, four_row, four_column);
+        add_term(2u, four_row, four_column);
+        add_term(3u, four_row, four_column);
+        add_term(4u, four_row, four_column);
+        add_term(5u, four_row, four_column);
+        add_term(6u, four_row, four_column);
+        add_term(7u, four_row, four_column);
+        add_term(8u, four_row, four_column);
+        add_term(9u, four_row, four_column);
+        add_term(10u, four_row, four_column);
+        add_term(11u, four_row, four_column);
+        add_term(12u, four_row, four_column);
+        add_term(13u, four_row, four_column);
+        add_term(14u, four_row, four_column);
+        add_term(15u, four_row, four_column);
     }
 
-    let at = params.c_at + workgroup.z * params.c_slice;
     let row = first_row + 4u * four_row;
     let column = first_column + 4u * four_column;
-    write(row, column, s0, at);
-    write(row + 1u, column, s1, at);
-    write(row + 2u, column, s2, at);
-    write(row + 3u, column, s3, at);
-    write(row + 64u, column, s4, at);
-    write(row + 65u, column, s5, at);
-    write(row + 66u, column, s6, at);
-    write(row + 67u, column, s7, at);
-    write(row, column + 64u, t0, at);
-    write(row + 1u, column + 64u, t1, at);
-    write(row + 2u, column + 64u, t2, at);
-    write(row + 3u, column + 64u, t3, at);
-    write(row + 64u, column + 64u, t4, at);
-    write(row + 65u, column + 64u, t5, at);
-    write(row + 66u, column + 64u, t6, at);
-    write(row + 67u, column + 64u, t7, at);
+    write(row, column, left[0], c_at);
+    write(row + 1u, column, left[1], c_at);
+    write(row + 2u, column, left[2], c_at);
+    write(row + 3u, column, left[3], c_at);
+    write(row + 64u, column, left[4], c_at);
+    write(row + 65u, column, left[5], c_at);
+    write(row + 66u, column, left[6], c_at);
+    write(row + 67u, column, left[7], c_at);
+    write(row, column + 64u, right[0], c_at);
+    write(row + 1u, column + 64u, right[1], c_at);
+    write(row + 2u, column + 64u, right[2], c_at);
+    write(row + 3u, column + 64u, right[3], c_at);
+    write(row + 64u, column + 64u, right[4], c_at);
+    write(row + 65u, column + 64u, right[5], c_at);
+    write(row + 66u, column + 64u, right[6], c_at);
+    write(row + 67u, column + 64u, right[7], c_at);
     if TRIANGLE && tile_row != tile_column {
-        let low = transpose(mat4x4(s0, s1, s2, s3));
-        let high = transpose(mat4x4(s4, s5, s6, s7));
-        let low_right = transpose(mat4x4(t0, t1, t2, t3));
-        let high_right = transpose(mat4x4(t4, t5, t6, t7));
+        let low = transpose(mat4x4(left[0], left[1], left[2], left[3]));
+        let high = transpose(mat4x4(left[4], left[5], left[6], left[7]));
+        let low_right = transpose(mat4x4(right[0], right[1], right[2], right[3]));
+        let high_right = transpose(mat4x4(right[4], right[5], right[6], right[7]));
         for (var i = 0u; i < 4u; i++) {
-            write(column + i, row, low[i], at);
-            write(column + i, row + 64u, high[i], at);
-            write(column + 64u + i, row, low_right[i], at);
-            write(column + 64u + i, row + 64u, high_right[i], at);
+            write(column + i, row, low[i], c_at);
+            write(column + i, row + 64u, high[i], c_at);
+            write(column + 64u + i, row, low_right[i], c_at);
+            write(column + 64u + i, row + 64u, high_right[i], c_at);
         }
     }
 }

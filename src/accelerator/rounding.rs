@@ -111,9 +111,10 @@ impl Accelerator {
     }
 
     /// A small buffer that counts.
-    fn counted<T: Pod>(&self, label: &str, data: &[T]) -> Result<Counted, AcceleratorError> {
-        let taken = self.memory.take(std::mem::size_of_val(data) as u64)?;
-        Ok(Counted::new(self.gpu.upload(label, data), taken))
+    pub(super) fn counted<T: Pod>(&self, label: &str, data: &[T]) -> Result<Counted, AcceleratorError> {
+        let (counted, _) = self.memory.buffer(&self.gpu, label, std::mem::size_of_val(data) as u64)?;
+        self.gpu.write(counted.buffer(), 0, data);
+        Ok(counted)
     }
 }
 
@@ -133,12 +134,14 @@ impl Columns {
         let order: Vec<u32> = rounding.order.iter().map(|&c| c as u32).collect();
         let ascending: Vec<u32> = (0..columns as u32).collect();
         let bytes = (columns.next_multiple_of(BLOCK) * BLOCK * 4) as u64;
-        let taken = accelerator.memory.take(bytes)?;
-        let blocks = Counted::new(gpu.storage("blocks of a factor", bytes), taken);
+        let (blocks, is_zero) = accelerator.memory.buffer(gpu, "blocks of a factor", bytes)?;
+        if !is_zero {
+            accelerator.clear(blocks.buffer());
+        }
         for (rows, panel) in factor.panels() {
             let params = [columns as u32, factor.pitch() as u32, rows.start as u32, rows.len() as u32];
             let params = gpu.uniform("blocks of a factor", &params);
-            let bindings = [(0, Binding::from(&params)), (1, panel.into()), (2, (&blocks.buffer).into())];
+            let bindings = [(0, Binding::from(&params)), (1, panel.into()), (2, blocks.buffer().into())];
             let grid = [rows.len() as u32, 1, 1];
             let kernel = Kernel { shader: &ROUND_BLOCKS, flags: &[], constants: &[], bindings: &bindings, grid };
             gpu.run(&[&kernel.bind(gpu)?]);
@@ -188,7 +191,7 @@ impl Chunk {
             middles,
             scales: accelerator.counted("scales", scales)?,
             weights: accelerator.upload(weights, columns)?,
-            left: accelerator.zeros(rows, columns)?,
+            left: accelerator.unwritten(rows, columns)?,
             moves: accelerator.zeros(rows, BLOCK)?,
             codes: accelerator.zeros(rows, columns)?,
         })
@@ -207,7 +210,7 @@ impl Chunk {
                 ..self.params(first, last)
             };
             let state = self.left.panel_of(0).1;
-            let buffers = [state, &columns.blocks.buffer, &columns.order.buffer, self.moves.panel_of(0).1];
+            let buffers = [state, columns.blocks.buffer(), columns.order.buffer(), self.moves.panel_of(0).1];
             accelerator.gpu.run(&[&self.block(accelerator, &params, buffers, false)?]);
             if last < self.columns {
                 let moves = Part { matrix: &self.moves, rows: 0..self.rows, columns: 0..BLOCK };
@@ -246,7 +249,7 @@ impl Chunk {
                 out_pitch: self.left.pitch() as u32,
                 ..self.params(first, last)
             };
-            let buffers = [self.moves.panel_of(0).1, panel, &columns.ascending.buffer, self.left.panel_of(0).1];
+            let buffers = [self.moves.panel_of(0).1, panel, columns.ascending.buffer(), self.left.panel_of(0).1];
             accelerator.gpu.run(&[&self.block(accelerator, &params, buffers, true)?]);
         }
         Ok(())
@@ -256,7 +259,7 @@ impl Chunk {
     fn codes(&self, accelerator: &Accelerator) -> Result<Vec<u8>, AcceleratorError> {
         let gpu = &accelerator.gpu;
         let width = self.columns.div_ceil(4);
-        let words = accelerator.zeros(self.rows, width)?;
+        let words = accelerator.unwritten(self.rows, width)?;
         let params = [self.rows, width, words.pitch(), self.codes.pitch() / 4].map(|n| n as u32);
         let params = gpu.uniform("codes", &params);
         let bindings = [(0, Binding::from(&params)), (1, self.codes.panel_of(0).1.into()), (2, words.panel_of(0).1.into())];
@@ -299,7 +302,7 @@ impl Chunk {
             (0, Binding::from(&params)),
             (1, state.into()),
             (2, coupling.into()),
-            (3, (&self.scales.buffer).into()),
+            (3, self.scales.buffer().into()),
             (4, order.into()),
             (5, self.weights.panel_of(0).1.into()),
             (6, self.codes.panel_of(0).1.into()),
@@ -326,8 +329,8 @@ impl Chunk {
         let bindings = [
             (0, Binding::from(&params)),
             (1, self.weights.panel_of(0).1.into()),
-            (2, (&columns.order.buffer).into()),
-            (3, (&self.scales.buffer).into()),
+            (2, columns.order.buffer().into()),
+            (3, self.scales.buffer().into()),
             (4, self.codes.panel_of(0).1.into()),
             (5, self.left.panel_of(0).1.into()),
         ];

@@ -4,25 +4,22 @@ use super::{Accelerator, AcceleratorError};
 use crate::matmul;
 
 /// The first adapter, which on systems for tests is a program on the processor.
-
 pub(super) fn accelerator() -> Accelerator {
     Accelerator::open(Some("0"), None).expect("an adapter; run scripts/setup.sh to install software Vulkan")
 }
 
-/// The same with buffers of so few bytes that matrices take several.
-
-pub(super) fn in_panels(bytes: u64) -> Accelerator {
-    Accelerator { panel_bytes: bytes, ..accelerator() }
+/// The same device with buffers of so few bytes that matrices take several.
+pub(super) fn in_panels(bytes: u64, accelerator: &mut Accelerator) -> &Accelerator {
+    accelerator.panel_bytes = bytes;
+    accelerator
 }
 
 /// Bytes of a row of so many columns.
-
 pub(super) fn row_bytes(columns: usize) -> u64 {
     4 * columns.next_multiple_of(32) as u64
 }
 
 /// Numbers between −1 and 1.
-
 pub(super) fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
