@@ -4,7 +4,8 @@
 //! 8192 inside, 40 windows of 512 tokens), or of sizes divided by `DIVISOR` for small adapters. The first run of each shape,
 //! which compiles kernels and makes buffers, is not counted.
 
-use haikuq::accelerator::{Accelerator, AcceleratorError, Rounding};
+use haikuq::accelerator::{Accelerator, AcceleratorError, HeadColumns, Rounding};
+use haikuq_format::spec::{Activation, Attention, Norm, NormKind};
 use std::time::Instant;
 
 fn main() -> Result<(), AcceleratorError> {
@@ -45,6 +46,7 @@ fn main() -> Result<(), AcceleratorError> {
         let seconds = time(&accelerator, || accelerator.cross(&x, &h).map(drop))?;
         print("cross", [tokens, hidden, inner], flops(tokens, hidden, inner), seconds);
     }
+    layer(&accelerator, tokens, hidden, inner)?;
     for [rows, columns] in [[2 * inner, hidden], [hidden, inner], [hidden, hidden]] {
         let weights = numbers(rows * columns);
         let values: Vec<f32> = (-8..8).map(|c| c as f32 / 8.0).collect();
@@ -59,6 +61,28 @@ fn main() -> Result<(), AcceleratorError> {
             print(&format!("rounding, {sweeps} sweeps"), [rows, columns, columns], flops, seconds);
         }
     }
+    Ok(())
+}
+
+/// What a layer of 24 heads, 8 of keys and values, does beside products.
+fn layer(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: usize) -> Result<(), AcceleratorError> {
+    let mut attention = Attention::new(24, 8, hidden / 24);
+    attention.window = Some(512);
+    let qkv = accelerator.upload(&numbers(tokens * attention.qkv_size()), attention.qkv_size())?;
+    if accelerator.can_attend(&attention, tokens / 512, 512) {
+        let seconds = time(accelerator, || accelerator.attend(&qkv, &attention, 512).map(drop))?;
+        let flops = 2.0 * (tokens * 512 * hidden) as f64;
+        print("attention", [tokens, 512, hidden], flops, seconds);
+    }
+    drop(qkv);
+    let mut x = accelerator.upload(&numbers(tokens * hidden), hidden)?;
+    let (norm, gain) = (Norm { kind: NormKind::Rms, epsilon: 1e-5 }, numbers(hidden));
+    let row = HeadColumns { first: 0, heads: 1, width: hidden };
+    let seconds = time(accelerator, || accelerator.norm(&mut x, row, norm, &gain, None))?;
+    println!("norm {tokens} × {hidden}: {:.2} ms", seconds * 1e3);
+    let gate_up = accelerator.upload(&numbers(tokens * 2 * inner), 2 * inner)?;
+    let seconds = time(accelerator, || accelerator.activate(&gate_up, Activation::Silu, true).map(drop))?;
+    println!("gate {tokens} × {inner}: {:.2} ms", seconds * 1e3);
     Ok(())
 }
 

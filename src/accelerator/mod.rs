@@ -16,6 +16,8 @@ mod memory;
 mod product;
 mod rounding;
 #[cfg(test)]
+mod forward_tests;
+#[cfg(test)]
 mod rounding_tests;
 #[cfg(test)]
 mod tests;

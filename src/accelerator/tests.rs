@@ -30,7 +30,7 @@ pub(super) fn numbers(n: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Every number within `part` of the largest.
-fn assert_close(name: &str, a: &[f32], b: &[f32], part: f32) {
+pub(super) fn assert_close(name: &str, a: &[f32], b: &[f32], part: f32) {
     assert_eq!(a.len(), b.len(), "{name}");
     let largest = b.iter().fold(0.0f32, |a, b| a.max(b.abs()));
     let (at, worst) = a.iter().zip(b).map(|(a, b)| (a - b).abs()).enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
