@@ -47,6 +47,8 @@ fn main() -> Result<(), AcceleratorError> {
         print("cross", [tokens, hidden, inner], flops(tokens, hidden, inner), seconds);
     }
     layer(&accelerator, tokens, hidden, inner)?;
+    factors(&accelerator, 2 * inner, hidden)?;
+    factors(&accelerator, hidden, inner)?;
     for [rows, columns] in [[2 * inner, hidden], [hidden, inner], [hidden, hidden]] {
         let weights = numbers(rows * columns);
         let values: Vec<f32> = (-8..8).map(|c| c as f32 / 8.0).collect();
@@ -83,6 +85,30 @@ fn layer(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: usize) 
     let gate_up = accelerator.upload(&numbers(tokens * 2 * inner), 2 * inner)?;
     let seconds = time(accelerator, || accelerator.activate(&gate_up, Activation::Silu, true).map(drop))?;
     println!("gate {tokens} × {inner}: {:.2} ms", seconds * 1e3);
+    Ok(())
+}
+
+/// The factor of a second moment, and solutions with it.
+fn factors(accelerator: &Accelerator, rows: usize, columns: usize) -> Result<(), AcceleratorError> {
+    if !accelerator.can_factor(columns) {
+        return Ok(());
+    }
+    let mut moment: Vec<f32> = numbers(columns * columns).iter().map(|x| 0.1 * x).collect();
+    for r in 0..columns {
+        moment[r * columns + r] = columns as f32;
+        (0..r).for_each(|c| moment[r * columns + c] = moment[c * columns + r]);
+    }
+    let (moment, order) = (accelerator.upload(&moment, columns)?, (0..columns).collect::<Vec<_>>());
+    let seconds = time(accelerator, || {
+        let factor = accelerator.inverse_factor(&moment, &order)?;
+        assert!(factor.is_some());
+        Ok(())
+    })?;
+    print("inverse factor", [columns; 3], 2.0 / 3.0 * (columns as f64).powi(3), seconds);
+    let factor = accelerator.inverse_factor(&moment, &order)?.expect("it has large numbers on its diagonal");
+    let y = accelerator.upload(&numbers(rows * columns), columns)?;
+    let seconds = time(accelerator, || accelerator.solve_rows(&y, &factor, &order).map(drop))?;
+    print("solutions", [rows, columns, columns], 4.0 * (rows * columns * columns) as f64, seconds);
     Ok(())
 }
 

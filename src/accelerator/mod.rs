@@ -10,6 +10,7 @@
 
 mod attention;
 mod error;
+mod factor;
 mod forward;
 mod matrix;
 mod memory;

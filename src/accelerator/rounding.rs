@@ -99,13 +99,13 @@ impl Accelerator {
         }
         let columns_of = Columns::new(self, rounding, factor)?;
         let at_once = (CHUNK_BYTES / (columns * 4)).max(1).next_multiple_of(BLOCK).min(self.panel_rows(columns)?);
-        let mut codes = Vec::with_capacity(rows * columns);
+        let mut codes = vec![0; rows * columns];
         let chunks = weights.chunks(at_once * columns).zip(rounding.scales.chunks(at_once * groups));
-        for (weights, scales) in chunks {
+        for ((weights, scales), codes) in chunks.zip(codes.chunks_mut(at_once * columns)) {
             let chunk = Chunk::new(self, weights, scales, rounding)?;
             chunk.gptq(self, &columns_of, factor)?;
             chunk.descend(self, &columns_of, moment, rounding.sweeps)?;
-            codes.extend(chunk.codes(self)?);
+            chunk.read_codes(self, codes)?;
         }
         Ok(codes)
     }
@@ -255,8 +255,8 @@ impl Chunk {
         Ok(())
     }
 
-    /// Codes with a byte each.
-    fn codes(&self, accelerator: &Accelerator) -> Result<Vec<u8>, AcceleratorError> {
+    /// Reads codes with a byte each.
+    fn read_codes(&self, accelerator: &Accelerator, codes: &mut [u8]) -> Result<(), AcceleratorError> {
         let gpu = &accelerator.gpu;
         let width = self.columns.div_ceil(4);
         let words = accelerator.unwritten(self.rows, width)?;
@@ -265,12 +265,7 @@ impl Chunk {
         let bindings = [(0, Binding::from(&params)), (1, self.codes.panel_of(0).1.into()), (2, words.panel_of(0).1.into())];
         let grid = grid_1d((self.rows * width).div_ceil(256) as u32);
         gpu.run(&[&Kernel { shader: &ROUND_PACK, flags: &[], constants: &[], bindings: &bindings, grid }.bind(gpu)?]);
-        let words = accelerator.download(&words)?;
-        let bytes: &[u8] = bytemuck::cast_slice(&words);
-        if self.columns == 4 * width {
-            return Ok(bytes.to_vec());
-        }
-        Ok(bytes.chunks_exact(4 * width).flat_map(|row| &row[..self.columns]).copied().collect())
+        accelerator.read_bytes(&words, 0, codes, self.columns)
     }
 
     fn params(&self, first: usize, last: usize) -> BlockParams {

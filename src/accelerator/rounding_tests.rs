@@ -1,6 +1,6 @@
 //! Codes of the accelerator against a twin that does the same one number at a time.
 
-use super::tests::{accelerator, in_panels, numbers, row_bytes};
+use super::tests::{accelerator, assert_close, in_panels, numbers, row_bytes};
 use super::{Accelerator, Rounding};
 use crate::matmul;
 
@@ -115,4 +115,25 @@ fn codes_are_those_of_the_processor() {
     check(&accelerator, 16, 128, 64, &learned);
     check(&accelerator, 3, 37, 32, &fine);
     check(in_panels(128 * row_bytes(300), &mut accelerator), 150, 300, 32, &learned);
+}
+
+#[test]
+fn factors_and_solutions_are_those_of_the_processor() {
+    let accelerator = accelerator();
+    // Blocks are of 64 columns, panels of 256.
+    for columns in [1, 40, 64, 130, 300] {
+        let inputs = Inputs::new(columns);
+        let moment = accelerator.upload(&inputs.moment, columns).unwrap();
+        let factor = accelerator.inverse_factor(&moment, &inputs.order).unwrap().unwrap();
+        let name = format!("{columns} columns");
+        assert_close(&name, &accelerator.download(&factor).unwrap(), &inputs.factor, 1e-4);
+        let wanted = numbers(5 * columns, 9);
+        let rows = accelerator.upload(&matmul::times(&wanted, &inputs.moment, columns), columns).unwrap();
+        let solved = accelerator.solve_rows(&rows, &factor, &inputs.order).unwrap();
+        assert_close(&name, &accelerator.download(&solved).unwrap(), &wanted, 1e-3);
+    }
+    let mut moment = Inputs::new(100).moment;
+    moment[77 * 101] = f32::NAN;
+    let moment = accelerator.upload(&moment, 100).unwrap();
+    assert!(accelerator.inverse_factor(&moment, &(0..100).collect::<Vec<_>>()).unwrap().is_none());
 }

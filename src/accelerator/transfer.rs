@@ -120,9 +120,20 @@ impl Accelerator {
     /// # Panics
     /// If `out` is no whole number of rows, or they are more than there are.
     pub fn read(&self, matrix: &Matrix, first_row: usize, out: &mut [f32]) -> Result<(), AcceleratorError> {
-        let (columns, pitch) = (matrix.columns(), matrix.pitch());
-        let count = out.len() / columns;
-        assert_eq!(out.len(), count * columns, "whole rows of {columns} numbers");
+        self.read_bytes(matrix, first_row, bytemuck::cast_slice_mut(out), 4 * matrix.columns())
+    }
+
+    /// The first `width` bytes of rows of `matrix` from row `first_row` on, as many as `out` has room for.
+    pub(super) fn read_bytes(
+        &self,
+        matrix: &Matrix,
+        first_row: usize,
+        out: &mut [u8],
+        width: usize,
+    ) -> Result<(), AcceleratorError> {
+        let pitch = matrix.pitch();
+        let count = out.len() / width;
+        assert_eq!(out.len(), count * width, "whole rows of {width} bytes");
         assert!(first_row + count <= matrix.rows(), "{first_row} + {count} rows in a matrix of {}", matrix.rows());
         let row_bytes = (pitch * 4) as u64;
         let mut down = self.staging.down.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,7 +161,7 @@ impl Accelerator {
             let piece = &mut pieces[i % PIECES];
             piece.wait(&self.gpu)?;
             let view = piece.buffer.get_mapped_range(..rows as u64 * row_bytes).map_err(|e| not_mapped(&self.gpu, &e))?;
-            empty(&view, &mut out[row * columns..(row + rows) * columns], columns, pitch);
+            empty(&view, &mut out[row * width..(row + rows) * width], width, pitch * 4);
             drop(view);
             piece.buffer.unmap();
             if let Some(part) = parts.get(i + PIECES) {
@@ -197,12 +208,15 @@ impl Begin {
 // SAFETY: the pointer is used as `fill` says.
 unsafe impl Sync for Begin {}
 
-/// The other way round.
-fn empty(from: &[u8], out: &mut [f32], columns: usize, pitch: usize) {
-    let rows = (PART / pitch).max(1);
-    out.par_chunks_mut(rows * columns).zip(from.par_chunks(rows * pitch * 4)).for_each(|(out, from)| {
-        for (out, from) in out.chunks_exact_mut(columns).zip(from.chunks_exact(pitch * 4)) {
-            bytemuck::cast_slice_mut::<f32, u8>(out).copy_from_slice(&from[..columns * 4]);
+/// Copies the first `width` bytes of rows of `pitch` bytes.
+fn empty(from: &[u8], out: &mut [u8], width: usize, pitch: usize) {
+    let rows = (4 * PART / pitch).max(1);
+    out.par_chunks_mut(rows * width).zip(from.par_chunks(rows * pitch)).for_each(|(out, from)| {
+        if width == pitch {
+            return out.copy_from_slice(from);
+        }
+        for (out, from) in out.chunks_exact_mut(width).zip(from.chunks_exact(pitch)) {
+            out.copy_from_slice(&from[..width]);
         }
     });
 }
