@@ -10,11 +10,12 @@ use std::time::Instant;
 
 fn main() -> Result<(), AcceleratorError> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let accelerator = Accelerator::open(arguments.first().map(String::as_str), Some(64 << 30))?;
+    let accelerator = Accelerator::open(arguments.first().map(String::as_str), None)?;
     let divisor: usize = arguments.get(1).and_then(|d| d.parse().ok()).unwrap_or(1);
     let [tokens, hidden, inner] = [20480, 3072, 8192].map(|n| n / divisor);
     let description = accelerator.description();
     println!("{} ({}), {}", description.name, description.backend, description.driver);
+    println!("memory: {:.1} GB at most", accelerator.memory().1 as f64 * 1e-9);
 
     for columns in [hidden, inner] {
         let values = numbers(tokens * columns);
@@ -46,6 +47,7 @@ fn main() -> Result<(), AcceleratorError> {
         let seconds = time(&accelerator, || accelerator.cross(&x, &h).map(drop))?;
         print("cross", [tokens, hidden, inner], flops(tokens, hidden, inner), seconds);
     }
+    conversion(&accelerator, tokens, hidden, inner)?;
     layer(&accelerator, tokens, hidden, inner)?;
     factors(&accelerator, 2 * inner, hidden)?;
     factors(&accelerator, hidden, inner)?;
@@ -85,6 +87,47 @@ fn layer(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: usize) 
     let gate_up = accelerator.upload(&numbers(tokens * 2 * inner), 2 * inner)?;
     let seconds = time(accelerator, || accelerator.activate(&gate_up, Activation::Silu, true).map(drop))?;
     println!("gate {tokens} × {inner}: {:.2} ms", seconds * 1e3);
+    Ok(())
+}
+
+/// All that the matrices of a layer take, scales and tables apart, which are the processor's: products of both streams, moments,
+/// corrections, factors and codes, and the way there and back.
+fn conversion(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: usize) -> Result<(), AcceleratorError> {
+    let kv = hidden / 3;
+    for [rows, columns] in [[hidden + 2 * kv, hidden], [hidden, hidden], [2 * inner, hidden], [hidden, inner]] {
+        let weights = numbers(rows * columns);
+        let x = numbers(tokens * columns);
+        let (original, stored) = (accelerator.upload(&x, columns)?, accelerator.upload(&x, columns)?);
+        drop(x);
+        let values: Vec<f32> = (-8..8).map(|c| c as f32 / 8.0).collect();
+        let scales = vec![1.0; rows * columns.div_ceil(32)];
+        let mut corrected = vec![0.0; rows * columns];
+        let seconds = time(accelerator, || {
+            let mut w = accelerator.upload(&weights, columns)?;
+            drop(accelerator.times_transposed(&original, &w)?);
+            let mut moment = accelerator.gram(&stored)?;
+            let diagonal = accelerator.diagonal(&moment)?;
+            let mut order: Vec<usize> = (0..columns).collect();
+            order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]));
+            accelerator.shrink(&mut moment, 0.2, &vec![0.1; columns])?;
+            let factor = accelerator.inverse_factor(&moment, &order)?.expect("it has more on its diagonal than beside it");
+            let mut shift = accelerator.copy(&original)?;
+            accelerator.combine(&mut shift, 0.5, &stored, -0.5)?;
+            let correction = match 2 * rows < columns {
+                true => accelerator.cross(&accelerator.times_transposed(&shift, &w)?, &stored)?,
+                false => accelerator.times(&w, &accelerator.cross(&shift, &stored)?)?,
+            };
+            drop(shift);
+            accelerator.combine(&mut w, 1.0, &accelerator.solve_rows(&correction, &factor, &order)?, 1.0)?;
+            accelerator.read(&w, 0, &mut corrected)?;
+            let rounding = Rounding { values: &values, group: 32, scales: &scales, order: &order, sweeps: 2 };
+            let codes = accelerator.round(&corrected, &rounding, &factor, &moment)?;
+            assert_eq!(codes.len(), weights.len());
+            accelerator.write(&mut w, 0, &corrected)?;
+            accelerator.times_transposed(&stored, &w).map(drop)
+        })?;
+        println!("conversion of a matrix {rows} × {columns}, {tokens} tokens: {:.1} ms", seconds * 1e3);
+    }
     Ok(())
 }
 

@@ -56,13 +56,8 @@ impl Accelerator {
         let room = SCORE_BYTES.min(self.panel_bytes as usize) / (heads * length * pitch * 4);
         let at_once = room.clamp(1, MAX_PRODUCTS / heads).min(qkv.rows() / length);
         let scores = self.unwritten(at_once * heads * length, length)?;
-        let scores_at = Heads {
-            buffer: scores.panel_of(0).1,
-            pitch,
-            first: 0,
-            head: length * pitch,
-            window: heads * length * pitch,
-        };
+        let scores_at =
+            Heads { buffer: scores.panel_of(0).1, pitch, first: 0, head: length * pitch, window: heads * length * pitch };
         let mut first = 0;
         while first < qkv.rows() {
             let ((from_first, from), (to_first, to)) = (qkv.panel_of(first), out.panel_of(first));

@@ -184,11 +184,8 @@ impl Accelerator {
                     offset: ((begin - first) * pitch * 4) as u64,
                     size: Some(((end - begin) * pitch * 4) as u64),
                 };
-                let bindings = [
-                    (0, Binding::from(&params)),
-                    (1, at(rows.start, x.pitch(), from)),
-                    (2, at(own.start, out.pitch(), to)),
-                ];
+                let bindings =
+                    [(0, Binding::from(&params)), (1, at(rows.start, x.pitch(), from)), (2, at(own.start, out.pitch(), to))];
                 let grid = [columns.div_ceil(256), (end - begin).min(65_535), 1].map(|n| n as u32);
                 self.run_kernel(&GATE, &constants, &bindings, grid)?;
             }

@@ -117,8 +117,7 @@ fn activations_sums_and_biases_are_those_of_the_definition() {
         accelerator.add_bias(&mut on_gpu, &bias).unwrap();
         let other = accelerator.upload(&y, columns).unwrap();
         accelerator.combine(&mut on_gpu, 0.5, &other, -0.5).unwrap();
-        let twin: Vec<f32> =
-            x.iter().zip(&y).enumerate().map(|(i, (x, y))| 0.5 * (x + bias[i % columns]) - 0.5 * y).collect();
+        let twin: Vec<f32> = x.iter().zip(&y).enumerate().map(|(i, (x, y))| 0.5 * (x + bias[i % columns]) - 0.5 * y).collect();
         assert_close("combined", &accelerator.download(&on_gpu).unwrap(), &twin, 1e-5);
     }
 }

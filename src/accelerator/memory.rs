@@ -96,3 +96,21 @@ impl Drop for Counted {
         }
     }
 }
+
+/// Bytes of a device's memory that may be used, as far as Vulkan tells.
+#[cfg(any(target_os = "linux", target_os = "windows"))]
+pub(super) fn of_device(gpu: &Gpu) -> Option<u64> {
+    // SAFETY: the device is only asked about, and not destroyed.
+    let device = unsafe { gpu.device.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = device.shared_instance().raw_instance();
+    // SAFETY: both handles are those of the open device.
+    let properties = unsafe { instance.get_physical_device_memory_properties(device.raw_physical_device()) };
+    let heaps = &properties.memory_heaps[..properties.memory_heap_count as usize];
+    let of_device = heaps.iter().filter(|heap| heap.flags.as_raw() & 1 == 1).map(|heap| heap.size).max()?;
+    Some(if gpu.description.kind == "DiscreteGpu" { of_device / 5 * 4 } else { of_device / 4 })
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "windows")))]
+pub(super) fn of_device(_: &Gpu) -> Option<u64> {
+    None
+}

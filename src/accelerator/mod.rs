@@ -12,12 +12,16 @@ mod attention;
 mod error;
 mod factor;
 mod forward;
-mod matrix;
-mod memory;
-mod product;
-mod rounding;
 #[cfg(test)]
 mod forward_tests;
+mod layer;
+#[cfg(test)]
+mod layer_tests;
+mod matrix;
+mod memory;
+mod moment;
+mod product;
+mod rounding;
 #[cfg(test)]
 mod rounding_tests;
 #[cfg(test)]
@@ -26,6 +30,7 @@ mod transfer;
 
 pub use error::AcceleratorError;
 pub use forward::HeadColumns;
+pub use layer::LayerOnGpu;
 pub use matrix::Matrix;
 pub use rounding::Rounding;
 
@@ -59,7 +64,8 @@ pub struct Accelerator {
 
 impl Accelerator {
     /// Opens the adapter that `adapter` names by index or by part of its name, or else the fastest GPU. Matrices take at most
-    /// `memory` bytes of it; where that is absent, [`Accelerator::DEFAULT_MEMORY`] says how much.
+    /// `memory` bytes of it; where that is absent, four fifths of a graphics card's own memory, a quarter of what it shares with
+    /// the processor, or [`Accelerator::DEFAULT_MEMORY`] where the driver does not tell.
     ///
     /// # Errors
     /// [`AcceleratorError::Software`] if there are only programs on the processor and none was named;
@@ -69,13 +75,13 @@ impl Accelerator {
         if adapter.is_none() && gpu.is_software() {
             return Err(AcceleratorError::Software { name: gpu.description.name });
         }
-        let memory = Arc::new(Memory::new(memory.unwrap_or(Self::DEFAULT_MEMORY)));
+        let memory = Arc::new(Memory::new(memory.or_else(|| memory::of_device(&gpu)).unwrap_or(Self::DEFAULT_MEMORY)));
         let panel_bytes = gpu.profile.max_binding.min(gpu.profile.max_buffer);
         Ok(Self { gpu, memory, staging: Staging::default(), scratch: Scratch::default(), panel_bytes })
     }
 
-    /// Bytes of GPU memory that matrices take at most unless said otherwise.
-    pub const DEFAULT_MEMORY: u64 = 8 << 30;
+    /// Bytes that matrices take at most where nobody says how much memory there is.
+    pub const DEFAULT_MEMORY: u64 = 2 << 30;
 
     /// The adapter.
     pub fn description(&self) -> &AdapterDescription {

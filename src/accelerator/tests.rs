@@ -95,6 +95,23 @@ fn moments_are_those_of_the_processor() {
 }
 
 #[test]
+fn moments_are_shrunk_towards_their_diagonals() {
+    let mut accelerator = accelerator();
+    let (columns, whole) = (300, accelerator.panel_bytes);
+    let (values, added) = (numbers(columns * columns, 8), numbers(columns, 9));
+    for panels in [whole, 128 * row_bytes(columns)] {
+        let accelerator = in_panels(panels, &mut accelerator);
+        let mut square = accelerator.upload(&values, columns).unwrap();
+        let diagonal: Vec<f32> = values.iter().step_by(columns + 1).copied().collect();
+        assert_eq!(accelerator.diagonal(&square).unwrap(), diagonal);
+        accelerator.shrink(&mut square, 0.2, &added).unwrap();
+        let number = |(i, x): (usize, &f32)| if i % (columns + 1) == 0 { x + added[i / columns] } else { (1.0 - 0.2) * x };
+        let twin: Vec<f32> = values.iter().enumerate().map(number).collect();
+        assert_close("shrunk", &accelerator.download(&square).unwrap(), &twin, 1e-6);
+    }
+}
+
+#[test]
 fn results_are_the_same_bits_every_time() {
     let accelerator = accelerator();
     let (x, w) = (numbers(300 * 500, 6), numbers(70 * 500, 7));
