@@ -30,7 +30,7 @@ impl Accelerator {
     /// Whether [`Accelerator::attend`] serves `attention` in so many windows of `length` positions.
     pub fn can_attend(&self, attention: &Attention, windows: usize, length: usize) -> bool {
         let scores = attention.num_heads * length * length.next_multiple_of(32) * 4;
-        let whole = |columns| self.panel_rows(columns).is_ok_and(|rows| rows >= windows * length || rows % length == 0);
+        let whole = |columns| self.panel_rows(columns).is_ok_and(|rows| rows >= windows * length || rows.is_multiple_of(length));
         attention.head_dim.is_multiple_of(16)
             && scores as u64 <= self.panel_bytes
             && attention.num_heads <= MAX_PRODUCTS
@@ -47,7 +47,7 @@ impl Accelerator {
     /// # Panics
     /// If sizes do not fit together, or [`Accelerator::can_attend`] said no.
     pub fn attend(&self, qkv: &Matrix, attention: &Attention, length: usize) -> Result<Matrix, AcceleratorError> {
-        assert!(qkv.columns() == attention.qkv_size() && qkv.rows() % length == 0);
+        assert!(qkv.columns() == attention.qkv_size() && qkv.rows().is_multiple_of(length));
         assert!(self.can_attend(attention, qkv.rows() / length, length));
         let Attention { num_heads: heads, num_kv_heads, head_dim, scale, softcap, window, .. } = *attention;
         let (q_size, kv_size) = (attention.attention_size(), attention.kv_size());

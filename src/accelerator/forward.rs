@@ -148,7 +148,7 @@ impl Accelerator {
         assert!(angles.len() == pairs * length && 2 * pairs <= heads.width);
         let angles = self.counted("angles", angles)?;
         for (rows, panel) in x.panels() {
-            assert!(rows.start % length == 0, "windows lie in one buffer");
+            assert!(rows.start.is_multiple_of(length), "windows lie in one buffer");
             let params = [rows.len(), heads.heads, pairs, heads.width, x.pitch(), heads.first, length, 0].map(|n| n as u32);
             let params = self.gpu.uniform("rope", &params);
             let bindings = [(0, Binding::from(&params)), (1, angles.buffer().into()), (2, panel.into())];
