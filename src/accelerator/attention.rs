@@ -95,9 +95,7 @@ impl Accelerator {
                 cap: softcap.unwrap_or(0.0),
                 padding: [0; 2],
             };
-            let params = self.gpu.uniform("softmax", &params);
-            let bindings = [(0, Binding::from(&params)), (1, scores_at.buffer.into())];
-            self.run_kernel(&SOFTMAX, &[], &bindings, grid_1d(rows))?;
+            self.run(&SOFTMAX, &[], &params, &[(1, Binding::from(scores_at.buffer))], grid_1d(rows))?;
             let weighed = HeadProducts {
                 a: Heads { ..scores_at },
                 b: part(q_size + kv_size),

@@ -89,15 +89,13 @@ impl Accelerator {
             let panel = n.min(first / PANEL * PANEL + PANEL);
             let at = first * left.pitch() + first;
             let params = [last - first, at, left.pitch(), first * BLOCK].map(|n| n as u32);
-            let params = self.gpu.uniform("a block of a factor", &params);
             let bindings = [
-                (0, Binding::from(&params)),
-                (1, left.panel_of(0).1.into()),
+                (1, Binding::from(left.panel_of(0).1)),
                 (2, factor.panel_of(0).1.into()),
                 (3, inverses.panel_of(0).1.into()),
                 (4, failed.panel_of(0).1.into()),
             ];
-            self.run_kernel(&FACTOR_BLOCK, &[], &bindings, [1, 1, 1])?;
+            self.run(&FACTOR_BLOCK, &[], &params, &bindings, [1, 1, 1])?;
             if last == n {
                 break;
             }
@@ -137,9 +135,8 @@ impl Accelerator {
     }
 
     fn place(&self, from: &Matrix, to: &Matrix, params: [usize; 8], grid: [usize; 3]) -> Result<(), AcceleratorError> {
-        let params = self.gpu.uniform("place", &params.map(|n| n as u32));
-        let bindings = [(0, Binding::from(&params)), (1, from.panel_of(0).1.into()), (2, to.panel_of(0).1.into())];
-        self.run_kernel(&PLACE, &[], &bindings, grid.map(|n| n as u32))
+        let bindings = [(1, Binding::from(from.panel_of(0).1)), (2, to.panel_of(0).1.into())];
+        self.run(&PLACE, &[], &params.map(|n| n as u32), &bindings, grid.map(|n| n as u32))
     }
 
     fn gather(
@@ -151,11 +148,9 @@ impl Accelerator {
     ) -> Result<(), AcceleratorError> {
         assert!(from.panels().count() == 1, "one buffer");
         let params = [from.rows(), from.columns(), from.pitch(), to.pitch()].map(|n| n as u32);
-        let params = self.gpu.uniform("gather", &params);
-        let bindings =
-            [(0, Binding::from(&params)), (1, from.panel_of(0).1.into()), (2, order.into()), (3, to.panel_of(0).1.into())];
+        let bindings = [(1, Binding::from(from.panel_of(0).1)), (2, order.into()), (3, to.panel_of(0).1.into())];
         let grid = [from.columns().div_ceil(256), from.rows().min(65_535), 1].map(|n| n as u32);
-        self.run_kernel(&GATHER, constants, &bindings, grid)
+        self.run(&GATHER, constants, &params, &bindings, grid)
     }
 }
 

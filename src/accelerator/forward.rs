@@ -3,7 +3,7 @@
 use super::{Accelerator, AcceleratorError, Matrix, shader};
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::spec::{Activation, Norm};
-use haikuq_runtime::device::{Binding, Flag, Kernel, Shader, grid_1d};
+use haikuq_runtime::device::{Binding, grid_1d};
 
 shader!(COMBINE = "combine");
 shader!(GATE = "gate");
@@ -50,6 +50,7 @@ impl Accelerator {
     /// As [`Accelerator::zeros`].
     pub fn copy(&self, matrix: &Matrix) -> Result<Matrix, AcceleratorError> {
         let copy = self.unwritten(matrix.rows(), matrix.columns())?;
+        self.flush();
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for ((_, from), (_, to)) in matrix.panels().zip(copy.panels()) {
             encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
@@ -69,9 +70,9 @@ impl Accelerator {
         assert_eq!((x.rows(), x.columns()), (y.rows(), y.columns()));
         let width = (x.pitch() / 4) as u32;
         for ((rows, to), (_, from)) in x.panels().zip(y.panels()) {
-            let params = self.gpu.uniform("combine", &CombineParams { rows: rows.len() as u32, width, a, b });
-            let bindings = [(0, Binding::from(&params)), (1, from.into()), (2, to.into())];
-            self.run_kernel(&COMBINE, &[], &bindings, grid_1d((rows.len() as u32 * width).div_ceil(256)))?;
+            let params = CombineParams { rows: rows.len() as u32, width, a, b };
+            let bindings = [(1, Binding::from(from)), (2, to.into())];
+            self.run(&COMBINE, &[], &params, &bindings, grid_1d((rows.len() as u32 * width).div_ceil(256)))?;
         }
         Ok(())
     }
@@ -87,9 +88,9 @@ impl Accelerator {
         let row = self.upload(bias, x.columns())?;
         let width = (x.pitch() / 4) as u32;
         for (rows, panel) in x.panels() {
-            let params = self.gpu.uniform("bias", &CombineParams { rows: rows.len() as u32, width, a: 1.0, b: 1.0 });
-            let bindings = [(0, Binding::from(&params)), (1, row.panel_of(0).1.into()), (2, panel.into())];
-            self.run_kernel(&COMBINE, &[("ROW", 1.0)], &bindings, grid_1d((rows.len() as u32 * width).div_ceil(256)))?;
+            let params = CombineParams { rows: rows.len() as u32, width, a: 1.0, b: 1.0 };
+            let bindings = [(1, Binding::from(row.panel_of(0).1)), (2, panel.into())];
+            self.run(&COMBINE, &[("ROW", 1.0)], &params, &bindings, grid_1d((rows.len() as u32 * width).div_ceil(256)))?;
         }
         Ok(())
     }
@@ -126,11 +127,9 @@ impl Accelerator {
                 gain_pitch: if gain.len() == width { 0 } else { width as u32 },
                 padding: 0,
             };
-            let params = self.gpu.uniform("norm", &params);
-            let bindings =
-                [(0, Binding::from(&params)), (1, gains.buffer().into()), (2, bias.buffer().into()), (3, panel.into())];
+            let bindings = [(1, Binding::from(gains.buffer())), (2, bias.buffer().into()), (3, panel.into())];
             let constants = [("CENTRED", f64::from(u8::from(norm.kind.is_centred())))];
-            self.run_kernel(&NORM, &constants, &bindings, grid_1d((rows.len() * heads) as u32))?;
+            self.run(&NORM, &constants, &params, &bindings, grid_1d((rows.len() * heads) as u32))?;
         }
         Ok(())
     }
@@ -150,9 +149,8 @@ impl Accelerator {
         for (rows, panel) in x.panels() {
             assert!(rows.start.is_multiple_of(length), "windows lie in one buffer");
             let params = [rows.len(), heads.heads, pairs, heads.width, x.pitch(), heads.first, length, 0].map(|n| n as u32);
-            let params = self.gpu.uniform("rope", &params);
-            let bindings = [(0, Binding::from(&params)), (1, angles.buffer().into()), (2, panel.into())];
-            self.run_kernel(&ROPE, &[], &bindings, grid_1d(rows.len() as u32))?;
+            let bindings = [(1, Binding::from(angles.buffer())), (2, panel.into())];
+            self.run(&ROPE, &[], &params, &bindings, grid_1d(rows.len() as u32))?;
         }
         Ok(())
     }
@@ -178,30 +176,16 @@ impl Accelerator {
                     continue;
                 }
                 let params = [end - begin, columns, x.pitch(), out.pitch()].map(|n| n as u32);
-                let params = self.gpu.uniform("gate", &params);
                 let at = |first: usize, pitch: usize, buffer| Binding {
                     buffer,
                     offset: ((begin - first) * pitch * 4) as u64,
                     size: Some(((end - begin) * pitch * 4) as u64),
                 };
-                let bindings =
-                    [(0, Binding::from(&params)), (1, at(rows.start, x.pitch(), from)), (2, at(own.start, out.pitch(), to))];
+                let bindings = [(1, at(rows.start, x.pitch(), from)), (2, at(own.start, out.pitch(), to))];
                 let grid = [columns.div_ceil(256), (end - begin).min(65_535), 1].map(|n| n as u32);
-                self.run_kernel(&GATE, &constants, &bindings, grid)?;
+                self.run(&GATE, &constants, &params, &bindings, grid)?;
             }
         }
         Ok(out)
-    }
-
-    pub(super) fn run_kernel(
-        &self,
-        shader: &'static Shader,
-        constants: &[(&'static str, f64)],
-        bindings: &[(u32, Binding<'_>)],
-        grid: [u32; 3],
-    ) -> Result<(), AcceleratorError> {
-        const NO_FLAGS: &[Flag] = &[];
-        self.gpu.run(&[&Kernel { shader, flags: NO_FLAGS, constants, bindings, grid }.bind(&self.gpu)?]);
-        Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl Accelerator {
         let panel_rows = self.panel_rows(columns)?.min(rows.max(1));
         let panel = |i: usize| -> Result<Counted, AcceleratorError> {
             let bytes = ((rows - i * panel_rows).min(panel_rows) * pitch * 4) as u64;
-            let (panel, is_zero) = self.memory.buffer(&self.gpu, "matrix", bytes)?;
+            let (panel, is_zero) = self.buffer("matrix", bytes)?;
             if zeros && !is_zero {
                 self.clear(panel.buffer());
             }
@@ -88,6 +88,7 @@ impl Accelerator {
     }
 
     pub(super) fn clear(&self, buffer: &wgpu::Buffer) {
+        self.flush();
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         encoder.clear_buffer(buffer, 0, None);
         self.gpu.queue.submit([encoder.finish()]);

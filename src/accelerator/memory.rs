@@ -3,7 +3,8 @@
 //! Large buffers are slow to make, and the same sizes come again with every layer: those that are no longer used are kept
 //! for the next matrix of their size, until others need the room.
 
-use super::AcceleratorError;
+use super::{Accelerator, AcceleratorError};
+use bytemuck::Pod;
 use haikuq_runtime::device::Gpu;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,7 +39,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`AcceleratorError::Memory`] if fewer bytes are left.
-    pub(super) fn buffer(self: &Arc<Self>, gpu: &Gpu, label: &str, bytes: u64) -> Result<(Counted, bool), AcceleratorError> {
+    fn buffer(self: &Arc<Self>, accelerator: &Accelerator, label: &str, bytes: u64) -> Result<(Counted, bool), AcceleratorError> {
         let bytes = bytes.max(16).next_multiple_of(16);
         let mut state = self.state();
         let fits = state.used.checked_add(bytes).is_some_and(|sum| sum <= self.limit);
@@ -51,6 +52,10 @@ impl Memory {
             state.kept_bytes -= bytes;
         }
         let mut dropped = false;
+        if state.used + state.kept_bytes + bytes > self.limit {
+            // Dispatches that are not submitted yet may use what goes.
+            accelerator.flush();
+        }
         while state.used + state.kept_bytes + bytes > self.limit {
             let oldest = state.kept.remove(0);
             state.kept_bytes -= oldest.size();
@@ -61,15 +66,33 @@ impl Memory {
         drop(state);
         if dropped {
             // What is destroyed goes when the work that uses it is done.
-            pollster::block_on(gpu.finish())?;
+            pollster::block_on(accelerator.gpu.finish())?;
         }
         let is_new = kept.is_none();
-        let buffer = kept.unwrap_or_else(|| gpu.storage(label, bytes));
+        let buffer = kept.unwrap_or_else(|| accelerator.gpu.storage(label, bytes));
         Ok((Counted { buffer: Some(buffer), memory: self.clone() }, is_new))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Accelerator {
+    /// A buffer of `bytes` (rounded up to 16) that counts, and whether it is all zeros.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Memory`] if fewer bytes are left.
+    pub(super) fn buffer(&self, label: &str, bytes: u64) -> Result<(Counted, bool), AcceleratorError> {
+        self.memory.buffer(self, label, bytes)
+    }
+
+    /// A buffer that counts and holds `data`.
+    pub(super) fn counted<T: Pod>(&self, label: &str, data: &[T]) -> Result<Counted, AcceleratorError> {
+        let (counted, _) = self.buffer(label, std::mem::size_of_val(data) as u64)?;
+        self.flush();
+        self.gpu.write(counted.buffer(), 0, data);
+        Ok(counted)
     }
 }
 

@@ -20,6 +20,7 @@ mod layer_tests;
 mod matrix;
 mod memory;
 mod moment;
+mod pending;
 mod product;
 mod rounding;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use rounding::Rounding;
 
 use haikuq_runtime::device::{AdapterDescription, Gpu, GpuOptions};
 use memory::Memory;
+use pending::Pending;
 use product::Scratch;
 use std::sync::Arc;
 use transfer::Staging;
@@ -58,6 +60,7 @@ pub struct Accelerator {
     memory: Arc<Memory>,
     staging: Staging,
     scratch: Scratch,
+    pending: Pending,
     /// Bytes of a buffer, at most.
     panel_bytes: u64,
 }
@@ -77,7 +80,14 @@ impl Accelerator {
         }
         let memory = Arc::new(Memory::new(memory.or_else(|| memory::of_device(&gpu)).unwrap_or(Self::DEFAULT_MEMORY)));
         let panel_bytes = gpu.profile.max_binding.min(gpu.profile.max_buffer);
-        Ok(Self { gpu, memory, staging: Staging::default(), scratch: Scratch::default(), panel_bytes })
+        Ok(Self {
+            gpu,
+            memory,
+            staging: Staging::default(),
+            scratch: Scratch::default(),
+            pending: Pending::default(),
+            panel_bytes,
+        })
     }
 
     /// Bytes that matrices take at most where nobody says how much memory there is.
@@ -98,6 +108,7 @@ impl Accelerator {
     /// # Errors
     /// [`AcceleratorError::Gpu`] if the device failed or was lost.
     pub fn finish(&self) -> Result<(), AcceleratorError> {
+        self.flush();
         Ok(pollster::block_on(self.gpu.finish())?)
     }
 }

@@ -26,6 +26,7 @@ impl Accelerator {
     pub fn diagonal(&self, square: &Matrix) -> Result<Vec<f32>, AcceleratorError> {
         let diagonal = self.counted("diagonal", &vec![0.0f32; square.columns()])?;
         self.moment(square, &diagonal, 1.0, false)?;
+        self.flush();
         Ok(pollster::block_on(self.gpu.read(diagonal.buffer(), 0, square.columns()))?)
     }
 
@@ -53,10 +54,9 @@ impl Accelerator {
                 keep,
                 padding: [0; 3],
             };
-            let params = self.gpu.uniform("moment", &params);
-            let bindings = [(0, Binding::from(&params)), (1, panel.into()), (2, diagonal.buffer().into())];
+            let bindings = [(1, Binding::from(panel)), (2, diagonal.buffer().into())];
             let grid = [square.columns().div_ceil(256), rows.len().min(65_535), 1].map(|n| n as u32);
-            self.run_kernel(&MOMENT, &[("SHRINK", f64::from(u8::from(shrink)))], &bindings, grid)?;
+            self.run(&MOMENT, &[("SHRINK", f64::from(u8::from(shrink)))], &params, &bindings, grid)?;
         }
         Ok(())
     }

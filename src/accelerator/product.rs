@@ -2,9 +2,10 @@
 
 use super::matrix::PANEL_ROWS;
 use super::memory::Counted;
+use super::pending::OPERATIONS;
 use super::{Accelerator, AcceleratorError, Matrix, shader};
 use bytemuck::{Pod, Zeroable};
-use haikuq_runtime::device::{Binding, Kernel, grid_1d};
+use haikuq_runtime::device::{Binding, grid_1d};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -24,10 +25,6 @@ const SLICE: usize = 256;
 
 /// Bytes of the slices' results, at most.
 const SCRATCH_BYTES: usize = 128 << 20;
-
-/// Operations of a submission, at most. A driver takes a GPU away from whoever keeps it for seconds, and a small one does
-/// 5e11 a second.
-const OPERATIONS: usize = 200_000_000_000;
 
 /// Where slices leave their results.
 #[derive(Default)]
@@ -212,7 +209,6 @@ impl Product<'_> {
         add: bool,
         triangle: bool,
     ) -> Result<(), AcceleratorError> {
-        let gpu = &accelerator.gpu;
         let (rows, columns, terms) = (share.rows.len(), share.columns.len(), share.terms.len());
         let (tile_rows, tile_columns) = (rows.div_ceil(TILE), columns.div_ceil(TILE));
         let tiles = if triangle { tile_rows * (tile_rows + 1) / 2 } else { tile_rows * tile_columns };
@@ -242,13 +238,14 @@ impl Product<'_> {
         let flag = |name, on: bool| (name, f64::from(u8::from(on)));
         let constants = [flag("A_BY_TERM", self.a.by_term()), flag("B_BY_TERM", self.b.by_term()), flag("TRIANGLE", triangle)];
         let grid = if triangle { [tiles, 1, slices] } else { [tile_columns, tile_rows, slices] }.map(|n| n as u32);
-        let bind = |params: &Params, c: &wgpu::Buffer| {
-            let params = gpu.uniform("product", params);
-            let bindings = [(0, Binding::from(&params)), (1, a.into()), (2, b.into()), (3, c.into())];
-            Kernel { shader: &PRODUCT, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        let product = |params: &Params, c: &wgpu::Buffer| {
+            let bindings = [(1, Binding::from(a)), (2, b.into()), (3, c.into())];
+            accelerator.run(&PRODUCT, &constants, params, &bindings, grid)
         };
+        let operations = tiles * TILE * TILE * 2 * terms;
         if slices <= 1 {
-            gpu.run(&[&bind(&params, c)?]);
+            product(&params, c)?;
+            accelerator.count(operations);
             return Ok(());
         }
         let mut scratch = accelerator.scratch.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,11 +254,11 @@ impl Product<'_> {
             Some(parts) if parts.buffer().size() >= bytes => parts.buffer(),
             other => {
                 *other = None;
-                other.insert(accelerator.memory.buffer(gpu, "partial products", bytes)?.0).buffer()
+                other.insert(accelerator.buffer("partial products", bytes)?.0).buffer()
             }
         };
         params = Params { c_pitch: width as u32, c_slice: (rows * width) as u32, c_at: 0, add: 0, alpha: 1.0, ..params };
-        let product = bind(&params, parts)?;
+        product(&params, parts)?;
         let sum = SumParams {
             rows: rows as u32,
             width: width as u32,
@@ -272,11 +269,10 @@ impl Product<'_> {
             alpha: self.alpha,
             padding: 0,
         };
-        let sum = gpu.uniform("sum of partial products", &sum);
-        let bindings = [(0, Binding::from(&sum)), (1, parts.into()), (2, c.into())];
+        let bindings = [(1, Binding::from(parts)), (2, c.into())];
         let grid = grid_1d((rows * width).div_ceil(256) as u32);
-        let sum = Kernel { shader: &PRODUCT_SUM, flags: &[], constants: &[], bindings: &bindings, grid }.bind(gpu)?;
-        gpu.run(&[&product, &sum]);
+        accelerator.run(&PRODUCT_SUM, &[], &sum, &bindings, grid)?;
+        accelerator.count(operations);
         Ok(())
     }
 }
@@ -314,7 +310,6 @@ pub(super) struct Heads<'a> {
 
 impl HeadProducts<'_> {
     pub(super) fn run(&self, accelerator: &Accelerator) -> Result<(), AcceleratorError> {
-        let gpu = &accelerator.gpu;
         let four = |n: usize| (n / 4) as u32;
         let params = Params {
             rows: self.rows as u32,
@@ -338,9 +333,7 @@ impl HeadProducts<'_> {
             c_window: four(self.c.window),
             ..Params::zeroed()
         };
-        let params = gpu.uniform("products of heads", &params);
-        let bindings =
-            [(0, Binding::from(&params)), (1, self.a.buffer.into()), (2, self.b.buffer.into()), (3, self.c.buffer.into())];
+        let bindings = [(1, Binding::from(self.a.buffer)), (2, self.b.buffer.into()), (3, self.c.buffer.into())];
         let flag = |name, on: bool| (name, f64::from(u8::from(on)));
         let constants = [
             flag("HEADS", true),
@@ -349,7 +342,8 @@ impl HeadProducts<'_> {
             flag("CAUSAL_COLUMNS", !self.causal_terms),
         ];
         let grid = [self.columns.div_ceil(TILE), self.rows.div_ceil(TILE), self.heads * self.windows].map(|n| n as u32);
-        gpu.run(&[&Kernel { shader: &PRODUCT, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)?]);
+        accelerator.run(&PRODUCT, &constants, &params, &bindings, grid)?;
+        accelerator.count(2 * self.heads * self.windows * self.rows * self.columns * self.terms);
         Ok(())
     }
 }

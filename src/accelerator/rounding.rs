@@ -7,7 +7,7 @@ use super::memory::Counted;
 use super::product::{Operand, Part, Product};
 use super::{Accelerator, AcceleratorError, Matrix, shader};
 use bytemuck::{Pod, Zeroable};
-use haikuq_runtime::device::{Binding, Dispatch, Kernel, grid_1d};
+use haikuq_runtime::device::{Binding, grid_1d};
 
 shader!(ROUND_BLOCK = "round_block");
 shader!(ROUND_BLOCKS = "round_blocks");
@@ -109,13 +109,6 @@ impl Accelerator {
         }
         Ok(codes)
     }
-
-    /// A small buffer that counts.
-    pub(super) fn counted<T: Pod>(&self, label: &str, data: &[T]) -> Result<Counted, AcceleratorError> {
-        let (counted, _) = self.memory.buffer(&self.gpu, label, std::mem::size_of_val(data) as u64)?;
-        self.gpu.write(counted.buffer(), 0, data);
-        Ok(counted)
-    }
 }
 
 /// What all rows share.
@@ -129,22 +122,18 @@ struct Columns {
 
 impl Columns {
     fn new(accelerator: &Accelerator, rounding: &Rounding<'_>, factor: &Matrix) -> Result<Self, AcceleratorError> {
-        let gpu = &accelerator.gpu;
         let columns = rounding.order.len();
         let order: Vec<u32> = rounding.order.iter().map(|&c| c as u32).collect();
         let ascending: Vec<u32> = (0..columns as u32).collect();
         let bytes = (columns.next_multiple_of(BLOCK) * BLOCK * 4) as u64;
-        let (blocks, is_zero) = accelerator.memory.buffer(gpu, "blocks of a factor", bytes)?;
+        let (blocks, is_zero) = accelerator.buffer("blocks of a factor", bytes)?;
         if !is_zero {
             accelerator.clear(blocks.buffer());
         }
         for (rows, panel) in factor.panels() {
             let params = [columns as u32, factor.pitch() as u32, rows.start as u32, rows.len() as u32];
-            let params = gpu.uniform("blocks of a factor", &params);
-            let bindings = [(0, Binding::from(&params)), (1, panel.into()), (2, blocks.buffer().into())];
-            let grid = [rows.len() as u32, 1, 1];
-            let kernel = Kernel { shader: &ROUND_BLOCKS, flags: &[], constants: &[], bindings: &bindings, grid };
-            gpu.run(&[&kernel.bind(gpu)?]);
+            let bindings = [(1, Binding::from(panel)), (2, blocks.buffer().into())];
+            accelerator.run(&ROUND_BLOCKS, &[], &params, &bindings, [rows.len() as u32, 1, 1])?;
         }
         let (order, ascending) = (accelerator.counted("order", &order)?, accelerator.counted("order", &ascending)?);
         Ok(Self { order, ascending, blocks })
@@ -211,7 +200,7 @@ impl Chunk {
             };
             let state = self.left.panel_of(0).1;
             let buffers = [state, columns.blocks.buffer(), columns.order.buffer(), self.moves.panel_of(0).1];
-            accelerator.gpu.run(&[&self.block(accelerator, &params, buffers, false)?]);
+            self.block(accelerator, &params, buffers, false)?;
             if last < self.columns {
                 let moves = Part { matrix: &self.moves, rows: 0..self.rows, columns: 0..BLOCK };
                 let by = Part { matrix: factor, rows: last..self.columns, columns: first..last };
@@ -250,21 +239,19 @@ impl Chunk {
                 ..self.params(first, last)
             };
             let buffers = [self.moves.panel_of(0).1, panel, columns.ascending.buffer(), self.left.panel_of(0).1];
-            accelerator.gpu.run(&[&self.block(accelerator, &params, buffers, true)?]);
+            self.block(accelerator, &params, buffers, true)?;
         }
         Ok(())
     }
 
     /// Reads codes with a byte each.
     fn read_codes(&self, accelerator: &Accelerator, codes: &mut [u8]) -> Result<(), AcceleratorError> {
-        let gpu = &accelerator.gpu;
         let width = self.columns.div_ceil(4);
         let words = accelerator.unwritten(self.rows, width)?;
         let params = [self.rows, width, words.pitch(), self.codes.pitch() / 4].map(|n| n as u32);
-        let params = gpu.uniform("codes", &params);
-        let bindings = [(0, Binding::from(&params)), (1, self.codes.panel_of(0).1.into()), (2, words.panel_of(0).1.into())];
+        let bindings = [(1, Binding::from(self.codes.panel_of(0).1)), (2, words.panel_of(0).1.into())];
         let grid = grid_1d((self.rows * width).div_ceil(256) as u32);
-        gpu.run(&[&Kernel { shader: &ROUND_PACK, flags: &[], constants: &[], bindings: &bindings, grid }.bind(gpu)?]);
+        accelerator.run(&ROUND_PACK, &[], &params, &bindings, grid)?;
         accelerator.read_bytes(&words, 0, codes, self.columns)
     }
 
@@ -290,12 +277,9 @@ impl Chunk {
         params: &BlockParams,
         [state, coupling, order, out]: [&wgpu::Buffer; 4],
         descent: bool,
-    ) -> Result<Dispatch, AcceleratorError> {
-        let gpu = &accelerator.gpu;
-        let params = gpu.uniform("a block of columns", params);
+    ) -> Result<(), AcceleratorError> {
         let bindings = [
-            (0, Binding::from(&params)),
-            (1, state.into()),
+            (1, Binding::from(state)),
             (2, coupling.into()),
             (3, self.scales.buffer().into()),
             (4, order.into()),
@@ -305,12 +289,11 @@ impl Chunk {
         ];
         let constants = [("DESCENT", f64::from(u8::from(descent)))];
         let grid = grid_1d(self.rows.div_ceil(ROWS) as u32);
-        Ok(Kernel { shader: &ROUND_BLOCK, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)?)
+        accelerator.run(&ROUND_BLOCK, &constants, params, &bindings, grid)
     }
 
     /// Fills `left`.
     fn prepare(&self, accelerator: &Accelerator, columns: &Columns, difference: bool) -> Result<(), AcceleratorError> {
-        let gpu = &accelerator.gpu;
         let params = PrepareParams {
             rows: self.rows as u32,
             columns: self.columns as u32,
@@ -320,10 +303,8 @@ impl Chunk {
             padding: [0; 3],
             values: self.values,
         };
-        let params = gpu.uniform("weights in order", &params);
         let bindings = [
-            (0, Binding::from(&params)),
-            (1, self.weights.panel_of(0).1.into()),
+            (1, Binding::from(self.weights.panel_of(0).1)),
             (2, columns.order.buffer().into()),
             (3, self.scales.buffer().into()),
             (4, self.codes.panel_of(0).1.into()),
@@ -331,8 +312,6 @@ impl Chunk {
         ];
         let constants = [("DIFFERENCE", f64::from(u8::from(difference)))];
         let grid = [self.columns.div_ceil(256), self.rows.min(65_535), 1].map(|n| n as u32);
-        let kernel = Kernel { shader: &ROUND_PREPARE, flags: &[], constants: &constants, bindings: &bindings, grid };
-        gpu.run(&[&kernel.bind(gpu)?]);
-        Ok(())
+        accelerator.run(&ROUND_PREPARE, &constants, &params, &bindings, grid)
     }
 }

@@ -77,6 +77,7 @@ impl Accelerator {
         assert_eq!(values.len(), count * columns, "whole rows of {columns} numbers");
         assert!(first_row + count <= matrix.rows(), "{first_row} + {count} rows in a matrix of {}", matrix.rows());
         let row_bytes = (pitch * 4) as u64;
+        self.flush();
         let mut up = self.staging.up.lock().unwrap_or_else(PoisonError::into_inner);
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let pieces = pieces(&self.gpu, &mut up, usage, row_bytes);
@@ -136,6 +137,7 @@ impl Accelerator {
         assert_eq!(out.len(), count * width, "whole rows of {width} bytes");
         assert!(first_row + count <= matrix.rows(), "{first_row} + {count} rows in a matrix of {}", matrix.rows());
         let row_bytes = (pitch * 4) as u64;
+        self.flush();
         let mut down = self.staging.down.lock().unwrap_or_else(PoisonError::into_inner);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let pieces = pieces(&self.gpu, &mut down, usage, row_bytes);
