@@ -1,8 +1,10 @@
 //! The GPU as a helper of conversion: matrices in its memory, products with sums in f32, and what is made of these.
 //!
-//! Everything here has a twin on the processor and gives the same up to the order of sums: [`Accelerator::times_transposed`],
-//! [`Accelerator::times`], [`Accelerator::gram`] and [`Accelerator::cross`] that of [`crate::matmul`]. One adapter and driver
-//! always give the same bits, since no sum depends on which part is done first.
+//! Everything here has a twin on the processor and gives the same up to the order of sums: products and moments that of
+//! [`crate::matmul`], [`LayerOnGpu`] that of [`crate::golden::reference`], factors and codes those of [`crate::quantize`]. One
+//! adapter and driver always give the same bits, since no sum depends on which part is done first or on how much memory there is.
+//!
+//! Calls return when the work is asked for; [`Accelerator::finish`] and whatever brings numbers back wait for it.
 //!
 //! Memory is planned: each [`Matrix`] counts towards a limit, beyond which there is an error and no allocation. Whoever uses
 //! an accelerator goes on without it after any [`AcceleratorError`]: after a lost device or an allocation that the
