@@ -2,11 +2,13 @@
 //!
 //! Data flows one way: [`hub`] downloads a checkpoint that is not on disk, [`checkpoint`] reads its files,
 //! [`architecture`] gives their tensors canonical names and a [`haikuq_format::DecoderSpec`], [`calibrate`] measures on a
-//! text where errors matter, [`quantize`] chooses codes and scales, [`convert`] writes a package. Nothing after
+//! text where errors matter, [`quantize`] chooses codes and scales, [`convert`] writes a package; [`accelerator`] is the GPU that
+//! helps them. Nothing after
 //! [`architecture`] knows a model family's name. [`golden`] records what the checkpoint says in full precision, and
 //! [`runner`] loads a package on a GPU ([`kernel_times`] keeps what it measured there); both are a [`model::LanguageModel`]. [`serve`] brings packages to a
 //! browser, and [`browser`] asks one what they say there.
 
+pub mod accelerator;
 pub mod architecture;
 pub mod browser;
 pub mod calibrate;
