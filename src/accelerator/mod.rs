@@ -67,6 +67,12 @@ pub struct Accelerator {
     panel_bytes: u64,
 }
 
+impl std::fmt::Debug for Accelerator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accelerator").field("adapter", &self.gpu.description).finish_non_exhaustive()
+    }
+}
+
 impl Accelerator {
     /// Opens the adapter that `adapter` names by index or by part of its name, or else the fastest GPU. Matrices take at most
     /// `memory` bytes of it; where that is absent, four fifths of a graphics card's own memory, a quarter of what it shares with
@@ -98,6 +104,11 @@ impl Accelerator {
     /// The adapter.
     pub fn description(&self) -> &AdapterDescription {
         &self.gpu.description
+    }
+
+    /// Whether it is a program on the processor.
+    pub fn is_software(&self) -> bool {
+        self.gpu.is_software()
     }
 
     /// Bytes that matrices take now, and at most.

@@ -1,6 +1,7 @@
 //! `haikuq convert`: a checkpoint becomes a package.
 
 use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
+use super::convert_device::DeviceArgs;
 use super::convert_timings::{timings_json, timings_text};
 use super::progress::Progress;
 use super::table::{Table, shape};
@@ -60,6 +61,8 @@ pub struct ConvertArgs {
     /// Threads (default: one a CPU); the package does not depend on it
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Folder for what calibration keeps of every layer, in place of memory; nothing stays there
     #[arg(long, value_name = "DIR")]
     spill: Option<PathBuf>,
@@ -145,6 +148,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         resume: args.resume,
         force: args.force,
         save_interval: Duration::from_secs(args.save_interval),
+        accelerator: if recipe.calibrate { args.device.open(context).with_context(failed)? } else { None },
         hub: located.hub,
     };
     let progress = ConvertProgress::new(context, plan.weights(), plan.shards.len());

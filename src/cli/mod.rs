@@ -11,6 +11,7 @@ mod checkpoint_argument;
 mod completions;
 mod context;
 mod convert;
+mod convert_device;
 mod convert_progress;
 mod convert_timings;
 mod diff;

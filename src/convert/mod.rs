@@ -30,6 +30,7 @@ pub use error::ConvertError;
 pub use plan::{Plan, PlannedShard};
 pub use schemes::choose_schemes;
 
+use crate::accelerator::Accelerator;
 use crate::architecture::Decoder;
 use crate::calibrate::Calibration;
 use crate::quantize::{Equalized, Recipe};
@@ -40,6 +41,7 @@ use haikuq_format::manifest::{FileEntry, HubSource, MANIFEST_FILE, Provenance};
 use haikuq_format::scheme::Scheme;
 use haikuq_runtime::package::{FolderSource, Package};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use work::{Root, WorkFolder};
 
@@ -56,6 +58,8 @@ pub struct Options {
     pub force: bool,
     /// Time between two savings of a calibrated conversion's state beside its finished matrices, at least.
     pub save_interval: Duration,
+    /// A GPU for the calibrated part; without one, or after it failed, the processor does all.
+    pub accelerator: Option<Arc<Accelerator>>,
     /// Where on the hub the checkpoint comes from, for provenance.
     pub hub: Option<HubSource>,
 }

@@ -49,6 +49,48 @@ pub fn quantize_matrix(scheme: Grouped, weights: Vec<f32>, moment: &SecondMoment
     }))
 }
 
+/// What codes are chosen for.
+#[derive(Clone, Copy, Debug)]
+pub struct Levels<'a> {
+    /// Values of the table, ascending.
+    pub values: &'a [f32],
+    /// Scales `[rows, groups]`.
+    pub scales: &'a [f32],
+    /// Passes of coordinate descent after GPTQ.
+    pub sweeps: usize,
+}
+
+/// As [`quantize_matrix`], with `importance` the diagonal of the second moment, and codes `[rows, columns]` that `codes`
+/// chooses for the weights and levels.
+///
+/// # Errors
+/// Those of `codes`.
+///
+/// # Panics
+/// As [`quantize_matrix`], and if there are not as many codes as weights.
+pub fn quantize_by<E>(
+    scheme: Grouped,
+    weights: Vec<f32>,
+    importance: &[f32],
+    codes: impl FnOnce(&[f32], Levels<'_>) -> Result<Vec<u8>, E>,
+) -> Result<QuantizedMatrix, E> {
+    let columns = importance.len();
+    let fit = Fit::new(scheme, &weights, columns, importance);
+    let scales = fit.scales(&weights);
+    let found = codes(&weights, Levels { values: fit.table.values(), scales: &scales, sweeps: SWEEPS })?;
+    assert_eq!(found.len(), weights.len(), "a code a weight");
+    let codes = match padded(columns) == columns {
+        true => found,
+        false => {
+            let mut codes = fit.zero_codes(weights.len() / columns);
+            let rows = codes.par_chunks_mut(padded(columns)).zip(found.par_chunks(columns));
+            rows.for_each(|(to, from)| to[..columns].copy_from_slice(from));
+            codes
+        }
+    };
+    Ok(fit.stored(weights, codes, &scales))
+}
+
 /// Quantizes a table whose rows are used one at a time, so that no error can be corrected elsewhere: each weight gets
 /// the nearest code. `importance` is what a squared error costs, a column.
 ///
@@ -100,32 +142,62 @@ impl<'a> Fit<'a> {
     }
 
     /// Scales by search, codes by `code` from a strip's weights and scales.
-    fn quantize(&self, mut weights: Vec<f32>, code: impl Fn(&Strip, &Strip) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
-        let (scheme, columns, table) = (self.scheme, self.columns, &self.table);
-        let rows = weights.len() / columns;
-        let (width, per_row, strip) = (padded(columns), groups(columns, scheme.group), strip_rows(rows));
-        let zero = table.nearest_code(&[0.0; ROWS]).1[0] as u8;
-        let (mut codes, mut scales) = (vec![zero; rows * width], vec![0.0; rows * per_row]);
+    fn quantize(&self, weights: Vec<f32>, code: impl Fn(&Strip, &Strip) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
+        let (columns, rows) = (self.columns, weights.len() / self.columns);
+        let (width, strip) = (padded(columns), strip_rows(rows));
+        let (mut codes, mut scales) = (self.zero_codes(rows), self.no_scales(rows));
+        let per_row = scales.len() / rows.max(1);
         let strips = codes.par_chunks_mut(strip * width).zip(scales.par_chunks_mut(strip * per_row)).enumerate();
         strips.for_each(|(i, (to_codes, to_scales))| {
             let blocks = to_codes.len().div_ceil(ROWS * width);
             let lanes: Vec<_> = (0..blocks).map(|block| gather(&weights, columns, i * strip + block * ROWS)).collect();
-            let found: Vec<_> =
-                lanes.iter().map(|lanes| block_scales(self.grid, table, scheme.group, lanes, self.importance)).collect();
-            let found = Strip::of(&found);
+            let found = self.scales_of(&lanes, to_scales);
             let codes = code(&Strip::of(&lanes), &found);
             for (row, to) in to_codes.chunks_exact_mut(width).enumerate() {
                 let of_row = codes[row / ROWS..].iter().step_by(blocks);
                 to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
             }
-            for (row, to) in to_scales.chunks_exact_mut(per_row).enumerate() {
-                let of_row = found.lanes[row / ROWS..].iter().step_by(blocks);
-                to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
-            }
         });
-        let (scales, codebook) = stored(scheme, table, self.grid, &scales);
-        let levels = if codebook.is_empty() { table.values() } else { &codebook };
-        // Values take the place of weights.
+        self.stored(weights, codes, &scales)
+    }
+
+    /// Scales of all groups, row after row.
+    fn scales(&self, weights: &[f32]) -> Vec<f32> {
+        let rows = weights.len() / self.columns;
+        let mut scales = self.no_scales(rows);
+        let per_row = scales.len() / rows.max(1);
+        scales.par_chunks_mut(ROWS * per_row).enumerate().for_each(|(block, scales)| {
+            self.scales_of(&[gather(weights, self.columns, block * ROWS)], scales);
+        });
+        scales
+    }
+
+    fn no_scales(&self, rows: usize) -> Vec<f32> {
+        vec![0.0; rows * groups(self.columns, self.scheme.group)]
+    }
+
+    /// The codes nearest to zero, as padding has them.
+    fn zero_codes(&self, rows: usize) -> Vec<u8> {
+        vec![self.table.nearest_code(&[0.0; ROWS]).1[0] as u8; rows * padded(self.columns)]
+    }
+
+    /// Scales of blocks of rows, which are written to `to` too, row after row.
+    fn scales_of(&self, blocks: &[Vec<Lanes>], to: &mut [f32]) -> Strip {
+        let of_block = |lanes: &Vec<Lanes>| block_scales(self.grid, &self.table, self.scheme.group, lanes, self.importance);
+        let found = Strip::of(&blocks.iter().map(of_block).collect::<Vec<_>>());
+        for (row, to) in to.chunks_exact_mut(groups(self.columns, self.scheme.group)).enumerate() {
+            let of_row = found.lanes[row / ROWS..].iter().step_by(blocks.len());
+            to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
+        }
+        found
+    }
+
+    /// Codes (rows padded) and scales as they are stored. Values take the place of `weights`.
+    fn stored(&self, mut weights: Vec<f32>, codes: Vec<u8>, scales: &[f32]) -> QuantizedMatrix {
+        let (scheme, columns) = (self.scheme, self.columns);
+        let (width, per_row) = (padded(columns), groups(columns, scheme.group));
+        let (scales, codebook) = stored(scheme, &self.table, self.grid, scales);
+        let levels = if codebook.is_empty() { self.table.values() } else { &codebook };
         weights.par_chunks_mut(columns).zip(codes.par_chunks(width)).enumerate().for_each(|(row, (values, codes))| {
             for (g, (values, codes)) in values.chunks_mut(scheme.group).zip(codes.chunks(scheme.group)).enumerate() {
                 let scale = scales.get(row * per_row + g);

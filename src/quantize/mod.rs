@@ -18,9 +18,9 @@ mod second_moment;
 
 pub use allocate::{Allocation, allocate};
 pub use equalize::Equalized;
-pub use matrix::{QuantizedMatrix, quantize_matrix, quantize_table, relative_error, serves};
+pub use matrix::{Levels, QuantizedMatrix, quantize_by, quantize_matrix, quantize_table, relative_error, serves};
 pub use recipe::{Choice, Recipe, RecipeError};
-pub use second_moment::{NotPositive, SecondMoment};
+pub use second_moment::{NotPositive, SHRINKAGE, SecondMoment, activation_order};
 
 use haikuq_format::layout::{PlaneBuffers, QuantizedRows, Scales, groups, pack_f16, pack_f32, pack_quantized, padded};
 use haikuq_format::scheme::{Grouped, Offset, Scheme};

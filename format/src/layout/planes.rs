@@ -117,6 +117,17 @@ impl Scales {
         }
     }
 
+    /// Some of them.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::F16(scales) => Self::F16(scales[range].to_vec()),
+            Self::E4M4(scales) => Self::E4M4(scales[range].to_vec()),
+        }
+    }
+
     /// How many there are.
     pub const fn len(&self) -> usize {
         match self {
