@@ -191,6 +191,28 @@ fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() 
     succeed(world.convert(&checkpoint, &calibration, "three", &["--resume"]));
     assert_eq!(world.shards("one"), world.shards("three"));
     assert!(!world.at("three.partial").exists());
+
+    // What goes into the second layer was kept, so the first one is not computed again.
+    let mut command = world.convert(&checkpoint, &calibration, "four", &["--save-interval", "0"]);
+    let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let kept = world.at("four.partial/matrices/layer-1.stored");
+    let begin = Instant::now();
+    while !kept.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(120), "no {}", kept.display());
+        assert!(running.try_wait().unwrap().is_none(), "finished before it could be stopped");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let output = succeed(world.convert(&checkpoint, &calibration, "four", &["--resume", "--json", "--timings"]));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let read: Vec<_> = json["timings"]["matrices"].as_array().unwrap().iter().filter(|m| m["step"] == "reading").collect();
+    assert!(
+        read.iter().any(|m| m["matrix"] == "layers.1.qkv") && !read.iter().any(|m| m["matrix"] == "layers.0.qkv"),
+        "{read:?}"
+    );
+    assert_eq!(world.shards("one"), world.shards("four"));
+    assert!(!world.at("four.partial").exists());
 }
 
 #[test]
@@ -204,12 +226,27 @@ fn what_each_matrix_costs_is_told_as_it_is_finished_unless_nothing_is_wanted() {
     let costs = json["costs"].as_array().unwrap();
     assert_eq!(costs.len(), LAYERS * 4 + 1);
     let told = String::from_utf8(output.stderr).unwrap();
+    let events = told.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+    let matrices: Vec<_> = events.filter(|e| e["event"] == "matrix").collect();
     for cost in costs {
         let (name, scheme) = (cost["name"].as_str().unwrap(), cost["scheme"].as_str().unwrap());
         let (bits, loss) = (cost["bits"].as_f64().unwrap(), cost["relative_loss"].as_f64().unwrap());
         assert!((3.0..10.0).contains(&bits) && loss > 0.0 && loss < 0.1 && cost["seconds"].as_f64() > Some(0.0), "{cost}");
-        let line = format!("{name}: {scheme}, {bits:.3} bits, loss {:.3} %, ", loss * 100.0);
+        let event = matrices.iter().find(|e| e["name"] == name).unwrap_or_else(|| panic!("{name} in {told}"));
+        assert_eq!((event["scheme"].as_str(), event["relative_loss"].as_f64()), (Some(scheme), Some(loss)));
+    }
+    assert_eq!(matrices.len(), costs.len());
+
+    let output = succeed(world.convert(&checkpoint, &calibration, "c", &["--timings"]));
+    let told = String::from_utf8(output.stderr).unwrap();
+    for cost in costs {
+        let (name, scheme) = (cost["name"].as_str().unwrap(), cost["scheme"].as_str().unwrap());
+        let line = format!("{name}: {scheme}, {:.3} bits, loss ", cost["bits"].as_f64().unwrap());
         assert_eq!(told.lines().filter(|l| l.starts_with(&line) && l.ends_with(" s")).count(), 1, "{line} in {told}");
+    }
+    let table = String::from_utf8(output.stdout).unwrap();
+    for step in ["choice of schemes", "forward", "moments", "correction", "factorization", "codes", "shards and hashes"] {
+        assert!(table.lines().any(|l| l.starts_with(step)), "{step}: {table}");
     }
 
     let quiet = succeed(world.convert(&checkpoint, &calibration, "b", &["--quiet"]));
@@ -218,6 +255,39 @@ fn what_each_matrix_costs_is_told_as_it_is_finished_unless_nothing_is_wanted() {
     for part in ["matrix", "mean loss", "qkv", "embedding"] {
         assert!(table.contains(part), "{part}: {table}");
     }
+}
+
+#[test]
+fn a_gpu_makes_about_the_same_package_and_the_processor_goes_on_without_it() {
+    let world = World::new();
+    let checkpoint = world.at("shallow");
+    shallow(&checkpoint);
+    let calibration = world.calibration(&checkpoint, "2");
+    let convert = |out: &str, args: &[&str]| {
+        let mut command = world.convert(&checkpoint, &calibration, out, args);
+        // Where there is no GPU this is the software adapter, which counts as one only if it is named.
+        command.args(["--adapter", "0"]);
+        String::from_utf8(succeed(command).stderr).unwrap()
+    };
+    convert("cpu", &["--device", "cpu"]);
+    let told = convert("gpu", &["--device", "gpu"]);
+    assert!(told.contains(" computes, with up to "), "{told}");
+    convert("again", &["--device", "gpu"]);
+    assert_eq!(world.shards("gpu"), world.shards("again"), "an adapter always gives the same bytes");
+    assert_ne!(world.shards("gpu"), world.shards("cpu"), "its sums run in another order");
+    let errors = |package: &str| -> Vec<(String, f64)> {
+        let tensors = read_json(&world.at(package).join("haikuq.json"))["tensors"].clone();
+        let error = |t: &serde_json::Value| (t["name"].as_str().unwrap().to_string(), t["relative_error"].as_f64().unwrap());
+        tensors.as_array().unwrap().iter().map(error).collect()
+    };
+    for ((name, cpu), (_, gpu)) in errors("cpu").into_iter().zip(errors("gpu")) {
+        assert!((cpu - gpu).abs() <= 0.02 * cpu, "{name}: {cpu} on the processor, {gpu} on the GPU");
+    }
+
+    // Less memory than one matrix takes.
+    let told = convert("little", &["--device", "gpu", "--gpu-memory", "1MiB"]);
+    assert!(told.contains("cannot go on, so the processor does") && told.contains("1048576"), "{told}");
+    assert_eq!(world.shards("little"), world.shards("cpu"));
 }
 
 #[test]

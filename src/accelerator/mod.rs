@@ -27,6 +27,7 @@ mod product;
 mod rounding;
 #[cfg(test)]
 mod rounding_tests;
+mod speed;
 #[cfg(test)]
 mod tests;
 mod transfer;

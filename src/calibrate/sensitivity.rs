@@ -43,8 +43,8 @@ pub fn step(spec: &DecoderSpec, step: usize) -> Step {
 
 /// Operations of the `step`-th of [`steps`], for a text of at least `options.sensitivity_tokens`.
 pub fn flop(spec: &DecoderSpec, options: &Options, step: usize) -> f64 {
-    let length = options.window_tokens.min(spec.max_context).min(WINDOW_TOKENS);
-    crate::convert::cost::sensitivities(spec, step, (options.sensitivity_tokens / length).max(1), length)
+    let length = options.window_tokens.min(spec.max_context).min(WINDOW_TOKENS).max(1);
+    crate::convert::cost::sensitivities(spec, step, options.sensitivity_tokens.div_ceil(length), length)
 }
 
 /// Measures every matrix of `decoder` on `text`. `progress` is called with the number of [`steps`] done.

@@ -1,75 +1,147 @@
-//! Progress of a conversion: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a conversion: a bar on a terminal, a line now and then elsewhere, JSON lines with `--json`.
+//!
+//! What is left is told by work, not by weights: a weight of a wide matrix takes several times as long as others.
 
 use super::Context;
-use crate::convert::{MatrixCost, Progress};
+use crate::convert::{MatrixCost, Plan, Progress};
 use haikuq_format::scheme::Scheme;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// Part of the work from which on it says how long the rest will take.
+const ENOUGH: f64 = 0.02;
+
+/// Steps of the bar.
+const STEPS: u64 = 10_000;
+
 /// Shows how far a conversion is.
 pub struct ConvertProgress<'a> {
     context: &'a Context,
+    json: bool,
     bar: ProgressBar,
     shards: usize,
-    last_line: Mutex<Instant>,
-    matrices: Mutex<Vec<(String, Scheme, MatrixCost)>>,
+    /// Work of each matrix that is quantized with calibration; empty without.
+    works: BTreeMap<String, f64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    begin: Instant,
+    last_line: Instant,
+    /// Work in all, done, and done before this run.
+    all: f64,
+    done: f64,
+    before: f64,
+    matrices: Vec<(String, Scheme, MatrixCost)>,
 }
 
 impl<'a> ConvertProgress<'a> {
-    /// Progress towards `weights` weights in `shards` shards.
-    pub fn new(context: &'a Context, weights: u64, shards: usize) -> Self {
-        let target = if context.draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(weights), target);
-        let style = "{wide_bar} {percent:>3} %  {human_pos} weights, {per_sec}, {eta} left  {msg}";
+    /// Progress of `plan`; with `json`, as JSON lines.
+    pub fn new(context: &'a Context, plan: &Plan, json: bool) -> Self {
+        let drawn = context.draws_progress() && !json;
+        let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(STEPS), target);
+        let style = "{wide_bar} {percent:>3} %  {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { context, bar, shards, last_line: Mutex::new(Instant::now()), matrices: Mutex::default() }
+        let works = plan.works();
+        let all = if works.is_empty() { plan.weights() as f64 } else { works.values().sum() };
+        let now = Instant::now();
+        let state = State { begin: now, last_line: now, all, done: 0.0, before: 0.0, matrices: Vec::new() };
+        Self { context, json, bar, shards: plan.shards.len(), works, state: Mutex::new(state) }
     }
 
     /// Takes a report; called from several threads.
     pub fn advance(&self, progress: Progress<'_>) {
+        let Ok(mut state) = self.state.lock() else { return };
         match progress {
-            Progress::Weights(n) => self.bar.inc(n),
-            Progress::Matrix(name, scheme, cost) => {
-                self.bar.set_message(name.to_string());
-                let MatrixCost { seconds, bits, relative_loss } = cost;
-                self.bar.suspend(|| {
-                    let loss = relative_loss * 100.0;
-                    self.context.note(format_args!("{name}: {scheme}, {bits:.3} bits, loss {loss:.3} %, {seconds:.2} s"));
-                });
-                if let Ok(mut matrices) = self.matrices.lock() {
-                    matrices.push((name.to_string(), scheme, cost));
+            Progress::Weights(n) if self.works.is_empty() => state.done += n as f64,
+            Progress::Weights(_) => {}
+            Progress::Matrix { name, cost } => {
+                let work = self.works.get(name).copied().unwrap_or(0.0);
+                state.done += work;
+                match cost {
+                    Some((scheme, cost)) => self.matrix(&mut state, name, scheme, cost),
+                    None => state.before += work,
                 }
             }
-            Progress::Shard(n) => self.bar.set_message(format!("shard {n} of {}", self.shards)),
-            Progress::Repaired(what) => self.bar.suspend(|| self.context.note(what)),
+            Progress::Shard(n) => self.say(json!({"event": "shard", "number": n, "shards": self.shards}), None),
+            Progress::Repaired(what) => self.say(json!({"event": "note", "text": what}), Some(what)),
             Progress::Resumed { shards, weights } => {
-                self.context.note(format_args!("going on after {shards} finished shards of {}", self.shards));
-                self.bar.set_position(weights);
-                self.bar.reset_eta();
+                let text = format!("going on after {shards} finished shards of {}", self.shards);
+                self.say(json!({"event": "resumed", "shards": shards}), Some(&text));
+                if self.works.is_empty() {
+                    state.done += weights as f64;
+                    state.before += weights as f64;
+                }
             }
         }
-        if !self.context.draws_progress()
-            && let Ok(mut last) = self.last_line.try_lock()
-            && last.elapsed() >= LINE_EVERY
-        {
-            *last = Instant::now();
-            let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(1).max(1));
-            let left = self.bar.eta().as_secs();
-            self.context.note(format_args!(
-                "{} % of {all} weights, {:.1} M a second, {left} s left",
-                done * 100 / all,
-                self.bar.per_sec() / 1e6
-            ));
+        self.show(&mut state);
+    }
+
+    fn matrix(&self, state: &mut State, name: &str, scheme: Scheme, cost: MatrixCost) {
+        let MatrixCost { seconds, bits, relative_loss } = cost;
+        let text = format!("{name}: {scheme}, {bits:.3} bits, loss {:.3} %, {seconds:.2} s", relative_loss * 100.0);
+        let event = json!({"event": "matrix", "name": name, "scheme": scheme.to_string(), "bits": bits,
+                           "relative_loss": relative_loss, "seconds": seconds});
+        self.say(event, Some(&text));
+        state.matrices.push((name.to_string(), scheme, cost));
+    }
+
+    /// An event, or its text if it has one.
+    fn say(&self, event: Value, text: Option<&str>) {
+        match (self.json, text) {
+            (true, _) => self.context.note(event),
+            (false, Some(text)) => self.bar.suspend(|| self.context.note(text)),
+            (false, None) => {}
+        }
+    }
+
+    fn show(&self, state: &mut State) {
+        let part = (state.done / state.all.max(1.0)).min(1.0);
+        let now = (state.done - state.before) / state.all.max(1.0);
+        let left = (now >= ENOUGH).then(|| state.begin.elapsed().as_secs_f64() * (1.0 - part) / now);
+        let words = left.map_or(String::new(), |seconds| format!("about {} left", duration(seconds)));
+        self.bar.set_position((part * STEPS as f64) as u64);
+        self.bar.set_message(words.clone());
+        if (self.json || !self.context.draws_progress()) && state.last_line.elapsed() >= LINE_EVERY {
+            state.last_line = Instant::now();
+            let event =
+                json!({"event": "progress", "part": part, "seconds": state.begin.elapsed().as_secs_f64(), "seconds_left": left});
+            let comma = if words.is_empty() { "" } else { ", " };
+            self.say(event, Some(&format!("{:.0} %{comma}{words}", part * 100.0)));
         }
     }
 
     /// Clears the bar; returns what each matrix took, in the order in which they were quantized.
     pub fn finish(self) -> Vec<(String, Scheme, MatrixCost)> {
         self.bar.finish_and_clear();
-        self.matrices.into_inner().unwrap_or_default()
+        self.state.into_inner().map(|s| s.matrices).unwrap_or_default()
+    }
+}
+
+/// A time as people say it: `40 s`, `12 min`, `2.5 h`.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        ..100.0 => format!("{seconds:.0} s"),
+        ..6000.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_said_in_units_that_fit() {
+        for (seconds, text) in [(0.4, "0 s"), (59.6, "60 s"), (130.0, "2 min"), (5400.0, "90 min"), (9000.0, "2.5 h")] {
+            assert_eq!(duration(seconds), text);
+        }
     }
 }

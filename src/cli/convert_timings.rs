@@ -1,14 +1,14 @@
 //! `haikuq convert --timings`: what each step took, as a table and as JSON.
 
 use super::table::Table;
-use crate::matmul::peak;
+use crate::convert::Speeds;
 use crate::timings::{Spent, Step, Timings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Steps, and the kinds of matrices within each.
 pub fn timings_text(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool) -> String {
-    let peak = threads.install(peak);
+    let Speeds { products: peak, rounding, .. } = threads.install(|| Speeds::measure(None));
     let mut table = Table::new(&["step", ">seconds", ">share", ">threads", ">TFLOP", ">GFLOP/s", ">of peak"]);
     let total: f64 = timings.by_step().iter().map(|(_, spent)| spent.seconds).sum();
     let mut row = |name: String, spent: &Spent| {
@@ -32,15 +32,21 @@ pub fn timings_text(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool)
             of_step.iter().for_each(|((_, kind), spent)| row(format!("  {kind}"), spent));
         }
     }
-    format!("{table}\n\n{total:.1} s in these steps; {jobs} threads multiply matrices at {:.0} GFLOP/s\n", peak / 1e9)
+    format!(
+        "{table}\n\n{total:.1} s in these steps; {jobs} threads multiply matrices at {:.0} GFLOP/s and round {:.1} M weights/s\n",
+        peak / 1e9,
+        rounding / 1e6
+    )
 }
 
 /// All of it, matrix by matrix.
 pub fn timings_json(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool) -> Value {
+    let speeds = threads.install(|| Speeds::measure(None));
     let matrix = |(step, matrix, spent): (Step, String, Spent)| json!({"step": step, "matrix": matrix, "spent": spent});
     json!({
         "threads": jobs,
-        "peak_flops": threads.install(peak),
+        "peak_flops": speeds.products,
+        "rounding_weights": speeds.rounding,
         "steps": timings.by_step().iter().map(|(step, spent)| json!({"step": step, "spent": spent})).collect::<Vec<_>>(),
         "matrices": timings.by_matrix().into_iter().filter(|m| !m.1.is_empty()).map(matrix).collect::<Vec<_>>(),
     })

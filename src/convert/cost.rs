@@ -3,7 +3,8 @@
 //! A multiplication with the addition after it counts as two. Work of no product (norms, scales, packing) is not counted.
 
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{LayerSpec, Mixer};
+use haikuq_format::manifest::TensorEntry;
+use haikuq_format::spec::{LayerSpec, Mixer, TensorClass};
 
 /// `[n, terms]` times `[terms, columns]`.
 fn product(n: usize, terms: usize, columns: usize) -> f64 {
@@ -46,6 +47,22 @@ pub(crate) fn codes(rows: usize, columns: usize) -> f64 {
 /// Outputs of a matrix and of its error for sampled tokens.
 pub(crate) fn loss(tokens: usize, rows: usize, columns: usize) -> f64 {
     2.0 * product(tokens, rows, columns)
+}
+
+/// All that is done for a matrix of a layer, in about the time that so many operations of products take: factorization and
+/// codes are slower than these, and each weight's scales take time, too.
+pub(super) fn matrix(tokens: usize, tensor: &TensorEntry) -> f64 {
+    let (rows, columns) = (tensor.rows(), tensor.columns());
+    let scales = 2e4 * rows as f64 * columns as f64;
+    if tensor.class == TensorClass::Embedding {
+        return scales;
+    }
+    2.0 * product(tokens, columns, rows)
+        + moments(tokens, columns)
+        + correction(tokens, rows, columns)
+        + 4.0 * factorization(columns)
+        + 1.5 * codes(rows, columns)
+        + scales
 }
 
 /// Measuring sensitivities on windows of `length` tokens: what the `step`-th of [`crate::calibrate::sensitivity::steps`] does,

@@ -16,6 +16,7 @@ mod calibrated;
 pub(crate) mod cost;
 mod disk;
 mod error;
+mod estimate;
 mod files;
 mod journal;
 mod memory;
@@ -27,6 +28,7 @@ mod staged;
 mod work;
 
 pub use error::ConvertError;
+pub use estimate::{Estimate, Speeds};
 pub use plan::{Plan, PlannedShard};
 pub use schemes::choose_schemes;
 
@@ -87,10 +89,15 @@ pub enum Progress<'a> {
         /// Weights in them.
         weights: u64,
     },
-    /// So many more weights are quantized.
+    /// So many more weights are quantized without calibration.
     Weights(u64),
     /// A matrix is quantized with calibration.
-    Matrix(&'a str, Scheme, MatrixCost),
+    Matrix {
+        /// Its canonical name.
+        name: &'a str,
+        /// How it is stored and what that took; nothing if an earlier run did it.
+        cost: Option<(Scheme, MatrixCost)>,
+    },
     /// A shard is on disk.
     Shard(usize),
 }

@@ -13,6 +13,7 @@ use haikuq_format::shard::{ShardLayout, layout_shard};
 use haikuq_format::spec::TensorClass;
 use haikuq_format::{DecoderSpec, Manifest, align};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Weights in a block of rows, the unit that a thread quantizes: half a megabyte as f32, which a core's cache holds.
@@ -150,6 +151,12 @@ impl Plan {
         self.losses = losses;
         self.calibration_memory = calibration.map_or(0, |c| super::memory::calibrated(spec, c, self.jobs));
         self.calibration_tokens = calibration.map_or(0, |c| c.windows.iter().map(Vec::len).sum());
+    }
+
+    /// Work of each matrix of a calibrated conversion by its name, for telling what is left; nothing without calibration.
+    pub fn works(&self) -> BTreeMap<String, f64> {
+        let matrices = self.tensors.iter().filter(|t| t.class != TensorClass::Vector && self.calibration_tokens > 0);
+        matrices.map(|t| (t.name.clone(), super::cost::matrix(self.calibration_tokens, t))).collect()
     }
 
     /// The expected KL divergence from the checkpoint, in nats a token.

@@ -11,6 +11,7 @@ use haikuq_format::layout::{QuantizedRows, Scales, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType};
 use half::f16;
 use rayon::prelude::*;
+use std::time::Instant;
 
 /// Passes of coordinate descent.
 const SWEEPS: usize = 2;
@@ -100,6 +101,17 @@ pub fn quantize_table(scheme: Grouped, weights: &[f32], columns: usize, importan
     let alike = vec![1.0; columns];
     let fit = Fit::new(scheme, weights, columns, importance.unwrap_or(&alike));
     fit.quantize(weights.to_vec(), |lanes, scales| nearest(&fit.table, scheme.group, lanes, scales))
+}
+
+/// Weights a second for which the threads of the current pool find scales and nearest codes of 4 bits, measured now.
+pub fn rounding_speed() -> f64 {
+    const COLUMNS: usize = 1024;
+    let rows = 4 * ROWS * rayon::current_num_threads();
+    let weights: Vec<f32> = (0..rows * COLUMNS).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0).collect();
+    let scheme = Grouped { bits: Bits::B4, group: 32, scale: ScaleType::E4M4, offset: Offset::None, codebook: Codebook::Uniform };
+    let begin = Instant::now();
+    let quantized = quantize_table(scheme, &weights, COLUMNS, None);
+    quantized.values.len() as f64 / begin.elapsed().as_secs_f64()
 }
 
 /// How much of the energy of `weights` nearest codes of `scheme` lose: `Σ importance (w − ŵ)² / Σ importance w²` over

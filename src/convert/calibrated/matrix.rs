@@ -107,7 +107,7 @@ impl Run<'_> {
     /// The values of a matrix that an earlier run quantized.
     pub(super) fn finished(&self, tensor: &TensorEntry) -> Result<Option<Vec<f32>>, ConvertError> {
         let Some(matrix) = self.staged.read(tensor)? else { return Ok(None) };
-        (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
+        (self.progress)(Progress::Matrix { name: &tensor.name, cost: None });
         Ok(Some(values(tensor, &matrix.planes)))
     }
 
@@ -121,8 +121,7 @@ impl Run<'_> {
 
     /// A table of embeddings or positions.
     pub(super) fn table(&self, tensor: &TensorEntry) -> Result<(), ConvertError> {
-        if self.staged.read(tensor)?.is_some() {
-            (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
+        if self.finished(tensor)?.is_some() {
             return Ok(());
         }
         let begin = Instant::now();
@@ -189,10 +188,9 @@ impl Run<'_> {
         loss: f64,
     ) -> Result<(), ConvertError> {
         self.timings.measure(Step::Packing, &tensor.name, 0.0, || self.staged.write(tensor, matrix))?;
-        (self.progress)(Progress::Weights((tensor.rows() * tensor.columns()) as u64));
         let bits = tensor.bytes() as f64 * 8.0 / (tensor.rows() * tensor.columns()) as f64;
         let cost = MatrixCost { seconds: begin.elapsed().as_secs_f64(), bits, relative_loss: loss };
-        (self.progress)(Progress::Matrix(&tensor.name, tensor.scheme, cost));
+        (self.progress)(Progress::Matrix { name: &tensor.name, cost: Some((tensor.scheme, cost)) });
         Ok(())
     }
 }

@@ -109,8 +109,7 @@ impl Run<'_> {
         }
         if let Some(found) = streams.take_up(whole)? {
             let before = |t: &&TensorEntry| (0..found.layer).any(|layer| t.name.starts_with(&name(layer)));
-            let weights = self.matrices().filter(before).map(|t| (t.rows() * t.columns()) as u64).sum();
-            (self.progress)(Progress::Weights(weights));
+            self.matrices().filter(before).for_each(|t| (self.progress)(Progress::Matrix { name: &t.name, cost: None }));
             return Ok(found);
         }
         let embed = || -> Result<_, ConvertError> { Ok(self.ends()?.embed(&self.calibration.windows)?) };
