@@ -48,9 +48,19 @@ struct Args {
     shard_bytes: usize,
 }
 
+/// The embedded checkpoint's tokenizer, so that recipes that calibrate can read text. Its ids are fewer than `--vocab`.
+const TOKENIZER: [(&str, &str); 2] = [
+    ("tokenizer.json", include_str!("../golden/haiku-7m/tokenizer.json")),
+    ("tokenizer_config.json", include_str!("../golden/haiku-7m/tokenizer_config.json")),
+];
+
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     std::fs::create_dir_all(&args.folder).with_context(|| format!("cannot create {}", args.folder.display()))?;
+    for (name, text) in TOKENIZER {
+        let path = args.folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": args.hidden,
         "intermediate_size": args.intermediate, "num_hidden_layers": args.layers, "num_attention_heads": args.heads,

@@ -3,11 +3,12 @@
 use super::{Accelerator, AcceleratorError};
 use std::time::Instant;
 
-/// Rows, columns and terms of the product that is timed.
-const SIZE: usize = 2048;
+/// Rows, columns and terms of the products that are timed: each of twice the size of the one before, until one takes long
+/// enough to tell.
+const SIZES: [usize; 5] = [256, 512, 1024, 2048, 4096];
 
-/// Products that are timed, after one that is not.
-const PRODUCTS: u32 = 3;
+/// Seconds that tell.
+const ENOUGH: f64 = 0.01;
 
 impl Accelerator {
     /// Operations a second of f32 products, measured now.
@@ -15,14 +16,19 @@ impl Accelerator {
     /// # Errors
     /// As [`Accelerator::zeros`].
     pub fn speed(&self) -> Result<f64, AcceleratorError> {
-        let (a, b) = (self.zeros(SIZE, SIZE)?, self.zeros(SIZE, SIZE)?);
-        drop(self.times_transposed(&a, &b)?);
-        self.finish()?;
-        let begin = Instant::now();
-        for _ in 0..PRODUCTS {
+        let mut speed = 0.0;
+        for size in SIZES {
+            let (a, b) = (self.zeros(size, size)?, self.zeros(size, size)?);
+            self.finish()?;
+            let begin = Instant::now();
             drop(self.times_transposed(&a, &b)?);
+            self.finish()?;
+            let seconds = begin.elapsed().as_secs_f64();
+            speed = 2.0 * (size as f64).powi(3) / seconds;
+            if seconds >= ENOUGH {
+                break;
+            }
         }
-        self.finish()?;
-        Ok(f64::from(PRODUCTS) * 2.0 * (SIZE as f64).powi(3) / begin.elapsed().as_secs_f64())
+        Ok(speed)
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn calibrated(spec: &DecoderSpec, calibration: &Calibration, jobs: us
 
 impl Sizes {
     /// While sensitivities are measured: what goes into every layer, with the gradients and the last layer's outputs; and
-    /// either embedding and head with each thread's logits, or a layer's weights (the halves of its gate apart, too) with
+    /// either embedding and head with each thread's logits, or a layer's weights with
     /// all that a window leaves in it on the way forward and the gradients on the way back.
     fn sensitivities(&self, tokens: u64, window: u64, ends: u64) -> u64 {
         let kept = (self.layers + 2) * tokens * self.hidden;
@@ -72,19 +72,18 @@ impl Sizes {
         let in_attention = 7 * hidden + 2 * attention + qkv + inner;
         let before_down = 4 * hidden + 3 * inner;
         let activations = tokens * in_feed_forward.max(in_attention).max(before_down);
-        activations + 2 * self.layer + self.quantizing(self.matrix, inner.max(attention).max(hidden))
+        activations + 2 * self.layer + Self::quantizing(self.matrix, inner.max(attention).max(hidden))
     }
 
     /// While the head is quantized, or before, while it is still needed for the final norm.
     fn ends(&self, tokens: u64, ends: u64) -> u64 {
         let head = self.vocabulary * self.hidden;
-        (4 * tokens * self.hidden + ends).max(3 * tokens * self.hidden + self.quantizing(head, self.hidden))
+        (4 * tokens * self.hidden + ends).max(3 * tokens * self.hidden + head + Self::quantizing(head, self.hidden))
     }
 
-    /// Weights as they were, corrections, corrected and stored values; codes twice and packed; the second moment, that
-    /// with what is corrected, each thread's part of either, the Cholesky factor and its inverse (both in f64), and the
-    /// inverse again in f32.
-    fn quantizing(&self, weights: u64, columns: u64) -> u64 {
-        5 * weights + (7 + self.jobs) * columns * columns
+    /// What corrects weights, which become stored values; codes and packed words; the second moment, that with what is
+    /// corrected, and while it is factored its Cholesky factor (in f64) and the two triangles that are kept.
+    fn quantizing(weights: u64, columns: u64) -> u64 {
+        5 * weights / 2 + 6 * columns * columns
     }
 }

@@ -34,11 +34,13 @@ impl Factors {
             to.iter_mut().zip(order.iter().rev()).for_each(|(to, &c)| *to = f64::from(from[c]));
         });
         cholesky(&mut lower, n)?;
-        let inverse = inverse_transposed(&lower, n);
-        if !inverse.par_iter().all(|v| v.is_finite()) {
-            return None;
-        }
-        let inverse = reversed(&inverse, n, |v| *v, |i| 0..i + 1);
+        let inverse = {
+            let inverse = inverse_transposed(&lower, n);
+            if !inverse.par_iter().all(|v| v.is_finite()) {
+                return None;
+            }
+            reversed(&inverse, n, |v| *v, |i| 0..i + 1)
+        };
         let upper = reversed(&lower, n, |v| *v as f32, |i| i..n);
         Some(Self { order, inverse, upper })
     }
