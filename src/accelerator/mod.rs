@@ -27,6 +27,7 @@ mod product;
 mod rounding;
 #[cfg(test)]
 mod rounding_tests;
+mod scales;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -36,6 +37,7 @@ pub use forward::HeadColumns;
 pub use layer::LayerOnGpu;
 pub use matrix::Matrix;
 pub use rounding::Rounding;
+pub use scales::{ScaleCandidates, ScaleSearch};
 
 use haikuq_runtime::device::{AdapterDescription, Gpu, GpuOptions};
 use memory::Memory;
