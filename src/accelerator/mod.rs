@@ -27,6 +27,7 @@ mod product;
 mod rounding;
 #[cfg(test)]
 mod rounding_tests;
+mod scales;
 mod speed;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use forward::HeadColumns;
 pub use layer::LayerOnGpu;
 pub use matrix::Matrix;
 pub use rounding::Rounding;
+pub use scales::{ScaleCandidates, ScaleSearch};
 
 use haikuq_runtime::device::{AdapterDescription, Gpu, GpuOptions};
 use memory::Memory;

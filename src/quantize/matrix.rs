@@ -4,8 +4,9 @@ use super::codebook::{self, block_scales};
 use super::descent::Descent;
 use super::gptq;
 use super::lanes::{Lanes, ROWS, Strip, Table, gather};
-use super::scales::ScaleGrid;
+use super::scales::{ScaleGrid, search_on};
 use super::second_moment::{NotPositive, SecondMoment};
+use crate::accelerator::{Accelerator, AcceleratorError};
 use haikuq_format::E4M4;
 use haikuq_format::layout::{QuantizedRows, Scales, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType};
@@ -61,23 +62,24 @@ pub struct Levels<'a> {
     pub sweeps: usize,
 }
 
-/// As [`quantize_matrix`], with `importance` the diagonal of the second moment, and codes `[rows, columns]` that `codes`
-/// chooses for the weights and levels.
+/// As [`quantize_matrix`], with `importance` the diagonal of the second moment. Scales are found on `gpu`; `codes` chooses codes
+/// `[rows, columns]` for the weights and levels.
 ///
 /// # Errors
-/// Those of `codes`.
+/// Those of `gpu` and of `codes`.
 ///
 /// # Panics
 /// As [`quantize_matrix`], and if there are not as many codes as weights.
-pub fn quantize_by<E>(
+pub fn quantize_on(
+    gpu: &Accelerator,
     scheme: Grouped,
     weights: Vec<f32>,
     importance: &[f32],
-    codes: impl FnOnce(&[f32], Levels<'_>) -> Result<Vec<u8>, E>,
-) -> Result<QuantizedMatrix, E> {
+    codes: impl FnOnce(&[f32], Levels<'_>) -> Result<Vec<u8>, AcceleratorError>,
+) -> Result<QuantizedMatrix, AcceleratorError> {
     let columns = importance.len();
     let fit = Fit::new(scheme, &weights, columns, importance);
-    let scales = fit.scales(&weights);
+    let scales = search_on(gpu, fit.grid, &fit.table, scheme.group, &weights, importance)?;
     let found = codes(&weights, Levels { values: fit.table.values(), scales: &scales, sweeps: SWEEPS })?;
     assert_eq!(found.len(), weights.len(), "a code a weight");
     let codes = match padded(columns) == columns {
@@ -171,17 +173,6 @@ impl<'a> Fit<'a> {
             }
         });
         self.stored(weights, codes, &scales)
-    }
-
-    /// Scales of all groups, row after row.
-    fn scales(&self, weights: &[f32]) -> Vec<f32> {
-        let rows = weights.len() / self.columns;
-        let mut scales = self.no_scales(rows);
-        let per_row = scales.len() / rows.max(1);
-        scales.par_chunks_mut(ROWS * per_row).enumerate().for_each(|(block, scales)| {
-            self.scales_of(&[gather(weights, self.columns, block * ROWS)], scales);
-        });
-        scales
     }
 
     fn no_scales(&self, rows: usize) -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! Scales of groups: the ones with the least weighted squared error, found by trying all that may be.
 
 use super::lanes::{Lanes, ROWS, Table};
+use crate::accelerator::{Accelerator, AcceleratorError, ScaleCandidates, ScaleSearch};
 use haikuq_format::E4M4;
 use haikuq_format::scheme::ScaleType;
 use half::f16;
@@ -48,20 +49,57 @@ impl ScaleGrid {
         }
     }
 
+    /// All scales that can be stored, ascending: by bits, f16 up to infinity.
+    fn storable(&self) -> Vec<f32> {
+        match self.kind {
+            ScaleType::F16 => (0..=f16::INFINITY.to_bits()).map(|bits| f16::from_bits(bits).to_f32()).collect(),
+            ScaleType::E4M4 => (0..=u8::MAX).map(|bits| E4M4::from_bits(bits).to_f32() * self.unit).collect(),
+        }
+    }
+
+    /// The first candidate's byte, where all are neighbours, for a group whose exact fit is `fit`.
+    fn first(&self, fit: f32) -> u8 {
+        E4M4::from_f32(fit * RANGE.0 / self.unit).to_bits()
+    }
+
     /// Candidate `k` for each lane, whose exact fit is `fit`.
     #[inline(always)]
     fn candidate(&self, fit: &Lanes, k: usize) -> Lanes {
         match self.kind {
-            ScaleType::F16 => {
-                let part = RANGE.0 + (RANGE.1 - RANGE.0) * k as f32 / (F16_CANDIDATES - 1) as f32;
-                fit.map(|s| self.nearest(s * part))
-            }
-            ScaleType::E4M4 => fit.map(|s| {
-                let first = E4M4::from_f32(s * RANGE.0 / self.unit).to_bits();
-                E4M4::from_bits(first.saturating_add(k as u8)).to_f32() * self.unit
-            }),
+            ScaleType::F16 => fit.map(|s| self.nearest(s * f16_part(k))),
+            ScaleType::E4M4 => fit.map(|s| E4M4::from_bits(self.first(s).saturating_add(k as u8)).to_f32() * self.unit),
         }
     }
+}
+
+/// The part of the exact fit that f16 candidate `k` is nearest to.
+fn f16_part(k: usize) -> f32 {
+    RANGE.0 + (RANGE.1 - RANGE.0) * k as f32 / (F16_CANDIDATES - 1) as f32
+}
+
+/// As [`search`], on the GPU: the scale of each group of `weights` `[rows, columns]`, row after row.
+///
+/// # Errors
+/// If the accelerator has no room, failed or was lost.
+pub(super) fn search_on(
+    accelerator: &Accelerator,
+    grid: ScaleGrid,
+    table: &Table,
+    group: usize,
+    weights: &[f32],
+    importance: &[f32],
+) -> Result<Vec<f32>, AcceleratorError> {
+    let (reach, parts): (f32, Vec<f32>) = (table.reach(), (0..F16_CANDIDATES).map(f16_part).collect());
+    let known = |largest: f32| match grid.kind {
+        ScaleType::F16 => largest / reach,
+        ScaleType::E4M4 => f32::from(grid.first(largest / reach)),
+    };
+    let candidates = match grid.kind {
+        ScaleType::F16 => ScaleCandidates::Parts(&parts),
+        ScaleType::E4M4 => ScaleCandidates::Neighbours(grid.candidates()),
+    };
+    let (values, storable) = (table.values(), &grid.storable());
+    accelerator.scales(weights, &ScaleSearch { values, group, importance, storable, known: &known, candidates })
 }
 
 /// The scale of each lane's group: `weights` holds a column of [`ROWS`] rows a step, `importance` what a squared error
@@ -104,4 +142,44 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codebook::{block_scales, uniform};
+    use super::super::lanes::gather;
+    use super::*;
+    use haikuq_format::scheme::Bits;
+
+    #[test]
+    fn the_gpu_finds_the_same_scales() {
+        let accelerator =
+            Accelerator::open(Some("0"), None).expect("an adapter; run scripts/setup.sh to install software Vulkan");
+        for (rows, columns, group, bits) in [(5, 70, 32, Bits::B3), (150, 256, 64, Bits::B4), (40, 96, 128, Bits::B5)] {
+            let mut state = 1u64;
+            let mut number = || {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            };
+            // Groups of very different sizes, one of them zero.
+            let mut weights: Vec<f32> =
+                (0..rows * columns).map(|i| number().powi(3) * 0.1 / ((1 + i / columns % 7) as f32).powi(5)).collect();
+            weights[..columns.min(group)].fill(0.0);
+            let importance: Vec<f32> = (0..columns).map(|_| number().abs()).collect();
+            let values = uniform(bits).values().iter().map(|v| v + 0.3 * v.abs().sqrt()).collect();
+            let table = Table::new(values);
+            for kind in [ScaleType::E4M4, ScaleType::F16] {
+                let grid = ScaleGrid::new(kind, 0.1, table.reach());
+                let found = search_on(&accelerator, grid, &table, group, &weights, &importance).unwrap();
+                let groups = columns.div_ceil(group);
+                for first in (0..rows).step_by(ROWS) {
+                    let lanes = block_scales(grid, &table, group, &gather(&weights, columns, first), &importance);
+                    for (row, lane) in (first..rows.min(first + ROWS)).zip(0..) {
+                        let twin: Vec<f32> = lanes.iter().map(|scales| scales[lane]).collect();
+                        assert_eq!(found[row * groups..(row + 1) * groups], twin, "{kind:?} {bits:?}, row {row}");
+                    }
+                }
+            }
+        }
+    }
 }

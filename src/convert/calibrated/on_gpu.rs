@@ -1,5 +1,6 @@
 //! The same on a GPU: both streams of activations stay in its memory, and all that grows with their length or with the
-//! square of a matrix's columns happens there. Weights come from and codes go to the processor, which finds scales.
+//! square of a matrix's columns happens there. Weights come from and codes go to the processor, which learns
+//! codebooks.
 
 use super::super::staged::StagedMatrix;
 use super::super::{ConvertError, cost};
@@ -9,7 +10,7 @@ use super::{Run, name_of};
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix, Rounding};
 use crate::architecture::ArchitectureError;
 use crate::golden::reference::Site;
-use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_by, serves};
+use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_on, serves};
 use crate::timings::Step;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::scheme::Scheme;
@@ -173,7 +174,7 @@ impl OnGpu<'_> {
         let (staged, values): (StagedMatrix, Vec<f32>) = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
                 let quantized = run.timings.measure(Step::Codes, name, cost::codes(rows, columns), || {
-                    quantize_by(scheme, corrected, &moment.diagonal, |weights, levels| {
+                    quantize_on(gpu, scheme, corrected, &moment.diagonal, |weights, levels| {
                         let rounding = Rounding {
                             values: levels.values,
                             group: scheme.group,
