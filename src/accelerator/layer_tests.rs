@@ -62,7 +62,7 @@ fn spec() -> DecoderSpec {
 struct Inputs(BTreeMap<Site, Vec<f32>>);
 
 impl Observe for Inputs {
-    fn replace(&mut self, site: Site, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, site: Site, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         self.0.insert(site, with_numbers(input, <[f32]>::to_vec)?);
         Ok(None)
     }

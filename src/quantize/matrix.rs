@@ -4,8 +4,9 @@ use super::codebook::{self, block_scales};
 use super::descent::Descent;
 use super::gptq;
 use super::lanes::{Lanes, ROWS, Strip, Table, gather};
-use super::scales::ScaleGrid;
+use super::scales::{ScaleGrid, search_on};
 use super::second_moment::{NotPositive, SecondMoment};
+use crate::accelerator::{Accelerator, AcceleratorError, Matrix, Rounding};
 use haikuq_format::E4M4;
 use haikuq_format::layout::{QuantizedRows, Scales, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType};
@@ -47,6 +48,61 @@ pub fn quantize_matrix(scheme: Grouped, weights: Vec<f32>, moment: &SecondMoment
         descent.improve(factors, &errors, &mut codes, SWEEPS);
         codes
     }))
+}
+
+/// As [`quantize_matrix`], on a GPU: `factor`, `order` and `moment` are what [`Accelerator::round`] takes, `importance` is the
+/// moment's diagonal. Scales are the same; codes are where sums in another order round alike.
+///
+/// # Errors
+/// If the accelerator has no room, failed or was lost.
+///
+/// # Panics
+/// As [`quantize_matrix`].
+pub fn quantize_matrix_on(
+    accelerator: &Accelerator,
+    scheme: Grouped,
+    weights: Vec<f32>,
+    importance: &[f32],
+    (order, factor, moment): (&[usize], &Matrix, &Matrix),
+) -> Result<QuantizedMatrix, AcceleratorError> {
+    let columns = importance.len();
+    let fit = Fit::new(scheme, &weights, columns, importance);
+    let scales = fit.scales_on(accelerator, &weights)?;
+    let (values, group) = (fit.table.values(), scheme.group);
+    let rounding = Rounding { values, group, scales: &scales, order, sweeps: SWEEPS };
+    let mut codes = accelerator.round(&weights, &rounding, factor, moment)?;
+    let width = padded(columns);
+    if width > columns {
+        let mut wider = vec![fit.zero(); codes.len() / columns * width];
+        let rows = wider.par_chunks_mut(width).zip(codes.par_chunks(columns));
+        rows.for_each(|(to, from)| to[..columns].copy_from_slice(from));
+        codes = wider;
+    }
+    Ok(fit.stored(weights, codes, &scales))
+}
+
+/// As [`quantize_table`], with scales that a GPU finds: the same bits.
+///
+/// # Errors
+/// If the accelerator has no room, failed or was lost.
+///
+/// # Panics
+/// As [`quantize_matrix`].
+pub fn quantize_table_on(
+    accelerator: &Accelerator,
+    scheme: Grouped,
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+) -> Result<QuantizedMatrix, AcceleratorError> {
+    let alike = vec![1.0; columns];
+    let fit = Fit::new(scheme, weights, columns, importance.unwrap_or(&alike));
+    let scales = fit.scales_on(accelerator, weights)?;
+    let (width, per_row) = (padded(columns), groups(columns, scheme.group));
+    let mut codes = vec![fit.zero(); weights.len() / columns * width];
+    let rows = codes.par_chunks_mut(width).zip(weights.par_chunks(columns)).zip(scales.par_chunks(per_row));
+    rows.for_each(|((codes, weights), scales)| nearest_in_row(&fit.table, scheme.group, weights, scales, codes));
+    Ok(fit.stored(weights.to_vec(), codes, &scales))
 }
 
 /// Quantizes a table whose rows are used one at a time, so that no error can be corrected elsewhere: each weight gets
@@ -99,13 +155,17 @@ impl<'a> Fit<'a> {
         Self { scheme, columns, importance, table, grid }
     }
 
+    /// The code of zero, which pads rows.
+    fn zero(&self) -> u8 {
+        self.table.nearest_code(&[0.0; ROWS]).1[0] as u8
+    }
+
     /// Scales by search, codes by `code` from a strip's weights and scales.
-    fn quantize(&self, mut weights: Vec<f32>, code: impl Fn(&Strip, &Strip) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
+    fn quantize(&self, weights: Vec<f32>, code: impl Fn(&Strip, &Strip) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
         let (scheme, columns, table) = (self.scheme, self.columns, &self.table);
         let rows = weights.len() / columns;
         let (width, per_row, strip) = (padded(columns), groups(columns, scheme.group), strip_rows(rows));
-        let zero = table.nearest_code(&[0.0; ROWS]).1[0] as u8;
-        let (mut codes, mut scales) = (vec![zero; rows * width], vec![0.0; rows * per_row]);
+        let (mut codes, mut scales) = (vec![self.zero(); rows * width], vec![0.0; rows * per_row]);
         let strips = codes.par_chunks_mut(strip * width).zip(scales.par_chunks_mut(strip * per_row)).enumerate();
         strips.for_each(|(i, (to_codes, to_scales))| {
             let blocks = to_codes.len().div_ceil(ROWS * width);
@@ -123,7 +183,19 @@ impl<'a> Fit<'a> {
                 to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
             }
         });
-        let (scales, codebook) = stored(scheme, table, self.grid, &scales);
+        self.stored(weights, codes, &scales)
+    }
+
+    /// The scales that a GPU finds.
+    fn scales_on(&self, accelerator: &Accelerator, weights: &[f32]) -> Result<Vec<f32>, AcceleratorError> {
+        search_on(accelerator, self.grid, &self.table, self.scheme.group, weights, self.importance)
+    }
+
+    /// The matrix with `codes` `[rows, padded columns]` and `scales` `[rows, groups]`.
+    fn stored(&self, mut weights: Vec<f32>, codes: Vec<u8>, scales: &[f32]) -> QuantizedMatrix {
+        let (scheme, columns, table) = (self.scheme, self.columns, &self.table);
+        let (width, per_row) = (padded(columns), groups(columns, scheme.group));
+        let (scales, codebook) = stored(scheme, table, self.grid, scales);
         let levels = if codebook.is_empty() { table.values() } else { &codebook };
         // Values take the place of weights.
         weights.par_chunks_mut(columns).zip(codes.par_chunks(width)).enumerate().for_each(|(row, (values, codes))| {
@@ -152,6 +224,21 @@ fn nearest(table: &Table, group: usize, weights: &Strip, scales: &Strip) -> Vec<
         table.nearest_code(&x).1.map(|code| code as u8)
     };
     weights.lanes.iter().enumerate().map(code).collect()
+}
+
+/// The nearest codes of one row.
+#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+fn nearest_in_row(table: &Table, group: usize, weights: &[f32], scales: &[f32], codes: &mut [u8]) {
+    for ((weights, codes), &scale) in weights.chunks(group).zip(codes.chunks_mut(group)).zip(scales) {
+        for (weights, codes) in weights.chunks(ROWS).zip(codes.chunks_mut(ROWS)) {
+            let mut x = [0.0; ROWS];
+            if scale > 0.0 {
+                x.iter_mut().zip(weights).for_each(|(x, w)| *x = w / scale);
+            }
+            let (_, nearest) = table.nearest_code(&x);
+            codes.iter_mut().zip(nearest).take(weights.len()).for_each(|(code, nearest)| *code = nearest as u8);
+        }
+    }
 }
 
 /// Scales as they are stored, and the codebook, which takes in the unit that they are multiples of.
