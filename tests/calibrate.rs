@@ -57,7 +57,7 @@ fn a_calibration_is_made_once_and_read_by_every_conversion_of_the_checkpoint() {
     let decoder = decoder(&haiku(""));
     let no_tokenizer = || -> Result<Tokenizer, String> { panic!("a calibration file needs no tokenizer") };
     let source = CalibrationSource::from_path(&out);
-    assert_eq!(source.load(&decoder, no_tokenizer, &Options::default(), &mut |_| {}).unwrap(), file.calibration);
+    assert_eq!(source.load(&decoder, no_tokenizer, &Options::default(), None, &mut |_| {}).unwrap(), file.calibration);
 
     let again = dir.path().join("again.safetensors");
     let text = succeed(calibrate(&haiku("calibration.jsonl"), &again, &[])).stdout;
@@ -179,7 +179,7 @@ fn a_calibration_of_another_checkpoint_is_refused() {
     let load = |checkpoint: &Path| {
         let tokenizer = || Err::<Tokenizer, _>("not needed");
         let loaded =
-            CalibrationSource::File(path.clone()).load(&decoder(checkpoint), tokenizer, &Options::default(), &mut |_| {});
+            CalibrationSource::File(path.clone()).load(&decoder(checkpoint), tokenizer, &Options::default(), None, &mut |_| {});
         loaded.unwrap_err().to_string()
     };
     let told = load(&repository("tests/fixtures/architectures/llama"));

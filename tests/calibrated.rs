@@ -192,6 +192,22 @@ fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() 
     assert_eq!(world.shards("one"), world.shards("three"));
     assert!(!world.at("three.partial").exists());
 
+    // So is a calibration that was measured before.
+    let text = haiku("calibration.jsonl");
+    let mut command = world.convert(&checkpoint, &text, "five", &[]);
+    let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let (begin, matrices) = (Instant::now(), world.at("five.partial/matrices"));
+    while std::fs::read_dir(&matrices).map_or(0, |entries| entries.count()) < 1 {
+        assert!(begin.elapsed() < Duration::from_secs(120), "no matrices in {}", matrices.display());
+        assert!(running.try_wait().unwrap().is_none(), "finished before it could be stopped");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let told = String::from_utf8(succeed(world.convert(&checkpoint, &text, "five", &["--resume"])).stderr).unwrap();
+    assert!(told.contains("the calibration of the interrupted run is taken up"), "{told}");
+    assert!(!world.at("five.partial").exists());
+
     // What goes into the second layer was kept, so the first one is not computed again.
     let mut command = world.convert(&checkpoint, &calibration, "four", &["--save-interval", "0"]);
     let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -26,7 +26,7 @@ use haikuq_format::{DecoderSpec, spec::TensorClass};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use sensitivity::measure;
+pub use sensitivity::{measure, measure_on};
 pub use text::{CalibrationSource, CalibrationText};
 
 /// What a calibration text says about a decoder.

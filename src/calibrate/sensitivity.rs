@@ -11,7 +11,7 @@ use super::kept::Kept;
 use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
 use crate::architecture::Decoder;
 use crate::exponentials::exponentials;
-use crate::golden::reference::{Ends, LayerWindows, Observe, Site, numbers, with_numbers};
+use crate::golden::reference::{Ends, GpuProducts, LayerWindows, Observe, Site, numbers, with_numbers};
 use crate::model::BoxError;
 use crate::timings::Step;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
@@ -57,13 +57,28 @@ pub fn measure(
     options: &Options,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Calibration, CalibrationError> {
+    measure_on(None, decoder, text, options, progress)
+}
+
+/// As [`measure`], with products on a GPU, if there is one and for as long as it can: [`GpuProducts::failure`] says whether it
+/// could. Results differ from those of the processor in their last digits.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_on(
+    products: Option<&Arc<GpuProducts>>,
+    decoder: &Decoder,
+    text: CalibrationText,
+    options: &Options,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Calibration, CalibrationError> {
     let windows = cut(&text.windows, options.sensitivity_tokens);
     let read = |name: &str| {
         let values = decoder.read(name);
         decoder.release(name);
         values
     };
-    let sensitivities = sensitivities(&decoder.spec, &windows, options, read, progress)?;
+    let sensitivities = sensitivities(products, &decoder.spec, &windows, options, read, progress)?;
     let sensitivity_tokens = windows.iter().map(Vec::len).sum();
     Ok(Calibration { text: text.sources, windows: text.windows, sensitivities, sensitivity_tokens })
 }
@@ -78,6 +93,7 @@ fn cut(windows: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
 
 /// Sensitivities by canonical name, measured on windows of one length.
 fn sensitivities<E: Into<BoxError>>(
+    products: Option<&Arc<GpuProducts>>,
     spec: &DecoderSpec,
     windows: &[Vec<u32>],
     options: &Options,
@@ -90,7 +106,13 @@ fn sensitivities<E: Into<BoxError>>(
         done += 1;
         progress(done);
     };
-    let load = |index| LayerWindows::load(spec, index, length, &read);
+    let load = |index| -> Result<LayerWindows<'_>, CalibrationError> {
+        let layer = LayerWindows::load(spec, index, length, &read)?;
+        Ok(match products {
+            Some(products) => layer.on(products)?,
+            None => layer,
+        })
+    };
 
     let ends = Ends::load(spec, &read)?;
     let mut residual: Vec<Tensor> = windows.iter().map(|w| ends.embed(std::slice::from_ref(w))).collect::<Result<_, _>>()?;
@@ -104,7 +126,10 @@ fn sensitivities<E: Into<BoxError>>(
     }
 
     let mut measured = BTreeMap::new();
-    let ends = Ends::load(spec, &read)?;
+    let mut ends = Ends::load(spec, &read)?;
+    if let Some(products) = products {
+        ends = ends.on(products)?;
+    }
     let mut head = Sums::default();
     let end = |(window, x): (usize, &Tensor)| {
         let label = |position: usize| uniform(options.seed, (window * length + position) as u64);

@@ -1,15 +1,18 @@
 //! Where calibration text comes from, and how it becomes windows of token ids.
 
 use super::file::CalibrationFile;
-use super::{Calibration, CalibrationError, Options, measure};
+use super::sensitivity::measure_on;
+use super::{Calibration, CalibrationError, Options};
 use crate::architecture::Decoder;
 use crate::files::{hash_file, hex};
+use crate::golden::reference::GpuProducts;
 use crate::golden::text::{Document, parse_documents, read_documents, windows};
 use crate::model::BoxError;
 use haikuq_format::manifest::FileEntry;
 use haikuq_runtime::text::Tokenizer;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The text for those who bring none; `docs/calibration.md` says what is in it.
 const BUILT_IN: &str = include_str!("built_in.jsonl");
@@ -38,7 +41,8 @@ impl CalibrationSource {
     }
 
     /// Reads or makes the calibration of `decoder`. A file is checked against the decoder and its checkpoint's hashes, and
-    /// then `options` and `tokenizer` are not needed. `progress` is that of [`measure`].
+    /// then `options` and `tokenizer` are not needed. `products` and `progress` are those of
+    /// [`measure_on`].
     ///
     /// # Errors
     /// See [`CalibrationError`].
@@ -47,6 +51,7 @@ impl CalibrationSource {
         decoder: &Decoder,
         tokenizer: impl FnOnce() -> Result<Tokenizer, E>,
         options: &Options,
+        products: Option<&Arc<GpuProducts>>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Calibration, CalibrationError> {
         let text = match self {
@@ -65,7 +70,7 @@ impl CalibrationSource {
             Some(paths) => CalibrationText::read(paths, &tokenizer, max_context, options),
             None => CalibrationText::built_in(&tokenizer, max_context, options),
         };
-        measure(decoder, text?, options, progress)
+        measure_on(products, decoder, text?, options, progress)
     }
 }
 

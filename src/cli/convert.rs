@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::checkpoint_argument::{CHECKPOINT_HELP, HubArgs};
-use super::convert_calibration::calibrate;
+use super::convert_calibration::Calibrating;
 use super::convert_device::DeviceArgs;
 use super::convert_progress::{ConvertProgress, duration};
 use super::convert_report::{plan_json, plan_text, result_json, result_text, summary};
@@ -126,7 +126,18 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         context.note(format_args!("this will take about {} in all", duration(estimate.seconds())));
     }
     let calibration = match recipe.calibrate {
-        true => Some(calibrate(&source, &decoder, &threads, &timings, args.spill.clone(), context).with_context(failed)?),
+        true => {
+            let calibrating = Calibrating {
+                source: &source,
+                spill: args.spill.clone(),
+                out: args.out.as_deref().filter(|_| !args.dry_run),
+                resume: args.resume,
+                threads: &threads,
+                accelerator: accelerator.as_ref(),
+                timings: &timings,
+            };
+            Some(calibrating.load(&decoder, context).with_context(failed)?)
+        }
         false if args.calibration.is_some() => {
             anyhow::bail!("recipe {} rounds without calibration, so --calibration has no use; q4 and q3 use it", recipe.name)
         }

@@ -277,6 +277,24 @@ pub fn tool() -> String {
     format!("haikuq {}", env!("CARGO_PKG_VERSION"))
 }
 
+/// Where a conversion to `out` keeps its calibration, which `key` is a short hash of all but the checkpoint of.
+pub fn kept_calibration(out: &Path, key: &str) -> PathBuf {
+    partial_folder(out).join(format!("{}{key}.safetensors", work::CALIBRATION))
+}
+
+/// Keeps a calibration at a path of [`kept_calibration`].
+///
+/// # Errors
+/// If it cannot be written.
+pub fn keep_calibration(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
+    if let Some(folder) = path.parent() {
+        disk::create_folder(folder)?;
+    }
+    let unfinished = path.with_extension("unfinished");
+    disk::write_synced(&unfinished, bytes)?;
+    disk::rename(&unfinished, path)
+}
+
 /// The folder that a conversion to `out` works in.
 pub fn partial_folder(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();

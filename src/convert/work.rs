@@ -3,7 +3,8 @@
 //! ```text
 //! OUT.partial/lock            held while a process works here
 //! OUT.partial/journal.jsonl   plan and sources, then a line for each hashed source and each finished shard
-//! OUT.partial/matrices/       of a calibrated conversion: what is quantized and not in a shard yet
+//! OUT.partial/calibration-*   of a calibrated conversion: the calibration, so that it need not be measured again
+//! OUT.partial/matrices/       likewise: what is quantized and not in a shard yet, and both streams of activations
 //! OUT.partial/package/        becomes OUT
 //! OUT.partial/replaced/       what was at OUT, from the moment of its replacement until it is removed
 //! ```
@@ -27,6 +28,8 @@ const NEW_JOURNAL: &str = "journal.new";
 const MATRICES: &str = "matrices";
 const PACKAGE: &str = "package";
 const REPLACED: &str = "replaced";
+/// Beginning of the name of a calibration.
+pub(super) const CALIBRATION: &str = "calibration-";
 
 /// A locked work folder.
 pub(super) struct WorkFolder {
@@ -56,7 +59,9 @@ impl Root {
         // A run that was stopped within its first moments leaves a folder without a journal, and nothing to lose.
         let harmless = |entry: &PathBuf| {
             let name = entry.file_name().unwrap_or_default();
-            [LOCK, NEW_JOURNAL].iter().any(|n| *n == name) || (name == PACKAGE && super::files::is_empty_folder(entry))
+            [LOCK, NEW_JOURNAL].iter().any(|n| *n == name)
+                || is_calibration(entry)
+                || (name == PACKAGE && super::files::is_empty_folder(entry))
         };
         if !there.is_dir() || !(path.join(JOURNAL).is_file() || disk::entries(&path)?.iter().all(harmless)) {
             return Err(ConvertError::NoJournal { path });
@@ -234,10 +239,17 @@ fn append(root: &Path, journal: &mut File, line: &Line) -> Result<(), ConvertErr
     write().map_err(|source| ConvertError::Write { path: root.join(JOURNAL), source })
 }
 
+/// Whether it is a file that [`super::kept_calibration`] names, or one on its way there.
+fn is_calibration(entry: &Path) -> bool {
+    let name = entry.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with(CALIBRATION) && fs::symlink_metadata(entry).is_ok_and(|m| !m.is_dir())
+}
+
 /// Removes the work folder: the journal, which says what it is, nearly last.
 fn clear(root: &Path) -> Result<(), ConvertError> {
     disk::remove_flat(&root.join(MATRICES))?;
     disk::remove_flat(&root.join(PACKAGE))?;
+    disk::entries(root)?.iter().filter(|entry| is_calibration(entry)).try_for_each(|entry| disk::remove_file(entry))?;
     for name in [NEW_JOURNAL, JOURNAL, LOCK] {
         disk::remove_file(&root.join(name))?;
     }

@@ -18,6 +18,9 @@ use rayon::prelude::*;
 /// Rows of a matrix that are quantized to see how large its errors are, at most.
 const SAMPLE_ROWS: usize = 256;
 
+/// Weights of samples that are quantized at the same time, about.
+const SAMPLED: usize = 1 << 25;
+
 /// Rows taken together, as [`super::lanes`] does.
 const BLOCK: usize = 16;
 
@@ -42,6 +45,26 @@ struct Stored {
     loss: f64,
 }
 
+/// All that a matrix's errors are estimated from.
+struct Sampled {
+    /// Its number among the tensors.
+    tensor: usize,
+    rows: usize,
+    columns: usize,
+    energy: f64,
+    importance: Vec<f32>,
+    sample: Vec<f32>,
+}
+
+impl Sampled {
+    fn stored(&self, scheme: Scheme) -> Stored {
+        let Self { rows, columns, energy, .. } = *self;
+        let bytes: u64 = plane_sizes(scheme, rows, columns).iter().map(|p| align(p.words as u64 * 4)).sum();
+        let error = error(scheme, &self.sample, columns, &self.importance);
+        Stored { scheme, bits: bytes as f64 * 8.0, loss: 0.5 * energy * error }
+    }
+}
+
 /// Chooses a scheme for each matrix whose scheme in `fixed` is open, such that all matrices have at most `bits` a
 /// weight. `read` gives a matrix's weights and its sensitivity.
 ///
@@ -56,7 +79,7 @@ pub fn allocate<E: From<RecipeError>>(
     mut read: impl FnMut(&TensorSpec) -> Result<(Vec<f32>, Sensitivity), E>,
 ) -> Result<Allocation, E> {
     let mut options: Vec<Vec<Stored>> = Vec::with_capacity(tensors.len());
-    let mut weights = 0usize;
+    let (mut weights, mut open) = (0usize, Vec::new());
     for (tensor, fixed) in tensors.iter().zip(fixed) {
         if tensor.class == TensorClass::Vector {
             options.push(vec![Stored { scheme: Scheme::F32, bits: 0.0, loss: 0.0 }]);
@@ -65,16 +88,22 @@ pub fn allocate<E: From<RecipeError>>(
         let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
         weights += rows * columns;
         let (matrix, sensitivity) = read(tensor)?;
+        open.push(Sampled {
+            tensor: options.len(),
+            rows,
+            columns,
+            energy: energy(&matrix, columns, &sensitivity),
+            importance: importance(columns, &sensitivity),
+            sample: sample(&matrix, columns),
+        });
+        drop(matrix);
         let choice = fixed.as_ref().map_or(candidates, std::slice::from_ref);
-        let energy = energy(&matrix, columns, &sensitivity);
-        let importance = importance(columns, &sensitivity);
-        let sample = sample(&matrix, columns);
-        let option = |&scheme: &Scheme| {
-            let bytes: u64 = plane_sizes(scheme, rows, columns).iter().map(|p| align(p.words as u64 * 4)).sum();
-            Stored { scheme, bits: bytes as f64 * 8.0, loss: 0.5 * energy * error(scheme, &sample, columns, &importance) }
-        };
-        options.push(choice.par_iter().map(option).collect());
+        options.push(choice.iter().map(|&scheme| Stored { scheme, bits: 0.0, loss: 0.0 }).collect());
+        if open.iter().map(|sampled| sampled.sample.len()).sum::<usize>() >= SAMPLED {
+            estimate(&mut options, std::mem::take(&mut open));
+        }
     }
+    estimate(&mut options, open);
     let budget = bits * weights as f64;
     let least: f64 = options.iter().map(|o| o.iter().map(|o| o.bits).fold(f64::INFINITY, f64::min)).sum();
     if least > budget {
@@ -87,6 +116,17 @@ pub fn allocate<E: From<RecipeError>>(
     let chosen = solve(&options, budget);
     let pick = |f: fn(&Stored) -> f64| options.iter().zip(&chosen).map(move |(o, &i)| f(&o[i])).collect();
     Ok(Allocation { schemes: options.iter().zip(&chosen).map(|(o, &i)| o[i].scheme).collect(), losses: pick(|o| o.loss) })
+}
+
+/// Fills in bits and losses of the options of some matrices.
+fn estimate(options: &mut [Vec<Stored>], sampled: Vec<Sampled>) {
+    // Many matrices at a time, since learning one's table keeps few threads busy.
+    let schemes = sampled.iter().flat_map(|matrix| options[matrix.tensor].iter().map(move |o| (matrix, o.scheme)));
+    let stored: Vec<Stored> = schemes.collect::<Vec<_>>().into_par_iter().map(|(matrix, scheme)| matrix.stored(scheme)).collect();
+    let mut stored = stored.into_iter();
+    for matrix in &sampled {
+        options[matrix.tensor].iter_mut().zip(&mut stored).for_each(|(option, stored)| *option = stored);
+    }
 }
 
 /// The best index of each list within the budget.

@@ -4,9 +4,10 @@ use super::codebook::{self, block_scales};
 use super::descent::Descent;
 use super::gptq;
 use super::lanes::{ROWS, Strip, gather};
-use super::matrix::{quantize_matrix, quantize_table};
+use super::matrix::{quantize_matrix, quantize_matrix_on, quantize_table, quantize_table_on};
 use super::scales::ScaleGrid;
 use super::second_moment::SecondMoment;
+use crate::accelerator::Accelerator;
 use haikuq_format::layout::{dequantize, pack_quantized};
 use haikuq_format::scheme::{Grouped, Scheme};
 
@@ -65,6 +66,33 @@ fn each_step_loses_less_than_the_one_before() {
         weights.iter().zip(&stored).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
     };
     assert!(error("q4/32 learned") < 0.95 * error("q4/32"), "a learned table serves a bell curve better than a uniform one");
+}
+
+#[test]
+fn a_gpu_quantizes_as_the_processor_does() {
+    let accelerator = Accelerator::open(Some("0"), None).expect("an adapter; run scripts/setup.sh to install software Vulkan");
+    // The last group is not whole, and rows are padded.
+    let (rows, columns) = (40, 84);
+    let (weights, h) = (numbers(rows * columns, 7), correlated(columns));
+    let moment = SecondMoment::new(columns, h.clone());
+    let (order, importance) = (moment.activation_order(), moment.diagonal());
+    let shrunk: Vec<f32> = (0..columns).flat_map(|c| moment.row(c).to_vec()).collect();
+    let on_gpu = accelerator.upload(&shrunk, columns).unwrap();
+    let factor = accelerator.inverse_factor(&on_gpu, &order).unwrap().unwrap();
+    for text in ["q4/32:e4m4 learned", "q3/64 learned", "q5/32:e4m4 learned", "q4/32"] {
+        let scheme = grouped(text);
+        let (cpu, gpu) = (
+            quantize_table(scheme, &weights, columns, Some(&importance)),
+            quantize_table_on(&accelerator, scheme, &weights, columns, Some(&importance)).unwrap(),
+        );
+        assert!(cpu.rows == gpu.rows && cpu.values == gpu.values, "{text}: a table has the same bits");
+        let cpu = quantize_matrix(scheme, weights.clone(), &moment).unwrap();
+        let by = (&order[..], &factor, &on_gpu);
+        let gpu = quantize_matrix_on(&accelerator, scheme, weights.clone(), &importance, by).unwrap();
+        assert!(cpu.rows.scales == gpu.rows.scales && cpu.rows.codebook == gpu.rows.codebook, "{text}");
+        let (of_cpu, of_gpu) = (loss(&weights, &cpu.values, &h), loss(&weights, &gpu.values, &h));
+        assert!((of_gpu / of_cpu - 1.0).abs() < 0.02, "{text}: {of_gpu} on the GPU, {of_cpu} on the processor");
+    }
 }
 
 #[test]

@@ -12,6 +12,9 @@ use rayon::prelude::*;
 /// Weights that the table is learned from, at most.
 const SAMPLE: usize = 1 << 18;
 
+/// Groups of a block's columns that a thread takes at a time.
+const GROUPS: usize = 16;
+
 /// Turns of scales and table.
 const TURNS: usize = 6;
 
@@ -78,13 +81,23 @@ pub(super) fn learn(scheme: Grouped, weights: &[f32], columns: usize, importance
     let mut table = Table::new(start(scheme.bits));
     for _ in 0..TURNS {
         let grid = ScaleGrid::new(scheme.scale, largest, table.reach());
-        let scales: Vec<Vec<Lanes>> =
-            sample.par_iter().map(|block| block_scales(grid, &table, scheme.group, block, importance)).collect();
+        // Long rows leave few blocks, so threads share them.
+        let part = scheme.group * GROUPS;
+        let scales_of = |(block, cost): (&[Lanes], &[f32])| block_scales(grid, &table, scheme.group, block, cost);
+        let scales: Vec<Vec<Lanes>> = sample
+            .par_iter()
+            .map(|block| block.par_chunks(part).zip(importance.par_chunks(part)).flat_map_iter(scales_of).collect())
+            .collect();
         for _ in 0..MEANS {
             let blocks: Vec<Vec<(f64, f64)>> = sample
                 .par_iter()
                 .zip(&scales)
-                .map(|(block, scales)| sums(&table, scheme.group, block, scales, importance))
+                .map(|(block, scales)| {
+                    let parts = block.par_chunks(part).zip(scales.par_chunks(GROUPS)).zip(importance.par_chunks(part));
+                    let terms: Vec<Vec<Terms>> =
+                        parts.map(|((block, scales), cost)| terms(&table, scheme.group, block, scales, cost)).collect();
+                    sums(table.values().len(), terms.iter().flatten())
+                })
                 .collect();
             let mut total = vec![(0.0f64, 0.0f64); table.values().len()];
             for block in &blocks {
@@ -115,11 +128,18 @@ pub(super) fn block_scales(grid: ScaleGrid, table: &Table, group: usize, block: 
     block.chunks(group).zip(importance.chunks(group)).map(|(w, cost)| search(grid, table, w, cost)).collect()
 }
 
-/// For each value of the table: the weighted sum of the weights (over their scales) that it is nearest to, and of what
-/// they weigh.
+/// What the weights of a column add to the sums of their nearest values.
+struct Terms {
+    codes: [i32; ROWS],
+    /// A weight over its scale, times what that weighs.
+    weighted: [f64; ROWS],
+    weights: [f64; ROWS],
+}
+
+/// The terms of each column.
 #[multiversion::multiversion(targets("x86_64+avx+avx2"))]
-fn sums(table: &Table, group: usize, block: &[Lanes], scales: &[Lanes], importance: &[f32]) -> Vec<(f64, f64)> {
-    let mut sums = vec![(0.0f64, 0.0f64); table.values().len()];
+fn terms(table: &Table, group: usize, block: &[Lanes], scales: &[Lanes], importance: &[f32]) -> Vec<Terms> {
+    let mut all = Vec::with_capacity(block.len());
     for (c, (column, &cost)) in block.iter().zip(importance).enumerate() {
         let scale = &scales[c / group];
         let mut x = *column;
@@ -127,11 +147,25 @@ fn sums(table: &Table, group: usize, block: &[Lanes], scales: &[Lanes], importan
             x[lane] = if scale[lane] > 0.0 { x[lane] / scale[lane] } else { 0.0 };
         }
         let (_, codes) = table.nearest_code(&x);
+        let (mut weighted, mut weights) = ([0.0; ROWS], [0.0; ROWS]);
         for lane in 0..ROWS {
-            let weight = f64::from(cost * scale[lane] * scale[lane]);
+            weights[lane] = f64::from(cost * scale[lane] * scale[lane]);
+            weighted[lane] = weights[lane] * f64::from(x[lane]);
+        }
+        all.push(Terms { codes, weighted, weights });
+    }
+    all
+}
+
+/// For each value of the table: the weighted sum of the weights (over their scales) that it is nearest to, and of what
+/// they weigh. Terms are added in the order of columns.
+fn sums<'a>(levels: usize, terms: impl Iterator<Item = &'a Terms>) -> Vec<(f64, f64)> {
+    let mut sums = vec![(0.0f64, 0.0f64); levels];
+    for Terms { codes, weighted, weights } in terms {
+        for lane in 0..ROWS {
             let sum = &mut sums[codes[lane] as usize];
-            sum.0 += weight * f64::from(x[lane]);
-            sum.1 += weight;
+            sum.0 += weighted[lane];
+            sum.1 += weights[lane];
         }
     }
     sums

@@ -6,7 +6,7 @@ use super::gptq;
 use super::lanes::{Lanes, ROWS, Strip, Table, gather};
 use super::scales::{ScaleGrid, search_on};
 use super::second_moment::{NotPositive, SecondMoment};
-use crate::accelerator::{Accelerator, AcceleratorError};
+use crate::accelerator::{Accelerator, AcceleratorError, Matrix, Rounding};
 use haikuq_format::E4M4;
 use haikuq_format::layout::{QuantizedRows, Scales, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType};
@@ -51,47 +51,59 @@ pub fn quantize_matrix(scheme: Grouped, weights: Vec<f32>, moment: &SecondMoment
     }))
 }
 
-/// What codes are chosen for.
-#[derive(Clone, Copy, Debug)]
-pub struct Levels<'a> {
-    /// Values of the table, ascending.
-    pub values: &'a [f32],
-    /// Scales `[rows, groups]`.
-    pub scales: &'a [f32],
-    /// Passes of coordinate descent after GPTQ.
-    pub sweeps: usize,
-}
-
-/// As [`quantize_matrix`], with `importance` the diagonal of the second moment. Scales are found on `gpu`; `codes` chooses codes
-/// `[rows, columns]` for the weights and levels.
+/// As [`quantize_matrix`], on a GPU: `factor`, `order` and `moment` are what [`Accelerator::round`] takes, `importance` is the
+/// moment's diagonal. Scales are the same; codes are where sums in another order round alike.
 ///
 /// # Errors
-/// Those of `gpu` and of `codes`.
+/// If the accelerator has no room, failed or was lost.
 ///
 /// # Panics
-/// As [`quantize_matrix`], and if there are not as many codes as weights.
-pub fn quantize_on(
-    gpu: &Accelerator,
+/// As [`quantize_matrix`].
+pub fn quantize_matrix_on(
+    accelerator: &Accelerator,
     scheme: Grouped,
     weights: Vec<f32>,
     importance: &[f32],
-    codes: impl FnOnce(&[f32], Levels<'_>) -> Result<Vec<u8>, AcceleratorError>,
+    (order, factor, moment): (&[usize], &Matrix, &Matrix),
 ) -> Result<QuantizedMatrix, AcceleratorError> {
     let columns = importance.len();
     let fit = Fit::new(scheme, &weights, columns, importance);
-    let scales = search_on(gpu, fit.grid, &fit.table, scheme.group, &weights, importance)?;
-    let found = codes(&weights, Levels { values: fit.table.values(), scales: &scales, sweeps: SWEEPS })?;
-    assert_eq!(found.len(), weights.len(), "a code a weight");
-    let codes = match padded(columns) == columns {
-        true => found,
-        false => {
-            let mut codes = fit.zero_codes(weights.len() / columns);
-            let rows = codes.par_chunks_mut(padded(columns)).zip(found.par_chunks(columns));
-            rows.for_each(|(to, from)| to[..columns].copy_from_slice(from));
-            codes
-        }
-    };
+    let scales = fit.scales_on(accelerator, &weights)?;
+    let (values, group) = (fit.table.values(), scheme.group);
+    let rounding = Rounding { values, group, scales: &scales, order, sweeps: SWEEPS };
+    let mut codes = accelerator.round(&weights, &rounding, factor, moment)?;
+    let width = padded(columns);
+    if width > columns {
+        let mut wider = vec![fit.zero(); codes.len() / columns * width];
+        let rows = wider.par_chunks_mut(width).zip(codes.par_chunks(columns));
+        rows.for_each(|(to, from)| to[..columns].copy_from_slice(from));
+        codes = wider;
+    }
     Ok(fit.stored(weights, codes, &scales))
+}
+
+/// As [`quantize_table`], with scales that a GPU finds: the same bits.
+///
+/// # Errors
+/// If the accelerator has no room, failed or was lost.
+///
+/// # Panics
+/// As [`quantize_matrix`].
+pub fn quantize_table_on(
+    accelerator: &Accelerator,
+    scheme: Grouped,
+    weights: &[f32],
+    columns: usize,
+    importance: Option<&[f32]>,
+) -> Result<QuantizedMatrix, AcceleratorError> {
+    let alike = vec![1.0; columns];
+    let fit = Fit::new(scheme, weights, columns, importance.unwrap_or(&alike));
+    let scales = fit.scales_on(accelerator, weights)?;
+    let (width, per_row) = (padded(columns), groups(columns, scheme.group));
+    let mut codes = vec![fit.zero(); weights.len() / columns * width];
+    let rows = codes.par_chunks_mut(width).zip(weights.par_chunks(columns)).zip(scales.par_chunks(per_row));
+    rows.for_each(|((codes, weights), scales)| nearest_in_row(&fit.table, scheme.group, weights, scales, codes));
+    Ok(fit.stored(weights.to_vec(), codes, &scales))
 }
 
 /// Quantizes a table whose rows are used one at a time, so that no error can be corrected elsewhere: each weight gets
@@ -155,52 +167,49 @@ impl<'a> Fit<'a> {
         Self { scheme, columns, importance, table, grid }
     }
 
+    /// The code of zero, which pads rows.
+    fn zero(&self) -> u8 {
+        self.table.nearest_code(&[0.0; ROWS]).1[0] as u8
+    }
+
     /// Scales by search, codes by `code` from a strip's weights and scales.
     fn quantize(&self, weights: Vec<f32>, code: impl Fn(&Strip, &Strip) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
-        let (columns, rows) = (self.columns, weights.len() / self.columns);
-        let (width, strip) = (padded(columns), strip_rows(rows));
-        let (mut codes, mut scales) = (self.zero_codes(rows), self.no_scales(rows));
-        let per_row = scales.len() / rows.max(1);
+        let (scheme, columns, table) = (self.scheme, self.columns, &self.table);
+        let rows = weights.len() / columns;
+        let (width, per_row, strip) = (padded(columns), groups(columns, scheme.group), strip_rows(rows));
+        let (mut codes, mut scales) = (vec![self.zero(); rows * width], vec![0.0; rows * per_row]);
         let strips = codes.par_chunks_mut(strip * width).zip(scales.par_chunks_mut(strip * per_row)).enumerate();
         strips.for_each(|(i, (to_codes, to_scales))| {
             let blocks = to_codes.len().div_ceil(ROWS * width);
             let lanes: Vec<_> = (0..blocks).map(|block| gather(&weights, columns, i * strip + block * ROWS)).collect();
-            let found = self.scales_of(&lanes, to_scales);
+            let found: Vec<_> =
+                lanes.iter().map(|lanes| block_scales(self.grid, table, scheme.group, lanes, self.importance)).collect();
+            let found = Strip::of(&found);
             let codes = code(&Strip::of(&lanes), &found);
             for (row, to) in to_codes.chunks_exact_mut(width).enumerate() {
                 let of_row = codes[row / ROWS..].iter().step_by(blocks);
+                to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
+            }
+            for (row, to) in to_scales.chunks_exact_mut(per_row).enumerate() {
+                let of_row = found.lanes[row / ROWS..].iter().step_by(blocks);
                 to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
             }
         });
         self.stored(weights, codes, &scales)
     }
 
-    fn no_scales(&self, rows: usize) -> Vec<f32> {
-        vec![0.0; rows * groups(self.columns, self.scheme.group)]
+    /// The scales that a GPU finds.
+    fn scales_on(&self, accelerator: &Accelerator, weights: &[f32]) -> Result<Vec<f32>, AcceleratorError> {
+        search_on(accelerator, self.grid, &self.table, self.scheme.group, weights, self.importance)
     }
 
-    /// The codes nearest to zero, as padding has them.
-    fn zero_codes(&self, rows: usize) -> Vec<u8> {
-        vec![self.table.nearest_code(&[0.0; ROWS]).1[0] as u8; rows * padded(self.columns)]
-    }
-
-    /// Scales of blocks of rows, which are written to `to` too, row after row.
-    fn scales_of(&self, blocks: &[Vec<Lanes>], to: &mut [f32]) -> Strip {
-        let of_block = |lanes: &Vec<Lanes>| block_scales(self.grid, &self.table, self.scheme.group, lanes, self.importance);
-        let found = Strip::of(&blocks.iter().map(of_block).collect::<Vec<_>>());
-        for (row, to) in to.chunks_exact_mut(groups(self.columns, self.scheme.group)).enumerate() {
-            let of_row = found.lanes[row / ROWS..].iter().step_by(blocks.len());
-            to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
-        }
-        found
-    }
-
-    /// Codes (rows padded) and scales as they are stored. Values take the place of `weights`.
+    /// The matrix with `codes` `[rows, padded columns]` and `scales` `[rows, groups]`.
     fn stored(&self, mut weights: Vec<f32>, codes: Vec<u8>, scales: &[f32]) -> QuantizedMatrix {
-        let (scheme, columns) = (self.scheme, self.columns);
+        let (scheme, columns, table) = (self.scheme, self.columns, &self.table);
         let (width, per_row) = (padded(columns), groups(columns, scheme.group));
-        let (scales, codebook) = stored(scheme, &self.table, self.grid, scales);
-        let levels = if codebook.is_empty() { self.table.values() } else { &codebook };
+        let (scales, codebook) = stored(scheme, table, self.grid, scales);
+        let levels = if codebook.is_empty() { table.values() } else { &codebook };
+        // Values take the place of weights.
         weights.par_chunks_mut(columns).zip(codes.par_chunks(width)).enumerate().for_each(|(row, (values, codes))| {
             for (g, (values, codes)) in values.chunks_mut(scheme.group).zip(codes.chunks(scheme.group)).enumerate() {
                 let scale = scales.get(row * per_row + g);
@@ -227,6 +236,21 @@ fn nearest(table: &Table, group: usize, weights: &Strip, scales: &Strip) -> Vec<
         table.nearest_code(&x).1.map(|code| code as u8)
     };
     weights.lanes.iter().enumerate().map(code).collect()
+}
+
+/// The nearest codes of one row.
+#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+fn nearest_in_row(table: &Table, group: usize, weights: &[f32], scales: &[f32], codes: &mut [u8]) {
+    for ((weights, codes), &scale) in weights.chunks(group).zip(codes.chunks_mut(group)).zip(scales) {
+        for (weights, codes) in weights.chunks(ROWS).zip(codes.chunks_mut(ROWS)) {
+            let mut x = [0.0; ROWS];
+            if scale > 0.0 {
+                x.iter_mut().zip(weights).for_each(|(x, w)| *x = w / scale);
+            }
+            let (_, nearest) = table.nearest_code(&x);
+            codes.iter_mut().zip(nearest).take(weights.len()).for_each(|(code, nearest)| *code = nearest as u8);
+        }
+    }
 }
 
 /// Scales as they are stored, and the codebook, which takes in the unit that they are multiples of.

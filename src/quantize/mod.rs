@@ -18,7 +18,10 @@ mod second_moment;
 
 pub use allocate::{Allocation, allocate};
 pub use equalize::Equalized;
-pub use matrix::{Levels, QuantizedMatrix, quantize_matrix, quantize_on, quantize_table, relative_error, rounding_speed, serves};
+pub use matrix::{
+    QuantizedMatrix, quantize_matrix, quantize_matrix_on, quantize_table, quantize_table_on, relative_error, rounding_speed,
+    serves,
+};
 pub use recipe::{Choice, Recipe, RecipeError};
 pub use second_moment::{NotPositive, SHRINKAGE, SecondMoment, activation_order};
 

@@ -62,13 +62,17 @@ impl ScaleGrid {
         E4M4::from_f32(fit * RANGE.0 / self.unit).to_bits()
     }
 
-    /// Candidate `k` for each lane, whose exact fit is `fit`.
+    /// Candidate `k` for each lane, whose exact fit is `fit` and first byte `first`.
     #[inline(always)]
-    fn candidate(&self, fit: &Lanes, k: usize) -> Lanes {
-        match self.kind {
-            ScaleType::F16 => fit.map(|s| self.nearest(s * f16_part(k))),
-            ScaleType::E4M4 => fit.map(|s| E4M4::from_bits(self.first(s).saturating_add(k as u8)).to_f32() * self.unit),
+    fn candidate(&self, fit: &Lanes, first: &[u8; ROWS], k: usize) -> Lanes {
+        let mut scale = [0.0; ROWS];
+        for lane in 0..ROWS {
+            scale[lane] = match self.kind {
+                ScaleType::F16 => self.nearest(fit[lane] * f16_part(k)),
+                ScaleType::E4M4 => E4M4::from_bits(first[lane].saturating_add(k as u8)).to_f32() * self.unit,
+            };
         }
+        scale
     }
 }
 
@@ -112,7 +116,12 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
             largest[lane] = if column[lane].abs() > largest[lane] { column[lane].abs() } else { largest[lane] };
         }
     }
-    let fit = largest.map(|w| w / table.reach());
+    let reach = table.reach();
+    let (mut fit, mut first) = ([0.0f32; ROWS], [0u8; ROWS]);
+    for lane in 0..ROWS {
+        fit[lane] = largest[lane] / reach;
+        first[lane] = grid.first(fit[lane]);
+    }
     let (mut best, mut least) = ([0.0f32; ROWS], [0.0f32; ROWS]);
     for (column, &cost) in weights.iter().zip(importance) {
         for lane in 0..ROWS {
@@ -121,8 +130,11 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
     }
     // No closure: it would be compiled by itself, for the narrowest vectors.
     for k in 0..grid.candidates() {
-        let scale = grid.candidate(&fit, k);
-        let inverse = scale.map(|s| if s > 0.0 { 1.0 / s } else { 0.0 });
+        let scale = grid.candidate(&fit, &first, k);
+        let mut inverse = [0.0f32; ROWS];
+        for lane in 0..ROWS {
+            inverse[lane] = if scale[lane] > 0.0 { 1.0 / scale[lane] } else { 0.0 };
+        }
         let mut error = [0.0f32; ROWS];
         for (column, &cost) in weights.iter().zip(importance) {
             let mut x = *column;

@@ -1,6 +1,7 @@
 //! Gradients against finite differences, on tiny decoders of different arithmetic.
 
 use super::*;
+use crate::accelerator::{Accelerator, AcceleratorError};
 use crate::golden::logits::{logsumexp, nll};
 use haikuq_format::spec::*;
 
@@ -152,16 +153,46 @@ fn every_matrix_is_measured_whatever_the_arithmetic() {
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
         let mut seen = Vec::new();
         let seed = |seed| Options { seed, ..Options::default() };
-        let measured = sensitivities(&spec, &windows, &seed(1), read, &mut |done| seen.push(done)).unwrap();
+        let measured = sensitivities(None, &spec, &windows, &seed(1), read, &mut |done| seen.push(done)).unwrap();
         assert_eq!(seen, (1..=steps(&spec)).collect::<Vec<_>>());
         let have: BTreeMap<_, _> =
             measured.iter().map(|(n, s)| (n.clone(), s.parts().map(|(part, values)| (part, values.len())))).collect();
         assert_eq!(have, crate::calibrate::lengths(&spec));
-        let again = sensitivities(&spec, &windows, &seed(1), read, &mut |_| {}).unwrap();
+        let again = sensitivities(None, &spec, &windows, &seed(1), read, &mut |_| {}).unwrap();
         assert!(measured == again, "the same seed gives the same numbers");
-        let other = sensitivities(&spec, &windows, &seed(2), read, &mut |_| {}).unwrap();
+        let other = sensitivities(None, &spec, &windows, &seed(2), read, &mut |_| {}).unwrap();
         assert_eq!(measured["layers.1.qkv"].input, other["layers.1.qkv"].input, "inputs do not depend on labels");
         assert_ne!(measured["layers.1.qkv"].output, other["layers.1.qkv"].output);
+    }
+}
+
+#[test]
+fn a_gpu_measures_the_same() {
+    let accelerator = Accelerator::open(Some("0"), None).expect("an adapter; run scripts/setup.sh to install software Vulkan");
+    let accelerator = Arc::new(accelerator);
+    // All that matrices need, and room for none.
+    let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
+    for spec in [llama(), everything_else()] {
+        let weights = weights(&spec);
+        let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
+        let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
+        let measured = |products: Option<&Arc<GpuProducts>>| {
+            sensitivities(products, &spec, &windows, &Options::default(), read, &mut |_| {}).unwrap()
+        };
+        let on_cpu = measured(None);
+        let products = GpuProducts::new(accelerator.clone()).unwrap();
+        let on_gpu = measured(Some(&products));
+        assert!(products.failure().is_none());
+        for (name, cpu) in &on_cpu {
+            for ((part, a), (_, b)) in on_gpu[name].parts().into_iter().zip(cpu.parts()) {
+                let largest = b.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-3 * b.abs() + 1e-6 * largest;
+                assert!(a.len() == b.len() && a.iter().zip(b).all(close), "{name}, {part}: {a:?} and {b:?}");
+            }
+        }
+        let products = GpuProducts::new(without.clone()).unwrap();
+        assert!(measured(Some(&products)) == on_cpu, "what a GPU has no room for, the processor computes");
+        assert!(matches!(products.failure(), Some(AcceleratorError::Memory { .. })));
     }
 }
 

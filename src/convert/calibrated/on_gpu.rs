@@ -7,10 +7,10 @@ use super::super::{ConvertError, cost};
 use super::matrix::{CORRECTION, energy, sampled};
 use super::streams::{Activations, Streams};
 use super::{Run, name_of};
-use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix, Rounding};
+use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
 use crate::architecture::ArchitectureError;
 use crate::golden::reference::Site;
-use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_on, serves};
+use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_matrix_on, serves};
 use crate::timings::Step;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::scheme::Scheme;
@@ -174,16 +174,8 @@ impl OnGpu<'_> {
         let (staged, values): (StagedMatrix, Vec<f32>) = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
                 let quantized = run.timings.measure(Step::Codes, name, cost::codes(rows, columns), || {
-                    quantize_on(gpu, scheme, corrected, &moment.diagonal, |weights, levels| {
-                        let rounding = Rounding {
-                            values: levels.values,
-                            group: scheme.group,
-                            scales: levels.scales,
-                            order: &moment.order,
-                            sweeps: levels.sweeps,
-                        };
-                        gpu.round(weights, &rounding, &moment.factor, &moment.values)
-                    })
+                    let solved = (&moment.order[..], &moment.factor, &moment.values);
+                    quantize_matrix_on(gpu, scheme, corrected, &moment.diagonal, solved)
                 })?;
                 run.packed(tensor, &weights, quantized)
             }

@@ -2,11 +2,12 @@
 
 use super::ReferenceError;
 use super::norm::NormWeights;
-use super::product::{product, product_gradient};
+use super::product::{Factor, GpuProducts};
 use super::weights::Weights;
 use crate::model::BoxError;
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
+use std::sync::Arc;
 
 /// What stands before the first and after the last layer: embedding, final norm and head.
 pub struct Ends {
@@ -14,7 +15,7 @@ pub struct Ends {
     embedding: Tensor,
     positions: Option<Tensor>,
     final_norm: NormWeights,
-    head: Tensor,
+    head: Factor,
     head_bias: Option<Tensor>,
 }
 
@@ -31,11 +32,20 @@ impl Ends {
         Self::take(spec, &mut Weights::new(spec, read))
     }
 
+    /// The same with the head's weights on a GPU too, which computes products with them and gradients of these.
+    ///
+    /// # Errors
+    /// Only of tensor arithmetic.
+    pub fn on(mut self, products: &Arc<GpuProducts>) -> Result<Self, ReferenceError> {
+        self.head.put_on(products)?;
+        Ok(self)
+    }
+
     pub(super) fn take(spec: &DecoderSpec, weights: &mut Weights) -> Result<Self, ReferenceError> {
         let embedding = weights.take("embedding")?;
         let positions = weights.take_if(spec.learned_positions, "positions")?;
         let final_norm = NormWeights::load(spec.norm, "final_norm", weights)?;
-        let head = if spec.tied_head { embedding.clone() } else { weights.take("head")? };
+        let head = Factor::from(if spec.tied_head { embedding.clone() } else { weights.take("head")? });
         let head_bias = weights.take_if(spec.head_bias, "head.bias")?;
         Ok(Self { spec: spec.clone(), embedding, positions, final_norm, head, head_bias })
     }
@@ -99,7 +109,7 @@ impl Ends {
     /// # Errors
     /// Only of tensor arithmetic.
     pub fn logits(&self, normed: &Tensor) -> Result<Tensor, ReferenceError> {
-        let mut logits = product(normed, &self.head)?;
+        let mut logits = self.head.product(normed)?;
         if let Some(bias) = &self.head_bias {
             logits = logits.broadcast_add(bias)?;
         }
@@ -126,6 +136,6 @@ impl Ends {
     /// # Errors
     /// Only of tensor arithmetic.
     pub fn head_gradient(&self, output: &Tensor) -> Result<Tensor, ReferenceError> {
-        Ok(product_gradient(output, &self.head)?)
+        Ok(self.head.gradient(output)?)
     }
 }

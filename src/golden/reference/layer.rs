@@ -6,7 +6,7 @@ use super::elementwise::{gated, silu, sum};
 use super::heads::split;
 use super::norm::NormWeights;
 use super::observe::{Observe, Site, Unobserved};
-use super::product::product;
+use super::product::{Factor, GpuProducts};
 use super::rope::{CosSin, rotate};
 use super::rows::{every_second, stacked};
 use super::weights::Weights;
@@ -14,6 +14,7 @@ use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, QkNorm, Residual};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Rows of the feed-forward network's inside that exist at a time.
 const MLP_ROWS: usize = 2048;
@@ -21,23 +22,24 @@ const MLP_ROWS: usize = 2048;
 /// A matrix `[rows, columns]` with an optional bias.
 #[derive(Clone)]
 struct Projection {
-    weight: Tensor,
+    weight: Factor,
     bias: Option<Tensor>,
 }
 
 impl Projection {
     fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
-        Ok(Self { weight: weights.take(name)?, bias: weights.take_if(bias, &format!("{name}.bias"))? })
+        Ok(Self { weight: weights.take(name)?.into(), bias: weights.take_if(bias, &format!("{name}.bias"))? })
     }
 
     /// The same with other weights, row-major `[rows, columns]`.
     fn with_weights(&self, weights: Vec<f32>) -> Result<Self> {
-        Ok(Self { weight: Tensor::from_vec(weights, self.weight.dims(), &Device::Cpu)?, bias: self.bias.clone() })
+        let weight = Tensor::from_vec(weights, self.weight.weight().dims(), &Device::Cpu)?;
+        Ok(Self { weight: weight.into(), bias: self.bias.clone() })
     }
 
     /// `x` `[n, columns]` to `[n, rows]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = product(x, &self.weight)?;
+        let y = self.weight.product(x)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -139,6 +141,13 @@ impl Layer {
         Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, up, down, mlp_post_norm })
     }
 
+    /// Has the products with the layer's weights computed by `products`.
+    pub(super) fn put_on(&mut self, products: &Arc<GpuProducts>) -> Result<()> {
+        let MixerWeights::Attention(attention) = &mut self.mixer;
+        let matrices = [&mut attention.qkv, &mut attention.output, &mut self.up, &mut self.down];
+        matrices.into_iter().try_for_each(|projection| projection.weight.put_on(products))
+    }
+
     /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
     pub(super) fn forward(
         &self,
@@ -212,7 +221,7 @@ impl Layer {
             Activation::Gelu => x.gelu_erf(),
             Activation::GeluTanh => x.gelu(),
         };
-        let up = match observer.replace(Site::Up, &self.up.weight, x)? {
+        let up = match observer.replace(Site::Up, self.up.weight.weight(), x)? {
             Some(weights) => self.up.with_weights(weights)?,
             None => self.up.clone(),
         };
@@ -233,7 +242,7 @@ impl Layer {
 
 /// `x` through the matrix of a site, or through what the observer puts in its place.
 fn project(site: Site, projection: &Projection, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
-    let y = match observer.replace(site, &projection.weight, x)? {
+    let y = match observer.replace(site, projection.weight.weight(), x)? {
         Some(weights) => projection.with_weights(weights)?.forward(x)?,
         None => projection.forward(x)?,
     };

@@ -29,6 +29,7 @@ use weights::Weights;
 pub use ends::Ends;
 pub use numbers::{numbers, with_numbers};
 pub use observe::{Observe, Site};
+pub use product::GpuProducts;
 pub use windows::LayerWindows;
 
 /// Positions that are computed together, which bounds the memory of attention scores to

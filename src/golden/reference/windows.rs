@@ -3,11 +3,13 @@
 use super::ReferenceError;
 use super::layer::Layer;
 use super::observe::Observe;
+use super::product::GpuProducts;
 use super::rope::{CosSin, cos_sin};
 use super::weights::Weights;
 use crate::model::BoxError;
 use candle_core::Tensor;
 use haikuq_format::DecoderSpec;
+use std::sync::Arc;
 
 /// One layer, for windows of one length.
 pub struct LayerWindows<'a> {
@@ -31,6 +33,15 @@ impl<'a> LayerWindows<'a> {
         let layer = Layer::load(spec, index, &mut Weights::new(spec, read))?;
         let ropes = spec.ropes.iter().map(|table| cos_sin(table, 0, length, length)).collect::<Result<_, _>>()?;
         Ok(Self { spec, layer, ropes, length })
+    }
+
+    /// The same with its weights on a GPU too, which computes products with them and gradients of these.
+    ///
+    /// # Errors
+    /// Only of tensor arithmetic.
+    pub fn on(mut self, products: &Arc<GpuProducts>) -> Result<Self, ReferenceError> {
+        self.layer.put_on(products)?;
+        Ok(self)
     }
 
     /// The residual stream `x` `[windows × length, hidden_size]` after this layer.
