@@ -60,20 +60,28 @@ impl Estimate {
             Some(gpu) => flop / (GPU_SHARE * gpu),
             None => on_processor(flop, share),
         };
-        let choice = sampled * candidates as f64 / (CHOICE_SHARE * speeds.rounding);
+        // With a GPU, products are its, and all else stays with the processor.
+        let of_calibration = |step: Step, share: f64, beside_products: f64| {
+            let flop = sensitivities(step);
+            match speeds.gpu {
+                Some(gpu) => flop / (GPU_SHARE * gpu) + on_processor(flop, beside_products),
+                None => on_processor(flop, share),
+            }
+        };
         let scales = weights / (if speeds.gpu.is_some() { SCALES_SHARE } else { CODES_SHARE } * speeds.rounding);
         let steps = vec![
-            (Step::CalibrationForward, on_processor(sensitivities(Step::CalibrationForward), 0.6)),
-            (Step::CalibrationHead, on_processor(sensitivities(Step::CalibrationHead), 0.6)),
-            (Step::CalibrationBackward, on_processor(sensitivities(Step::CalibrationBackward), 0.55)),
-            (Step::Schemes, choice + weights * SECONDS_A_WEIGHT),
-            (Step::Forward, on_either(forward, 0.7)),
+            (Step::CalibrationForward, of_calibration(Step::CalibrationForward, 0.65, 2.2)),
+            (Step::CalibrationHead, of_calibration(Step::CalibrationHead, 0.6, 2.4)),
+            (Step::CalibrationBackward, of_calibration(Step::CalibrationBackward, 0.55, 1.6)),
+            (Step::Schemes, sampled * candidates as f64 / (CHOICE_SHARE * speeds.rounding) + weights * READING),
+            (Step::Reading, weights * READING),
+            (Step::Forward, on_either(forward, 0.75)),
             (Step::Moments, on_either(sum(&|_, columns| cost::moments(tokens, columns)), 0.75)),
             (Step::Correction, on_either(sum(&|rows, columns| cost::correction(tokens, rows, columns)), 0.65)),
-            (Step::Factorization, on_either(sum(&|_, columns| cost::factorization(columns)), 0.25)),
+            (Step::Factorization, on_either(sum(&|_, columns| cost::factorization(columns)), 0.22)),
             (Step::Codes, on_either(sum(&cost::codes), 0.6) + scales),
-            (Step::Packing, weights * SECONDS_A_WEIGHT),
-            (Step::Shards, weights * SECONDS_A_WEIGHT),
+            (Step::Packing, weights * PACKING),
+            (Step::Shards, weights * WRITING),
         ];
         Self { steps }
     }
@@ -85,19 +93,21 @@ impl Estimate {
 }
 
 /// Share of a GPU's speed that its steps reach together.
-const GPU_SHARE: f64 = 0.45;
+const GPU_SHARE: f64 = 0.5;
 
 /// Weights that are rounded to see what a scheme loses, codebooks included, against [`Speeds::rounding`].
-const CHOICE_SHARE: f64 = 0.3;
+const CHOICE_SHARE: f64 = 0.8;
 
-/// Weights whose scales are found for a GPU, against the same.
-const SCALES_SHARE: f64 = 0.8;
+/// Weights that a GPU rounds, by what the processor does for it, against the same.
+const SCALES_SHARE: f64 = 2.0;
 
 /// Weights whose scales and codes are found by the processor, products aside, against the same.
-const CODES_SHARE: f64 = 0.4;
+const CODES_SHARE: f64 = 0.55;
 
-/// What reading, packing, writing and hashing take.
-const SECONDS_A_WEIGHT: f64 = 1.5e-9;
+/// Seconds a weight for reading, for packing, and for shards and hashes.
+const READING: f64 = 0.7e-9;
+const PACKING: f64 = 1.2e-9;
+const WRITING: f64 = 2.4e-9;
 
 #[cfg(test)]
 mod tests {

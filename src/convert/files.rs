@@ -36,17 +36,34 @@ impl SourceFile {
     }
 }
 
+/// Files that are hashed at once.
+const HASHED_AT_ONCE: usize = 4;
+
 /// SHA-256 of every source, in order, noted as soon as it is known; a file that changed since it was opened is an error.
 pub(super) fn hash_sources(sources: &[SourceFile], mut notes: Option<SourceNotes>) -> Result<Vec<FileEntry>, ConvertError> {
-    let hash = |(index, source): (usize, &SourceFile)| {
+    let hash = |source: &SourceFile| -> Result<FileEntry, ConvertError> {
         let entry = hash_file(&source.path)?;
         source.check()?;
-        if let Some(notes) = &mut notes {
-            notes.add(index, &entry.sha256)?;
-        }
         Ok(entry)
     };
-    sources.iter().enumerate().map(hash).collect()
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(HASHED_AT_ONCE);
+    let mut entries = Vec::with_capacity(sources.len());
+    for some in sources.chunks(threads) {
+        let hashed: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = some.iter().map(|source| scope.spawn(|| hash(source))).collect();
+            let join =
+                |thread: std::thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+            threads.into_iter().map(join).collect()
+        });
+        for entry in hashed {
+            let entry = entry?;
+            if let Some(notes) = &mut notes {
+                notes.add(entries.len(), &entry.sha256)?;
+            }
+            entries.push(entry);
+        }
+    }
+    Ok(entries)
 }
 
 pub(super) fn is_empty_folder(path: &Path) -> bool {

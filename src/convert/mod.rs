@@ -277,7 +277,7 @@ pub fn tool() -> String {
     format!("haikuq {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Where a conversion to `out` keeps its calibration, which `key` is a short hash of all but the checkpoint of.
+/// Where a conversion to `out` keeps its calibration, which `key` is a short hash of all causes of.
 pub fn kept_calibration(out: &Path, key: &str) -> PathBuf {
     partial_folder(out).join(format!("{}{key}.safetensors", work::CALIBRATION))
 }

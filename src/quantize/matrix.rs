@@ -162,7 +162,8 @@ impl<'a> Fit<'a> {
             Codebook::Uniform => codebook::uniform(scheme.bits),
             Codebook::Learned => codebook::learn(scheme, weights, columns, importance),
         };
-        let largest = weights.iter().fold(0.0f32, |a, w| a.max(w.abs()));
+        let of_part = |part: &[f32]| part.iter().fold(0.0f32, |a, w| a.max(w.abs()));
+        let largest = weights.par_chunks(1 << 16).map(of_part).reduce(|| 0.0, f32::max);
         let grid = ScaleGrid::new(scheme.scale, largest, table.reach());
         Self { scheme, columns, importance, table, grid }
     }

@@ -12,6 +12,7 @@ use crate::architecture::ArchitectureError;
 use crate::golden::reference::Site;
 use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_matrix_on, serves};
 use crate::timings::Step;
+use crate::zeros::zeros;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::scheme::Scheme;
 use std::collections::BTreeMap;
@@ -161,7 +162,10 @@ impl OnGpu<'_> {
         }
         let begin = Instant::now();
         let moment = self.moment(name, stored, lookup)?;
-        let mut corrected = weights.clone();
+        let mut corrected = match original {
+            Some(_) => zeros(weights.len()),
+            None => weights.clone(),
+        };
         if let Some(original) = original {
             run.timings.measure(Step::Correction, name, cost::correction(tokens, rows, columns), || {
                 let correction = self.correction(&on_gpu, stored, original)?;
