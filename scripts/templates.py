@@ -109,7 +109,7 @@ def transformers_text(template, messages, options):
     try:
         compiled = chats._compile_jinja_template(template)
         text = compiled.render(
-            messages=json.loads(json.dumps(messages)),
+            messages=chats._alias_reasoning_fields(json.loads(json.dumps(messages))),
             tools=options.get("tools"),
             documents=options.get("documents"),
             add_generation_prompt=options.get("add_generation_prompt", True),

@@ -116,8 +116,15 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         }
         (None, None) => recipe,
     };
-    let accelerator = if recipe.calibrate { args.device.open(context).with_context(failed)? } else { None };
-    let speeds = recipe.calibrate.then(|| threads.install(|| Speeds::measure(accelerator.as_deref())));
+    let mut accelerator = if recipe.calibrate { args.device.open(context).with_context(failed)? } else { None };
+    let mut speeds = recipe.calibrate.then(|| threads.install(|| Speeds::measure(accelerator.as_deref())));
+    if let Some(Speeds { products, gpu, .. }) = &mut speeds
+        && args.device.is_auto()
+        && gpu.is_some_and(|gpu| gpu < *products)
+    {
+        context.note("the processor is faster than the GPU, and computes; --device gpu takes the GPU");
+        (accelerator, *gpu) = (None, None);
+    }
     let candidates = if let Choice::Target { schemes, .. } = &recipe.choice { schemes.len() } else { 0 };
     let expected = |text: &calibrate::Options| speeds.map(|s| Estimate::new(&decoder.spec, text, candidates, s));
     let source = args.calibration.as_deref().map_or(CalibrationSource::BuiltIn, CalibrationSource::from_path);

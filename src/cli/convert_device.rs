@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Device {
-    /// A GPU if there is one, else the processor
+    /// A GPU if there is one that is faster than the processor
     Auto,
     /// The processor
     Cpu,
@@ -29,6 +29,11 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Whether the faster one is to be taken.
+    pub fn is_auto(&self) -> bool {
+        self.device == Device::Auto
+    }
+
     /// The GPU that is asked for, if there is one.
     ///
     /// # Errors

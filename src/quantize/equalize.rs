@@ -5,7 +5,7 @@
 //! they are multiplied by it: the decoder computes the same. With `s_c` the root mean square of the column's weights all
 //! columns become equally large, whatever sizes the checkpoint gave to them. (J. Lin et al., "AWQ: Activation-aware
 //! Weight Quantization", 2023, make columns the larger the more they carry. That helps where columns are rounded by
-//! themselves; GPTQ makes good a column's errors in others, and loses by it.)
+//! themselves; GPTQ corrects a column's errors in others, and loses by it.)
 
 use super::Recipe;
 use crate::architecture::{ArchitectureError, Decoder};

@@ -2,7 +2,9 @@
 
 use super::arithmetic::{quotient, remainder};
 use super::python::{self, text};
-use super::rewrite::{ADDED, COMPARED, CONCAT, HELD, ITERATED, NAMED, QUOTIENT, REMAINDER, SEARCHED, SORTED, SPELLED};
+use super::rewrite::{
+    ADDED, ATTRIBUTE, COMPARED, CONCAT, HELD, ITERATED, NAMED, QUOTIENT, REMAINDER, SEARCHED, SORTED, SPELLED, SUBSCRIPT,
+};
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
@@ -40,6 +42,17 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
         paid(state, iterable(value)?, halvings.into())
     });
     environment.add_function(NAMED, named);
+    environment.add_function(ATTRIBUTE, |value: &Value, name: &str| match is_dictionary(value) {
+        true => Ok(method(value, name)),
+        false => value.get_attr(name),
+    });
+    environment.add_function(SUBSCRIPT, |value: &Value, name: &Value| -> Result<Value, Error> {
+        let item = value.get_item(name)?;
+        match name.as_str().filter(|_| item.is_undefined() && is_dictionary(value)) {
+            Some(name) => Ok(method(value, name)),
+            None => Ok(item),
+        }
+    });
     environment.add_function(HELD, |state: &State, value: Value| {
         let value = named(state, value)?;
         match holds_namespace(&value)? {
@@ -240,6 +253,36 @@ impl minijinja::value::Object for Cycler {
         };
         self.at.store(next, std::sync::atomic::Ordering::Relaxed);
         Ok(result)
+    }
+}
+
+/// Whether Python has a dictionary there: maps, but for objects that only look like one.
+fn is_dictionary(value: &Value) -> bool {
+    value.kind() == ValueKind::Map && !is_namespace(value)
+}
+
+/// A method that is not called.
+#[derive(Debug)]
+struct Method {
+    of: Value,
+    name: String,
+}
+
+fn method(of: &Value, name: &str) -> Value {
+    Value::from_object(Method { of: of.clone(), name: name.into() })
+}
+
+impl minijinja::value::Object for Method {
+    fn repr(self: &std::sync::Arc<Self>) -> minijinja::value::ObjectRepr {
+        minijinja::value::ObjectRepr::Plain
+    }
+
+    fn call(self: &std::sync::Arc<Self>, state: &mut State<'_, '_>, args: &[Value]) -> Result<Value, Error> {
+        self.of.call_method(state, &self.name, args)
+    }
+
+    fn render(self: &std::sync::Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "<built-in method {} of dict object>", self.name)
     }
 }
 

@@ -36,6 +36,14 @@ pub(super) const NAMED: &str = " named";
 pub(super) const HELD: &str = " held";
 /// What becomes text, spelled as Python does.
 pub(super) const SPELLED: &str = " spelled";
+/// `a.items` where nothing is called.
+pub(super) const ATTRIBUTE: &str = " attribute";
+/// `a['items']`.
+pub(super) const SUBSCRIPT: &str = " subscript";
+
+/// Methods of Python's dictionaries, which attributes of these names are, and subscripts without such a key.
+const OF_DICTIONARIES: [&str; 11] =
+    ["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
 
 /// Filters that iterate over what they are given, and with jinja2 fail on none.
 const ITERATING: [&str; 10] = ["list", "join", "first", "last", "batch", "slice", "sum", "length", "count", "reverse"];
@@ -150,7 +158,15 @@ fn arguments<'a>(args: &[CallArg<'a>]) -> Vec<CallArg<'a>> {
 }
 
 fn call_of<'a>(call: &Spanned<Call<'a>>) -> Spanned<Call<'a>> {
-    Spanned::new(Call { expr: expression(&call.expr), args: arguments(&call.args) }, call.span())
+    Spanned::new(Call { expr: place(&call.expr), args: arguments(&call.args) }, call.span())
+}
+
+/// What is called or set: an attribute stays one.
+fn place<'a>(expr: &Expr<'a>) -> Expr<'a> {
+    match expr {
+        Expr::GetAttr(e) => Expr::GetAttr(Spanned::new(GetAttr { expr: expression(&e.expr), name: e.name }, e.span())),
+        _ => expression(expr),
+    }
 }
 
 /// Whether an expression is markup that is safe, as a filter says in it, or a sum with such.
@@ -219,7 +235,14 @@ fn expression<'a>(expr: &Expr<'a>) -> Expr<'a> {
             new!(Filter, e, Filter { name: e.name, expr: input, args: arguments(&e.args) })
         }
         Expr::Test(e) => new!(Test, e, Test { name: e.name, expr: expression(&e.expr), args: arguments(&e.args) }),
-        Expr::GetAttr(e) => new!(GetAttr, e, GetAttr { expr: expression(&e.expr), name: e.name }),
+        Expr::GetAttr(e) if OF_DICTIONARIES.contains(&e.name) => {
+            let name = Expr::Const(Spanned::new(Const { value: e.name.into() }, e.span()));
+            call(ATTRIBUTE, vec![expression(&e.expr), name], e.span())
+        }
+        Expr::GetAttr(_) => place(expr),
+        Expr::GetItem(e) if matches!(&e.subscript_expr, Expr::Const(c) if c.value.as_str().is_some_and(|name| OF_DICTIONARIES.contains(&name))) => {
+            call(SUBSCRIPT, vec![expression(&e.expr), expression(&e.subscript_expr)], e.span())
+        }
         Expr::GetItem(e) => {
             let (expr, subscript_expr) = (expression(&e.expr), expression(&e.subscript_expr));
             new!(GetItem, e, GetItem { expr, subscript_expr })
@@ -280,7 +303,7 @@ pub(super) fn rewrite<'a>(statement: &Stmt<'a>) -> Result<Stmt<'a>, Error> {
                 Expr::GetAttr(_) => through(HELD, expression(&s.expr)),
                 _ => named(&s.expr),
             };
-            new!(Set, s, Set { target: expression(&s.target), expr })
+            new!(Set, s, Set { target: place(&s.target), expr })
         }
         Stmt::SetBlock(s) => {
             let (target, filter) = (expression(&s.target), optional(&s.filter));
