@@ -43,7 +43,7 @@ pub fn step(spec: &DecoderSpec, step: usize) -> Step {
 
 /// Operations of the `step`-th of [`steps`], for a text of at least `options.sensitivity_tokens`.
 pub fn flop(spec: &DecoderSpec, options: &Options, step: usize) -> f64 {
-    let length = options.window_tokens.min(spec.max_context).min(WINDOW_TOKENS).max(1);
+    let length = options.window_tokens.min(spec.max_context).clamp(1, WINDOW_TOKENS);
     crate::convert::cost::sensitivities(spec, step, options.sensitivity_tokens.div_ceil(length), length)
 }
 

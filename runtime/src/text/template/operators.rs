@@ -3,7 +3,7 @@
 use super::arithmetic::{quotient, remainder};
 use super::python::{self, text};
 use super::rewrite::{
-    ADDED, ATTRIBUTE, COMPARED, CONCAT, HELD, ITERATED, NAMED, QUOTIENT, REMAINDER, SEARCHED, SORTED, SPELLED, SUBSCRIPT,
+    ADDED, ATTRIBUTE, COMPARED, CONCAT, HELD, ITERATED, LOOPED, NAMED, QUOTIENT, REMAINDER, SEARCHED, SORTED, SPELLED, SUBSCRIPT,
 };
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -29,6 +29,14 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
     environment.add_function(COMPARED, |state: &State, value: Value| paid(state, value, 1));
     environment.add_function(SEARCHED, |state: &State, value: Value| paid(state, iterable(value)?, 1));
     environment.add_function(ITERATED, iterable);
+    // minijinja knows of no last character of a text.
+    environment.add_function(LOOPED, |state: &State, value: Value| match value.as_str() {
+        Some(text) => {
+            pay(state, text.len() * size_of::<Value>())?;
+            Ok(Value::from(text.chars().map(|c| Value::from(c.to_string())).collect::<Vec<_>>()))
+        }
+        None => iterable(value),
+    });
     environment.add_function(SPELLED, move |value: Value| match python::as_float(&value) {
         Some(number) => Ok(Value::from(python::float(number))),
         None if matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) => {

@@ -25,6 +25,8 @@ pub(super) const ADDED: &str = " added";
 pub(super) const COMPARED: &str = " compared";
 /// What `in` searches: paid for, and not none.
 pub(super) const SEARCHED: &str = " searched";
+/// What a loop goes over: not none, and a text as its characters.
+pub(super) const LOOPED: &str = " looped";
 /// What is iterated over: not none.
 pub(super) const ITERATED: &str = " iterated";
 /// What is iterated over and compared with each other.
@@ -286,7 +288,7 @@ pub(super) fn rewrite<'a>(statement: &Stmt<'a>) -> Result<Stmt<'a>, Error> {
                 rename(&s.target, &mut body);
             }
             body.extend(statements(&s.body)?);
-            let iter = through(ITERATED, expression(&s.iter));
+            let iter = call(LOOPED, vec![expression(&s.iter)], s.iter.span());
             let (target, filter_expr, else_body) = (expression(&s.target), optional(&s.filter_expr), statements(&s.else_body)?);
             new!(ForLoop, s, ForLoop { target, iter, filter_expr, recursive: s.recursive, body, else_body })
         }
