@@ -73,7 +73,8 @@ pub struct Spent {
 }
 
 impl Spent {
-    fn add(&mut self, other: Self) {
+    /// Adds what another step took.
+    pub fn add(&mut self, other: Self) {
         self.seconds += other.seconds;
         self.cpu_seconds += other.cpu_seconds;
         self.flop += other.flop;

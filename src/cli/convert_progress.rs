@@ -1,6 +1,6 @@
 //! Progress of a conversion: a bar on a terminal, a line now and then elsewhere, JSON lines with `--json`.
 //!
-//! What is left is told by work, not by weights: a weight of a wide matrix takes several times as long as others.
+//! The remaining time follows the work, not the weights: a weight of a wide matrix takes several times as long as others.
 
 use super::Context;
 use crate::convert::{MatrixCost, Plan, Progress};

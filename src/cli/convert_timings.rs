@@ -57,12 +57,7 @@ fn by_kind(timings: &Timings) -> BTreeMap<(Step, String), Spent> {
     let mut sums = BTreeMap::<(Step, String), Spent>::new();
     for (step, matrix, spent) in timings.by_matrix() {
         let kind = matrix.rsplit('.').next().unwrap_or(&matrix).to_string();
-        let sum = sums.entry((step, kind)).or_default();
-        *sum = Spent {
-            seconds: sum.seconds + spent.seconds,
-            cpu_seconds: sum.cpu_seconds + spent.cpu_seconds,
-            flop: sum.flop + spent.flop,
-        };
+        sums.entry((step, kind)).or_default().add(spent);
     }
     sums
 }

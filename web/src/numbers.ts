@@ -12,7 +12,7 @@ const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g;
 
 /** `JSON.parse`, but for such numbers. Throws `SyntaxError`, and `invalid-argument` for integers beyond 128 bits. */
 export function parseNumbers(name: string, json: string): unknown {
-  // What is wrong is said of the text as it is.
+  // Errors quote the text as it is.
   const parsed: unknown = JSON.parse(json);
   let any = false;
   const written = json.replace(TOKENS, (token) => {

@@ -22,7 +22,7 @@ const EXACT_DIGITS: usize = 15;
 pub fn read_json<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
     match with_wide_numbers(json).map_err(serde_json::Error::custom)? {
         Cow::Borrowed(json) => serde_json::from_slice(json),
-        // What is wrong is said of the text as it was.
+        // Errors quote the text as it was.
         Cow::Owned(written) => serde_json::from_slice(&written).map_err(|e| serde_json::from_slice::<T>(json).err().unwrap_or(e)),
     }
 }

@@ -37,7 +37,8 @@ impl Run<'_> {
     }
 
     /// The values of a matrix of `weights` as they are stored, quantized now unless an earlier run did it. `stored` are its
-    /// inputs `[tokens, columns]` after stored weights, `original` those after the original ones; `lookup` what a squared error costs where the matrix is also looked up in, a column.
+    /// inputs `[tokens, columns]` after stored weights, `original` those after the original ones; `lookup` says for each column
+    /// how much a squared error costs where the matrix is also looked up in.
     pub(super) fn matrix(
         &self,
         name: &str,
@@ -121,7 +122,8 @@ impl Run<'_> {
 
     /// A table of embeddings or positions.
     pub(super) fn table(&self, tensor: &TensorEntry) -> Result<(), ConvertError> {
-        if self.finished(tensor)?.is_some() {
+        if self.staged.read(tensor)?.is_some() {
+            (self.progress)(Progress::Matrix { name: &tensor.name, cost: None });
             return Ok(());
         }
         let begin = Instant::now();

@@ -9,7 +9,7 @@ use super::streams::{Activations, Streams};
 use super::{Run, name_of};
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
 use crate::architecture::ArchitectureError;
-use crate::golden::reference::Site;
+use crate::golden::reference::{Site, with_numbers};
 use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_matrix_on, serves};
 use crate::timings::Step;
 use crate::zeros::zeros;
@@ -84,8 +84,8 @@ impl OnGpu<'_> {
             let before = (run.tensor_of(gpu.download(&original)?)?, run.tensor_of(gpu.download(&stored)?)?);
             drop((original, stored));
             let (o, s) = run.layer_on_processor(layer, before.0, &before.1)?;
-            original = crate::golden::reference::with_numbers(&o, |x| gpu.upload(x, hidden))??;
-            stored = crate::golden::reference::with_numbers(&s, |x| gpu.upload(x, hidden))??;
+            original = with_numbers(&o, |x| gpu.upload(x, hidden))??;
+            stored = with_numbers(&s, |x| gpu.upload(x, hidden))??;
         }
         self.head(&original, &stored)
     }

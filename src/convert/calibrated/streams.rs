@@ -2,6 +2,7 @@
 //!
 //! They lie beside the matrices, as `layer-N.original` and `layer-N.stored`: what goes into layer N, little-endian f32.
 
+use super::super::pipeline::little_endian;
 use super::super::{ConvertError, disk};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ impl Streams {
         for (name, numbers) in [(ORIGINAL, &activations.original), (STORED, &activations.stored)] {
             let path = self.path(activations.layer, name);
             let new = path.with_extension(format!("{name}-unfinished"));
-            disk::write_synced(&new, &little_endian(numbers))?;
+            disk::write_synced(&new, &little_endian(bytemuck::cast_slice(numbers)))?;
             disk::rename(&new, &path)?;
         }
         if let Some(before) = self.there.replace(activations.layer).filter(|l| *l != activations.layer) {
@@ -96,14 +97,6 @@ fn layer(path: &Path) -> Option<usize> {
     let name = path.file_name()?.to_str()?;
     let (layer, rest) = name.strip_prefix("layer-")?.split_once('.')?;
     [ORIGINAL, STORED].contains(&rest).then(|| layer.parse().ok())?
-}
-
-fn little_endian(numbers: &[f32]) -> std::borrow::Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        bytemuck::cast_slice(numbers).into()
-    } else {
-        numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>().into()
-    }
 }
 
 /// `None` unless there are `length` numbers.
