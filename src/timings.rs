@@ -59,6 +59,12 @@ impl Step {
             Self::Shards => "shards and hashes",
         }
     }
+
+    /// Whether the processor computes its products in integers ([`crate::matmul::integers`]).
+    pub fn is_in_integers(self) -> bool {
+        use Step::{CalibrationBackward, CalibrationForward, CalibrationHead, Correction, Forward, Moments};
+        matches!(self, CalibrationForward | CalibrationHead | CalibrationBackward | Forward | Moments | Correction)
+    }
 }
 
 /// What a step took, of one matrix or of all.

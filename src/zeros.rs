@@ -1,5 +1,7 @@
 //! [`zeros`]: large buffers that the system gives in large pages.
 
+use bytemuck::Zeroable;
+
 /// Bytes from which on it matters.
 #[cfg(target_os = "linux")]
 const LARGE: usize = 8 << 20;
@@ -8,8 +10,8 @@ const LARGE: usize = 8 << 20;
 ///
 /// Activations of a calibration text are buffers of up to a gigabyte that live for one product. The system clears each of
 /// their pages when it is first written to; in pages of 4 KiB that took a tenth of a conversion's processor time.
-pub fn zeros(length: usize) -> Vec<f32> {
-    let out = vec![0.0; length];
+pub fn zeros<T: Zeroable>(length: usize) -> Vec<T> {
+    let out = bytemuck::zeroed_vec(length);
     #[cfg(target_os = "linux")]
     if size_of_val(&out[..]) >= LARGE {
         large_pages(&out);
@@ -19,7 +21,7 @@ pub fn zeros(length: usize) -> Vec<f32> {
 
 /// Asks for large pages where the buffer has whole ones. A system without them goes on with small ones.
 #[cfg(target_os = "linux")]
-fn large_pages(buffer: &[f32]) {
+fn large_pages<T>(buffer: &[T]) {
     use rustix::mm::{Advice, madvise};
     const PAGE: usize = 2 << 20;
     let start = buffer.as_ptr() as usize;
@@ -37,7 +39,7 @@ mod tests {
     #[test]
     fn they_are_zero_whatever_their_number() {
         for length in [0, 1, (3 << 20) + 5] {
-            let out = zeros(length);
+            let out: Vec<f32> = zeros(length);
             assert_eq!(out.len(), length);
             assert!(out.iter().all(|x| *x == 0.0));
         }

@@ -107,7 +107,7 @@ fn sensitivities<E: Into<BoxError>>(
         progress(done);
     };
     let load = |index| -> Result<LayerWindows<'_>, CalibrationError> {
-        let layer = LayerWindows::load(spec, index, length, &read)?;
+        let layer = LayerWindows::load(spec, index, length, &read)?.in_integers();
         Ok(match products {
             Some(products) => layer.on(products)?,
             None => layer,
@@ -126,7 +126,7 @@ fn sensitivities<E: Into<BoxError>>(
     }
 
     let mut measured = BTreeMap::new();
-    let mut ends = Ends::load(spec, &read)?;
+    let mut ends = Ends::load(spec, &read)?.in_integers();
     if let Some(products) = products {
         ends = ends.on(products)?;
     }

@@ -120,7 +120,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut speeds = recipe.calibrate.then(|| threads.install(|| Speeds::measure(accelerator.as_deref())));
     if let Some(Speeds { products, gpu, .. }) = &mut speeds
         && args.device.is_auto()
-        && gpu.is_some_and(|gpu| gpu < *products)
+        && gpu.is_some_and(|gpu| gpu < products.integers)
     {
         context.note("the processor is faster than the GPU, and computes; --device gpu takes the GPU");
         (accelerator, *gpu) = (None, None);

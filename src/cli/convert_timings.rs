@@ -11,7 +11,7 @@ pub fn timings_text(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool)
     let Speeds { products: peak, rounding, .. } = threads.install(|| Speeds::measure(None));
     let mut table = Table::new(&["step", ">seconds", ">share", ">threads", ">TFLOP", ">GFLOP/s", ">of peak"]);
     let total: f64 = timings.by_step().iter().map(|(_, spent)| spent.seconds).sum();
-    let mut row = |name: String, spent: &Spent| {
+    let mut row = |name: String, step: Step, spent: &Spent| {
         let speed = spent.flop / spent.seconds.max(1e-9);
         let of_products = |text: String| if spent.flop > 0.0 { text } else { String::new() };
         table.row([
@@ -21,20 +21,22 @@ pub fn timings_text(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool)
             format!("{:.1}", spent.cpu_seconds / spent.seconds.max(1e-9)),
             of_products(format!("{:.2}", spent.flop / 1e12)),
             of_products(format!("{:.0}", speed / 1e9)),
-            of_products(format!("{:.0} %", 100.0 * speed / peak)),
+            of_products(format!("{:.0} %", 100.0 * speed / peak.of(step))),
         ]);
     };
     let kinds = by_kind(timings);
     for (step, spent) in timings.by_step() {
-        row(step.name().to_string(), &spent);
+        row(step.name().to_string(), step, &spent);
         let of_step: Vec<_> = kinds.iter().filter(|((of, kind), _)| *of == step && !kind.is_empty()).collect();
         if of_step.len() > 1 {
-            of_step.iter().for_each(|((_, kind), spent)| row(format!("  {kind}"), spent));
+            of_step.iter().for_each(|((_, kind), spent)| row(format!("  {kind}"), step, spent));
         }
     }
     format!(
-        "{table}\n\n{total:.1} s in these steps; {jobs} threads multiply matrices at {:.0} GFLOP/s and round {:.1} M weights/s\n",
-        peak / 1e9,
+        "{table}\n\n{total:.1} s in these steps; {jobs} threads multiply at {:.0} GFLOP/s in f32, at {:.0} in integers (forward, \
+         moments, correction), and round {:.1} M weights/s\n",
+        peak.floats / 1e9,
+        peak.integers / 1e9,
         rounding / 1e6
     )
 }
@@ -45,7 +47,8 @@ pub fn timings_json(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool)
     let matrix = |(step, matrix, spent): (Step, String, Spent)| json!({"step": step, "matrix": matrix, "spent": spent});
     json!({
         "threads": jobs,
-        "peak_flops": speeds.products,
+        "peak_flops": speeds.products.floats,
+        "peak_flops_in_integers": speeds.products.integers,
         "rounding_weights": speeds.rounding,
         "steps": timings.by_step().iter().map(|(step, spent)| json!({"step": step, "spent": spent})).collect::<Vec<_>>(),
         "matrices": timings.by_matrix().into_iter().filter(|m| !m.1.is_empty()).map(matrix).collect::<Vec<_>>(),

@@ -2,6 +2,7 @@
 //!
 //! A multiplication with the addition after it counts as two. Work of no product (norms, scales, packing) is not counted.
 
+use super::calibrated::correction::keeps_outputs;
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::{LayerSpec, Mixer, TensorClass};
@@ -25,13 +26,15 @@ pub(crate) fn moments(tokens: usize, columns: usize) -> f64 {
     product(columns, tokens, columns) / 2.0
 }
 
-/// Correcting a matrix for what changed in the inputs of so many tokens: as `calibrated::shifted` does it, and solving.
+/// Correcting a matrix for what changed in the inputs of so many tokens.
 pub(crate) fn correction(tokens: usize, rows: usize, columns: usize) -> f64 {
-    let shifted = match 2 * rows < columns {
-        true => 2.0 * product(tokens, rows, columns),
-        false => product(columns, tokens, columns) + product(rows, columns, columns),
-    };
-    shifted + product(rows, columns, columns)
+    let narrower = if keeps_outputs(rows, columns) { rows } else { columns };
+    product(narrower, tokens, columns) + product(rows, columns, columns) + solution(rows, columns)
+}
+
+/// The part of it that comes after factorization: products of two triangles.
+pub(crate) fn solution(rows: usize, columns: usize) -> f64 {
+    product(rows, columns, columns)
 }
 
 /// A Cholesky factorization, and the inverse of its triangle.

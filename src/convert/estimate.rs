@@ -7,7 +7,7 @@
 use super::cost;
 use crate::accelerator::Accelerator;
 use crate::calibrate::{self, sensitivity};
-use crate::matmul::peak;
+use crate::matmul::{Peak, peak};
 use crate::quantize::rounding_speed;
 use crate::timings::Step;
 use haikuq_format::DecoderSpec;
@@ -16,8 +16,8 @@ use haikuq_format::spec::{TensorClass, TensorSpec};
 /// How fast a machine is, measured in a quarter of a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speeds {
-    /// Operations a second of f32 products on all threads.
-    pub products: f64,
+    /// Operations a second of products on all threads.
+    pub products: Peak,
     /// Weights a second for which all threads find scales and nearest codes.
     pub rounding: f64,
     /// Operations a second of f32 products on the GPU.
@@ -55,17 +55,16 @@ impl Estimate {
             steps.map(|s| sensitivity::flop(spec, options, s)).sum::<f64>()
         };
         let forward: f64 = spec.layers.iter().map(|l| 2.0 * cost::layer(l, spec.hidden_size, options.windows, length)).sum();
-        let on_processor = |flop: f64, share: f64| flop / (share * speeds.products);
-        let on_either = |flop: f64, share: f64| match speeds.gpu {
+        let on_either = |step: Step, flop: f64, share: f64| match speeds.gpu {
             Some(gpu) => flop / (GPU_SHARE * gpu),
-            None => on_processor(flop, share),
+            None => flop / (share * speeds.products.of(step)),
         };
         // With a GPU, products are its, and all else stays with the processor.
         let of_calibration = |step: Step, share: f64, beside_products: f64| {
             let flop = sensitivities(step);
             match speeds.gpu {
-                Some(gpu) => flop / (GPU_SHARE * gpu) + on_processor(flop, beside_products),
-                None => on_processor(flop, share),
+                Some(gpu) => flop / (GPU_SHARE * gpu) + flop / (beside_products * speeds.products.floats),
+                None => flop / (share * speeds.products.integers),
             }
         };
         let scales = weights / (if speeds.gpu.is_some() { SCALES_SHARE } else { CODES_SHARE } * speeds.rounding);
@@ -75,11 +74,11 @@ impl Estimate {
             (Step::CalibrationBackward, of_calibration(Step::CalibrationBackward, 0.55, 1.6)),
             (Step::Schemes, sampled * candidates as f64 / (CHOICE_SHARE * speeds.rounding) + weights * READING),
             (Step::Reading, weights * READING),
-            (Step::Forward, on_either(forward, 0.75)),
-            (Step::Moments, on_either(sum(&|_, columns| cost::moments(tokens, columns)), 0.75)),
-            (Step::Correction, on_either(sum(&|rows, columns| cost::correction(tokens, rows, columns)), 0.65)),
-            (Step::Factorization, on_either(sum(&|_, columns| cost::factorization(columns)), 0.22)),
-            (Step::Codes, on_either(sum(&cost::codes), 0.6) + scales),
+            (Step::Forward, on_either(Step::Forward, forward, 0.75)),
+            (Step::Moments, on_either(Step::Moments, sum(&|_, columns| cost::moments(tokens, columns)), 0.75)),
+            (Step::Correction, on_either(Step::Correction, sum(&|rows, columns| cost::correction(tokens, rows, columns)), 0.65)),
+            (Step::Factorization, on_either(Step::Factorization, sum(&|_, columns| cost::factorization(columns)), 0.22)),
+            (Step::Codes, on_either(Step::Codes, sum(&cost::codes), 0.6) + scales),
             (Step::Packing, weights * PACKING),
             (Step::Shards, weights * WRITING),
         ];
@@ -118,11 +117,11 @@ mod tests {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/haiku-7m");
         let checkpoint = crate::checkpoint::Checkpoint::open(&folder).unwrap();
         let mut spec = crate::architecture::Decoder::from_checkpoint(checkpoint).unwrap().spec;
-        let slow = Speeds { products: 1e11, rounding: 1e7, gpu: None };
+        let slow = Speeds { products: Peak { floats: 1e11, integers: 1e11 }, rounding: 1e7, gpu: None };
         let estimate = |spec: &DecoderSpec, speeds| Estimate::new(spec, &calibrate::Options::default(), 4, speeds).seconds();
         let seconds = estimate(&spec, slow);
         assert!((5.0..50.0).contains(&seconds), "{seconds}");
-        assert!(estimate(&spec, Speeds { products: 1e12, ..slow }) < seconds);
+        assert!(estimate(&spec, Speeds { products: Peak { floats: 1e12, integers: 1e12 }, ..slow }) < seconds);
         assert!(estimate(&spec, Speeds { rounding: 1e8, ..slow }) < seconds);
         assert!(estimate(&spec, Speeds { gpu: Some(1e13), ..slow }) < seconds);
         spec.layers.truncate(4);

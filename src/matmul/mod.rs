@@ -3,13 +3,15 @@
 //! Work is cut into parts by its size alone, and each part is one thread's: the result does not depend on how many
 //! threads there are.
 
+pub mod integers;
 mod moments;
 mod peak;
+mod tiles;
 mod triangle;
 
 pub use moments::{cross, gram};
-pub use peak::peak;
-pub use triangle::{cholesky, inverse_transposed};
+pub use peak::{Peak, peak};
+pub use triangle::{Real, cholesky, inverse_transposed};
 
 use crate::zeros::zeros;
 use faer::linalg::matmul::matmul;

@@ -1,5 +1,6 @@
 //! Means of outer products over many rows: second moments and what two streams of rows have in common.
 
+use super::tiles::{fill_lower_tiles, mirror, scale, side};
 use crate::zeros::zeros;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -24,18 +25,12 @@ pub fn gram(x: &[f32], p: usize) -> Vec<f32> {
     let mut out = zeros(p * p);
     for x in x.chunks(TERMS * p) {
         let (terms, x) = (x.len() / p, transposed(x, p));
-        // One triangle, in whole tiles.
-        out.par_chunks_mut(side * p).enumerate().for_each(|(i, out)| {
-            let (first, rows) = (i * side, out.len() / p);
-            let tiles = MatMut::from_row_major_slice_mut(out, rows, p).subcols_mut(0, first + rows);
-            tiles.par_col_chunks_mut(side).enumerate().for_each(|(j, out)| {
-                let (a, b) = (panel(&x, first, rows, terms), panel(&x, j * side, out.ncols(), terms));
-                matmul(out, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
-            });
+        fill_lower_tiles(&mut out, p, side, |i, j, out| {
+            let (a, b) = (panel(&x, i * side, out.nrows(), terms), panel(&x, j * side, out.ncols(), terms));
+            matmul(out, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
         });
     }
-    let by = 1.0 / n.max(1) as f32;
-    out.par_chunks_mut(p).enumerate().for_each(|(r, row)| row[..=r].iter_mut().for_each(|v| *v *= by));
+    scale(&mut out, n);
     mirror(&mut out, p, side);
     out
 }
@@ -59,18 +54,8 @@ pub fn cross(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
             });
         });
     }
-    let by = 1.0 / n.max(1) as f32;
-    out.par_chunks_mut(1 << 16).for_each(|part| part.iter_mut().for_each(|v| *v *= by));
+    scale(&mut out, n);
     out
-}
-
-/// Rows and columns of a tile, by the size of the whole: small ones have tiles for many threads still.
-fn side(p: usize) -> usize {
-    match p {
-        4096.. => 256,
-        1024.. => 128,
-        _ => 64,
-    }
 }
 
 /// Rows `first..first + rows` of what [`transposed`] made, with `columns` columns.
@@ -94,26 +79,4 @@ fn transposed(x: &[f32], p: usize) -> Vec<f32> {
         }
     });
     out
-}
-
-/// Copies the lower triangle over the upper one.
-fn mirror(out: &mut [f32], p: usize, side: usize) {
-    // Tile by tile: a column of a wide matrix is in no cache. The upper tiles of a strip of rows are the lower ones below it.
-    for first in (0..p).step_by(side) {
-        let (above, below) = out.split_at_mut((p.min(first + side)) * p);
-        let strip = &mut above[first * p..];
-        for r in 0..strip.len() / p {
-            for c in first + r + 1..p.min(first + side) {
-                strip[r * p + c] = strip[(c - first) * p + first + r];
-            }
-        }
-        if below.is_empty() {
-            break;
-        }
-        let below = &*below;
-        strip.par_chunks_mut(p).enumerate().for_each(|(r, row)| {
-            let from = below[first + r..].iter().step_by(p);
-            row[p.min(first + side)..].iter_mut().zip(from).for_each(|(to, x)| *to = *x);
-        });
-    }
 }

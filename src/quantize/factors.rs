@@ -1,6 +1,6 @@
 //! [`Factors`]: triangles that undo a second moment.
 
-use crate::matmul::{cholesky, inverse_transposed};
+use crate::matmul::{Real, cholesky, inverse_transposed};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
@@ -22,26 +22,11 @@ pub(super) struct Factors {
 }
 
 impl Factors {
-    /// Factors the row-major `values` `[n, n]` in the order `order`. `None` if they are not positive definite, or not finite.
-    ///
-    /// With `J` the reversal of order and `J H J = M Mᵀ`, `L` is `J M⁻ᵀ J` and `L⁻ᵀ` is `J M J`: one factorization and one
-    /// inverse of a triangle instead of an inverse of H.
+    /// Factors the row-major `values` `[n, n]` in the order `order`: in f32, or else in f64. `None` if they are not positive
+    /// definite, or not finite.
     pub(super) fn new(values: &[f32], order: Vec<usize>) -> Option<Self> {
-        let n = order.len();
-        let mut lower = vec![0.0f64; n * n];
-        lower.par_chunks_mut(n).enumerate().for_each(|(i, to)| {
-            let from = &values[order[n - 1 - i] * n..][..n];
-            to.iter_mut().zip(order.iter().rev()).for_each(|(to, &c)| *to = f64::from(from[c]));
-        });
-        cholesky(&mut lower, n)?;
-        let inverse = {
-            let inverse = inverse_transposed(&lower, n);
-            if !inverse.par_iter().all(|v| v.is_finite()) {
-                return None;
-            }
-            reversed(&inverse, n, |v| *v, |i| 0..i + 1)
-        };
-        let upper = reversed(&lower, n, |v| *v as f32, |i| i..n);
+        let (inverse, upper) =
+            triangles(values, &order, |x| x).or_else(|| triangles(values, &order, |x: f64| x as f32))?;
         Some(Self { order, inverse, upper })
     }
 
@@ -85,19 +70,38 @@ impl Factors {
     }
 }
 
+/// `L` and `L⁻ᵀ`, with a gap after each row.
+///
+/// With `J` the reversal of order and `J H J = M Mᵀ`, `L` is `J M⁻ᵀ J` and `L⁻ᵀ` is `J M J`: one factorization and one
+/// inverse of a triangle instead of an inverse of H.
+fn triangles<T: Real>(values: &[f32], order: &[usize], number: impl Fn(T) -> f32 + Sync) -> Option<(Vec<f32>, Vec<f32>)> {
+    let n = order.len();
+    let mut lower: Vec<T> = vec![T::default(); n * n];
+    lower.par_chunks_mut(n).enumerate().for_each(|(i, to)| {
+        let from = &values[order[n - 1 - i] * n..][..n];
+        to.iter_mut().zip(order.iter().rev()).for_each(|(to, &c)| *to = T::from(from[c]));
+    });
+    cholesky(&mut lower, n)?;
+    let inverse = inverse_transposed(&lower, n);
+    if !inverse.par_chunks(n).all(|row| row.iter().all(|v| number(*v).is_finite())) {
+        return None;
+    }
+    Some((reversed(&inverse, n, &number, |i| 0..i + 1), reversed(&lower, n, &number, |i| i..n)))
+}
+
 /// Rows and columns of `from` `[n, n]` in reversed order, with a gap after each row. Only what stands in `columns` of row
 /// `i` is taken over.
-fn reversed<T: Sync>(
+fn reversed<T: Copy + Sync>(
     from: &[T],
     n: usize,
-    number: impl Fn(&T) -> f32 + Sync,
+    number: &(impl Fn(T) -> f32 + Sync),
     columns: impl Fn(usize) -> Range<usize> + Sync,
 ) -> Vec<f32> {
     let mut out = vec![0.0; n * (n + GAP)];
     out.par_chunks_mut(n + GAP).enumerate().for_each(|(i, to)| {
         let (range, from) = (columns(i), &from[(n - 1 - i) * n..][..n]);
         let from = from.iter().rev().skip(range.start);
-        to[range].iter_mut().zip(from).for_each(|(to, x)| *to = number(x));
+        to[range].iter_mut().zip(from).for_each(|(to, x)| *to = number(*x));
     });
     out
 }

@@ -5,10 +5,13 @@ use super::super::plan::block_rows;
 use super::super::staged::StagedMatrix;
 use super::super::{ConvertError, MatrixCost, Progress, cost};
 use super::Run;
+use super::correction::Original;
 use crate::golden::reference::with_numbers;
-use crate::matmul::{cross, gram, times, times_transposed};
+use crate::matmul::integers::Inputs;
+use crate::matmul::times_transposed;
 use crate::quantize::{NotPositive, QuantizedMatrix, SecondMoment, quantize_matrix, quantize_table, serves};
 use crate::timings::Step;
+use crate::zeros::zeros;
 use candle_core::Tensor;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, QuantizedRows, dequantize, groups, pack_quantized, padded};
 use haikuq_format::manifest::TensorEntry;
@@ -16,10 +19,6 @@ use haikuq_format::scheme::Scheme;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::Instant;
-
-/// How much of what earlier errors changed in its inputs a matrix corrects. All of it follows the calibration text
-/// too closely; measured on SmolLM2-135M at 4.25 bits, KL is 0.081 with 0, 0.068 with a half, 0.081 with all.
-pub(super) const CORRECTION: f32 = 0.5;
 
 /// Tokens on which a matrix's loss is measured, at most, those that follow each other, and rows of the matrix whose outputs for
 /// them exist at a time.
@@ -30,6 +29,9 @@ const SAMPLE_ROWS: usize = 4096;
 /// Rows that a thread packs at a time.
 const PACKED_ROWS: usize = 256;
 
+/// Numbers that a thread takes at a time.
+const PART: usize = 1 << 16;
+
 impl Run<'_> {
     pub(super) fn tensor(&self, name: &str) -> Result<&TensorEntry, ConvertError> {
         let missing = || ConvertError::NotPlanned { tensor: name.into() };
@@ -37,14 +39,14 @@ impl Run<'_> {
     }
 
     /// The values of a matrix of `weights` as they are stored, quantized now unless an earlier run did it. `stored` are its
-    /// inputs `[tokens, columns]` after stored weights, `original` those after the original ones; `lookup` says for each column
+    /// inputs `[tokens, columns]` after stored weights, `original` what is known of the original ones; `lookup` says for each column
     /// how much a squared error costs where the matrix is also looked up in.
     pub(super) fn matrix(
         &self,
         name: &str,
         weights: &[f32],
         stored: &Tensor,
-        original: Option<Tensor>,
+        original: Option<Original>,
         lookup: Option<&[f32]>,
     ) -> Result<Vec<f32>, ConvertError> {
         let tensor = self.tensor(name)?;
@@ -54,19 +56,33 @@ impl Run<'_> {
         let begin = Instant::now();
         let (rows, columns, tokens) = (tensor.rows(), tensor.columns(), stored.dim(0)?);
         let failed = |source| ConvertError::Moment { tensor: name.into(), source };
-        let moment = self.timings.measure(Step::Moments, name, cost::moments(tokens, columns), || {
-            let mut moment = with_numbers(stored, |inputs| gram(inputs, columns))?;
+        let (moment, correction) = with_numbers(stored, |stored| -> candle_core::Result<_> {
+            let (inputs, mut moment) = self.timings.measure(Step::Moments, name, cost::moments(tokens, columns), || {
+                let inputs = Inputs::new(stored, columns);
+                let moment = inputs.gram();
+                (inputs, moment)
+            });
+            let correction = original.map(|original| {
+                let flop = cost::correction(tokens, rows, columns) - cost::solution(rows, columns);
+                self.timings.measure(Step::Correction, name, flop, || original.correction(weights, stored, &inputs, &moment))
+            });
             for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {
                 moment[c * columns + c] += extra;
             }
-            candle_core::Result::Ok(SecondMoment::new(columns, moment))
-        })?;
+            Ok((SecondMoment::new(columns, moment), correction.transpose()?))
+        })??;
         self.timings.measure(Step::Factorization, name, cost::factorization(columns), || moment.factorize()).map_err(failed)?;
-        let corrected = match original {
-            Some(original) => {
-                let flop = cost::correction(tokens, rows, columns);
-                let correct = || self.corrected(weights, stored, original, &moment).map(|c| c.map_err(failed));
-                self.timings.measure(Step::Correction, name, flop, correct)??
+        let corrected = match correction {
+            Some(mut sum) => {
+                let solve = || -> Result<(), NotPositive> {
+                    moment.solve_rows(&mut sum)?;
+                    sum.par_chunks_mut(PART).zip(weights.par_chunks(PART)).for_each(|(sum, weights)| {
+                        sum.iter_mut().zip(weights).for_each(|(sum, w)| *sum += w);
+                    });
+                    Ok(())
+                };
+                self.timings.measure(Step::Correction, name, cost::solution(rows, columns), solve).map_err(failed)?;
+                sum
             }
             None => weights.to_vec(),
         };
@@ -83,26 +99,6 @@ impl Run<'_> {
         let loss = self.timings.measure(Step::Loss, name, flop, || self.relative_loss(weights, &out, stored))?;
         self.finish(tensor, &staged, begin, loss)?;
         Ok(out)
-    }
-
-    /// `weights` with what corrects a part of the difference between the `original` and the `stored` inputs.
-    fn corrected(
-        &self,
-        weights: &[f32],
-        stored: &Tensor,
-        original: Tensor,
-        moment: &SecondMoment,
-    ) -> candle_core::Result<Result<Vec<f32>, NotPositive>> {
-        let mut corrected = with_numbers(stored, |stored| {
-            let shift = with_numbers(&original, |original| shift(original, stored))?;
-            drop(original);
-            candle_core::Result::Ok(shifted(weights, &shift, stored, moment.columns()))
-        })??;
-        let solved = moment.solve_rows(&mut corrected);
-        corrected.par_chunks_mut(1 << 16).zip(weights.par_chunks(1 << 16)).for_each(|(corrected, weights)| {
-            corrected.iter_mut().zip(weights).for_each(|(c, w)| *c += w);
-        });
-        Ok(solved.map(|()| corrected))
     }
 
     /// The values of a matrix that an earlier run quantized.
@@ -175,7 +171,7 @@ impl Run<'_> {
         let energy = |w: &[f32]| energy(&times_transposed(w, &sample, columns));
         let (mut lost, mut all) = (0.0, 0.0);
         for (weights, out) in weights.chunks(SAMPLE_ROWS * columns).zip(out.chunks(SAMPLE_ROWS * columns)) {
-            let difference: Vec<f32> = weights.par_iter().with_min_len(1 << 14).zip(out).map(|(a, b)| a - b).collect();
+            let difference = difference(weights, out, 1.0);
             lost += energy(&difference);
             all += energy(weights);
         }
@@ -201,6 +197,15 @@ impl Run<'_> {
 pub(super) fn sampled(tokens: usize) -> impl Iterator<Item = Range<usize>> {
     let step = tokens.div_ceil(SAMPLE_TOKENS / SAMPLE_RUN).max(SAMPLE_RUN);
     (0..tokens).step_by(step).map(move |first| first..tokens.min(first + SAMPLE_RUN))
+}
+
+/// `(a − b) × by`, number by number.
+pub(super) fn difference(a: &[f32], b: &[f32], by: f32) -> Vec<f32> {
+    let mut out = zeros(a.len());
+    out.par_chunks_mut(PART).zip(a.par_chunks(PART)).zip(b.par_chunks(PART)).for_each(|((out, a), b)| {
+        out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = (a - b) * by);
+    });
+    out
 }
 
 /// The sum of squares.
@@ -242,20 +247,6 @@ fn packed(tensor: &TensorEntry, rows: &QuantizedRows) -> PlaneBuffers {
         }
     }
     planes
-}
-
-/// Part of the way from the stored inputs to the original ones.
-fn shift(original: &[f32], stored: &[f32]) -> Vec<f32> {
-    original.par_iter().with_min_len(1 << 14).zip(stored).map(|(o, s)| (o - s) * CORRECTION).collect()
-}
-
-/// `W · E[shift xᵀ]` over the inputs `x`, by whichever order of products takes fewer operations.
-fn shifted(weights: &[f32], shift: &[f32], inputs: &[f32], columns: usize) -> Vec<f32> {
-    let rows = weights.len() / columns;
-    match 2 * rows < columns {
-        true => cross(&times_transposed(shift, weights, columns), inputs, rows, columns),
-        false => times(weights, &cross(shift, inputs, columns, columns), columns),
-    }
 }
 
 fn values(tensor: &TensorEntry, planes: &PlaneBuffers) -> Vec<f32> {

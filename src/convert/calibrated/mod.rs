@@ -9,6 +9,7 @@
 //! What a matrix becomes is put on disk under `OUT.partial/matrices`, from where the pipeline takes it and a resumed
 //! conversion goes on.
 
+pub(super) mod correction;
 mod matrix;
 mod on_gpu;
 mod streams;
@@ -20,6 +21,7 @@ use crate::calibrate::Calibration;
 use crate::golden::reference::{Ends, LayerWindows, Observe, ReferenceError, Site, with_numbers};
 use crate::quantize::Equalized;
 use crate::timings::{Step, Timings};
+use correction::{Original, keeps_outputs};
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
@@ -142,7 +144,7 @@ impl Run<'_> {
         original = ends.normed(&original)?;
         stored = ends.normed(&stored)?;
         drop(ends);
-        self.matrix(self.head(), &self.read(self.head())?, &stored, Some(original), self.lookup())?;
+        self.matrix(self.head(), &self.read(self.head())?, &stored, Some(Original::Inputs(original)), self.lookup())?;
         Ok(())
     }
 
@@ -150,12 +152,12 @@ impl Run<'_> {
     fn layer_on_processor(&self, index: usize, original: Tensor, stored: &Tensor) -> Result<(Tensor, Tensor), ConvertError> {
         let (spec, length) = (self.spec(), self.length());
         let layer_spec = &spec.layers[index];
-        let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?;
+        let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?.in_integers();
         let mut recorder = Recorder::default();
         let flop = cost::layer(layer_spec, spec.hidden_size, self.calibration.windows.len(), length);
         let after = self.timings.measure(Step::Forward, "", flop, || layer.forward(&original, &mut recorder))?;
         drop(original);
-        let mut quantizer = Quantizer { run: self, layer: index, inputs: recorder.inputs, failed: None };
+        let mut quantizer = Quantizer { run: self, layer: index, originals: recorder.originals()?, failed: None };
         let result = self.timings.measure(Step::Forward, "", flop, || layer.forward(stored, &mut quantizer));
         // The cause goes first: what candle hands on of it is text.
         match quantizer.failed {
@@ -180,16 +182,37 @@ struct Run<'a> {
     progress: &'a (dyn Fn(Progress) + Sync),
 }
 
-/// Keeps the inputs of a layer's matrices.
+/// Keeps what correcting a layer's matrices takes.
 #[derive(Default)]
 struct Recorder {
     inputs: BTreeMap<Site, Tensor>,
+    outputs: BTreeMap<Site, Vec<Tensor>>,
+}
+
+impl Recorder {
+    fn originals(self) -> candle_core::Result<BTreeMap<Site, Original>> {
+        let inputs = self.inputs.into_iter().map(|(site, x)| Ok((site, Original::Inputs(x))));
+        let outputs = self.outputs.into_iter().map(|(site, parts)| Ok((site, Original::Outputs(Tensor::cat(&parts, 0)?))));
+        inputs.chain(outputs).collect()
+    }
 }
 
 impl Observe for Recorder {
-    fn replace(&mut self, site: Site, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        self.inputs.insert(site, input.clone());
+    fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        let (rows, columns) = weights.dims2()?;
+        if keeps_outputs(rows, columns) {
+            self.outputs.insert(site, Vec::new());
+        } else {
+            self.inputs.insert(site, input.clone());
+        }
         Ok(None)
+    }
+
+    fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
+        if let Some(parts) = self.outputs.get_mut(&site) {
+            parts.push(output.clone());
+        }
+        Ok(output)
     }
 }
 
@@ -197,14 +220,14 @@ impl Observe for Recorder {
 struct Quantizer<'a> {
     run: &'a Run<'a>,
     layer: usize,
-    inputs: BTreeMap<Site, Tensor>,
+    originals: BTreeMap<Site, Original>,
     failed: Option<ConvertError>,
 }
 
 impl Observe for Quantizer<'_> {
     fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let name = name_of(&self.run.spec().layers[self.layer], self.layer, site);
-        let original = self.inputs.remove(&site);
+        let original = self.originals.remove(&site);
         match with_numbers(weights, |weights| self.run.matrix(&name, weights, input, original, None))? {
             Ok(values) => Ok(Some(values)),
             Err(error) => {

@@ -4,7 +4,8 @@
 
 use super::super::staged::StagedMatrix;
 use super::super::{ConvertError, cost};
-use super::matrix::{CORRECTION, energy, sampled};
+use super::correction::{CORRECTION, keeps_outputs};
+use super::matrix::{energy, sampled};
 use super::streams::{Activations, Streams};
 use super::{Run, name_of};
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
@@ -64,6 +65,12 @@ struct Moment {
     factor: Matrix,
 }
 
+/// What is kept of a matrix's pass through original weights, as by [`super::correction::Original`].
+enum OriginalOnGpu {
+    Inputs(Matrix),
+    Outputs(Matrix),
+}
+
 impl OnGpu<'_> {
     /// All layers from `start` on and the head.
     pub(super) fn go(&self, start: Activations, streams: &mut Streams) -> Result<(), Stop> {
@@ -97,14 +104,18 @@ impl OnGpu<'_> {
         let layer_spec = &spec.layers[index];
         let layer = LayerOnGpu::load(gpu, spec, index, length, |name| run.read(name))?;
         let flop = cost::layer(layer_spec, spec.hidden_size, windows, length);
-        let mut inputs = BTreeMap::<Site, Matrix>::new();
+        let mut originals = BTreeMap::<Site, OriginalOnGpu>::new();
         let mut weights = BTreeMap::<Site, (Vec<f32>, Matrix)>::new();
         let after = run.timings.measure(Step::Forward, "", flop, || {
             let after = layer.forward(&original, |site, x| -> Result<Matrix, Stop> {
                 let host = run.read(&name_of(layer_spec, index, site))?;
                 let on_gpu = gpu.upload(&host, x.columns())?;
                 let y = gpu.times_transposed(&x, &on_gpu)?;
-                inputs.insert(site, x);
+                let original = match keeps_outputs(on_gpu.rows(), on_gpu.columns()) {
+                    true => OriginalOnGpu::Outputs(gpu.copy(&y)?),
+                    false => OriginalOnGpu::Inputs(x),
+                };
+                originals.insert(site, original);
                 weights.insert(site, (host, on_gpu));
                 Ok(y)
             })?;
@@ -114,7 +125,7 @@ impl OnGpu<'_> {
         drop(original);
         let stored = run.timings.measure(Step::Forward, "", flop, || {
             let stored = layer.forward(&stored, |site, x| -> Result<Matrix, Stop> {
-                let (original, weights) = (inputs.remove(&site), weights.remove(&site));
+                let (original, weights) = (originals.remove(&site), weights.remove(&site));
                 let (host, on_gpu) = weights.expect("each site is passed twice");
                 let tensor = run.tensor(&name_of(layer_spec, index, site))?;
                 let values = self.matrix(tensor, host, on_gpu, &x, original, None)?;
@@ -141,7 +152,7 @@ impl OnGpu<'_> {
         let (original, stored) = (normed(original)?, normed(stored)?);
         let host = run.read(run.head())?;
         let on_gpu = gpu.upload(&host, run.spec().hidden_size)?;
-        self.matrix(run.tensor(run.head())?, host, on_gpu, &stored, Some(original), run.lookup())?;
+        self.matrix(run.tensor(run.head())?, host, on_gpu, &stored, Some(OriginalOnGpu::Inputs(original)), run.lookup())?;
         Ok(())
     }
 
@@ -152,7 +163,7 @@ impl OnGpu<'_> {
         weights: Vec<f32>,
         mut on_gpu: Matrix,
         stored: &Matrix,
-        original: Option<Matrix>,
+        original: Option<OriginalOnGpu>,
         lookup: Option<&[f32]>,
     ) -> Result<Matrix, Stop> {
         let Self { run, gpu } = *self;
@@ -161,20 +172,27 @@ impl OnGpu<'_> {
             return Ok(gpu.upload(&values, columns)?);
         }
         let begin = Instant::now();
-        let moment = self.moment(name, stored, lookup)?;
-        let mut corrected = match original {
-            Some(_) => zeros(weights.len()),
+        let flop = cost::moments(tokens, columns);
+        let moment = run.timings.measure(Step::Moments, name, flop, || gpu.gram(stored))?;
+        let correction = original.map(|original| {
+            let flop = cost::correction(tokens, rows, columns) - cost::solution(rows, columns);
+            run.timings.measure(Step::Correction, name, flop, || self.correction(&on_gpu, stored, original, &moment))
+        });
+        let correction = correction.transpose()?;
+        let moment = self.solved(name, moment, lookup)?;
+        let corrected = match correction {
+            Some(correction) => {
+                let mut corrected = zeros(weights.len());
+                run.timings.measure(Step::Correction, name, cost::solution(rows, columns), || {
+                    let mut sum = gpu.solve_rows(&correction, &moment.factor, &moment.order)?;
+                    drop(correction);
+                    gpu.combine(&mut sum, 1.0, &on_gpu, 1.0)?;
+                    gpu.read(&sum, 0, &mut corrected)
+                })?;
+                corrected
+            }
             None => weights.clone(),
         };
-        if let Some(original) = original {
-            run.timings.measure(Step::Correction, name, cost::correction(tokens, rows, columns), || {
-                let correction = self.correction(&on_gpu, stored, original)?;
-                let mut sum = gpu.solve_rows(&correction, &moment.factor, &moment.order)?;
-                drop(correction);
-                gpu.combine(&mut sum, 1.0, &on_gpu, 1.0)?;
-                gpu.read(&sum, 0, &mut corrected)
-            })?;
-        }
         let (staged, values): (StagedMatrix, Vec<f32>) = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
                 let quantized = run.timings.measure(Step::Codes, name, cost::codes(rows, columns), || {
@@ -205,12 +223,11 @@ impl OnGpu<'_> {
         Ok(values)
     }
 
-    /// The second moment of inputs, shrunk and damped, and its factor.
-    fn moment(&self, name: &str, inputs: &Matrix, lookup: Option<&[f32]>) -> Result<Moment, Stop> {
+    /// A second moment of inputs shrunk and damped, with its factor.
+    fn solved(&self, name: &str, mut values: Matrix, lookup: Option<&[f32]>) -> Result<Moment, Stop> {
         let Self { run, gpu } = *self;
-        let columns = inputs.columns();
-        let (values, diagonal) = run.timings.measure(Step::Moments, name, cost::moments(inputs.rows(), columns), || {
-            let mut values = gpu.gram(inputs)?;
+        let columns = values.columns();
+        let diagonal = run.timings.measure(Step::Moments, name, 0.0, || {
             let mut diagonal = gpu.diagonal(&values)?;
             let looked_up = |c: usize| lookup.and_then(|l| l.get(c)).copied().unwrap_or(0.0);
             diagonal.iter_mut().enumerate().for_each(|(c, d)| *d += looked_up(c));
@@ -218,7 +235,7 @@ impl OnGpu<'_> {
             let added: Vec<f32> = (0..columns).map(|c| looked_up(c) + damping).collect();
             gpu.shrink(&mut values, SHRINKAGE, &added)?;
             diagonal.iter_mut().for_each(|d| *d += damping);
-            Ok::<_, AcceleratorError>((values, diagonal))
+            Ok::<_, AcceleratorError>(diagonal)
         })?;
         let order = activation_order(&diagonal);
         let factor = run.timings.measure(Step::Factorization, name, cost::factorization(columns), || {
@@ -226,7 +243,7 @@ impl OnGpu<'_> {
                 true => gpu.inverse_factor(&values, &order)?,
                 false => None,
             };
-            // In f64 there is one still, unless activations are not finite.
+            // The processor has f64, in which there is one unless activations are not finite.
             let on_processor = || -> Result<Matrix, Stop> {
                 let moment = SecondMoment::prepared(columns, gpu.download(&values)?);
                 let failed = |source| ConvertError::Moment { tensor: name.into(), source };
@@ -237,14 +254,26 @@ impl OnGpu<'_> {
         Ok(Moment { values, diagonal, order, factor })
     }
 
-    /// `W · E[shift xᵀ]` over the stored inputs `x`, where `shift` is a part of the way to the original ones.
-    fn correction(&self, weights: &Matrix, stored: &Matrix, original: Matrix) -> Result<Matrix, AcceleratorError> {
+    /// The twin of [`Original::correction`](super::correction::Original::correction).
+    fn correction(
+        &self,
+        weights: &Matrix,
+        stored: &Matrix,
+        original: OriginalOnGpu,
+        moment: &Matrix,
+    ) -> Result<Matrix, AcceleratorError> {
         let gpu = self.gpu;
-        let mut shift = original;
-        gpu.combine(&mut shift, CORRECTION, stored, -CORRECTION)?;
-        match 2 * weights.rows() < weights.columns() {
-            true => gpu.cross(&gpu.times_transposed(&shift, weights)?, stored),
-            false => gpu.times(weights, &gpu.cross(&shift, stored)?),
+        match original {
+            OriginalOnGpu::Inputs(mut shift) => {
+                gpu.combine(&mut shift, CORRECTION, stored, -CORRECTION)?;
+                gpu.times(weights, &gpu.cross(&shift, stored)?)
+            }
+            OriginalOnGpu::Outputs(outputs) => {
+                let mut correction = gpu.cross(&outputs, stored)?;
+                drop(outputs);
+                gpu.combine(&mut correction, CORRECTION, &gpu.times(weights, moment)?, -CORRECTION)?;
+                Ok(correction)
+            }
         }
     }
 }

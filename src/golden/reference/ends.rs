@@ -32,6 +32,13 @@ impl Ends {
         Self::take(spec, &mut Weights::new(spec, read))
     }
 
+    /// The same with the head's products computed in integers ([`crate::matmul::integers`]) where the processor computes them.
+    #[must_use]
+    pub fn in_integers(mut self) -> Self {
+        self.head.use_integers();
+        self
+    }
+
     /// The same with the head's weights on a GPU too, which computes products with them and gradients of these.
     ///
     /// # Errors

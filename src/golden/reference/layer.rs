@@ -2,7 +2,7 @@
 
 use super::ReferenceError;
 use super::attention::{LayerCache, Scores, attend};
-use super::elementwise::{gated, silu, sum};
+use super::elementwise::{gated, silu, silu_gated, sum};
 use super::heads::split;
 use super::norm::NormWeights;
 use super::observe::{Observe, Site, Unobserved};
@@ -34,12 +34,12 @@ impl Projection {
     /// The same with other weights, row-major `[rows, columns]`.
     fn with_weights(&self, weights: Vec<f32>) -> Result<Self> {
         let weight = Tensor::from_vec(weights, self.weight.weight().dims(), &Device::Cpu)?;
-        Ok(Self { weight: weight.into(), bias: self.bias.clone() })
+        Ok(Self { weight: self.weight.with_weight(weight), bias: self.bias.clone() })
     }
 
-    /// `x` `[n, columns]` to `[n, rows]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.weight.product(x)?;
+    /// `x` `[n, columns]` to `[n, rows]`; `observer` sees it before the bias.
+    fn forward(&self, site: Site, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+        let y = observer.output(site, self.weight.product(x)?)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -141,11 +141,19 @@ impl Layer {
         Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, up, down, mlp_post_norm })
     }
 
+    fn factors(&mut self) -> [&mut Factor; 4] {
+        let MixerWeights::Attention(attention) = &mut self.mixer;
+        [&mut attention.qkv, &mut attention.output, &mut self.up, &mut self.down].map(|projection| &mut projection.weight)
+    }
+
+    /// Has the products with the layer's weights computed in integers.
+    pub(super) fn use_integers(&mut self) {
+        self.factors().into_iter().for_each(Factor::use_integers);
+    }
+
     /// Has the products with the layer's weights computed by `products`.
     pub(super) fn put_on(&mut self, products: &Arc<GpuProducts>) -> Result<()> {
-        let MixerWeights::Attention(attention) = &mut self.mixer;
-        let matrices = [&mut attention.qkv, &mut attention.output, &mut self.up, &mut self.down];
-        matrices.into_iter().try_for_each(|projection| projection.weight.put_on(products))
+        self.factors().into_iter().try_for_each(|factor| factor.put_on(products))
     }
 
     /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
@@ -229,10 +237,11 @@ impl Layer {
         let mut parts = Vec::new();
         for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
-            let y = observer.output(Site::Up, up.forward(&x)?)?;
-            parts.push(match self.spec.mlp.gated {
-                true => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
-                false => activate(y)?,
+            let y = up.forward(Site::Up, &x, observer)?;
+            parts.push(match (self.spec.mlp.gated, self.spec.mlp.activation) {
+                (true, Activation::Silu) => silu_gated(&y)?,
+                (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
+                (false, _) => activate(y)?,
             });
         }
         let inner = stacked(parts)?;
@@ -242,11 +251,10 @@ impl Layer {
 
 /// `x` through the matrix of a site, or through what the observer puts in its place.
 fn project(site: Site, projection: &Projection, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
-    let y = match observer.replace(site, projection.weight.weight(), x)? {
-        Some(weights) => projection.with_weights(weights)?.forward(x)?,
-        None => projection.forward(x)?,
-    };
-    observer.output(site, y)
+    match observer.replace(site, projection.weight.weight(), x)? {
+        Some(weights) => projection.with_weights(weights)?.forward(site, x, observer),
+        None => projection.forward(site, x, observer),
+    }
 }
 
 fn scaled(x: Tensor, by: f32) -> Result<Tensor> {

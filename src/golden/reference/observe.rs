@@ -37,7 +37,7 @@ pub trait Observe {
     /// The observer's own; they end the forward pass.
     fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> Result<Option<Vec<f32>>>;
 
-    /// After: its output, or part of its rows, which may be changed.
+    /// After: its output before a bias, or part of its rows, which may be changed.
     ///
     /// # Errors
     /// The observer's own.

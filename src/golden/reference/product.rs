@@ -1,7 +1,8 @@
-//! [`Factor`]: a matrix of weights that is multiplied with inputs, on the processor or the GPU.
+//! [`Factor`]: a matrix of weights that is multiplied with inputs, on the processor, exactly or in integers, or on the GPU.
 
 use super::numbers::{numbers, with_numbers};
 use crate::accelerator::{Accelerator, AcceleratorError, Matrix};
+use crate::matmul::integers::PackedWeights;
 use crate::matmul::{times, times_transposed};
 use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
@@ -66,12 +67,13 @@ struct OnGpu {
 #[derive(Clone)]
 pub(super) struct Factor {
     weight: Tensor,
+    in_integers: Option<Arc<PackedWeights>>,
     on_gpu: Option<Arc<OnGpu>>,
 }
 
 impl From<Tensor> for Factor {
     fn from(weight: Tensor) -> Self {
-        Self { weight, on_gpu: None }
+        Self { weight, in_integers: None, on_gpu: None }
     }
 }
 
@@ -79,6 +81,20 @@ impl Factor {
     /// The weights.
     pub(super) fn weight(&self) -> &Tensor {
         &self.weight
+    }
+
+    /// The same weights' place taken by others of their shape; products are computed as with these.
+    pub(super) fn with_weight(&self, weight: Tensor) -> Self {
+        let mut factor = Self::from(weight);
+        if self.in_integers.is_some() {
+            factor.use_integers();
+        }
+        factor
+    }
+
+    /// Has products computed in integers where the processor computes them ([`crate::matmul::integers`]).
+    pub(super) fn use_integers(&mut self) {
+        self.in_integers = Some(Arc::default());
     }
 
     /// Puts the weights on the GPU too, if they fit.
@@ -105,7 +121,12 @@ impl Factor {
         let on_gpu = |g: &[f32]| self.on_gpu(g, rows, Accelerator::times);
         let of_x = match with_numbers(&gradient, on_gpu)? {
             Some(of_x) => of_x,
-            None => with_numbers(&gradient, |g| with_numbers(&self.weight, |w| times(g, w, rows)))??,
+            None => with_numbers(&gradient, |g| {
+                with_numbers(&self.weight, |weight| match &self.in_integers {
+                    Some(packed) => packed.times(g, weight, rows),
+                    None => times(g, weight, rows),
+                })
+            })??,
         };
         Tensor::from_vec(of_x, (n, columns), &Device::Cpu)
     }
@@ -145,7 +166,10 @@ impl CustomOp1 for Product {
         let x = numbers(x, layout)?;
         let y = match self.factor.on_gpu(x, columns, Accelerator::times_transposed) {
             Some(y) => y,
-            None => with_numbers(&self.factor.weight, |weight| times_transposed(x, weight, columns))?,
+            None => with_numbers(&self.factor.weight, |weight| match &self.factor.in_integers {
+                Some(packed) => packed.times_transposed(x, weight, columns),
+                None => times_transposed(x, weight, columns),
+            })?,
         };
         Ok((CpuStorage::F32(y), (n, rows).into()))
     }
