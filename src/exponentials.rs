@@ -25,7 +25,7 @@ fn exp(x: f32) -> f32 {
 }
 
 /// Replaces scores by `e^(score − largest)` and returns the sum of these, which is at least 1.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 pub fn exponentials(scores: &mut [f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for some in scores.chunks(LANES) {
@@ -51,7 +51,7 @@ pub fn softmax(scores: &mut [f32]) {
 }
 
 /// `σ(x) = 1 / (1 + e^−x)` of each number.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 pub fn sigmoid(values: &mut [f32]) {
     values.iter_mut().for_each(|x| *x = 1.0 / (1.0 + exp(-*x)));
 }

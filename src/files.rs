@@ -41,6 +41,15 @@ pub fn hash_file(path: &Path) -> Result<FileEntry, ReadError> {
     Ok(FileEntry { name, bytes, sha256: hex(&hash.finalize()) })
 }
 
+/// The bytes of words as files have them.
+pub fn little_endian(words: &[u32]) -> std::borrow::Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        bytemuck::cast_slice(words).into()
+    } else {
+        words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>().into()
+    }
+}
+
 /// Opens a regular file and nothing else: a pipe would be waited for, and a device may have no end.
 ///
 /// # Errors

@@ -28,4 +28,5 @@ pub mod serve;
 pub mod timings;
 pub mod tokenizer;
 pub mod validate;
+mod kept;
 mod zeros;

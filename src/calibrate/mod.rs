@@ -17,13 +17,13 @@
 //! * [`file`](mod@file): calibration files, so that many conversions can share one measurement.
 
 pub mod file;
-mod kept;
 pub mod sensitivity;
 pub mod text;
 
 use haikuq_format::manifest::FileEntry;
 use haikuq_format::{DecoderSpec, spec::TensorClass};
 use std::collections::BTreeMap;
+use crate::kept::KeptError;
 use std::path::PathBuf;
 
 pub use sensitivity::{measure, measure_on};
@@ -40,6 +40,15 @@ pub struct Calibration {
     pub sensitivities: BTreeMap<String, Sensitivity>,
     /// Tokens that the sensitivities were measured on.
     pub sensitivity_tokens: usize,
+}
+
+impl Calibration {
+    /// How much text it was measured on.
+    pub fn sizes(&self) -> Options {
+        let window_tokens = self.windows.first().map_or(0, Vec::len);
+        let sensitivity_tokens = self.sensitivity_tokens;
+        Options { windows: self.windows.len(), window_tokens, sensitivity_tokens, ..Options::default() }
+    }
 }
 
 /// How a decoder feels errors in one of its matrices.
@@ -155,14 +164,9 @@ pub enum CalibrationError {
     /// Tensor arithmetic failed: a bug, or no memory.
     #[error("calibration: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// The folder for what is not kept in memory cannot be used.
-    #[error("cannot keep what goes into each layer in {}: {source}", path.display())]
-    Spill {
-        /// The folder.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// What goes into each layer cannot be kept.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// The decoder's numbers are broken.
     #[error("{what}: not finite; the checkpoint's numbers overflow or are broken")]
     NotFinite {

@@ -7,11 +7,11 @@
 //! text. Gradients of different positions' losses are then uncorrelated, so that one backward pass of their sum gives the
 //! mean square of each.
 
-use super::kept::Kept;
 use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
 use crate::architecture::Decoder;
 use crate::exponentials::exponentials;
-use crate::golden::reference::{Ends, GpuProducts, LayerWindows, Observe, Site, numbers, with_numbers};
+use crate::golden::reference::{Embedding, GpuProducts, LayerWindows, Observe, OutputHead, Site, numbers, with_numbers};
+use crate::kept::Kept;
 use crate::model::BoxError;
 use crate::timings::Step;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
@@ -114,9 +114,9 @@ fn sensitivities<E: Into<BoxError>>(
         })
     };
 
-    let ends = Ends::load(spec, &read)?;
-    let mut residual: Vec<Tensor> = windows.iter().map(|w| ends.embed(std::slice::from_ref(w))).collect::<Result<_, _>>()?;
-    drop(ends);
+    let embedding = Embedding::load(spec, &read)?;
+    let mut residual: Vec<Tensor> = windows.iter().map(|w| embedding.embed(std::slice::from_ref(w))).collect::<Result<_, _>>()?;
+    drop(embedding);
     let mut inputs = Kept::new(options.spill.as_deref())?;
     for index in 0..spec.num_layers() {
         let layer = load(index)?;
@@ -126,14 +126,14 @@ fn sensitivities<E: Into<BoxError>>(
     }
 
     let mut measured = BTreeMap::new();
-    let mut ends = Ends::load(spec, &read)?.in_integers();
+    let mut output = OutputHead::load(spec, &read)?.in_integers();
     if let Some(products) = products {
-        ends = ends.on(products)?;
+        output = output.on(products)?;
     }
     let mut head = Sums::default();
     let end = |(window, x): (usize, &Tensor)| {
         let label = |position: usize| uniform(options.seed, (window * length + position) as u64);
-        at_the_end(&ends, x, &|position, weights, total| draw(weights, total, label(position)))
+        at_the_end(&output, x, &|position, weights, total| draw(weights, total, label(position)))
     };
     let found = residual.par_iter().enumerate().map(end).collect::<Result<Vec<_>, _>>()?;
     let mut gradients = Vec::with_capacity(windows.len());
@@ -141,7 +141,7 @@ fn sensitivities<E: Into<BoxError>>(
         head.merge(&end.head);
         gradients.push(end.gradient);
     }
-    drop((ends, residual));
+    drop((output, residual));
     measured.insert(if spec.tied_head { "embedding" } else { "head" }.to_owned(), head.sensitivity());
     step();
 
@@ -263,22 +263,22 @@ struct End {
 
 /// Runs final norm and head on the residual stream `x` of one window, and back. `draw` chooses a position's label, given
 /// `e^(logit − largest)` of all ids and their sum.
-fn at_the_end(ends: &Ends, x: &Tensor, draw: &dyn Fn(usize, &[f32], f64) -> usize) -> Result<End, CalibrationError> {
+fn at_the_end(output: &OutputHead, x: &Tensor, draw: &dyn Fn(usize, &[f32], f64) -> usize) -> Result<End, CalibrationError> {
     let x = Var::from_tensor(&x.detach())?;
-    let normed = ends.normed(&x)?;
+    let normed = output.normed(&x)?;
     let mut head = Sums::default();
     let energies = head.input.add(&normed)?;
     let (detached, positions) = (normed.detach(), normed.dim(0)?);
     let (mut blocks, mut variances) = (Vec::new(), Vec::new());
     for first in (0..positions).step_by(LOGIT_ROWS) {
         let rows = LOGIT_ROWS.min(positions - first);
-        let logits = ends.logits(&detached.narrow(0, first, rows)?)?;
+        let logits = output.logits(&detached.narrow(0, first, rows)?)?;
         let vocab_size = logits.dim(1)?;
         let mut gradients = logits.flatten_all()?.to_vec1::<f32>()?;
         drop(logits);
         variances.resize(vocab_size, 0.0);
         for (row, logits) in gradients.chunks_exact_mut(vocab_size).enumerate() {
-            let slopes = ends.slopes(logits);
+            let slopes = output.slopes(logits);
             if !exponentials(logits).is_finite() {
                 return Err(CalibrationError::NotFinite { what: "logits".into() });
             }
@@ -298,7 +298,7 @@ fn at_the_end(ends: &Ends, x: &Tensor, draw: &dyn Fn(usize, &[f32], f64) -> usiz
             head.output.add_row(variances.iter().copied(), vocab_size);
         }
         head.output.rows += rows;
-        blocks.push(ends.head_gradient(&Tensor::from_vec(gradients, (rows, vocab_size), &Device::Cpu)?)?);
+        blocks.push(output.head_gradient(&Tensor::from_vec(gradients, (rows, vocab_size), &Device::Cpu)?)?);
     }
     let gradient = gradient_of(&normed, &Tensor::cat(&blocks, 0)?, &x)?;
     Ok(End { head, gradient })

@@ -11,14 +11,15 @@ use super::units::{human_bytes, parse_bytes};
 use crate::architecture::Decoder;
 use crate::calibrate::{self, CalibrationSource};
 use crate::checkpoint::Checkpoint;
-use crate::convert::{self, Estimate, Options, Plan, Speeds};
+use crate::convert::{self, Estimate, Options, Plan, Speeds, memory};
 use crate::quantize::Choice;
 use crate::quantize::{Equalized, Recipe};
+use crate::zeros::keep_large_buffers;
 use crate::timings::{Step, Timings};
 use crate::tokenizer::Findings;
 use anyhow::Context as _;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ pub struct ConvertArgs {
     jobs: Option<u16>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Folder for what calibration keeps of every layer, in place of memory; nothing stays there
+    /// Folder for activations that are not needed yet, in place of memory; nothing stays there. Chosen where memory is short
     #[arg(long, value_name = "DIR")]
     spill: Option<PathBuf>,
     /// Print the plan and stop
@@ -97,6 +98,9 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = args.jobs.map_or(cpus, usize::from);
     let recipe = Recipe::load(&args.recipe)?;
+    if recipe.calibrate {
+        keep_large_buffers();
+    }
     let threads = rayon::ThreadPoolBuilder::new().num_threads(jobs).build()?;
     let timings = Timings::default();
     if let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) {
@@ -118,15 +122,24 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let mut accelerator = if recipe.calibrate { args.device.open(context).with_context(failed)? } else { None };
     let mut speeds = recipe.calibrate.then(|| threads.install(|| Speeds::measure(accelerator.as_deref())));
-    if let Some(Speeds { products, gpu, .. }) = &mut speeds
-        && args.device.is_auto()
-        && gpu.is_some_and(|gpu| gpu < products.integers)
-    {
-        context.note("the processor is faster than the GPU, and computes; --device gpu takes the GPU");
-        (accelerator, *gpu) = (None, None);
-    }
     let candidates = if let Choice::Target { schemes, .. } = &recipe.choice { schemes.len() } else { 0 };
-    let expected = |text: &calibrate::Options| speeds.map(|s| Estimate::new(&decoder.spec, text, candidates, s));
+    let estimate = |speeds: Speeds, text: &calibrate::Options| Estimate::new(&decoder.spec, text, candidates, speeds);
+    if let Some(found) = speeds.filter(|s| s.gpu.is_some() && args.device.is_auto()) {
+        let without = Speeds { gpu: None, ..found };
+        let [with_gpu, alone] = [found, without].map(|s| estimate(s, &calibrate::Options::default()).seconds());
+        if alone < with_gpu {
+            let [with_gpu, alone] = [with_gpu, alone].map(duration);
+            context.note(format_args!(
+                "the processor computes, in about {alone}; the GPU would take about {with_gpu}, and does with --device gpu"
+            ));
+            (accelerator, speeds) = (None, Some(without));
+        }
+    }
+    let expected = |text: &calibrate::Options| speeds.map(|s| estimate(s, text));
+    let spill = args.spill.clone().or_else(|| {
+        let out = args.out.as_deref().filter(|_| recipe.calibrate && !args.dry_run)?;
+        spill_where_short(&decoder, jobs, out, context)
+    });
     let source = args.calibration.as_deref().map_or(CalibrationSource::BuiltIn, CalibrationSource::from_path);
     let is_measured = matches!(source, CalibrationSource::File(_));
     if let Some(estimate) = expected(&calibrate::Options::default()).filter(|e| !is_measured && e.seconds() > TOLD_SECONDS) {
@@ -136,7 +149,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         true => {
             let calibrating = Calibrating {
                 source: &source,
-                spill: args.spill.clone(),
+                spill: spill.clone(),
                 out: args.out.as_deref().filter(|_| !args.dry_run),
                 resume: args.resume,
                 threads: &threads,
@@ -155,11 +168,10 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let choose = || threads.install(|| convert::choose_schemes(&weights, &recipe, calibration.as_ref()));
     let (schemes, losses) = timings.measure(Step::Schemes, "", 0.0, choose).with_context(failed)?;
     let mut plan = Plan::new(&decoder.spec, &recipe.name, schemes, args.shard_size, jobs).with_context(failed)?;
-    plan.expect(&decoder.spec, losses, calibration.as_ref());
+    plan.expect(&decoder.spec, losses, calibration.as_ref(), spill.is_some());
     let estimate = calibration.as_ref().and_then(|c| {
         let sensitivity_tokens = if is_measured { 0 } else { c.sensitivity_tokens };
-        let window_tokens = c.windows.first().map_or(0, Vec::len);
-        expected(&calibrate::Options { windows: c.windows.len(), window_tokens, sensitivity_tokens, ..Default::default() })
+        expected(&calibrate::Options { sensitivity_tokens, ..c.sizes() })
     });
     let seconds = estimate.as_ref().map(Estimate::seconds);
     let Some(out) = args.out.filter(|_| !args.dry_run) else {
@@ -177,6 +189,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         force: args.force,
         save_interval: Duration::from_secs(args.save_interval),
         accelerator,
+        spill,
         hub: located.hub,
     };
     let progress = ConvertProgress::new(context, &plan, args.json);
@@ -201,4 +214,21 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The folder beside the package to be, if memory is short for activations that wait; says so.
+fn spill_where_short(decoder: &Decoder, jobs: usize, out: &Path, context: &Context) -> Option<PathBuf> {
+    let memory = |spilled| memory::calibrated(&decoder.spec, &calibrate::Options::default(), jobs, spilled);
+    let (all, less, free) = (memory(false), memory(true), memory::available()?);
+    if all <= free {
+        return None;
+    }
+    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let [all, less, free] = [all, less, free].map(human_bytes);
+    context.note(format_args!(
+        "{free} of memory are free and up to {all} would be needed: activations wait on disk, in {}, which takes up to {less} of \
+         memory",
+        folder.display()
+    ));
+    Some(folder.into())
 }

@@ -1,5 +1,6 @@
 //! What can go wrong between a checkpoint and a package.
 
+use crate::kept::KeptError;
 use crate::architecture::ArchitectureError;
 use crate::quantize::{RecipeError, TooLarge};
 use haikuq_format::manifest::ManifestError;
@@ -51,6 +52,9 @@ pub enum ConvertError {
     /// Tensor arithmetic failed: a bug, or no memory.
     #[error("calibrated quantization: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// Activations cannot be kept.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// A weight that the recipe's scheme cannot hold.
     #[error(
         "tensor {tensor}: {source}; the recipe f32, or an override with scheme = \"f32\" for this tensor, stores it as it is"

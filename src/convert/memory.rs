@@ -4,7 +4,7 @@
 //! two fifths for what threads hold in between and for what the allocator keeps of one stage in the next: measured on shapes of
 //! 7 M, 135 M and 1.2 B weights, it is a tenth to a third.
 
-use crate::calibrate::{Calibration, sensitivity};
+use crate::calibrate::{self, sensitivity};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{LayerSpec, Mixer};
 
@@ -21,11 +21,13 @@ struct Sizes {
     layer: u64,
     matrix: u64,
     jobs: u64,
+    /// Whether activations that wait are on disk.
+    spilled: bool,
 }
 
-/// Bytes that measuring `calibration` and quantizing the matrices of `spec` for it on `jobs` threads take at most, beside
-/// the mapped checkpoint.
-pub(super) fn calibrated(spec: &DecoderSpec, calibration: &Calibration, jobs: usize) -> u64 {
+/// Bytes that measuring a text of `text`'s sizes and quantizing the matrices of `spec` for it on `jobs` threads take at most,
+/// beside the mapped checkpoint.
+pub fn calibrated(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, spilled: bool) -> u64 {
     let hidden = spec.hidden_size as u64;
     let matrices = |layer: &LayerSpec| {
         let Mixer::Attention(attention) = &layer.mixer;
@@ -43,48 +45,63 @@ pub(super) fn calibrated(spec: &DecoderSpec, calibration: &Calibration, jobs: us
         layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
         matrix: of_layers().flatten().max().unwrap_or(0),
         jobs: jobs as u64,
+        spilled,
     };
-    let tokens = calibration.windows.iter().map(Vec::len).sum::<usize>() as u64;
-    let window = calibration.windows.first().map_or(0, Vec::len).min(sensitivity::WINDOW_TOKENS) as u64;
-    let ends = sizes.vocabulary * hidden * if spec.tied_head { 1 } else { 2 };
-    let sensitivities = sizes.sensitivities(calibration.sensitivity_tokens as u64, window, ends);
-    let numbers = sensitivities.max(sizes.layer(tokens)).max(sizes.ends(tokens, ends));
+    let length = text.window_tokens.min(spec.max_context);
+    let tokens = (text.windows * length) as u64;
+    let window = length.min(sensitivity::WINDOW_TOKENS) as u64;
+    let numbers = sizes.sensitivities(text.sensitivity_tokens as u64, window).max(sizes.layer(tokens)).max(sizes.head(tokens));
     // Four bytes each, and two fifths.
     numbers * 28 / 5
 }
 
+/// Bytes of memory that the system can give without writing others' to disk; nothing where it does not tell.
+pub fn available() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let free = system.available_memory();
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    Some(free.min(limit)).filter(|bytes| *bytes > 0)
+}
+
 impl Sizes {
-    /// While sensitivities are measured: what goes into every layer, with the gradients and the last layer's outputs; and
-    /// either embedding and head with each thread's logits, or a layer's weights with
-    /// all that a window leaves in it on the way forward and the gradients on the way back.
-    fn sensitivities(&self, tokens: u64, window: u64, ends: u64) -> u64 {
-        let kept = (self.layers + 2) * tokens * self.hidden;
-        let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
-        let sums = 2 * self.vocabulary * tokens.div_ceil(window.max(1));
-        let graph = window * (14 * self.hidden + 8 * self.qkv + 12 * self.inner);
-        kept + (ends + self.jobs * logits + sums).max(2 * self.layer + self.jobs * graph)
+    /// What waits, unless it does so on disk.
+    fn waiting(&self, numbers: u64) -> u64 {
+        if self.spilled { 0 } else { numbers }
     }
 
-    /// While a layer is quantized: both streams, the recorded inputs of its matrices, and the activations between them,
+    /// While sensitivities are measured: what goes into every layer, with the gradients and the last layer's outputs; and
+    /// either the head, packed both ways, with each thread's logits, or a layer's weights, so packed too, with all that a
+    /// window leaves in it on the way forward and the gradients on the way back.
+    fn sensitivities(&self, tokens: u64, window: u64) -> u64 {
+        let windows = tokens.div_ceil(window.max(1));
+        let at_once = self.jobs.min(windows);
+        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden);
+        let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
+        let head = 2 * self.vocabulary * self.hidden + at_once * logits + 2 * self.vocabulary * windows;
+        let graph = window * (14 * self.hidden + 8 * self.qkv + 12 * self.inner);
+        kept + head.max(2 * self.layer + at_once * graph)
+    }
+
+    /// While a layer is quantized: both streams, what is recorded of its matrices, and the activations between them,
     /// of all tokens; its weights; and what quantizing a matrix takes.
     fn layer(&self, tokens: u64) -> u64 {
         let Self { hidden, attention, qkv, inner, .. } = *self;
-        let in_feed_forward = 6 * hidden + attention + 2 * inner;
-        let in_attention = 7 * hidden + 2 * attention + qkv + inner;
-        let before_down = 4 * hidden + 3 * inner;
-        let activations = tokens * in_feed_forward.max(in_attention).max(before_down);
+        let in_feed_forward = 3 * hidden + 2 * inner;
+        let in_attention = 2 * hidden + qkv + 2 * attention;
+        let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_attention));
         activations + 2 * self.layer + Self::quantizing(self.matrix, inner.max(attention).max(hidden))
     }
 
-    /// While the head is quantized, or before, while it is still needed for the final norm.
-    fn ends(&self, tokens: u64, ends: u64) -> u64 {
+    /// While the head is quantized.
+    fn head(&self, tokens: u64) -> u64 {
         let head = self.vocabulary * self.hidden;
-        (4 * tokens * self.hidden + ends).max(3 * tokens * self.hidden + head + Self::quantizing(head, self.hidden))
+        tokens * (3 * self.hidden + self.waiting(self.hidden)) + head + Self::quantizing(head, self.hidden)
     }
 
-    /// What corrects weights, which become stored values; codes and packed words; the second moment, that with what is
-    /// corrected, and while it is factored its Cholesky factor (in f64) and the two triangles that are kept.
+    /// What corrects weights, which become stored values; codes and packed words; the second moment, and while it is factored
+    /// its Cholesky factor, the inverse of that, and the two triangles that are kept.
     fn quantizing(weights: u64, columns: u64) -> u64 {
-        5 * weights / 2 + 6 * columns * columns
+        5 * weights / 2 + 5 * columns * columns
     }
 }

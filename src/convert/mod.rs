@@ -19,7 +19,7 @@ mod error;
 mod estimate;
 mod files;
 mod journal;
-mod memory;
+pub mod memory;
 mod pipeline;
 mod place;
 mod plan;
@@ -62,6 +62,8 @@ pub struct Options {
     pub save_interval: Duration,
     /// A GPU for the calibrated part; without one, or after it failed, the processor does all.
     pub accelerator: Option<Arc<Accelerator>>,
+    /// Folder where activations wait that are not needed yet, in place of memory; nothing stays there.
+    pub spill: Option<PathBuf>,
     /// Where on the hub the checkpoint comes from, for provenance.
     pub hub: Option<HubSource>,
 }

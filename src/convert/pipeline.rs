@@ -6,6 +6,7 @@ use super::plan::{CHUNKS_IN_MEMORY, block_rows};
 use super::staged::{Staged, StagedMatrix};
 use super::work::WorkFolder;
 use super::{ConvertError, Plan, PlannedShard, Progress, disk};
+use crate::files::little_endian;
 use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, TensorEntry};
@@ -178,14 +179,5 @@ impl HashedFile {
     fn finish(self) -> std::io::Result<(u64, String)> {
         disk::sync(&self.file)?;
         Ok((self.bytes, crate::files::hex(&self.hash.finalize())))
-    }
-}
-
-/// Words as the format stores them.
-pub(super) fn little_endian(words: &[u32]) -> std::borrow::Cow<'_, [u8]> {
-    if cfg!(target_endian = "little") {
-        bytemuck::cast_slice(words).into()
-    } else {
-        words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>().into()
     }
 }

@@ -146,10 +146,12 @@ impl Plan {
         Ok(Self { recipe: recipe.into(), tensors, shards, jobs, losses: None, calibration_tokens: 0, calibration_memory: 0 })
     }
 
-    /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration.
-    pub fn expect(&mut self, spec: &DecoderSpec, losses: Option<Vec<f64>>, calibration: Option<&Calibration>) {
+    /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration, whose activations wait on
+    /// disk if they are `spilled`.
+    pub fn expect(&mut self, spec: &DecoderSpec, losses: Option<Vec<f64>>, calibration: Option<&Calibration>, spilled: bool) {
         self.losses = losses;
-        self.calibration_memory = calibration.map_or(0, |c| super::memory::calibrated(spec, c, self.jobs));
+        let memory = |c: &Calibration| super::memory::calibrated(spec, &c.sizes(), self.jobs, spilled);
+        self.calibration_memory = calibration.map_or(0, memory);
         self.calibration_tokens = calibration.map_or(0, |c| c.windows.iter().map(Vec::len).sum());
     }
 

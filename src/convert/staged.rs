@@ -1,6 +1,6 @@
 //! Matrices that are quantized and not yet in a shard: `OUT.partial/matrices/NAME.safetensors`.
 
-use super::pipeline::little_endian;
+use crate::files::little_endian;
 use super::{ConvertError, disk};
 use crate::quantize::StoredRows;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, plane_sizes};

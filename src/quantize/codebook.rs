@@ -123,7 +123,7 @@ pub(super) fn learn(scheme: Grouped, weights: &[f32], columns: usize, importance
 }
 
 /// The scales of a block of rows, group after group.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 pub(super) fn block_scales(grid: ScaleGrid, table: &Table, group: usize, block: &[Lanes], importance: &[f32]) -> Vec<Lanes> {
     block.chunks(group).zip(importance.chunks(group)).map(|(w, cost)| search(grid, table, w, cost)).collect()
 }
@@ -137,7 +137,7 @@ struct Terms {
 }
 
 /// The terms of each column.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn terms(table: &Table, group: usize, block: &[Lanes], scales: &[Lanes], importance: &[f32]) -> Vec<Terms> {
     let mut all = Vec::with_capacity(block.len());
     for (c, (column, &cost)) in block.iter().zip(importance).enumerate() {

@@ -126,7 +126,7 @@ fn gradient(factors: &Factors, errors: &Strip) -> Strip {
 
 /// Takes the best code of a column for each lane, given gradients and the inverse of `H_cc`; returns by how much the values
 /// change.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn step(table: &Table, scale: &Lanes, inverse: f32, gradient: &Lanes, codes: &mut [u8; ROWS]) -> Lanes {
     let stored: Lanes = std::array::from_fn(|lane| table.values()[usize::from(codes[lane])] * scale[lane]);
     let mut x = [0.0f32; ROWS];
@@ -140,7 +140,7 @@ fn step(table: &Table, scale: &Lanes, inverse: f32, gradient: &Lanes, codes: &mu
 }
 
 /// Subtracts a column's step, times its row of the second moment, from the gradients of the columns around it.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn spread(gradient: &mut [Lanes], row: &[f32], step: &Lanes) {
     for (gradient, &h) in gradient.iter_mut().zip(row) {
         for lane in 0..ROWS {
@@ -150,7 +150,7 @@ fn spread(gradient: &mut [Lanes], row: &[f32], step: &Lanes) {
 }
 
 /// `gradient -= step × h`.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn subtract(gradient: &mut [f32], h: &[f32], step: f32) {
     gradient.iter_mut().zip(h).for_each(|(g, h)| *g -= step * h);
 }

@@ -55,7 +55,7 @@ pub(super) fn quantize(
 
 /// Fixes the columns of one block of rows. `order` names these columns, `factor` is their part of `L`, `left` their
 /// weights with all earlier corrections; `errors` is written from its start.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 #[expect(clippy::too_many_arguments, reason = "parts of strips that differ in their order")]
 fn fix(
     table: &Table,

@@ -228,7 +228,7 @@ pub(super) fn strip_rows(rows: usize) -> usize {
 }
 
 /// The nearest codes.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn nearest(table: &Table, group: usize, weights: &Strip, scales: &Strip) -> Vec<[u8; ROWS]> {
     let width = weights.width;
     let code = |(i, column): (usize, &Lanes)| {
@@ -240,7 +240,7 @@ fn nearest(table: &Table, group: usize, weights: &Strip, scales: &Strip) -> Vec<
 }
 
 /// The nearest codes of one row.
-#[multiversion::multiversion(targets("x86_64+avx+avx2"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn nearest_in_row(table: &Table, group: usize, weights: &[f32], scales: &[f32], codes: &mut [u8]) {
     for ((weights, codes), &scale) in weights.chunks(group).zip(codes.chunks_mut(group)).zip(scales) {
         for (weights, codes) in weights.chunks(ROWS).zip(codes.chunks_mut(ROWS)) {

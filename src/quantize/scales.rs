@@ -9,6 +9,13 @@ use half::f16;
 /// Smallest and largest scale that is tried, as parts of the one with which the table just reaches the largest weight.
 const RANGE: (f32, f32) = (0.52, 1.15);
 
+/// Part of the candidates below those that are tried first: the best scale is most often one that lets the largest weight
+/// lack a little.
+const LIKELY: (usize, usize) = (11, 20);
+
+/// Bounds are multiplied with this, so that what was rounded off them does not matter.
+const ROUNDED: f32 = 0.999;
+
 /// f16 scales that are tried.
 const F16_CANDIDATES: usize = 24;
 
@@ -110,10 +117,15 @@ pub(super) fn search_on(
 /// of that column costs.
 #[inline(always)]
 pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importance: &[f32]) -> Lanes {
-    let mut largest = [0.0f32; ROWS];
-    for column in weights {
+    // Of each lane's largest weight, what an error costs too.
+    let (mut largest, mut its_cost) = ([0.0f32; ROWS], [0.0f32; ROWS]);
+    let mut energy = [0.0f32; ROWS];
+    for (column, &cost) in weights.iter().zip(importance) {
         for lane in 0..ROWS {
-            largest[lane] = if column[lane].abs() > largest[lane] { column[lane].abs() } else { largest[lane] };
+            let larger = column[lane].abs() > largest[lane];
+            largest[lane] = if larger { column[lane].abs() } else { largest[lane] };
+            its_cost[lane] = if larger { cost } else { its_cost[lane] };
+            energy[lane] += cost * column[lane] * column[lane];
         }
     }
     let reach = table.reach();
@@ -122,15 +134,23 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
         fit[lane] = largest[lane] / reach;
         first[lane] = grid.first(fit[lane]);
     }
-    let (mut best, mut least) = ([0.0f32; ROWS], [0.0f32; ROWS]);
-    for (column, &cost) in weights.iter().zip(importance) {
-        for lane in 0..ROWS {
-            least[lane] += cost * column[lane] * column[lane];
-        }
-    }
-    // No closure: it would be compiled by itself, for the narrowest vectors.
-    for k in 0..grid.candidates() {
+    let (mut best, mut least) = ([0.0f32; ROWS], energy);
+    // From the likely ones upwards and then downwards, until the largest weights alone lose more. Of equal ones the smallest
+    // is taken. No closure: it would be compiled by itself, for the narrowest vectors.
+    let (candidates, likely) = (grid.candidates(), grid.candidates() * LIKELY.0 / LIKELY.1);
+    for k in (likely..candidates).chain((0..likely).rev()) {
         let scale = grid.candidate(&fit, &first, k);
+        let is_below = k < likely;
+        if is_below {
+            let mut hopeless = true;
+            for lane in 0..ROWS {
+                let lacking = (largest[lane] - scale[lane] * reach).max(0.0);
+                hopeless &= its_cost[lane] * lacking * lacking * ROUNDED > least[lane];
+            }
+            if hopeless {
+                break;
+            }
+        }
         let mut inverse = [0.0f32; ROWS];
         for lane in 0..ROWS {
             inverse[lane] = if scale[lane] > 0.0 { 1.0 / scale[lane] } else { 0.0 };
@@ -148,7 +168,7 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
             }
         }
         for lane in 0..ROWS {
-            let better = error[lane] < least[lane];
+            let better = error[lane] < least[lane] || (is_below && error[lane] == least[lane] && error[lane] < energy[lane]);
             least[lane] = if better { error[lane] } else { least[lane] };
             best[lane] = if better { scale[lane] } else { best[lane] };
         }

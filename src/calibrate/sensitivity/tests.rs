@@ -97,16 +97,16 @@ fn gradients_are_those_of_finite_differences() {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let (ids, labels): (Vec<u32>, Vec<u32>) = (vec![3, 7, 1, 22, 7], vec![5, 0, 9, 22, 11]);
-        let ends = Ends::load(&spec, read).unwrap();
+        let (embedding, head) = (Embedding::load(&spec, read).unwrap(), OutputHead::load(&spec, read).unwrap());
         let layers: Vec<_> = (0..2).map(|i| LayerWindows::load(&spec, i, ids.len(), read).unwrap()).collect();
-        let embedded = ends.embed(std::slice::from_ref(&ids)).unwrap();
+        let embedded = embedding.embed(std::slice::from_ref(&ids)).unwrap();
         // The loss with what stands before the first layer, and one number in layer `at`, changed.
         let loss = |embedded: &Tensor, at: usize, nudge: &mut Nudge| -> f64 {
             let mut x = embedded.clone();
             for (i, layer) in layers.iter().enumerate() {
                 x = if i == at { layer.forward(&x, nudge) } else { layer.forward(&x, &mut Unseen) }.unwrap();
             }
-            let logits = ends.logits(&ends.normed(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+            let logits = head.logits(&head.normed(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
             logits.iter().zip(&labels).map(|(row, label)| nll(row, logsumexp(row), *label)).sum()
         };
         let still = || Nudge { site: Site::Qkv, element: 0, delta: 0.0 };

@@ -5,9 +5,9 @@
 
 use super::matrix::difference;
 use crate::golden::reference::with_numbers;
+use crate::kept::{Kept, KeptError};
 use crate::matmul::integers::{Inputs, PackedWeights};
 use crate::matmul::times;
-use candle_core::Tensor;
 
 /// How much of what earlier errors changed in its inputs a matrix corrects. All of it follows the calibration text
 /// too closely; measured on SmolLM2-135M at 4.25 bits, KL is 0.081 with 0, 0.068 with a half, 0.081 with all.
@@ -16,9 +16,9 @@ pub(super) const CORRECTION: f32 = 0.5;
 /// What is kept of a matrix's pass through original weights: inputs or outputs, whichever are fewer.
 pub(super) enum Original {
     /// `[tokens, columns]`.
-    Inputs(Tensor),
+    Inputs(Kept),
     /// `[tokens, rows]`, before a bias.
-    Outputs(Tensor),
+    Outputs(Kept),
 }
 
 /// Whether outputs are kept of a matrix `[rows, columns]`. They take fewer products of all tokens, too.
@@ -34,16 +34,17 @@ impl Original {
         stored: &[f32],
         inputs: &Inputs<'_>,
         moment: &[f32],
-    ) -> candle_core::Result<Vec<f32>> {
+    ) -> Result<Vec<f32>, KeptError> {
         let columns = moment.len().isqrt();
         match self {
             Self::Inputs(original) => {
+                let original = original.take()?;
                 let shift = with_numbers(&original, |original| difference(original, stored, CORRECTION))?;
                 drop(original);
                 Ok(PackedWeights::default().times(weights, &inputs.cross(&shift, columns), columns))
             }
             Self::Outputs(original) => {
-                let wanted = with_numbers(&original, |y| inputs.cross(y, weights.len() / columns))?;
+                let wanted = with_numbers(&original.take()?, |y| inputs.cross(y, weights.len() / columns))?;
                 // The two are nearly the same, so this one is not computed in integers.
                 Ok(difference(&wanted, &times(weights, moment, columns), CORRECTION))
             }

@@ -56,7 +56,7 @@ impl Run<'_> {
         let begin = Instant::now();
         let (rows, columns, tokens) = (tensor.rows(), tensor.columns(), stored.dim(0)?);
         let failed = |source| ConvertError::Moment { tensor: name.into(), source };
-        let (moment, correction) = with_numbers(stored, |stored| -> candle_core::Result<_> {
+        let (moment, correction) = with_numbers(stored, |stored| -> Result<_, ConvertError> {
             let (inputs, mut moment) = self.timings.measure(Step::Moments, name, cost::moments(tokens, columns), || {
                 let inputs = Inputs::new(stored, columns);
                 let moment = inputs.gram();

@@ -18,7 +18,8 @@ use super::staged::Staged;
 use super::{ConvertError, Options, Plan, Progress, cost};
 use crate::architecture::ArchitectureError;
 use crate::calibrate::Calibration;
-use crate::golden::reference::{Ends, LayerWindows, Observe, ReferenceError, Site, with_numbers};
+use crate::golden::reference::{Embedding, FinalNorm, LayerWindows, Observe, Site, with_numbers};
+use crate::kept::Kept;
 use crate::quantize::Equalized;
 use crate::timings::{Step, Timings};
 use correction::{Original, keeps_outputs};
@@ -28,6 +29,7 @@ use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::{LayerSpec, TensorClass};
 use on_gpu::{OnGpu, Stop};
 use std::collections::BTreeMap;
+use std::path::Path;
 use streams::{Activations, Streams};
 
 /// Quantizes every matrix that is not staged yet.
@@ -40,7 +42,8 @@ pub(super) fn stage(
     timings: &Timings,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), ConvertError> {
-    let run = Run { weights, plan, calibration, staged, timings, progress };
+    let spill = options.spill.as_deref();
+    let run = Run { weights, plan, calibration, staged, spill, timings, progress };
     let (tokens, hidden) = (calibration.windows.iter().map(Vec::len).sum::<usize>(), run.spec().hidden_size);
     let mut streams = Streams::new(staged.folder().into(), tokens * hidden, options.save_interval);
     let start = run.start(&mut streams)?;
@@ -87,10 +90,6 @@ impl Run<'_> {
         values
     }
 
-    fn ends(&self) -> Result<Ends, ReferenceError> {
-        Ends::load(self.spec(), |name| self.read(name))
-    }
-
     /// Tokens of a window.
     fn length(&self) -> usize {
         self.calibration.windows.first().map_or(0, Vec::len)
@@ -114,7 +113,9 @@ impl Run<'_> {
             self.matrices().filter(before).for_each(|t| (self.progress)(Progress::Matrix { name: &t.name, cost: None }));
             return Ok(found);
         }
-        let embed = || -> Result<_, ConvertError> { Ok(self.ends()?.embed(&self.calibration.windows)?) };
+        let embed = || -> Result<_, ConvertError> {
+            Ok(Embedding::load(self.spec(), |name| self.read(name))?.embed(&self.calibration.windows)?)
+        };
         let embedded = with_numbers(&self.timings.measure(Step::Forward, "", 0.0, embed)?, <[f32]>::to_vec)?;
         Ok(Activations { layer: 0, original: embedded.clone(), stored: embedded })
     }
@@ -132,37 +133,48 @@ impl Run<'_> {
 
     /// All layers from `start` on and the head, on the processor.
     fn on_processor(&self, start: Activations, streams: &mut Streams) -> Result<(), ConvertError> {
-        let (mut original, mut stored) = (self.tensor_of(start.original)?, self.tensor_of(start.stored)?);
+        let (mut original, mut stored) = (self.keep(start.original)?, self.keep(start.stored)?);
         for layer in start.layer..self.spec().num_layers() {
             if layer > start.layer && streams.is_due() {
+                let (o, s) = (original.take()?, stored.take()?);
                 let numbers = |t: &Tensor| with_numbers(t, <[f32]>::to_vec);
-                streams.keep(&Activations { layer, original: numbers(&original)?, stored: numbers(&stored)? })?;
+                streams.keep(&Activations { layer, original: numbers(&o)?, stored: numbers(&s)? })?;
+                (original, stored) = (Kept::of(self.spill, o)?, Kept::of(self.spill, s)?);
             }
-            (original, stored) = self.layer_on_processor(layer, original, &stored)?;
+            (original, stored) = self.layer_on_processor(layer, original, stored)?;
         }
-        let ends = self.ends()?;
-        original = ends.normed(&original)?;
-        stored = ends.normed(&stored)?;
-        drop(ends);
+        let norm = FinalNorm::load(self.spec(), |name| self.read(name))?;
+        let original = Kept::of(self.spill, norm.forward(&original.take()?)?)?;
+        let stored = norm.forward(&stored.take()?)?;
         self.matrix(self.head(), &self.read(self.head())?, &stored, Some(Original::Inputs(original)), self.lookup())?;
         Ok(())
     }
 
+    /// A stream that waits.
+    fn keep(&self, numbers: Vec<f32>) -> Result<Kept, ConvertError> {
+        Ok(Kept::of(self.spill, self.tensor_of(numbers)?)?)
+    }
+
     /// Both streams after a layer, whose matrices are quantized on the way.
-    fn layer_on_processor(&self, index: usize, original: Tensor, stored: &Tensor) -> Result<(Tensor, Tensor), ConvertError> {
+    fn layer_on_processor(&self, index: usize, original: Kept, stored: Kept) -> Result<(Kept, Kept), ConvertError> {
         let (spec, length) = (self.spec(), self.length());
         let layer_spec = &spec.layers[index];
         let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?.in_integers();
-        let mut recorder = Recorder::default();
         let flop = cost::layer(layer_spec, spec.hidden_size, self.calibration.windows.len(), length);
-        let after = self.timings.measure(Step::Forward, "", flop, || layer.forward(&original, &mut recorder))?;
-        drop(original);
-        let mut quantizer = Quantizer { run: self, layer: index, originals: recorder.originals()?, failed: None };
-        let result = self.timings.measure(Step::Forward, "", flop, || layer.forward(stored, &mut quantizer));
+        let mut recorder = Recorder { spill: self.spill, originals: BTreeMap::new() };
+        let pass = |x: Kept, observer: &mut dyn Observe| -> Result<Kept, ConvertError> {
+            let x = x.take()?;
+            let after = self.timings.measure(Step::Forward, "", flop, || layer.forward(&x, observer))?;
+            drop(x);
+            Ok(Kept::of(self.spill, after)?)
+        };
+        let original = pass(original, &mut recorder)?;
+        let mut quantizer = Quantizer { run: self, layer: index, originals: recorder.originals, failed: None };
+        let result = pass(stored, &mut quantizer);
         // The cause goes first: what candle hands on of it is text.
         match quantizer.failed {
             Some(error) => Err(error),
-            None => Ok((after, result?)),
+            None => Ok((original, result?)),
         }
     }
 }
@@ -178,39 +190,32 @@ struct Run<'a> {
     plan: &'a Plan,
     calibration: &'a Calibration,
     staged: &'a Staged,
+    /// Where activations wait that are not needed yet, in place of memory.
+    spill: Option<&'a Path>,
     timings: &'a Timings,
     progress: &'a (dyn Fn(Progress) + Sync),
 }
 
 /// Keeps what correcting a layer's matrices takes.
-#[derive(Default)]
-struct Recorder {
-    inputs: BTreeMap<Site, Tensor>,
-    outputs: BTreeMap<Site, Vec<Tensor>>,
+struct Recorder<'a> {
+    spill: Option<&'a Path>,
+    originals: BTreeMap<Site, Original>,
 }
 
-impl Recorder {
-    fn originals(self) -> candle_core::Result<BTreeMap<Site, Original>> {
-        let inputs = self.inputs.into_iter().map(|(site, x)| Ok((site, Original::Inputs(x))));
-        let outputs = self.outputs.into_iter().map(|(site, parts)| Ok((site, Original::Outputs(Tensor::cat(&parts, 0)?))));
-        inputs.chain(outputs).collect()
-    }
-}
-
-impl Observe for Recorder {
+impl Observe for Recorder<'_> {
     fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let (rows, columns) = weights.dims2()?;
-        if keeps_outputs(rows, columns) {
-            self.outputs.insert(site, Vec::new());
-        } else {
-            self.inputs.insert(site, input.clone());
-        }
+        let original = match keeps_outputs(rows, columns) {
+            true => Kept::new(self.spill).map(Original::Outputs),
+            false => Kept::of(self.spill, input.clone()).map(Original::Inputs),
+        };
+        self.originals.insert(site, original.map_err(candle_core::Error::wrap)?);
         Ok(None)
     }
 
     fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
-        if let Some(parts) = self.outputs.get_mut(&site) {
-            parts.push(output.clone());
+        if let Some(Original::Outputs(kept)) = self.originals.get_mut(&site) {
+            kept.push(vec![output.clone()]).map_err(candle_core::Error::wrap)?;
         }
         Ok(output)
     }

@@ -11,6 +11,7 @@ use super::{Run, name_of};
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
 use crate::architecture::ArchitectureError;
 use crate::golden::reference::{Site, with_numbers};
+use crate::kept::Kept;
 use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_matrix_on, serves};
 use crate::timings::Step;
 use crate::zeros::zeros;
@@ -88,11 +89,14 @@ impl OnGpu<'_> {
                 (original, stored) = self.layer(layer, original, stored)?;
                 continue;
             }
-            let before = (run.tensor_of(gpu.download(&original)?)?, run.tensor_of(gpu.download(&stored)?)?);
+            let before = (run.keep(gpu.download(&original)?)?, run.keep(gpu.download(&stored)?)?);
             drop((original, stored));
-            let (o, s) = run.layer_on_processor(layer, before.0, &before.1)?;
-            original = with_numbers(&o, |x| gpu.upload(x, hidden))??;
-            stored = with_numbers(&s, |x| gpu.upload(x, hidden))??;
+            let (o, s) = run.layer_on_processor(layer, before.0, before.1)?;
+            let upload = |kept: Kept| -> Result<Matrix, Stop> {
+                let tensor = kept.take().map_err(ConvertError::from)?;
+                Ok(with_numbers(&tensor, |x| gpu.upload(x, hidden))??)
+            };
+            (original, stored) = (upload(o)?, upload(s)?);
         }
         self.head(&original, &stored)
     }

@@ -2,7 +2,7 @@
 //!
 //! They lie beside the matrices, as `layer-N.original` and `layer-N.stored`: what goes into layer N, little-endian f32.
 
-use super::super::pipeline::little_endian;
+use crate::files::little_endian;
 use super::super::{ConvertError, disk};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

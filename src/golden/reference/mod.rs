@@ -6,12 +6,13 @@
 
 mod attention;
 mod elementwise;
-mod ends;
+mod embedding;
 mod heads;
 mod layer;
 mod norm;
 mod numbers;
 mod observe;
+mod output;
 mod product;
 mod rope;
 mod rows;
@@ -26,7 +27,8 @@ use layer::Layer;
 use rope::cos_sin;
 use weights::Weights;
 
-pub use ends::Ends;
+pub use embedding::Embedding;
+pub use output::{FinalNorm, OutputHead};
 pub use numbers::{numbers, with_numbers};
 pub use observe::{Observe, Site};
 pub use product::GpuProducts;
@@ -93,7 +95,8 @@ pub enum ReferenceError {
 
 /// A decoder with f32 weights in memory.
 pub struct Reference {
-    ends: Ends,
+    embedding: Embedding,
+    head: OutputHead,
     layers: Vec<Layer>,
 }
 
@@ -127,14 +130,16 @@ impl Reference {
     {
         spec.check()?;
         let mut weights = Weights::new(spec, read);
-        let ends = Ends::take(spec, &mut weights)?;
+        let embedding = Embedding::take(spec, &mut weights)?;
+        let tied = spec.tied_head.then(|| embedding.table());
+        let head = OutputHead::take(spec, &mut weights, tied)?;
         let layers = (0..spec.num_layers()).map(|i| Layer::load(spec, i, &mut weights)).collect::<Result<_, _>>()?;
-        Ok(Self { ends, layers })
+        Ok(Self { embedding, head, layers })
     }
 
     /// The decoder's spec.
     pub fn spec(&self) -> &DecoderSpec {
-        self.ends.spec()
+        self.embedding.spec()
     }
 
     /// A cache for a new sequence.
@@ -153,7 +158,7 @@ impl Reference {
             let hidden = self.hidden(ids, end, cache)?;
             for first in (0..ids.len()).step_by(LOGIT_ROWS) {
                 let rows = LOGIT_ROWS.min(ids.len() - first);
-                let logits = self.ends.logits(&hidden.narrow(0, first, rows)?)?.flatten_all()?.to_vec1::<f32>()?;
+                let logits = self.head.logits(&hidden.narrow(0, first, rows)?)?.flatten_all()?.to_vec1::<f32>()?;
                 for (row, logits) in logits.chunks_exact(self.spec().vocab_size).enumerate() {
                     on_row(chunk * CHUNK + first + row, logits);
                 }
@@ -173,7 +178,7 @@ impl Reference {
             last = Some(self.hidden(ids, end, cache)?.narrow(0, ids.len() - 1, 1)?);
         }
         let last = last.ok_or(ReferenceError::EmptyPrompt)?;
-        Ok(self.ends.logits(&last)?.flatten_all()?.to_vec1()?)
+        Ok(self.head.logits(&last)?.flatten_all()?.to_vec1()?)
     }
 
     /// Up to `max_new` ids that follow `prompt`, each the one with the largest logit (the lowest id among equals).
@@ -199,7 +204,7 @@ impl Reference {
     /// Checks `ids` and returns how many positions the sequence has with them. A sequence that becomes a long one is
     /// computed anew, since its keys were rotated as a short one's are.
     fn prepare(&self, ids: &[u32], cache: &mut KvCache) -> Result<usize, ReferenceError> {
-        let end = self.ends.check(ids, cache.len())?;
+        let end = self.embedding.check(ids, cache.len())?;
         let becomes_long = |beyond| !cache.is_empty() && cache.len() <= beyond && end > beyond;
         if self.spec().long_beyond().is_some_and(becomes_long) {
             let earlier = std::mem::replace(cache, self.new_cache()).ids;
@@ -212,7 +217,7 @@ impl Reference {
 
     /// The residual stream after the last layer and norm, `[ids, hidden_size]`, in a sequence of `end` positions.
     fn hidden(&self, ids: &[u32], end: usize, cache: &mut KvCache) -> Result<Tensor, ReferenceError> {
-        let mut x = self.ends.embed_from(ids, cache.len())?;
+        let mut x = self.embedding.embed_from(ids, cache.len())?;
         let rope = |table| cos_sin(table, cache.len(), ids.len(), end);
         let ropes = self.spec().ropes.iter().map(rope).collect::<Result<Vec<_>, _>>()?;
         let first = cache.len();
@@ -220,7 +225,7 @@ impl Reference {
             x = layer.forward(self.spec(), &x, &ropes, first, cached)?;
         }
         cache.ids.extend(ids);
-        self.ends.normed(&x)
+        self.head.normed(&x)
     }
 }
 

@@ -178,7 +178,7 @@ impl Part {
 }
 
 /// Pairs of neighbours in a row; returns what they are multiples of.
-#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512vl"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn round_row(row: &[f32], to: &mut [i32; PAIRS]) -> f32 {
     let (by, scale) = factors(row.iter().fold(0, |largest, x| largest.max(magnitude(*x))));
     let (twos, rest) = row.as_chunks::<2>();
@@ -192,13 +192,13 @@ fn round_row(row: &[f32], to: &mut [i32; PAIRS]) -> f32 {
 }
 
 /// Takes up larger magnitudes.
-#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512vl"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn grow(largest: &mut [u32], row: &[f32]) {
     largest.iter_mut().zip(row).for_each(|(largest, x)| *largest = (*largest).max(magnitude(*x)));
 }
 
 /// Pairs of two rows, to the panels of `to` from its start.
-#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512vl"))]
+#[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn round_pairs(even: &[f32], odd: &[f32], by: &[f32], panel: usize, to: &mut [i32]) {
     let parts = even.chunks(panel).zip(odd.chunks(panel)).zip(by.chunks(panel));
     for (((even, odd), by), to) in parts.zip(to.chunks_mut(panel * PAIRS)) {
