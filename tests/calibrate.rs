@@ -168,7 +168,7 @@ fn what_is_kept_of_layers_may_lie_on_disk_and_leaves_nothing_there() {
 
     let missing = at("missing").display().to_string();
     let told = fail(calibrate(&text, &at("out"), &["--spill", &missing]));
-    assert!(told.contains("cannot keep what goes into each layer in") && told.contains("missing: No such file"), "{told}");
+    assert!(told.contains("cannot keep activations in") && told.contains("missing: No such file"), "{told}");
 }
 
 #[test]

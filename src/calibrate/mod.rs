@@ -20,10 +20,10 @@ pub mod file;
 pub mod sensitivity;
 pub mod text;
 
+use crate::kept::KeptError;
 use haikuq_format::manifest::FileEntry;
 use haikuq_format::{DecoderSpec, spec::TensorClass};
 use std::collections::BTreeMap;
-use crate::kept::KeptError;
 use std::path::PathBuf;
 
 pub use sensitivity::{measure, measure_on};

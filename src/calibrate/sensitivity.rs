@@ -10,7 +10,9 @@
 use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
 use crate::architecture::Decoder;
 use crate::exponentials::exponentials;
-use crate::golden::reference::{Embedding, GpuProducts, LayerWindows, Observe, OutputHead, Site, numbers, with_numbers};
+use crate::golden::reference::{
+    Embedding, GpuProducts, LayerWindows, Observe, OutputHead, ReferenceError, Site, numbers, with_numbers,
+};
 use crate::kept::Kept;
 use crate::model::BoxError;
 use crate::timings::Step;
@@ -78,6 +80,7 @@ pub fn measure_on(
         decoder.release(name);
         values
     };
+    let products = products.map_or(Products::Integers, Products::OnGpu);
     let sensitivities = sensitivities(products, &decoder.spec, &windows, options, read, progress)?;
     let sensitivity_tokens = windows.iter().map(Vec::len).sum();
     Ok(Calibration { text: text.sources, windows: text.windows, sensitivities, sensitivity_tokens })
@@ -91,9 +94,41 @@ fn cut(windows: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
     (0..n.min(parts.len())).map(|i| parts[i * parts.len() / n].to_vec()).collect()
 }
 
+/// How products with weights are computed.
+#[derive(Clone, Copy)]
+enum Products<'a> {
+    /// By the processor, in integers.
+    Integers,
+    /// By a GPU in f32, and what it cannot by the processor.
+    OnGpu(&'a Arc<GpuProducts>),
+    /// By the processor, in f32: what the others are compared with.
+    #[cfg(test)]
+    Floats,
+}
+
+impl Products<'_> {
+    fn of_layer<'a>(self, layer: LayerWindows<'a>) -> Result<LayerWindows<'a>, ReferenceError> {
+        match self {
+            Self::Integers => Ok(layer.in_integers()),
+            Self::OnGpu(products) => layer.in_integers().on(products),
+            #[cfg(test)]
+            Self::Floats => Ok(layer),
+        }
+    }
+
+    fn of_head(self, head: OutputHead) -> Result<OutputHead, ReferenceError> {
+        match self {
+            Self::Integers => Ok(head.in_integers()),
+            Self::OnGpu(products) => head.in_integers().on(products),
+            #[cfg(test)]
+            Self::Floats => Ok(head),
+        }
+    }
+}
+
 /// Sensitivities by canonical name, measured on windows of one length.
 fn sensitivities<E: Into<BoxError>>(
-    products: Option<&Arc<GpuProducts>>,
+    products: Products<'_>,
     spec: &DecoderSpec,
     windows: &[Vec<u32>],
     options: &Options,
@@ -107,11 +142,7 @@ fn sensitivities<E: Into<BoxError>>(
         progress(done);
     };
     let load = |index| -> Result<LayerWindows<'_>, CalibrationError> {
-        let layer = LayerWindows::load(spec, index, length, &read)?.in_integers();
-        Ok(match products {
-            Some(products) => layer.on(products)?,
-            None => layer,
-        })
+        Ok(products.of_layer(LayerWindows::load(spec, index, length, &read)?)?)
     };
 
     let embedding = Embedding::load(spec, &read)?;
@@ -126,10 +157,7 @@ fn sensitivities<E: Into<BoxError>>(
     }
 
     let mut measured = BTreeMap::new();
-    let mut output = OutputHead::load(spec, &read)?.in_integers();
-    if let Some(products) = products {
-        output = output.on(products)?;
-    }
+    let output = products.of_head(OutputHead::load(spec, &read)?)?;
     let mut head = Sums::default();
     let end = |(window, x): (usize, &Tensor)| {
         let label = |position: usize| uniform(options.seed, (window * length + position) as u64);

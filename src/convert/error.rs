@@ -1,7 +1,7 @@
 //! What can go wrong between a checkpoint and a package.
 
-use crate::kept::KeptError;
 use crate::architecture::ArchitectureError;
+use crate::kept::KeptError;
 use crate::quantize::{RecipeError, TooLarge};
 use haikuq_format::manifest::ManifestError;
 use haikuq_format::shard::ShardError;

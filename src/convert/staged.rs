@@ -1,7 +1,7 @@
 //! Matrices that are quantized and not yet in a shard: `OUT.partial/matrices/NAME.safetensors`.
 
-use crate::files::little_endian;
 use super::{ConvertError, disk};
+use crate::files::little_endian;
 use crate::quantize::StoredRows;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, plane_sizes};
 use haikuq_format::manifest::{Chunk, TensorEntry};

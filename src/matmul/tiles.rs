@@ -13,12 +13,7 @@ pub(super) fn side(p: usize) -> usize {
 }
 
 /// Calls `fill` with each whole tile `(i, j)` of the row-major `[p, p]` that has some of the lower triangle.
-pub(super) fn fill_lower_tiles(
-    out: &mut [f32],
-    p: usize,
-    side: usize,
-    fill: impl Fn(usize, usize, MatMut<'_, f32>) + Sync,
-) {
+pub(super) fn fill_lower_tiles(out: &mut [f32], p: usize, side: usize, fill: impl Fn(usize, usize, MatMut<'_, f32>) + Sync) {
     out.par_chunks_mut(side * p).enumerate().for_each(|(i, out)| {
         let (first, rows) = (i * side, out.len() / p);
         let tiles = MatMut::from_row_major_slice_mut(out, rows, p).subcols_mut(0, first + rows);

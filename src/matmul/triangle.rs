@@ -1,5 +1,7 @@
 //! Factorizations of symmetric matrices, in blocks that many threads share.
 
+use crate::zeros::zeros;
+use bytemuck::Zeroable;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{self as llt, LltRegularization};
 use faer::linalg::matmul::matmul;
@@ -9,7 +11,7 @@ use faer::{Accum, MatMut, MatRef, Par, Spec};
 use rayon::prelude::*;
 
 /// f32 or f64.
-pub trait Real: RealField + Copy + Default + From<f32> + Into<f64> {}
+pub trait Real: RealField + Copy + Default + From<f32> + Into<f64> + Zeroable {}
 
 impl Real for f32 {}
 impl Real for f64 {}
@@ -67,7 +69,7 @@ pub fn cholesky<T: Real>(matrix: &mut [T], n: usize) -> Option<()> {
 pub fn inverse_transposed<T: Real>(lower: &[T], n: usize) -> Vec<T> {
     assert_eq!(lower.len(), n * n);
     let lower = MatRef::from_row_major_slice(lower, n, n);
-    let mut out = vec![T::default(); n * n];
+    let mut out: Vec<T> = zeros(n * n);
     out.par_chunks_mut(SOLVED * n).enumerate().for_each(|(i, rows)| {
         // Columns `first..` of the inverse are zero above row `first`.
         let (first, count) = (i * SOLVED, rows.len() / n);

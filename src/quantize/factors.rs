@@ -1,6 +1,7 @@
 //! [`Factors`]: triangles that undo a second moment.
 
 use crate::matmul::{Real, cholesky, inverse_transposed};
+use crate::zeros::zeros;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
@@ -25,8 +26,7 @@ impl Factors {
     /// Factors the row-major `values` `[n, n]` in the order `order`: in f32, or else in f64. `None` if they are not positive
     /// definite, or not finite.
     pub(super) fn new(values: &[f32], order: Vec<usize>) -> Option<Self> {
-        let (inverse, upper) =
-            triangles(values, &order, |x| x).or_else(|| triangles(values, &order, |x: f64| x as f32))?;
+        let (inverse, upper) = triangles(values, &order, |x| x).or_else(|| triangles(values, &order, |x: f64| x as f32))?;
         Some(Self { order, inverse, upper })
     }
 
@@ -76,7 +76,7 @@ impl Factors {
 /// inverse of a triangle instead of an inverse of H.
 fn triangles<T: Real>(values: &[f32], order: &[usize], number: impl Fn(T) -> f32 + Sync) -> Option<(Vec<f32>, Vec<f32>)> {
     let n = order.len();
-    let mut lower: Vec<T> = vec![T::default(); n * n];
+    let mut lower: Vec<T> = zeros(n * n);
     lower.par_chunks_mut(n).enumerate().for_each(|(i, to)| {
         let from = &values[order[n - 1 - i] * n..][..n];
         to.iter_mut().zip(order.iter().rev()).for_each(|(to, &c)| *to = T::from(from[c]));
@@ -97,7 +97,7 @@ fn reversed<T: Copy + Sync>(
     number: &(impl Fn(T) -> f32 + Sync),
     columns: impl Fn(usize) -> Range<usize> + Sync,
 ) -> Vec<f32> {
-    let mut out = vec![0.0; n * (n + GAP)];
+    let mut out = zeros(n * (n + GAP));
     out.par_chunks_mut(n + GAP).enumerate().for_each(|(i, to)| {
         let (range, from) = (columns(i), &from[(n - 1 - i) * n..][..n]);
         let from = from.iter().rev().skip(range.start);

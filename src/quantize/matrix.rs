@@ -7,6 +7,7 @@ use super::lanes::{Lanes, ROWS, Strip, Table, gather};
 use super::scales::{ScaleGrid, search_on};
 use super::second_moment::{NotPositive, SecondMoment};
 use crate::accelerator::{Accelerator, AcceleratorError, Matrix, Rounding};
+use crate::zeros::zeros;
 use haikuq_format::E4M4;
 use haikuq_format::layout::{QuantizedRows, Scales, groups, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType};
@@ -176,9 +177,9 @@ impl<'a> Fit<'a> {
     /// Scales by search, codes by `code` from a strip's weights and scales.
     fn quantize(&self, weights: Vec<f32>, code: impl Fn(&Strip, &Strip) -> Vec<[u8; ROWS]> + Sync) -> QuantizedMatrix {
         let (scheme, columns, table) = (self.scheme, self.columns, &self.table);
-        let rows = weights.len() / columns;
+        let (rows, zero) = (weights.len() / columns, self.zero());
         let (width, per_row, strip) = (padded(columns), groups(columns, scheme.group), strip_rows(rows));
-        let (mut codes, mut scales) = (vec![self.zero(); rows * width], vec![0.0; rows * per_row]);
+        let (mut codes, mut scales) = (zeros::<u8>(rows * width), zeros(rows * per_row));
         let strips = codes.par_chunks_mut(strip * width).zip(scales.par_chunks_mut(strip * per_row)).enumerate();
         strips.for_each(|(i, (to_codes, to_scales))| {
             let blocks = to_codes.len().div_ceil(ROWS * width);
@@ -190,6 +191,7 @@ impl<'a> Fit<'a> {
             for (row, to) in to_codes.chunks_exact_mut(width).enumerate() {
                 let of_row = codes[row / ROWS..].iter().step_by(blocks);
                 to.iter_mut().zip(of_row).for_each(|(to, lanes)| *to = lanes[row % ROWS]);
+                to[columns..].fill(zero);
             }
             for (row, to) in to_scales.chunks_exact_mut(per_row).enumerate() {
                 let of_row = found.lanes[row / ROWS..].iter().step_by(blocks);

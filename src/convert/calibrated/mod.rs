@@ -22,8 +22,8 @@ use crate::golden::reference::{Embedding, FinalNorm, LayerWindows, Observe, Site
 use crate::kept::Kept;
 use crate::quantize::Equalized;
 use crate::timings::{Step, Timings};
-use correction::{Original, keeps_outputs};
 use candle_core::{Device, Tensor};
+use correction::{Original, keeps_outputs};
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::{LayerSpec, TensorClass};
@@ -243,3 +243,6 @@ impl Observe for Quantizer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,8 @@
 //!
 //! They lie beside the matrices, as `layer-N.original` and `layer-N.stored`: what goes into layer N, little-endian f32.
 
-use crate::files::little_endian;
 use super::super::{ConvertError, disk};
+use crate::files::little_endian;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -28,9 +28,9 @@ use rope::cos_sin;
 use weights::Weights;
 
 pub use embedding::Embedding;
-pub use output::{FinalNorm, OutputHead};
 pub use numbers::{numbers, with_numbers};
 pub use observe::{Observe, Site};
+pub use output::{FinalNorm, OutputHead};
 pub use product::GpuProducts;
 pub use windows::LayerWindows;
 
