@@ -107,7 +107,7 @@ fn descent_never_loses_more_than_gptq_alone() {
     let table = codebook::learn(scheme, &weights, columns, &importance);
     let grid = ScaleGrid::new(scheme.scale, 6.0, table.reach());
     let lanes = gather(&weights, columns, 0);
-    let scales = Strip::of(&[block_scales(grid, &table, scheme.group, &lanes, &importance)]);
+    let scales = Strip::of(&[block_scales(grid, &table, scheme.group, &lanes, &importance, 1)]);
     let factors = moment.factors().unwrap();
     let (found, errors) = gptq::quantize(&table, scheme.group, &Strip::of(&[lanes]), &scales, factors);
     let values = |codes: &[[u8; ROWS]]| -> Vec<f32> {

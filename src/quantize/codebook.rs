@@ -18,6 +18,9 @@ const GROUPS: usize = 16;
 /// Turns of scales and table.
 const TURNS: usize = 6;
 
+/// Of the scales that may be, every so many-th is tried in all turns but the last.
+const COARSE: usize = 2;
+
 /// Means taken in a turn.
 const MEANS: usize = 3;
 
@@ -79,11 +82,13 @@ pub(super) fn learn(scheme: Grouped, weights: &[f32], columns: usize, importance
         (0..wanted).into_par_iter().map(|i| gather(weights, columns, i * blocks / wanted * ROWS)).collect();
     let largest = sample.iter().flatten().flatten().fold(0.0f32, |a, w| a.max(w.abs()));
     let mut table = Table::new(start(scheme.bits));
-    for _ in 0..TURNS {
+    for turn in 0..TURNS {
+        // Only what the last turn finds is kept.
+        let step = if turn + 1 < TURNS { COARSE } else { 1 };
         let grid = ScaleGrid::new(scheme.scale, largest, table.reach());
         // Long rows leave few blocks, so threads share them.
         let part = scheme.group * GROUPS;
-        let scales_of = |(block, cost): (&[Lanes], &[f32])| block_scales(grid, &table, scheme.group, block, cost);
+        let scales_of = |(block, cost): (&[Lanes], &[f32])| block_scales(grid, &table, scheme.group, block, cost, step);
         let scales: Vec<Vec<Lanes>> = sample
             .par_iter()
             .map(|block| block.par_chunks(part).zip(importance.par_chunks(part)).flat_map_iter(scales_of).collect())
@@ -122,10 +127,17 @@ pub(super) fn learn(scheme: Grouped, weights: &[f32], columns: usize, importance
     table
 }
 
-/// The scales of a block of rows, group after group.
+/// The scales of a block of rows, group after group, of every `step`-th that may be.
 #[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
-pub(super) fn block_scales(grid: ScaleGrid, table: &Table, group: usize, block: &[Lanes], importance: &[f32]) -> Vec<Lanes> {
-    block.chunks(group).zip(importance.chunks(group)).map(|(w, cost)| search(grid, table, w, cost)).collect()
+pub(super) fn block_scales(
+    grid: ScaleGrid,
+    table: &Table,
+    group: usize,
+    block: &[Lanes],
+    importance: &[f32],
+    step: usize,
+) -> Vec<Lanes> {
+    block.chunks(group).zip(importance.chunks(group)).map(|(w, cost)| search(grid, table, w, cost, step)).collect()
 }
 
 /// What the weights of a column add to the sums of their nearest values.

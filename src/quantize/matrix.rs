@@ -185,7 +185,7 @@ impl<'a> Fit<'a> {
             let blocks = to_codes.len().div_ceil(ROWS * width);
             let lanes: Vec<_> = (0..blocks).map(|block| gather(&weights, columns, i * strip + block * ROWS)).collect();
             let found: Vec<_> =
-                lanes.iter().map(|lanes| block_scales(self.grid, table, scheme.group, lanes, self.importance)).collect();
+                lanes.iter().map(|lanes| block_scales(self.grid, table, scheme.group, lanes, self.importance, 1)).collect();
             let found = Strip::of(&found);
             let codes = code(&Strip::of(&lanes), &found);
             for (row, to) in to_codes.chunks_exact_mut(width).enumerate() {

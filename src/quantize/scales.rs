@@ -113,10 +113,10 @@ pub(super) fn search_on(
     accelerator.scales(weights, &ScaleSearch { values, group, importance, storable, known: &known, candidates })
 }
 
-/// The scale of each lane's group: `weights` holds a column of [`ROWS`] rows a step, `importance` what a squared error
+/// The scale of each lane's group, of every `step`-th that may be: `weights` holds a column of [`ROWS`] rows a step, `importance` what a squared error
 /// of that column costs.
 #[inline(always)]
-pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importance: &[f32]) -> Lanes {
+pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importance: &[f32], step: usize) -> Lanes {
     // Of each lane's largest weight, what an error costs too.
     let (mut largest, mut its_cost) = ([0.0f32; ROWS], [0.0f32; ROWS]);
     let mut energy = [0.0f32; ROWS];
@@ -138,7 +138,7 @@ pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importan
     // From the likely ones upwards and then downwards, until the largest weights alone lose more. Of equal ones the smallest
     // is taken. No closure: it would be compiled by itself, for the narrowest vectors.
     let (candidates, likely) = (grid.candidates(), grid.candidates() * LIKELY.0 / LIKELY.1);
-    for k in (likely..candidates).chain((0..likely).rev()) {
+    for k in (likely..candidates).step_by(step).chain((0..likely).rev().step_by(step)) {
         let scale = grid.candidate(&fit, &first, k);
         let is_below = k < likely;
         if is_below {
@@ -205,7 +205,7 @@ mod tests {
                 let found = search_on(&accelerator, grid, &table, group, &weights, &importance).unwrap();
                 let groups = columns.div_ceil(group);
                 for first in (0..rows).step_by(ROWS) {
-                    let lanes = block_scales(grid, &table, group, &gather(&weights, columns, first), &importance);
+                    let lanes = block_scales(grid, &table, group, &gather(&weights, columns, first), &importance, 1);
                     for (row, lane) in (first..rows.min(first + ROWS)).zip(0..) {
                         let twin: Vec<f32> = lanes.iter().map(|scales| scales[lane]).collect();
                         assert_eq!(found[row * groups..(row + 1) * groups], twin, "{kind:?} {bits:?}, row {row}");
