@@ -43,6 +43,9 @@ struct Args {
     /// Number of token ids
     #[arg(long, default_value_t = 128_256)]
     vocab: usize,
+    /// Write a head of its own
+    #[arg(long)]
+    untied: bool,
     /// Largest size of a weight file in bytes
     #[arg(long, default_value_t = 2 << 30)]
     shard_bytes: usize,
@@ -65,7 +68,7 @@ fn main() -> anyhow::Result<()> {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": args.hidden,
         "intermediate_size": args.intermediate, "num_hidden_layers": args.layers, "num_attention_heads": args.heads,
         "num_key_value_heads": args.kv_heads, "head_dim": args.head_dim, "vocab_size": args.vocab,
-        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": true,
+        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": !args.untied,
         "bos_token_id": 0, "eos_token_id": 1, "torch_dtype": "bfloat16",
     });
     std::fs::write(args.folder.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
@@ -106,6 +109,9 @@ fn tensors(args: &Args) -> Vec<(String, Vec<usize>)> {
         }
     }
     list.push(("model.norm.weight".into(), vec![h]));
+    if args.untied {
+        list.push(("lm_head.weight".into(), vec![args.vocab, h]));
+    }
     list
 }
 

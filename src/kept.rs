@@ -26,7 +26,9 @@ pub enum KeptError {
 
 /// A stack of activations, some tensors `[rows, columns]` a time, in memory or in a file.
 pub enum Kept {
+    /// In memory.
     Memory(Vec<Vec<Tensor>>),
+    /// On disk.
     File(Spilled),
 }
 
@@ -147,13 +149,17 @@ mod tests {
             let window = |w: usize| (0..6).map(|i| (w * 6 + i) as f32 * by).collect::<Vec<_>>();
             (0..3).map(|w| Tensor::from_vec(window(w), (2, 3), &Device::Cpu).unwrap()).collect()
         };
-        let numbers = |layer: Vec<Tensor>| -> Vec<Vec<Vec<f32>>> { layer.iter().map(|t| t.to_vec2().unwrap()).collect() };
+        let numbers = |layer: Vec<Tensor>| -> Vec<Vec<Vec<u32>>> {
+            let bits =
+                |t: &Tensor| t.to_vec2::<f32>().unwrap().iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect();
+            layer.iter().map(bits).collect()
+        };
         let mut kept = Kept::new(Some(folder.path())).unwrap();
         for by in [0.1, f32::NAN, 0.3] {
             kept.push(layer(by)).unwrap();
         }
         assert_eq!(numbers(kept.pop().unwrap()), numbers(layer(0.3)));
-        assert!(numbers(kept.pop().unwrap())[0][0][0].is_nan());
+        assert_eq!(numbers(kept.pop().unwrap()), numbers(layer(f32::NAN)));
         kept.push(layer(0.7)).unwrap();
         assert_eq!(numbers(kept.pop().unwrap()), numbers(layer(0.7)));
         assert_eq!(numbers(kept.pop().unwrap()), numbers(layer(0.1)));
@@ -161,8 +167,8 @@ mod tests {
         for folder in [None, Some(folder.path())] {
             let mut kept = Kept::new(folder).unwrap();
             (0..3).for_each(|i| kept.push(layer(i as f32)[..2].to_vec()).unwrap());
-            let rows = kept.take().unwrap().to_vec2::<f32>().unwrap();
-            let expected: Vec<Vec<f32>> = (0..3).flat_map(|i| numbers(layer(i as f32)[..2].to_vec()).concat()).collect();
+            let rows = numbers(vec![kept.take().unwrap()]).remove(0);
+            let expected: Vec<Vec<u32>> = (0..3).flat_map(|i| numbers(layer(i as f32)[..2].to_vec()).concat()).collect();
             assert_eq!(rows, expected);
         }
     }

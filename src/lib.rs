@@ -19,7 +19,7 @@ pub mod exponentials;
 pub mod files;
 pub mod golden;
 pub mod hub;
-mod kept;
+pub mod kept;
 pub mod kernel_times;
 pub mod matmul;
 pub mod model;

@@ -29,6 +29,8 @@ pub enum Step {
     Correction,
     /// Cholesky factor and inverse of a second moment.
     Factorization,
+    /// The correction from that: products with both triangles.
+    Solving,
     /// Codebook, scales and codes.
     Codes,
     /// What a matrix loses on sampled tokens, and in its weights.
@@ -52,6 +54,7 @@ impl Step {
             Self::Forward => "forward",
             Self::Moments => "moments",
             Self::Correction => "correction",
+            Self::Solving => "solving",
             Self::Factorization => "factorization",
             Self::Codes => "codes",
             Self::Loss => "loss",

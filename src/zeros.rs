@@ -51,8 +51,8 @@ fn cleared<T: Zeroable + Copy + Send>(length: usize) -> Vec<T> {
 pub fn keep_large_buffers() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // One heap for all threads, since others are of 64 MiB at most; nothing outside it; and it does not shrink.
-        let settings = [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, libc::c_int::MAX)];
+        // One heap for all threads, since others are of 64 MiB at most; nothing outside it; and it never shrinks.
+        let settings = [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1)];
         // SAFETY: mallopt may be called at any time, and takes numbers.
         let kept = settings.iter().all(|&(setting, value)| unsafe { libc::mallopt(setting, value) } == 1);
         KEPT.store(kept, Ordering::Relaxed);
@@ -82,6 +82,15 @@ mod tests {
             let out: Vec<f32> = zeros(length);
             assert_eq!(out.len(), length);
             assert!(out.iter().all(|x| *x == 0.0));
+        }
+    }
+
+    #[test]
+    fn memory_that_was_used_is_cleared() {
+        for length in [1, PART, 2 * PART + 5] {
+            drop(vec![1.5f32; length]);
+            let out: Vec<f32> = cleared(length);
+            assert!(out.len() == length && out.iter().all(|x| x.to_bits() == 0), "{length}");
         }
     }
 }

@@ -293,6 +293,11 @@ fn a_gpu_makes_about_the_same_package_and_the_processor_goes_on_without_it() {
         String::from_utf8(succeed(command).stderr).unwrap()
     };
     convert("cpu", &["--device", "cpu"]);
+    let spill = world.at("spill");
+    std::fs::create_dir(&spill).unwrap();
+    convert("spilled", &["--device", "cpu", "--spill", &spill.display().to_string()]);
+    assert_eq!(world.shards("spilled"), world.shards("cpu"), "wherever activations wait");
+    assert_eq!(std::fs::read_dir(&spill).unwrap().count(), 0);
     let told = convert("gpu", &["--device", "gpu"]);
     assert!(told.contains(" computes, with up to "), "{told}");
     convert("again", &["--device", "gpu"]);
@@ -307,9 +312,16 @@ fn a_gpu_makes_about_the_same_package_and_the_processor_goes_on_without_it() {
         assert!((cpu - gpu).abs() <= 0.05 * cpu, "{name}: {cpu} on the processor, {gpu} on the GPU");
     }
 
+    // Room for some windows at a time.
+    let told = convert("parts", &["--device", "gpu", "--gpu-memory", "2400KiB"]);
+    assert!(told.contains("has room for 1 of 2 windows at a time") && !told.contains("cannot go on"), "{told}");
+    for ((name, all), (_, parts)) in errors("gpu").into_iter().zip(errors("parts")) {
+        assert!((all - parts).abs() <= 0.02 * all, "{name}: {all} with all tokens at once, {parts} in parts");
+    }
+
     // Less memory than one matrix takes.
     let told = convert("little", &["--device", "gpu", "--gpu-memory", "1MiB"]);
-    assert!(told.contains("cannot go on, so the processor does") && told.contains("1048576"), "{told}");
+    assert!(told.contains("may use 1048576 bytes of memory and a layer takes "), "{told}");
     assert_eq!(world.shards("little"), world.shards("cpu"));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Everything here has a twin on the processor and gives the same up to the order of sums: products and moments that of
 //! [`crate::matmul`], [`LayerOnGpu`] that of [`crate::golden::reference`], factors and codes those of [`crate::quantize`]. One
-//! adapter and driver always give the same bits, since no sum depends on which part is done first or on how much memory there is.
+//! adapter and driver always give the same bits, since no sum depends on which part is done first. (A conversion's also depend on how many windows its memory has room for.)
 //!
 //! Calls return when the work is asked for; [`Accelerator::finish`] and whatever brings numbers back wait for it.
 //!
@@ -117,6 +117,12 @@ impl Accelerator {
     /// Bytes that matrices take now, and at most.
     pub fn memory(&self) -> (u64, u64) {
         (self.memory.used(), self.memory.limit())
+    }
+
+    /// Loses the device, as a driver that is reset does.
+    #[cfg(test)]
+    pub fn lose(&self) {
+        self.gpu.device.destroy();
     }
 
     /// Waits until everything that was asked for is done.

@@ -4,6 +4,7 @@
 //! copies others.
 
 use super::{Accelerator, AcceleratorError, Matrix};
+use crate::zeros::zeros;
 use haikuq_runtime::device::{Gpu, GpuError};
 use rayon::prelude::*;
 use std::sync::{Mutex, PoisonError};
@@ -108,7 +109,7 @@ impl Accelerator {
     /// # Errors
     /// [`AcceleratorError::Gpu`] if the device failed or was lost.
     pub fn download(&self, matrix: &Matrix) -> Result<Vec<f32>, AcceleratorError> {
-        let mut out = vec![0.0; matrix.rows() * matrix.columns()];
+        let mut out = zeros(matrix.rows() * matrix.columns());
         self.read(matrix, 0, &mut out)?;
         Ok(out)
     }

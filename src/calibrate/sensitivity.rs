@@ -99,7 +99,7 @@ fn cut(windows: &[Vec<u32>], tokens: usize) -> Vec<Vec<u32>> {
 enum Products<'a> {
     /// By the processor, in integers.
     Integers,
-    /// By a GPU in f32, and what it cannot by the processor.
+    /// By a GPU in f32, and what it cannot by the processor, in f32 too.
     OnGpu(&'a Arc<GpuProducts>),
     /// By the processor, in f32: what the others are compared with.
     #[cfg(test)]
@@ -107,10 +107,11 @@ enum Products<'a> {
 }
 
 impl Products<'_> {
-    fn of_layer<'a>(self, layer: LayerWindows<'a>) -> Result<LayerWindows<'a>, ReferenceError> {
+    /// A layer for a pass forward, or for one with `gradients` back.
+    fn of_layer<'a>(self, layer: LayerWindows<'a>, gradients: bool) -> Result<LayerWindows<'a>, ReferenceError> {
         match self {
-            Self::Integers => Ok(layer.in_integers()),
-            Self::OnGpu(products) => layer.in_integers().on(products),
+            Self::Integers => layer.in_integers(gradients),
+            Self::OnGpu(products) => layer.on(products),
             #[cfg(test)]
             Self::Floats => Ok(layer),
         }
@@ -118,8 +119,8 @@ impl Products<'_> {
 
     fn of_head(self, head: OutputHead) -> Result<OutputHead, ReferenceError> {
         match self {
-            Self::Integers => Ok(head.in_integers()),
-            Self::OnGpu(products) => head.in_integers().on(products),
+            Self::Integers => head.in_integers(),
+            Self::OnGpu(products) => head.on(products),
             #[cfg(test)]
             Self::Floats => Ok(head),
         }
@@ -141,8 +142,8 @@ fn sensitivities<E: Into<BoxError>>(
         done += 1;
         progress(done);
     };
-    let load = |index| -> Result<LayerWindows<'_>, CalibrationError> {
-        Ok(products.of_layer(LayerWindows::load(spec, index, length, &read)?)?)
+    let load = |index, gradients| -> Result<LayerWindows<'_>, CalibrationError> {
+        Ok(products.of_layer(LayerWindows::load(spec, index, length, &read)?, gradients)?)
     };
 
     let embedding = Embedding::load(spec, &read)?;
@@ -150,7 +151,7 @@ fn sensitivities<E: Into<BoxError>>(
     drop(embedding);
     let mut inputs = Kept::new(options.spill.as_deref())?;
     for index in 0..spec.num_layers() {
-        let layer = load(index)?;
+        let layer = load(index, false)?;
         let next = residual.par_iter().map(|x| layer.forward(x, &mut Unseen)).collect::<Result<_, _>>()?;
         inputs.push(std::mem::replace(&mut residual, next))?;
         step();
@@ -174,7 +175,7 @@ fn sensitivities<E: Into<BoxError>>(
     step();
 
     for index in (0..spec.num_layers()).rev() {
-        let layer = load(index)?;
+        let layer = load(index, true)?;
         let inputs = inputs.pop()?;
         let window = |(x, gradient): (&Tensor, &mut Tensor)| -> Result<_, CalibrationError> {
             let back = backward(&layer, x, gradient)?;

@@ -6,6 +6,7 @@ use super::convert_calibration::Calibrating;
 use super::convert_device::DeviceArgs;
 use super::convert_progress::{ConvertProgress, duration};
 use super::convert_report::{plan_json, plan_text, result_json, result_text, summary};
+use super::convert_spill::Spill;
 use super::convert_timings::{timings_json, timings_text};
 use super::units::{human_bytes, parse_bytes};
 use crate::architecture::Decoder;
@@ -19,7 +20,7 @@ use crate::tokenizer::Findings;
 use crate::zeros::keep_large_buffers;
 use anyhow::Context as _;
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -122,26 +123,27 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let mut accelerator = if recipe.calibrate { args.device.open(context).with_context(failed)? } else { None };
     let mut speeds = recipe.calibrate.then(|| threads.install(|| Speeds::measure(accelerator.as_deref())));
+    let source = args.calibration.as_deref().map_or(CalibrationSource::BuiltIn, CalibrationSource::from_path);
+    let is_measured = matches!(source, CalibrationSource::File(_));
+    let mut sizes = calibrate::Options::default();
+    if is_measured {
+        sizes.sensitivity_tokens = 0;
+    }
     let candidates = if let Choice::Target { schemes, .. } = &recipe.choice { schemes.len() } else { 0 };
     let estimate = |speeds: Speeds, text: &calibrate::Options| Estimate::new(&decoder.spec, text, candidates, speeds);
     if let Some(found) = speeds.filter(|s| s.gpu.is_some() && args.device.is_auto()) {
         let without = Speeds { gpu: None, ..found };
-        let [with_gpu, alone] = [found, without].map(|s| estimate(s, &calibrate::Options::default()).seconds());
+        let [with_gpu, alone] = [found, without].map(|s| estimate(s, &sizes).seconds());
         if alone < with_gpu {
             let [with_gpu, alone] = [with_gpu, alone].map(duration);
             context.note(format_args!(
-                "the processor computes, in about {alone}; the GPU would take about {with_gpu}, and does with --device gpu"
+                "the processor computes, in about {alone}; --device gpu uses the GPU, which would take about {with_gpu}"
             ));
             (accelerator, speeds) = (None, Some(without));
         }
     }
     let expected = |text: &calibrate::Options| speeds.map(|s| estimate(s, text));
-    let spill = args.spill.clone().or_else(|| {
-        let out = args.out.as_deref().filter(|_| recipe.calibrate && !args.dry_run)?;
-        spill_where_short(&decoder, jobs, out, context)
-    });
-    let source = args.calibration.as_deref().map_or(CalibrationSource::BuiltIn, CalibrationSource::from_path);
-    let is_measured = matches!(source, CalibrationSource::File(_));
+    let spill = Spill { named: args.spill.as_deref(), out: args.out.as_deref().filter(|_| !args.dry_run), context };
     if let Some(estimate) = expected(&calibrate::Options::default()).filter(|e| !is_measured && e.seconds() > TOLD_SECONDS) {
         context.note(format_args!("this will take about {} in all", duration(estimate.seconds())));
     }
@@ -149,7 +151,13 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         true => {
             let calibrating = Calibrating {
                 source: &source,
-                spill: spill.clone(),
+                spill: match is_measured {
+                    true => None,
+                    false => {
+                        let memory = |spilled| memory::measuring(&decoder.spec, &sizes, jobs, spilled);
+                        spill.folder("calibration", memory(false), memory(true))
+                    }
+                },
                 out: args.out.as_deref().filter(|_| !args.dry_run),
                 resume: args.resume,
                 threads: &threads,
@@ -168,6 +176,14 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let choose = || threads.install(|| convert::choose_schemes(&weights, &recipe, calibration.as_ref()));
     let (schemes, losses) = timings.measure(Step::Schemes, "", 0.0, choose).with_context(failed)?;
     let mut plan = Plan::new(&decoder.spec, &recipe.name, schemes, args.shard_size, jobs).with_context(failed)?;
+    let spill = match &calibration {
+        Some(c) if accelerator.is_none() => {
+            let memory = |spilled| memory::rounding(&decoder.spec, &c.sizes(), jobs, spilled);
+            spill.folder("rounding", memory(false), memory(true))
+        }
+        // A GPU has them in its own memory.
+        _ => args.spill.clone(),
+    };
     plan.expect(&decoder.spec, losses, calibration.as_ref(), spill.is_some());
     let estimate = calibration.as_ref().and_then(|c| {
         let sensitivity_tokens = if is_measured { 0 } else { c.sensitivity_tokens };
@@ -214,21 +230,4 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The folder beside the package to be, if memory is short for activations that wait; says so.
-fn spill_where_short(decoder: &Decoder, jobs: usize, out: &Path, context: &Context) -> Option<PathBuf> {
-    let memory = |spilled| memory::calibrated(&decoder.spec, &calibrate::Options::default(), jobs, spilled);
-    let (all, less, free) = (memory(false), memory(true), memory::available()?);
-    if all <= free {
-        return None;
-    }
-    let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let [all, less, free] = [all, less, free].map(human_bytes);
-    context.note(format_args!(
-        "{free} of memory are free and up to {all} would be needed: activations wait on disk, in {}, which takes up to {less} of \
-         memory",
-        folder.display()
-    ));
-    Some(folder.into())
 }

@@ -15,6 +15,7 @@ mod convert_calibration;
 mod convert_device;
 mod convert_progress;
 mod convert_report;
+mod convert_spill;
 mod convert_timings;
 mod diff;
 mod doctor;

@@ -26,14 +26,14 @@ pub(crate) fn moments(tokens: usize, columns: usize) -> f64 {
     product(columns, tokens, columns) / 2.0
 }
 
-/// Correcting a matrix for what changed in the inputs of so many tokens.
+/// What earlier errors changed in a matrix's outputs for so many tokens.
 pub(crate) fn correction(tokens: usize, rows: usize, columns: usize) -> f64 {
     let narrower = if keeps_outputs(rows, columns) { rows } else { columns };
-    product(narrower, tokens, columns) + product(rows, columns, columns) + solution(rows, columns)
+    product(narrower, tokens, columns) + product(rows, columns, columns)
 }
 
-/// The part of it that comes after factorization: products of two triangles.
-pub(crate) fn solution(rows: usize, columns: usize) -> f64 {
+/// The correction from that: products with two triangles.
+pub(crate) fn solving(rows: usize, columns: usize) -> f64 {
     product(rows, columns, columns)
 }
 
@@ -63,6 +63,7 @@ pub(super) fn matrix(tokens: usize, tensor: &TensorEntry) -> f64 {
     2.0 * product(tokens, columns, rows)
         + moments(tokens, columns)
         + correction(tokens, rows, columns)
+        + 1.5 * solving(rows, columns)
         + 4.0 * factorization(columns)
         + 1.5 * codes(rows, columns)
         + scales

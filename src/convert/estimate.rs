@@ -13,7 +13,7 @@ use crate::timings::Step;
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{TensorClass, TensorSpec};
 
-/// How fast a machine is, measured in a quarter of a second.
+/// How fast a machine is, measured in half a second, or a whole one with a GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speeds {
     /// Operations a second of products on all threads.
@@ -77,7 +77,8 @@ impl Estimate {
             (Step::Forward, on_either(Step::Forward, forward, 0.75)),
             (Step::Moments, on_either(Step::Moments, sum(&|_, columns| cost::moments(tokens, columns)), 0.75)),
             (Step::Correction, on_either(Step::Correction, sum(&|rows, columns| cost::correction(tokens, rows, columns)), 0.65)),
-            (Step::Factorization, on_either(Step::Factorization, sum(&|_, columns| cost::factorization(columns)), 0.22)),
+            (Step::Solving, on_either(Step::Solving, sum(&cost::solving), 0.55)),
+            (Step::Factorization, on_either(Step::Factorization, sum(&|_, columns| cost::factorization(columns)), 0.4)),
             (Step::Codes, on_either(Step::Codes, sum(&cost::codes), 0.6) + scales),
             (Step::Packing, weights * PACKING),
             (Step::Shards, weights * WRITING),

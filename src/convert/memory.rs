@@ -25,34 +25,47 @@ struct Sizes {
     spilled: bool,
 }
 
-/// Bytes that measuring a text of `text`'s sizes and quantizing the matrices of `spec` for it on `jobs` threads take at most,
-/// beside the mapped checkpoint.
-pub fn calibrated(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, spilled: bool) -> u64 {
-    let hidden = spec.hidden_size as u64;
-    let matrices = |layer: &LayerSpec| {
-        let Mixer::Attention(attention) = &layer.mixer;
-        let rows = [attention.qkv_size(), attention.attention_size(), layer.mlp.up_size(), layer.mlp.intermediate_size];
-        rows.map(|n| n as u64 * hidden)
-    };
-    let of_layers = || spec.layers.iter().map(matrices);
-    let sizes = Sizes {
-        hidden,
-        attention: spec.max_attention_size() as u64,
-        qkv: spec.max_qkv_size() as u64,
-        inner: spec.max_intermediate_size() as u64,
-        vocabulary: spec.vocab_size as u64,
-        layers: spec.num_layers() as u64,
-        layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
-        matrix: of_layers().flatten().max().unwrap_or(0),
-        jobs: jobs as u64,
-        spilled,
-    };
-    let length = text.window_tokens.min(spec.max_context);
-    let tokens = (text.windows * length) as u64;
-    let window = length.min(sensitivity::WINDOW_TOKENS) as u64;
-    let numbers = sizes.sensitivities(text.sensitivity_tokens as u64, window).max(sizes.layer(tokens)).max(sizes.head(tokens));
-    // Four bytes each, and two fifths.
+/// Bytes that measuring sensitivities of `spec` on a text of `text`'s sizes takes at most on `jobs` threads, beside the mapped
+/// checkpoint.
+pub fn measuring(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, spilled: bool) -> u64 {
+    let window = text.window_tokens.min(spec.max_context).min(sensitivity::WINDOW_TOKENS) as u64;
+    bytes(Sizes::new(spec, jobs, spilled).sensitivities(text.sensitivity_tokens as u64, window))
+}
+
+/// Bytes that quantizing the matrices of `spec` for such a text takes at most.
+pub fn rounding(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, spilled: bool) -> u64 {
+    let tokens = (text.windows * text.window_tokens.min(spec.max_context)) as u64;
+    let sizes = Sizes::new(spec, jobs, spilled);
+    bytes(sizes.layer(tokens).max(sizes.head(tokens)))
+}
+
+/// Four bytes a number, and two fifths.
+fn bytes(numbers: u64) -> u64 {
     numbers * 28 / 5
+}
+
+impl Sizes {
+    fn new(spec: &DecoderSpec, jobs: usize, spilled: bool) -> Self {
+        let hidden = spec.hidden_size as u64;
+        let matrices = |layer: &LayerSpec| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            let rows = [attention.qkv_size(), attention.attention_size(), layer.mlp.up_size(), layer.mlp.intermediate_size];
+            rows.map(|n| n as u64 * hidden)
+        };
+        let of_layers = || spec.layers.iter().map(matrices);
+        Self {
+            hidden,
+            attention: spec.max_attention_size() as u64,
+            qkv: spec.max_qkv_size() as u64,
+            inner: spec.max_intermediate_size() as u64,
+            vocabulary: spec.vocab_size as u64,
+            layers: spec.num_layers() as u64,
+            layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
+            matrix: of_layers().flatten().max().unwrap_or(0),
+            jobs: jobs as u64,
+            spilled,
+        }
+    }
 }
 
 /// Bytes of memory that the system can give without writing others' to disk; nothing where it does not tell.
@@ -60,7 +73,8 @@ pub fn available() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let free = system.available_memory();
-    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    // What a container may use counts files that were read, which the system forgets where memory is short.
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
     Some(free.min(limit)).filter(|bytes| *bytes > 0)
 }
 

@@ -150,7 +150,10 @@ impl Plan {
     /// disk if they are `spilled`.
     pub fn expect(&mut self, spec: &DecoderSpec, losses: Option<Vec<f64>>, calibration: Option<&Calibration>, spilled: bool) {
         self.losses = losses;
-        let memory = |c: &Calibration| super::memory::calibrated(spec, &c.sizes(), self.jobs, spilled);
+        let memory = |c: &Calibration| {
+            let (sizes, jobs) = (c.sizes(), self.jobs);
+            super::memory::measuring(spec, &sizes, jobs, spilled).max(super::memory::rounding(spec, &sizes, jobs, spilled))
+        };
         self.calibration_memory = calibration.map_or(0, memory);
         self.calibration_tokens = calibration.map_or(0, |c| c.windows.iter().map(Vec::len).sum());
     }

@@ -18,7 +18,7 @@ const GROUPS: usize = 16;
 /// Turns of scales and table.
 const TURNS: usize = 6;
 
-/// Of the scales that may be, every so many-th is tried in all turns but the last.
+/// In all turns but the last, one of so many scales is tried.
 const COARSE: usize = 2;
 
 /// Means taken in a turn.

@@ -106,8 +106,8 @@ fn quantize(scheme: Grouped, rows: usize, columns: usize, values: &[f32]) -> (Qu
     (block, error)
 }
 
-/// One row, group by group, compiled a second time for wider vectors. Without fused multiply-add, which would round
-/// differently, both give the same bits.
+/// One row, group by group, compiled again for wider vectors. Without fused multiply-add, which would round
+/// differently, all give the same bits.
 #[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn quantize_row(kind: Codes, group: usize, row: &[f32], codes: &mut [u8], fits: &mut [Fit]) {
     for ((weights, codes), fit) in row.chunks(group).zip(codes.chunks_mut(group)).zip(fits) {

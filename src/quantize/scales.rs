@@ -9,8 +9,7 @@ use half::f16;
 /// Smallest and largest scale that is tried, as parts of the one with which the table just reaches the largest weight.
 const RANGE: (f32, f32) = (0.52, 1.15);
 
-/// Part of the candidates below those that are tried first: the best scale is most often one that lets the largest weight
-/// lack a little.
+/// Part of the candidates below those that are tried first: the best scale most often clips the largest weight a little.
 const LIKELY: (usize, usize) = (11, 20);
 
 /// Bounds are multiplied with this, so that what was rounded off them does not matter.
@@ -113,8 +112,8 @@ pub(super) fn search_on(
     accelerator.scales(weights, &ScaleSearch { values, group, importance, storable, known: &known, candidates })
 }
 
-/// The scale of each lane's group, of every `step`-th that may be: `weights` holds a column of [`ROWS`] rows a step, `importance` what a squared error
-/// of that column costs.
+/// The best scale of each lane's group among every `step`-th that may be. `weights` holds a column of [`ROWS`] rows a time,
+/// `importance` the cost of a squared error in that column.
 #[inline(always)]
 pub(super) fn search(grid: ScaleGrid, table: &Table, weights: &[Lanes], importance: &[f32], step: usize) -> Lanes {
     // Of each lane's largest weight, what an error costs too.

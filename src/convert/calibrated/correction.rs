@@ -6,7 +6,7 @@
 use super::matrix::difference;
 use crate::golden::reference::with_numbers;
 use crate::kept::{Kept, KeptError};
-use crate::matmul::integers::{Inputs, PackedWeights};
+use crate::matmul::integers::{self, Inputs};
 use crate::matmul::times;
 
 /// How much of what earlier errors changed in its inputs a matrix corrects. All of it follows the calibration text
@@ -41,7 +41,7 @@ impl Original {
                 let original = original.take()?;
                 let shift = with_numbers(&original, |original| difference(original, stored, CORRECTION))?;
                 drop(original);
-                Ok(PackedWeights::default().times(weights, &inputs.cross(&shift, columns), columns))
+                Ok(integers::times(weights, &inputs.cross(&shift, columns), columns))
             }
             Self::Outputs(original) => {
                 let wanted = with_numbers(&original.take()?, |y| inputs.cross(y, weights.len() / columns))?;

@@ -63,7 +63,7 @@ impl Run<'_> {
                 (inputs, moment)
             });
             let correction = original.map(|original| {
-                let flop = cost::correction(tokens, rows, columns) - cost::solution(rows, columns);
+                let flop = cost::correction(tokens, rows, columns);
                 self.timings.measure(Step::Correction, name, flop, || original.correction(weights, stored, &inputs, &moment))
             });
             for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {
@@ -81,7 +81,7 @@ impl Run<'_> {
                     });
                     Ok(())
                 };
-                self.timings.measure(Step::Correction, name, cost::solution(rows, columns), solve).map_err(failed)?;
+                self.timings.measure(Step::Solving, name, cost::solving(rows, columns), solve).map_err(failed)?;
                 sum
             }
             None => weights.to_vec(),

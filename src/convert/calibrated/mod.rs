@@ -3,7 +3,7 @@
 //! Two streams of the calibration windows go through the layers: one through the original weights, one through the
 //! weights as they are stored. At each matrix the second stream's inputs say what an error in a weight costs, and the
 //! difference between the streams what earlier errors have changed, which the matrix corrects in part. Only one layer's weights and
-//! activations exist at a time. All of this happens on the processor, or on a GPU (`on_gpu.rs`), which the processor follows
+//! activations exist at a time. All of this happens on the processor, or on a GPU (`on_gpu/`), which the processor follows
 //! where it fails.
 //!
 //! What a matrix becomes is put on disk under `OUT.partial/matrices`, from where the pipeline takes it and a resumed
@@ -143,6 +143,11 @@ impl Run<'_> {
             }
             (original, stored) = self.layer_on_processor(layer, original, stored)?;
         }
+        self.head_on_processor(original, stored)
+    }
+
+    /// The head, from both streams after the last layer.
+    fn head_on_processor(&self, original: Kept, stored: Kept) -> Result<(), ConvertError> {
         let norm = FinalNorm::load(self.spec(), |name| self.read(name))?;
         let original = Kept::of(self.spill, norm.forward(&original.take()?)?)?;
         let stored = norm.forward(&stored.take()?)?;
@@ -159,7 +164,7 @@ impl Run<'_> {
     fn layer_on_processor(&self, index: usize, original: Kept, stored: Kept) -> Result<(Kept, Kept), ConvertError> {
         let (spec, length) = (self.spec(), self.length());
         let layer_spec = &spec.layers[index];
-        let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?.in_integers();
+        let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?.in_integers(false)?;
         let flop = cost::layer(layer_spec, spec.hidden_size, self.calibration.windows.len(), length);
         let mut recorder = Recorder { spill: self.spill, originals: BTreeMap::new() };
         let pass = |x: Kept, observer: &mut dyn Observe| -> Result<Kept, ConvertError> {

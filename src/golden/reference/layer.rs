@@ -34,7 +34,7 @@ impl Projection {
     /// The same with other weights, row-major `[rows, columns]`.
     fn with_weights(&self, weights: Vec<f32>) -> Result<Self> {
         let weight = Tensor::from_vec(weights, self.weight.weight().dims(), &Device::Cpu)?;
-        Ok(Self { weight: self.weight.with_weight(weight), bias: self.bias.clone() })
+        Ok(Self { weight: self.weight.with_weight(weight)?, bias: self.bias.clone() })
     }
 
     /// `x` `[n, columns]` to `[n, rows]`; `observer` sees it before the bias.
@@ -146,9 +146,9 @@ impl Layer {
         [&mut attention.qkv, &mut attention.output, &mut self.up, &mut self.down].map(|projection| &mut projection.weight)
     }
 
-    /// Has the products with the layer's weights computed in integers.
-    pub(super) fn use_integers(&mut self) {
-        self.factors().into_iter().for_each(Factor::use_integers);
+    /// Has the products with the layer's weights computed in integers, and `gradients` of them.
+    pub(super) fn use_integers(&mut self, gradients: bool) -> Result<()> {
+        self.factors().into_iter().try_for_each(|factor| factor.use_integers(gradients))
     }
 
     /// Has the products with the layer's weights computed by `products`.

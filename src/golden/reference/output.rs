@@ -68,11 +68,13 @@ impl OutputHead {
         Ok(Self { spec: spec.clone(), norm, head, bias })
     }
 
-    /// The same with the head's products computed in integers ([`crate::matmul::integers`]) where the processor computes them.
-    #[must_use]
-    pub fn in_integers(mut self) -> Self {
-        self.head.use_integers();
-        self
+    /// The same with the head's products and gradients computed in integers ([`crate::matmul::integers`]).
+    ///
+    /// # Errors
+    /// Only of tensor arithmetic.
+    pub fn in_integers(mut self) -> Result<Self, ReferenceError> {
+        self.head.use_integers(true)?;
+        Ok(self)
     }
 
     /// The same with the head's weights on a GPU too, which computes products with them and gradients of these.

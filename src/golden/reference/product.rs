@@ -83,18 +83,21 @@ impl Factor {
         &self.weight
     }
 
-    /// The same weights' place taken by others of their shape; products are computed as with these.
-    pub(super) fn with_weight(&self, weight: Tensor) -> Self {
+    /// Others of their shape in the weights' place; products are computed as with these.
+    pub(super) fn with_weight(&self, weight: Tensor) -> Result<Self> {
         let mut factor = Self::from(weight);
         if self.in_integers.is_some() {
-            factor.use_integers();
+            factor.use_integers(false)?;
         }
-        factor
+        Ok(factor)
     }
 
-    /// Has products computed in integers where the processor computes them ([`crate::matmul::integers`]).
-    pub(super) fn use_integers(&mut self) {
-        self.in_integers = Some(Arc::default());
+    /// Has products computed in integers where the processor computes them ([`crate::matmul::integers`]), and `gradients` of them.
+    pub(super) fn use_integers(&mut self, gradients: bool) -> Result<()> {
+        let columns = self.weight.dims2()?.1;
+        let packed = with_numbers(&self.weight, |weight| PackedWeights::new(weight, columns, gradients))?;
+        self.in_integers = Some(Arc::new(packed));
+        Ok(())
     }
 
     /// Puts the weights on the GPU too, if they fit.

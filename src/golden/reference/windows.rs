@@ -35,11 +35,13 @@ impl<'a> LayerWindows<'a> {
         Ok(Self { spec, layer, ropes, length })
     }
 
-    /// The same with products computed in integers ([`crate::matmul::integers`]) where the processor computes them.
-    #[must_use]
-    pub fn in_integers(mut self) -> Self {
-        self.layer.use_integers();
-        self
+    /// The same with products computed in integers ([`crate::matmul::integers`]), and `gradients` of them.
+    ///
+    /// # Errors
+    /// Only of tensor arithmetic.
+    pub fn in_integers(mut self, gradients: bool) -> Result<Self, ReferenceError> {
+        self.layer.use_integers(gradients)?;
+        Ok(self)
     }
 
     /// The same with its weights on a GPU too, which computes products with them and gradients of these.

@@ -79,7 +79,7 @@ impl Kernel {
 
     /// Adds a tile of a product to `out`: a strip of `a` times one of `b`.
     pub(super) fn tile(self, (a, i): (&Packed, usize), (b, j): (&Packed, usize), mut out: MatMut<'_, f32>) {
-        assert_eq!((a.panel(), b.panel()), (self.panel(), self.panel()));
+        assert_eq!((a.panel(), b.panel(), a.terms()), (self.panel(), self.panel(), b.terms()));
         let rows = out.nrows().div_ceil(self.rows());
         let mut sums = vec![0.0; rows * self.rows() * STRIDE];
         for (a, b) in a.strip(i).zip(b.strip(j)) {
@@ -91,7 +91,7 @@ impl Kernel {
         }
     }
 
-    /// One block's part of a tile, of so many times [`Kernel::rows`].
+    /// One block's part of a tile, which has `count` times [`Kernel::rows`] rows.
     fn block(self, a: Block<'_>, b: Block<'_>, count: usize, sums: &mut [f32]) {
         let (rows, panel, pairs) = (self.rows(), self.panel(), b.count);
         for (j, (b, b_scales)) in b.pairs.chunks_exact(panel * PAIRS).zip(b.scales.chunks_exact(panel)).enumerate() {
@@ -150,16 +150,19 @@ mod x86 {
     pub(super) const AVX512_COLUMNS: usize = 32;
 
     /// # Safety
-    /// The CPU has AVX2 and FMA; there are [`AVX2_ROWS`] rows, and panels have [`AVX2_COLUMNS`] lanes.
+    /// The CPU has AVX2 and FMA. Of `n` pairs, `b` has `n` times [`AVX2_COLUMNS`] numbers and `a` [`AVX2_ROWS`] in each of
+    /// `n` steps of so many; there are as many scales, and `out` ends with the last row's last column.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn avx2(panels: Panels<'_>) {
         const VECTOR: usize = 8;
         let Panels { a, a_scales, b, b_scales, out } = panels;
         let pairs = b.len() / AVX2_COLUMNS;
-        debug_assert_eq!(a.len(), AVX2_COLUMNS * (pairs - 1) + AVX2_ROWS);
+        debug_assert_eq!((a.len(), b.len()), (AVX2_COLUMNS * (pairs - 1) + AVX2_ROWS, AVX2_COLUMNS * pairs));
+        debug_assert_eq!((a_scales.len(), b_scales.len()), (AVX2_ROWS, AVX2_COLUMNS));
+        debug_assert_eq!(out.len(), (AVX2_ROWS - 1) * STRIDE + AVX2_COLUMNS);
         let mut sums = [[_mm256_setzero_si256(); 2]; AVX2_ROWS];
         let (a, b) = (a.as_ptr(), b.as_ptr());
-        // SAFETY: the slices have the lengths that are asserted above, `out` ends with the last row's last column.
+        // SAFETY: the caller's slices have these lengths.
         unsafe {
             for pair in 0..pairs {
                 let (a, b) = (a.add(pair * AVX2_COLUMNS), b.add(pair * AVX2_COLUMNS));
@@ -184,16 +187,19 @@ mod x86 {
     }
 
     /// # Safety
-    /// The CPU has AVX-512 with its dot products; there are [`AVX512_ROWS`] rows, and panels have [`AVX512_COLUMNS`] lanes.
+    /// The CPU has AVX-512 with its dot products. Of `n` pairs, `b` has `n` times [`AVX512_COLUMNS`] numbers and `a`
+    /// [`AVX512_ROWS`] in each of `n` steps of so many; there are as many scales, and `out` ends with the last row's last column.
     #[target_feature(enable = "avx512f,avx512vnni")]
     pub(super) unsafe fn avx512_vnni(panels: Panels<'_>) {
         const VECTOR: usize = 16;
         let Panels { a, a_scales, b, b_scales, out } = panels;
         let pairs = b.len() / AVX512_COLUMNS;
-        debug_assert_eq!(a.len(), AVX512_COLUMNS * (pairs - 1) + AVX512_ROWS);
+        debug_assert_eq!((a.len(), b.len()), (AVX512_COLUMNS * (pairs - 1) + AVX512_ROWS, AVX512_COLUMNS * pairs));
+        debug_assert_eq!((a_scales.len(), b_scales.len()), (AVX512_ROWS, AVX512_COLUMNS));
+        debug_assert_eq!(out.len(), (AVX512_ROWS - 1) * STRIDE + AVX512_COLUMNS);
         let mut sums = [[_mm512_setzero_si512(); 2]; AVX512_ROWS];
         let (a, b) = (a.as_ptr(), b.as_ptr());
-        // SAFETY: the slices have the lengths that are asserted above, `out` ends with the last row's last column.
+        // SAFETY: the caller's slices have these lengths.
         unsafe {
             for pair in 0..pairs {
                 let (a, b) = (a.add(pair * AVX512_COLUMNS), b.add(pair * AVX512_COLUMNS));

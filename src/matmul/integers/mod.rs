@@ -16,7 +16,6 @@ use faer::MatMut;
 use kernel::Kernel;
 use pack::{Packed, Source};
 use rayon::prelude::*;
-use std::sync::OnceLock;
 
 /// Terms that share a scale. Sums over them fit 32 bits: see [`LARGEST`].
 const BLOCK: usize = 256;
@@ -33,37 +32,62 @@ const TILE: usize = 256;
 /// Rows that are packed at a time for means of outer products.
 const TERMS: usize = 4096;
 
-/// A matrix of weights that inputs are multiplied with, and what it is packed to, once it is needed.
-#[derive(Default)]
+/// A matrix of weights `[rows, columns]`, packed for products with many inputs.
 pub struct PackedWeights {
-    rows: OnceLock<Packed>,
-    columns: OnceLock<Packed>,
+    rows: Option<Packed>,
+    columns: Option<Packed>,
 }
 
 impl PackedWeights {
-    /// `x` `[n, columns]` times `weight` `[rows, columns]` transposed: `[n, rows]`. `weight` is always the same.
+    /// Packs the row-major `weight`; for [`PackedWeights::times`] too if there are `gradients` to go back.
+    ///
+    /// Not when they are first needed: threads that wait for a lock while others pack may be those that pack.
+    ///
+    /// # Panics
+    /// If the length is no multiple of `columns`.
+    pub fn new(weight: &[f32], columns: usize, gradients: bool) -> Self {
+        assert!(weight.len().is_multiple_of(columns), "{} numbers in rows of {columns}", weight.len());
+        let pack = |source: Source<'_>| Some(Packed::new(&source, Kernel::of_this_cpu()?.panel(), TILE));
+        let columns_of = |weight| pack(Source::columns(weight, columns));
+        Self { rows: pack(Source::rows(weight, columns)), columns: gradients.then(|| columns_of(weight)).flatten() }
+    }
+
+    /// `x` `[n, columns]` times `weight` `[rows, columns]`, which is packed, transposed: `[n, rows]`.
     ///
     /// # Panics
     /// If a length is no multiple of `columns`.
     pub fn times_transposed(&self, x: &[f32], weight: &[f32], columns: usize) -> Vec<f32> {
-        let Some(kernel) = Kernel::of_this_cpu() else { return super::times_transposed(x, weight, columns) };
+        let (Some(kernel), Some(packed)) = (Kernel::of_this_cpu(), &self.rows) else {
+            return super::times_transposed(x, weight, columns);
+        };
         let (n, rows) = (x.len() / columns, weight.len() / columns);
         assert_eq!((x.len(), weight.len()), (n * columns, rows * columns));
-        let pack = || Packed::new(&Source::rows(weight, columns), kernel.panel(), TILE);
-        product(kernel, x, self.rows.get_or_init(pack), columns, rows)
+        product(kernel, x, packed, columns, rows)
     }
 
-    /// `x` `[n, rows]` times `weight` `[rows, columns]`: `[n, columns]`. `weight` is always the same.
+    /// `x` `[n, rows]` times `weight` `[rows, columns]`, which is packed: `[n, columns]`.
     ///
     /// # Panics
     /// If a length is no multiple of `rows`.
     pub fn times(&self, x: &[f32], weight: &[f32], rows: usize) -> Vec<f32> {
-        let Some(kernel) = Kernel::of_this_cpu() else { return super::times(x, weight, rows) };
+        let (Some(kernel), Some(packed)) = (Kernel::of_this_cpu(), &self.columns) else {
+            return super::times(x, weight, rows);
+        };
         let (n, columns) = (x.len() / rows, weight.len() / rows);
         assert_eq!((x.len(), weight.len()), (n * rows, rows * columns));
-        let pack = || Packed::new(&Source::columns(weight, columns), kernel.panel(), TILE);
-        product(kernel, x, self.columns.get_or_init(pack), rows, columns)
+        product(kernel, x, packed, rows, columns)
     }
+}
+
+/// As [`super::times`]: `x` `[n, inner]` times `y` `[inner, columns]`.
+///
+/// # Panics
+/// If a length is no multiple of `inner`.
+pub fn times(x: &[f32], y: &[f32], inner: usize) -> Vec<f32> {
+    let Some(kernel) = Kernel::of_this_cpu() else { return super::times(x, y, inner) };
+    let columns = y.len() / inner;
+    assert!(x.len().is_multiple_of(inner) && y.len() == inner * columns);
+    product(kernel, x, &Packed::new(&Source::columns(y, columns), kernel.panel(), TILE), inner, columns)
 }
 
 /// `x` `[n, inner]` times what is packed: `[n, columns]`.
@@ -169,11 +193,12 @@ mod tests {
         // Sizes that fill no tile, panel, block or pair; and single rows.
         for (n, inner, rows) in [(1, 1, 1), (3, 7, 5), (300, 515, 273), (257, 256, 33), (40, 1031, 300)] {
             let (x, w) = (numbers(n * inner, 1), numbers(rows * inner, 2));
-            let weights = PackedWeights::default();
+            let weights = PackedWeights::new(&w, inner, true);
             let forward = weights.times_transposed(&x, &w, inner);
             assert!(error(&forward, &super::super::times_transposed(&x, &w, inner)) < 1e-3, "{n} {inner} {rows}");
             let back = weights.times(&forward, &w, rows);
             assert!(error(&back, &super::super::times(&forward, &w, rows)) < 1e-3, "{n} {inner} {rows}");
+            assert!(back == times(&forward, &w, rows));
         }
     }
 
@@ -199,6 +224,8 @@ mod tests {
             })
         };
         let plain = with(Kernel::plain(), 1);
+        let numbers: Vec<f32> = plain.iter().map(|bits| f32::from_bits(*bits)).collect();
+        assert!(error(&numbers, &super::super::times_transposed(&x, &w, 515)) < 1e-3);
         for kernel in Kernel::all_of_this_cpu() {
             assert!(with(kernel, 1) == plain && with(kernel, 3) == plain, "{kernel:?}");
         }
@@ -208,18 +235,19 @@ mod tests {
     fn extremes_neither_overflow_nor_hide_what_is_not_finite() {
         // All products of the largest magnitudes.
         let (x, w) = (vec![-3.0e20; 512], vec![2.0e-20; 512]);
-        let weights = PackedWeights::default();
-        let y = weights.times_transposed(&x, &w, 512);
+        let times_transposed =
+            |x: &[f32], w: &[f32], columns| PackedWeights::new(w, columns, false).times_transposed(x, w, columns);
+        let y = times_transposed(&x, &w, 512);
         assert!((y[0] + 6.0 * 512.0).abs() < 0.01, "{y:?}");
         for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = numbers(2 * 300, 5);
             x[37] = broken;
-            let y = PackedWeights::default().times_transposed(&x, &numbers(300, 6), 300);
+            let y = times_transposed(&x, &numbers(300, 6), 300);
             assert!(!y[0].is_finite() && y[1].is_finite(), "{broken}: {y:?}");
             let moment = Inputs::new(&x, 300).gram();
             assert!(!moment[37 * 300 + 37].is_finite() && moment[0].is_finite());
         }
-        let tiny = PackedWeights::default().times_transposed(&[1e-39, 0.0], &[1.0, 1.0], 2);
+        let tiny = times_transposed(&[1e-39, 0.0], &[1.0, 1.0], 2);
         assert!(tiny[0].abs() < 1e-38);
     }
 }

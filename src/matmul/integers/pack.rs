@@ -83,6 +83,11 @@ impl Packed {
         self.lanes
     }
 
+    /// Terms of each.
+    pub(super) fn terms(&self) -> usize {
+        self.terms
+    }
+
     /// Lanes in a panel.
     pub(super) fn panel(&self) -> usize {
         self.panel

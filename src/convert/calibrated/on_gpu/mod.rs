@@ -1,9 +1,13 @@
 //! The same on a GPU: both streams of activations stay in its memory, and all that grows with their length or with the
 //! square of a matrix's columns happens there. Weights come from and codes go to the processor, which learns
-//! codebooks.
+//! codebooks. Where its memory is too small for that, streams stay with the processor, and some windows at a time go
+//! through the layer ([`room`]).
+
+mod room;
+mod tokens;
 
 use super::super::staged::StagedMatrix;
-use super::super::{ConvertError, cost};
+use super::super::{ConvertError, Progress, cost};
 use super::correction::{CORRECTION, keeps_outputs};
 use super::matrix::{energy, sampled};
 use super::streams::{Activations, Streams};
@@ -15,10 +19,13 @@ use crate::kept::Kept;
 use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_matrix_on, serves};
 use crate::timings::Step;
 use crate::zeros::zeros;
+use candle_core::{Device, Tensor};
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::scheme::Scheme;
+use room::Room;
 use std::collections::BTreeMap;
 use std::time::Instant;
+use tokens::{Held, Tokens};
 
 /// What ends a conversion on a GPU.
 pub(super) enum Stop {
@@ -68,8 +75,8 @@ struct Moment {
 
 /// What is kept of a matrix's pass through original weights, as by [`super::correction::Original`].
 enum OriginalOnGpu {
-    Inputs(Matrix),
-    Outputs(Matrix),
+    Inputs(Held),
+    Outputs(Held),
 }
 
 impl OnGpu<'_> {
@@ -77,28 +84,135 @@ impl OnGpu<'_> {
     pub(super) fn go(&self, start: Activations, streams: &mut Streams) -> Result<(), Stop> {
         let Self { run, gpu } = *self;
         let (spec, hidden) = (run.spec(), run.spec().hidden_size);
-        let (mut original, mut stored) = (gpu.upload(&start.original, hidden)?, gpu.upload(&start.stored, hidden)?);
+        let (windows, length) = (run.calibration.windows.len(), run.length());
         let first = start.layer;
-        drop(start);
+        let (mut original, mut stored) = (Held::OnHost(start.original), Held::OnHost(start.stored));
         for layer in first..spec.num_layers() {
             if layer > first && streams.is_due() {
-                let (original, stored) = (gpu.download(&original)?, gpu.download(&stored)?);
+                let (original, stored) = (original.numbers(gpu)?, stored.numbers(gpu)?);
                 streams.keep(&Activations { layer, original, stored })?;
             }
-            if LayerOnGpu::serves(gpu, spec, layer, run.calibration.windows.len(), run.length()) {
-                (original, stored) = self.layer(layer, original, stored)?;
+            let room = Room::for_layer(gpu, spec, layer, windows, length);
+            if layer == first {
+                self.tell(room, windows);
+            }
+            (original, stored) = match room {
+                Room::All => {
+                    let (o, s) = self.layer(layer, original.on_gpu(gpu, hidden)?, stored.on_gpu(gpu, hidden)?)?;
+                    (Held::OnGpu(o), Held::OnGpu(s))
+                }
+                Room::Windows(at_once) => {
+                    let (mut o, mut s) = (original.on_host(gpu)?, stored.on_host(gpu)?);
+                    self.layer_in_parts(layer, &mut o, &mut s, at_once * length)?;
+                    (Held::OnHost(o), Held::OnHost(s))
+                }
+                Room::TooLittle(_) | Room::Unserved => {
+                    let (o, s) = (run.keep(original.on_host(gpu)?)?, run.keep(stored.on_host(gpu)?)?);
+                    let (o, s) = run.layer_on_processor(layer, o, s)?;
+                    let numbers = |kept: Kept| -> Result<Held, ConvertError> {
+                        Ok(Held::OnHost(with_numbers(&kept.take()?, <[f32]>::to_vec)?))
+                    };
+                    (numbers(o)?, numbers(s)?)
+                }
+            };
+        }
+        if Room::for_head(gpu, spec, windows * length) {
+            return self.head(&original.on_gpu(gpu, hidden)?, &stored.on_gpu(gpu, hidden)?);
+        }
+        Ok(run.head_on_processor(run.keep(original.on_host(gpu)?)?, run.keep(stored.on_host(gpu)?)?)?)
+    }
+
+    /// Says what of a layer the GPU has no room for.
+    fn tell(&self, room: Room, windows: usize) {
+        let (name, limit) = (&self.gpu.description().name, self.gpu.memory().1);
+        let text = match room {
+            Room::All => return,
+            Room::Windows(at_once) => format!("{name} has room for {at_once} of {windows} windows at a time"),
+            Room::TooLittle(needed) => {
+                format!("{name} may use {limit} bytes of memory and a layer takes {needed}: the processor computes it")
+            }
+            Room::Unserved => format!("{name} has no kernels for such a layer: the processor computes it"),
+        };
+        (self.run.progress)(Progress::Repaired(&text));
+    }
+
+    /// As [`OnGpu::layer`], with streams that stay with the processor, of which `at_once` tokens go to the GPU at a time.
+    fn layer_in_parts(&self, index: usize, original: &mut [f32], stored: &mut [f32], at_once: usize) -> Result<(), Stop> {
+        let Self { run, gpu } = *self;
+        let (spec, windows, length) = (run.spec(), run.calibration.windows.len(), run.length());
+        let (layer_spec, part) = (&spec.layers[index], at_once * spec.hidden_size);
+        let layer = LayerOnGpu::load(gpu, spec, index, length, |name| run.read(name))?;
+        let flop = cost::layer(layer_spec, spec.hidden_size, windows, length);
+        let sites = [Site::Qkv, Site::AttentionOutput, Site::Up, Site::Down];
+        let mut weights = BTreeMap::<Site, Matrix>::new();
+        for site in sites {
+            let tensor = run.tensor(&name_of(layer_spec, index, site))?;
+            weights.insert(site, gpu.upload(&run.read(&tensor.name)?, tensor.columns())?);
+        }
+        let mut originals = BTreeMap::<Site, Kept>::new();
+        for site in sites {
+            originals.insert(site, Kept::new(run.spill).map_err(ConvertError::from)?);
+        }
+        run.timings.measure(Step::Forward, "", flop, || {
+            for x in original.chunks_mut(part) {
+                let after = layer.forward(&gpu.upload(x, spec.hidden_size)?, |site, x| -> Result<Matrix, Stop> {
+                    let weights = &weights[&site];
+                    let y = gpu.times_transposed(&x, weights)?;
+                    let kept = if keeps_outputs(weights.rows(), weights.columns()) { &y } else { &x };
+                    let numbers = Tensor::from_vec(gpu.download(kept)?, (kept.rows(), kept.columns()), &Device::Cpu)?;
+                    let original = originals.get_mut(&site).expect("one for each site");
+                    original.push(vec![numbers]).map_err(ConvertError::from)?;
+                    Ok(y)
+                })?;
+                gpu.read(&after, 0, x)?;
+            }
+            Ok::<_, Stop>(())
+        })?;
+        drop(weights);
+        // A matrix's inputs are those that all before it make as they are stored: the layer is begun anew for each.
+        let mut values = BTreeMap::<Site, Matrix>::new();
+        for site in sites {
+            let tensor = run.tensor(&name_of(layer_spec, index, site))?;
+            if let Some(finished) = run.finished(tensor)? {
+                values.insert(site, gpu.upload(&finished, tensor.columns())?);
                 continue;
             }
-            let before = (run.keep(gpu.download(&original)?)?, run.keep(gpu.download(&stored)?)?);
-            drop((original, stored));
-            let (o, s) = run.layer_on_processor(layer, before.0, before.1)?;
-            let upload = |kept: Kept| -> Result<Matrix, Stop> {
-                let tensor = kept.take().map_err(ConvertError::from)?;
-                Ok(with_numbers(&tensor, |x| gpu.upload(x, hidden))??)
+            let mut inputs = Vec::with_capacity(stored.len() / spec.hidden_size * tensor.columns());
+            run.timings.measure(Step::Forward, "", 0.0, || {
+                for x in stored.chunks(part) {
+                    let reached = layer.forward(&gpu.upload(x, spec.hidden_size)?, |at, x| match values.get(&at) {
+                        Some(values) => Ok(gpu.times_transposed(&x, values)?),
+                        None => Err(Reached::Inputs(x)),
+                    });
+                    match reached {
+                        Err(Reached::Inputs(x)) => inputs.extend(gpu.download(&x)?),
+                        Err(Reached::Failure(error)) => return Err(Stop::Gpu(error)),
+                        Ok(_) => unreachable!("this matrix has no values yet"),
+                    }
+                }
+                Ok(())
+            })?;
+            let host = run.read(&tensor.name)?;
+            let on_gpu = gpu.upload(&host, tensor.columns())?;
+            let kept = originals.remove(&site).expect("one for each site").take().map_err(ConvertError::from)?;
+            let numbers = Held::OnHost(with_numbers(&kept, <[f32]>::to_vec)?);
+            drop(kept);
+            let original = match keeps_outputs(tensor.rows(), tensor.columns()) {
+                true => OriginalOnGpu::Outputs(numbers),
+                false => OriginalOnGpu::Inputs(numbers),
             };
-            (original, stored) = (upload(o)?, upload(s)?);
+            let inputs = Tokens::OnHost { numbers: &inputs, columns: tensor.columns(), at_once };
+            values.insert(site, self.matrix(tensor, host, on_gpu, inputs, Some(original), None)?);
         }
-        self.head(&original, &stored)
+        run.timings.measure(Step::Forward, "", flop, || {
+            for x in stored.chunks_mut(part) {
+                let after = layer.forward(&gpu.upload(x, spec.hidden_size)?, |site, x| -> Result<Matrix, Stop> {
+                    Ok(gpu.times_transposed(&x, &values[&site])?)
+                })?;
+                gpu.read(&after, 0, x)?;
+            }
+            Ok(())
+        })
     }
 
     /// Both streams after a layer, whose matrices are quantized on the way.
@@ -116,8 +230,8 @@ impl OnGpu<'_> {
                 let on_gpu = gpu.upload(&host, x.columns())?;
                 let y = gpu.times_transposed(&x, &on_gpu)?;
                 let original = match keeps_outputs(on_gpu.rows(), on_gpu.columns()) {
-                    true => OriginalOnGpu::Outputs(gpu.copy(&y)?),
-                    false => OriginalOnGpu::Inputs(x),
+                    true => OriginalOnGpu::Outputs(Held::OnGpu(gpu.copy(&y)?)),
+                    false => OriginalOnGpu::Inputs(Held::OnGpu(x)),
                 };
                 originals.insert(site, original);
                 weights.insert(site, (host, on_gpu));
@@ -132,7 +246,7 @@ impl OnGpu<'_> {
                 let (original, weights) = (originals.remove(&site), weights.remove(&site));
                 let (host, on_gpu) = weights.expect("each site is passed twice");
                 let tensor = run.tensor(&name_of(layer_spec, index, site))?;
-                let values = self.matrix(tensor, host, on_gpu, &x, original, None)?;
+                let values = self.matrix(tensor, host, on_gpu, Tokens::OnGpu(&x), original, None)?;
                 Ok(gpu.times_transposed(&x, &values)?)
             })?;
             gpu.finish()?;
@@ -156,7 +270,8 @@ impl OnGpu<'_> {
         let (original, stored) = (normed(original)?, normed(stored)?);
         let host = run.read(run.head())?;
         let on_gpu = gpu.upload(&host, run.spec().hidden_size)?;
-        self.matrix(run.tensor(run.head())?, host, on_gpu, &stored, Some(OriginalOnGpu::Inputs(original)), run.lookup())?;
+        let original = OriginalOnGpu::Inputs(Held::OnGpu(original));
+        self.matrix(run.tensor(run.head())?, host, on_gpu, Tokens::OnGpu(&stored), Some(original), run.lookup())?;
         Ok(())
     }
 
@@ -166,20 +281,20 @@ impl OnGpu<'_> {
         tensor: &TensorEntry,
         weights: Vec<f32>,
         mut on_gpu: Matrix,
-        stored: &Matrix,
+        stored: Tokens<'_>,
         original: Option<OriginalOnGpu>,
         lookup: Option<&[f32]>,
     ) -> Result<Matrix, Stop> {
         let Self { run, gpu } = *self;
-        let (name, rows, columns, tokens) = (&tensor.name, tensor.rows(), tensor.columns(), stored.rows());
+        let (name, rows, columns, tokens) = (&tensor.name, tensor.rows(), tensor.columns(), stored.count());
         if let Some(values) = run.finished(tensor)? {
             return Ok(gpu.upload(&values, columns)?);
         }
         let begin = Instant::now();
         let flop = cost::moments(tokens, columns);
-        let moment = run.timings.measure(Step::Moments, name, flop, || gpu.gram(stored))?;
+        let moment = run.timings.measure(Step::Moments, name, flop, || stored.gram(gpu))?;
         let correction = original.map(|original| {
-            let flop = cost::correction(tokens, rows, columns) - cost::solution(rows, columns);
+            let flop = cost::correction(tokens, rows, columns);
             run.timings.measure(Step::Correction, name, flop, || self.correction(&on_gpu, stored, original, &moment))
         });
         let correction = correction.transpose()?;
@@ -187,7 +302,7 @@ impl OnGpu<'_> {
         let corrected = match correction {
             Some(correction) => {
                 let mut corrected = zeros(weights.len());
-                run.timings.measure(Step::Correction, name, cost::solution(rows, columns), || {
+                run.timings.measure(Step::Solving, name, cost::solving(rows, columns), || {
                     let mut sum = gpu.solve_rows(&correction, &moment.factor, &moment.order)?;
                     drop(correction);
                     gpu.combine(&mut sum, 1.0, &on_gpu, 1.0)?;
@@ -213,9 +328,7 @@ impl OnGpu<'_> {
         let loss = run.timings.measure(Step::Loss, name, flop, || -> Result<f64, AcceleratorError> {
             let mut sample = Vec::new();
             for part in sampled(tokens) {
-                let from = sample.len();
-                sample.resize(from + part.len() * columns, 0.0);
-                gpu.read(stored, part.start, &mut sample[from..])?;
+                stored.read(gpu, part, &mut sample)?;
             }
             let sample = gpu.upload(&sample, columns)?;
             let all = energy(&gpu.download(&gpu.times_transposed(&sample, &on_gpu)?)?);
@@ -262,22 +375,34 @@ impl OnGpu<'_> {
     fn correction(
         &self,
         weights: &Matrix,
-        stored: &Matrix,
+        stored: Tokens<'_>,
         original: OriginalOnGpu,
         moment: &Matrix,
     ) -> Result<Matrix, AcceleratorError> {
-        let gpu = self.gpu;
+        let (gpu, columns) = (self.gpu, stored.columns());
         match original {
-            OriginalOnGpu::Inputs(mut shift) => {
-                gpu.combine(&mut shift, CORRECTION, stored, -CORRECTION)?;
-                gpu.times(weights, &gpu.cross(&shift, stored)?)
+            OriginalOnGpu::Inputs(original) => {
+                gpu.times(weights, &stored.cross(gpu, original, columns, Some((CORRECTION, -CORRECTION)))?)
             }
-            OriginalOnGpu::Outputs(outputs) => {
-                let mut correction = gpu.cross(&outputs, stored)?;
-                drop(outputs);
+            OriginalOnGpu::Outputs(original) => {
+                let mut correction = stored.cross(gpu, original, weights.rows(), None)?;
                 gpu.combine(&mut correction, CORRECTION, &gpu.times(weights, moment)?, -CORRECTION)?;
                 Ok(correction)
             }
         }
+    }
+}
+
+/// What ends a pass through a layer before its end.
+enum Reached {
+    /// The inputs of the matrix that is looked for.
+    Inputs(Matrix),
+    /// The GPU cannot go on.
+    Failure(AcceleratorError),
+}
+
+impl From<AcceleratorError> for Reached {
+    fn from(error: AcceleratorError) -> Self {
+        Self::Failure(error)
     }
 }
