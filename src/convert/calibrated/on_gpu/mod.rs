@@ -292,10 +292,13 @@ impl OnGpu<'_> {
         }
         let begin = Instant::now();
         let flop = cost::moments(tokens, columns);
-        let moment = run.timings.measure(Step::Moments, name, flop, || stored.gram(gpu))?;
+        // Steps end when the GPU has done them, so that each has its own time.
+        let finished = |matrix: Matrix| gpu.finish().map(|()| matrix);
+        let moment = run.timings.measure(Step::Moments, name, flop, || stored.gram(gpu).and_then(finished))?;
         let correction = original.map(|original| {
             let flop = cost::correction(tokens, rows, columns);
-            run.timings.measure(Step::Correction, name, flop, || self.correction(&on_gpu, stored, original, &moment))
+            run.timings
+                .measure(Step::Correction, name, flop, || self.correction(&on_gpu, stored, original, &moment).and_then(finished))
         });
         let correction = correction.transpose()?;
         let moment = self.solved(name, moment, lookup)?;
