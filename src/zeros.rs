@@ -59,6 +59,15 @@ pub fn keep_large_buffers() {
     }
 }
 
+/// Gives back what is kept and free: between two parts of the work whose buffers have other sizes.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if KEPT.load(Ordering::Relaxed) {
+        // SAFETY: malloc_trim may be called at any time.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 /// Asks for large pages where the buffer has whole ones. A system without them goes on with small ones.
 #[cfg(target_os = "linux")]
 fn large_pages<T>(buffer: &[T]) {

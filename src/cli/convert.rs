@@ -17,7 +17,7 @@ use crate::quantize::Choice;
 use crate::quantize::{Equalized, Recipe};
 use crate::timings::{Step, Timings};
 use crate::tokenizer::Findings;
-use crate::zeros::keep_large_buffers;
+use crate::zeros::{give_back, keep_large_buffers};
 use anyhow::Context as _;
 use clap::Args;
 use std::path::PathBuf;
@@ -171,6 +171,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         }
         false => None,
     };
+    give_back();
     let weights = timings.measure(Step::Equalization, "", 0.0, || threads.install(|| Equalized::for_recipe(&decoder, &recipe)));
     let weights = weights.with_context(failed)?;
     let choose = || threads.install(|| convert::choose_schemes(&weights, &recipe, calibration.as_ref()));

@@ -22,6 +22,7 @@ use crate::golden::reference::{Embedding, FinalNorm, LayerWindows, Observe, Site
 use crate::kept::Kept;
 use crate::quantize::Equalized;
 use crate::timings::{Step, Timings};
+use crate::zeros::give_back;
 use candle_core::{Device, Tensor};
 use correction::{Original, keeps_outputs};
 use haikuq_format::DecoderSpec;
@@ -148,6 +149,7 @@ impl Run<'_> {
 
     /// The head, from both streams after the last layer.
     fn head_on_processor(&self, original: Kept, stored: Kept) -> Result<(), ConvertError> {
+        give_back();
         let norm = FinalNorm::load(self.spec(), |name| self.read(name))?;
         let original = Kept::of(self.spill, norm.forward(&original.take()?)?)?;
         let stored = norm.forward(&stored.take()?)?;
