@@ -77,7 +77,7 @@ impl Kernel {
         }
     }
 
-    /// Adds a tile of a product to `out`: a strip of `a` times one of `b`.
+    /// Adds a tile of a product to the row-major `out`: a strip of `a` times one of `b`.
     pub(super) fn tile(self, (a, i): (&Packed, usize), (b, j): (&Packed, usize), mut out: MatMut<'_, f32>) {
         assert_eq!((a.panel(), b.panel(), a.terms()), (self.panel(), self.panel(), b.terms()));
         let rows = out.nrows().div_ceil(self.rows());
@@ -86,8 +86,8 @@ impl Kernel {
             self.block(a, b, rows, &mut sums);
         }
         for (r, sums) in sums.chunks_exact(STRIDE).take(out.nrows()).enumerate() {
-            let row = out.as_mut().row_mut(r);
-            row.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+            let row = out.as_mut().row_mut(r).try_as_row_major_mut().expect("a row-major matrix");
+            row.as_slice_mut().iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
         }
     }
 
