@@ -1,7 +1,7 @@
 //! Products of numbers that are rounded to 16-bit integers first, for where the last digits do not matter: calibration.
 //!
 //! A CPU multiplies and adds up 16-bit integers about twice as fast as f32. Each number is rounded to 12 bits beside its sign,
-//! with a scale for [`BLOCK`] terms of a row, so that a product of normally distributed numbers is off by some 4e-4 of its
+//! with a scale for 256 terms of a row, so that a product of normally distributed numbers is off by some 4e-4 of its
 //! standard deviation: a third of what bf16 costs. Sums within a block are exact, and blocks are added in f32, one after the
 //! other. So results depend neither on the number of threads nor on the kernel. Numbers that are not finite stay so.
 //!
