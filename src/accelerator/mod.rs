@@ -2,7 +2,8 @@
 //!
 //! Everything here has a twin on the processor and gives the same up to the order of sums: products and moments that of
 //! [`crate::matmul`], [`LayerOnGpu`] that of [`crate::golden::reference`], factors and codes those of [`crate::quantize`]. One
-//! adapter and driver always give the same bits, since no sum depends on which part is done first. (A conversion's also depend on how many windows its memory has room for.)
+//! adapter and driver always give the same bits, since no sum depends on which part is done first. (Those of a conversion also
+//! depend on how many windows the memory has room for.)
 //!
 //! Calls return when the work is asked for; [`Accelerator::finish`] and whatever brings numbers back wait for it.
 //!

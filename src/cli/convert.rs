@@ -144,7 +144,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let expected = |text: &calibrate::Options| speeds.map(|s| estimate(s, text));
     let spill = Spill { named: args.spill.as_deref(), out: args.out.as_deref().filter(|_| !args.dry_run), context };
-    if let Some(estimate) = expected(&calibrate::Options::default()).filter(|e| !is_measured && e.seconds() > TOLD_SECONDS) {
+    if let Some(estimate) = expected(&sizes).filter(|e| !is_measured && e.seconds() > TOLD_SECONDS) {
         context.note(format_args!("this will take about {} in all", duration(estimate.seconds())));
     }
     let calibration = match recipe.calibrate {

@@ -33,8 +33,8 @@ pub fn timings_text(timings: &Timings, jobs: usize, threads: &rayon::ThreadPool)
         }
     }
     format!(
-        "{table}\n\n{total:.1} s in these steps; {jobs} threads multiply at {:.0} GFLOP/s in f32, at {:.0} in integers (forward, \
-         moments, correction), and round {:.1} M weights/s\n",
+        "{table}\n\n{total:.1} s in these steps; {jobs} threads multiply at {:.0} GFLOP/s in f32, at {:.0} in integers \
+         (sensitivities, forward, moments, correction), and round {:.1} M weights/s\n",
         peak.floats / 1e9,
         peak.integers / 1e9,
         rounding / 1e6

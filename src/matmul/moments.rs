@@ -1,9 +1,9 @@
 //! Means of outer products over many rows: second moments and what two streams of rows have in common.
 
-use super::tiles::{fill_lower_tiles, mirror, scale, side};
+use super::tiles::{fill_lower_tiles, fill_tiles, mirror, scale, side};
 use crate::zeros::zeros;
 use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::{Accum, MatRef, Par};
 use rayon::prelude::*;
 
 /// Rows that are transposed at a time. Sums over so many are made in one go.
@@ -46,12 +46,9 @@ pub fn cross(a: &[f32], b: &[f32], p: usize, q: usize) -> Vec<f32> {
     let mut out = zeros(p * q);
     for (a, b) in a.chunks(TERMS * p).zip(b.chunks(TERMS * q)) {
         let (terms, a, b) = (a.len() / p, transposed(a, p), transposed(b, q));
-        out.par_chunks_mut(side * q).enumerate().for_each(|(i, out)| {
-            let rows = out.len() / q;
-            MatMut::from_row_major_slice_mut(out, rows, q).par_col_chunks_mut(side).enumerate().for_each(|(j, out)| {
-                let (a, b) = (panel(&a, i * side, rows, terms), panel(&b, j * side, out.ncols(), terms));
-                matmul(out, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
-            });
+        fill_tiles(&mut out, q, side, |i, j, out| {
+            let (a, b) = (panel(&a, i * side, out.nrows(), terms), panel(&b, j * side, out.ncols(), terms));
+            matmul(out, Accum::Add, a, b.transpose(), 1.0, Par::Seq);
         });
     }
     scale(&mut out, n);

@@ -12,6 +12,15 @@ pub(super) fn side(p: usize) -> usize {
     }
 }
 
+/// Calls `fill` with each tile `(i, j)` of the row-major `out`, whose rows have `q` numbers.
+pub(super) fn fill_tiles(out: &mut [f32], q: usize, side: usize, fill: impl Fn(usize, usize, MatMut<'_, f32>) + Sync) {
+    out.par_chunks_mut(side * q).enumerate().for_each(|(i, out)| {
+        let rows = out.len() / q;
+        let tiles = MatMut::from_row_major_slice_mut(out, rows, q).par_col_chunks_mut(side);
+        tiles.enumerate().for_each(|(j, out)| fill(i, j, out));
+    });
+}
+
 /// Calls `fill` with each whole tile `(i, j)` of the row-major `[p, p]` that has some of the lower triangle.
 pub(super) fn fill_lower_tiles(out: &mut [f32], p: usize, side: usize, fill: impl Fn(usize, usize, MatMut<'_, f32>) + Sync) {
     out.par_chunks_mut(side * p).enumerate().for_each(|(i, out)| {

@@ -26,7 +26,7 @@ impl Factors {
     /// Factors the row-major `values` `[n, n]` in the order `order`: in f32, or else in f64. `None` if they are not positive
     /// definite, or not finite.
     pub(super) fn new(values: &[f32], order: Vec<usize>) -> Option<Self> {
-        let (inverse, upper) = triangles(values, &order, |x| x).or_else(|| triangles(values, &order, |x: f64| x as f32))?;
+        let (inverse, upper) = triangles::<f32>(values, &order).or_else(|| triangles::<f64>(values, &order))?;
         Some(Self { order, inverse, upper })
     }
 
@@ -74,7 +74,7 @@ impl Factors {
 ///
 /// With `J` the reversal of order and `J H J = M Mᵀ`, `L` is `J M⁻ᵀ J` and `L⁻ᵀ` is `J M J`: one factorization and one
 /// inverse of a triangle instead of an inverse of H.
-fn triangles<T: Real>(values: &[f32], order: &[usize], number: impl Fn(T) -> f32 + Sync) -> Option<(Vec<f32>, Vec<f32>)> {
+fn triangles<T: Real>(values: &[f32], order: &[usize]) -> Option<(Vec<f32>, Vec<f32>)> {
     let n = order.len();
     let mut lower: Vec<T> = zeros(n * n);
     lower.par_chunks_mut(n).enumerate().for_each(|(i, to)| {
@@ -86,17 +86,17 @@ fn triangles<T: Real>(values: &[f32], order: &[usize], number: impl Fn(T) -> f32
     if !inverse.par_chunks(n).all(|row| row.iter().all(|v| number(*v).is_finite())) {
         return None;
     }
-    Some((reversed(&inverse, n, &number, |i| 0..i + 1), reversed(&lower, n, &number, |i| i..n)))
+    Some((reversed(&inverse, n, |i| 0..i + 1), reversed(&lower, n, |i| i..n)))
+}
+
+/// As f32, which f32 goes through unchanged.
+fn number<T: Real>(x: T) -> f32 {
+    Into::<f64>::into(x) as f32
 }
 
 /// Rows and columns of `from` `[n, n]` in reversed order, with a gap after each row. Only what stands in `columns` of row
 /// `i` is taken over.
-fn reversed<T: Copy + Sync>(
-    from: &[T],
-    n: usize,
-    number: &(impl Fn(T) -> f32 + Sync),
-    columns: impl Fn(usize) -> Range<usize> + Sync,
-) -> Vec<f32> {
+fn reversed<T: Real>(from: &[T], n: usize, columns: impl Fn(usize) -> Range<usize> + Sync) -> Vec<f32> {
     let mut out = zeros(n * (n + GAP));
     out.par_chunks_mut(n + GAP).enumerate().for_each(|(i, to)| {
         let (range, from) = (columns(i), &from[(n - 1 - i) * n..][..n]);

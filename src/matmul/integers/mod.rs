@@ -10,7 +10,7 @@
 mod kernel;
 mod pack;
 
-use super::tiles::{fill_lower_tiles, mirror, scale, side};
+use super::tiles::{fill_lower_tiles, fill_tiles, mirror, scale, side};
 use crate::zeros::zeros;
 use faer::MatMut;
 use kernel::Kernel;
@@ -149,11 +149,7 @@ impl<'a> Inputs<'a> {
         let mut out = zeros(p * q);
         for (a, x) in a.chunks(TERMS * p).zip(&self.packed) {
             let (a, side) = (Packed::new(&Source::columns(a, p), kernel.panel(), x.side()), x.side());
-            out.par_chunks_mut(side * q).enumerate().for_each(|(i, out)| {
-                let rows = out.len() / q;
-                let tiles = MatMut::from_row_major_slice_mut(out, rows, q).par_col_chunks_mut(side);
-                tiles.enumerate().for_each(|(j, out)| kernel.tile((&a, i), (x, j), out));
-            });
+            fill_tiles(&mut out, q, side, |i, j, out| kernel.tile((&a, i), (x, j), out));
         }
         scale(&mut out, self.rows());
         out

@@ -144,13 +144,13 @@ impl OnGpu<'_> {
         let layer = LayerOnGpu::load(gpu, spec, index, length, |name| run.read(name))?;
         let flop = cost::layer(layer_spec, spec.hidden_size, windows, length);
         let sites = [Site::Qkv, Site::AttentionOutput, Site::Up, Site::Down];
-        let mut weights = BTreeMap::<Site, Matrix>::new();
-        for site in sites {
-            let tensor = run.tensor(&name_of(layer_spec, index, site))?;
-            weights.insert(site, gpu.upload(&run.read(&tensor.name)?, tensor.columns())?);
-        }
+        let (mut hosts, mut weights) = (BTreeMap::<Site, Vec<f32>>::new(), BTreeMap::<Site, Matrix>::new());
         let mut originals = BTreeMap::<Site, Kept>::new();
         for site in sites {
+            let tensor = run.tensor(&name_of(layer_spec, index, site))?;
+            let host = run.read(&tensor.name)?;
+            weights.insert(site, gpu.upload(&host, tensor.columns())?);
+            hosts.insert(site, host);
             originals.insert(site, Kept::new(run.spill).map_err(ConvertError::from)?);
         }
         run.timings.measure(Step::Forward, "", flop, || {
@@ -192,7 +192,7 @@ impl OnGpu<'_> {
                 }
                 Ok(())
             })?;
-            let host = run.read(&tensor.name)?;
+            let host = hosts.remove(&site).expect("one for each site");
             let on_gpu = gpu.upload(&host, tensor.columns())?;
             let kept = originals.remove(&site).expect("one for each site").take().map_err(ConvertError::from)?;
             let numbers = Held::OnHost(with_numbers(&kept, <[f32]>::to_vec)?);
