@@ -302,7 +302,7 @@ fn two_runs_at_once_download_each_file_once() {
     let world = World::new();
     let go = Arc::new(AtomicBool::new(false));
     world.hub.fault(WEIGHTS, &[Fault::Hold(go.clone())]);
-    let mut other = world.convert(REPO, "out", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let other = world.convert(REPO, "out", &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the other process downloads", || world.hub.state().seen.iter().any(|s| s.cdn));
     let waited = Cell::new(false);
     let snapshot = hub::fetch(&HubId::parse(REPO, &[]).unwrap(), &world.settings(), &|event| {
@@ -313,7 +313,9 @@ fn two_runs_at_once_download_each_file_once() {
         }
     });
     assert_eq!(std::fs::read(snapshot.unwrap().folder.join(WEIGHTS)).unwrap(), world.file(WEIGHTS));
-    assert!(waited.get() && other.wait().unwrap().success());
+    assert!(waited.get());
+    let other = other.wait_with_output().unwrap();
+    assert!(other.status.success(), "{}", said(other));
     assert_eq!(world.ranges().len(), 1);
 }
 

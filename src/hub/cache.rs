@@ -116,22 +116,20 @@ impl RepoCache {
         }
     }
 
-    /// Puts a complete blob into a snapshot under the file's name.
+    /// Puts a complete blob into a snapshot under the file's name. Replaces what was there in one step: another process
+    /// may be reading it.
     pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> Result<(), HubError> {
         let path = self.snapshot(commit).join(file);
         let blob = self.blob(hash);
         let up = "../".repeat(file.matches('/').count() + 2);
         let link = || {
-            fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            match link_or_copy(Path::new(&format!("{up}blobs/{hash}")), &blob, &path) {
-                // Another process was faster, with the same link.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                result => result,
-            }
+            let folder = path.parent().unwrap_or(&path);
+            fs::create_dir_all(folder)?;
+            let made = tempfile::Builder::new()
+                .prefix(".")
+                .suffix(".partial")
+                .make_in(folder, |made| link_or_copy(Path::new(&format!("{up}blobs/{hash}")), &blob, made))?;
+            made.into_temp_path().persist(&path).map_err(|e| e.error)
         };
         link().map_err(HubError::io("link", &path))
     }
@@ -226,8 +224,29 @@ mod tests {
         }
         assert_eq!(repo_folder_of(dir.path()), None);
         assert_eq!(repo_folder_of(&cache.blob("aa")), None);
+        fs::write(cache.blob("cc"), "other").unwrap();
+        cache.link(COMMIT, "config.json", "cc").unwrap();
+        assert!(cache.has(COMMIT, "config.json", 5), "a file that changed is replaced");
         cache.link(COMMIT, "gone.json", "bb").unwrap();
         assert_eq!(cache.files(COMMIT), ["config.json", "onnx/model.onnx"]);
+    }
+
+    #[test]
+    fn a_file_that_is_linked_again_is_there_all_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = RepoCache::new(dir.path(), "org/name");
+        drop(cache.lock("aa", || ()).unwrap());
+        fs::write(cache.blob("aa"), "text").unwrap();
+        cache.link(COMMIT, "config.json", "aa").unwrap();
+        let path = cache.snapshot(COMMIT).join("config.json");
+        std::thread::scope(|scope| {
+            let links = scope.spawn(|| (0..500).try_for_each(|_| cache.link(COMMIT, "config.json", "aa")));
+            while !links.is_finished() {
+                assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+            }
+            links.join().unwrap().unwrap();
+        });
+        assert_eq!(fs::read_dir(cache.snapshot(COMMIT)).unwrap().count(), 1, "nothing temporary is left");
     }
 
     #[test]

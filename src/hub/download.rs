@@ -31,6 +31,11 @@ pub(super) fn download(
     let (hash, bytes) = (wanted.content.hash.name(), wanted.content.bytes);
     if !cache.has(wanted.commit, wanted.path, bytes) {
         let _lock = cache.lock(hash, || on_event(Event::Waiting { file: wanted.path }))?;
+        // The process that was waited for may have done it.
+        if cache.has(wanted.commit, wanted.path, bytes) {
+            on_bytes(bytes);
+            return Ok(());
+        }
         let blob = cache.blob(hash);
         if fs::metadata(&blob).is_ok_and(|m| m.len() != bytes) {
             fs::remove_file(&blob).map_err(HubError::io("remove", &blob))?;
