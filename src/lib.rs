@@ -1,5 +1,20 @@
 //! haikuq: decoder checkpoints to small WebGPU packages, proven by real inference.
 //!
+//! ```
+//! use haikuq::convert::Conversion;
+//! use haikuq::quantize::Recipe;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A folder as it comes from the hub; this one is in the repository.
+//! let conversion = Conversion::new("golden/haiku-7m", Recipe::load("q4-fast")?);
+//! # let folder = tempfile::tempdir()?;
+//! # let out = folder.path().join("haiku-7m.q4");
+//! let converted = conversion.run(&out, &|_| ())?;
+//! assert!(converted.manifest.bits_per_weight() < 5.5);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Data flows one way: [`checkpoint`] reads a checkpoint's files, [`architecture`] gives their tensors canonical names and a
 //! [`haikuq_format::DecoderSpec`], [`calibrate`] measures on a text where errors matter, [`quantize`] chooses codes and scales,
 //! [`convert`] writes a package; [`accelerator`] is the GPU that helps them. Nothing after [`architecture`] knows a model

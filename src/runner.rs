@@ -1,7 +1,7 @@
 //! A package loaded on a native GPU: what `run`, `chat`, `score`, `validate` and `bench` have in common.
 
 use crate::kernel_times::KernelTimes;
-use crate::model::{BoxError, LanguageModel};
+use crate::model::{BoxError, LanguageModel, greedy};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderError, DecoderOptions, LoadProgress, Next, SequenceId};
 use haikuq_runtime::device::{Gpu, GpuError, GpuOptions};
 use haikuq_runtime::package::{FolderSource, Package, PackageError};
@@ -122,29 +122,26 @@ impl LanguageModel for Runner {
 
     fn generate_greedy(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, BoxError> {
         let id = self.decoder.create_sequence()?;
-        let result = pollster::block_on(greedy(&mut self.decoder, id, prompt, max_new));
+        let spec = self.decoder.spec().clone();
+        let step = |ids: &[u32]| pollster::block_on(likeliest(&mut self.decoder, id, ids));
+        let result = greedy(&spec, prompt, max_new, step);
         self.decoder.remove_sequence(id)?;
         Ok(result?)
     }
 }
 
-async fn greedy(decoder: &mut Decoder, id: SequenceId, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, DecoderError> {
+/// Appends `ids` to a sequence and gives the likeliest id after them.
+async fn likeliest(decoder: &mut Decoder, sequence: SequenceId, ids: &[u32]) -> Result<u32, DecoderError> {
     const GREEDY: SamplingOptions = SamplingOptions::greedy();
     let choice = Choice { sampling: &GREEDY, step: 0 };
-    decoder.expect(id, prompt.len())?;
-    for chunk in prompt.chunks(decoder.prefill_chunk()) {
-        decoder.prefill(id, chunk)?;
+    if let (&[token], true) = (ids, decoder.sequence_len(sequence)? > 0) {
+        return Ok(decoder.decode(&[Next { sequence, token, choice }]).await?[0]);
     }
-    let mut ids = Vec::new();
-    let mut next = decoder.sample_first(id, choice).await?;
-    while ids.len() < max_new {
-        ids.push(next);
-        if ids.len() == max_new || decoder.spec().eos_token_ids.contains(&next) {
-            break;
-        }
-        next = decoder.decode(&[Next { sequence: id, token: next, choice }]).await?[0];
+    decoder.expect(sequence, ids.len())?;
+    for chunk in ids.chunks(decoder.prefill_chunk()) {
+        decoder.prefill(sequence, chunk)?;
     }
-    Ok(ids)
+    decoder.sample_first(sequence, choice).await
 }
 
 /// Whether `path` is a folder with a haikuq manifest.

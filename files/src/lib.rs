@@ -1,4 +1,14 @@
 //! Files that appear under their name only when they are complete, their hashes, and whether they are still the same.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("greeting.txt");
+//! haikuq_files::write_atomically(&path, b"hello")?;
+//! assert_eq!(haikuq_files::hash_file(&path)?.bytes, 5);
+//! # Ok(())
+//! # }
+//! ```
 
 mod fingerprint;
 mod mapped;

@@ -1,5 +1,14 @@
 //! The haikuq package format: plain data and arithmetic, with no file system, GPU or model family in it.
 //!
+//! ```
+//! use haikuq_format::Scheme;
+//! use haikuq_format::layout::{dequantize, pack_f16};
+//!
+//! let planes = pack_f16(2, 2, &[0.5, -1.0, 2.0, 0.25]);
+//! let planes: Vec<_> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
+//! assert_eq!(dequantize(Scheme::F16, 2, 2, &planes), [0.5, -1.0, 2.0, 0.25]);
+//! ```
+//!
 //! A *package* is a flat folder (or URL prefix) that a GPU can read as it lies on disk:
 //!
 //! ```text

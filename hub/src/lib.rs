@@ -1,5 +1,18 @@
 //! Models on the Hugging Face hub: `org/name` becomes a local folder with what a conversion needs of it.
 //!
+//! ```no_run
+//! use haikuq_hub::{Companions, HubId, Settings, fetch};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Settings::from_env()?;
+//! let id = HubId::parse("HuggingFaceTB/SmolLM2-135M-Instruct", &settings.hosts())?;
+//! let companions = Companions { always: vec!["tokenizer.json"], without_tokenizer: Vec::new() };
+//! let snapshot = fetch(&id, &companions, &settings, &|_| ())?;
+//! println!("{}", snapshot.folder.display());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! ```text
 //! id ─► listing (one request) ─► choice of files ─► downloads, resumed and checked ─► snapshot folder in the cache
 //! ```

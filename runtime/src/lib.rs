@@ -1,5 +1,43 @@
 //! The haikuq runtime: opens a package and generates text on wgpu, natively and in the browser.
 //!
+//! ```no_run
+//! # #[cfg(feature = "native")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # pollster::block_on(async {
+//! use haikuq_runtime::decoder::{Decoder, DecoderOptions};
+//! use haikuq_runtime::device::{Gpu, GpuOptions};
+//! use haikuq_runtime::generate::{Conversation, GenerateOptions, Request, generate};
+//! use haikuq_runtime::package::{FolderSource, Package};
+//! use haikuq_runtime::sampling::SamplingOptions;
+//! use haikuq_runtime::text::Special;
+//! use std::ops::ControlFlow;
+//! use std::sync::Arc;
+//!
+//! let package = Package::open(FolderSource::new("haiku-7m.q4".as_ref())).await?;
+//! let gpu = Arc::new(Gpu::open(&GpuOptions::default()).await?);
+//! let mut decoder = Decoder::load(gpu, &package, &DecoderOptions::default(), &mut |_| ()).await?;
+//! let tokenizer = package.tokenizer().await?;
+//! let prompt = tokenizer.encode("Once upon a time", Special::Plain)?;
+//! let options = GenerateOptions {
+//!     max_tokens: Some(64),
+//!     sampling: SamplingOptions::greedy(),
+//!     stop_tokens: package.manifest().spec.eos_token_ids.clone(),
+//!     stop_strings: Vec::new(),
+//! };
+//! let mut conversation = Conversation::start(&mut decoder)?;
+//! let request = Request { conversation: &mut conversation, prompt: &prompt, written: &[], options: &options };
+//! generate(&mut decoder, &tokenizer, &mut [request], &mut |event| {
+//!     print!("{}", event.text);
+//!     ControlFlow::Continue(())
+//! })
+//! .await?;
+//! # Ok(())
+//! # })
+//! # }
+//! # #[cfg(not(feature = "native"))]
+//! # fn main() {}
+//! ```
+//!
 //! * [`decoder`]: a package's transformer on a GPU, with its paged key/value cache;
 //! * [`generate`](mod@generate): text as it is chosen, one prompt or many, conversations that keep their cache;
 //! * [`device`]: adapters, devices, shader permutations, dispatches;

@@ -1,5 +1,24 @@
 //! A local web server for the site (chat app, benchmark and validation pages with the runtime) and for packages.
 //!
+//! ```no_run
+//! use haikuq_serve::{ServeOptions, ServedPackage, Server, Site};
+//! use std::net::Ipv4Addr;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind(ServeOptions {
+//!     host: Ipv4Addr::LOCALHOST.into(),
+//!     port: None,
+//!     site: Site::find(None)?,
+//!     packages: vec![ServedPackage::open("haiku-7m.q4".as_ref())?],
+//!     load: Default::default(),
+//!     connect: Vec::new(),
+//! })?;
+//! println!("{}", server.url());
+//! server.run(std::future::pending())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | path | what | caching |
 //! | --- | --- | --- |
 //! | `/`, `/bench/`, `/validate/` | the [`site`] | `no-cache`; files under an `assets/` folder, whose names hold a hash, for good |

@@ -31,7 +31,7 @@ mod schemes;
 mod staged;
 mod work;
 
-pub use conversion::{Conversion, Converted, DEFAULT_SHARD_BYTES, Device, DeviceChoice, Event, Note, Planned, Target};
+pub use conversion::{Conversion, Converted, Device, DeviceChoice, Event, Note, Planned, Target};
 pub use error::ConvertError;
 pub use estimate::{Estimate, Speeds};
 pub use package::{MatrixCost, Options, Progress, check_target, convert, heavy_losses};

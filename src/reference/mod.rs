@@ -20,7 +20,7 @@ pub mod stored;
 mod weights;
 mod windows;
 
-use crate::model::{BoxError, LanguageModel};
+use crate::model::{BoxError, LanguageModel, greedy};
 use attention::LayerCache;
 use candle_core::Tensor;
 use haikuq_format::DecoderSpec;
@@ -189,17 +189,7 @@ impl Reference {
     /// If the prompt is empty, longer than the context, or has an id outside the vocabulary.
     pub fn generate_greedy(&self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, ReferenceError> {
         let mut cache = self.new_cache();
-        let mut logits = self.last_logits(prompt, &mut cache)?;
-        let mut new = Vec::new();
-        while new.len() < max_new {
-            let id = crate::logits::argmax(&logits);
-            new.push(id);
-            if self.spec().eos_token_ids.contains(&id) || cache.len() == self.spec().max_context || new.len() == max_new {
-                break;
-            }
-            logits = self.last_logits(&[id], &mut cache)?;
-        }
-        Ok(new)
+        greedy(self.spec(), prompt, max_new, |ids| Ok(crate::logits::argmax(&self.last_logits(ids, &mut cache)?)))
     }
 
     /// Checks `ids` and returns how many positions the sequence has with them. A sequence that becomes a long one is

@@ -219,7 +219,7 @@ trait Trial {
 
 /// Time that may be spent, in seconds.
 struct Budget<'a> {
-    elapsed: &'a dyn Fn() -> f64,
+    elapsed: &'a (dyn Fn() -> f64 + Sync),
     limit: f64,
 }
 
@@ -298,13 +298,14 @@ impl OnGpu<'_> {
 impl Trial for OnGpu<'_> {
     async fn prepare(&mut self, candidate: usize) -> Result<bool, GpuError> {
         self.bound.resize_with(candidate + 1, Vec::new);
-        let device = &self.context.gpu.device;
-        // What the table would not have taken may fail without harm.
-        let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation].map(|f| device.push_error_scope(f));
-        let (task, name) = (self.task, self.task.rivals.names[candidate]);
-        let bound = bind(self.context, &self.program, task, name, task.of_a_run());
-        let [internal, validation] = scopes;
-        let errors = (validation.pop(), internal.pop());
+        let (bound, errors) = {
+            let (device, task, name) = (&self.context.gpu.device, self.task, self.task.rivals.names[candidate]);
+            // What the table would not have taken may fail without harm.
+            let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation].map(|f| device.push_error_scope(f));
+            let bound = bind(self.context, &self.program, task, name, task.of_a_run());
+            let [internal, validation] = scopes;
+            (bound, (validation.pop(), internal.pop()))
+        };
         let failed = [errors.0.await, errors.1.await].iter().any(Option::is_some);
         self.context.gpu.check()?;
         let works = !failed && bound.is_ok();

@@ -155,7 +155,7 @@ impl Decoder {
         gpu: Arc<Gpu>,
         package: &Package,
         options: &DecoderOptions,
-        progress: &mut dyn FnMut(LoadProgress),
+        progress: &mut (impl FnMut(LoadProgress) + ?Sized),
     ) -> Result<Self, DecoderError> {
         let spec = package.manifest().spec.clone();
         require_supported(&spec)?;

@@ -85,7 +85,7 @@ impl Decoder {
         &mut self,
         batch: &[Next<'_>],
         most: usize,
-        on_ids: &mut dyn FnMut(&[u32]) -> ControlFlow<()>,
+        on_ids: &mut (impl FnMut(&[u32]) -> ControlFlow<()> + ?Sized),
     ) -> Result<(), DecoderError> {
         self.submit(batch)?;
         let sequences: Vec<_> = batch.iter().map(|n| n.sequence).collect();

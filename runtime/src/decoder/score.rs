@@ -9,7 +9,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`DecoderError`]. One free sequence is needed.
-    pub async fn score(&mut self, tokens: &[u32], on_row: &mut dyn FnMut(usize, &[f32])) -> Result<(), DecoderError> {
+    pub async fn score(&mut self, tokens: &[u32], on_row: &mut (impl FnMut(usize, &[f32]) + ?Sized)) -> Result<(), DecoderError> {
         let id = self.create_sequence()?;
         let result = self.score_sequence(id, tokens, on_row).await;
         self.remove_sequence(id)?;
@@ -20,7 +20,7 @@ impl Decoder {
         &mut self,
         id: super::SequenceId,
         tokens: &[u32],
-        on_row: &mut dyn FnMut(usize, &[f32]),
+        on_row: &mut (impl FnMut(usize, &[f32]) + ?Sized),
     ) -> Result<(), DecoderError> {
         self.expect(id, tokens.len())?;
         let mut position = 0;

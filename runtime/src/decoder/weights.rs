@@ -84,7 +84,7 @@ impl Weights {
         &self,
         gpu: &Gpu,
         package: &Package,
-        progress: &mut dyn FnMut(LoadProgress),
+        progress: &mut (impl FnMut(LoadProgress) + ?Sized),
     ) -> Result<(), DecoderError> {
         let manifest = package.manifest();
         let (total_bytes, mut bytes) = (self.bytes, 0);

@@ -168,7 +168,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`GpuError`] if the device failed or was lost.
-    pub async fn compiled(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<(), GpuError> {
+    pub async fn compiled(&self, progress: &mut (impl FnMut(usize, usize) + ?Sized)) -> Result<(), GpuError> {
         self.pipelines.compiled(&self.device, progress).await;
         self.check()
     }

@@ -83,7 +83,7 @@ impl Pipelines {
     /// Resolves when all pipelines are compiled, and tells how many of how many are. From now on those that are new are
     /// compiled when they are first bound.
     #[cfg_attr(not(target_arch = "wasm32"), allow(clippy::unused_async, reason = "only browsers compile meanwhile"))]
-    pub(super) async fn compiled(&self, device: &wgpu::Device, progress: &mut dyn FnMut(usize, usize)) {
+    pub(super) async fn compiled(&self, device: &wgpu::Device, progress: &mut (impl FnMut(usize, usize) + ?Sized)) {
         if !self.ahead.swap(false, Ordering::Relaxed) {
             return;
         }

@@ -58,7 +58,7 @@ pub async fn generate(
     decoder: &mut Decoder,
     tokenizer: &Tokenizer,
     requests: &mut [Request<'_>],
-    on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+    on_token: &mut (impl FnMut(TokenEvent<'_>) -> ControlFlow<()> + ?Sized),
 ) -> Result<Vec<Completion>, GenerateError> {
     let mut texts = Vec::with_capacity(requests.len());
     for (index, request) in requests.iter_mut().enumerate() {
@@ -85,7 +85,7 @@ async fn grow(
     requests: &mut [Request<'_>],
     group: &[usize],
     run_ahead: bool,
-    on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+    on_token: &mut (impl FnMut(TokenEvent<'_>) -> ControlFlow<()> + ?Sized),
 ) -> Result<(), GenerateError> {
     let options = group.iter().map(|i| requests[*i].options).collect::<Vec<_>>();
     let batch: Vec<_> = group.iter().zip(&options).map(|(i, options)| texts[*i].next(&requests[*i], options)).collect();
@@ -132,7 +132,7 @@ impl<'a> Text<'a> {
         tokenizer: &'a Tokenizer,
         request: &mut Request<'_>,
         index: usize,
-        on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+        on_token: &mut (impl FnMut(TokenEvent<'_>) -> ControlFlow<()> + ?Sized),
     ) -> Result<Self, GenerateError> {
         let started = Instant::now();
         request.options.sampling.validate()?;
@@ -224,7 +224,7 @@ impl<'a> Text<'a> {
         id: u32,
         request: &Request<'_>,
         max_context: usize,
-        on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>,
+        on_token: &mut (impl FnMut(TokenEvent<'_>) -> ControlFlow<()> + ?Sized),
     ) {
         let now = Instant::now();
         let first = *self.first_token.get_or_insert(now);
@@ -259,7 +259,7 @@ impl<'a> Text<'a> {
     }
 
     /// Hands out what was held back, now that nothing follows.
-    fn flush(&mut self, on_token: &mut dyn FnMut(TokenEvent<'_>) -> ControlFlow<()>) {
+    fn flush(&mut self, on_token: &mut (impl FnMut(TokenEvent<'_>) -> ControlFlow<()> + ?Sized)) {
         let mut rest = self.stops.push(&self.stream.finish());
         rest.push_str(&self.stops.finish());
         if !rest.is_empty() {

@@ -12,7 +12,7 @@ pub(crate) mod test_package;
 mod tests;
 
 pub use error::PackageError;
-pub use source::{ByteSource, HeldFile, LocalFuture, MemorySource, SourceError};
+pub use source::{ByteSource, HeldFile, MemorySource, SourceError, SourceFuture, ThreadSafe, check_file_name};
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 pub use source::{FolderSource, within};
 
@@ -86,7 +86,7 @@ impl Package {
     ///
     /// # Errors
     /// The first of these that does not hold.
-    pub async fn stream_shard(&self, index: usize, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
+    pub async fn stream_shard(&self, index: usize, on_piece: &mut (impl FnMut(u64, &[u8]) + ?Sized)) -> Result<(), PackageError> {
         let shards = &self.manifest.shards;
         let entry = shards.get(index).ok_or(PackageError::NoSuchShard { index, count: shards.len() })?;
         let mut header = Vec::new();
@@ -238,7 +238,11 @@ impl Package {
     }
 
     /// Streams a file's bytes and then says whether they were the right ones. Another copy gets one chance.
-    async fn stream_checked(&self, entry: &FileEntry, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
+    async fn stream_checked(
+        &self,
+        entry: &FileEntry,
+        on_piece: &mut (impl FnMut(u64, &[u8]) + ?Sized),
+    ) -> Result<(), PackageError> {
         match self.stream_once(entry, on_piece).await {
             Err(damage) if damage.is_of_copy() && self.source.refresh(&entry.name).await? => {
                 self.stream_once(entry, on_piece).await
@@ -254,7 +258,7 @@ impl Package {
         Ok(Some(held))
     }
 
-    async fn stream_once(&self, entry: &FileEntry, on_piece: &mut dyn FnMut(u64, &[u8])) -> Result<(), PackageError> {
+    async fn stream_once(&self, entry: &FileEntry, on_piece: &mut (impl FnMut(u64, &[u8]) + ?Sized)) -> Result<(), PackageError> {
         let (mut hasher, mut found) = (Sha256::new(), 0);
         loop {
             // One byte more than there should be shows a file that is too long without reading all of it.

@@ -8,25 +8,42 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 
-/// A boxed future without a `Send` bound: JavaScript's promises have none.
-pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+/// A boxed future, which may go from thread to thread.
+#[cfg(not(target_arch = "wasm32"))]
+pub type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A boxed future, which stays on its thread, as JavaScript's promises do.
+#[cfg(target_arch = "wasm32")]
+pub type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// `Send + Sync` natively. In a browser, whose values belong to one thread, all types are.
+#[cfg(not(target_arch = "wasm32"))]
+pub trait ThreadSafe: Send + Sync {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Send + Sync + ?Sized> ThreadSafe for T {}
+
+/// `Send + Sync` natively. In a browser, whose values belong to one thread, all types are.
+#[cfg(target_arch = "wasm32")]
+pub trait ThreadSafe {}
+#[cfg(target_arch = "wasm32")]
+impl<T: ?Sized> ThreadSafe for T {}
 
 /// A folder, a URL prefix, a cache: anything that has a package's files.
-pub trait ByteSource {
+pub trait ByteSource: ThreadSafe {
     /// Bytes `range` of `file`, or as many of the first of them as come at once: none only where the file ends at or
     /// before `range.start`. Never more than `range` holds, so that the caller bounds the memory of a file that it does
     /// not trust yet.
     ///
     /// # Errors
     /// [`SourceError`] if `file` is no plain name, does not exist or cannot be read.
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>>;
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>>;
 
     /// The whole of `file` in memory that is not the runtime's, with its SHA-256: for hosts that hash and upload faster than
     /// this crate does. `None` where the file is to be read piece by piece; a source that has nothing faster says so always.
     ///
     /// # Errors
     /// As for [`ByteSource::read`].
-    fn hold<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
+    fn hold<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
         let _ = file;
         Box::pin(std::future::ready(Ok(None)))
     }
@@ -36,7 +53,7 @@ pub trait ByteSource {
     ///
     /// # Errors
     /// If there should be another copy and it cannot be had.
-    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
+    fn refresh<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<bool, SourceError>> {
         let _ = file;
         Box::pin(std::future::ready(Ok(false)))
     }
@@ -44,7 +61,7 @@ pub trait ByteSource {
 
 /// A whole file in memory of the host's, such as an `ArrayBuffer` of the browser's. Its bytes stay as they are, and the
 /// memory taken, until it is dropped.
-pub trait HeldFile {
+pub trait HeldFile: ThreadSafe {
     /// Bytes there are.
     fn bytes(&self) -> u64;
 
@@ -59,15 +76,15 @@ pub trait HeldFile {
 }
 
 impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
         (**self).read(file, range)
     }
 
-    fn hold<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
+    fn hold<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
         (**self).hold(file)
     }
 
-    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
+    fn refresh<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<bool, SourceError>> {
         (**self).refresh(file)
     }
 }
@@ -147,7 +164,7 @@ impl<N: Into<String>> FromIterator<(N, Vec<u8>)> for MemorySource {
 }
 
 impl ByteSource for MemorySource {
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
         Box::pin(async move {
             check_file_name(file)?;
             let missing = || SourceError::Missing { file: file.into(), place: "memory".into() };
@@ -234,7 +251,7 @@ impl FolderSource {
 
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 impl ByteSource for FolderSource {
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
         Box::pin(std::future::ready(self.read_now(file, range)))
     }
 }

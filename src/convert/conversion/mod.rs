@@ -19,14 +19,11 @@ use crate::timings::{Step, Timings};
 use crate::tokenizer::Findings;
 use crate::zeros::give_back;
 use calibrating::Calibrating;
-use haikuq_format::Manifest;
 use haikuq_format::manifest::HubSource;
+use haikuq_format::{DEFAULT_SHARD_BYTES, Manifest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Largest size of a shard unless another one is asked for.
-pub const DEFAULT_SHARD_BYTES: u64 = 32 << 20;
 
 /// Expected times are told before calibration if they are longer, in seconds.
 const TOLD_SECONDS: f64 = 20.0;

@@ -1,7 +1,7 @@
 //! [`JsSource`]: a package's files as JavaScript hands them over.
 
 use haikuq_runtime::package::source::check_file_name;
-use haikuq_runtime::package::{ByteSource, HeldFile, LocalFuture, SourceError};
+use haikuq_runtime::package::{ByteSource, HeldFile, SourceError, SourceFuture};
 use js_sys::Uint8Array;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -91,7 +91,7 @@ impl JsSource {
 }
 
 impl ByteSource for JsSource {
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
         Box::pin(async move {
             check_file_name(file)?;
             let read = self.source.read(file, range.start as f64, range.end as f64).await;
@@ -103,7 +103,7 @@ impl ByteSource for JsSource {
         })
     }
 
-    fn hold<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
+    fn hold<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
         Box::pin(async move {
             let held = self.source.hold(file).await.map_err(|e| self.failed(file, e))?;
             if held.is_undefined() {
@@ -113,7 +113,7 @@ impl ByteSource for JsSource {
         })
     }
 
-    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
+    fn refresh<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<bool, SourceError>> {
         Box::pin(async move {
             let refreshed = self.source.refresh(file).await.map_err(|e| self.failed(file, e))?;
             Ok(refreshed.is_truthy())

@@ -13,12 +13,12 @@ use haikuq_format::layout::{QuantizedRows, Scales, groups, pack_f32, pack_quanti
 use haikuq_format::spec::{Attention, LayerSpec, Mixer, TensorSpec};
 use haikuq_format::{DecoderSpec, Scheme};
 use half::f16;
-use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::Mutex;
 
 /// Candidates that take a time of their own on a clock that they move themselves.
 struct Fake<'a> {
-    clock: &'a Cell<f64>,
+    clock: &'a Mutex<f64>,
     compile: f64,
     seconds: &'a [f64],
     broken: Option<usize>,
@@ -27,7 +27,7 @@ struct Fake<'a> {
 
 impl Trial for Fake<'_> {
     async fn prepare(&mut self, candidate: usize) -> Result<bool, GpuError> {
-        self.clock.set(self.clock.get() + self.compile);
+        *self.clock.lock().unwrap() += self.compile;
         Ok(self.broken != Some(candidate))
     }
 
@@ -35,7 +35,7 @@ impl Trial for Fake<'_> {
         let mut seconds = Vec::new();
         for i in candidates {
             self.runs[*i] += 1;
-            self.clock.set(self.clock.get() + self.seconds[*i] * repeats as f64);
+            *self.clock.lock().unwrap() += self.seconds[*i] * repeats as f64;
             // The first run is slower.
             seconds.push(self.seconds[*i] * if self.runs[*i] == 1 { 2.0 } else { 1.0 });
         }
@@ -53,12 +53,12 @@ impl Trial for Fake<'_> {
 
 /// Times, runs of each candidate, and the time that it took.
 fn raced(compile: f64, seconds: &[f64], broken: Option<usize>) -> (Vec<Option<f64>>, Vec<usize>, f64) {
-    let clock = Cell::new(0.0);
+    let clock = Mutex::new(0.0);
     let mut fake = Fake { clock: &clock, compile, seconds, broken, runs: vec![0; seconds.len()] };
-    let elapsed = || clock.get();
+    let elapsed = || *clock.lock().unwrap();
     let budget = Budget { elapsed: &elapsed, limit: 0.3 };
     let times = pollster::block_on(race(&mut fake, seconds.len(), &budget)).unwrap();
-    (times, fake.runs, clock.get())
+    (times, fake.runs, elapsed())
 }
 
 #[test]

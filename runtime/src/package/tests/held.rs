@@ -1,16 +1,15 @@
 //! Shards that a source holds are checked as those that are streamed.
 
 use super::*;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex};
 
 /// Holds all files but one; the copies given out first are damaged.
 struct Holding {
     files: MemorySource,
     /// Wrong copies that are still to be given out, by file.
-    damaged: RefCell<BTreeMap<String, Vec<Vec<u8>>>>,
-    refreshed: Rc<RefCell<Vec<String>>>,
+    damaged: Mutex<BTreeMap<String, Vec<Vec<u8>>>>,
+    refreshed: Arc<Mutex<Vec<String>>>,
     streamed: &'static str,
 }
 
@@ -32,16 +31,16 @@ impl HeldFile for Held {
 }
 
 impl ByteSource for Holding {
-    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
         self.files.read(file, range)
     }
-    fn hold<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
+    fn hold<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<Option<Box<dyn HeldFile>>, SourceError>> {
         Box::pin(async move {
             if file == self.streamed {
                 return Ok(None);
             }
             let damaged =
-                self.damaged.borrow_mut().get_mut(file).and_then(|copies| (!copies.is_empty()).then(|| copies.remove(0)));
+                self.damaged.lock().unwrap().get_mut(file).and_then(|copies| (!copies.is_empty()).then(|| copies.remove(0)));
             let bytes = match damaged {
                 Some(bytes) => bytes,
                 None => self.files.read(file, 0..u64::MAX).await?,
@@ -49,14 +48,14 @@ impl ByteSource for Holding {
             Ok(Some(Box::new(Held(bytes)) as Box<dyn HeldFile>))
         })
     }
-    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
-        self.refreshed.borrow_mut().push(file.into());
+    fn refresh<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<bool, SourceError>> {
+        self.refreshed.lock().unwrap().push(file.into());
         Box::pin(std::future::ready(Ok(true)))
     }
 }
 
 /// The package, what was refreshed of it, and shard 0 as it should be.
-fn holding(streamed: &'static str, damage: &[fn(&mut Vec<u8>)]) -> (Package, Rc<RefCell<Vec<String>>>, Vec<u8>) {
+fn holding(streamed: &'static str, damage: &[fn(&mut Vec<u8>)]) -> (Package, Arc<Mutex<Vec<String>>>, Vec<u8>) {
     let (files, manifest) = package();
     let name = manifest.shards[0].name.clone();
     let right = block_on(files.read(&name, 0..u64::MAX)).unwrap();
@@ -65,10 +64,10 @@ fn holding(streamed: &'static str, damage: &[fn(&mut Vec<u8>)]) -> (Package, Rc<
         change(&mut bytes);
         bytes
     });
-    let refreshed = Rc::<RefCell<Vec<String>>>::default();
+    let refreshed = Arc::<Mutex<Vec<String>>>::default();
     let source = Holding {
         files,
-        damaged: RefCell::new(BTreeMap::from([(name, damaged.collect())])),
+        damaged: Mutex::new(BTreeMap::from([(name, damaged.collect())])),
         refreshed: refreshed.clone(),
         streamed,
     };
@@ -80,7 +79,7 @@ fn a_whole_shard_is_given_when_it_is_right() {
     let (package, refreshed, right) = holding("", &[]);
     let held = block_on(package.hold_shard(0)).unwrap().unwrap();
     assert_eq!(held.copy(0..held.bytes()), right);
-    assert!(refreshed.borrow().is_empty());
+    assert!(refreshed.lock().unwrap().is_empty());
     assert!(matches!(block_on(package.hold_shard(99)), Err(PackageError::NoSuchShard { index: 99, .. })));
 }
 
@@ -102,7 +101,7 @@ fn a_damaged_copy_is_replaced_once() {
         let (package, refreshed, right) = holding("", &[change]);
         let held = block_on(package.hold_shard(0)).unwrap().unwrap();
         assert_eq!(held.copy(0..held.bytes()), right);
-        assert_eq!(refreshed.borrow().len(), 1);
+        assert_eq!(refreshed.lock().unwrap().len(), 1);
     }
     let error = |change| block_on(holding("", &[change, change]).0.hold_shard(0)).err().unwrap();
     assert!(matches!(error(flip), PackageError::Hash { .. }));
@@ -120,7 +119,7 @@ fn a_shard_with_the_right_hash_and_other_entries_is_refused() {
     manifest.shards[0].sha256 = sha256_hex(&bytes);
     files.insert(manifest.shards[0].name.clone(), bytes);
     files.insert(MANIFEST_FILE, manifest.to_json());
-    let source = Holding { files, damaged: RefCell::default(), refreshed: Rc::default(), streamed: "" };
+    let source = Holding { files, damaged: Mutex::default(), refreshed: Arc::default(), streamed: "" };
     let error = block_on(block_on(Package::open(source)).unwrap().hold_shard(0)).err().unwrap();
     assert!(matches!(error, PackageError::MissingEntry { .. }), "{error}");
 }

@@ -185,7 +185,7 @@ fn a_missing_and_a_surplus_entry_are_refused() {
 fn an_oversized_manifest_is_refused_unread() {
     struct Endless;
     impl ByteSource for Endless {
-        fn read<'a>(&'a self, _: &'a str, range: std::ops::Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+        fn read<'a>(&'a self, _: &'a str, range: std::ops::Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
             Box::pin(async move { Ok(vec![b' '; (range.end - range.start) as usize]) })
         }
     }
@@ -285,23 +285,23 @@ fn a_manifest_with_a_length_of_the_largest_number_is_harmless() {
 
 /// Keeps copies, the first of which is damaged: what a browser's store can come to.
 struct Copies {
-    stored: std::cell::RefCell<MemorySource>,
+    stored: std::sync::Mutex<MemorySource>,
     origin: MemorySource,
-    refreshed: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
+    refreshed: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl ByteSource for Copies {
-    fn read<'a>(&'a self, file: &'a str, range: std::ops::Range<u64>) -> LocalFuture<'a, Result<Vec<u8>, SourceError>> {
+    fn read<'a>(&'a self, file: &'a str, range: std::ops::Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
         // Fewer bytes than asked for, and no whole words, as a stream gives them.
-        let result = block_on(self.stored.borrow().read(file, range.start..range.end.min(range.start + 333)));
+        let result = block_on(self.stored.lock().unwrap().read(file, range.start..range.end.min(range.start + 333)));
         Box::pin(std::future::ready(result))
     }
 
-    fn refresh<'a>(&'a self, file: &'a str) -> LocalFuture<'a, Result<bool, SourceError>> {
-        let again = !self.refreshed.borrow().iter().any(|f| f == file);
-        self.refreshed.borrow_mut().push(file.to_owned());
+    fn refresh<'a>(&'a self, file: &'a str) -> SourceFuture<'a, Result<bool, SourceError>> {
+        let again = !self.refreshed.lock().unwrap().iter().any(|f| f == file);
+        self.refreshed.lock().unwrap().push(file.to_owned());
         let bytes = block_on(self.origin.read(file, 0..u64::MAX)).unwrap();
-        self.stored.borrow_mut().insert(file, bytes);
+        self.stored.lock().unwrap().insert(file, bytes);
         Box::pin(std::future::ready(Ok(again)))
     }
 }
@@ -314,7 +314,7 @@ fn a_damaged_copy_is_replaced_once() {
     bad.get_mut(name).unwrap()[700] ^= 1;
     let whole = block_on(good.read(name, 0..u64::MAX)).unwrap();
     for (origin, repaired) in [(&good, true), (&bad, false)] {
-        let refreshed = std::rc::Rc::<std::cell::RefCell<Vec<String>>>::default();
+        let refreshed = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
         let copies = Copies { stored: bad.clone().into(), origin: origin.clone(), refreshed: refreshed.clone() };
         let package = block_on(Package::open(copies)).unwrap();
         let mut bytes = vec![0; whole.len()];
@@ -322,7 +322,7 @@ fn a_damaged_copy_is_replaced_once() {
             assert!(offset % 4 == 0, "pieces can be written to a buffer");
             bytes[offset as usize..][..piece.len()].copy_from_slice(piece);
         }));
-        assert_eq!(*refreshed.borrow(), std::slice::from_ref(name), "one more chance, not two");
+        assert_eq!(*refreshed.lock().unwrap(), std::slice::from_ref(name), "one more chance, not two");
         if repaired {
             result.unwrap();
             assert!(bytes == whole, "the good bytes were handed over last");
