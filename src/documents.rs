@@ -34,6 +34,7 @@ pub enum Document {
 
 /// What can be wrong with a text.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DocumentError {
     /// Reading failed, or the file is not UTF-8.
     #[error("{}: {source}", path.display())]

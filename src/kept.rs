@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// What stops keeping.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeptError {
     /// The folder for what is not kept in memory cannot be used.
     #[error("cannot keep activations in {}: {source}", path.display())]

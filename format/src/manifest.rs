@@ -164,6 +164,7 @@ pub fn shard_name(index: usize, count: usize) -> String {
 
 /// What can be wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ManifestError {
     /// Not JSON, or a field is missing or of another type.
     #[error("not a haikuq manifest: {0}")]

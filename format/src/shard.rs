@@ -172,6 +172,7 @@ pub fn read_shard(bytes: &[u8]) -> Result<Vec<ShardEntry>, ShardError> {
 
 /// What can be wrong with a shard's header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ShardError {
     /// An entry that cannot be written.
     #[error("entry {name} of {bytes} bytes is no whole number of words or is there twice")]

@@ -70,6 +70,7 @@ pub struct Choice {
 
 /// Why there is nothing to take, or too much.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ChoiceError {
     /// The file that was named is not there.
     #[error("there is no file {file}{similar}", similar = list("; there are ", similar))]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 /// What can go wrong between an id and its files. Every message says what to do where something can be done.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HubError {
     /// Not an id.
     #[error("{text:?} is no hub id (org/name, org/name@revision, org/name:model.gguf): {why}")]

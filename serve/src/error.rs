@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 /// What keeps a server from starting, or a package from being served.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ServeError {
     /// A file or folder could not be read or written.
     #[error("{}: {source}", path.display())]

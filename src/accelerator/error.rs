@@ -4,6 +4,7 @@ use haikuq_runtime::device::GpuError;
 
 /// Why the GPU cannot do what was asked. The processor can.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AcceleratorError {
     /// The GPU, its driver or its memory failed.
     #[error(transparent)]

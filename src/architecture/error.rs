@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 /// What can be wrong between a config and its tensors.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ArchitectureError {
     /// The checkpoint's files.
     #[error(transparent)]

@@ -130,6 +130,7 @@ impl Default for Options {
 
 /// What stops a calibration.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CalibrationError {
     /// A text file is wrong.
     #[error(transparent)]

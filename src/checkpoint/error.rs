@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 /// What can be wrong with a checkpoint's files. Every message names the file, and the tensor where there is one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
     /// An ONNX model.
     #[error(transparent)]

@@ -57,6 +57,7 @@ pub struct Generation {
 
 /// What can be wrong with a golden file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GoldenError {
     /// Reading or writing failed.
     #[error("{}: {source}", path.display())]

@@ -26,6 +26,7 @@ pub struct Outputs {
 
 /// What stops a recording.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordError {
     /// The model failed.
     #[error("window {window}: {source}")]

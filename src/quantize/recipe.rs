@@ -71,6 +71,7 @@ pub enum Choice {
 
 /// What can be wrong with a recipe.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecipeError {
     /// Neither a recipe of ours nor a file.
     #[error("there is no recipe {name:?}; recipes are {}, or give the path of a .toml file", Recipe::names().collect::<Vec<_>>().join(", "))]

@@ -44,6 +44,7 @@ const LOGIT_ROWS: usize = 128;
 
 /// What stops the reference forward.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReferenceError {
     /// A tensor could not be read.
     #[error("tensor {tensor}: {source}")]

@@ -21,6 +21,7 @@ pub struct StoredWeights {
 
 /// What can be wrong with it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoredError {
     /// Reading failed.
     #[error("{}: {source}", path.display())]

@@ -85,6 +85,7 @@ pub struct Summary {
 
 /// What can go wrong while comparing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CompareError {
     /// A row outside the golden windows, or twice the same.
     #[error(

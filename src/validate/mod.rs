@@ -41,6 +41,7 @@ pub struct Speed {
 
 /// What stops a comparison.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ValidateError {
     /// The model failed on a window.
     #[error("window {window}: {source}")]

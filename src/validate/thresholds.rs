@@ -35,6 +35,7 @@ pub struct Check {
 
 /// What can be wrong with a file of thresholds.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ThresholdError {
     /// Reading failed.
     #[error("{}: {source}", path.display())]

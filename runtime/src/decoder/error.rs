@@ -5,6 +5,7 @@ use crate::package::PackageError;
 
 /// An error of [`super::Decoder`].
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecoderError {
     /// The package is damaged or cannot be read.
     #[error(transparent)]

@@ -2,6 +2,7 @@
 
 /// An error of the GPU, its driver or its memory.
 #[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GpuError {
     /// No adapter at all.
     #[error("no GPU adapter was found; install a driver, or software Vulkan (Debian and Ubuntu: mesa-vulkan-drivers)")]

@@ -1,5 +1,8 @@
 //! A device and everything about wgpu that is not a kernel: opening one, its profile, shader permutations, pipelines,
 //! dispatches and timestamps. Nothing here knows a kernel.
+//!
+//! This is the only place whose public signatures have types of wgpu: [`Gpu`] for hosts that share their device, buffers for
+//! kernels. [`wgpu`] is the version that they are of. All other places take [`Buffer`] and [`Queue`] from here.
 
 mod adapter;
 #[cfg(target_arch = "wasm32")]
@@ -23,3 +26,4 @@ pub use gpu::{Gpu, GpuOptions};
 pub use profile::{MatrixShape, Profile, Vendor};
 pub use shader::{Shader, ShaderError, preprocess};
 pub use timestamps::{PassTimes, Timestamps};
+pub use wgpu::{self, Buffer, Queue};

@@ -19,6 +19,7 @@ use web_time::Instant;
 
 /// What can go wrong with a generation.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GenerateError {
     /// The decoder failed.
     #[error(transparent)]

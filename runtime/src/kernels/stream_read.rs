@@ -11,9 +11,9 @@ const WORKGROUPS: u32 = 1024;
 /// One pass over a buffer.
 pub struct StreamRead<'a> {
     /// Words to read; a whole number of `vec4<u32>`.
-    pub data: &'a wgpu::Buffer,
+    pub data: &'a crate::device::Buffer,
     /// A sum an invocation, [`StreamRead::SUMS`] words.
-    pub sums: &'a wgpu::Buffer,
+    pub sums: &'a crate::device::Buffer,
 }
 
 impl StreamRead<'_> {

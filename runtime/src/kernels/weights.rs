@@ -34,7 +34,7 @@ pub struct GpuChunk {
 #[derive(Clone, Debug)]
 pub struct GpuPlane {
     /// The buffer of its shard.
-    pub buffer: wgpu::Buffer,
+    pub buffer: crate::device::Buffer,
     /// Its first byte, a multiple of 256.
     pub offset: u64,
     /// Its bytes, with or without the padding to a multiple of 256 (which the buffer must have).

@@ -7,6 +7,7 @@ use haikuq_format::shard::ShardError;
 
 /// Why a package cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackageError {
     /// A file is missing or unreadable.
     #[error(transparent)]

@@ -3,6 +3,7 @@
 //! A package names its files by plain names and never by paths, so a source needs one operation: the bytes of a range
 //! of a named file. Reading is asynchronous because a browser can do nothing else; a folder answers at once.
 
+use crate::device::{Buffer, Queue};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
@@ -72,7 +73,7 @@ pub trait HeldFile: ThreadSafe {
     fn copy(&self, range: Range<u64>) -> Vec<u8>;
 
     /// Writes those in `range` (whole words) to byte `to` of `buffer`.
-    fn upload(&self, queue: &wgpu::Queue, buffer: &wgpu::Buffer, to: u64, range: Range<u64>);
+    fn upload(&self, queue: &Queue, buffer: &Buffer, to: u64, range: Range<u64>);
 }
 
 impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
@@ -91,6 +92,7 @@ impl<S: ByteSource + ?Sized> ByteSource for Box<S> {
 
 /// Why a file of a package could not be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SourceError {
     /// A path, a hidden file or a name with odd characters.
     #[error("{file:?} is not a plain file name (letters, digits, '.', '_' and '-', not starting with '.')")]

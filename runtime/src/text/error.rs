@@ -2,6 +2,7 @@
 
 /// Why text cannot become tokens, or tokens text.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TextError {
     /// A tokenizer that cannot be loaded.
     #[error("{file}: {why}")]

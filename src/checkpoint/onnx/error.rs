@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// What can be wrong with an ONNX model. Every message names the file, and the tensor where there is one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OnnxError {
     /// Several models, none of which is `model.onnx`.
     #[error("{path} has several ONNX models ({names}); give the path of the one to be read", path = path.display())]

@@ -9,6 +9,7 @@ use minijinja::{AutoEscape, Environment, context};
 
 /// A report could not be rendered.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RenderError {
     /// A plot failed.
     #[error(transparent)]

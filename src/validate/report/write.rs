@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// A report could not be written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriteError {
     /// A file could not be rendered.
     #[error(transparent)]
