@@ -394,7 +394,7 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         (
             "parallel with two layer norms, partial rope",
             with_attention(parallel(plain_gelu(with_biases(layer_norm()), Activation::Gelu), Residual::Parallel), |a| {
-                (a.window, a.rope) = (None, Some(1))
+                (a.window, a.rope) = (None, Some(1));
             }),
         ),
         (
@@ -428,7 +428,7 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
                 embedding_multiplier: 72f32.sqrt(),
                 tied_head: true,
                 ..with_attention(with_mlp(placed(plain(), NormPlacement::Both), |m| m.activation = Activation::GeluTanh), |a| {
-                    (a.softcap, a.qk_norm) = (Some(50.0), Some(QkNorm::PerHead))
+                    (a.softcap, a.qk_norm) = (Some(50.0), Some(QkNorm::PerHead));
                 })
             },
         ),
@@ -443,7 +443,7 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
                 logit_multiplier: 0.7,
                 ..with_attention(
                     with_mlp(placed(parallel(with_biases(layer_norm()), Residual::ParallelShared), NormPlacement::Both), |m| {
-                        m.activation = Activation::Gelu
+                        m.activation = Activation::Gelu;
                     }),
                     |a| (a.softcap, a.qk_norm) = (Some(2.0), Some(QkNorm::Whole)),
                 )

@@ -109,7 +109,7 @@ fn offsets_beyond_the_file_holes_and_wrong_sizes_are_refused() {
     let said = Source::refusal_with_header(|h| h[QUERY]["data_offsets"] = json!([1u64 << 40, (1u64 << 40) + 18432]));
     assert_says(&said, &["truncated: tensor model.layers.1.self_attn.q_proj.weight needs"]);
     let said = Source::refusal_with_header(|h| {
-        h[QUERY]["data_offsets"] = json!([18_446_744_073_709_551_000u64, 18_446_744_073_709_551_615u64])
+        h[QUERY]["data_offsets"] = json!([18_446_744_073_709_551_000u64, 18_446_744_073_709_551_615u64]);
     });
     assert_says(&said, &[QUERY]);
     let said = Source::refusal_with_header(|h| h[QUERY]["shape"] = json!([96, 95]));

@@ -584,6 +584,7 @@ fn ten_thousand_requests_over_five_hundred_connections_lose_nothing() {
     const REQUESTS: usize = 20;
     // This process has as many files open.
     #[cfg(unix)]
+    // SAFETY: both calls get a structure of their own, which lives as long as they take.
     unsafe {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);

@@ -85,7 +85,7 @@ mod watch {
         start: AtomicUsize,
         /// 0 while nothing is watched here.
         end: AtomicUsize,
-        next: AtomicPtr<Place>,
+        next: AtomicPtr<Self>,
     }
 
     static FIRST: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
@@ -156,6 +156,7 @@ mod watch {
         }
     }
 
+    #[expect(clippy::fn_to_numeric_cast_any, reason = "the system takes the handler as a number")]
     fn install() -> libc::sigaction {
         // SAFETY: plain structs of the system's, zero being valid for each member; `on_signal` has the signature that
         // SA_SIGINFO asks for. On SA_ONSTACK: a thread with a stack for signals has it used.

@@ -78,7 +78,7 @@ impl Bits {
 }
 
 impl From<Bits> for u32 {
-    fn from(bits: Bits) -> u32 {
+    fn from(bits: Bits) -> Self {
         bits.get()
     }
 }

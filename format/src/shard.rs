@@ -37,7 +37,7 @@ pub struct ShardEntry {
 /// If two entries have one name or a size is no whole number of words.
 pub fn layout_shard(entries: &[(String, u64)]) -> Result<ShardLayout, ShardError> {
     let (mut at, mut infos) = (0usize, Vec::with_capacity(entries.len()));
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     for (name, bytes) in entries {
         if !bytes.is_multiple_of(4) || !names.insert(name) {
             return Err(ShardError::Entry { name: name.clone(), bytes: *bytes });

@@ -32,6 +32,7 @@ pub struct Exported {
 /// # Errors
 /// If there is something at `out`, unless that is an empty folder or, with `force`, an earlier export; if two packages have
 /// one name; or with the file that could not be read or written.
+#[expect(clippy::missing_panics_doc, reason = "names and numbers always become JSON")]
 pub fn export(
     site: &Site,
     packages: Vec<ServedPackage>,

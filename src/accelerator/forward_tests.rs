@@ -86,7 +86,7 @@ fn heads_are_rotated_by_their_positions() {
     let angles: Vec<[f32; 2]> = (0..length * 6).map(|i| [(i as f32).cos(), (i as f32).sin()]).collect();
     let mut on_gpu = accelerator.upload(&x, columns).unwrap();
     accelerator.rotate(&mut on_gpu, heads, length, &angles).unwrap();
-    let mut twin = x.clone();
+    let mut twin = x;
     for (row, x) in twin.chunks_exact_mut(columns).enumerate() {
         for head in x[4..4 + 48].chunks_exact_mut(16) {
             for pair in 0..6 {

@@ -89,7 +89,7 @@ impl Accelerator {
 
     /// A buffer that counts and holds `data`.
     pub(super) fn counted<T: Pod>(&self, label: &str, data: &[T]) -> Result<Counted, AcceleratorError> {
-        let (counted, _) = self.buffer(label, std::mem::size_of_val(data) as u64)?;
+        let (counted, _) = self.buffer(label, size_of_val(data) as u64)?;
         self.flush();
         self.gpu.write(counted.buffer(), 0, data);
         Ok(counted)

@@ -166,14 +166,14 @@ impl Product<'_> {
         let mut column_cuts = BTreeSet::new();
         let mut term_cuts = BTreeSet::new();
         if self.a.by_term() {
-            term_cuts.extend(self.a.part().cuts())
+            term_cuts.extend(self.a.part().cuts());
         } else {
-            row_cuts.extend(self.a.part().cuts())
+            row_cuts.extend(self.a.part().cuts());
         }
         if self.b.by_term() {
-            term_cuts.extend(self.b.part().cuts())
+            term_cuts.extend(self.b.part().cuts());
         } else {
-            column_cuts.extend(self.b.part().cuts())
+            column_cuts.extend(self.b.part().cuts());
         }
         let triangle = triangle && row_cuts.is_empty() && column_cuts.is_empty();
         for (i, terms) in ranges(terms, &term_cuts).enumerate() {

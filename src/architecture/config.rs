@@ -155,7 +155,7 @@ impl<'a> Config<'a> {
     }
 
     /// A nested table; one without entries is none.
-    pub(super) fn table(&self, key: &str) -> Result<Option<Config<'a>>, ArchitectureError> {
+    pub(super) fn table(&self, key: &str) -> Result<Option<Self>, ArchitectureError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let table = value.as_object().ok_or_else(|| self.wrong(key, value, "a table"))?;
         Ok((!table.is_empty()).then(|| Config {

@@ -30,6 +30,7 @@ impl Peak {
 }
 
 /// The speeds of the threads of the current pool, measured in two tenths of a second.
+#[expect(clippy::missing_panics_doc, reason = "a CPU keeps its kernels")]
 pub fn peak() -> Peak {
     let (rows, columns, terms) = SIZE;
     let number = |i: usize| ((i * 7919) % 101) as f32 / 50.0 - 1.0;

@@ -55,6 +55,9 @@ impl Hessian {
     }
 
     /// One that is shrunk and damped already.
+    ///
+    /// # Panics
+    /// If `values` is no square of `columns`.
     pub fn prepared(columns: usize, values: Vec<f32>) -> Self {
         assert_eq!(values.len(), columns * columns);
         Self { columns, values, factors: OnceLock::new() }

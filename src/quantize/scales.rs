@@ -39,7 +39,7 @@ impl ScaleGrid {
     }
 
     /// The nearest scale that can be stored.
-    fn nearest(&self, scale: f32) -> f32 {
+    fn nearest(self, scale: f32) -> f32 {
         match self.kind {
             ScaleType::F16 => f16::from_f32(scale).to_f32(),
             ScaleType::E4M4 => E4M4::from_f32(scale / self.unit).to_f32() * self.unit,
@@ -47,7 +47,7 @@ impl ScaleGrid {
     }
 
     /// Scales that are tried for a group.
-    fn candidates(&self) -> usize {
+    fn candidates(self) -> usize {
         match self.kind {
             ScaleType::F16 => F16_CANDIDATES,
             // Neighbouring bytes are 3 to 6 % apart, so all of them within the range are few.
@@ -56,7 +56,7 @@ impl ScaleGrid {
     }
 
     /// All scales that can be stored, ascending: by bits, f16 up to infinity.
-    fn storable(&self) -> Vec<f32> {
+    fn storable(self) -> Vec<f32> {
         match self.kind {
             ScaleType::F16 => (0..=f16::INFINITY.to_bits()).map(|bits| f16::from_bits(bits).to_f32()).collect(),
             ScaleType::E4M4 => (0..=u8::MAX).map(|bits| E4M4::from_bits(bits).to_f32() * self.unit).collect(),
@@ -64,13 +64,13 @@ impl ScaleGrid {
     }
 
     /// The first candidate's byte, where all are neighbours, for a group whose exact fit is `fit`.
-    fn first(&self, fit: f32) -> u8 {
+    fn first(self, fit: f32) -> u8 {
         E4M4::from_f32(fit * RANGE.0 / self.unit).to_bits()
     }
 
     /// Candidate `k` for each lane, whose exact fit is `fit` and first byte `first`.
     #[inline(always)]
-    fn candidate(&self, fit: &Lanes, first: &[u8; ROWS], k: usize) -> Lanes {
+    fn candidate(self, fit: &Lanes, first: &[u8; ROWS], k: usize) -> Lanes {
         let mut scale = [0.0; ROWS];
         for lane in 0..ROWS {
             scale[lane] = match self.kind {

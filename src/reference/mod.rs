@@ -227,6 +227,6 @@ impl LanguageModel for Reference {
     }
 
     fn generate_greedy(&mut self, prompt: &[u32], max_new: usize) -> Result<Vec<u32>, BoxError> {
-        Ok(Reference::generate_greedy(self, prompt, max_new)?)
+        Ok(Self::generate_greedy(self, prompt, max_new)?)
     }
 }

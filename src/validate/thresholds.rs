@@ -82,6 +82,7 @@ impl Thresholds {
     }
 
     /// These limits, and `other`'s where they are absent.
+    #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
             max_kl: self.max_kl.or(other.max_kl),

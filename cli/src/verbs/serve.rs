@@ -99,7 +99,7 @@ pub fn run(args: ServeArgs, context: &Context) -> anyhow::Result<ExitCode> {
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
         // Nobody watches: the system's own way, which ends the program, is as good.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

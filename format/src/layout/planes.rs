@@ -121,6 +121,7 @@ impl Scales {
     ///
     /// # Panics
     /// If there are fewer.
+    #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
         match self {
             Self::F16(scales) => Self::F16(scales[range].to_vec()),
@@ -211,6 +212,9 @@ pub fn pack_quantized(scheme: Grouped, rows: usize, columns: usize, block: &Quan
 }
 
 /// Packs rows of f32 values as f32. `values` has `rows × columns` entries.
+///
+/// # Panics
+/// If it has not.
 pub fn pack_f32(rows: usize, columns: usize, values: &[f32]) -> PlaneBuffers {
     assert_eq!(values.len(), rows * columns);
     let mut words = vec![0u32; rows * padded(columns)];
@@ -223,6 +227,9 @@ pub fn pack_f32(rows: usize, columns: usize, values: &[f32]) -> PlaneBuffers {
 }
 
 /// Packs rows of f32 values as f16, rounded to nearest even. `values` has `rows × columns` entries.
+///
+/// # Panics
+/// If it has not.
 pub fn pack_f16(rows: usize, columns: usize, values: &[f32]) -> PlaneBuffers {
     assert_eq!(values.len(), rows * columns);
     let mut rounded = vec![f16::ZERO; rows * padded(columns)];

@@ -183,9 +183,11 @@ const fn yes() -> bool {
 const fn one() -> f32 {
     1.0
 }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_true(x: &bool) -> bool {
     *x
 }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_one(x: &f32) -> bool {
     *x == 1.0
 }

@@ -112,6 +112,9 @@ impl Gpu {
     }
 
     /// [`Gpu::open`] on this thread.
+    ///
+    /// # Errors
+    /// As there.
     #[cfg(feature = "native")]
     pub fn open_blocking(options: &GpuOptions) -> Result<Self, GpuError> {
         pollster::block_on(Self::open(options))

@@ -188,7 +188,7 @@ mod tests {
         for scheme in schemes {
             for blocks in [&[][..], &[Flag::Blocks2], &[Flag::Blocks2, Flag::Blocks4]] {
                 let text = MATMUL_MATRICES.expand(&[scheme, blocks, &[Flag::Matrices, Flag::Bias, Flag::Residual]].concat());
-                let module = wgpu::naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+                let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
                 let valid = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module);
                 valid.unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
             }

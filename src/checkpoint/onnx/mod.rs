@@ -67,7 +67,7 @@ pub(super) fn find(path: &Path) -> Result<Option<PathBuf>, OnnxError> {
             [one] => return Ok(Some(one.clone())),
             _ => {
                 let names: Vec<_> = models.iter().filter_map(|m| m.file_name()).map(|n| n.to_string_lossy()).collect();
-                return Err(OnnxError::Several { path: folder.clone(), names: names.join(", ") });
+                return Err(OnnxError::Several { path: folder, names: names.join(", ") });
             }
         }
     }

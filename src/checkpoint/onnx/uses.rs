@@ -147,8 +147,11 @@ impl Context<'_> {
             ("GroupQueryAttention", 7 | 8) | ("RotaryEmbedding" | "Where" | "Range" | "Pow" | "Clip" | "Max" | "Min", _) => {
                 Step::Used(Kind::Constant)
             }
-            ("Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Shape" | "Size" | "Trilu" | "ScatterND", _)
-            | ("Cos" | "Sin" | "ConstantOfShape", _) => Step::Used(Kind::Constant),
+            (
+                "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" | "Shape" | "Size" | "Trilu" | "ScatterND"
+                | "Cos" | "Sin" | "ConstantOfShape",
+                _,
+            ) => Step::Used(Kind::Constant),
             ("Reshape" | "Expand" | "Slice" | "Unsqueeze" | "Squeeze" | "Tile" | "Split", 1..) => Step::Used(Kind::Constant),
             _ => Step::Used(Kind::Other),
         }

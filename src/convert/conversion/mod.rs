@@ -116,51 +116,61 @@ impl Conversion {
     }
 
     /// Aims for a size.
+    #[must_use]
     pub fn target(self, target: Target) -> Self {
         Self { target: Some(target), ..self }
     }
 
     /// Calibrates on a text, or takes a calibration made before.
+    #[must_use]
     pub fn calibration(self, source: CalibrationSource) -> Self {
         Self { calibration: Some(source), ..self }
     }
 
     /// Largest size of a shard, in bytes.
+    #[must_use]
     pub fn shard_bytes(self, bytes: u64) -> Self {
         Self { shard_bytes: bytes, ..self }
     }
 
     /// Number of threads; the package does not depend on it.
+    #[must_use]
     pub fn jobs(self, jobs: usize) -> Self {
         Self { jobs, ..self }
     }
 
     /// Where calibrated recipes compute.
+    #[must_use]
     pub fn device(self, device: DeviceChoice) -> Self {
         Self { device, ..self }
     }
 
     /// Keeps activations that are not needed yet in files in a folder. Without, memory that is short decides.
+    #[must_use]
     pub fn spill(self, folder: impl Into<PathBuf>) -> Self {
         Self { spill: Some(folder.into()), ..self }
     }
 
     /// Time between two savings of the state that [`Conversion::resume`] goes on from, at least.
+    #[must_use]
     pub fn save_interval(self, interval: Duration) -> Self {
         Self { save_interval: interval, ..self }
     }
 
     /// Goes on from an interrupted conversion to the same folder.
+    #[must_use]
     pub fn resume(self, resume: bool) -> Self {
         Self { resume, ..self }
     }
 
     /// Replaces a package under the same name, once the new one is complete.
+    #[must_use]
     pub fn force(self, force: bool) -> Self {
         Self { force, ..self }
     }
 
     /// Where on the hub the checkpoint comes from, for the package's provenance.
+    #[must_use]
     pub fn hub(self, source: Option<HubSource>) -> Self {
         Self { hub: source, ..self }
     }

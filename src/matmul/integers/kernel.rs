@@ -142,7 +142,12 @@ mod x86 {
     #![expect(clippy::needless_range_loop, reason = "loops that are unrolled whole keep their sums in registers")]
 
     use super::{Panels, STRIDE};
-    use std::arch::x86_64::*;
+    use std::arch::x86_64::{
+        _mm256_add_epi32, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+        _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_storeu_ps, _mm512_cvtepi32_ps,
+        _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    };
 
     pub(super) const AVX2_ROWS: usize = 4;
     pub(super) const AVX2_COLUMNS: usize = 16;

@@ -185,7 +185,7 @@ fn a_missing_and_a_surplus_entry_are_refused() {
 fn an_oversized_manifest_is_refused_unread() {
     struct Endless;
     impl ByteSource for Endless {
-        fn read<'a>(&'a self, _: &'a str, range: std::ops::Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
+        fn read<'a>(&'a self, _: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
             Box::pin(async move { Ok(vec![b' '; (range.end - range.start) as usize]) })
         }
     }
@@ -291,7 +291,7 @@ struct Copies {
 }
 
 impl ByteSource for Copies {
-    fn read<'a>(&'a self, file: &'a str, range: std::ops::Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
+    fn read<'a>(&'a self, file: &'a str, range: Range<u64>) -> SourceFuture<'a, Result<Vec<u8>, SourceError>> {
         // Fewer bytes than asked for, and no whole words, as a stream gives them.
         let result = block_on(self.stored.lock().unwrap().read(file, range.start..range.end.min(range.start + 333)));
         Box::pin(std::future::ready(result))

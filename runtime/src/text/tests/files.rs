@@ -114,7 +114,7 @@ fn a_tokenizer_that_cannot_be_loaded_is_told_what_is_not_known() {
     let starts = |message: String, start: &str| assert!(message.starts_with(start), "{message}");
     starts(
         why(&|json| {
-            json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "Guess"}]})
+            json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "Guess"}]});
         }),
         "tokenizer.json: its pre_tokenizer is of type \"Guess\", which is not known; known are BertPreTokenizer, ",
     );
