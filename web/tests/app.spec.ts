@@ -50,6 +50,7 @@ test('a package that is picked shows its progress in bytes and becomes a chat', 
         const seen = new Set<string>();
         const observer = new MutationObserver(() => {
           const load = document.querySelector<HTMLElement>('[data-testid="load-progress"]');
+          // biome-ignore lint/performance/useDomNodeTextContent: only what is seen counts
           if (load) seen.add(`${load.dataset['phase']} ${/\d [kM]?B of \d/.test(load.innerText) ? 'in bytes' : ''}`);
           if (!document.querySelector('[data-testid="prompt"]')) return;
           observer.disconnect();

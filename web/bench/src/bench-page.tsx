@@ -65,6 +65,7 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
   };
 
   const begun = useRef(false);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: once, with the address that the page was opened with
   useEffect(() => {
     if (begun.current) return;
     begun.current = true;

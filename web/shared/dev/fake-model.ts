@@ -110,7 +110,7 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
   }
 
   const render = (messages: readonly Message[]): string =>
-    messages.map(({ role, content }) => `<${role}> ${content}`).join('\n') + '\n<assistant> ';
+    `${messages.map(({ role, content }) => `<${role}> ${content}`).join('\n')}\n<assistant> `;
 
   function generate(prompt: string, options?: GenerateOptions): TextStream;
   function generate(prompts: readonly string[], options?: GenerateOptions): BatchStream;

@@ -57,7 +57,7 @@ test('calls of tools are sent as OpenAI has them: arguments as JSON, with all th
     { id: '2', type: 'function' as const, function: { name: 'g', arguments: '[1' } },
   ];
   await create({ messages: [{ role: 'assistant', content: null, tool_calls }, { role: 'tool', content: 'y', tool_call_id: '1' }] });
-  const [said] = (server.received[0]?.body as { messages: { content: unknown; tool_calls: typeof tool_calls }[] }).messages;
+  const [said] = (server.received[0]!.body as { messages: { content: unknown; tool_calls: typeof tool_calls }[] }).messages;
   expect(said?.content).toBeNull();
   const [first, second] = said?.tool_calls ?? [];
   expect(first?.function.arguments).toBe('{"id":123456789012345678901,"s":"{\\"\\u0000number\\":\\"1\\"}","x":1.0}');

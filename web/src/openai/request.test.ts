@@ -138,7 +138,7 @@ describe('messages', () => {
     const call = (json: unknown) => ({ type: 'function', function: { name: 'f', arguments: json } });
     const argumentsOf = (json: string) => {
       const [message] = said({ role: 'assistant', tool_calls: [call(json)] });
-      return (message?.tool_calls?.[0] as ReturnType<typeof call>).function.arguments;
+      return (message!.tool_calls![0] as ReturnType<typeof call>).function.arguments;
     };
     const number = (digits: string) => ({ '\u0000number': digits });
     expect(argumentsOf('{"id": 123456789012345678901, "x": [1.0, -0, 1e5, 2.50], "plain": [0, -7, 0.1, 1.5e-7, 1e+21], "s": "1.0 \\"1.0"}')).toEqual({

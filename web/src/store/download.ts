@@ -140,10 +140,10 @@ export function createDownloads({ store, network, urlOf, files, stages, onProgre
     ready(file) {
       if (!begun) {
         begun = true;
-        for (const blob of blobs) enqueue(blob, false);
+        for (const blob of blobs) void enqueue(blob, false);
       }
       const job = jobs.get(file.sha256) ?? enqueue(file, false);
-      askedFor(job);
+      void askedFor(job);
       if (unseen.delete(job)) jobs.delete(file.sha256);
       return job;
     },

@@ -57,7 +57,7 @@ export function holder(files: PackageFile[], read: ReadWhole, { stages, hasher }
     const at = fitting.indexOf(file);
     if (at < 0) return undefined;
     const held = coming.get(file) ?? begin(file);
-    for (const next of fitting.slice(at + 1, at + heldFiles(hasher))) if (!coming.has(next)) begin(next);
+    for (const next of fitting.slice(at + 1, at + heldFiles(hasher))) if (!coming.has(next)) void begin(next);
     coming.delete(file);
     return held;
   };

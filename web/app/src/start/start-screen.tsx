@@ -123,6 +123,7 @@ export function StartScreen(props: StartScreenProps) {
           type="button"
           className="button button--primary start__last"
           data-testid="open-last"
+          // biome-ignore lint/a11y/noAutofocus: going on with the last package is what most come for
           autoFocus
           onClick={() => void choose(reopen(last), `The folder ${last.name} cannot be opened any more; choose it again`)}
         >

@@ -9,6 +9,7 @@ import { onTestFinished } from 'vitest';
 export interface Received {
   path: string;
   headers: IncomingHttpHeaders;
+  // biome-ignore lint/suspicious/noExplicitAny: whatever JSON a test expects
   body: any;
 }
 
