@@ -20,9 +20,7 @@ export function failureOf(error: unknown): Failure {
 }
 
 const bytesOf = ({ needed, available }: ErrorDetails): string | undefined =>
-  needed !== undefined && available !== undefined
-    ? `${formatBytes(needed)} are needed and ${formatBytes(available)} are free.`
-    : undefined;
+  needed !== undefined && available !== undefined ? `${formatBytes(needed)} are needed and ${formatBytes(available)} are free.` : undefined;
 
 const tokensOf = ({ needed, available }: ErrorDetails): string | undefined =>
   needed !== undefined && available !== undefined

@@ -5,16 +5,7 @@ import { aborted, withPartialText } from './failures.js';
 import { createOpenAI } from './openai/client.js';
 import { checkChat, checkCount, checkIds, checkText, writeOptions } from './options.js';
 import { createStream, type ResultStream } from './stream.js';
-import type {
-  BatchStream,
-  ChatOptions,
-  GenerateOptions,
-  GenerationResult,
-  Message,
-  Model,
-  ModelInfo,
-  TextStream,
-} from './types.js';
+import type { BatchStream, ChatOptions, GenerateOptions, GenerationResult, Message, Model, ModelInfo, TextStream } from './types.js';
 import type { CallId, Host, HostEvent, WriteRequest, Written } from './worker/protocol.js';
 import { nothingWritten } from './worker/writing.js';
 
@@ -128,7 +119,12 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
   }
 
   function writeBatch(prompts: readonly string[], options: GenerateOptions): BatchStream {
-    const stream = write(() => generateRequest(prompts, options), options.signal, prompts.length, (index, text) => ({ index, text }));
+    const stream = write(
+      () => generateRequest(prompts, options),
+      options.signal,
+      prompts.length,
+      (index, text) => ({ index, text }),
+    );
     const result = silent(stream.result.then(({ results }) => results));
     return { result, abort: () => stream.abort(), [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator]() };
   }

@@ -22,7 +22,9 @@ const answer = () => page.getByTestId('message-assistant').last();
 /** Violations of WCAG 2.2 A and AA that axe finds, in words. */
 async function violations(): Promise<string[]> {
   const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']).analyze();
-  return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id} ${target.join(' ')}: ${failureSummary ?? ''}`));
+  return violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ target, failureSummary }) => `${id} ${target.join(' ')}: ${failureSummary ?? ''}`),
+  );
 }
 
 async function violationsInBothThemes(): Promise<string[]> {
@@ -120,7 +122,10 @@ test('in a window of 360 pixels nothing scrolls sideways, and both panels open',
   await page.getByTestId('prompt').fill('an-unbreakable-word-'.repeat(20));
   expect(await overflow()).toBe(0);
   await page.getByTestId('prompt').fill('');
-  for (const [opener, content] of [['open-conversations', 'conversation-list'], ['open-settings', 'settings']] as const) {
+  for (const [opener, content] of [
+    ['open-conversations', 'conversation-list'],
+    ['open-settings', 'settings'],
+  ] as const) {
     await page.getByTestId(opener).click();
     await expect(page.getByTestId(content)).toBeVisible();
     expect(await overflow()).toBe(0);

@@ -110,7 +110,10 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
     publish({ messages: [...messages, reply], status: 'waiting', error: undefined });
     let stream: TextStream | undefined;
     try {
-      stream = backend.chat(messages.map(({ role, content }) => ({ role, content })), chatOptions);
+      stream = backend.chat(
+        messages.map(({ role, content }) => ({ role, content })),
+        chatOptions,
+      );
       own.abort = () => stream?.abort();
       // Whoever was told of the message may have stopped it at once.
       if (answering !== own) stream.abort();
@@ -193,7 +196,9 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
       if (closed) return undefined;
       const index = indexOf(id, 'edit');
       if (current.messages[index]?.role === 'user') {
-        return answer((messages) => messages.slice(0, index + 1).map((message) => (message.id === id ? { ...message, content: text } : message)));
+        return answer((messages) =>
+          messages.slice(0, index + 1).map((message) => (message.id === id ? { ...message, content: text } : message)),
+        );
       }
       if (answering?.id === id) stop();
       publish({ messages: changed(id, (message) => ({ ...message, content: text })) });

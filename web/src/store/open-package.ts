@@ -82,7 +82,14 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   const entry = await readEntry(store, key);
   const { manifest, newest } = await latestManifest(prefix, store, entry, options);
   await beginVersion(store, key, manifest, newest);
-  const downloads = createDownloads({ store, network, urlOf: urlsOf(prefix, options), files: filesInReadingOrder(manifest), stages, onProgress });
+  const downloads = createDownloads({
+    store,
+    network,
+    urlOf: urlsOf(prefix, options),
+    files: filesInReadingOrder(manifest),
+    stages,
+    onProgress,
+  });
   signal.addEventListener('abort', downloads.stop, { once: true });
   await ensureRoom(downloads, async (bytes) => {
     if (entry?.current === undefined || entry.current === manifest.text) return false;

@@ -25,12 +25,7 @@ const MOST_BYTES_OF_ROWS = 16 * 1024 * 1024;
  * Loads the package of the server's job and works. What goes wrong with the model is told to the server, which ends the
  * validation, and rejects; so does a server that is gone.
  */
-export async function workLoop(
-  server: Server,
-  runtime: Pick<Runtime, 'load'>,
-  root: string,
-  events: WorkLoopEvents,
-): Promise<Verdict> {
+export async function workLoop(server: Server, runtime: Pick<Runtime, 'load'>, root: string, events: WorkLoopEvents): Promise<Verdict> {
   const job = await server.job();
   // From the server every time: what is validated is what is served, not what an earlier visit has stored.
   const options = { kvCache: job.kvCache, numerics: job.numerics, cache: 'none', onProgress: events.onLoad } as const;

@@ -130,7 +130,13 @@ export function ChatScreen({ model, session, store, settings, onSettings, device
           onReload={onReload}
           onActed={focusPrompt}
         />
-        <Composer ref={prompt} session={session} canChat={model.info.hasChatTemplate} context={use.context} contextSize={model.info.contextSize} />
+        <Composer
+          ref={prompt}
+          session={session}
+          canChat={model.info.hasChatTemplate}
+          context={use.context}
+          contextSize={model.info.contextSize}
+        />
         <Announcer session={session} />
       </main>
 

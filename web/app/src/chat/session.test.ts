@@ -37,7 +37,7 @@ function memoryStore() {
     kept.set(conversation.id, conversation);
     changed(conversation.id, false);
   };
-    const removeElsewhere = (id: string) => {
+  const removeElsewhere = (id: string) => {
     kept.delete(id);
     changed(id, false);
   };

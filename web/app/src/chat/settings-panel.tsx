@@ -34,7 +34,12 @@ export function SettingsPanel({ settings, canChat, onChange }: SettingsPanelProp
         </div>
       )}
       {samplingFields.map((field) => (
-        <NumberSetting key={`${field.key} ${resets}`} field={field} value={settings[field.key]} onChange={(value) => change(field, value)} />
+        <NumberSetting
+          key={`${field.key} ${resets}`}
+          field={field}
+          value={settings[field.key]}
+          onChange={(value) => change(field, value)}
+        />
       ))}
       <button
         type="button"

@@ -138,8 +138,8 @@ export function StartScreen(props: StartScreenProps) {
         {/* With stored ones there is a way on, and the list may only be out of reach. */}
         {offered?.length === 0 && storage.stored.length === 0 && (
           <p className="small muted" data-testid="no-packages">
-            This site offers no packages of its own: it has no list of them at packages/index.json. Whoever runs it can have app,
-            packages and list written by <code>haikuq site</code>.
+            This site offers no packages of its own: it has no list of them at packages/index.json. Whoever runs it can have app, packages
+            and list written by <code>haikuq site</code>.
           </p>
         )}
         <form className="start__address" onSubmit={openAddress}>

@@ -36,7 +36,12 @@ export function Drawer({ label, side, docked, open, onClose, children }: DrawerP
     // biome-ignore lint/a11y/useKeyWithClickEvents: Escape closes a dialog by itself
     <dialog ref={dialog} className={`drawer drawer--${side} drawer--modal`} aria-label={label} onClose={onClose} onClick={closeOnBackdrop}>
       <div className="drawer__content">
-        <button type="button" className="button button--quiet button--icon drawer__close" aria-label={`Close ${label.toLowerCase()}`} onClick={onClose}>
+        <button
+          type="button"
+          className="button button--quiet button--icon drawer__close"
+          aria-label={`Close ${label.toLowerCase()}`}
+          onClick={onClose}
+        >
           <Icon name="close" />
         </button>
         {open && children}
