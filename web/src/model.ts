@@ -46,7 +46,7 @@ export interface ModelParts {
 /** A host that is busy with one long step is not waited for any longer. */
 const DISPOSE_TIMEOUT_MS = 2_000;
 
-/** Waits until the end of a host came, or is late. What can go wrong there is of no interest: its worker ends anyway. */
+/** Waits until the end of a host came, or is late. Errors there are of no interest: its worker ends anyway. */
 export async function notForEver(end: () => Promise<void>): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, DISPOSE_TIMEOUT_MS)));

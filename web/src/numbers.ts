@@ -7,7 +7,7 @@ import { HaikuqError } from './errors.js';
 
 const NUMBER = '\u0000number';
 
-/** Strings and numbers of JSON; what is in strings is passed over. */
+/** Strings and numbers of JSON; digits within strings are passed over. */
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g;
 
 /** `JSON.parse`, but for such numbers. Throws `SyntaxError`, and `invalid-argument` for integers beyond 128 bits. */

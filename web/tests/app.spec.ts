@@ -86,7 +86,7 @@ test('the chat is accessible, in light and dark', async () => {
   expect(await violationsInBothThemes()).toEqual([]);
 });
 
-test('an answer can be stopped; what there is of it stays', async () => {
+test('an answer can be stopped; its text so far stays', async () => {
   await page.getByTestId('setting-maxTokens').fill('500');
   await page.getByTestId('prompt').fill('Tell me a long story.');
   await page.getByTestId('send').click();

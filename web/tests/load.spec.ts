@@ -155,7 +155,7 @@ test('storage that is full midway ends the load with what is missing; with more 
   expect(faulty.packageFiles().map(({ file, from }) => [file, from])).toEqual([[shard!.name, stored[shard!.sha256] ?? 0]]);
 });
 
-test('what is no package, or not there, is named in the error', async ({ faulty, faultyLab: page }) => {
+test('the error names a location that is no package, or not there', async ({ faulty, faultyLab: page }) => {
   expect((await load(page, { ...whole, name: 'absent' })).error).toMatchObject({
     code: 'network',
     details: { file: 'haikuq.json', status: 404 },

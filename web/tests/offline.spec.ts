@@ -18,7 +18,7 @@ test('with the server gone the app loads, and its model answers', async ({ brows
   await page.getByTestId('open-last').click();
   await ready(page);
   expect(await say(page, PROMPT)).toBe(answer);
-  // What was said before is there too.
+  // The earlier conversation is there too.
   await expect(page.getByTestId('conversation-list').getByRole('listitem')).toHaveCount(2);
   expect(faulty.requests).toEqual([]);
   await page.context().close();

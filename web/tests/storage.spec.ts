@@ -1,4 +1,4 @@
-/** What is stored is used, checked, repaired, shared between tabs, and replaced when the package changes. */
+/** Stored files are used, checked, repaired, shared between tabs, and replaced when the package changes. */
 
 import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -132,7 +132,7 @@ test('a provider that hangs up midway is a broken connection for the page', asyn
   await expect(result).rejects.toMatchObject({ code: 'network', details: { partialText: 'one' } });
 });
 
-test('what a page of the site would not send is refused without asking the provider', async () => {
+test('a request that no page of the site would send is refused without asking the provider', async () => {
   const upstream = await eventServer(json(200, {}));
   const proxy = await startProxy(upstream.url);
   const body = JSON.stringify({ messages: HELLO });

@@ -112,7 +112,7 @@ describe('options', () => {
   ])('%j', (more, options) => expect(read(more).options).toEqual(options));
 });
 
-describe('what cannot be done is refused by the name that the caller wrote', () => {
+describe('requests that cannot be met are refused by the name that the caller wrote', () => {
   it.each([
     [{ n: 2 }, 'n'],
     [{ tools: [{ type: 'function', function: { name: 'f' } }] }, 'tools'],

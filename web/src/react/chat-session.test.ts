@@ -221,7 +221,7 @@ test('calls that make no sense reject, and change nothing', async () => {
   expect(session.snapshot().messages).toEqual([]);
 });
 
-test('who is told of a new message may stop its answer at once', async () => {
+test('a listener that is told of a new message may stop its answer at once', async () => {
   const { backend, session } = start();
   session.subscribe(() => {
     if (session.snapshot().status === 'waiting') session.stop();

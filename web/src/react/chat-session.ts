@@ -21,7 +21,7 @@ export interface ChatMessage extends Message {
   error?: HaikuqError;
 }
 
-/** A message to put into a conversation; what is absent is made up. */
+/** A message to put into a conversation; absent fields are made up. */
 export type NewMessage = Message & Partial<ChatMessage>;
 
 /** `idle`: nothing goes on; `error`: nothing goes on, and the last answer broke off. */
@@ -115,7 +115,7 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
         chatOptions,
       );
       own.abort = () => stream?.abort();
-      // Whoever was told of the message may have stopped it at once.
+      // A listener may have stopped it as soon as it was told of the message.
       if (answering !== own) stream.abort();
       // What comes after a stop belongs to nobody: `stop` has shown the text until then.
       for await (const text of stream) if (answering === own) take(text, own);

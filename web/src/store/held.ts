@@ -11,7 +11,7 @@ export const MAX_HELD_BYTES = 64 * 1024 * 1024;
 /** In memory at a time: those that are hashed, one that is uploaded, one that is read. */
 export const heldFiles = ({ atOnce }: Hasher): number => atOnce + 2;
 
-/** Reads the whole of a file, into `memory` or elsewhere; what comes is shorter where the file is. */
+/** Reads the whole of a file, into `memory` or elsewhere; the answer is shorter where the file is. */
 export type ReadWhole = (file: PackageFile, memory: Uint8Array<ArrayBuffer>) => Promise<Uint8Array<ArrayBuffer>>;
 
 /** Gives the whole of a file, or undefined where it is to be read in pieces. One at a time: the one before was released. */

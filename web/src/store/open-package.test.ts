@@ -284,7 +284,7 @@ describe('a package behind a URL', () => {
   it('says so when storage is full midway, and keeps a clean beginning', async () => {
     const estimate = vi.spyOn(opfs.storage, 'estimate').mockResolvedValue({ quota: 1e9, usage: 0 });
     opfs.options.quota = 16000;
-    // What the browser estimates is wrong, and not told.
+    // The browser's estimate is wrong, and not told.
     await expect(load()).rejects.toMatchObject({ code: 'quota', details: { needed: expect.any(Number) as number } });
     await expect(load()).rejects.not.toMatchObject({ details: { available: expect.any(Number) as number } });
     estimate.mockRestore();

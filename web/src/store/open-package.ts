@@ -26,7 +26,7 @@ export interface OpenPackage {
   close(): Promise<void>;
 }
 
-/** One small text for all packages. What cannot be read or written is measured again at the next load. */
+/** One small text for all packages. Times that cannot be read or written are measured again at the next load. */
 export interface KernelTimes {
   read(): Promise<string | undefined>;
   write(text: string): Promise<void>;

@@ -62,7 +62,7 @@ interface NumberSettingProps {
   onChange: (value: number | undefined) => void;
 }
 
-/** A number, or nothing for the model's default. What is out of range is shown as wrong and not used. */
+/** A number, or nothing for the model's default. Values out of range are shown as wrong and not used. */
 function NumberSetting({ field, value, onChange }: NumberSettingProps) {
   const [typed, setTyped] = useState(value === undefined ? '' : String(value));
   const parsed = parseField(field, typed);

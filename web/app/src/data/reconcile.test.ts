@@ -14,7 +14,7 @@ const ids = (conversation: Conversation) => conversation.turns.map((turn) => tur
 describe('reconcile', () => {
   it.each<[string, { base: string[]; mine: string[]; stored: string[] }]>([
     ['nothing changed', { base: ['u1'], mine: ['u1', 'a1'], stored: ['u1'] }],
-    ['what is stored is older', { base: ['u1', 'a1'], mine: ['u1', 'a1', 'u2'], stored: ['u1'] }],
+    ['the stored one is older', { base: ['u1', 'a1'], mine: ['u1', 'a1', 'u2'], stored: ['u1'] }],
     ['an answer is dropped here', { base: ['u1', 'a1'], mine: ['u1'], stored: ['u1', 'a1'] }],
   ])('is what this tab has where %s', (_, { base, mine, stored }) => {
     const own = talk(...mine);
