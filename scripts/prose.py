@@ -59,6 +59,8 @@ def is_subject(clause):
     clause = re.split(r"[;:]", clause)[0]
     if NO_SUBJECT.search(clause):
         return False
+    # A verb follows "who" at once, whichever it is.
+    clause = re.sub(r"^((?:and |but |so )?who(?:ever)?) [a-z]+", r"\1 verb", clause, flags=re.IGNORECASE)
     parts = PARTS.split(AUXILIARY.sub("verb", re.sub(r"\([^()]*\)", " ", clause)))
     return any(len(VERB.findall(NO_VERB.sub(" ", part))) >= 2 for part in parts)
 
