@@ -40,7 +40,7 @@ export async function load(location: PackageLocation, options: LoadOptions = {})
   } catch (error) {
     givenUp = true;
     const over = giveUp(connecting, call, loading);
-    // Who aborts does not wait for what stores what arrived, or is fetching WebAssembly.
+    // An abort does not wait for what stores what arrived, or is fetching WebAssembly.
     if (!signal?.aborted) await over;
     throw toHaikuqError(error);
   } finally {

@@ -147,7 +147,7 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
     return result;
   }
 
-  /** Whether anybody is to be told: who stopped an answer does not care how it ends. */
+  /** Whether to tell anybody: a caller that stopped an answer does not care how it ends. */
   function fail(own: Answering, error: HaikuqError): boolean {
     if (answering !== own) return false;
     answering = undefined;

@@ -52,7 +52,7 @@ export function createDownloads({ store, network, urlOf, files, stages, onProgre
   const slot = limit(PARALLEL_DOWNLOADS);
   const jobs = new Map<string, Promise<void>>();
   const fetched = new Map<string, { bytes: number; total: number }>();
-  /** Whoever waits for a file sees the error, and whoever asks again gets another try. */
+  /** A caller that waits for a file sees the error, and gets another try by asking again. */
   const asked = new WeakSet<Promise<void>>();
   /** Failed before anybody waited. */
   const unseen = new Set<Promise<void>>();

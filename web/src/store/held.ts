@@ -49,7 +49,7 @@ export function holder(files: PackageFile[], read: ReadWhole, { stages, hasher }
   function begin(file: PackageFile): Promise<HeldFile> {
     const held = hold(file);
     coming.set(file, held);
-    // Whoever asks for the file sees the error.
+    // The caller that asks for the file sees the error.
     held.catch(() => undefined);
     return held;
   }
