@@ -41,9 +41,9 @@ fn main() -> Result<(), AcceleratorError> {
         let seconds = time(&accelerator, || accelerator.times(&w, &square).map(drop))?;
         print("x · y", [hidden, inner, inner], flops(hidden, inner, inner), seconds);
         let seconds = time(&accelerator, || accelerator.gram(&x).map(drop))?;
-        print("moment", [tokens, hidden, hidden], 0.5 * flops(tokens, hidden, hidden), seconds);
+        print("hessian", [tokens, hidden, hidden], 0.5 * flops(tokens, hidden, hidden), seconds);
         let seconds = time(&accelerator, || accelerator.gram(&h).map(drop))?;
-        print("moment", [tokens, inner, inner], 0.5 * flops(tokens, inner, inner), seconds);
+        print("hessian", [tokens, inner, inner], 0.5 * flops(tokens, inner, inner), seconds);
         let seconds = time(&accelerator, || accelerator.cross(&x, &h).map(drop))?;
         print("cross", [tokens, hidden, inner], flops(tokens, hidden, inner), seconds);
     }
@@ -105,12 +105,12 @@ fn conversion(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: us
         let seconds = time(accelerator, || {
             let mut w = accelerator.upload(&weights, columns)?;
             drop(accelerator.times_transposed(&original, &w)?);
-            let mut moment = accelerator.gram(&stored)?;
-            let diagonal = accelerator.diagonal(&moment)?;
+            let mut hessian = accelerator.gram(&stored)?;
+            let diagonal = accelerator.diagonal(&hessian)?;
             let mut order: Vec<usize> = (0..columns).collect();
             order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]));
-            accelerator.shrink(&mut moment, 0.2, &vec![0.1; columns])?;
-            let factor = accelerator.inverse_factor(&moment, &order)?.expect("it has more on its diagonal than beside it");
+            accelerator.shrink(&mut hessian, 0.2, &vec![0.1; columns])?;
+            let factor = accelerator.inverse_factor(&hessian, &order)?.expect("it has more on its diagonal than beside it");
             let mut shift = accelerator.copy(&original)?;
             accelerator.combine(&mut shift, 0.5, &stored, -0.5)?;
             let correction = match 2 * rows < columns {
@@ -121,7 +121,7 @@ fn conversion(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: us
             accelerator.combine(&mut w, 1.0, &accelerator.solve_rows(&correction, &factor, &order)?, 1.0)?;
             accelerator.read(&w, 0, &mut corrected)?;
             let rounding = Rounding { values: &values, group: 32, scales: &scales, order: &order, sweeps: 2 };
-            let codes = accelerator.round(&corrected, &rounding, &factor, &moment)?;
+            let codes = accelerator.round(&corrected, &rounding, &factor, &hessian)?;
             assert_eq!(codes.len(), weights.len());
             accelerator.write(&mut w, 0, &corrected)?;
             accelerator.times_transposed(&stored, &w).map(drop)
@@ -131,24 +131,24 @@ fn conversion(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: us
     Ok(())
 }
 
-/// The factor of a second moment, and solutions with it.
+/// The factor of a Hessian, and solutions with it.
 fn factors(accelerator: &Accelerator, rows: usize, columns: usize) -> Result<(), AcceleratorError> {
     if !accelerator.can_factor(columns) {
         return Ok(());
     }
-    let mut moment: Vec<f32> = numbers(columns * columns).iter().map(|x| 0.1 * x).collect();
+    let mut hessian: Vec<f32> = numbers(columns * columns).iter().map(|x| 0.1 * x).collect();
     for r in 0..columns {
-        moment[r * columns + r] = columns as f32;
-        (0..r).for_each(|c| moment[r * columns + c] = moment[c * columns + r]);
+        hessian[r * columns + r] = columns as f32;
+        (0..r).for_each(|c| hessian[r * columns + c] = hessian[c * columns + r]);
     }
-    let (moment, order) = (accelerator.upload(&moment, columns)?, (0..columns).collect::<Vec<_>>());
+    let (hessian, order) = (accelerator.upload(&hessian, columns)?, (0..columns).collect::<Vec<_>>());
     let seconds = time(accelerator, || {
-        let factor = accelerator.inverse_factor(&moment, &order)?;
+        let factor = accelerator.inverse_factor(&hessian, &order)?;
         assert!(factor.is_some());
         Ok(())
     })?;
     print("inverse factor", [columns; 3], 2.0 / 3.0 * (columns as f64).powi(3), seconds);
-    let factor = accelerator.inverse_factor(&moment, &order)?.expect("it has large numbers on its diagonal");
+    let factor = accelerator.inverse_factor(&hessian, &order)?.expect("it has large numbers on its diagonal");
     let y = accelerator.upload(&numbers(rows * columns), columns)?;
     let seconds = time(accelerator, || accelerator.solve_rows(&y, &factor, &order).map(drop))?;
     print("solutions", [rows, columns, columns], 4.0 * (rows * columns * columns) as f64, seconds);

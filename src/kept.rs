@@ -1,9 +1,9 @@
 //! [`Kept`]: activations from when they are computed until they are needed, in memory or on disk.
 
-use crate::files::little_endian;
-use crate::golden::reference::with_numbers;
+use crate::reference::with_numbers;
 use crate::zeros::zeros;
 use candle_core::{Device, Tensor};
+use haikuq_files::little_endian;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

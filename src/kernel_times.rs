@@ -1,6 +1,6 @@
 //! Times of kernels that the runtime measured, kept in the user's cache folder: a JSON file a device.
 
-use crate::files::{hex, write_atomically};
+use haikuq_files::{hex, write_atomically};
 use haikuq_runtime::kernels::measured::Measured;
 use sha2::{Digest, Sha256};
 use std::io;
@@ -42,7 +42,7 @@ impl KernelTimes {
     pub fn read(&self, device: &str) -> Result<Option<Measured>, String> {
         let path = self.file(device);
         let fail = |why: String| format!("{}: {why}; kernels are measured again", path.display());
-        let text = match crate::files::read_text(&path, MAX_BYTES) {
+        let text = match haikuq_files::read_text(&path, MAX_BYTES) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.map_err(|e| fail(e.to_string()))?,
         };

@@ -1,31 +1,32 @@
 //! haikuq: decoder checkpoints to small WebGPU packages, proven by real inference.
 //!
-//! Data flows one way: [`hub`] downloads a checkpoint that is not on disk, [`checkpoint`] reads its files,
-//! [`architecture`] gives their tensors canonical names and a [`haikuq_format::DecoderSpec`], [`calibrate`] measures on a
-//! text where errors matter, [`quantize`] chooses codes and scales, [`convert`] writes a package; [`accelerator`] is the GPU that
-//! helps them. Nothing after
-//! [`architecture`] knows a model family's name. [`golden`] records what the checkpoint says in full precision, and
-//! [`runner`] loads a package on a GPU ([`kernel_times`] keeps what it measured there); both are a [`model::LanguageModel`]. [`serve`] brings packages to a
-//! browser, and [`browser`] asks one what they say there.
+//! Data flows one way: [`checkpoint`] reads a checkpoint's files, [`architecture`] gives their tensors canonical names and a
+//! [`haikuq_format::DecoderSpec`], [`calibrate`] measures on a text where errors matter, [`quantize`] chooses codes and scales,
+//! [`convert`] writes a package; [`accelerator`] is the GPU that helps them. Nothing after [`architecture`] knows a model
+//! family's name. [`reference`](mod@reference) is the forward pass in f32 that everything else is
+//! measured against, and [`golden`] keeps what it says. [`runner`] loads a package on a GPU
+//! ([`kernel_times`] keeps what it measured there); reference and runner are a [`model::LanguageModel`].
+//!
+//! Downloading checkpoints, serving packages and the program are crates of their own: `haikuq-hub`, `haikuq-serve`,
+//! `haikuq-cli`.
 
 pub mod accelerator;
 pub mod architecture;
-pub mod browser;
 pub mod calibrate;
 pub mod checkpoint;
-pub mod cli;
 pub mod convert;
+pub mod documents;
 pub mod exponentials;
-pub mod files;
 pub mod golden;
-pub mod hub;
+mod header;
 pub mod kept;
 pub mod kernel_times;
+pub mod logits;
 pub mod matmul;
 pub mod model;
 pub mod quantize;
+pub mod reference;
 pub mod runner;
-pub mod serve;
 pub mod timings;
 pub mod tokenizer;
 pub mod validate;

@@ -3,7 +3,7 @@
 /// Any error of a model's own.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Something that gives logits for token ids: the f32 [`Reference`](crate::golden::reference::Reference), or a package on a
+/// Something that gives logits for token ids: the f32 [`Reference`](crate::reference::Reference), or a package on a
 /// GPU.
 pub trait LanguageModel {
     /// Scores `ids` as a sequence of its own: calls `on_row(position, logits)` once for each position in order, with

@@ -2,13 +2,12 @@
 
 use crate::kernel_times::KernelTimes;
 use crate::model::{BoxError, LanguageModel};
-use anyhow::Context as _;
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderError, DecoderOptions, LoadProgress, Next, SequenceId};
-use haikuq_runtime::device::{Gpu, GpuOptions};
-use haikuq_runtime::package::{FolderSource, Package};
+use haikuq_runtime::device::{Gpu, GpuError, GpuOptions};
+use haikuq_runtime::package::{FolderSource, Package, PackageError};
 use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::{GenerationDefaults, Tokenizer};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A package's decoder on a GPU, with its tokenizer.
@@ -32,6 +31,31 @@ pub struct RunnerOptions {
     pub kernel_times: Option<KernelTimes>,
 }
 
+/// A package could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot load the package {}", folder.display())]
+pub struct RunnerError {
+    /// The package's folder.
+    pub folder: PathBuf,
+    /// The reason.
+    pub source: RunnerErrorKind,
+}
+
+/// Why a package could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunnerErrorKind {
+    /// It is damaged or not there.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// No GPU can run it.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The runtime does not support its decoder, or has no room for it.
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
+}
+
 impl RunnerOptions {
     /// A GPU by name or index, a cache precision, everything else by default.
     pub fn new(adapter: Option<String>, cache: CachePrecision) -> Self {
@@ -47,8 +71,8 @@ impl Runner {
     /// Opens the package in `folder`, checks it and loads it.
     ///
     /// # Errors
-    /// With the package's folder: damaged or unsupported packages, GPUs that are missing or too small.
-    pub fn load(folder: &Path, options: &RunnerOptions, progress: &mut dyn FnMut(LoadProgress)) -> anyhow::Result<Self> {
+    /// If the package is damaged or unsupported, or the GPU is missing or too small.
+    pub fn load(folder: &Path, options: &RunnerOptions, progress: &mut dyn FnMut(LoadProgress)) -> Result<Self, RunnerError> {
         let load = async {
             let package = Package::open(FolderSource::new(folder)).await?;
             haikuq_runtime::decoder::require_supported(&package.manifest().spec)?;
@@ -69,25 +93,25 @@ impl Runner {
                 let file = times.file(&measured.device);
                 notes.push(format!("{}: {error}; kernels will be measured again", file.display()));
             }
-            anyhow::Ok(Self { decoder, package, notes })
+            Ok(Self { decoder, package, notes })
         };
-        pollster::block_on(load).with_context(|| format!("cannot load the package {}", folder.display()))
+        pollster::block_on(load).map_err(|source| RunnerError { folder: folder.into(), source })
     }
 
     /// The package's tokenizer.
     ///
     /// # Errors
     /// If it has none or it cannot be read.
-    pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
-        Ok(pollster::block_on(self.package.tokenizer())?)
+    pub fn tokenizer(&self) -> Result<Tokenizer, PackageError> {
+        pollster::block_on(self.package.tokenizer())
     }
 
     /// The package's own defaults for a generation, and the spec's stop tokens.
     ///
     /// # Errors
     /// If `generation_config.json` cannot be read.
-    pub fn generation_defaults(&self) -> anyhow::Result<GenerationDefaults> {
-        Ok(pollster::block_on(self.package.generation_defaults())?)
+    pub fn generation_defaults(&self) -> Result<GenerationDefaults, PackageError> {
+        pollster::block_on(self.package.generation_defaults())
     }
 }
 

@@ -23,11 +23,11 @@ pub enum Step {
     Reading,
     /// Activations of the calibration windows, through original and through stored weights.
     Forward,
-    /// Second moments of the inputs.
+    /// Hessians of the inputs.
     Moments,
     /// What earlier errors changed in the inputs.
     Correction,
-    /// Cholesky factor and inverse of a second moment.
+    /// Cholesky factor and inverse of a Hessian.
     Factorization,
     /// The correction from that: products with both triangles.
     Solving,

@@ -12,6 +12,7 @@ const TURN_ENDS: [&str; 6] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_tu
 
 /// What is wrong with the files of a tokenizer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenizerError {
     /// A file that is no file of a tokenizer.
     #[error("{file} {why}")]
@@ -24,6 +25,9 @@ pub enum TokenizerError {
     /// A file that cannot be understood.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// There is none.
+    #[error("{0}")]
+    Missing(String),
 }
 
 /// Refuses texts of another encoding and files without a text; pointers and pages were refused when they were read.
@@ -66,8 +70,16 @@ pub fn from_companions(companions: &[Companion]) -> Result<Option<Tokenizer>, To
     Ok(Some(Tokenizer::from_files(files)?))
 }
 
+/// The tokenizer of a checkpoint.
+///
+/// # Errors
+/// As [`from_companions`], or if there is none.
+pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Tokenizer, TokenizerError> {
+    from_companions(checkpoint.companions())?.ok_or_else(|| TokenizerError::Missing(missing_tokenizer(folder_of(checkpoint))))
+}
+
 /// What is known of a checkpoint's texts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Findings {
     /// Tokens that end a text, by id.
     pub end_tokens: Vec<(EndToken, Option<String>)>,
@@ -164,9 +176,12 @@ impl Findings {
 
 /// What is missing, and the way out where there is a tokenizer of another kind.
 fn no_tokenizer(checkpoint: &Checkpoint) -> String {
+    format!("{}; the package will read and write token ids alone", missing_tokenizer(folder_of(checkpoint)))
+}
+
+fn folder_of(checkpoint: &Checkpoint) -> &std::path::Path {
     let path = checkpoint.path();
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-    format!("{}; the package will read and write token ids alone", missing_tokenizer(folder))
+    if path.is_dir() { path } else { path.parent().unwrap_or(path) }
 }
 
 /// That a folder has no tokenizer, and what to do.

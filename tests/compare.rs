@@ -3,7 +3,7 @@
 use haikuq::architecture::Decoder;
 use haikuq::checkpoint::Checkpoint;
 use haikuq::golden::file::Golden;
-use haikuq::golden::reference::Reference;
+use haikuq::reference::Reference;
 use haikuq::validate::{Outcome, compare};
 use std::path::Path;
 

@@ -4,7 +4,7 @@ use haikuq::architecture::Decoder;
 use haikuq::checkpoint::Checkpoint;
 use haikuq::golden::file::Golden;
 use haikuq::golden::record::record;
-use haikuq::golden::reference::{Reference, ReferenceError};
+use haikuq::reference::{Reference, ReferenceError};
 use std::path::{Path, PathBuf};
 
 fn repository(path: &str) -> PathBuf {

@@ -17,8 +17,8 @@ use haikuq_runtime::kernels::attention_split::{self, AttentionSplit, Combine};
 use haikuq_runtime::kernels::matmul_matrices::MatmulMatrices;
 use haikuq_runtime::kernels::matvec::{self, Cpu, Matvec, Norm};
 use haikuq_runtime::kernels::matvec_int8::{MatvecInt8, Tuning};
+use haikuq_runtime::kernels::norm::NormRows;
 use haikuq_runtime::kernels::projection::{Output, Projection};
-use haikuq_runtime::kernels::rms_norm::RmsNorm;
 use haikuq_runtime::kernels::weights::{GpuChunk, GpuMatrix};
 use half::f16;
 use std::time::{Duration, Instant};
@@ -172,7 +172,7 @@ impl Product<'_> {
                 return Matvec { projection, norm }.bind(gpu);
             }
             if tuning == "matrices" {
-                let normed = RmsNorm {
+                let normed = NormRows {
                     tokens: tokens as u32,
                     columns: columns as u32,
                     norm: spec::Norm { kind: NormKind::Rms, epsilon: 1e-5 },

@@ -1,10 +1,10 @@
-//! `rms_norm` agrees with its CPU twin.
+//! `norm` agrees with its CPU twin.
 
 mod support;
 
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{Norm, NormKind};
-use haikuq_runtime::kernels::rms_norm::{self, RmsNorm};
+use haikuq_runtime::kernels::norm::{self, NormRows};
 use rstest::rstest;
 use support::{Random, assert_close, permutations, run};
 
@@ -27,7 +27,7 @@ fn rows_of_any_width_are_normalized_and_padding_stays_zero(
         let before: Vec<f32> =
             (0..tokens * pitch).map(|i| if residual.is_none() || i % pitch < columns { 7.0 } else { 0.0 }).collect();
         let y = gpu.upload("y", &before);
-        let kernel = RmsNorm {
+        let kernel = NormRows {
             tokens: tokens as u32,
             columns: columns as u32,
             norm,
@@ -39,7 +39,7 @@ fn rows_of_any_width_are_normalized_and_padding_stays_zero(
         };
         let found = run::<f32>(&gpu, &[&kernel.bind(&gpu).unwrap()], &y, tokens * pitch);
         for t in 0..tokens {
-            let mut expected = rms_norm::cpu(norm, &x[t * pitch..][..columns], &gain, &bias);
+            let mut expected = norm::cpu(norm, &x[t * pitch..][..columns], &gain, &bias);
             if let Some(multiplier) = residual {
                 expected.iter_mut().for_each(|y| *y = 7.0 + multiplier * *y);
             }
@@ -57,6 +57,6 @@ fn a_layer_norm_that_lacks_its_bias_is_refused() {
     let buffer = gpu.storage("rows", 128);
     let all = || (&buffer).into();
     let norm = Norm { kind: NormKind::Layer, epsilon: 1e-5 };
-    let kernel = RmsNorm { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, residual: None, y: all() };
+    let kernel = NormRows { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, residual: None, y: all() };
     assert!(kernel.bind(&gpu).unwrap_err().to_string().contains("bias"));
 }

@@ -1,7 +1,7 @@
-//! The factor that GPTQ corrects by, and solutions with it, as `quantize/second_moment.rs` has them in f64.
+//! The factor that GPTQ corrects by, and solutions with it, as `quantize/hessian.rs` has them in f64.
 //!
 //! f32 is enough here: the error of a Cholesky factorization is small against √(hᵢᵢ hⱼⱼ) for each number, so what counts is
-//! the condition of the matrix with its diagonal scaled to ones. Second moments have a fifth taken off all that is not on
+//! the condition of the matrix with its diagonal scaled to ones. Hessians have a fifth taken off all that is not on
 //! the diagonal, which leaves no eigenvalue of that below a fifth.
 //!
 //! The factorization goes through blocks of 64 columns, four of which change the columns after them in one product. The
@@ -25,7 +25,7 @@ impl Accelerator {
         self.panel_rows(columns).is_ok_and(|rows| rows >= columns) && columns <= 65_535
     }
 
-    /// The lower triangular `L` with `L Lᵀ = H⁻¹`, where row `i` of H is row `order[i]` of `moment`; nothing if that has no
+    /// The lower triangular `L` with `L Lᵀ = H⁻¹`, where row `i` of H is row `order[i]` of `hessian`; nothing if that has no
     /// Cholesky factor.
     ///
     /// With `J` the reversal of order and `J H J = M Mᵀ`, it is `J M⁻ᵀ J`.
@@ -36,13 +36,13 @@ impl Accelerator {
     ///
     /// # Panics
     /// If sizes do not fit together, or [`Accelerator::can_factor`] said no.
-    pub fn inverse_factor(&self, moment: &Matrix, order: &[usize]) -> Result<Option<Matrix>, AcceleratorError> {
+    pub fn inverse_factor(&self, hessian: &Matrix, order: &[usize]) -> Result<Option<Matrix>, AcceleratorError> {
         let n = order.len();
-        assert!(self.can_factor(n) && (moment.rows(), moment.columns()) == (n, n));
+        assert!(self.can_factor(n) && (hessian.rows(), hessian.columns()) == (n, n));
         let reversed: Vec<u32> = order.iter().rev().map(|&c| c as u32).collect();
         let reversed_order = self.counted("order", &reversed)?;
         let left = self.unwritten(n, n)?;
-        self.gather(moment, reversed_order.buffer(), &left, &[("ROWS", 1.0)])?;
+        self.gather(hessian, reversed_order.buffer(), &left, &[("ROWS", 1.0)])?;
         let (factor, inverses, failed) = (self.zeros(n, n)?, self.zeros(n.next_multiple_of(BLOCK), BLOCK)?, self.zeros(1, 1)?);
         self.eliminate(&left, &factor, &inverses, &failed)?;
         drop(left);

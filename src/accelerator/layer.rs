@@ -1,7 +1,7 @@
-//! [`LayerOnGpu`]: a decoder layer over windows of calibration, the twin of [`crate::golden::reference::LayerWindows`].
+//! [`LayerOnGpu`]: a decoder layer over windows of calibration, the twin of [`crate::reference::LayerWindows`].
 
 use super::{Accelerator, AcceleratorError, HeadColumns, Matrix};
-use crate::golden::reference::Site;
+use crate::reference::ProjectionKind;
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{LayerSpec, Mixer, Norm, QkNorm, Residual};
 
@@ -104,14 +104,14 @@ impl<'a> LayerOnGpu<'a> {
 
     /// The residual stream `x` `[windows × length, hidden_size]` after this layer. `product` gets each matrix's inputs
     /// `[windows × length, columns]` in the order of computation, which it may keep, and returns their product with the
-    /// matrix, `[windows × length, rows]`; [`Site::Up`] stands for gate and up, whose rows are those of the two in turn.
+    /// matrix, `[windows × length, rows]`; [`ProjectionKind::Up`] stands for gate and up, whose rows are those of the two in turn.
     ///
     /// # Errors
     /// Those of `product` and [`AcceleratorError`]s.
     pub fn forward<E: From<AcceleratorError>>(
         &self,
         x: &Matrix,
-        mut product: impl FnMut(Site, Matrix) -> Result<Matrix, E>,
+        mut product: impl FnMut(ProjectionKind, Matrix) -> Result<Matrix, E>,
     ) -> Result<Matrix, E> {
         let multiplier = self.spec.residual_multiplier;
         let normed = self.normed(&self.mixer_norm, x)?;
@@ -136,13 +136,13 @@ impl<'a> LayerOnGpu<'a> {
     fn mix<E: From<AcceleratorError>>(
         &self,
         input: Matrix,
-        product: &mut impl FnMut(Site, Matrix) -> Result<Matrix, E>,
+        product: &mut impl FnMut(ProjectionKind, Matrix) -> Result<Matrix, E>,
     ) -> Result<Matrix, E> {
         let Mixer::Attention(attention) = &self.layer.mixer;
         let width = attention.head_dim;
         let queries = HeadColumns { first: 0, heads: attention.num_heads, width };
         let keys = HeadColumns { first: attention.attention_size(), heads: attention.num_kv_heads, width };
-        let mut qkv = product(Site::Qkv, input)?;
+        let mut qkv = product(ProjectionKind::Qkv, input)?;
         self.biased(&mut qkv, &self.biases.qkv)?;
         for (gains, heads) in [(&self.q_norm, queries), (&self.k_norm, keys)] {
             // Over all heads together they are one wide head.
@@ -156,7 +156,7 @@ impl<'a> LayerOnGpu<'a> {
         }
         let attended = self.accelerator.attend(&qkv, attention, self.length)?;
         drop(qkv);
-        let mut out = product(Site::AttentionOutput, attended)?;
+        let mut out = product(ProjectionKind::AttentionOutput, attended)?;
         self.biased(&mut out, &self.biases.output)?;
         self.normalize_rows(&self.mixer_post_norm, &mut out)?;
         Ok(out)
@@ -165,13 +165,13 @@ impl<'a> LayerOnGpu<'a> {
     fn mlp<E: From<AcceleratorError>>(
         &self,
         input: Matrix,
-        product: &mut impl FnMut(Site, Matrix) -> Result<Matrix, E>,
+        product: &mut impl FnMut(ProjectionKind, Matrix) -> Result<Matrix, E>,
     ) -> Result<Matrix, E> {
-        let mut up = product(Site::Up, input)?;
+        let mut up = product(ProjectionKind::Up, input)?;
         self.biased(&mut up, &self.biases.up)?;
         let inner = self.accelerator.activate(&up, self.layer.mlp.activation, self.layer.mlp.gated)?;
         drop(up);
-        let mut out = product(Site::Down, inner)?;
+        let mut out = product(ProjectionKind::Down, inner)?;
         self.biased(&mut out, &self.biases.down)?;
         self.normalize_rows(&self.mlp_post_norm, &mut out)?;
         Ok(out)

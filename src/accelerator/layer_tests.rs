@@ -2,7 +2,7 @@
 
 use super::tests::{accelerator, assert_close, numbers};
 use super::{AcceleratorError, LayerOnGpu};
-use crate::golden::reference::{LayerWindows, Observe, Site, with_numbers};
+use crate::reference::{LayerWindows, Observe, ProjectionKind, with_numbers};
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable};
@@ -59,11 +59,11 @@ fn spec() -> DecoderSpec {
 
 /// The inputs of all matrices.
 #[derive(Default)]
-struct Inputs(BTreeMap<Site, Vec<f32>>);
+struct Inputs(BTreeMap<ProjectionKind, Vec<f32>>);
 
 impl Observe for Inputs {
-    fn replace(&mut self, site: Site, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        self.0.insert(site, with_numbers(input, <[f32]>::to_vec)?);
+    fn replace(&mut self, kind: ProjectionKind, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        self.0.insert(kind, with_numbers(input, <[f32]>::to_vec)?);
         Ok(None)
     }
 }
@@ -83,9 +83,9 @@ fn layers_are_those_of_the_reference() {
         assert!(LayerOnGpu::serves(&accelerator, &spec, index, windows, length));
         let layer = LayerOnGpu::load(&accelerator, &spec, index, length, read).unwrap();
         let on_gpu = accelerator.upload(&x, spec.hidden_size).unwrap();
-        let out = layer.forward(&on_gpu, |site, input| {
-            let name = format!("layers.{index}.{}", site.matrix(spec.layers[index].mlp.gated));
-            assert_close(&name, &accelerator.download(&input)?, &inputs.0[&site], 1e-4);
+        let out = layer.forward(&on_gpu, |kind, input| {
+            let name = format!("layers.{index}.{}", kind.matrix(spec.layers[index].mlp.gated));
+            assert_close(&name, &accelerator.download(&input)?, &inputs.0[&kind], 1e-4);
             let Ok(matrix) = read(&name);
             accelerator.times_transposed(&input, &accelerator.upload(&matrix, input.columns())?)
         });

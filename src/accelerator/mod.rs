@@ -1,7 +1,7 @@
 //! The GPU as a helper of conversion: matrices in its memory, products with sums in f32, and what is made of these.
 //!
 //! Everything here has a twin on the processor and gives the same up to the order of sums: products and moments that of
-//! [`crate::matmul`], [`LayerOnGpu`] that of [`crate::golden::reference`], factors and codes those of [`crate::quantize`]. One
+//! [`crate::matmul`], [`LayerOnGpu`] that of [`crate::reference`], factors and codes those of [`crate::quantize`]. One
 //! adapter and driver always give the same bits, since no sum depends on which part is done first. (Those of a conversion also
 //! depend on how many windows the memory has room for.)
 //!
@@ -17,12 +17,12 @@ mod factor;
 mod forward;
 #[cfg(test)]
 mod forward_tests;
+mod hessian;
 mod layer;
 #[cfg(test)]
 mod layer_tests;
 mod matrix;
 mod memory;
-mod moment;
 mod pending;
 mod product;
 mod rounding;

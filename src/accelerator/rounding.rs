@@ -73,8 +73,8 @@ struct PrepareParams {
 }
 
 impl Accelerator {
-    /// Codes of `weights`, row-major with a byte a weight. `moment` `[columns, columns]` is the second moment of their inputs
-    /// (`quantize::SecondMoment`), `factor` the lower triangle with `factor factorᵀ` the inverse of that in the order
+    /// Codes of `weights`, row-major with a byte a weight. `hessian` `[columns, columns]` is the Hessian of their inputs
+    /// (`quantize::Hessian`), `factor` the lower triangle with `factor factorᵀ` the inverse of that in the order
     /// of fixing; what is above its diagonal is zero.
     ///
     /// # Errors
@@ -88,13 +88,13 @@ impl Accelerator {
         weights: &[f32],
         rounding: &Rounding<'_>,
         factor: &Matrix,
-        moment: &Matrix,
+        hessian: &Matrix,
     ) -> Result<Vec<u8>, AcceleratorError> {
         let columns = rounding.order.len();
         let (rows, groups) = (weights.len() / columns, columns.div_ceil(rounding.group));
         assert!((1..=LEVELS).contains(&rounding.values.len()), "{} values in a table", rounding.values.len());
         assert_eq!((weights.len(), rounding.scales.len()), (rows * columns, rows * groups));
-        for square in [factor, moment] {
+        for square in [factor, hessian] {
             assert_eq!((square.rows(), square.columns()), (columns, columns));
         }
         let columns_of = Columns::new(self, rounding, factor)?;
@@ -104,7 +104,7 @@ impl Accelerator {
         for ((weights, scales), codes) in chunks.zip(codes.chunks_mut(at_once * columns)) {
             let chunk = Chunk::new(self, weights, scales, rounding)?;
             chunk.gptq(self, &columns_of, factor)?;
-            chunk.descend(self, &columns_of, moment, rounding.sweeps)?;
+            chunk.descend(self, &columns_of, hessian, rounding.sweeps)?;
             chunk.read_codes(self, codes)?;
         }
         Ok(codes)
@@ -216,7 +216,7 @@ impl Chunk {
         &self,
         accelerator: &Accelerator,
         columns: &Columns,
-        moment: &Matrix,
+        hessian: &Matrix,
         sweeps: usize,
     ) -> Result<(), AcceleratorError> {
         if sweeps == 0 {
@@ -225,16 +225,16 @@ impl Chunk {
         self.prepare(accelerator, columns, true)?;
         for first in (0..sweeps).flat_map(|_| (0..self.columns).step_by(BLOCK)) {
             let last = self.columns.min(first + BLOCK);
-            let by = Part { matrix: moment, rows: 0..self.columns, columns: first..last };
+            let by = Part { matrix: hessian, rows: 0..self.columns, columns: first..last };
             let gradient = Part { matrix: &self.moves, rows: 0..self.rows, columns: 0..last - first };
             let product = Product { a: Operand::Rows((&self.left).into()), b: Operand::Terms(by), alpha: 1.0, add: false };
             product.run(accelerator, &gradient)?;
-            let (row, panel) = moment.panel_of(first);
+            let (row, panel) = hessian.panel_of(first);
             let params = BlockParams {
                 state_pitch: (self.moves.pitch() / 4) as u32,
                 state_at: 0,
-                coupling_pitch: (moment.pitch() / 4) as u32,
-                coupling_at: (((first - row) * moment.pitch() + first) / 4) as u32,
+                coupling_pitch: (hessian.pitch() / 4) as u32,
+                coupling_at: (((first - row) * hessian.pitch() + first) / 4) as u32,
                 out_pitch: self.left.pitch() as u32,
                 ..self.params(first, last)
             };

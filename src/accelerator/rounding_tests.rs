@@ -4,10 +4,10 @@ use super::tests::{accelerator, assert_close, in_panels, numbers, row_bytes};
 use super::{Accelerator, Rounding};
 use crate::matmul;
 
-/// A second moment, the order in which its columns are fixed, and the factor of its inverse in that order.
+/// A Hessian, the order in which its columns are fixed, and the factor of its inverse in that order.
 struct Inputs {
     columns: usize,
-    moment: Vec<f32>,
+    hessian: Vec<f32>,
     order: Vec<usize>,
     factor: Vec<f32>,
 }
@@ -15,15 +15,15 @@ struct Inputs {
 impl Inputs {
     fn new(columns: usize) -> Self {
         let (sources, mix) = (numbers(3 * columns * columns, 1), numbers(columns * columns, 2));
-        let mut moment = matmul::gram(&matmul::times(&sources, &mix, columns), columns);
-        let mean = moment.iter().step_by(columns + 1).sum::<f32>() / columns as f32;
-        for (i, m) in moment.iter_mut().enumerate() {
+        let mut hessian = matmul::gram(&matmul::times(&sources, &mix, columns), columns);
+        let mean = hessian.iter().step_by(columns + 1).sum::<f32>() / columns as f32;
+        for (i, m) in hessian.iter_mut().enumerate() {
             *m = if i % (columns + 1) == 0 { *m + 0.01 * mean } else { 0.8 * *m };
         }
         let mut order: Vec<usize> = (0..columns).collect();
-        order.sort_by(|&a, &b| moment[b * (columns + 1)].total_cmp(&moment[a * (columns + 1)]));
-        let factor = inverse_factor(columns, |i, j| f64::from(moment[order[i] * columns + order[j]]));
-        Self { columns, moment, order, factor }
+        order.sort_by(|&a, &b| hessian[b * (columns + 1)].total_cmp(&hessian[a * (columns + 1)]));
+        let factor = inverse_factor(columns, |i, j| f64::from(hessian[order[i] * columns + order[j]]));
+        Self { columns, hessian, order, factor }
     }
 }
 
@@ -66,7 +66,7 @@ fn twin(weights: &[f32], scales: &[f32], rounding: &Rounding<'_>, inputs: &Input
     }
     for c in (0..rounding.sweeps).flat_map(|_| 0..n) {
         let stored = |c: usize| values[codes[c]] * scale(c);
-        let row = &inputs.moment[c * n..(c + 1) * n];
+        let row = &inputs.hessian[c * n..(c + 1) * n];
         let gradient: f32 = (0..n).map(|k| (weights[k] - stored(k)) * row[k]).sum();
         codes[c] = nearest(values, ratio(stored(c) + gradient / row[c], scale(c)));
     }
@@ -78,7 +78,7 @@ fn loss(weights: &[f32], codes: &[u8], rounding: &Rounding<'_>, inputs: &Inputs)
     let (n, groups) = (inputs.columns, inputs.columns.div_ceil(rounding.group));
     let stored = |i: usize| rounding.values[usize::from(codes[i])] * rounding.scales[i / n * groups + i % n / rounding.group];
     let difference: Vec<f32> = weights.iter().enumerate().map(|(i, w)| w - stored(i)).collect();
-    let product = matmul::times(&difference, &inputs.moment, n);
+    let product = matmul::times(&difference, &inputs.hessian, n);
     product.iter().zip(&difference).map(|(p, d)| f64::from(p * d)).sum()
 }
 
@@ -90,10 +90,10 @@ fn check(accelerator: &Accelerator, rows: usize, columns: usize, group: usize, v
     // Some group is empty: its scale is zero.
     let scales: Vec<f32> = (0..rows * groups).map(|i| if i == 1 { 0.0 } else { (0.8 + 0.01 * (i % 7) as f32) / reach }).collect();
     let factor = accelerator.upload(&inputs.factor, columns).unwrap();
-    let moment = accelerator.upload(&inputs.moment, columns).unwrap();
+    let hessian = accelerator.upload(&inputs.hessian, columns).unwrap();
     for sweeps in [0, 2] {
         let rounding = Rounding { values, group, scales: &scales, order: &inputs.order, sweeps };
-        let codes = accelerator.round(&weights, &rounding, &factor, &moment).unwrap();
+        let codes = accelerator.round(&weights, &rounding, &factor, &hessian).unwrap();
         let rows = weights.chunks(columns).zip(scales.chunks(groups));
         let twin: Vec<u8> = rows.flat_map(|(w, s)| twin(w, s, &rounding, &inputs)).collect();
         let name = format!("{columns} columns, {} levels, {sweeps} sweeps", values.len());
@@ -123,17 +123,17 @@ fn factors_and_solutions_are_those_of_the_processor() {
     // Blocks are of 64 columns, panels of 256.
     for columns in [1, 40, 64, 130, 300] {
         let inputs = Inputs::new(columns);
-        let moment = accelerator.upload(&inputs.moment, columns).unwrap();
-        let factor = accelerator.inverse_factor(&moment, &inputs.order).unwrap().unwrap();
+        let hessian = accelerator.upload(&inputs.hessian, columns).unwrap();
+        let factor = accelerator.inverse_factor(&hessian, &inputs.order).unwrap().unwrap();
         let name = format!("{columns} columns");
         assert_close(&name, &accelerator.download(&factor).unwrap(), &inputs.factor, 1e-4);
         let wanted = numbers(5 * columns, 9);
-        let rows = accelerator.upload(&matmul::times(&wanted, &inputs.moment, columns), columns).unwrap();
+        let rows = accelerator.upload(&matmul::times(&wanted, &inputs.hessian, columns), columns).unwrap();
         let solved = accelerator.solve_rows(&rows, &factor, &inputs.order).unwrap();
         assert_close(&name, &accelerator.download(&solved).unwrap(), &wanted, 1e-3);
     }
-    let mut moment = Inputs::new(100).moment;
-    moment[77 * 101] = f32::NAN;
-    let moment = accelerator.upload(&moment, 100).unwrap();
-    assert!(accelerator.inverse_factor(&moment, &(0..100).collect::<Vec<_>>()).unwrap().is_none());
+    let mut hessian = Inputs::new(100).hessian;
+    hessian[77 * 101] = f32::NAN;
+    let hessian = accelerator.upload(&hessian, 100).unwrap();
+    assert!(accelerator.inverse_factor(&hessian, &(0..100).collect::<Vec<_>>()).unwrap().is_none());
 }

@@ -15,8 +15,9 @@
 //! and `tool`, which is there for people.
 
 use super::{Calibration, CalibrationError, lengths};
-use crate::files::{check_header, read_at_most};
 use crate::golden::file::sorted_metadata;
+use crate::header::check_header;
+use haikuq_files::read_at_most;
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::FileEntry;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};

@@ -133,21 +133,21 @@ impl Default for Options {
 pub enum CalibrationError {
     /// A text file is wrong.
     #[error(transparent)]
-    Text(#[from] crate::golden::text::DocumentError),
+    Text(#[from] crate::documents::DocumentError),
     /// A text that the tokenizer or its chat template refuses.
     #[error("{text}, {source}")]
     Tokenize {
         /// Name of the file.
         text: String,
         /// Which document, and what is wrong.
-        source: crate::golden::text::DocumentError,
+        source: crate::documents::DocumentError,
     },
     /// There is no tokenizer to read text with.
     #[error("a text needs the model's tokenizer: {0}")]
     Tokenizer(crate::model::BoxError),
     /// A file could not be hashed.
     #[error(transparent)]
-    Read(#[from] crate::files::ReadError),
+    Read(#[from] haikuq_files::ReadError),
     /// Not one window.
     #[error("{} {} of text: not one window of {window_tokens} (at least 2)", text.join(", "), tokens_are(*tokens))]
     TooShort {
@@ -160,7 +160,7 @@ pub enum CalibrationError {
     },
     /// The decoder could not be run.
     #[error(transparent)]
-    Reference(#[from] crate::golden::reference::ReferenceError),
+    Reference(#[from] crate::reference::ReferenceError),
     /// Tensor arithmetic failed: a bug, or no memory.
     #[error("calibration: {0}")]
     Tensor(#[from] candle_core::Error),

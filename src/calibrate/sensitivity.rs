@@ -10,11 +10,11 @@
 use super::{Calibration, CalibrationError, CalibrationText, Options, Sensitivity};
 use crate::architecture::Decoder;
 use crate::exponentials::exponentials;
-use crate::golden::reference::{
-    Embedding, GpuProducts, LayerWindows, Observe, OutputHead, ReferenceError, Site, numbers, with_numbers,
-};
 use crate::kept::Kept;
 use crate::model::BoxError;
+use crate::reference::{
+    Embedding, GpuProducts, LayerWindows, Observe, OutputHead, ProjectionKind, ReferenceError, numbers, with_numbers,
+};
 use crate::timings::Step;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
 use haikuq_format::DecoderSpec;
@@ -183,9 +183,9 @@ fn sensitivities<E: Into<BoxError>>(
             *gradient = back.gradient;
             Ok(sums)
         };
-        let mut sums = BTreeMap::<Site, Sums>::new();
+        let mut sums = BTreeMap::<ProjectionKind, Sums>::new();
         for of_window in inputs.par_iter().zip(&mut gradients).map(window).collect::<Result<Vec<_>, _>>()? {
-            of_window.iter().for_each(|(site, sum)| sums.entry(*site).or_default().merge(sum));
+            of_window.iter().for_each(|(kind, sum)| sums.entry(*kind).or_default().merge(sum));
         }
         measured.extend(by_matrix(spec, index, sums));
         step();
@@ -372,9 +372,9 @@ impl CustomOp1 for Start {
 struct Back {
     /// With respect to the layer's input.
     gradient: Tensor,
-    inputs: BTreeMap<Site, (Squares, Vec<f64>)>,
+    inputs: BTreeMap<ProjectionKind, (Squares, Vec<f64>)>,
     /// With respect to each matrix's output, or part of its rows.
-    outputs: Vec<(Site, Tensor)>,
+    outputs: Vec<(ProjectionKind, Tensor)>,
 }
 
 /// Runs a layer on one window's residual stream `x`, and back from the gradient of its output.
@@ -383,39 +383,39 @@ fn backward(layer: &LayerWindows, x: &Tensor, gradient: &Tensor) -> Result<Back,
     let mut probes = Probes::default();
     let y = layer.forward(&x, &mut probes)?;
     let gradient = gradient_of(&y, gradient, &x)?;
-    let outputs = probes.outputs.into_iter().filter_map(|(site, seen)| Some((site, seen.get()?.clone())));
+    let outputs = probes.outputs.into_iter().filter_map(|(kind, seen)| Some((kind, seen.get()?.clone())));
     Ok(Back { gradient, outputs: outputs.collect(), inputs: probes.inputs })
 }
 
 impl Back {
-    /// Sums by site.
-    fn sums(&self) -> Result<BTreeMap<Site, Sums>, CalibrationError> {
-        let (mut sums, mut energies) = (BTreeMap::<Site, Sums>::new(), BTreeMap::<Site, Vec<f64>>::new());
-        for (site, gradient) in &self.outputs {
-            let of_rows = sums.entry(*site).or_default().output.add(gradient)?;
-            energies.entry(*site).or_default().extend(of_rows);
+    /// Sums by kind.
+    fn sums(&self) -> Result<BTreeMap<ProjectionKind, Sums>, CalibrationError> {
+        let (mut sums, mut energies) = (BTreeMap::<ProjectionKind, Sums>::new(), BTreeMap::<ProjectionKind, Vec<f64>>::new());
+        for (kind, gradient) in &self.outputs {
+            let of_rows = sums.entry(*kind).or_default().output.add(gradient)?;
+            energies.entry(*kind).or_default().extend(of_rows);
         }
-        for (site, (input, of_rows)) in &self.inputs {
-            let sum = sums.entry(*site).or_default();
+        for (kind, (input, of_rows)) in &self.inputs {
+            let sum = sums.entry(*kind).or_default();
             sum.input.merge(input);
-            sum.joint = energies.get(site).map_or(0.0, |outputs| dot(of_rows, outputs));
+            sum.joint = energies.get(kind).map_or(0.0, |outputs| dot(of_rows, outputs));
         }
         Ok(sums)
     }
 }
 
-/// Sums of a layer's sites as sensitivities of its matrices.
-fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<Site, Sums>) -> Vec<(String, Sensitivity)> {
+/// Sums of a layer's kinds as sensitivities of its matrices.
+fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<ProjectionKind, Sums>) -> Vec<(String, Sensitivity)> {
     let gated = spec.layers[layer].mlp.gated;
-    let matrix = |(site, sums): (Site, Sums)| (format!("layers.{layer}.{}", site.matrix(gated)), sums.sensitivity());
+    let matrix = |(kind, sums): (ProjectionKind, Sums)| (format!("layers.{layer}.{}", kind.matrix(gated)), sums.sensitivity());
     sums.into_iter().map(matrix).collect()
 }
 
 /// Sees inputs on the way forward, and the gradients of outputs on the way back.
 #[derive(Default)]
 struct Probes {
-    inputs: BTreeMap<Site, (Squares, Vec<f64>)>,
-    outputs: Vec<(Site, Arc<OnceLock<Tensor>>)>,
+    inputs: BTreeMap<ProjectionKind, (Squares, Vec<f64>)>,
+    outputs: Vec<(ProjectionKind, Arc<OnceLock<Tensor>>)>,
 }
 
 /// Changes nothing, and keeps the gradient that comes back.
@@ -441,16 +441,16 @@ impl CustomOp1 for Probe {
 }
 
 impl Observe for Probes {
-    fn replace(&mut self, site: Site, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, kind: ProjectionKind, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let mut squares = Squares::default();
         let of_rows = squares.add(input)?;
-        self.inputs.insert(site, (squares, of_rows));
+        self.inputs.insert(kind, (squares, of_rows));
         Ok(None)
     }
 
-    fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
+    fn output(&mut self, kind: ProjectionKind, output: Tensor) -> candle_core::Result<Tensor> {
         let probe = Probe::default();
-        self.outputs.push((site, probe.gradient.clone()));
+        self.outputs.push((kind, probe.gradient.clone()));
         output.contiguous()?.apply_op1(probe)
     }
 }
@@ -459,7 +459,7 @@ impl Observe for Probes {
 struct Unseen;
 
 impl Observe for Unseen {
-    fn replace(&mut self, _: Site, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, _: ProjectionKind, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         Ok(None)
     }
 }

@@ -4,10 +4,10 @@ use super::file::CalibrationFile;
 use super::sensitivity::measure_on;
 use super::{Calibration, CalibrationError, Options};
 use crate::architecture::Decoder;
-use crate::files::{hash_file, hex};
-use crate::golden::reference::GpuProducts;
-use crate::golden::text::{Document, parse_documents, read_documents, windows};
+use crate::documents::{Document, parse_documents, read_documents, windows};
 use crate::model::BoxError;
+use crate::reference::GpuProducts;
+use haikuq_files::{hash_file, hex};
 use haikuq_format::manifest::FileEntry;
 use haikuq_runtime::text::Tokenizer;
 use sha2::{Digest, Sha256};
@@ -25,7 +25,7 @@ pub const BUILT_IN_NAME: &str = "built-in";
 pub enum CalibrationSource {
     /// The built-in text.
     BuiltIn,
-    /// Text files, plain or `.jsonl` (see [`crate::golden::text`]).
+    /// Text files, plain or `.jsonl` (see [`crate::documents`]).
     Text(Vec<PathBuf>),
     /// A file that `haikuq calibrate` made.
     File(PathBuf),

@@ -1,7 +1,7 @@
 //! A weight file, mapped into memory.
 
 use super::{CheckpointError, regular};
-use crate::files::{Fingerprint, Mapped, Source};
+use haikuq_files::{Fingerprint, Mapped, Source};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};

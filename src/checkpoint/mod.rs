@@ -25,8 +25,8 @@ pub use tensor::{Dtype, TensorView};
 pub use tokenizer::files as tokenizer_files;
 pub use wanted::{Wanted, WantedTensor};
 
-use crate::files::Source;
 use file::MappedFile;
+use haikuq_files::Source;
 use haikuq_runtime::package::{additional_chat_template_file, additional_chat_template_name};
 use recognize::Found;
 use serde_json::Value;

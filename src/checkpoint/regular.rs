@@ -3,7 +3,7 @@
 use super::CheckpointError;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes at a file's start that are looked at.
 const HEAD: u64 = 512;
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> Result<File, CheckpointError> {
         let what = if kind.is_dir() { "a folder" } else { "a pipe, socket or device" };
         return Err(CheckpointError::NoFile { path: path.into(), what });
     }
-    let file = crate::files::open_regular(path).map_err(io)?;
+    let file = haikuq_files::open_regular(path).map_err(io)?;
     let head = start(&file).map_err(io)?;
     match stand_in(&head) {
         Some(what) => Err(CheckpointError::StandIn { path: path.into(), what }),
@@ -49,7 +49,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> 
 
 /// The first bytes of a regular file; none of anything else.
 pub(super) fn head(path: &Path) -> Vec<u8> {
-    crate::files::open_regular(path).and_then(|file| start(&file)).unwrap_or_default()
+    haikuq_files::open_regular(path).and_then(|file| start(&file)).unwrap_or_default()
 }
 
 fn start(mut file: &File) -> std::io::Result<Vec<u8>> {
@@ -88,10 +88,23 @@ pub(super) fn within(folder: &Path, path: &Path) -> Result<(), CheckpointError> 
     if target.starts_with(real(folder)?) {
         return Ok(());
     }
-    match crate::hub::repo_folder_of(path) {
+    match hub_repository(path) {
         Some(repo) if target.starts_with(real(&repo)?) => Ok(()),
         _ => Err(CheckpointError::Outside { path: path.into(), target }),
     }
+}
+
+/// The folder `models--org--name` of a hub cache that `path` lies in as part of a snapshot, if it does.
+///
+/// Everything in a snapshot is a link to `../../blobs`, so what must not lead out of a checkpoint's folder may, in a
+/// snapshot, lead to anywhere in this folder: it holds nothing but the one repository.
+fn hub_repository(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|snapshots| {
+        let repo = snapshots.parent()?;
+        let named = snapshots.file_name()? == "snapshots" && repo.file_name()?.to_str()?.starts_with("models--");
+        (named && path != snapshots && repo.join("blobs").is_dir()).then(|| repo.to_path_buf())
+    })
 }
 
 #[cfg(test)]
@@ -113,6 +126,23 @@ mod tests {
         assert_eq!(said(b"{}"), Ok(()));
         assert!(open(dir.path()).unwrap_err().to_string().contains("is a folder"));
         assert!(read(&path, 1).unwrap_err().to_string().contains("larger than"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_snapshot_of_a_hub_cache_may_link_to_the_blobs_of_its_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = dir.path().join("models--org--name");
+        let snapshot = repository.join("snapshots/0123/onnx");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::create_dir(repository.join("blobs")).unwrap();
+        std::fs::write(repository.join("blobs/aa"), "x").unwrap();
+        std::fs::write(dir.path().join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink("../../../blobs/aa", snapshot.join("model.onnx")).unwrap();
+        std::os::unix::fs::symlink("../../../../secret", snapshot.join("secret")).unwrap();
+        assert!(within(&snapshot, &snapshot.join("model.onnx")).is_ok());
+        assert!(within(&snapshot, &snapshot.join("secret")).unwrap_err().to_string().contains("leads out"));
+        assert_eq!(hub_repository(&repository.join("blobs/aa")), None);
     }
 
     #[cfg(target_os = "linux")]

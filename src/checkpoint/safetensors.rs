@@ -8,7 +8,7 @@ use super::file::MappedFile;
 use super::recognize::{entries, is_adapter, is_consolidated, name_of};
 use super::tensor::{Bytes, Dtype, Placement, TensorInfo};
 use super::{CheckpointError, Weights, json, regular};
-use crate::files::Source;
+use haikuq_files::Source;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -21,7 +21,7 @@ pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: us
     product(tokens, hidden, rows) + product(tokens, length, attention.attention_size())
 }
 
-/// One triangle of the second moment of `columns` inputs.
+/// One triangle of the Hessian of `columns` inputs.
 pub(crate) fn moments(tokens: usize, columns: usize) -> f64 {
     product(columns, tokens, columns) / 2.0
 }

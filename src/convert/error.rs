@@ -10,7 +10,23 @@ use std::path::PathBuf;
 
 /// What can go wrong between a checkpoint and a package.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConvertError {
+    /// The checkpoint's files.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+    /// The checkpoint's tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::tokenizer::TokenizerError),
+    /// The GPU that was asked for.
+    #[error(transparent)]
+    Accelerator(#[from] crate::accelerator::AcceleratorError),
+    /// A calibration for a recipe that needs none.
+    #[error("recipe {recipe} rounds without calibration, so --calibration has no use; q4 and q3 use it")]
+    CalibrationUnused {
+        /// The recipe.
+        recipe: String,
+    },
     /// The checkpoint.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
@@ -25,7 +41,7 @@ pub enum ConvertError {
     },
     /// Activations that are not finite.
     #[error("tensor {tensor}: {source}")]
-    Moment {
+    Hessian {
         /// Canonical name.
         tensor: String,
         /// What is wrong.
@@ -45,7 +61,7 @@ pub enum ConvertError {
     },
     /// The reference forward failed.
     #[error(transparent)]
-    Reference(#[from] crate::golden::reference::ReferenceError),
+    Reference(#[from] crate::reference::ReferenceError),
     /// Calibrating failed.
     #[error(transparent)]
     Calibration(#[from] crate::calibrate::CalibrationError),
@@ -67,7 +83,7 @@ pub enum ConvertError {
     },
     /// A file cannot be read.
     #[error("cannot read {0}")]
-    Read(#[from] crate::files::ReadError),
+    Read(#[from] haikuq_files::ReadError),
     /// A file cannot be read or written.
     #[error("cannot {what} {path}: {source}", path = path.display())]
     Io {

@@ -3,7 +3,7 @@
 use super::work::SourceNotes;
 use super::{ConvertError, disk};
 use crate::checkpoint::Companion;
-use crate::files::{Fingerprint, Source, hash_file, hex};
+use haikuq_files::{Fingerprint, Source, hash_file, hex};
 use haikuq_format::manifest::FileEntry;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

@@ -2,7 +2,7 @@
 
 use super::files::SourceFile;
 use super::{ConvertError, Plan, PlannedShard};
-use crate::files::{hash_file, read_at_most};
+use haikuq_files::{hash_file, read_at_most};
 use haikuq_format::manifest::FileEntry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -8,6 +8,8 @@ use crate::calibrate::{self, sensitivity};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{LayerSpec, Mixer};
 
+pub use crate::zeros::keep_large_buffers;
+
 /// Sizes that activations and weights have, in the layer where they are largest.
 struct Sizes {
     hidden: u64,
@@ -21,22 +23,31 @@ struct Sizes {
     layer: u64,
     matrix: u64,
     jobs: u64,
-    /// Whether activations that wait are on disk.
-    spilled: bool,
+    calibrated: Calibrated,
+}
+
+/// What of a calibrated conversion is not in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calibrated {
+    /// Activations that wait are on disk.
+    pub spilled: bool,
+    /// A GPU rounds, with all activations, Hessians and factors in its own memory.
+    pub on_gpu: bool,
 }
 
 /// Bytes that measuring sensitivities of `spec` on a text of `text`'s sizes takes at most on `jobs` threads, beside the mapped
 /// checkpoint.
-pub fn measuring(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, spilled: bool) -> u64 {
+pub fn measuring(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, calibrated: Calibrated) -> u64 {
     let window = text.window_tokens.min(spec.max_context).min(sensitivity::WINDOW_TOKENS) as u64;
-    bytes(Sizes::new(spec, jobs, spilled).sensitivities(text.sensitivity_tokens as u64, window))
+    bytes(Sizes::new(spec, jobs, calibrated).sensitivities(text.sensitivity_tokens as u64, window))
 }
 
 /// Bytes that quantizing the matrices of `spec` for such a text takes at most.
-pub fn rounding(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, spilled: bool) -> u64 {
+pub fn rounding(spec: &DecoderSpec, text: &calibrate::Options, jobs: usize, calibrated: Calibrated) -> u64 {
     let tokens = (text.windows * text.window_tokens.min(spec.max_context)) as u64;
-    let sizes = Sizes::new(spec, jobs, spilled);
-    bytes(sizes.layer(tokens).max(sizes.head(tokens)))
+    let sizes = Sizes::new(spec, jobs, calibrated);
+    // A head is whole buffers of one size, which leave little over.
+    bytes(sizes.layer(tokens)).max(sizes.head(tokens) * 9 / 2)
 }
 
 /// Four bytes a number, and two fifths.
@@ -45,7 +56,7 @@ fn bytes(numbers: u64) -> u64 {
 }
 
 impl Sizes {
-    fn new(spec: &DecoderSpec, jobs: usize, spilled: bool) -> Self {
+    fn new(spec: &DecoderSpec, jobs: usize, calibrated: Calibrated) -> Self {
         let hidden = spec.hidden_size as u64;
         let matrices = |layer: &LayerSpec| {
             let Mixer::Attention(attention) = &layer.mixer;
@@ -63,7 +74,7 @@ impl Sizes {
             layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
             matrix: of_layers().flatten().max().unwrap_or(0),
             jobs: jobs as u64,
-            spilled,
+            calibrated,
         }
     }
 }
@@ -81,7 +92,7 @@ pub fn available() -> Option<u64> {
 impl Sizes {
     /// What waits, unless it does so on disk.
     fn waiting(&self, numbers: u64) -> u64 {
-        if self.spilled { 0 } else { numbers }
+        if self.calibrated.spilled { 0 } else { numbers }
     }
 
     /// While sensitivities are measured: what goes into every layer, with the gradients and the last layer's outputs; and
@@ -104,18 +115,23 @@ impl Sizes {
         let in_feed_forward = 3 * hidden + 2 * inner;
         let in_attention = 2 * hidden + qkv + 2 * attention;
         let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_attention));
-        activations + 2 * self.layer + Self::quantizing(self.matrix, inner.max(attention).max(hidden))
+        self.beside_gpu(activations) + 2 * self.layer + self.quantizing(self.matrix, inner.max(attention).max(hidden))
     }
 
     /// While the head is quantized.
     fn head(&self, tokens: u64) -> u64 {
         let head = self.vocabulary * self.hidden;
-        tokens * (3 * self.hidden + self.waiting(self.hidden)) + head + Self::quantizing(head, self.hidden)
+        self.beside_gpu(tokens * (3 * self.hidden + self.waiting(self.hidden))) + head + self.quantizing(head, self.hidden)
     }
 
-    /// What corrects weights, which become stored values; codes and packed words; the second moment, and while it is factored
+    /// Numbers that a GPU has in its own memory, if one rounds.
+    fn beside_gpu(&self, numbers: u64) -> u64 {
+        if self.calibrated.on_gpu { 0 } else { numbers }
+    }
+
+    /// What corrects weights, which become stored values; codes and packed words; the Hessian, and while it is factored
     /// its Cholesky factor, the inverse of that, and the two triangles that are kept.
-    fn quantizing(weights: u64, columns: u64) -> u64 {
-        5 * weights / 2 + 5 * columns * columns
+    fn quantizing(&self, weights: u64, columns: u64) -> u64 {
+        5 * weights / 2 + self.beside_gpu(5 * columns * columns)
     }
 }

@@ -6,8 +6,8 @@ use super::plan::{CHUNKS_IN_MEMORY, block_rows};
 use super::staged::{Staged, StagedMatrix};
 use super::work::WorkFolder;
 use super::{ConvertError, Plan, PlannedShard, Progress, disk};
-use crate::files::little_endian;
 use crate::quantize::{Equalized, StoredRows, store_rows};
+use haikuq_files::little_endian;
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, TensorEntry};
 use haikuq_format::spec::TensorClass;
@@ -178,6 +178,6 @@ impl HashedFile {
     /// Waits until all is on disk; returns size and SHA-256.
     fn finish(self) -> std::io::Result<(u64, String)> {
         disk::sync(&self.file)?;
-        Ok((self.bytes, crate::files::hex(&self.hash.finalize())))
+        Ok((self.bytes, haikuq_files::hex(&self.hash.finalize())))
     }
 }

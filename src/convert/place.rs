@@ -13,7 +13,7 @@
 use super::disk;
 use super::work::{Root, WorkFolder};
 use super::{ConvertError, Options, Progress};
-use crate::files::read_at_most;
+use haikuq_files::read_at_most;
 use haikuq_format::manifest::{MANIFEST_FILE, is_plain_name};
 use haikuq_runtime::package::MAX_MANIFEST_BYTES;
 use serde::Deserialize;

@@ -2,6 +2,7 @@
 
 use super::ConvertError;
 use super::files::SourceFile;
+use super::memory::Calibrated;
 use crate::calibrate::Calibration;
 use crate::quantize::Recipe;
 use haikuq_format::layout::{plane_sizes, row_chunks};
@@ -146,13 +147,18 @@ impl Plan {
         Ok(Self { recipe: recipe.into(), tensors, shards, jobs, losses: None, calibration_tokens: 0, calibration_memory: 0 })
     }
 
-    /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration, whose activations wait on
-    /// disk if they are `spilled`.
-    pub fn expect(&mut self, spec: &DecoderSpec, losses: Option<Vec<f64>>, calibration: Option<&Calibration>, spilled: bool) {
+    /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration.
+    pub fn expect(
+        &mut self,
+        spec: &DecoderSpec,
+        losses: Option<Vec<f64>>,
+        calibration: Option<&Calibration>,
+        calibrated: Calibrated,
+    ) {
         self.losses = losses;
         let memory = |c: &Calibration| {
             let (sizes, jobs) = (c.sizes(), self.jobs);
-            super::memory::measuring(spec, &sizes, jobs, spilled).max(super::memory::rounding(spec, &sizes, jobs, spilled))
+            super::memory::measuring(spec, &sizes, jobs, calibrated).max(super::memory::rounding(spec, &sizes, jobs, calibrated))
         };
         self.calibration_memory = calibration.map_or(0, memory);
         self.calibration_tokens = calibration.map_or(0, |c| c.windows.iter().map(Vec::len).sum());
@@ -207,7 +213,7 @@ impl Plan {
     /// Matrices become chunks: three of these, and each thread's block of rows as f32, codes and packed words. Where a
     /// calibration guides them, that happens after: sensitivities are measured before (with the inputs of all layers, a
     /// layer or the head, and each thread's window on its way back), then a layer at a time is quantized (with both streams
-    /// of activations, the inputs of its matrices, second moments and their factors), last the head.
+    /// of activations, the inputs of its matrices, Hessians and their factors), last the head.
     pub fn peak_memory(&self) -> u64 {
         let chunk = |t: &TensorEntry| t.chunks.iter().map(|c| c.planes.iter().map(|p| p.bytes).sum()).max().unwrap_or(0);
         let largest_chunk: u64 = self.tensors.iter().map(chunk).max().unwrap_or(0);
@@ -266,7 +272,7 @@ impl Plan {
             hash.update(format!("{} {} {:?} {}\n", shard.name, tensor.name, tensor.shape, tensor.scheme));
         }
         self.shards.iter().for_each(|s| hash.update(&s.layout.header));
-        crate::files::hex(&hash.finalize())
+        haikuq_files::hex(&hash.finalize())
     }
 }
 

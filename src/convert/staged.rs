@@ -1,8 +1,8 @@
 //! Matrices that are quantized and not yet in a shard: `OUT.partial/matrices/NAME.safetensors`.
 
 use super::{ConvertError, disk};
-use crate::files::little_endian;
 use crate::quantize::StoredRows;
+use haikuq_files::little_endian;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, plane_sizes};
 use haikuq_format::manifest::{Chunk, TensorEntry};
 use rayon::prelude::*;

@@ -14,8 +14,9 @@
 //! `generations` (JSON, see [`Generation`]), `checkpoint` (JSON list of [`FileEntry`]), `text_sha256`, `tool`, and
 //! `perplexity`, which is there for people: readers compute it from `nll`.
 
-use crate::files::{check_header, read_at_most};
 use crate::golden::record::Outputs;
+use crate::header::check_header;
+use haikuq_files::read_at_most;
 use haikuq_format::manifest::FileEntry;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! Runs a model over windows of token ids and keeps what later comparisons need.
 
-use super::logits::{logsumexp, nll, top_k};
+use crate::logits::{logsumexp, nll, top_k};
 use crate::model::{BoxError, LanguageModel};
 
 /// What a model said about `S` windows of `T` tokens. All arrays are row-major.

@@ -75,9 +75,9 @@ mod tests {
         close(y[4321 * q + 2], dot(&|i| (a[4321 * p + i], w[2 * p + i]), p));
         close(z[4321 * p + 3], dot(&|i| (y[4321 * q + i], w[i * p + 3]), q));
         close(cross(&a, &b, p, q)[4 * q + 1], dot(&|i| (a[i * p + 4], b[i * q + 1]), n) / n as f64);
-        let moment = gram(&a, p);
+        let hessian = gram(&a, p);
         for (r, c) in [(4, 1), (1, 4), (2, 2)] {
-            close(moment[r * p + c], dot(&|i| (a[i * p + r], a[i * p + c]), n) / n as f64);
+            close(hessian[r * p + c], dot(&|i| (a[i * p + r], a[i * p + c]), n) / n as f64);
         }
     }
 }

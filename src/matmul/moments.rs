@@ -1,4 +1,4 @@
-//! Means of outer products over many rows: second moments and what two streams of rows have in common.
+//! Means of outer products over many rows: Hessians and what two streams of rows have in common.
 
 use super::tiles::{fill_lower_tiles, fill_tiles, mirror, scale, side};
 use crate::zeros::zeros;

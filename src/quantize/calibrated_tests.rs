@@ -3,10 +3,10 @@
 use super::codebook::{self, block_scales};
 use super::descent::Descent;
 use super::gptq;
+use super::hessian::Hessian;
 use super::lanes::{ROWS, Strip, gather};
 use super::matrix::{quantize_matrix, quantize_matrix_on, quantize_table, quantize_table_on};
 use super::scales::ScaleGrid;
-use super::second_moment::SecondMoment;
 use crate::accelerator::Accelerator;
 use haikuq_format::layout::{dequantize, pack_quantized};
 use haikuq_format::scheme::{Grouped, Scheme};
@@ -27,7 +27,7 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
 }
 
-/// Second moment of inputs that are mixtures of a few sources, some columns far larger than others.
+/// Hessian of inputs that are mixtures of a few sources, some columns far larger than others.
 fn correlated(columns: usize) -> Vec<f32> {
     let tokens = 4 * columns;
     let (sources, mix) = (numbers(tokens * columns, 1), numbers(columns * columns, 2));
@@ -53,12 +53,12 @@ fn loss(a: &[f32], b: &[f32], h: &[f32]) -> f64 {
 fn each_step_loses_less_than_the_one_before() {
     let (rows, columns) = (48, 96);
     let (weights, h) = (numbers(rows * columns, 7), correlated(columns));
-    let moment = SecondMoment::new(columns, h.clone());
+    let hessian = Hessian::new(columns, h.clone());
     for text in ["q4/32:e4m4 learned", "q3/32:e4m4 learned", "q4/64 learned", "q4/32"] {
         let scheme = grouped(text);
-        let diagonal: Vec<f32> = moment.diagonal();
+        let diagonal: Vec<f32> = hessian.diagonal();
         let nearest = loss(&weights, &quantize_table(scheme, &weights, columns, Some(&diagonal)).values, &h);
-        let calibrated = loss(&weights, &quantize_matrix(scheme, weights.clone(), &moment).unwrap().values, &h);
+        let calibrated = loss(&weights, &quantize_matrix(scheme, weights.clone(), &hessian).unwrap().values, &h);
         assert!(calibrated < 0.6 * nearest, "{text}: {calibrated} against {nearest}");
     }
     let error = |text| {
@@ -74,9 +74,9 @@ fn a_gpu_quantizes_as_the_processor_does() {
     // The last group is not whole, and rows are padded.
     let (rows, columns) = (40, 84);
     let (weights, h) = (numbers(rows * columns, 7), correlated(columns));
-    let moment = SecondMoment::new(columns, h.clone());
-    let (order, importance) = (moment.activation_order(), moment.diagonal());
-    let shrunk: Vec<f32> = (0..columns).flat_map(|c| moment.row(c).to_vec()).collect();
+    let hessian = Hessian::new(columns, h.clone());
+    let (order, importance) = (hessian.activation_order(), hessian.diagonal());
+    let shrunk: Vec<f32> = (0..columns).flat_map(|c| hessian.row(c).to_vec()).collect();
     let on_gpu = accelerator.upload(&shrunk, columns).unwrap();
     let factor = accelerator.inverse_factor(&on_gpu, &order).unwrap().unwrap();
     for text in ["q4/32:e4m4 learned", "q3/64 learned", "q5/32:e4m4 learned", "q4/32"] {
@@ -86,7 +86,7 @@ fn a_gpu_quantizes_as_the_processor_does() {
             quantize_table_on(&accelerator, scheme, &weights, columns, Some(&importance)).unwrap(),
         );
         assert!(cpu.rows == gpu.rows && cpu.values == gpu.values, "{text}: a table has the same bits");
-        let cpu = quantize_matrix(scheme, weights.clone(), &moment).unwrap();
+        let cpu = quantize_matrix(scheme, weights.clone(), &hessian).unwrap();
         let by = (&order[..], &factor, &on_gpu);
         let gpu = quantize_matrix_on(&accelerator, scheme, weights.clone(), &importance, by).unwrap();
         assert!(cpu.rows.scales == gpu.rows.scales && cpu.rows.codebook == gpu.rows.codebook, "{text}");
@@ -99,16 +99,16 @@ fn a_gpu_quantizes_as_the_processor_does() {
 fn descent_never_loses_more_than_gptq_alone() {
     let columns = 96;
     let weights = numbers(ROWS * columns, 3);
-    let moment = SecondMoment::new(columns, correlated(columns));
+    let hessian = Hessian::new(columns, correlated(columns));
     // What both of them make small.
-    let shrunk: Vec<f32> = (0..columns).flat_map(|c| moment.row(c).to_vec()).collect();
+    let shrunk: Vec<f32> = (0..columns).flat_map(|c| hessian.row(c).to_vec()).collect();
     let scheme = grouped("q3/32 learned");
-    let importance = moment.diagonal();
+    let importance = hessian.diagonal();
     let table = codebook::learn(scheme, &weights, columns, &importance);
     let grid = ScaleGrid::new(scheme.scale, 6.0, table.reach());
     let lanes = gather(&weights, columns, 0);
     let scales = Strip::of(&[block_scales(grid, &table, scheme.group, &lanes, &importance, 1)]);
-    let factors = moment.factors().unwrap();
+    let factors = hessian.factors().unwrap();
     let (found, errors) = gptq::quantize(&table, scheme.group, &Strip::of(&[lanes]), &scales, factors);
     let values = |codes: &[[u8; ROWS]]| -> Vec<f32> {
         (0..ROWS * columns)
@@ -121,7 +121,7 @@ fn descent_never_loses_more_than_gptq_alone() {
     let mut last = loss(&weights, &values(&found), &shrunk);
     for sweep in 0..3 {
         let mut codes = found.clone();
-        let descent = Descent { table: &table, group: scheme.group, scales: &scales, moment: &moment };
+        let descent = Descent { table: &table, group: scheme.group, scales: &scales, hessian: &hessian };
         descent.improve(factors, &errors, &mut codes, sweep + 1);
         let now = loss(&weights, &values(&codes), &shrunk);
         assert!(now <= last * 1.0001, "sweep {sweep}: {now} after {last}");
@@ -133,10 +133,10 @@ fn descent_never_loses_more_than_gptq_alone() {
 fn values_are_those_that_readers_of_the_package_get() {
     let (rows, columns) = (21, 100);
     let weights = numbers(rows * columns, 5);
-    let moment = SecondMoment::new(columns, correlated(columns));
+    let hessian = Hessian::new(columns, correlated(columns));
     for text in ["q4/32:e4m4 learned", "q3/64:e4m4 learned", "q3/32 learned", "q4/128", "q3/32"] {
         let scheme = grouped(text);
-        let matrix = quantize_matrix(scheme, weights.clone(), &moment).unwrap();
+        let matrix = quantize_matrix(scheme, weights.clone(), &hessian).unwrap();
         let planes = pack_quantized(scheme, rows, columns, &matrix.rows);
         let planes: Vec<_> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
         assert_eq!(dequantize(Scheme::Grouped(scheme), rows, columns, &planes), matrix.values, "{text}");
@@ -150,12 +150,12 @@ fn rows_far_apart_in_size_and_rows_of_zeros_are_served() {
     for (r, row) in weights.chunks_exact_mut(columns).enumerate() {
         row.iter_mut().for_each(|w| *w *= [1.0, 1e-3, 0.0, 30.0][r]);
     }
-    let moment = SecondMoment::new(columns, {
+    let hessian = Hessian::new(columns, {
         let mut identity = vec![0.0; columns * columns];
         identity.iter_mut().step_by(columns + 1).for_each(|v| *v = 1.0);
         identity
     });
-    let matrix = quantize_matrix(grouped("q4/32:e4m4 learned"), weights.clone(), &moment).unwrap();
+    let matrix = quantize_matrix(grouped("q4/32:e4m4 learned"), weights.clone(), &hessian).unwrap();
     for (r, (row, stored)) in weights.chunks_exact(columns).zip(matrix.values.chunks_exact(columns)).enumerate() {
         let error: f32 = row.iter().zip(stored).map(|(a, b)| (a - b).powi(2)).sum();
         let energy: f32 = row.iter().map(|a| a * a).sum();
@@ -168,17 +168,17 @@ fn activations_that_are_not_finite_are_refused() {
     let mut values = vec![0.0; 32 * 32];
     values[5] = f32::NAN;
     let weights = numbers(32 * 4, 1);
-    assert!(quantize_matrix(grouped("q4/32 learned"), weights, &SecondMoment::new(32, values)).is_err());
+    assert!(quantize_matrix(grouped("q4/32 learned"), weights, &Hessian::new(32, values)).is_err());
 }
 
 #[test]
-fn rows_are_solved_against_the_second_moment() {
+fn rows_are_solved_against_the_hessian() {
     let columns = 40;
-    let moment = SecondMoment::new(columns, correlated(columns));
+    let hessian = Hessian::new(columns, correlated(columns));
     let wanted = numbers(3 * columns, 4);
-    let rows: Vec<f32> = (0..columns).flat_map(|c| moment.row(c).to_vec()).collect();
+    let rows: Vec<f32> = (0..columns).flat_map(|c| hessian.row(c).to_vec()).collect();
     let mut y = crate::matmul::times(&wanted, &rows, columns);
-    moment.solve_rows(&mut y).unwrap();
+    hessian.solve_rows(&mut y).unwrap();
     for (a, b) in wanted.iter().zip(&y) {
         assert!((a - b).abs() < 0.02, "{a} {b}");
     }

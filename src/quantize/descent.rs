@@ -7,8 +7,8 @@
 //! afterwards each change is added by itself, to a block of columns at the time at which that is visited.
 
 use super::factors::Factors;
+use super::hessian::Hessian;
 use super::lanes::{Lanes, ROWS, Strip, Table};
-use super::second_moment::SecondMoment;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Par};
 
@@ -29,7 +29,7 @@ pub(super) struct Descent<'a> {
     pub(super) table: &'a Table,
     pub(super) group: usize,
     pub(super) scales: &'a Strip,
-    pub(super) moment: &'a SecondMoment,
+    pub(super) hessian: &'a Hessian,
 }
 
 impl Descent<'_> {
@@ -69,7 +69,7 @@ impl Descent<'_> {
             column.iter().enumerate().for_each(|(r, g)| by_row[r * count + c] = *g);
         }
         for change in before.iter().chain(now) {
-            let h = &self.moment.row(change.column)[columns.clone()];
+            let h = &self.hessian.row(change.column)[columns.clone()];
             subtract(&mut by_row[change.row * count..][..count], h, change.step);
         }
         for (c, column) in of_columns.chunks_exact_mut(rows).enumerate() {
@@ -92,7 +92,7 @@ impl Descent<'_> {
             *local = gradient.lanes[c * width + block];
         }
         for c in columns.clone() {
-            let row = &self.moment.row(c)[columns.clone()];
+            let row = &self.hessian.row(c)[columns.clone()];
             let (scale, at) = (&self.scales.lanes[c / self.group * width + block], c - columns.start);
             let step = step(self.table, scale, 1.0 / row[at], &local[at], &mut codes[c * width + block]);
             if step == [0.0; ROWS] {
@@ -139,7 +139,7 @@ fn step(table: &Table, scale: &Lanes, inverse: f32, gradient: &Lanes, codes: &mu
     std::array::from_fn(|lane| value[lane] * scale[lane] - stored[lane])
 }
 
-/// Subtracts a column's step, times its row of the second moment, from the gradients of the columns around it.
+/// Subtracts a column's step, times its row of the Hessian, from the gradients of the columns around it.
 #[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 fn spread(gradient: &mut [Lanes], row: &[f32], step: &Lanes) {
     for (gradient, &h) in gradient.iter_mut().zip(row) {

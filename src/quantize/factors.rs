@@ -1,4 +1,4 @@
-//! [`Factors`]: triangles that undo a second moment.
+//! [`Factors`]: triangles that undo a Hessian.
 
 use crate::matmul::{Real, cholesky, inverse_transposed};
 use crate::zeros::zeros;
@@ -13,7 +13,7 @@ const BLOCK: usize = 128;
 /// Numbers between two rows: rows a power of two apart would share a few lines of each cache.
 const GAP: usize = 16;
 
-/// Triangular factors of a second moment `H` `[n, n]` whose rows and columns are taken in some order: `L Lᵀ = H⁻¹`.
+/// Triangular factors of a Hessian `H` `[n, n]` whose rows and columns are taken in some order: `L Lᵀ = H⁻¹`.
 #[derive(Clone, Debug)]
 pub(super) struct Factors {
     /// Place in the factors to column of the matrix.

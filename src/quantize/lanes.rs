@@ -27,7 +27,7 @@ pub(super) fn gather(matrix: &[f32], columns: usize, first: usize) -> Vec<Lanes>
 
 /// Some blocks of rows side by side: `[columns, width × ROWS]`, a row of it for each column of the matrix.
 ///
-/// Products with factors of the second moment take a strip at a time, each step along its columns a block of rows.
+/// Products with factors of the Hessian take a strip at a time, each step along its columns a block of rows.
 #[derive(Clone, Debug)]
 pub(super) struct Strip {
     /// Blocks of rows.

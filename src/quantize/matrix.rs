@@ -3,9 +3,9 @@
 use super::codebook::{self, block_scales};
 use super::descent::Descent;
 use super::gptq;
+use super::hessian::{Hessian, NotPositive};
 use super::lanes::{Lanes, ROWS, Strip, Table, gather};
 use super::scales::{ScaleGrid, search_on};
-use super::second_moment::{NotPositive, SecondMoment};
 use crate::accelerator::{Accelerator, AcceleratorError, Matrix, Rounding};
 use crate::zeros::zeros;
 use haikuq_format::E4M4;
@@ -32,28 +32,28 @@ pub fn serves(scheme: Grouped) -> bool {
     scheme.offset == Offset::None && scheme.bits != Bits::B8
 }
 
-/// Quantizes `weights` `[rows, moment.columns()]` so that outputs for inputs of that second moment change little.
+/// Quantizes `weights` `[rows, hessian.columns()]` so that outputs for inputs of that Hessian change little.
 ///
 /// # Errors
-/// If the second moment is not one of finite activations.
+/// If the Hessian is not one of finite activations.
 ///
 /// # Panics
 /// If `weights` is no whole number of rows, or the scheme is none that [`serves`] names.
-pub fn quantize_matrix(scheme: Grouped, weights: Vec<f32>, moment: &SecondMoment) -> Result<QuantizedMatrix, NotPositive> {
-    let columns = moment.columns();
-    let importance = moment.diagonal();
+pub fn quantize_matrix(scheme: Grouped, weights: Vec<f32>, hessian: &Hessian) -> Result<QuantizedMatrix, NotPositive> {
+    let columns = hessian.columns();
+    let importance = hessian.diagonal();
     let fit = Fit::new(scheme, &weights, columns, &importance);
-    let factors = moment.factors()?;
+    let factors = hessian.factors()?;
     Ok(fit.quantize(weights, |weights, scales| {
         let (mut codes, errors) = gptq::quantize(&fit.table, scheme.group, weights, scales, factors);
-        let descent = Descent { table: &fit.table, group: scheme.group, scales, moment };
+        let descent = Descent { table: &fit.table, group: scheme.group, scales, hessian };
         descent.improve(factors, &errors, &mut codes, SWEEPS);
         codes
     }))
 }
 
-/// As [`quantize_matrix`], on a GPU: `factor`, `order` and `moment` are what [`Accelerator::round`] takes, `importance` is the
-/// moment's diagonal. Scales are the same; codes are where sums in another order round alike.
+/// As [`quantize_matrix`], on a GPU: `factor`, `order` and `hessian` are what [`Accelerator::round`] takes, `importance` is the
+/// hessian's diagonal. Scales are the same; codes are where sums in another order round alike.
 ///
 /// # Errors
 /// If the accelerator has no room, failed or was lost.
@@ -65,14 +65,14 @@ pub fn quantize_matrix_on(
     scheme: Grouped,
     weights: Vec<f32>,
     importance: &[f32],
-    (order, factor, moment): (&[usize], &Matrix, &Matrix),
+    (order, factor, hessian): (&[usize], &Matrix, &Matrix),
 ) -> Result<QuantizedMatrix, AcceleratorError> {
     let columns = importance.len();
     let fit = Fit::new(scheme, &weights, columns, importance);
     let scales = fit.scales_on(accelerator, &weights)?;
     let (values, group) = (fit.table.values(), scheme.group);
     let rounding = Rounding { values, group, scales: &scales, order, sweeps: SWEEPS };
-    let mut codes = accelerator.round(&weights, &rounding, factor, moment)?;
+    let mut codes = accelerator.round(&weights, &rounding, factor, hessian)?;
     let width = padded(columns);
     if width > columns {
         let mut wider = vec![fit.zero(); codes.len() / columns * width];

@@ -9,21 +9,21 @@ mod descent;
 mod equalize;
 mod factors;
 mod gptq;
+mod hessian;
 mod lanes;
 mod matrix;
 mod recipe;
 mod scales;
 mod search;
-mod second_moment;
 
 pub use allocate::{Allocation, allocate};
 pub use equalize::Equalized;
+pub use hessian::{Hessian, NotPositive, SHRINKAGE, activation_order};
 pub use matrix::{
     QuantizedMatrix, quantize_matrix, quantize_matrix_on, quantize_table, quantize_table_on, relative_error, rounding_speed,
     serves,
 };
 pub use recipe::{Choice, Recipe, RecipeError};
-pub use second_moment::{NotPositive, SHRINKAGE, SecondMoment, activation_order};
 
 use haikuq_format::layout::{PlaneBuffers, QuantizedRows, Scales, groups, pack_f16, pack_f32, pack_quantized, padded};
 use haikuq_format::scheme::{Grouped, Offset, Scheme};

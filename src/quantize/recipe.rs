@@ -178,7 +178,7 @@ impl Recipe {
         if path.extension().is_none_or(|e| e != "toml") {
             return Err(RecipeError::Unknown { name: name_or_path.into() });
         }
-        let text = crate::files::read_text(path, MAX_BYTES).map_err(|source| RecipeError::Io { path: path.into(), source })?;
+        let text = haikuq_files::read_text(path, MAX_BYTES).map_err(|source| RecipeError::Io { path: path.into(), source })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Self::parse(&name, &text)
     }

@@ -1,6 +1,6 @@
 //! Kullback–Leibler divergence from a golden distribution of which only the largest logits are known.
 
-use crate::golden::logits::logsumexp;
+use crate::logits::logsumexp;
 
 /// What a golden file knows of one position: `k` largest logits and the log-sum-exp of all of them.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ fn binary_kl(p: f64, q: f64, log_top: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::golden::logits::top_k;
+    use crate::logits::top_k;
     use proptest::prelude::*;
 
     fn golden(logits: &[f32], k: usize) -> (Vec<u32>, Vec<f32>, f32) {

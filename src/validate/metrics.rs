@@ -1,8 +1,8 @@
 //! How far a model is from golden outputs: perplexity, KL divergence and top-1 agreement, with their uncertainty.
 
 use super::kl::{TopLogits, kl_divergence};
-use crate::golden::logits::{argmax, logsumexp, nll, top_k};
 use crate::golden::record::{Outputs, perplexity};
+use crate::logits::{argmax, logsumexp, nll, top_k};
 use serde::{Deserialize, Serialize};
 
 /// Positions kept as the worst ones.

@@ -70,7 +70,7 @@ impl Thresholds {
     /// # Errors
     /// If the file cannot be read or understood, or has no such section.
     pub fn read(path: &Path, recipe: &str) -> Result<Self, ThresholdError> {
-        let text = crate::files::read_text(path, MAX_BYTES).map_err(|source| ThresholdError::Io { path: path.into(), source })?;
+        let text = haikuq_files::read_text(path, MAX_BYTES).map_err(|source| ThresholdError::Io { path: path.into(), source })?;
         let mut sections: BTreeMap<String, Self> =
             toml::from_str(&text).map_err(|source| ThresholdError::Toml { path: path.into(), source: source.into() })?;
         sections.remove(recipe).ok_or_else(|| ThresholdError::Recipe {

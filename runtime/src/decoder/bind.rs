@@ -11,9 +11,9 @@ use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
+use crate::kernels::norm::NormRows;
 use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
 use crate::kernels::projection::Projection;
-use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::sample::Sample;
 use crate::kernels::tables;
@@ -263,8 +263,8 @@ impl<'a> Context<'a> {
                 let (gain, bias) = (self.vector(&format!("{parameters}.gain")), self.find(&format!("{parameters}.bias")));
                 let (tokens, columns) = (program.rows as u32, self.spec.hidden_size as u32);
                 let (x, y) = (self.value(*from), self.value(*into));
-                let kernel = RmsNorm { tokens, columns, norm: *norm, x, gain, bias, residual: *residual, y };
-                Ok(Bound::new("rms_norm", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+                let kernel = NormRows { tokens, columns, norm: *norm, x, gain, bias, residual: *residual, y };
+                Ok(Bound::new("norm", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
             }
             Operation::Project { matrix, bias, norm, from, into, output } => {
                 self.project(program, matrix, bias.as_deref(), norm.as_ref(), [*from, *into], *output)

@@ -1,7 +1,7 @@
 //! `rope_cache`: splits q, k and v, normalizes and rotates q and k, and writes k and v to the cache.
 
 use super::attention::{AttentionShape, CpuCache, IDLE, Token};
-use super::rms_norm;
+use super::norm;
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{Norm, QkNorm, RopeTable};
@@ -152,7 +152,7 @@ pub fn cpu(
                     let at = first + i * run % count;
                     all.get(at..at + run).unwrap_or(&[]).to_vec()
                 };
-                let norm = |(i, x): (usize, &[f32])| rms_norm::cpu(norm, x, &of_run(gains, i), &of_run(biases, i));
+                let norm = |(i, x): (usize, &[f32])| norm::cpu(norm, x, &of_run(gains, i), &of_run(biases, i));
                 *x = x.chunks(run).enumerate().flat_map(norm).collect();
             };
             apply(&mut q, 0, q_gains);

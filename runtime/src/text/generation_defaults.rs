@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 /// What a caller asks of sampling; what is absent comes from the package.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SamplingWishes {
+pub struct SamplingOverrides {
     /// See [`SamplingOptions::temperature`].
     pub temperature: Option<f32>,
     /// See [`SamplingOptions::top_k`].
@@ -75,22 +75,22 @@ impl GenerationDefaults {
         }
     }
 
-    /// [`GenerationDefaults::sampling`] with a caller's wishes on top. Asking for top-k and kin alone means to sample.
+    /// [`GenerationDefaults::sampling`] with a caller's overrides on top. Asking for top-k and kin alone means to sample.
     ///
     /// # Errors
     /// If an option is out of its range.
-    pub fn sampling_with(&self, wishes: &SamplingWishes) -> Result<SamplingOptions, SamplingError> {
+    pub fn sampling_with(&self, overrides: &SamplingOverrides) -> Result<SamplingOptions, SamplingError> {
         let mut sampling = self.sampling();
-        let samples = wishes.top_k.is_some() || wishes.top_p.is_some() || wishes.min_p.is_some();
+        let samples = overrides.top_k.is_some() || overrides.top_p.is_some() || overrides.min_p.is_some();
         if samples && sampling.temperature == 0.0 {
             sampling.temperature = 1.0;
         }
-        sampling.temperature = wishes.temperature.unwrap_or(sampling.temperature);
-        sampling.top_k = wishes.top_k.unwrap_or(sampling.top_k);
-        sampling.top_p = wishes.top_p.unwrap_or(sampling.top_p);
-        sampling.min_p = wishes.min_p.unwrap_or(sampling.min_p);
-        sampling.repetition_penalty = wishes.repetition_penalty.unwrap_or(sampling.repetition_penalty);
-        sampling.seed = wishes.seed;
+        sampling.temperature = overrides.temperature.unwrap_or(sampling.temperature);
+        sampling.top_k = overrides.top_k.unwrap_or(sampling.top_k);
+        sampling.top_p = overrides.top_p.unwrap_or(sampling.top_p);
+        sampling.min_p = overrides.min_p.unwrap_or(sampling.min_p);
+        sampling.repetition_penalty = overrides.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+        sampling.seed = overrides.seed;
         sampling.validate()?;
         Ok(sampling)
     }

@@ -24,7 +24,7 @@ mod vet;
 pub use detokenize::StreamDecoder;
 pub use ends::{EndSource, EndToken};
 pub use error::TextError;
-pub use generation_defaults::{GenerationDefaults, SamplingWishes};
+pub use generation_defaults::{GenerationDefaults, SamplingOverrides};
 pub use message::{ChatOptions, Message};
 pub use numbers::read_json;
 pub use stop::StopStrings;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::accelerator::{Accelerator, AcceleratorError};
-use crate::golden::logits::{logsumexp, nll};
+use crate::logits::{logsumexp, nll};
 use haikuq_format::spec::*;
 
 fn llama() -> DecoderSpec {
@@ -67,20 +67,20 @@ fn weights(spec: &DecoderSpec) -> BTreeMap<String, Vec<f32>> {
     spec.tensors().into_iter().enumerate().map(random).collect()
 }
 
-/// Adds `delta` to one number of one site's output.
+/// Adds `delta` to one number of one kind's output.
 struct Nudge {
-    site: Site,
+    kind: ProjectionKind,
     element: usize,
     delta: f32,
 }
 
 impl Observe for Nudge {
-    fn replace(&mut self, _: Site, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, _: ProjectionKind, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         Ok(None)
     }
 
-    fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
-        if site != self.site {
+    fn output(&mut self, kind: ProjectionKind, output: Tensor) -> candle_core::Result<Tensor> {
+        if kind != self.kind {
             return Ok(output);
         }
         let shape = output.shape().clone();
@@ -109,7 +109,7 @@ fn gradients_are_those_of_finite_differences() {
             let logits = head.logits(&head.normed(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
             logits.iter().zip(&labels).map(|(row, label)| nll(row, logsumexp(row), *label)).sum()
         };
-        let still = || Nudge { site: Site::Qkv, element: 0, delta: 0.0 };
+        let still = || Nudge { kind: ProjectionKind::Qkv, element: 0, delta: 0.0 };
 
         let middle = layers[0].forward(&embedded, &mut Unseen).unwrap();
         let last = layers[1].forward(&middle, &mut Unseen).unwrap();
@@ -129,11 +129,11 @@ fn gradients_are_those_of_finite_differences() {
             }
         };
         for (at, back) in [(0, &first), (1, &second)] {
-            let sites: Vec<Site> = back.outputs.iter().map(|o| o.0).collect();
-            assert_eq!(sites, [Site::Qkv, Site::AttentionOutput, Site::Up, Site::Down]);
-            for (site, gradient) in &back.outputs {
-                let difference = |element, delta| loss(&embedded, at, &mut Nudge { site: *site, element, delta });
-                check(gradient, &difference, &format!("layer {at}, {site:?}"));
+            let kinds: Vec<ProjectionKind> = back.outputs.iter().map(|o| o.0).collect();
+            assert_eq!(kinds, [ProjectionKind::Qkv, ProjectionKind::AttentionOutput, ProjectionKind::Up, ProjectionKind::Down]);
+            for (kind, gradient) in &back.outputs {
+                let difference = |element, delta| loss(&embedded, at, &mut Nudge { kind: *kind, element, delta });
+                check(gradient, &difference, &format!("layer {at}, {kind:?}"));
             }
         }
         let moved = |element: usize, delta: f32| {
@@ -207,8 +207,8 @@ fn a_matrix_gets_means_of_squares_by_row_and_column() {
     let energies = input.add(&rows(&[3.0, 1.0])).unwrap();
     assert_eq!(energies, [9.0, 1.0]);
     // Gate and up, in turn.
-    let outputs = vec![(Site::Up, rows(&[0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 2.0]))];
-    let back = Back { gradient: rows(&[0.0, 0.0]), inputs: BTreeMap::from([(Site::Up, (input, energies))]), outputs };
+    let outputs = vec![(ProjectionKind::Up, rows(&[0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 2.0]))];
+    let back = Back { gradient: rows(&[0.0, 0.0]), inputs: BTreeMap::from([(ProjectionKind::Up, (input, energies))]), outputs };
     let [(name, gate_up)] = &by_matrix(&llama(), 1, back.sums().unwrap())[..] else { panic!("one matrix") };
     assert_eq!(name, "layers.1.gate_up");
     assert_eq!((&gate_up.input[..], &gate_up.output[..]), (&[5.0][..], &[0.5, 0.5, 0.5, 2.0][..]));

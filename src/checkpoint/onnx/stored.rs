@@ -177,7 +177,7 @@ impl Files {
         };
         let mapped = &self.mapped[index];
         if let Some(checksum) = get("checksum") {
-            let digest = crate::files::hex(&Sha1::digest(mapped.bytes()));
+            let digest = haikuq_files::hex(&Sha1::digest(mapped.bytes()));
             if !checksum.eq_ignore_ascii_case(&digest) {
                 return Err(bad(format!("its SHA-1 is {digest}, the model says {checksum}")));
             }

@@ -6,10 +6,10 @@ use super::super::staged::StagedMatrix;
 use super::super::{ConvertError, MatrixCost, Progress, cost};
 use super::Run;
 use super::correction::Original;
-use crate::golden::reference::with_numbers;
 use crate::matmul::integers::Inputs;
 use crate::matmul::times_transposed;
-use crate::quantize::{NotPositive, QuantizedMatrix, SecondMoment, quantize_matrix, quantize_table, serves};
+use crate::quantize::{Hessian, NotPositive, QuantizedMatrix, quantize_matrix, quantize_table, serves};
+use crate::reference::with_numbers;
 use crate::timings::Step;
 use crate::zeros::zeros;
 use candle_core::Tensor;
@@ -55,27 +55,27 @@ impl Run<'_> {
         }
         let begin = Instant::now();
         let (rows, columns, tokens) = (tensor.rows(), tensor.columns(), stored.dim(0)?);
-        let failed = |source| ConvertError::Moment { tensor: name.into(), source };
-        let (moment, correction) = with_numbers(stored, |stored| -> Result<_, ConvertError> {
-            let (inputs, mut moment) = self.timings.measure(Step::Moments, name, cost::moments(tokens, columns), || {
+        let failed = |source| ConvertError::Hessian { tensor: name.into(), source };
+        let (hessian, correction) = with_numbers(stored, |stored| -> Result<_, ConvertError> {
+            let (inputs, mut hessian) = self.timings.measure(Step::Moments, name, cost::moments(tokens, columns), || {
                 let inputs = Inputs::new(stored, columns);
-                let moment = inputs.gram();
-                (inputs, moment)
+                let hessian = inputs.gram();
+                (inputs, hessian)
             });
             let correction = original.map(|original| {
                 let flop = cost::correction(tokens, rows, columns);
-                self.timings.measure(Step::Correction, name, flop, || original.correction(weights, stored, &inputs, &moment))
+                self.timings.measure(Step::Correction, name, flop, || original.correction(weights, stored, &inputs, &hessian))
             });
             for (c, extra) in lookup.unwrap_or_default().iter().enumerate() {
-                moment[c * columns + c] += extra;
+                hessian[c * columns + c] += extra;
             }
-            Ok((SecondMoment::new(columns, moment), correction.transpose()?))
+            Ok((Hessian::new(columns, hessian), correction.transpose()?))
         })??;
-        self.timings.measure(Step::Factorization, name, cost::factorization(columns), || moment.factorize()).map_err(failed)?;
+        self.timings.measure(Step::Factorization, name, cost::factorization(columns), || hessian.factorize()).map_err(failed)?;
         let corrected = match correction {
             Some(mut sum) => {
                 let solve = || -> Result<(), NotPositive> {
-                    moment.solve_rows(&mut sum)?;
+                    hessian.solve_rows(&mut sum)?;
                     sum.par_chunks_mut(PART).zip(weights.par_chunks(PART)).for_each(|(sum, weights)| {
                         sum.iter_mut().zip(weights).for_each(|(sum, w)| *sum += w);
                     });
@@ -88,9 +88,9 @@ impl Run<'_> {
         };
         let (staged, out) = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
-                let quantize = || quantize_matrix(scheme, corrected, &moment);
+                let quantize = || quantize_matrix(scheme, corrected, &hessian);
                 let quantized = self.timings.measure(Step::Codes, name, cost::codes(rows, columns), quantize).map_err(failed)?;
-                drop(moment);
+                drop(hessian);
                 self.packed(tensor, weights, quantized)
             }
             _ => self.timings.measure(Step::Codes, name, 0.0, || self.searched(tensor, &corrected, weights))?,

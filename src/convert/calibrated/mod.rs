@@ -16,11 +16,12 @@ mod streams;
 
 use super::staged::Staged;
 use super::{ConvertError, Options, Plan, Progress, cost};
+use crate::accelerator::Accelerator;
 use crate::architecture::ArchitectureError;
 use crate::calibrate::Calibration;
-use crate::golden::reference::{Embedding, FinalNorm, LayerWindows, Observe, Site, with_numbers};
 use crate::kept::Kept;
 use crate::quantize::Equalized;
+use crate::reference::{Embedding, FinalNorm, LayerWindows, Observe, ProjectionKind, with_numbers};
 use crate::timings::{Step, Timings};
 use crate::zeros::give_back;
 use candle_core::{Device, Tensor};
@@ -28,10 +29,16 @@ use correction::{Original, keeps_outputs};
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::{LayerSpec, TensorClass};
-use on_gpu::{OnGpu, Stop};
+use on_gpu::{OnGpu, Room, Stop};
 use std::collections::BTreeMap;
 use std::path::Path;
 use streams::{Activations, Streams};
+
+/// Whether a GPU's memory has room for a decoder's layers, a window at a time at least.
+pub(super) fn has_room(gpu: &Accelerator, spec: &DecoderSpec, window_tokens: usize) -> bool {
+    let room = |layer| Room::for_layer(gpu, spec, layer, 1, window_tokens);
+    (0..spec.num_layers()).any(|layer| matches!(room(layer), Room::All | Room::Windows(_)))
+}
 
 /// Quantizes every matrix that is not staged yet.
 pub(super) fn stage(
@@ -187,8 +194,8 @@ impl Run<'_> {
 }
 
 /// The canonical name of a layer's matrix.
-fn name_of(layer: &LayerSpec, index: usize, site: Site) -> String {
-    format!("layers.{index}.{}", site.matrix(layer.mlp.gated))
+fn name_of(layer: &LayerSpec, index: usize, kind: ProjectionKind) -> String {
+    format!("layers.{index}.{}", kind.matrix(layer.mlp.gated))
 }
 
 /// What all matrices share.
@@ -206,22 +213,22 @@ struct Run<'a> {
 /// Keeps what correcting a layer's matrices takes.
 struct Recorder<'a> {
     spill: Option<&'a Path>,
-    originals: BTreeMap<Site, Original>,
+    originals: BTreeMap<ProjectionKind, Original>,
 }
 
 impl Observe for Recorder<'_> {
-    fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, kind: ProjectionKind, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let (rows, columns) = weights.dims2()?;
         let original = match keeps_outputs(rows, columns) {
             true => Kept::new(self.spill).map(Original::Outputs),
             false => Kept::of(self.spill, input.clone()).map(Original::Inputs),
         };
-        self.originals.insert(site, original.map_err(candle_core::Error::wrap)?);
+        self.originals.insert(kind, original.map_err(candle_core::Error::wrap)?);
         Ok(None)
     }
 
-    fn output(&mut self, site: Site, output: Tensor) -> candle_core::Result<Tensor> {
-        if let Some(Original::Outputs(kept)) = self.originals.get_mut(&site) {
+    fn output(&mut self, kind: ProjectionKind, output: Tensor) -> candle_core::Result<Tensor> {
+        if let Some(Original::Outputs(kept)) = self.originals.get_mut(&kind) {
             kept.push(vec![output.clone()]).map_err(candle_core::Error::wrap)?;
         }
         Ok(output)
@@ -232,14 +239,14 @@ impl Observe for Recorder<'_> {
 struct Quantizer<'a> {
     run: &'a Run<'a>,
     layer: usize,
-    originals: BTreeMap<Site, Original>,
+    originals: BTreeMap<ProjectionKind, Original>,
     failed: Option<ConvertError>,
 }
 
 impl Observe for Quantizer<'_> {
-    fn replace(&mut self, site: Site, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        let name = name_of(&self.run.spec().layers[self.layer], self.layer, site);
-        let original = self.originals.remove(&site);
+    fn replace(&mut self, kind: ProjectionKind, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+        let name = name_of(&self.run.spec().layers[self.layer], self.layer, kind);
+        let original = self.originals.remove(&kind);
         match with_numbers(weights, |weights| self.run.matrix(&name, weights, input, original, None))? {
             Ok(values) => Ok(Some(values)),
             Err(error) => {

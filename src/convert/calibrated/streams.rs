@@ -3,7 +3,7 @@
 //! They lie beside the matrices, as `layer-N.original` and `layer-N.stored`: what goes into layer N, little-endian f32.
 
 use super::super::{ConvertError, disk};
-use crate::files::little_endian;
+use haikuq_files::little_endian;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

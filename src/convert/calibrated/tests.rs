@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Keeps the second moments of what goes into matrices.
+/// Keeps the Hessians of what goes into matrices.
 #[derive(Default)]
 struct Moments {
     in_integers: bool,
@@ -20,10 +20,10 @@ struct Moments {
 }
 
 impl Observe for Moments {
-    fn replace(&mut self, _: Site, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
+    fn replace(&mut self, _: ProjectionKind, _: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let columns = input.dim(1)?;
-        let moment = |x: &[f32]| if self.in_integers { Inputs::new(x, columns).gram() } else { gram(x, columns) };
-        self.found.push(with_numbers(input, moment)?);
+        let hessian = |x: &[f32]| if self.in_integers { Inputs::new(x, columns).gram() } else { gram(x, columns) };
+        self.found.push(with_numbers(input, hessian)?);
         Ok(None)
     }
 }
@@ -43,11 +43,11 @@ fn moments_in_integers_are_those_in_f32() {
         let (mut of_exact, mut of_rounded) = (Moments::default(), Moments { in_integers: true, found: Vec::new() });
         exact = load().forward(&exact, &mut of_exact).unwrap();
         rounded = load().in_integers(false).unwrap().forward(&rounded, &mut of_rounded).unwrap();
-        for (site, (a, b)) in of_rounded.found.iter().zip(&of_exact.found).enumerate() {
+        for (kind, (a, b)) in of_rounded.found.iter().zip(&of_exact.found).enumerate() {
             let square = |x: f32| f64::from(x) * f64::from(x);
             let (difference, all) = a.iter().zip(b).fold((0.0, 0.0), |(d, s), (a, b)| (d + square(a - b), s + square(*b)));
             let error = f64::sqrt(difference / all);
-            assert!(error < 1e-3, "layer {layer}, matrix {site}: {error}");
+            assert!(error < 1e-3, "layer {layer}, matrix {kind}: {error}");
         }
     }
 }
@@ -65,7 +65,7 @@ fn the_processor_goes_on_when_the_device_is_lost() {
     let weights = Equalized::for_recipe(&decoder, &recipe).unwrap();
     let (schemes, losses) = choose_schemes(&weights, &recipe, Some(&calibration)).unwrap();
     let mut plan = Plan::new(&decoder.spec, &recipe.name, schemes, 32 << 20, 2).unwrap();
-    plan.expect(&decoder.spec, losses, Some(&calibration), false);
+    plan.expect(&decoder.spec, losses, Some(&calibration), Default::default());
     let dir = tempfile::tempdir().unwrap();
     let accelerator =
         Arc::new(Accelerator::open(Some("0"), None).expect("an adapter; run scripts/setup.sh to install software Vulkan"));

@@ -202,9 +202,9 @@ mod tests {
     fn means_of_outer_products_are_close_to_those_in_f32() {
         for (n, p, q) in [(1, 1, 2), (700, 130, 70), (4400, 33, 290), (300, 1100, 5)] {
             let (a, b) = (numbers(n * p, 3), numbers(n * q, 4));
-            let moment = Inputs::new(&a, p).gram();
-            assert!(error(&moment, &super::super::gram(&a, p)) < 1e-3, "{n} {p}");
-            assert!((0..p * p).all(|i| moment[i] == moment[i % p * p + i / p]));
+            let hessian = Inputs::new(&a, p).gram();
+            assert!(error(&hessian, &super::super::gram(&a, p)) < 1e-3, "{n} {p}");
+            assert!((0..p * p).all(|i| hessian[i] == hessian[i % p * p + i / p]));
             assert!(error(&Inputs::new(&b, q).cross(&a, p), &super::super::cross(&a, &b, p, q)) < 1e-3, "{n} {p} {q}");
         }
     }
@@ -240,8 +240,8 @@ mod tests {
             x[37] = broken;
             let y = times_transposed(&x, &numbers(300, 6), 300);
             assert!(!y[0].is_finite() && y[1].is_finite(), "{broken}: {y:?}");
-            let moment = Inputs::new(&x, 300).gram();
-            assert!(!moment[37 * 300 + 37].is_finite() && moment[0].is_finite());
+            let hessian = Inputs::new(&x, 300).gram();
+            assert!(!hessian[37 * 300 + 37].is_finite() && hessian[0].is_finite());
         }
         let tiny = times_transposed(&[1e-39, 0.0], &[1.0, 1.0], 2);
         assert!(tiny[0].abs() < 1e-38);

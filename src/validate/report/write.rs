@@ -1,7 +1,7 @@
 //! A report's three files.
 
 use super::{RenderError, Report, to_html, to_markdown};
-use crate::files::write_atomically;
+use haikuq_files::write_atomically;
 use std::path::{Path, PathBuf};
 
 /// A report could not be written.

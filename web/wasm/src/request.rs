@@ -3,7 +3,7 @@
 use crate::error::Thrown;
 use crate::values::object;
 use haikuq_runtime::generate::{Completion, FinishReason, GenerateOptions};
-use haikuq_runtime::text::{GenerationDefaults, SamplingWishes};
+use haikuq_runtime::text::{GenerationDefaults, SamplingOverrides};
 use js_sys::Uint32Array;
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -45,7 +45,7 @@ pub struct Wanted {
 
 impl Wanted {
     pub fn new(request: &EngineRequest, defaults: &GenerationDefaults, ends: &[u32]) -> Result<Self, Thrown> {
-        let sampling = defaults.sampling_with(&SamplingWishes {
+        let sampling = defaults.sampling_with(&SamplingOverrides {
             temperature: request.temperature(),
             top_k: request.top_k(),
             top_p: request.top_p(),

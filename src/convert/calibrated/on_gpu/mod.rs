@@ -14,15 +14,15 @@ use super::streams::{Activations, Streams};
 use super::{Run, name_of};
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
 use crate::architecture::ArchitectureError;
-use crate::golden::reference::{Site, with_numbers};
 use crate::kept::Kept;
-use crate::quantize::{SHRINKAGE, SecondMoment, activation_order, quantize_matrix_on, serves};
+use crate::quantize::{Hessian, SHRINKAGE, activation_order, quantize_matrix_on, serves};
+use crate::reference::{ProjectionKind, with_numbers};
 use crate::timings::Step;
 use crate::zeros::zeros;
 use candle_core::{Device, Tensor};
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::scheme::Scheme;
-use room::Room;
+pub(super) use room::Room;
 use std::collections::BTreeMap;
 use std::time::Instant;
 use tokens::{Held, Tokens};
@@ -65,7 +65,7 @@ pub(super) struct OnGpu<'a> {
     pub(super) gpu: &'a Accelerator,
 }
 
-/// A matrix's second moment and its factor.
+/// A matrix's Hessian and its factor.
 struct Moment {
     values: Matrix,
     diagonal: Vec<f32>,
@@ -143,24 +143,24 @@ impl OnGpu<'_> {
         let (layer_spec, part) = (&spec.layers[index], at_once * spec.hidden_size);
         let layer = LayerOnGpu::load(gpu, spec, index, length, |name| run.read(name))?;
         let flop = cost::layer(layer_spec, spec.hidden_size, windows, length);
-        let sites = [Site::Qkv, Site::AttentionOutput, Site::Up, Site::Down];
-        let (mut hosts, mut weights) = (BTreeMap::<Site, Vec<f32>>::new(), BTreeMap::<Site, Matrix>::new());
-        let mut originals = BTreeMap::<Site, Kept>::new();
-        for site in sites {
-            let tensor = run.tensor(&name_of(layer_spec, index, site))?;
+        let kinds = [ProjectionKind::Qkv, ProjectionKind::AttentionOutput, ProjectionKind::Up, ProjectionKind::Down];
+        let (mut hosts, mut weights) = (BTreeMap::<ProjectionKind, Vec<f32>>::new(), BTreeMap::<ProjectionKind, Matrix>::new());
+        let mut originals = BTreeMap::<ProjectionKind, Kept>::new();
+        for kind in kinds {
+            let tensor = run.tensor(&name_of(layer_spec, index, kind))?;
             let host = run.read(&tensor.name)?;
-            weights.insert(site, gpu.upload(&host, tensor.columns())?);
-            hosts.insert(site, host);
-            originals.insert(site, Kept::new(run.spill).map_err(ConvertError::from)?);
+            weights.insert(kind, gpu.upload(&host, tensor.columns())?);
+            hosts.insert(kind, host);
+            originals.insert(kind, Kept::new(run.spill).map_err(ConvertError::from)?);
         }
         run.timings.measure(Step::Forward, "", flop, || {
             for x in original.chunks_mut(part) {
-                let after = layer.forward(&gpu.upload(x, spec.hidden_size)?, |site, x| -> Result<Matrix, Stop> {
-                    let weights = &weights[&site];
+                let after = layer.forward(&gpu.upload(x, spec.hidden_size)?, |kind, x| -> Result<Matrix, Stop> {
+                    let weights = &weights[&kind];
                     let y = gpu.times_transposed(&x, weights)?;
                     let kept = if keeps_outputs(weights.rows(), weights.columns()) { &y } else { &x };
                     let numbers = Tensor::from_vec(gpu.download(kept)?, (kept.rows(), kept.columns()), &Device::Cpu)?;
-                    let original = originals.get_mut(&site).expect("one for each site");
+                    let original = originals.get_mut(&kind).expect("one for each kind");
                     original.push(vec![numbers]).map_err(ConvertError::from)?;
                     Ok(y)
                 })?;
@@ -170,11 +170,11 @@ impl OnGpu<'_> {
         })?;
         drop(weights);
         // A matrix's inputs are those that all before it make as they are stored: the layer is begun anew for each.
-        let mut values = BTreeMap::<Site, Matrix>::new();
-        for site in sites {
-            let tensor = run.tensor(&name_of(layer_spec, index, site))?;
+        let mut values = BTreeMap::<ProjectionKind, Matrix>::new();
+        for kind in kinds {
+            let tensor = run.tensor(&name_of(layer_spec, index, kind))?;
             if let Some(finished) = run.finished(tensor)? {
-                values.insert(site, gpu.upload(&finished, tensor.columns())?);
+                values.insert(kind, gpu.upload(&finished, tensor.columns())?);
                 continue;
             }
             let mut inputs = Vec::with_capacity(stored.len() / spec.hidden_size * tensor.columns());
@@ -192,9 +192,9 @@ impl OnGpu<'_> {
                 }
                 Ok(())
             })?;
-            let host = hosts.remove(&site).expect("one for each site");
+            let host = hosts.remove(&kind).expect("one for each kind");
             let on_gpu = gpu.upload(&host, tensor.columns())?;
-            let kept = originals.remove(&site).expect("one for each site").take().map_err(ConvertError::from)?;
+            let kept = originals.remove(&kind).expect("one for each kind").take().map_err(ConvertError::from)?;
             let numbers = Held::OnHost(with_numbers(&kept, <[f32]>::to_vec)?);
             drop(kept);
             let original = match keeps_outputs(tensor.rows(), tensor.columns()) {
@@ -202,12 +202,12 @@ impl OnGpu<'_> {
                 false => OriginalOnGpu::Inputs(numbers),
             };
             let inputs = Tokens::OnHost { numbers: &inputs, columns: tensor.columns(), at_once };
-            values.insert(site, self.matrix(tensor, host, on_gpu, inputs, Some(original), None)?);
+            values.insert(kind, self.matrix(tensor, host, on_gpu, inputs, Some(original), None)?);
         }
         run.timings.measure(Step::Forward, "", flop, || {
             for x in stored.chunks_mut(part) {
-                let after = layer.forward(&gpu.upload(x, spec.hidden_size)?, |site, x| -> Result<Matrix, Stop> {
-                    Ok(gpu.times_transposed(&x, &values[&site])?)
+                let after = layer.forward(&gpu.upload(x, spec.hidden_size)?, |kind, x| -> Result<Matrix, Stop> {
+                    Ok(gpu.times_transposed(&x, &values[&kind])?)
                 })?;
                 gpu.read(&after, 0, x)?;
             }
@@ -222,19 +222,19 @@ impl OnGpu<'_> {
         let layer_spec = &spec.layers[index];
         let layer = LayerOnGpu::load(gpu, spec, index, length, |name| run.read(name))?;
         let flop = cost::layer(layer_spec, spec.hidden_size, windows, length);
-        let mut originals = BTreeMap::<Site, OriginalOnGpu>::new();
-        let mut weights = BTreeMap::<Site, (Vec<f32>, Matrix)>::new();
+        let mut originals = BTreeMap::<ProjectionKind, OriginalOnGpu>::new();
+        let mut weights = BTreeMap::<ProjectionKind, (Vec<f32>, Matrix)>::new();
         let after = run.timings.measure(Step::Forward, "", flop, || {
-            let after = layer.forward(&original, |site, x| -> Result<Matrix, Stop> {
-                let host = run.read(&name_of(layer_spec, index, site))?;
+            let after = layer.forward(&original, |kind, x| -> Result<Matrix, Stop> {
+                let host = run.read(&name_of(layer_spec, index, kind))?;
                 let on_gpu = gpu.upload(&host, x.columns())?;
                 let y = gpu.times_transposed(&x, &on_gpu)?;
                 let original = match keeps_outputs(on_gpu.rows(), on_gpu.columns()) {
                     true => OriginalOnGpu::Outputs(Held::OnGpu(gpu.copy(&y)?)),
                     false => OriginalOnGpu::Inputs(Held::OnGpu(x)),
                 };
-                originals.insert(site, original);
-                weights.insert(site, (host, on_gpu));
+                originals.insert(kind, original);
+                weights.insert(kind, (host, on_gpu));
                 Ok(y)
             })?;
             gpu.finish()?;
@@ -242,10 +242,10 @@ impl OnGpu<'_> {
         })?;
         drop(original);
         let stored = run.timings.measure(Step::Forward, "", flop, || {
-            let stored = layer.forward(&stored, |site, x| -> Result<Matrix, Stop> {
-                let (original, weights) = (originals.remove(&site), weights.remove(&site));
-                let (host, on_gpu) = weights.expect("each site is passed twice");
-                let tensor = run.tensor(&name_of(layer_spec, index, site))?;
+            let stored = layer.forward(&stored, |kind, x| -> Result<Matrix, Stop> {
+                let (original, weights) = (originals.remove(&kind), weights.remove(&kind));
+                let (host, on_gpu) = weights.expect("each kind is passed twice");
+                let tensor = run.tensor(&name_of(layer_spec, index, kind))?;
                 let values = self.matrix(tensor, host, on_gpu, Tokens::OnGpu(&x), original, None)?;
                 Ok(gpu.times_transposed(&x, &values)?)
             })?;
@@ -294,19 +294,19 @@ impl OnGpu<'_> {
         let flop = cost::moments(tokens, columns);
         // Steps end when the GPU has done them, so that each has its own time.
         let finished = |matrix: Matrix| gpu.finish().map(|()| matrix);
-        let moment = run.timings.measure(Step::Moments, name, flop, || stored.gram(gpu).and_then(finished))?;
+        let hessian = run.timings.measure(Step::Moments, name, flop, || stored.gram(gpu).and_then(finished))?;
         let correction = original.map(|original| {
             let flop = cost::correction(tokens, rows, columns);
             run.timings
-                .measure(Step::Correction, name, flop, || self.correction(&on_gpu, stored, original, &moment).and_then(finished))
+                .measure(Step::Correction, name, flop, || self.correction(&on_gpu, stored, original, &hessian).and_then(finished))
         });
         let correction = correction.transpose()?;
-        let moment = self.solved(name, moment, lookup)?;
+        let hessian = self.solved(name, hessian, lookup)?;
         let corrected = match correction {
             Some(correction) => {
                 let mut corrected = zeros(weights.len());
                 run.timings.measure(Step::Solving, name, cost::solving(rows, columns), || {
-                    let mut sum = gpu.solve_rows(&correction, &moment.factor, &moment.order)?;
+                    let mut sum = gpu.solve_rows(&correction, &hessian.factor, &hessian.order)?;
                     drop(correction);
                     gpu.combine(&mut sum, 1.0, &on_gpu, 1.0)?;
                     gpu.read(&sum, 0, &mut corrected)
@@ -318,14 +318,14 @@ impl OnGpu<'_> {
         let (staged, values): (StagedMatrix, Vec<f32>) = match tensor.scheme {
             Scheme::Grouped(scheme) if serves(scheme) => {
                 let quantized = run.timings.measure(Step::Codes, name, cost::codes(rows, columns), || {
-                    let solved = (&moment.order[..], &moment.factor, &moment.values);
-                    quantize_matrix_on(gpu, scheme, corrected, &moment.diagonal, solved)
+                    let solved = (&hessian.order[..], &hessian.factor, &hessian.values);
+                    quantize_matrix_on(gpu, scheme, corrected, &hessian.diagonal, solved)
                 })?;
                 run.packed(tensor, &weights, quantized)
             }
             _ => run.timings.measure(Step::Codes, name, 0.0, || run.searched(tensor, &corrected, &weights))?,
         };
-        drop(moment);
+        drop(hessian);
         let values = gpu.upload(&values, columns)?;
         let flop = cost::loss(sampled(tokens).map(|r| r.len()).sum(), rows, columns);
         let loss = run.timings.measure(Step::Loss, name, flop, || -> Result<f64, AcceleratorError> {
@@ -343,7 +343,7 @@ impl OnGpu<'_> {
         Ok(values)
     }
 
-    /// A second moment of inputs shrunk and damped, with its factor.
+    /// A Hessian of inputs shrunk and damped, with its factor.
     fn solved(&self, name: &str, mut values: Matrix, lookup: Option<&[f32]>) -> Result<Moment, Stop> {
         let Self { run, gpu } = *self;
         let columns = values.columns();
@@ -351,7 +351,7 @@ impl OnGpu<'_> {
             let mut diagonal = gpu.diagonal(&values)?;
             let looked_up = |c: usize| lookup.and_then(|l| l.get(c)).copied().unwrap_or(0.0);
             diagonal.iter_mut().enumerate().for_each(|(c, d)| *d += looked_up(c));
-            let damping = SecondMoment::damping(diagonal.iter().copied());
+            let damping = Hessian::damping(diagonal.iter().copied());
             let added: Vec<f32> = (0..columns).map(|c| looked_up(c) + damping).collect();
             gpu.shrink(&mut values, SHRINKAGE, &added)?;
             diagonal.iter_mut().for_each(|d| *d += damping);
@@ -365,9 +365,9 @@ impl OnGpu<'_> {
             };
             // The processor has f64, in which there is one unless activations are not finite.
             let on_processor = || -> Result<Matrix, Stop> {
-                let moment = SecondMoment::prepared(columns, gpu.download(&values)?);
-                let failed = |source| ConvertError::Moment { tensor: name.into(), source };
-                Ok(gpu.upload(&moment.inverse_factor().map_err(failed)?, columns)?)
+                let hessian = Hessian::prepared(columns, gpu.download(&values)?);
+                let failed = |source| ConvertError::Hessian { tensor: name.into(), source };
+                Ok(gpu.upload(&hessian.inverse_factor().map_err(failed)?, columns)?)
             };
             found.map_or_else(on_processor, Ok)
         })?;
@@ -380,7 +380,7 @@ impl OnGpu<'_> {
         weights: &Matrix,
         stored: Tokens<'_>,
         original: OriginalOnGpu,
-        moment: &Matrix,
+        hessian: &Matrix,
     ) -> Result<Matrix, AcceleratorError> {
         let (gpu, columns) = (self.gpu, stored.columns());
         match original {
@@ -389,7 +389,7 @@ impl OnGpu<'_> {
             }
             OriginalOnGpu::Outputs(original) => {
                 let mut correction = stored.cross(gpu, original, weights.rows(), None)?;
-                gpu.combine(&mut correction, CORRECTION, &gpu.times(weights, moment)?, -CORRECTION)?;
+                gpu.combine(&mut correction, CORRECTION, &gpu.times(weights, hessian)?, -CORRECTION)?;
                 Ok(correction)
             }
         }

@@ -6,7 +6,7 @@ use haikuq_format::spec::Mixer;
 
 /// What fits into the memory of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(in crate::convert::calibrated) enum Room {
     /// Both streams, and all that a layer makes of them.
     All,
     /// So many windows at a time, with a layer's weights and what quantizing a matrix takes.
@@ -22,7 +22,13 @@ const SCORES: u64 = 512 << 20;
 
 impl Room {
     /// For layer `index` of `spec`, over `windows` windows of `length` tokens.
-    pub(super) fn for_layer(gpu: &Accelerator, spec: &DecoderSpec, index: usize, windows: usize, length: usize) -> Self {
+    pub(in crate::convert::calibrated) fn for_layer(
+        gpu: &Accelerator,
+        spec: &DecoderSpec,
+        index: usize,
+        windows: usize,
+        length: usize,
+    ) -> Self {
         let serves = |windows| LayerOnGpu::serves(gpu, spec, index, windows, length);
         let limit = gpu.memory().1;
         if serves(windows) && layer_bytes(spec, index, windows, length, true) <= limit {
@@ -46,7 +52,7 @@ impl Room {
     }
 }
 
-/// Bytes of a second moment, its factor and what is needed to find that.
+/// Bytes of a Hessian, its factor and what is needed to find that.
 fn squares(columns: usize) -> u64 {
     6 * 4 * (columns as u64).pow(2)
 }

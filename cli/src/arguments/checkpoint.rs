@@ -1,0 +1,86 @@
+//! A checkpoint on the command line: a path, or an id on the hub that becomes one.
+
+use crate::output::Context;
+use crate::output::hub_progress::HubProgress;
+use anyhow::{Context as _, bail};
+use clap::Args;
+use haikuq::checkpoint::{COMPANION_FILES, tokenizer_files};
+use haikuq_format::manifest::HubSource;
+use haikuq_hub::{Companions, HubError, HubId, Settings};
+use std::path::{Path, PathBuf};
+
+/// What a verb that takes a checkpoint says about ids in its help.
+pub const CHECKPOINT_HELP: &str = "\
+A checkpoint is a folder with config.json and safetensors weights, a GGUF file, or a model on the Hugging Face hub: org/name, \
+org/name@revision, org/name:model.gguf, or its address. Only what is needed is downloaded, into the cache that Python's \
+huggingface_hub uses. HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are heeded.";
+
+/// Flags of every verb that takes a checkpoint.
+#[derive(Args, Debug)]
+pub struct HubArgs {
+    /// Branch, tag or commit of a model on the hub [default: main]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// Take a model on the hub from the cache alone
+    #[arg(long)]
+    offline: bool,
+}
+
+/// A checkpoint or package on disk.
+#[derive(Debug)]
+pub struct Located {
+    /// Folder or file.
+    pub path: PathBuf,
+    /// Where on the hub it comes from, if it does.
+    pub hub: Option<HubSource>,
+}
+
+impl HubArgs {
+    /// Finds what `typed` names: a path that exists, whatever it looks like; else a model on the hub, which is downloaded
+    /// unless it is in the cache.
+    ///
+    /// # Errors
+    /// If it is neither, or the model cannot be had.
+    pub fn locate(&self, typed: &Path, context: &Context) -> anyhow::Result<Located> {
+        if typed.exists() {
+            if let Some(revision) = &self.revision {
+                bail!("--revision {revision} is for models on the hub, and {} is on disk", typed.display());
+            }
+            return Ok(Located { path: typed.into(), hub: None });
+        }
+        let mut settings = Settings::from_env()?;
+        settings.offline |= self.offline;
+        let text = typed.to_str().unwrap_or_default();
+        let id = HubId::parse(text, &settings.hosts());
+        let id = id.and_then(|id| self.with_revision(id)).map_err(|error| match (HubId::is_marked(text), error) {
+            (false, HubError::Id { why, .. }) => {
+                anyhow::anyhow!("{}: not a folder or file, and no id of a model on the hub: {why}", typed.display())
+            }
+            (_, error) => error.into(),
+        })?;
+        let progress = HubProgress::new(context, &id.repo);
+        let companions = Companions { always: COMPANION_FILES.to_vec(), without_tokenizer: tokenizer_files().collect() };
+        let snapshot = haikuq_hub::fetch(&id, &companions, &settings, &|event| progress.take(event));
+        progress.finish();
+        let snapshot = snapshot.with_context(|| match HubId::is_marked(text) {
+            true => format!("cannot get {text}"),
+            false => format!("{text} is not on disk (looked in {}), and as a model on the hub it cannot be had", here()),
+        })?;
+        Ok(Located { path: snapshot.path, hub: Some(HubSource { repo: snapshot.repo, commit: snapshot.commit }) })
+    }
+
+    fn with_revision(&self, id: HubId) -> Result<HubId, HubError> {
+        match (&self.revision, &id.revision) {
+            (None, _) => Ok(id),
+            (Some(flag), Some(named)) if flag != named => {
+                Err(HubError::Id { text: id.repo, why: format!("it is asked for at {named} and with --revision {flag}") })
+            }
+            (Some(flag), _) => HubId { revision: Some(flag.clone()), ..id }.checked(),
+        }
+    }
+}
+
+/// The current folder, for messages.
+fn here() -> String {
+    std::env::current_dir().map_or_else(|_| ".".into(), |folder| folder.display().to_string())
+}

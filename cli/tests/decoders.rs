@@ -1,0 +1,484 @@
+//! Whatever a [`DecoderSpec`] can say, the GPU computes as the f32 reference does: decoders with random weights, made straight
+//! from specs, at sizes that are no multiples of anything.
+//!
+//! Each is given texts longer than a page of the cache, in chunks that windows reach across, then tokens one by one, alone
+//! and in a batch.
+
+mod common;
+mod random_decoder;
+
+use common::Adapter;
+use haikuq::reference::Reference;
+use haikuq_format::spec::{
+    Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, TensorSpec,
+};
+use haikuq_format::{DecoderSpec, Scheme};
+use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
+use haikuq_runtime::device::{Gpu, GpuOptions};
+use haikuq_runtime::sampling::{SamplingOptions, uniform};
+use pollster::block_on;
+use random_decoder::RandomDecoder;
+use std::sync::Arc;
+
+/// Largest error of a logit, in standard deviations of all logits.
+const TOLERANCE: f32 = 1e-4;
+
+/// Tokens of a prefill step: texts have three.
+const CHUNK: usize = 32;
+
+fn rope(pairs: usize, base: f32, factor: f32) -> RopeTable {
+    let inv_freq = (0..pairs).map(|i| base.powf(-(i as f32) / pairs as f32)).collect();
+    RopeTable { inv_freq, factor, long: None }
+}
+
+/// A small decoder that has none of the rarer features, but a window, two rope tables and a layer without rope.
+fn plain() -> DecoderSpec {
+    let layer = |window, rope| {
+        let mlp = Mlp { intermediate_size: 100, activation: Activation::Silu, gated: true, bias: false };
+        LayerSpec::new(Attention { window, rope, ..Attention::new(6, 2, 20) }, mlp)
+    };
+    DecoderSpec {
+        vocab_size: 101,
+        hidden_size: 72,
+        max_context: 96,
+        norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
+        layers: vec![layer(Some(7), Some(0)), layer(None, Some(1)), layer(Some(40), None)],
+        // All dimensions of a head turn, or 14 of 20.
+        ropes: vec![rope(10, 1e4, 1.0), rope(7, 1e6, 1.2)],
+        tied_head: false,
+        head_bias: false,
+        learned_positions: false,
+        logit_softcap: None,
+        embedding_multiplier: 1.0,
+        residual_multiplier: 1.0,
+        logit_multiplier: 1.0,
+        eos_token_ids: vec![],
+        bos_token_id: None,
+    }
+}
+
+/// Four layers that have no size, and hardly anything else, in common. Widths of the feed-forward networks end at different
+/// places within a unit, so that one's numbers must not show as another's padding.
+fn uneven() -> DecoderSpec {
+    let mlp = |intermediate_size, activation, gated, bias| Mlp { intermediate_size, activation, gated, bias };
+    let first = Attention { window: Some(7), rope: Some(0), ..Attention::new(6, 2, 20) };
+    let second = Attention {
+        softcap: Some(1.5),
+        qk_norm: Some(QkNorm::Whole),
+        qkv_bias: true,
+        output_bias: true,
+        ..Attention::new(4, 4, 36)
+    };
+    let third = Attention { scale: 0.2, rope: Some(2), qk_norm: Some(QkNorm::PerHead), ..Attention::new(3, 1, 12) };
+    let fourth = Attention { window: Some(40), rope: Some(1), qkv_bias: true, ..Attention::new(8, 2, 32) };
+    let layers = vec![
+        LayerSpec::new(first, mlp(120, Activation::Silu, true, false)),
+        LayerSpec {
+            residual: Residual::Parallel,
+            norm_placement: NormPlacement::Both,
+            ..LayerSpec::new(second, mlp(97, Activation::Gelu, false, true))
+        },
+        LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)) },
+        LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)) },
+    ];
+    DecoderSpec { layers, ropes: vec![rope(10, 1e4, 1.0), rope(7, 1e6, 1.2), rope(5, 1e3, 1.0)], ..plain() }
+}
+
+fn of_norm(kind: NormKind) -> DecoderSpec {
+    DecoderSpec { norm: Norm { kind, epsilon: 1e-5 }, ..plain() }
+}
+
+fn with_layers(mut spec: DecoderSpec, change: impl Fn(&mut LayerSpec)) -> DecoderSpec {
+    spec.layers.iter_mut().for_each(change);
+    spec
+}
+
+fn with_attention(mut spec: DecoderSpec, change: impl Fn(&mut Attention)) -> DecoderSpec {
+    spec.attentions_mut().for_each(change);
+    spec
+}
+
+fn with_mlp(mut spec: DecoderSpec, change: impl Fn(&mut Mlp)) -> DecoderSpec {
+    spec.mlps_mut().for_each(change);
+    spec
+}
+
+/// Biases on all projections but the head.
+fn with_biases(spec: DecoderSpec) -> DecoderSpec {
+    with_mlp(with_attention(spec, |a| (a.qkv_bias, a.output_bias) = (true, true)), |m| m.bias = true)
+}
+
+fn f32_package(_: &TensorSpec) -> Scheme {
+    Scheme::F32
+}
+
+/// Ids of text number `text`.
+fn ids(text: u64, len: usize) -> Vec<u32> {
+    (0..len as u64).map(|i| (uniform(1000 + text, i) * 101.0) as u32).collect()
+}
+
+fn greedy() -> Choice<'static> {
+    const GREEDY: SamplingOptions = SamplingOptions::greedy();
+    Choice { sampling: &GREEDY, step: 0 }
+}
+
+/// A decoder on the GPU beside its reference.
+struct Pair {
+    what: String,
+    gpu: Decoder,
+    reference: Reference,
+    largest: f32,
+}
+
+impl Pair {
+    fn new(what: &str, gpu: &Arc<Gpu>, spec: &DecoderSpec, scheme: impl Fn(&TensorSpec) -> Scheme) -> Self {
+        let random = RandomDecoder::new(spec, scheme);
+        let options = DecoderOptions { cache: CachePrecision::F32, prefill_chunk: CHUNK, ..DecoderOptions::default() };
+        let decoder = block_on(Decoder::load(gpu.clone(), &random.package(), &options, &mut |_| {})).unwrap();
+        Self { what: what.into(), gpu: decoder, reference: random.reference(), largest: 0.0 }
+    }
+
+    fn vocab(&self) -> usize {
+        self.reference.spec().vocab_size
+    }
+
+    /// The reference's logits after each of `ids`.
+    fn expected(&self, ids: &[u32]) -> Vec<f32> {
+        let mut logits = Vec::new();
+        self.reference.forward(ids, &mut self.reference.new_cache(), |_, row| logits.extend_from_slice(row)).unwrap();
+        logits
+    }
+
+    fn compare(&mut self, when: &str, found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len());
+        let n = expected.len() as f32;
+        let mean = expected.iter().sum::<f32>() / n;
+        let deviation = (expected.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / n).sqrt();
+        assert!(deviation > 1e-3, "{}: these logits say nothing", self.what);
+        for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+            let error = (a - b).abs() / deviation;
+            let (row, id) = (i / self.vocab(), i % self.vocab());
+            // Not `error > TOLERANCE`, which no NaN is.
+            assert!(error <= TOLERANCE, "{}, {when}: logit {id} of row {row} is {a}, expected {b}", self.what);
+            self.largest = self.largest.max(error);
+        }
+    }
+
+    fn prefilled(&mut self, ids: &[u32]) -> SequenceId {
+        let sequence = self.gpu.create_sequence().unwrap();
+        for chunk in ids.chunks(CHUNK) {
+            self.gpu.prefill(sequence, chunk).unwrap();
+        }
+        sequence
+    }
+
+    /// Logits after one more token of each sequence.
+    fn step(&mut self, batch: &[(SequenceId, u32)]) -> Vec<f32> {
+        let next: Vec<_> = batch.iter().map(|&(sequence, token)| Next { sequence, token, choice: greedy() }).collect();
+        block_on(self.gpu.decode(&next)).unwrap();
+        block_on(self.gpu.logits(next.len())).unwrap()
+    }
+
+    /// Every position of a text in three chunks.
+    fn check_prefill(&mut self) {
+        let ids = ids(0, 75);
+        let mut found = Vec::new();
+        block_on(self.gpu.score(&ids, &mut |_, row| found.extend_from_slice(row))).unwrap();
+        let expected = self.expected(&ids);
+        self.compare("prefill", &found, &expected);
+    }
+
+    /// Texts of several lengths, each with some more tokens: together in a batch, then each alone, to the same bits.
+    fn check_decode(&mut self) {
+        const STEPS: usize = 3;
+        let texts: Vec<Vec<u32>> = (1..).zip([70, 9, 1, 33, 62]).map(|(text, len)| ids(text, len + STEPS)).collect();
+        let start = |text: &[u32]| text.len() - STEPS;
+        let sequences: Vec<_> = texts.iter().map(|text| self.prefilled(&text[..start(text)])).collect();
+        let mut together = vec![Vec::new(); texts.len()];
+        for step in 0..STEPS {
+            let batch: Vec<_> = sequences.iter().zip(&texts).map(|(s, text)| (*s, text[start(text) + step])).collect();
+            let logits = self.step(&batch);
+            together.iter_mut().zip(logits.chunks_exact(self.vocab())).for_each(|(all, row)| all.extend_from_slice(row));
+        }
+        for ((text, sequence), together) in texts.iter().zip(sequences).zip(together) {
+            let expected = self.expected(text).split_off(start(text) * self.vocab());
+            self.compare(&format!("batch, after {}", start(text)), &together, &expected);
+            self.gpu.truncate(sequence, start(text)).unwrap();
+            let alone: Vec<f32> = text[start(text)..].iter().flat_map(|id| self.step(&[(sequence, *id)])).collect();
+            assert!(alone == together, "{}: a sequence of {} fares differently in a batch", self.what, start(text));
+            self.gpu.remove_sequence(sequence).unwrap();
+        }
+    }
+
+    fn check_continuation(&mut self) {
+        let prompt = ids(9, 40);
+        let expected = self.reference.generate_greedy(&prompt, 12).unwrap();
+        let sequence = self.prefilled(&prompt);
+        let mut found = vec![block_on(self.gpu.sample_first(sequence, greedy())).unwrap()];
+        while found.len() < expected.len() {
+            let next = Next { sequence, token: found[found.len() - 1], choice: greedy() };
+            found.extend(block_on(self.gpu.decode(&[next])).unwrap());
+        }
+        self.gpu.remove_sequence(sequence).unwrap();
+        assert_eq!(found, expected, "{}", self.what);
+    }
+
+    fn check(mut self) {
+        self.check_prefill();
+        self.check_decode();
+        self.check_continuation();
+        println!("{}: largest error {:.1e} standard deviations", self.what, self.largest);
+    }
+}
+
+fn gpu() -> Arc<Gpu> {
+    gpu_with(&GpuOptions::default())
+}
+
+fn gpu_with(options: &GpuOptions) -> Arc<Gpu> {
+    Arc::new(Gpu::open_blocking(options).expect("an adapter; run scripts/setup.sh to install software Vulkan"))
+}
+
+#[test]
+fn every_norm_in_every_place_with_every_residual() {
+    let gpu = gpu();
+    for kind in [NormKind::Rms, NormKind::Layer, NormKind::LayerNoBias] {
+        for norm_placement in [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both] {
+            for residual in [Residual::Sequential, Residual::Parallel, Residual::ParallelShared] {
+                let mut spec = with_layers(of_norm(kind), |l| (l.norm_placement, l.residual) = (norm_placement, residual));
+                // What adds to the stream shows in the next layer.
+                spec.layers.truncate(2);
+                Pair::new(&format!("{kind:?} {norm_placement:?} {residual:?}"), &gpu, &spec, f32_package).check();
+            }
+        }
+    }
+}
+
+#[test]
+fn biases_multipliers_and_caps_with_and_without_layer_norms() {
+    let gpu = gpu();
+    for (norm_placement, kind) in [
+        (NormPlacement::Pre, NormKind::Rms),
+        (NormPlacement::Pre, NormKind::Layer),
+        (NormPlacement::Both, NormKind::Rms),
+        (NormPlacement::Post, NormKind::Layer),
+    ] {
+        let spec = DecoderSpec {
+            head_bias: true,
+            residual_multiplier: 0.6,
+            embedding_multiplier: 3.0,
+            logit_multiplier: 0.3,
+            logit_softcap: Some(0.7),
+            ..with_layers(with_biases(of_norm(kind)), |l| l.norm_placement = norm_placement)
+        };
+        let spec = with_attention(spec, |a| (a.scale, a.softcap) = (0.4, Some(1.5)));
+        Pair::new(&format!("{kind:?} {norm_placement:?}, all biases, multipliers and caps"), &gpu, &spec, f32_package).check();
+    }
+    for (name, spec) in [
+        ("qkv", with_attention(plain(), |a| a.qkv_bias = true)),
+        ("attention output", with_attention(plain(), |a| a.output_bias = true)),
+        ("mlp", with_mlp(plain(), |m| m.bias = true)),
+        ("tied head", DecoderSpec { head_bias: true, tied_head: true, ..plain() }),
+    ] {
+        Pair::new(&format!("bias of {name}"), &gpu, &spec, f32_package).check();
+    }
+}
+
+#[test]
+fn every_activation_gated_or_not() {
+    let gpu = gpu();
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        for gated in [true, false] {
+            let spec = with_mlp(plain(), |m| (m.activation, m.gated, m.bias) = (activation, gated, true));
+            Pair::new(&format!("{activation:?}, gated: {gated}"), &gpu, &spec, f32_package).check();
+        }
+    }
+}
+
+#[test]
+fn every_norm_of_queries_and_keys() {
+    let gpu = gpu();
+    let kinds = [NormKind::Rms, NormKind::Layer, NormKind::LayerNoBias];
+    let shared = [QkNorm::PerHead, QkNorm::Whole].into_iter().flat_map(|qk_norm| kinds.map(|kind| (kind, qk_norm)));
+    let own = [
+        (NormKind::Layer, QkNorm::EachHead(NormKind::LayerNoBias)),
+        (NormKind::Rms, QkNorm::EachHead(NormKind::Layer)),
+        (NormKind::Layer, QkNorm::EachHead(NormKind::Rms)),
+    ];
+    for (kind, qk_norm) in shared.chain(own) {
+        let spec = with_attention(of_norm(kind), |a| (a.qk_norm, a.scale) = (Some(qk_norm), 0.3));
+        Pair::new(&format!("{qk_norm:?} in {kind:?}"), &gpu, &spec, f32_package).check();
+    }
+}
+
+#[test]
+fn learned_positions_in_any_scheme() {
+    let gpu = gpu();
+    for scheme in ["f32", "f16", "q8/32", "q3/32+u4"] {
+        let scheme: Scheme = scheme.parse().unwrap();
+        let spec = without_rope(with_biases(of_norm(NormKind::Layer)));
+        let spec = DecoderSpec { learned_positions: true, tied_head: true, head_bias: true, ..spec };
+        Pair::new(&format!("positions in {scheme}"), &gpu, &spec, |_| scheme).check();
+    }
+}
+
+#[test]
+fn layers_of_different_sizes_in_any_scheme() {
+    let gpu = gpu();
+    for scheme in ["f32", "f16", "q8/32", "q4/32+f16", "q3/32+u4"] {
+        let scheme: Scheme = scheme.parse().unwrap();
+        Pair::new(&format!("uneven layers in {scheme}"), &gpu, &uneven(), |_| scheme).check();
+    }
+}
+
+fn without_rope(spec: DecoderSpec) -> DecoderSpec {
+    DecoderSpec { ropes: Vec::new(), ..with_attention(spec, |a| a.rope = None) }
+}
+
+/// Schemes with a table of values for each matrix: three that the default recipes choose from, then others.
+const LEARNED: [&str; 7] = [
+    "q3/32:e4m4 learned",
+    "q4/32:e4m4 learned",
+    "q5/32:e4m4 learned",
+    "q4/64:e4m4 learned",
+    "q3/64 learned",
+    "q4/32 learned",
+    "q5/128 learned",
+];
+
+#[test]
+fn learned_tables_in_every_matrix() {
+    let gpu = gpu();
+    for scheme in &LEARNED[..3] {
+        let spec = with_biases(plain());
+        let parsed: Scheme = scheme.parse().unwrap();
+        Pair::new(scheme, &gpu, &spec, |_| parsed).check();
+    }
+}
+
+/// Decoders whose matrices have each a scheme of its own, as calibrated packages do.
+fn schemes_in_turn_on(gpu: &Arc<Gpu>) {
+    let schemes: Vec<Scheme> = LEARNED.iter().chain(&["q8/64", "f16"]).map(|scheme| scheme.parse().unwrap()).collect();
+    let matrices = std::cell::Cell::new(0);
+    for tied_head in [true, false] {
+        // Nine schemes for four matrices a layer: none has the scheme that it has in another layer.
+        let in_turn = |_: &TensorSpec| schemes[matrices.replace(matrices.get() + 1) % schemes.len()];
+        let spec = DecoderSpec { tied_head, ..plain() };
+        Pair::new(&format!("schemes in turn, tied head: {tied_head}"), gpu, &spec, in_turn).check();
+    }
+    assert_eq!(matrices.get(), 3 * schemes.len(), "each has served three matrices");
+}
+
+#[test]
+fn schemes_in_turn() {
+    schemes_in_turn_on(&gpu());
+}
+
+/// Combinations as published models have them.
+fn combinations() -> Vec<(&'static str, DecoderSpec)> {
+    let parallel = |spec, residual| with_layers(spec, move |l| l.residual = residual);
+    let placed = |spec, placement| with_layers(spec, move |l| l.norm_placement = placement);
+    let plain_gelu = |spec, activation| with_mlp(spec, move |m| (m.activation, m.gated) = (activation, false));
+    let layer_norm = || of_norm(NormKind::Layer);
+    vec![
+        (
+            "learned positions, layer norm, plain GELU, tied",
+            DecoderSpec {
+                learned_positions: true,
+                tied_head: true,
+                ..with_attention(plain_gelu(without_rope(with_biases(layer_norm())), Activation::GeluTanh), |a| {
+                    (a.window, a.num_kv_heads) = (None, 6);
+                })
+            },
+        ),
+        (
+            "parallel with two layer norms, partial rope",
+            with_attention(parallel(plain_gelu(with_biases(layer_norm()), Activation::Gelu), Residual::Parallel), |a| {
+                (a.window, a.rope) = (None, Some(1))
+            }),
+        ),
+        (
+            "parallel with one layer norm, one key/value head, biased head",
+            DecoderSpec {
+                head_bias: true,
+                ..with_mlp(
+                    with_attention(parallel(with_biases(layer_norm()), Residual::ParallelShared), |a| a.num_kv_heads = 1),
+                    |m| m.activation = Activation::GeluTanh,
+                )
+            },
+        ),
+        (
+            "parallel with one norm, gains of each head, logit multiplier",
+            DecoderSpec {
+                logit_multiplier: 0.0625,
+                tied_head: true,
+                ..with_attention(parallel(of_norm(NormKind::LayerNoBias), Residual::ParallelShared), |a| {
+                    a.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
+                })
+            },
+        ),
+        (
+            "norms after blocks, whole q/k norm",
+            with_attention(placed(plain(), NormPlacement::Post), |a| a.qk_norm = Some(QkNorm::Whole)),
+        ),
+        (
+            "norms before and after blocks, q/k norm per head, windows, caps, scaled embedding",
+            DecoderSpec {
+                logit_softcap: Some(30.0),
+                embedding_multiplier: 72f32.sqrt(),
+                tied_head: true,
+                ..with_attention(with_mlp(placed(plain(), NormPlacement::Both), |m| m.activation = Activation::GeluTanh), |a| {
+                    (a.softcap, a.qk_norm) = (Some(50.0), Some(QkNorm::PerHead))
+                })
+            },
+        ),
+        (
+            "everything at once",
+            DecoderSpec {
+                head_bias: true,
+                learned_positions: true,
+                logit_softcap: Some(3.0),
+                embedding_multiplier: 2.0,
+                residual_multiplier: 0.5,
+                logit_multiplier: 0.7,
+                ..with_attention(
+                    with_mlp(placed(parallel(with_biases(layer_norm()), Residual::ParallelShared), NormPlacement::Both), |m| {
+                        m.activation = Activation::Gelu
+                    }),
+                    |a| (a.softcap, a.qk_norm) = (Some(2.0), Some(QkNorm::Whole)),
+                )
+            },
+        ),
+        ("layers of different sizes", uneven()),
+    ]
+}
+
+#[test]
+fn features_work_together() {
+    let gpu = gpu();
+    for (name, spec) in combinations() {
+        Pair::new(name, &gpu, &spec, f32_package).check();
+    }
+}
+
+#[test]
+fn a_device_with_webgpus_default_limits_and_no_features_computes_the_same() {
+    let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
+    let gpu = gpu_with(&poor);
+    let q3: Scheme = "q3/32+u4".parse().unwrap();
+    for (name, spec) in combinations() {
+        Pair::new(name, &gpu, &spec, |_| q3).check();
+    }
+    schemes_in_turn_on(&gpu);
+}
+
+#[test]
+fn features_and_schemes_work_on_swiftshader() {
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    Adapter::swiftshader().show_alone(&mut again);
+    // The other tests pass there too, but take minutes.
+    let tests = ["features_work_together", "schemes_in_turn"];
+    let output = again.arg("--exact").args(tests).arg("--nocapture").output().unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
+}

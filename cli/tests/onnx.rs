@@ -1,0 +1,278 @@
+//! ONNX exports give the models that they were made from: every folder under `tests/fixtures/onnx`, whoever exported it,
+//! computes what transformers computes, and becomes the same shards as the safetensors checkpoint. What is
+//! refused is in `onnx_hostile.rs`.
+//!
+//! `HAIKUQ_ONNX_EXPORTS` may name another folder of exports (`tests/fixtures/onnx/make.py` makes them) to be tested too.
+
+mod common;
+mod support;
+
+use common::expected::{assert_reference_agrees, folders};
+use haikuq::checkpoint::Checkpoint;
+use onnx_protobuf::attribute_proto::AttributeType;
+use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use std::path::{Path, PathBuf};
+use support::onnx::*;
+use support::{assert_says, contents, convert, succeed};
+
+fn exports() -> Vec<PathBuf> {
+    let mut all = folders("tests/fixtures/onnx");
+    if let Some(more) = std::env::var_os("HAIKUQ_ONNX_EXPORTS") {
+        all.extend(folders(more.to_str().unwrap()));
+    }
+    all
+}
+
+/// The safetensors checkpoint that an export was made from, which its name says.
+fn original(export: &Path) -> Option<PathBuf> {
+    let name = export.file_name()?.to_str()?.split_once('-')?.0;
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("tests/fixtures/architectures").join(name);
+    folder.is_dir().then_some(folder)
+}
+
+/// Whether an export may be compared number for number.
+fn is_full_precision(export: &Path) -> bool {
+    !export.to_str().unwrap().contains("-f16")
+}
+
+#[test]
+fn every_export_computes_what_transformers_computes() {
+    for export in exports().iter().filter(|e| is_full_precision(e)) {
+        assert_reference_agrees(export, export);
+    }
+}
+
+/// Names and bytes of a package's weights.
+fn shards(checkpoint: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = tempfile::tempdir().unwrap();
+    succeed(convert(checkpoint, &folder.path().join("package"), &["--recipe", "q4-fast", "--quiet"]));
+    let all = contents(&folder.path().join("package"));
+    all.into_iter().filter(|(name, _)| name.extension().is_some_and(|e| e != "json" && e != "jinja")).collect()
+}
+
+#[test]
+fn every_export_becomes_the_shards_of_its_safetensors_original() {
+    let mut compared = 0;
+    for export in exports().iter().filter(|e| is_full_precision(e)) {
+        let Some(original) = original(export) else { continue };
+        let (a, b) = (shards(export), shards(&original));
+        assert!(!a.is_empty());
+        assert!(a == b, "{} and {} differ", export.display(), original.display());
+        compared += 1;
+    }
+    assert!(compared >= 3);
+}
+
+#[test]
+fn a_model_may_be_named_lie_in_a_folder_onnx_or_have_another_name() {
+    let export = Export::of("llama-inline");
+    assert_same_weights(&export.path("model.onnx"), &fixture("llama-inline"));
+    std::fs::create_dir(export.path("onnx")).unwrap();
+    std::fs::rename(export.path("model.onnx"), export.path("onnx/model_fp32.onnx")).unwrap();
+    export.assert_still("llama-inline");
+    assert_same_weights(&export.path("onnx"), &fixture("llama-inline"));
+    assert_same_weights(&export.path("onnx/model_fp32.onnx"), &fixture("llama-inline"));
+    std::fs::copy(export.path("onnx/model_fp32.onnx"), export.path("onnx/decoder.onnx")).unwrap();
+    assert_says(&export.refusal(), &["several ONNX models (decoder.onnx, model_fp32.onnx)"]);
+    std::fs::rename(export.path("onnx/decoder.onnx"), export.path("onnx/model.onnx")).unwrap();
+    export.assert_still("llama-inline");
+    let files = Checkpoint::open(export.dir.path()).unwrap().source_files();
+    assert_eq!(files, [export.path("config.json"), export.path("onnx/model.onnx")]);
+}
+
+#[test]
+fn the_tokenizer_and_external_files_come_along() {
+    let checkpoint = Checkpoint::open(fixture("qwen3-genai")).unwrap();
+    let companions: Vec<&str> = checkpoint.companions().iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(companions, ["tokenizer.json", "tokenizer_config.json"]);
+    let names = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    let files: Vec<String> = checkpoint.source_files().iter().map(names).collect();
+    assert_eq!(files, ["config.json", "model.onnx", "model.onnx.data"]);
+}
+
+#[test]
+fn safetensors_come_first() {
+    let export = Export::of("llama-inline");
+    std::fs::write(export.path("model.onnx"), b"no model at all").unwrap();
+    std::fs::copy(original(&fixture("llama-inline")).unwrap().join("model.safetensors"), export.path("model.safetensors"))
+        .unwrap();
+    export.assert_still("llama-inline");
+}
+
+#[test]
+fn without_a_config_the_message_says_what_is_missing() {
+    let export = Export::of("qwen3-genai");
+    std::fs::remove_file(export.path("config.json")).unwrap();
+    assert_says(&export.refusal(), &["has no config.json", "genai_config.json says too little"]);
+}
+
+#[test]
+fn only_the_consumer_says_which_way_a_square_matrix_lies() {
+    let export = Export::changed("llama-inline", |model| {
+        let query = tensor(&mut model.graph, QUERY);
+        let mut turned = vec![0; query.raw_data.len()];
+        for (i, number) in query.raw_data.chunks(4).enumerate() {
+            let at = 4 * (i % 64 * 64 + i / 64);
+            turned[at..at + 4].copy_from_slice(number);
+        }
+        query.raw_data = turned;
+        let product = node(&mut model.graph, "node_linear");
+        product.op_type = "Gemm".into();
+        product.attribute = vec![int_attribute("transB", 1)];
+    });
+    export.assert_still("llama-inline");
+    let export = Export::changed("llama-inline", |model| {
+        let product = node(&mut model.graph, "node_linear");
+        product.op_type = "Gemm".into();
+        let alpha = AttributeProto { name: "alpha".into(), f: 0.5, type_: AttributeType::FLOAT.into(), ..Default::default() };
+        product.attribute = vec![alpha];
+    });
+    assert_says(&export.refusal(), &["q_proj.weight"]);
+}
+
+#[test]
+fn weights_are_followed_through_casts_functions_constants_and_branches() {
+    // A cast, and a turned copy turned back.
+    let export = Export::changed("llama-inline", |model| {
+        let at = model.graph.node.iter().position(|n| n.name == "node_linear").unwrap();
+        model.graph.node[at].input[1] = "cast".into();
+        model.graph.node.insert(at, new_node("Cast", "", &["same"], "cast"));
+        model.graph.node.insert(at, new_node("Identity", "", &[QUERY], "same"));
+    });
+    export.assert_still("llama-inline");
+    // The product within a function.
+    let export = Export::changed("llama-inline", |model| {
+        let body = new_node("MatMul", "", &["x", "w"], "y");
+        model.functions.push(FunctionProto {
+            name: "linear".into(),
+            domain: "local".into(),
+            input: vec!["x".into(), "w".into()],
+            output: vec!["y".into()],
+            node: vec![NodeProto { metadata_props: node(&mut model.graph, "node_linear").metadata_props.clone(), ..body }],
+            ..Default::default()
+        });
+        let product = node(&mut model.graph, "node_linear");
+        (product.op_type, product.domain) = ("linear".into(), "local".into());
+    });
+    export.assert_still("llama-inline");
+    // A weight that is a node's attribute.
+    let export = Export::changed("llama-inline", |model| {
+        let at = model.graph.initializer.iter().position(|t| t.name == QUERY).unwrap();
+        let value = model.graph.initializer.remove(at);
+        let mut constant = new_node("Constant", "", &[], QUERY);
+        let t = Some(value).into();
+        constant.attribute.push(AttributeProto {
+            name: "value".into(),
+            t,
+            type_: AttributeType::TENSOR.into(),
+            ..Default::default()
+        });
+        model.graph.node.insert(0, constant);
+    });
+    export.assert_still("llama-inline");
+    // The same product in both branches of a condition.
+    let export = Export::changed("llama-inline", |model| {
+        let at = model.graph.node.iter().position(|n| n.name == "node_linear").unwrap();
+        let product = model.graph.node[at].clone();
+        let branch = |name: &str| {
+            let output = ValueInfoProto { name: product.output[0].clone(), ..Default::default() };
+            let g = GraphProto { node: vec![product.clone()], output: vec![output], ..Default::default() };
+            AttributeProto { name: name.into(), g: Some(g).into(), type_: AttributeType::GRAPH.into(), ..Default::default() }
+        };
+        let mut condition = new_node("If", "", &["new_ones"], &product.output[0]);
+        condition.attribute = vec![branch("then_branch"), branch("else_branch")];
+        model.graph.node[at] = condition;
+    });
+    export.assert_still("llama-inline");
+}
+
+#[test]
+fn numbers_in_typed_fields_are_read_too() {
+    let export = Export::changed("llama-inline", |model| {
+        let query = tensor(&mut model.graph, QUERY);
+        let raw = std::mem::take(&mut query.raw_data);
+        query.float_data = raw.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    });
+    export.assert_still("llama-inline");
+    // Half precision, as varints and as bytes, is the same numbers.
+    let half = |typed: bool| {
+        Export::changed("llama-inline", move |model| {
+            let query = tensor(&mut model.graph, QUERY);
+            query.data_type = 10;
+            let raw = std::mem::take(&mut query.raw_data);
+            let numbers = raw.as_chunks().0.iter().map(|b| half::f16::from_f32(f32::from_le_bytes(*b)).to_bits());
+            match typed {
+                true => query.int32_data = numbers.map(i32::from).collect(),
+                false => query.raw_data = numbers.flat_map(u16::to_le_bytes).collect(),
+            }
+        })
+    };
+    assert_same_weights(half(true).dir.path(), half(false).dir.path());
+}
+
+#[test]
+fn a_weight_that_only_one_tensor_can_be_needs_no_name() {
+    let export = Export::changed("phi3-external", |model| {
+        model.graph.node.iter_mut().filter(|n| n.name == "node_linear_8" || n.name == "node_embedding").for_each(|n| {
+            n.metadata_props.clear();
+            n.name.clear();
+        });
+        for name in ["model.embed_tokens.weight", "model.norm.weight"] {
+            let new = format!("t{}", name.len());
+            tensor(&mut model.graph, name).name = new.clone();
+            let inputs = model.graph.node.iter_mut().flat_map(|n| &mut n.input);
+            inputs.filter(|input| *input == name).for_each(|input| *input = new.clone());
+        }
+    });
+    export.assert_still("phi3-external");
+}
+
+#[test]
+fn a_bias_that_the_exporter_left_out_is_zero() {
+    let mut export = Export::of("llama-inline");
+    let mut config = support::read_json(&export.path("config.json"));
+    config["attention_bias"] = true.into();
+    support::write_json(&export.path("config.json"), &config);
+    let decoder = open(export.dir.path()).unwrap();
+    assert!(decoder.read("layers.0.qkv.bias").unwrap().iter().all(|x| *x == 0.0));
+    // One that is there is no such.
+    let graph = &mut export.model.graph;
+    let at = graph.node.iter().position(|n| n.name == "node_linear").unwrap();
+    let output = std::mem::replace(&mut graph.node[at].output[0], "product".into());
+    graph.node.insert(at + 1, new_node("Add", "", &["product", "unnamed"], &output));
+    graph.initializer.push(float_tensor("unnamed", &[64], 0.5));
+    export.write();
+    let said = export.refusal();
+    assert_says(&said, &["cannot tell which tensor is model.layers.0.self_attn", "unnamed [64], taken by Add"]);
+    // Unless its node says whose it is.
+    let scope = node(&mut export.model.graph, "node_linear").metadata_props.clone();
+    export.model.graph.node[at + 1].metadata_props = scope;
+    export.write();
+    let bias = open(export.dir.path()).unwrap().read("layers.0.qkv.bias").unwrap();
+    assert!(bias[..64].iter().all(|x| *x == 0.5) && bias[64..].iter().all(|x| *x == 0.0));
+}
+
+#[test]
+fn a_projection_that_the_family_has_joined_may_be_stored_in_parts() {
+    let export = Export::changed("phi3-external", |model| {
+        let gate_up = tensor(&mut model.graph, "val_301").clone();
+        let number = |key: &str| gate_up.external_data.iter().find(|e| e.key == key).unwrap().value.parse::<usize>().unwrap();
+        let data = std::fs::read(fixture("phi3-external").join("model.onnx.data")).unwrap();
+        let data = &data[number("offset")..][..number("length")];
+        let at = model.graph.node.iter().position(|n| n.name == "node_linear_2").unwrap();
+        let whole = model.graph.node.remove(at);
+        let mut joined = new_node("Concat", "", &["gate", "up"], &whole.output[0]);
+        joined.attribute.push(int_attribute("axis", -1));
+        model.graph.node.insert(at, joined);
+        // Rows of 320: gate, then up.
+        for (part, bytes) in [("gate", 0..640), ("up", 640..1280)] {
+            let weight = format!("w_{part}");
+            let raw_data = data.chunks(1280).flat_map(|row| row[bytes.clone()].to_vec()).collect();
+            let name = format!("/model/layers.0/mlp/{part}_proj/MatMul");
+            model.graph.node.insert(at, new_node("MatMul", &name, &[&whole.input[0], &weight], part));
+            model.graph.initializer.push(TensorProto { raw_data, ..float_tensor(&weight, &[64, 160], 0.0) });
+        }
+        model.graph.initializer.retain(|t| t.name != "val_301");
+    });
+    export.assert_still("phi3-external");
+}

@@ -1,0 +1,516 @@
+//! Requests to the hub: who is sent the token, which errors pass, and what the others mean.
+
+use super::choice::ChoiceError;
+use super::id::{HubId, is_plain_path};
+use super::settings::{Retry, Settings};
+use super::{HubError, cache};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use std::io::Read;
+use std::time::Duration;
+use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RANGE, RETRY_AFTER};
+use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body};
+
+const MAX_REDIRECTS: usize = 8;
+
+/// Longest answer that is read into memory; listings of the largest repositories are a few MB.
+const MAX_TEXT: u64 = 64 << 20;
+
+/// Size and hash of a file that is kept elsewhere.
+const LINKED_ETAG: &str = "x-linked-etag";
+const LINKED_SIZE: &str = "x-linked-size";
+
+/// Longest wait that a server may ask for.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Left as they are in a part of an address.
+const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// The same for paths.
+const PATH: &AsciiSet = &NAME.remove(b'/');
+
+/// How a file's bytes can be checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hash {
+    /// Of a large file's bytes.
+    Sha256(String),
+    /// Git's own of a small file: SHA-1 of `blob LENGTH\0` and the bytes.
+    GitBlob(String),
+    /// Some name that tells versions apart; nothing to check.
+    Opaque(String),
+}
+
+impl Hash {
+    /// The blob's name in the cache.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Sha256(name) | Self::GitBlob(name) | Self::Opaque(name) => name,
+        }
+    }
+}
+
+/// A file of a repository.
+#[derive(Clone, Debug)]
+pub(super) struct RemoteFile {
+    pub(super) path: String,
+    /// Size and hash, where the listing has them.
+    pub(super) content: Option<Content>,
+}
+
+/// What is known of a file's bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
+    pub(super) bytes: u64,
+    pub(super) hash: Hash,
+}
+
+/// A repository at a commit.
+#[derive(Clone, Debug)]
+pub(super) struct Listing {
+    pub(super) commit: String,
+    pub(super) files: Vec<RemoteFile>,
+}
+
+/// Why a request did not get what it wanted.
+pub(super) enum Trouble {
+    /// It may the next time.
+    Passing {
+        why: String,
+        /// As long as the server asks to wait.
+        wait: Option<Duration>,
+    },
+    /// The bytes that are here do not fit the server's: it may if they are thrown away.
+    Range { why: String },
+    /// It will not.
+    Lasting(HubError),
+}
+
+impl From<HubError> for Trouble {
+    fn from(error: HubError) -> Self {
+        Self::Lasting(error)
+    }
+}
+
+/// What is asked for, for messages.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    Listing,
+    File(&'a str),
+}
+
+impl Asked<'_> {
+    fn text(self) -> String {
+        match self {
+            Self::Listing => "the list of files".into(),
+            Self::File(file) => file.into(),
+        }
+    }
+}
+
+/// Asks for one repository.
+pub(super) struct Client<'a> {
+    agent: Agent,
+    settings: &'a Settings,
+    endpoint: Uri,
+    id: &'a HubId,
+    revision: &'a str,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(settings: &'a Settings, id: &'a HubId, revision: &'a str) -> Result<Self, HubError> {
+        let endpoint = settings.endpoint.parse().map_err(|_| HubError::Endpoint { text: settings.endpoint.clone() })?;
+        let timeout = Some(settings.retry.timeout);
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            // The token must not follow a redirect, so they are followed here.
+            .max_redirects(0)
+            .user_agent(concat!("haikuq/", env!("CARGO_PKG_VERSION")))
+            .timeout_resolve(timeout)
+            .timeout_connect(timeout)
+            .timeout_recv_response(timeout)
+            .timeout_per_read(timeout)
+            .tls_config(tls_config(settings)?);
+        Ok(Self { agent: config.build().into(), settings, endpoint, id, revision })
+    }
+
+    pub(super) fn retry(&self) -> Retry {
+        self.settings.retry
+    }
+
+    pub(super) fn repo(&self) -> &str {
+        &self.id.repo
+    }
+
+    /// The commit that the revision stands for, and its files; tries again after what passes.
+    pub(super) fn listing(&self, on_wait: &dyn Fn(&str, Duration)) -> Result<Listing, HubError> {
+        let revision = utf8_percent_encode(self.revision, NAME);
+        let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.settings.endpoint, self.id.repo);
+        self.persist(Asked::Listing, on_wait, || {
+            let response = self.send(&Method::GET, &url, None, Asked::Listing)?;
+            let answer: ModelInfo = serde_json::from_slice(&self.text(response, Asked::Listing)?)
+                .map_err(|e| self.unexpected(Asked::Listing, format!("it is no list of files: {e}")))?;
+            answer.listing().map_err(|why| self.unexpected(Asked::Listing, why).into())
+        })
+    }
+
+    /// Size and hash of a file that the listing has none of, from what a request for it would bring.
+    pub(super) fn describe(&self, commit: &str, file: &str, on_wait: &dyn Fn(&str, Duration)) -> Result<Content, HubError> {
+        let url = self.file_url(commit, file);
+        let asked = Asked::File(file);
+        self.persist(asked, on_wait, || {
+            let response = self.send(&Method::HEAD, &url, None, asked)?;
+            let redirects = response.status().is_redirection();
+            content_of(response.headers(), redirects).map_err(|why| self.unexpected(asked, why).into())
+        })
+    }
+
+    /// The bytes of a file from `start` on.
+    pub(super) fn download(&self, commit: &str, file: &str, start: u64) -> Result<Response<Body>, Trouble> {
+        self.send(&Method::GET, &self.file_url(commit, file), Some(start).filter(|s| *s > 0), Asked::File(file))
+    }
+
+    fn file_url(&self, commit: &str, file: &str) -> String {
+        let (endpoint, repo) = (&self.settings.endpoint, &self.id.repo);
+        format!("{endpoint}/{repo}/resolve/{}/{}", utf8_percent_encode(commit, NAME), utf8_percent_encode(file, PATH))
+    }
+
+    /// Tries until it works, it is clear that it will not, or it was tried often enough.
+    fn persist<T>(
+        &self,
+        asked: Asked,
+        on_wait: &dyn Fn(&str, Duration),
+        mut attempt: impl FnMut() -> Result<T, Trouble>,
+    ) -> Result<T, HubError> {
+        let mut failures = 0;
+        loop {
+            match attempt() {
+                Ok(value) => return Ok(value),
+                Err(Trouble::Lasting(error)) => return Err(error),
+                Err(Trouble::Range { why }) => return Err(self.unexpected(asked, why)),
+                Err(Trouble::Passing { why, wait }) => {
+                    failures += 1;
+                    if failures >= self.retry().attempts {
+                        return Err(self.unreachable(asked, why));
+                    }
+                    let wait = wait.unwrap_or_else(|| backoff(self.retry(), failures));
+                    on_wait(&why, wait);
+                    std::thread::sleep(wait);
+                }
+            }
+        }
+    }
+
+    /// Sends a request and follows redirects; the token goes to the endpoint's origin alone. A `HEAD` ends at a redirect
+    /// that describes the file, or that leads to another origin.
+    fn send(&self, method: &Method, url: &str, start: Option<u64>, asked: Asked) -> Result<Response<Body>, Trouble> {
+        let bad_address = |text: &str| self.unexpected(asked, format!("{text:?} is no address"));
+        let mut url: Uri = url.parse().map_err(|_| bad_address(url))?;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = Request::builder().method(method).uri(&url);
+            if let Some(start) = start {
+                request = request.header(RANGE, format!("bytes={start}-"));
+            }
+            if let Some(token) = self.settings.token.as_ref().filter(|_| same_origin(&url, &self.endpoint)) {
+                request = request.header(AUTHORIZATION, token.header());
+            }
+            let request = request.body(()).map_err(|e| self.unexpected(asked, e.to_string()))?;
+            let response = self.agent.run(request).map_err(|e| self.no_answer(&url, asked, e))?;
+            if !response.status().is_redirection() {
+                return match response.status().is_success() {
+                    true => Ok(response),
+                    false => Err(self.refusal(response, &url, asked)),
+                };
+            }
+            let to = header(response.headers(), LOCATION.as_str()).unwrap_or_default();
+            let next = follow(&url, to).ok_or_else(|| bad_address(to))?;
+            if method == Method::HEAD && (response.headers().contains_key(LINKED_ETAG) || !same_origin(&next, &url)) {
+                return Ok(response);
+            }
+            url = next;
+        }
+        Err(self.unexpected(asked, format!("more than {MAX_REDIRECTS} redirects")).into())
+    }
+
+    fn text(&self, response: Response<Body>, asked: Asked) -> Result<Vec<u8>, Trouble> {
+        let mut text = Vec::new();
+        let read = response.into_body().into_reader().take(MAX_TEXT + 1).read_to_end(&mut text);
+        read.map_err(|e| Trouble::Passing { why: e.to_string(), wait: None })?;
+        match text.len() as u64 > MAX_TEXT {
+            true => Err(self.unexpected(asked, format!("it has over {MAX_TEXT} bytes")).into()),
+            false => Ok(text),
+        }
+    }
+
+    fn host(&self, url: &Uri) -> String {
+        url.authority().map_or_else(String::new, |a| a.to_string())
+    }
+
+    fn unexpected(&self, asked: Asked, why: String) -> HubError {
+        HubError::Answer { host: self.host(&self.endpoint), what: asked.text(), why }
+    }
+
+    fn unreachable(&self, asked: Asked, why: String) -> HubError {
+        HubError::Unreachable { host: self.host(&self.endpoint), what: format!("{} of {}", asked.text(), self.id.repo), why }
+    }
+
+    /// What it means that there is no answer at all.
+    fn no_answer(&self, url: &Uri, asked: Asked, error: ureq::Error) -> Trouble {
+        let host = self.host(url);
+        match error {
+            // A second question would get the same answer.
+            ureq::Error::HostNotFound => self.unreachable(asked, format!("the name {host} is not known")).into(),
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::InvalidProxyUrl => {
+                self.unreachable(asked, format!("{host}: {error}")).into()
+            }
+            error => Trouble::Passing { why: format!("{host}: {error}"), wait: None },
+        }
+    }
+
+    /// What it means that a request was refused.
+    fn refusal(&self, response: Response<Body>, url: &Uri, asked: Asked) -> Trouble {
+        let headers = response.headers();
+        let status = response.status();
+        let code = header(headers, "x-error-code").unwrap_or_default();
+        let message = header(headers, "x-error-message").map_or_else(String::new, |m| format!(": {}", shortened(m)));
+        let (endpoint, repo) = (self.settings.endpoint.clone(), self.id.repo.clone());
+        // Another host was not sent the token, and says nothing about the hub's rights.
+        let ours = same_origin(url, &self.endpoint);
+        let token_origin = self.settings.token.as_ref().map(|t| t.origin.clone());
+        Trouble::Lasting(match (status, code) {
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT, _) => return self.later(headers, status, url),
+            (status, _) if status.is_server_error() => return self.later(headers, status, url),
+            (StatusCode::RANGE_NOT_SATISFIABLE, _) => return Trouble::Range { why: format!("{}: HTTP 416", self.host(url)) },
+            // A signed address that is too old: the hub gives a new one.
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) if !ours => {
+                return Trouble::Passing { why: format!("{}: HTTP {}", self.host(url), status.as_u16()), wait: None };
+            }
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, "GatedRepo") => HubError::Gated { endpoint, repo, token_origin },
+            (StatusCode::UNAUTHORIZED, _) => HubError::Unauthorized { endpoint, repo, token_origin },
+            (StatusCode::FORBIDDEN, _) => HubError::Forbidden { endpoint, repo, what: asked.text(), token_origin, message },
+            (StatusCode::NOT_FOUND, "RepoNotFound") => HubError::NoModel { endpoint, repo },
+            (StatusCode::NOT_FOUND, "RevisionNotFound") => self.no_revision(),
+            (StatusCode::NOT_FOUND, _) => match asked {
+                Asked::File(file) => HubError::NoFile { repo, revision: self.revision.into(), file: file.into() },
+                // Mirrors without error codes: the model is there if its default branch was not asked for.
+                Asked::Listing if self.id.revision.is_some() => self.no_revision(),
+                Asked::Listing => HubError::NoModel { endpoint, repo },
+            },
+            _ => self.unexpected(asked, format!("HTTP {}{message}", status.as_u16())),
+        })
+    }
+
+    fn no_revision(&self) -> HubError {
+        HubError::NoRevision {
+            endpoint: self.settings.endpoint.clone(),
+            repo: self.id.repo.clone(),
+            revision: self.revision.into(),
+        }
+    }
+
+    /// A server that is busy: when it wants to be asked again.
+    fn later(&self, headers: &HeaderMap, status: StatusCode, url: &Uri) -> Trouble {
+        let wait = header(headers, RETRY_AFTER.as_str()).and_then(|s| s.trim().parse().ok()).map(Duration::from_secs);
+        let host = self.host(url);
+        match wait {
+            Some(wait) if wait > MAX_WAIT && status == StatusCode::TOO_MANY_REQUESTS => {
+                HubError::RateLimited { host, seconds: wait.as_secs() }.into()
+            }
+            wait => Trouble::Passing { why: format!("{host}: HTTP {}", status.as_u16()), wait: wait.map(|w| w.min(MAX_WAIT)) },
+        }
+    }
+}
+
+/// The wait after so many failures in a row.
+pub(super) fn backoff(retry: Retry, failures: u32) -> Duration {
+    retry.first_wait.saturating_mul(1 << (failures - 1).min(16)).min(MAX_WAIT)
+}
+
+/// The usual certificate authorities, or those that the environment names.
+fn tls_config(settings: &Settings) -> Result<TlsConfig, HubError> {
+    let builder = TlsConfig::builder();
+    let Some(path) = &settings.certificates else { return Ok(builder.build()) };
+    let fail = |why: String| HubError::Certificates { path: path.clone(), why };
+    let pem = haikuq_files::read_at_most(path, 64 << 20).map_err(|e| fail(e.to_string()))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|e| fail(e.to_string()))? {
+            certificates.push(certificate);
+        }
+    }
+    match certificates.is_empty() {
+        true => Err(fail("there is no certificate in it".into())),
+        false => Ok(builder.root_certs(RootCerts::new_with_certs(&certificates)).build()),
+    }
+}
+
+fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A server's words, fit for one line of a terminal.
+fn shortened(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+/// Where a redirect leads.
+fn follow(from: &Uri, to: &str) -> Option<Uri> {
+    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
+    let to = to.split('#').next().filter(|to| !to.is_empty())?;
+    let text = match to {
+        _ if to.starts_with("//") => format!("{scheme}:{to}"),
+        _ if to.starts_with('/') => format!("{scheme}://{authority}{to}"),
+        _ if to.contains("://") => to.into(),
+        _ => format!("{scheme}://{authority}{}/{to}", from.path().rsplit_once('/').map_or("", |p| p.0)),
+    };
+    let uri: Uri = text.parse().ok()?;
+    matches!(uri.scheme_str(), Some("http" | "https")).then_some(uri)
+}
+
+/// Same scheme, host and port.
+fn same_origin(a: &Uri, b: &Uri) -> bool {
+    let origin = |uri: &Uri| {
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+    };
+    origin(a).is_some() && origin(a) == origin(b)
+}
+
+/// `api/models/ID/revision/REVISION?blobs=true`.
+#[derive(Deserialize)]
+struct ModelInfo {
+    sha: String,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    #[serde(alias = "oid")]
+    sha256: String,
+    size: Option<u64>,
+}
+
+impl ModelInfo {
+    fn listing(self) -> Result<Listing, String> {
+        if !cache::is_commit(&self.sha) {
+            return Err(format!("{:?} is no commit", shortened(&self.sha)));
+        }
+        // A path that would leave the folder is nobody's weights.
+        let files = self.siblings.into_iter().filter(|s| is_plain_path(&s.rfilename));
+        Ok(Listing { commit: self.sha, files: files.map(Sibling::file).collect() })
+    }
+}
+
+impl Sibling {
+    fn file(self) -> RemoteFile {
+        let content = match (self.lfs, self.blob_id, self.size) {
+            (Some(lfs), _, size) if cache::is_hex(&lfs.sha256, 64) => {
+                lfs.size.or(size).map(|bytes| Content { bytes, hash: Hash::Sha256(lfs.sha256) })
+            }
+            (None, Some(id), Some(bytes)) if cache::is_hex(&id, 40) => Some(Content { bytes, hash: Hash::GitBlob(id) }),
+            _ => None,
+        };
+        RemoteFile { path: self.rfilename, content }
+    }
+}
+
+/// Size and hash from the headers of a file or of the redirect to it: the hub's own, or those of a mirror, whose hashes
+/// of small files may be of any kind.
+fn content_of(headers: &HeaderMap, redirects: bool) -> Result<Content, String> {
+    let etag = header(headers, LINKED_ETAG).or_else(|| header(headers, ETAG.as_str())).ok_or("it has no ETag")?;
+    let etag = etag.trim_start_matches("W/").trim_matches('"');
+    let plain = (1..=128).contains(&etag.len()) && etag.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    // A redirect's own length is not the file's.
+    let own = header(headers, CONTENT_LENGTH.as_str()).filter(|_| !redirects);
+    let size = header(headers, LINKED_SIZE).or(own);
+    let bytes = size.and_then(|s| s.parse().ok()).ok_or("it has neither X-Linked-Size nor Content-Length")?;
+    match plain {
+        true if cache::is_hex(etag, 64) => Ok(Content { bytes, hash: Hash::Sha256(etag.into()) }),
+        true => Ok(Content { bytes, hash: Hash::Opaque(etag.into()) }),
+        false => Err(format!("its ETag is {:?}", shortened(etag))),
+    }
+}
+
+/// A choice among the files of a listing or a snapshot.
+pub(super) fn choice_error(repo: &str, revision: &str) -> impl FnOnce(ChoiceError) -> HubError {
+    let (repo, revision) = (repo.to_string(), revision.to_string());
+    move |source| HubError::Choice { repo, revision, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_where_they_say() {
+        let from: Uri = "https://hub.example/org/name/resolve/main/a".parse().unwrap();
+        for (to, expected) in [
+            ("/api/x?y=1", Some("https://hub.example/api/x?y=1")),
+            ("https://cdn.example/b", Some("https://cdn.example/b")),
+            ("//cdn.example/b", Some("https://cdn.example/b")),
+            ("b", Some("https://hub.example/org/name/resolve/main/b")),
+            ("", None),
+            ("file:///etc/passwd", None),
+        ] {
+            assert_eq!(follow(&from, to), expected.map(|e| e.parse().unwrap()), "{to}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let same = |a: &str, b: &str| same_origin(&a.parse().unwrap(), &b.parse().unwrap());
+        assert!(same("https://Hub.example/a", "https://hub.example:443/b"));
+        assert!(!same("https://hub.example", "http://hub.example"));
+        assert!(!same("https://hub.example", "https://hub.example:444"));
+        assert!(!same("https://hub.example", "https://cdn.hub.example"));
+        assert!(!same("https://hub.example", "https://hub.example.org"));
+    }
+
+    #[test]
+    fn a_listing_gives_sizes_and_hashes_and_drops_paths_that_leave_the_folder() {
+        let (commit, sha) = ("c".repeat(40), "a".repeat(64));
+        let text = format!(
+            r#"{{"sha": "{commit}", "siblings": [
+                {{"rfilename": "config.json", "size": 3, "blobId": "{commit}"}},
+                {{"rfilename": "model.safetensors", "size": 9, "blobId": "{commit}", "lfs": {{"sha256": "{sha}", "size": 9}}}},
+                {{"rfilename": "../../evil"}}, {{"rfilename": "/etc/passwd"}}, {{"rfilename": "tokenizer.json"}}]}}"#
+        );
+        let listing = serde_json::from_str::<ModelInfo>(&text).unwrap().listing().unwrap();
+        let hash = |i: usize| listing.files[i].content.as_ref().map(|c| c.hash.clone());
+        assert_eq!(listing.files.len(), 3);
+        assert_eq!((hash(0), hash(1), hash(2)), (Some(Hash::GitBlob(commit)), Some(Hash::Sha256(sha)), None));
+        assert!(ModelInfo { sha: "../x".into(), siblings: Vec::new() }.listing().is_err());
+    }
+
+    #[test]
+    fn an_etag_that_is_no_file_name_is_refused() {
+        let headers = |etag: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("etag", etag.parse().unwrap());
+            headers.insert("content-length", "5".parse().unwrap());
+            headers
+        };
+        assert_eq!(content_of(&headers("W/\"abc-1\""), false).unwrap().hash, Hash::Opaque("abc-1".into()));
+        for etag in ["\"../../x\"", "\"\"", "\"a/b\"", "\".\""] {
+            assert!(content_of(&headers(etag), false).is_err(), "{etag}");
+        }
+        assert!(content_of(&headers("\"abc\""), true).is_err(), "the length of a redirect");
+    }
+
+    #[test]
+    fn waits_double() {
+        let retry = Retry { first_wait: Duration::from_millis(100), ..Retry::default() };
+        assert_eq!([1, 2, 3].map(|n| backoff(retry, n).as_millis()), [100, 200, 400]);
+    }
+}

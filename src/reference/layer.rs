@@ -1,0 +1,262 @@
+//! One decoder layer: norms, attention and feed-forward network, as the spec puts them together.
+
+use super::ReferenceError;
+use super::attention::{LayerCache, Scores, attend};
+use super::elementwise::{gated, silu, silu_gated, sum};
+use super::heads::split;
+use super::norm::NormWeights;
+use super::observe::{Observe, ProjectionKind, Unobserved};
+use super::product::{Factor, GpuProducts};
+use super::rope::{CosSin, rotate};
+use super::rows::{every_second, stacked};
+use super::weights::Weights;
+use candle_core::{Device, Result, Tensor};
+use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, QkNorm, Residual};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Rows of the feed-forward network's inside that exist at a time.
+const MLP_ROWS: usize = 2048;
+
+/// A matrix `[rows, columns]` with an optional bias.
+#[derive(Clone)]
+struct Projection {
+    weight: Factor,
+    bias: Option<Tensor>,
+}
+
+impl Projection {
+    fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
+        Ok(Self { weight: weights.take(name)?.into(), bias: weights.take_if(bias, &format!("{name}.bias"))? })
+    }
+
+    /// The same with other weights, row-major `[rows, columns]`.
+    fn with_weights(&self, weights: Vec<f32>) -> Result<Self> {
+        let weight = Tensor::from_vec(weights, self.weight.weight().dims(), &Device::Cpu)?;
+        Ok(Self { weight: self.weight.with_weight(weight)?, bias: self.bias.clone() })
+    }
+
+    /// `x` `[n, columns]` to `[n, rows]`; `observer` sees it before the bias.
+    fn forward(&self, kind: ProjectionKind, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+        let y = observer.output(kind, self.weight.product(x)?)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// What the weights of a layer's mixer are.
+enum MixerWeights {
+    Attention(AttentionWeights),
+}
+
+impl MixerWeights {
+    fn load(spec: &DecoderSpec, mixer: &Mixer, layer: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
+        match mixer {
+            Mixer::Attention(attention) => AttentionWeights::load(spec, *attention, layer, weights).map(Self::Attention),
+        }
+    }
+}
+
+/// Attention's weights.
+struct AttentionWeights {
+    spec: Attention,
+    qkv: Projection,
+    qk_norm: Option<(NormWeights, NormWeights)>,
+    output: Projection,
+}
+
+impl AttentionWeights {
+    /// `layer` is the prefix of its tensors' names, with the dot.
+    fn load(
+        spec: &DecoderSpec,
+        attention: Attention,
+        layer: &str,
+        weights: &mut Weights,
+    ) -> std::result::Result<Self, ReferenceError> {
+        let qkv = Projection::load(weights, &format!("{layer}qkv"), attention.qkv_bias)?;
+        let qk_norm = attention.qk_norm.map(|kind| -> std::result::Result<_, ReferenceError> {
+            let mut load = |part| NormWeights::load(kind.norm(spec.norm), &format!("{layer}{part}"), weights);
+            Ok((load("q_norm")?, load("k_norm")?))
+        });
+        let qk_norm = qk_norm.transpose()?;
+        let output = Projection::load(weights, &format!("{layer}attention_output"), attention.output_bias)?;
+        Ok(Self { spec: attention, qkv, qk_norm, output })
+    }
+
+    /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
+    fn attend(&self, qkv: &Tensor, ropes: &[CosSin], first: usize, cache: &mut LayerCache) -> Result<Tensor> {
+        let Attention { num_heads, num_kv_heads, head_dim, scale, softcap, window, .. } = self.spec;
+        let (q_size, kv_size) = (self.spec.attention_size(), self.spec.kv_size());
+        let heads = |x: &Tensor, first, heads| split(x, first, heads, head_dim);
+        let (mut q, mut k) = match (&self.qk_norm, self.spec.qk_norm) {
+            (Some((q_norm, k_norm)), Some(QkNorm::Whole)) => {
+                let (q, k) = (qkv.narrow(1, 0, q_size)?, qkv.narrow(1, q_size, kv_size)?);
+                (heads(&q_norm.forward(&q)?, 0, num_heads)?, heads(&k_norm.forward(&k)?, 0, num_kv_heads)?)
+            }
+            _ => (heads(qkv, 0, num_heads)?, heads(qkv, q_size, num_kv_heads)?),
+        };
+        let v = heads(qkv, q_size + kv_size, num_kv_heads)?;
+        if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead | QkNorm::EachHead(_))) = (&self.qk_norm, self.spec.qk_norm) {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        if let Some(rope) = self.spec.rope {
+            (q, k) = (rotate(&q, &ropes[rope])?, rotate(&k, &ropes[rope])?);
+        }
+        let (keys, values) = cache.append(k, v)?;
+        attend(&q, &keys, &values, Scores { scale, softcap, window, first })
+    }
+}
+
+/// One layer's weights.
+pub(super) struct Layer {
+    spec: LayerSpec,
+    mixer_norm: Option<NormWeights>,
+    mixer: MixerWeights,
+    mixer_post_norm: Option<NormWeights>,
+    mlp_norm: Option<NormWeights>,
+    /// The rows of a gate and its up projection take turns.
+    up: Projection,
+    down: Projection,
+    mlp_post_norm: Option<NormWeights>,
+}
+
+impl Layer {
+    pub(super) fn load(spec: &DecoderSpec, index: usize, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
+        let layer = &spec.layers[index];
+        let name = |part: &str| format!("layers.{index}.{part}");
+        let (pre, post) = (layer.norm_placement.is_before(), layer.norm_placement.is_after());
+        let norm = |present: bool, part: &str, weights: &mut Weights| {
+            if present { NormWeights::load(spec.norm, &name(part), weights).map(Some) } else { Ok(None) }
+        };
+        let mixer_norm = norm(pre, "mixer_norm", weights)?;
+        let mixer = MixerWeights::load(spec, &layer.mixer, &name(""), weights)?;
+        let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
+        let mlp_norm = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
+        let up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
+        let down = Projection::load(weights, &name("down"), layer.mlp.bias)?;
+        let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
+        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, up, down, mlp_post_norm })
+    }
+
+    fn factors(&mut self) -> [&mut Factor; 4] {
+        let MixerWeights::Attention(attention) = &mut self.mixer;
+        [&mut attention.qkv, &mut attention.output, &mut self.up, &mut self.down].map(|projection| &mut projection.weight)
+    }
+
+    /// Has the products with the layer's weights computed in integers, and `gradients` of them.
+    pub(super) fn use_integers(&mut self, gradients: bool) -> Result<()> {
+        self.factors().into_iter().try_for_each(|factor| factor.use_integers(gradients))
+    }
+
+    /// Has the products with the layer's weights computed by `products`.
+    pub(super) fn put_on(&mut self, products: &Arc<GpuProducts>) -> Result<()> {
+        self.factors().into_iter().try_for_each(|factor| factor.put_on(products))
+    }
+
+    /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
+    pub(super) fn forward(
+        &self,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        ropes: &[CosSin],
+        first: usize,
+        cache: &mut LayerCache,
+    ) -> Result<Tensor> {
+        let MixerWeights::Attention(attention) = &self.mixer;
+        self.observed(spec, x, &mut Unobserved, |qkv| attention.attend(qkv, ropes, first, cache))
+    }
+
+    /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
+    /// `observer` sees what goes into and comes out of every matrix, and may put others in their place.
+    pub(super) fn forward_windows(
+        &self,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        ropes: &[CosSin],
+        length: usize,
+        observer: &mut dyn Observe,
+    ) -> Result<Tensor> {
+        let MixerWeights::Attention(attention) = &self.mixer;
+        self.observed(spec, x, observer, |qkv| {
+            let window = |i: usize| {
+                let qkv = qkv.narrow(0, i * length, length)?;
+                attention.attend(&qkv, ropes, 0, &mut LayerCache::default())
+            };
+            let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
+            stacked(windows)
+        })
+    }
+
+    /// The layer with `attend` in the middle, which makes `[n, heads × head_dim]` of q, k and v `[n, …]`.
+    fn observed(
+        &self,
+        spec: &DecoderSpec,
+        x: &Tensor,
+        observer: &mut dyn Observe,
+        attend: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
+            Some(norm) => norm.forward(x),
+            None => Ok(x.clone()),
+        };
+        let normed = norm(&self.mixer_norm, x)?;
+        let mixed = match &self.mixer {
+            MixerWeights::Attention(weights) => {
+                let qkv = project(ProjectionKind::Qkv, &weights.qkv, &normed, observer)?;
+                let attention = attend(&qkv)?;
+                drop(qkv);
+                project(ProjectionKind::AttentionOutput, &weights.output, &attention, observer)?
+            }
+        };
+        let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
+        let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(x, observer)?)?, spec.residual_multiplier);
+        match self.spec.residual {
+            Residual::Sequential => {
+                let x = sum(x, &mixed)?;
+                sum(&x, &mlp(&norm(&self.mlp_norm, &x)?)?)
+            }
+            Residual::Parallel => sum(&sum(x, &mixed)?, &mlp(&norm(&self.mlp_norm, x)?)?),
+            Residual::ParallelShared => sum(&sum(x, &mixed)?, &mlp(&normed)?),
+        }
+    }
+
+    fn mlp(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+        let activate = |x: Tensor| match self.spec.mlp.activation {
+            Activation::Silu => silu(&x),
+            Activation::Gelu => x.gelu_erf(),
+            Activation::GeluTanh => x.gelu(),
+        };
+        let up = match observer.replace(ProjectionKind::Up, self.up.weight.weight(), x)? {
+            Some(weights) => self.up.with_weights(weights)?,
+            None => self.up.clone(),
+        };
+        // A gate and its up projection are as wide as a model gets, so only a part of the rows exists at a time.
+        let mut parts = Vec::new();
+        for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
+            let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
+            let y = up.forward(ProjectionKind::Up, &x, observer)?;
+            parts.push(match (self.spec.mlp.gated, self.spec.mlp.activation) {
+                (true, Activation::Silu) => silu_gated(&y)?,
+                (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
+                (false, _) => activate(y)?,
+            });
+        }
+        let inner = stacked(parts)?;
+        project(ProjectionKind::Down, &self.down, &inner, observer)
+    }
+}
+
+/// `x` through the matrix of a kind, or through what the observer puts in its place.
+fn project(kind: ProjectionKind, projection: &Projection, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+    match observer.replace(kind, projection.weight.weight(), x)? {
+        Some(weights) => projection.with_weights(weights)?.forward(kind, x, observer),
+        None => projection.forward(kind, x, observer),
+    }
+}
+
+fn scaled(x: Tensor, by: f32) -> Result<Tensor> {
+    if by == 1.0 { Ok(x) } else { x * f64::from(by) }
+}
