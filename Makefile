@@ -27,9 +27,8 @@ web-demo: web ## serve the chat app with the embedded model and open it
 test: setup-test ## all tests on a GPU or in software, in a real browser too
 	@scripts/test.sh
 
-lint: ## formatting and clippy, warnings as errors
-	cargo fmt --all -- --check
-	cargo clippy --all-targets -- -D warnings
+lint: setup-web ## formatting, clippy, rustdoc, TypeScript and prose, warnings as errors
+	@scripts/lint.sh
 
 bench: setup ## conversion and inference speed on the embedded model
 	@scripts/bench.sh
@@ -40,8 +39,9 @@ quality: setup ## loss of every recipe on a real model: make quality VALID=wikit
 docs: ## API documentation, man pages and command reference
 	@scripts/docs.sh
 
-fmt: ## format the code
+fmt: setup-web ## format the code, Rust and TypeScript
 	cargo fmt --all
+	@scripts/npm-ci.sh && cd web && PATH="$(CURDIR)/.tools/node/bin:$$PATH" npm run --silent format
 
 clean: ## remove what was built
 	cargo clean

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests of web/: types, unit tests, and tests in a real browser (web/tests/README.md). Builds only the program
-# that serves (HAIKUQ_BIN names another one); the rest has to be there, and what is missing is said: make web builds it.
+# that serves (HAIKUQ_BIN names another one); make web builds the rest, and this script names what is missing.
 # Arguments go to `playwright test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -2,7 +2,7 @@
 # Runs all tests: cargo nextest, then the browser's. Fails if no GPU adapter, not even a software one, is found.
 # With arguments (for cargo nextest) only those tests.
 #
-# Every test fails where what it needs is missing. What this system cannot have is left out here, by the tests' names: nextest
+# Every test fails where what it needs is missing. This script leaves out what this system cannot have, by the tests' names: nextest
 # counts it as skipped, and the last lines say what was not tested.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the runtime for the browser into web/src/engine/generated and prints its size.
 #
-# With rustup's wasm32 target where that is to be had. Where rustup cannot reach its server, with the distribution's Rust for
+# With rustup's wasm32 target where rustup can install it. Where rustup cannot reach its server, with the distribution's Rust for
 # the web and its sources (Debian: rustc-web cargo-web rust-web-src lld), which build the standard library too.
 # `--check-toolchain` only says (by its exit code) whether either is there.
 set -euo pipefail

@@ -52,7 +52,9 @@ function tsc(...options) {
 /** The package's types as its users get them. */
 const types = mkdtempSync(join(tmpdir(), 'haikuq-types-'));
 beforeAll(async () => {
-  expect(await tsc('-p', join(web, 'tsconfig.build.json'), '--emitDeclarationOnly', '--declarationMap', 'false', '--outDir', types)).toBe('');
+  expect(await tsc('-p', join(web, 'tsconfig.build.json'), '--emitDeclarationOnly', '--declarationMap', 'false', '--outDir', types)).toBe(
+    '',
+  );
 }, 120_000);
 afterAll(() => rmSync(types, { recursive: true }));
 

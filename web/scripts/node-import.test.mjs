@@ -13,7 +13,9 @@ const built = existsSync(new URL('dist/engine/generated/haikuq_web.js', web));
 
 test.runIf(built).for(files)('%s is imported in Node.js', async (file) => {
   const program = `import(${JSON.stringify(new URL(file, web).href)}).then((all) => console.log(JSON.stringify(Object.keys(all))))`;
-  const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], { cwd: fileURLToPath(web) });
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', program], {
+    cwd: fileURLToPath(web),
+  });
   expect(stderr).toBe('');
   expect(JSON.parse(stdout)).toBeInstanceOf(Array);
 });

@@ -20,9 +20,7 @@ export function failureOf(error: unknown): Failure {
 }
 
 const bytesOf = ({ needed, available }: ErrorDetails): string | undefined =>
-  needed !== undefined && available !== undefined
-    ? `${formatBytes(needed)} are needed and ${formatBytes(available)} are free.`
-    : undefined;
+  needed !== undefined && available !== undefined ? `${formatBytes(needed)} are needed and ${formatBytes(available)} are free.` : undefined;
 
 const tokensOf = ({ needed, available }: ErrorDetails): string | undefined =>
   needed !== undefined && available !== undefined
@@ -63,7 +61,7 @@ export function adviceFor({ code, details }: Pick<Failure, 'code' | 'details'>, 
       return advice(
         details.file ? `${details.file} could not be fetched` : 'The package could not be fetched',
         details.status ? `The server answered with status ${details.status}.` : undefined,
-        'Check the address and the connection and try again. What has arrived is kept, so the download goes on where it stopped.',
+        'Check the address and the connection and try again. The part that has arrived is kept, so the download goes on where it stopped.',
       );
     case 'integrity':
       return advice(

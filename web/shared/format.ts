@@ -30,8 +30,7 @@ export function formatRate(value: number): string {
 }
 
 /** Three digits of what may be very small: milliseconds on a GPU. */
-export const formatFine = (value: number): string =>
-  new Intl.NumberFormat('en', { maximumSignificantDigits: 3 }).format(value);
+export const formatFine = (value: number): string => new Intl.NumberFormat('en', { maximumSignificantDigits: 3 }).format(value);
 
 export function formatMilliseconds(milliseconds: number): string {
   if (milliseconds < 1000) return `${whole.format(milliseconds)} ms`;

@@ -6,9 +6,12 @@ const page = 'https://example.org/app/?package=x';
 afterEach(() => vi.unstubAllEnvs());
 
 describe('requireAllowedOrigin', () => {
-  it.each(['packages/one/', '/packages/one/', 'https://example.org/p/', new URL('https://example.org/p/')])('allows %s of the page’s own', (location) => {
-    expect(() => requireAllowedOrigin(location, page)).not.toThrow();
-  });
+  it.each(['packages/one/', '/packages/one/', 'https://example.org/p/', new URL('https://example.org/p/')])(
+    'allows %s of the page’s own',
+    (location) => {
+      expect(() => requireAllowedOrigin(location, page)).not.toThrow();
+    },
+  );
 
   it('allows files, which are on this device', () => {
     expect(() => requireAllowedOrigin([new File([], 'haikuq.json')], page)).not.toThrow();

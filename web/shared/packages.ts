@@ -55,8 +55,7 @@ export function packageName(url: string): string {
   }
 }
 
-const optionalNumber = (value: unknown): number | undefined =>
-  typeof value === 'number' && Number.isFinite(value) ? value : undefined;
+const optionalNumber = (value: unknown): number | undefined => (typeof value === 'number' && Number.isFinite(value) ? value : undefined);
 
 /** What is usable of a `packages/index.json`; entries that are not are left out. */
 export function parsePackageIndex(json: unknown, root: string): PackageIndex {

@@ -23,7 +23,9 @@ it('tells the page’s policy and its check of the same origins', async () => {
   const html = files.find((file) => file.fileName === 'index.html');
   const script = files.find((file) => file.type === 'chunk');
   expect(html).toMatchObject({ source: expect.stringContaining(' https://packages.example http://localhost:8080; worker-src') });
-  expect(script).toMatchObject({ code: expect.stringMatching(/document\.title=[`"']https:\/\/packages\.example http:\/\/localhost:8080[`"']/) });
+  expect(script).toMatchObject({
+    code: expect.stringMatching(/document\.title=[`"']https:\/\/packages\.example http:\/\/localhost:8080[`"']/),
+  });
 });
 
 it.each(['packages.example', 'https://packages.example/p/', 'https://*.example', 'https:', 'ws://packages.example'])(

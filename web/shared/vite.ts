@@ -11,7 +11,10 @@ const haikuq = fileURLToPath(new URL('../src/index.ts', import.meta.url));
  * by spaces. For sites that keep packages on another host. Both the page's policy and its own check (`origins.ts`) have
  * them.
  */
-const connectOrigins = (process.env['HAIKUQ_CONNECT'] ?? '').split(/\s+/).filter((entry) => entry !== '').map(originOf);
+const connectOrigins = (process.env['HAIKUQ_CONNECT'] ?? '')
+  .split(/\s+/)
+  .filter((entry) => entry !== '')
+  .map(originOf);
 
 function originOf(entry: string): string {
   const url = URL.canParse(entry) ? new URL(entry) : undefined;

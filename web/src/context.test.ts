@@ -8,7 +8,13 @@ const conversation = (roles: string): Message[] =>
   [...roles].map((r) => ({ role: { s: 'system', u: 'user', a: 'assistant' }[r] as string, content: '' }));
 
 function fit(roles: string, options: Partial<ContextOptions>) {
-  return fitContext(conversation(roles), encode, { contextSize: 100, overflow: 'trim', reserve: undefined, maxTokens: undefined, ...options });
+  return fitContext(conversation(roles), encode, {
+    contextSize: 100,
+    overflow: 'trim',
+    reserve: undefined,
+    maxTokens: undefined,
+    ...options,
+  });
 }
 
 describe('fitContext', () => {
@@ -51,7 +57,8 @@ describe('fitContext', () => {
   });
 
   it('drops four turns at a time from a long conversation, so that the next turns begin alike', () => {
-    const dropped = (turns: number) => fit(`s${'ua'.repeat(turns)}u`, { contextSize: 400, reserve: 0 }).trimmed?.droppedMessages.length ?? 0;
+    const dropped = (turns: number) =>
+      fit(`s${'ua'.repeat(turns)}u`, { contextSize: 400, reserve: 0 }).trimmed?.droppedMessages.length ?? 0;
     expect([19, 20, 21, 22, 23, 24].map(dropped)).toEqual([0, 8, 8, 8, 8, 16]);
   });
 

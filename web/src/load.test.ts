@@ -131,7 +131,10 @@ describe('load', () => {
       vi.stubGlobal('caches', undefined);
       await (await loadModel()).dispose();
       expect(await listStored()).toEqual([]);
-      await expect(loadModel({ cache: 'opfs' })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('refused') as string });
+      await expect(loadModel({ cache: 'opfs' })).rejects.toMatchObject({
+        code: 'invalid-argument',
+        message: expect.stringContaining('refused') as string,
+      });
     });
   });
 
@@ -139,7 +142,9 @@ describe('load', () => {
     const denied = () => {
       throw new DOMException('denied', 'SecurityError');
     };
-    vi.stubGlobal('navigator', { storage: { getDirectory: async () => denied(), persisted: async () => denied(), estimate: async () => denied() } });
+    vi.stubGlobal('navigator', {
+      storage: { getDirectory: async () => denied(), persisted: async () => denied(), estimate: async () => denied() },
+    });
     Object.defineProperty(globalThis, 'caches', { configurable: true, get: denied });
     try {
       await (await loadModel()).dispose();
@@ -224,7 +229,10 @@ describe('load', () => {
     [{ worker: 'yes' }, 'worker is "yes"'],
     [{ device: { powerPreference: 'max' } }, 'device.powerPreference is "max"'],
   ])('refuses %j', async (options, message) => {
-    await expect(loadModel(options as LoadOptions)).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining(message) as string });
+    await expect(loadModel(options as LoadOptions)).rejects.toMatchObject({
+      code: 'invalid-argument',
+      message: expect.stringContaining(message) as string,
+    });
   });
 
   it('says so where the worker cannot begin', async () => {
@@ -315,7 +323,10 @@ describe('a chat template', () => {
     ['tools', [{ maximum: -(2n ** 127n) - 1n }]],
     ['continueFinalMessage', 'yes'],
   ])('is refused %s of %o', async (name, value) => {
-    await expect(said([user('Hi')], { [name]: value })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining(name) as string });
+    await expect(said([user('Hi')], { [name]: value })).rejects.toMatchObject({
+      code: 'invalid-argument',
+      message: expect.stringContaining(name) as string,
+    });
   });
 });
 
@@ -430,12 +441,19 @@ describe('a model', () => {
     await expect(collect(stream)).rejects.toMatchObject(expected);
   });
 
-  it.each([[[]], ['Hi'], [[{ role: 'user' }]], [[{ role: '', content: '' }]], [[null]], [[{ role: 'user', content: [{ type: 'text', text: 'Hi' }] }]]])(
-    'refuses the messages %j',
-    async (messages) => {
-      await expect(model.chat(messages as never).result).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('messages') as string });
-    },
-  );
+  it.each([
+    [[]],
+    ['Hi'],
+    [[{ role: 'user' }]],
+    [[{ role: '', content: '' }]],
+    [[null]],
+    [[{ role: 'user', content: [{ type: 'text', text: 'Hi' }] }]],
+  ])('refuses the messages %j', async (messages) => {
+    await expect(model.chat(messages as never).result).rejects.toMatchObject({
+      code: 'invalid-argument',
+      message: expect.stringContaining('messages') as string,
+    });
+  });
 
   it('takes no notice of what else is in a message', async () => {
     const message = { role: 'user', content: 'Hi', onClick: () => undefined };
@@ -449,7 +467,10 @@ describe('a model', () => {
     expect(await model.continueGreedily(encode('x'), 3)).toEqual(encode('You'));
     const rows: number[][] = [];
     await model.score(encode('abc'), (first, logits) => rows.push([first, ...logits]));
-    expect(rows).toEqual([[0, 0, 0, 1, 1], [2, 2, 2]]);
+    expect(rows).toEqual([
+      [0, 0, 0, 1, 1],
+      [2, 2, 2],
+    ]);
     const failing = model.score(encode('abc'), () => {
       throw new Error('mine');
     });
@@ -474,8 +495,15 @@ describe('a model', () => {
     await model.dispose();
     expect((await running.result).finish).toBe('cancelled');
     expect((await queued.result).finish).toBe('cancelled');
-    const calls: Promise<unknown>[] = [model.generate('a').result, model.chat([{ role: 'user', content: 'Hi' }]).text(), model.countTokens('a'), model.memory(), model.profile()];
-    for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('disposed') as string });
+    const calls: Promise<unknown>[] = [
+      model.generate('a').result,
+      model.chat([{ role: 'user', content: 'Hi' }]).text(),
+      model.countTokens('a'),
+      model.memory(),
+      model.profile(),
+    ];
+    for (const call of calls)
+      await expect(call).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('disposed') as string });
     await model.dispose();
     expect(terminated).toBe(1);
   });

@@ -40,7 +40,7 @@ export async function load(location: PackageLocation, options: LoadOptions = {})
   } catch (error) {
     givenUp = true;
     const over = giveUp(connecting, call, loading);
-    // Who aborts does not wait for what stores what arrived, or is fetching WebAssembly.
+    // An abort does not wait for what stores what arrived, or is fetching WebAssembly.
     if (!signal?.aborted) await over;
     throw toHaikuqError(error);
   } finally {
@@ -113,8 +113,8 @@ async function askToPersist(): Promise<void> {
 }
 
 /**
- * Ends what there is of a load, and gives it some time to store what arrived. A load can fail after the engine was made;
- * what it holds is to be freed where there is no worker to end. Never rejects.
+ * Ends what there is of a load, and gives it some time to store what arrived. A load can fail after the engine was made. Its
+ * memory has to be freed where there is no worker to end. Never rejects.
  */
 async function giveUp(connecting: Promise<Connection>, call: CallId, loading: Promise<unknown>): Promise<void> {
   const connection = await connecting.catch(() => undefined);

@@ -5,16 +5,7 @@ import { aborted, withPartialText } from './failures.js';
 import { createOpenAI } from './openai/client.js';
 import { checkChat, checkCount, checkIds, checkText, writeOptions } from './options.js';
 import { createStream, type ResultStream } from './stream.js';
-import type {
-  BatchStream,
-  ChatOptions,
-  GenerateOptions,
-  GenerationResult,
-  Message,
-  Model,
-  ModelInfo,
-  TextStream,
-} from './types.js';
+import type { BatchStream, ChatOptions, GenerateOptions, GenerationResult, Message, Model, ModelInfo, TextStream } from './types.js';
 import type { CallId, Host, HostEvent, WriteRequest, Written } from './worker/protocol.js';
 import { nothingWritten } from './worker/writing.js';
 
@@ -55,7 +46,7 @@ export interface ModelParts {
 /** A host that is busy with one long step is not waited for any longer. */
 const DISPOSE_TIMEOUT_MS = 2_000;
 
-/** Waits until the end of a host came, or is late. What can go wrong there is of no interest: its worker ends anyway. */
+/** Waits until the end of a host came, or is late. Errors there are of no interest: its worker ends anyway. */
 export async function notForEver(end: () => Promise<void>): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, DISPOSE_TIMEOUT_MS)));
@@ -128,7 +119,12 @@ export function createModel({ host, info, events, close }: ModelParts): Model {
   }
 
   function writeBatch(prompts: readonly string[], options: GenerateOptions): BatchStream {
-    const stream = write(() => generateRequest(prompts, options), options.signal, prompts.length, (index, text) => ({ index, text }));
+    const stream = write(
+      () => generateRequest(prompts, options),
+      options.signal,
+      prompts.length,
+      (index, text) => ({ index, text }),
+    );
     const result = silent(stream.result.then(({ results }) => results));
     return { result, abort: () => stream.abort(), [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator]() };
   }

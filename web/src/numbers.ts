@@ -7,7 +7,7 @@ import { HaikuqError } from './errors.js';
 
 const NUMBER = '\u0000number';
 
-/** Strings and numbers of JSON; what is in strings is passed over. */
+/** Strings and numbers of JSON; digits within strings are passed over. */
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g;
 
 /** `JSON.parse`, but for such numbers. Throws `SyntaxError`, and `invalid-argument` for integers beyond 128 bits. */
@@ -44,7 +44,9 @@ function numberOf(name: string, token: string): { [NUMBER]: string } {
     const value = BigInt(token);
     if (value >= 2n ** 128n || value < -(2n ** 127n)) {
       const shown = token.length > 60 ? `${token.slice(0, 30)}…${token.slice(-10)}` : token;
-      throw new HaikuqError('invalid-argument', `${name}: the integer ${shown} has more than 128 bits, which no template takes`, { field: name });
+      throw new HaikuqError('invalid-argument', `${name}: the integer ${shown} has more than 128 bits, which no template takes`, {
+        field: name,
+      });
     }
   }
   return { [NUMBER]: token };

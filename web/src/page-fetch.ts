@@ -27,7 +27,8 @@ export function answerRequest({ url, init, port }: FetchEvent, { headers, fetch 
     const bytes = new Uint8Array(value);
     send({ bytes }, [bytes.buffer]);
   }
-  const orError = (work: Promise<void>) => void work.catch((error: unknown) => send({ error: error instanceof Error ? error.message : String(error) }));
+  const orError = (work: Promise<void>) =>
+    void work.catch((error: unknown) => send({ error: error instanceof Error ? error.message : String(error) }));
 
   port.onmessage = ({ data }: MessageEvent<'pull' | 'close'>) => {
     if (data === 'pull') return orError(sendPiece());

@@ -1,4 +1,4 @@
-/** Streams: what is written can be iterated as it comes, and awaited as a whole. */
+/** Streams: the written text can be iterated as it comes, and awaited as a whole. */
 
 import { HaikuqError } from './errors.js';
 import { aborted } from './failures.js';

@@ -131,7 +131,7 @@ export interface ChatTemplateOptions {
   continueFinalMessage?: boolean;
 }
 
-/** How tokens are chosen. What is absent comes from the package's `generation_config.json`, or else is greedy. */
+/** How tokens are chosen. Absent options come from the package's `generation_config.json`, or else are greedy. */
 export interface SamplingOptions {
   /** Divides the logits; 0 is greedy. */
   temperature?: number;

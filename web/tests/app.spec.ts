@@ -22,7 +22,9 @@ const answer = () => page.getByTestId('message-assistant').last();
 /** Violations of WCAG 2.2 A and AA that axe finds, in words. */
 async function violations(): Promise<string[]> {
   const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']).analyze();
-  return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id} ${target.join(' ')}: ${failureSummary ?? ''}`));
+  return violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ target, failureSummary }) => `${id} ${target.join(' ')}: ${failureSummary ?? ''}`),
+  );
 }
 
 async function violationsInBothThemes(): Promise<string[]> {
@@ -50,6 +52,7 @@ test('a package that is picked shows its progress in bytes and becomes a chat', 
         const seen = new Set<string>();
         const observer = new MutationObserver(() => {
           const load = document.querySelector<HTMLElement>('[data-testid="load-progress"]');
+          // biome-ignore lint/performance/useDomNodeTextContent: only what is seen counts
           if (load) seen.add(`${load.dataset['phase']} ${/\d [kM]?B of \d/.test(load.innerText) ? 'in bytes' : ''}`);
           if (!document.querySelector('[data-testid="prompt"]')) return;
           observer.disconnect();
@@ -83,7 +86,7 @@ test('the chat is accessible, in light and dark', async () => {
   expect(await violationsInBothThemes()).toEqual([]);
 });
 
-test('an answer can be stopped; what there is of it stays', async () => {
+test('an answer can be stopped; its text so far stays', async () => {
   await page.getByTestId('setting-maxTokens').fill('500');
   await page.getByTestId('prompt').fill('Tell me a long story.');
   await page.getByTestId('send').click();
@@ -119,7 +122,10 @@ test('in a window of 360 pixels nothing scrolls sideways, and both panels open',
   await page.getByTestId('prompt').fill('an-unbreakable-word-'.repeat(20));
   expect(await overflow()).toBe(0);
   await page.getByTestId('prompt').fill('');
-  for (const [opener, content] of [['open-conversations', 'conversation-list'], ['open-settings', 'settings']] as const) {
+  for (const [opener, content] of [
+    ['open-conversations', 'conversation-list'],
+    ['open-settings', 'settings'],
+  ] as const) {
     await page.getByTestId(opener).click();
     await expect(page.getByTestId(content)).toBeVisible();
     expect(await overflow()).toBe(0);

@@ -25,7 +25,10 @@ const recovered = [
   { message: expect.any(String), recovered: true },
 ];
 
-test('a device that is lost midway is replaced from the store, and the text is the undisturbed one', async ({ faulty, faultyLab: page }) => {
+test('a device that is lost midway is replaced from the store, and the text is the undisturbed one', async ({
+  faulty,
+  faultyLab: page,
+}) => {
   expect((await load(page, whole)).error).toBeUndefined();
   const undisturbed = await nativeAnswer(whole, PROMPT, greedy.maxTokens);
   faulty.requests.length = 0;

@@ -36,7 +36,9 @@ test('one adapter is asked for, with the caller’s preference, and kernels are 
 
   await test.step('without a preference after a lost device as well', async () => {
     await page.evaluate(() => window.model.loseDevice());
-    expect(await page.evaluate(() => window.model.generate('A dog', { temperature: 0, maxTokens: 2 }).result)).toMatchObject({ recoveries: 1 });
+    expect(await page.evaluate(() => window.model.generate('A dog', { temperature: 0, maxTokens: 2 }).result)).toMatchObject({
+      recoveries: 1,
+    });
   });
 });
 
@@ -45,26 +47,41 @@ test('the chat template gets messages with their fields, tools, documents and va
   config.chat_template =
     '{{ enable_thinking }} {{ tools[0].function.name }} {{ documents[0].title }} {{ messages[-1].tool_call_id }}: {{ wide + 1 if wide is defined }}{{ messages[-1].content }}{% if add_generation_prompt %} .{% endif %}';
   const changed = Buffer.from(JSON.stringify(config));
-  const manifest = JSON.parse(readFileSync(join(whole.folder, 'haikuq.json'), 'utf8')) as { files: { name: string; bytes: number; sha256: string }[] };
+  const manifest = JSON.parse(readFileSync(join(whole.folder, 'haikuq.json'), 'utf8')) as {
+    files: { name: string; bytes: number; sha256: string }[];
+  };
   const entry = manifest.files.find(({ name }) => name === 'tokenizer_config.json')!;
   Object.assign(entry, { bytes: changed.length, sha256: createHash('sha256').update(changed).digest('hex') });
   const serve = (path: string, bytes: string | Buffer) =>
-    faulty.answer.set(`/packages/${whole.name}/${path}`, (_, response) => response.setHeader('content-type', 'application/json').end(bytes));
+    faulty.answer.set(`/packages/${whole.name}/${path}`, (_, response) =>
+      response.setHeader('content-type', 'application/json').end(bytes),
+    );
   serve('haikuq.json', JSON.stringify(manifest));
   serve('tokenizer_config.json', changed);
 
   const page = await openLab(await browser.newContext(), faulty);
   expect((await load(page, whole)).error).toBeUndefined();
   const [counted, wanted] = await page.evaluate(async () => {
-    const messages = [{ role: 'user', content: 'Hi' }, { role: 'tool', content: 'The cat is in the garden', tool_call_id: 'seven' }];
-    const given = { tools: [{ type: 'function', function: { name: 'weather' } }], documents: [{ title: 'birds' }], chatTemplateKwargs: { enable_thinking: false } };
+    const messages = [
+      { role: 'user', content: 'Hi' },
+      { role: 'tool', content: 'The cat is in the garden', tool_call_id: 'seven' },
+    ];
+    const given = {
+      tools: [{ type: 'function', function: { name: 'weather' } }],
+      documents: [{ title: 'birds' }],
+      chatTemplateKwargs: { enable_thinking: false },
+    };
     const texts = ['False weather birds seven: The cat is in the garden .', 'False weather birds seven: The cat is in the garden'];
     const open = { ...given, continueFinalMessage: true };
     // Beyond 64 bits.
     const wide = { ...given, chatTemplateKwargs: { enable_thinking: false, wide: 2n ** 64n - 1n }, continueFinalMessage: true };
     texts.push('False weather birds seven: 18446744073709551616The cat is in the garden');
     return [
-      [await window.model.countTokens(messages, given), await window.model.countTokens(messages, open), await window.model.countTokens(messages, wide)],
+      [
+        await window.model.countTokens(messages, given),
+        await window.model.countTokens(messages, open),
+        await window.model.countTokens(messages, wide),
+      ],
       await Promise.all(texts.map((text) => window.model.countTokens(text))),
     ];
   });

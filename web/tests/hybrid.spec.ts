@@ -53,7 +53,10 @@ function ask({ cloud = 'anthropic', route = 'cloud-first', cloudAlone = false, c
         route,
         onRoute: ({ error, ...event }: RouteEvent) => void events.push({ ...event, ...(error ? { error: error.code } : {}) }),
       });
-      const messages = [{ role: 'system', content: 'Be brief.' }, { role: 'user', content }];
+      const messages = [
+        { role: 'system', content: 'Be brief.' },
+        { role: 'user', content },
+      ];
       const stream = backend.chat(messages, { temperature: 0, maxTokens: 6 });
       const heard = await window.lab.hear(stream, (count) => count === abortAfter && stream.abort());
       return { ...heard, events };
@@ -65,7 +68,12 @@ function ask({ cloud = 'anthropic', route = 'cloud-first', cloudAlone = false, c
 test('the Anthropic Messages API streams its answer', async () => {
   const { pieces, result, events } = await ask({ cloud: 'anthropic', cloudAlone: true });
   expect(pieces).toEqual(PIECES);
-  expect(result).toMatchObject({ text: PIECES.join(''), finish: 'stop', answeredBy: 'cloud', usage: { promptTokens: 21, completionTokens: 9 } });
+  expect(result).toMatchObject({
+    text: PIECES.join(''),
+    finish: 'stop',
+    answeredBy: 'cloud',
+    usage: { promptTokens: 21, completionTokens: 9 },
+  });
   expect(events).toMatchObject([{ answeredBy: 'cloud' }]);
   expect(anthropic.asked).toEqual([
     { model: 'a-model', system: 'Be brief.', messages: [{ role: 'user', content: PROMPT }], max_tokens: 6, temperature: 0, stream: true },
@@ -75,8 +83,15 @@ test('the Anthropic Messages API streams its answer', async () => {
 test('an OpenAI-compatible API streams its answer', async () => {
   const { pieces, result } = await ask({ cloud: 'openai', cloudAlone: true });
   expect(pieces).toEqual(PIECES);
-  expect(result).toMatchObject({ text: PIECES.join(''), finish: 'stop', answeredBy: 'cloud', usage: { promptTokens: 21, completionTokens: 9 } });
-  expect(openai.asked).toMatchObject([{ model: 'a-model', stream: true, messages: [{ role: 'system' }, { role: 'user', content: PROMPT }] }]);
+  expect(result).toMatchObject({
+    text: PIECES.join(''),
+    finish: 'stop',
+    answeredBy: 'cloud',
+    usage: { promptTokens: 21, completionTokens: 9 },
+  });
+  expect(openai.asked).toMatchObject([
+    { model: 'a-model', stream: true, messages: [{ role: 'system' }, { role: 'user', content: PROMPT }] },
+  ]);
 });
 
 for (const cloud of ['anthropic', 'openai'] as const) {
@@ -138,7 +153,9 @@ test('long prompts go to the cloud, short ones stay', async () => {
   const route = { maxPromptTokens: 60 };
   expect((await ask({ route, content: 'A fox.' })).events).toMatchObject([{ answeredBy: 'local', reason: 'route' }]);
   expect(anthropic.asked).toEqual([]);
-  expect((await ask({ route, content: 'A fox and an owl. '.repeat(20) })).events).toMatchObject([{ answeredBy: 'cloud', reason: 'prompt-length' }]);
+  expect((await ask({ route, content: 'A fox and an owl. '.repeat(20) })).events).toMatchObject([
+    { answeredBy: 'cloud', reason: 'prompt-length' },
+  ]);
 });
 
 test('a cloud at another origin is out of the page’s reach until the server is told of it', async ({ browser }) => {

@@ -14,7 +14,12 @@ test('an empty profile loads every file once, tells progress up to the total, an
   const total = totalBytes(shards());
   const files = filesOf(sharded);
   expect(info).toMatchObject({ name: sharded.name, recipe: 'q4-fast', weightBytes: total, hasChatTemplate: true });
-  expect(faulty.packageFiles().map(({ file }) => file).sort()).toEqual(files.map(({ name }) => name).sort());
+  expect(
+    faulty
+      .packageFiles()
+      .map(({ file }) => file)
+      .sort(),
+  ).toEqual(files.map(({ name }) => name).sort());
 
   const phases = ['manifest', 'download', 'upload', 'compile', 'ready'];
   for (const [i, now] of progress.entries()) {
@@ -55,7 +60,10 @@ test('bytes of a shard are stored as they arrive, not when it is complete', asyn
   expect(faulty.weights()).toHaveLength(1);
 });
 
-test('with cache "none" shards go straight to the GPU, two requests at once, and nothing is stored', async ({ faulty, faultyLab: page }) => {
+test('with cache "none" shards go straight to the GPU, two requests at once, and nothing is stored', async ({
+  faulty,
+  faultyLab: page,
+}) => {
   faulty.fault = ({ file }) => (file.endsWith('.safetensors') ? { holdAt: 50_000, until: sleep(20) } : undefined);
   const { error, progress } = await load(page, sharded, { cache: 'none' });
   expect(error).toBeUndefined();
@@ -105,13 +113,19 @@ test('a load that is aborted says so, and keeps what has arrived', async ({ faul
     loading.catch(() => undefined);
     while (Math.max(0, ...Object.values(await window.lab.storedBlobs())) < 1_000_000) await new Promise((next) => setTimeout(next, 50));
     controller.abort();
-    return loading.then(() => 'loaded', (error: unknown) => window.lab.failureOf(error).code);
+    return loading.then(
+      () => 'loaded',
+      (error: unknown) => window.lab.failureOf(error).code,
+    );
   }, `/packages/${whole.name}/`);
   expect(code).toBe('aborted');
   expect((await storedBlobs(page))[shard!.sha256]).toBe(1_000_000);
 });
 
-test('storage that is too small is refused before any download, with what is needed and what there is', async ({ faulty, faultyLab: page }) => {
+test('storage that is too small is refused before any download, with what is needed and what there is', async ({
+  faulty,
+  faultyLab: page,
+}) => {
   // On the page's own thread, where the browser's estimate can be replaced.
   await page.evaluate(() => (navigator.storage.estimate = () => Promise.resolve({ quota: 3_000_000, usage: 1_000_000 })));
   const { error } = await load(page, whole, { worker: false });
@@ -120,7 +134,10 @@ test('storage that is too small is refused before any download, with what is nee
   expect(faulty.packageFiles()).toEqual([]);
 });
 
-test('storage that is full midway ends the load with what is missing; with more room the next load goes on', async ({ faulty, faultyLab: page }) => {
+test('storage that is full midway ends the load with what is missing; with more room the next load goes on', async ({
+  faulty,
+  faultyLab: page,
+}) => {
   const session = await page.context().newCDPSession(page);
   const { origin } = new URL(faulty.url);
   await session.send('Storage.overrideQuotaForOrigin', { origin, quotaSize: 2_000_000 });
@@ -138,8 +155,11 @@ test('storage that is full midway ends the load with what is missing; with more 
   expect(faulty.packageFiles().map(({ file, from }) => [file, from])).toEqual([[shard!.name, stored[shard!.sha256] ?? 0]]);
 });
 
-test('what is no package, or not there, is named in the error', async ({ faulty, faultyLab: page }) => {
-  expect((await load(page, { ...whole, name: 'absent' })).error).toMatchObject({ code: 'network', details: { file: 'haikuq.json', status: 404 } });
+test('the error names a location that is no package, or not there', async ({ faulty, faultyLab: page }) => {
+  expect((await load(page, { ...whole, name: 'absent' })).error).toMatchObject({
+    code: 'network',
+    details: { file: 'haikuq.json', status: 404 },
+  });
   faulty.answer.set('/packages/page/', (_, response) => response.setHeader('content-type', 'text/html').end('<!doctype html><p>Sign in'));
   expect((await load(page, { ...whole, name: 'page' })).error).toMatchObject({ code: 'network', details: { file: 'haikuq.json' } });
   faulty.answer.set('/packages/text/', (_, response) => response.setHeader('content-type', 'text/plain').end('Sign in'));

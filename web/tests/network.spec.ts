@@ -1,4 +1,4 @@
-/** Downloads that break: what has arrived is kept, and only the rest is asked for. */
+/** Downloads that break: bytes that have arrived are kept, and only the rest is asked for. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FaultyServer } from './support/faulty-server.ts';

@@ -47,7 +47,7 @@ test('the app explains what to do', async ({ faulty }) => {
   await expect(card).toHaveAttribute('data-code', 'webgpu-unavailable');
   await expect(card).toContainText('This browser offers no WebGPU');
   await expect(card).toContainText('graphics acceleration');
-  // It was said before anything was chosen; whoever tries all the same is told again.
+  // The page says so before anything is chosen, and again to a user who tries all the same.
   await page.getByTestId('package').first().click();
   await expect(card).toHaveAttribute('data-code', 'webgpu-unavailable');
   expect(faulty.weights()).toEqual([]);

@@ -18,7 +18,7 @@ test('with the server gone the app loads, and its model answers', async ({ brows
   await page.getByTestId('open-last').click();
   await ready(page);
   expect(await say(page, PROMPT)).toBe(answer);
-  // What was said before is there too.
+  // The earlier conversation is there too.
   await expect(page.getByTestId('conversation-list').getByRole('listitem')).toHaveCount(2);
   expect(faulty.requests).toEqual([]);
   await page.context().close();
@@ -29,7 +29,9 @@ test('a newer version of the app is offered, and taken with the user’s consent
   await page.goto(faulty.url);
   await page.evaluate(() => navigator.serviceWorker.ready);
   const script = await (await fetch(`${faulty.url}sw.js`)).text();
-  faulty.answer.set('/sw.js', (_, response) => response.setHeader('content-type', 'text/javascript').end(`${script}\n// The next version.\n`));
+  faulty.answer.set('/sw.js', (_, response) =>
+    response.setHeader('content-type', 'text/javascript').end(`${script}\n// The next version.\n`),
+  );
   await page.reload();
   const offer = page.getByRole('status').filter({ hasText: 'A newer version of this app is ready.' });
   await expect(offer).toBeVisible();
@@ -47,8 +49,15 @@ test('the app is installable: its manifest names icons that are there', async ({
   await page.goto(server.url);
   const { manifest, icons } = await page.evaluate(async () => {
     const link = document.querySelector<HTMLLinkElement>('link[rel="manifest"]')!;
-    const manifest = (await (await fetch(link.href)).json()) as { name: string; display: string; start_url: string; icons: { src: string; type: string }[] };
-    const icons = await Promise.all(manifest.icons.map(async ({ src }) => (await fetch(new URL(src, link.href))).headers.get('content-type')));
+    const manifest = (await (await fetch(link.href)).json()) as {
+      name: string;
+      display: string;
+      start_url: string;
+      icons: { src: string; type: string }[];
+    };
+    const icons = await Promise.all(
+      manifest.icons.map(async ({ src }) => (await fetch(new URL(src, link.href))).headers.get('content-type')),
+    );
     return { manifest, icons };
   });
   expect(manifest).toMatchObject({ name: 'haikuq', display: 'standalone', start_url: './' });

@@ -13,14 +13,21 @@ const passing =
   (server: Server, headers: Headers) =>
   async ({ url = '/' }: IncomingMessage, response: ServerResponse): Promise<void> => {
     const answer = await fetch(new URL(url, server.url));
-    const kept = [...answer.headers].filter(([name]) => !/^(access-control-.*|content-security-policy|content-encoding|content-length|cross-origin-.*|x-frame-options)$/.test(name));
+    const kept = [...answer.headers].filter(
+      ([name]) =>
+        !/^(access-control-.*|content-security-policy|content-encoding|content-length|cross-origin-.*|x-frame-options)$/.test(name),
+    );
     response.writeHead(answer.status, { ...Object.fromEntries(kept), ...headers }).end(Buffer.from(await answer.arrayBuffer()));
   };
 
 const ANY_ORIGIN = { 'access-control-allow-origin': '*', 'cross-origin-resource-policy': 'cross-origin' };
 
 /** The tests' page of `server` with the library of another origin; pages of `server` have a policy that forbids that. */
-async function openWithLibraryOf(elsewhere: FaultyServer, server: Server, newContext: () => Promise<import('@playwright/test').BrowserContext>) {
+async function openWithLibraryOf(
+  elsewhere: FaultyServer,
+  server: Server,
+  newContext: () => Promise<import('@playwright/test').BrowserContext>,
+) {
   const page = await openLab(await newContext(), server);
   const warnings: string[] = [];
   page.on('console', (message) => message.type() === 'warning' && warnings.push(message.text()));
@@ -42,7 +49,11 @@ test('the library of another origin runs in a worker', async ({ browser, server,
   await page.context().close();
 });
 
-test('the library of another origin goes on without a worker where its script cannot be had, and says so', async ({ browser, server, faulty }) => {
+test('the library of another origin goes on without a worker where its script cannot be had, and says so', async ({
+  browser,
+  server,
+  faulty,
+}) => {
   const pass = passing(server, ANY_ORIGIN);
   faulty.answer.set('/tests/', (request, response) => {
     if (request.url?.includes('/worker-')) response.writeHead(404).end();
@@ -64,13 +75,18 @@ test('a page that asks for trusted types allows one policy', async ({ browser, s
 
   faulty.answer.set('/tests/', passing(server, { 'content-security-policy': policy('other') }));
   const forbidden = await openLab(await browser.newContext(), faulty);
-  expect((await load(forbidden, whole)).error).toMatchObject({ code: 'internal', message: expect.stringContaining('trusted-types haikuq') });
+  expect((await load(forbidden, whole)).error).toMatchObject({
+    code: 'internal',
+    message: expect.stringContaining('trusted-types haikuq'),
+  });
   await forbidden.context().close();
 });
 
 test('a sandboxed frame loads without storage', async ({ browser, server, faulty }) => {
   for (const path of ['/tests/', '/packages/']) faulty.answer.set(path, passing(server, ANY_ORIGIN));
-  faulty.answer.set('/frame', (_, response) => response.setHeader('content-type', 'text/html').end('<iframe sandbox="allow-scripts" src="/tests/"></iframe>'));
+  faulty.answer.set('/frame', (_, response) =>
+    response.setHeader('content-type', 'text/html').end('<iframe sandbox="allow-scripts" src="/tests/"></iframe>'),
+  );
   const page = await (await browser.newContext()).newPage();
   await page.goto(`${faulty.url}frame`);
   const frame = page.frames().at(-1)!;
@@ -98,7 +114,8 @@ test('files are fetched as the caller wants them, from a worker too', async ({ f
           urls.push(`${new Headers(init.headers).get('x-token')} ${new URL(asked).search}`);
           return fetch(asked, init);
         },
-        onProgress: ({ phase, downloadedBytes, downloadTotalBytes }) => phase !== 'manifest' && downloadedBytes === downloadTotalBytes && controller.abort(),
+        onProgress: ({ phase, downloadedBytes, downloadTotalBytes }) =>
+          phase !== 'manifest' && downloadedBytes === downloadTotalBytes && controller.abort(),
       });
     } catch (error) {
       if (!controller.signal.aborted) return { error: window.lab.failureOf(error), urls };

@@ -31,7 +31,9 @@ async function watch(page: Page): Promise<Watched> {
   await page.addInitScript(() => {
     const violations: string[] = [];
     Object.assign(window, { violations });
-    document.addEventListener('securitypolicyviolation', ({ effectiveDirective, blockedURI }) => violations.push(`${effectiveDirective} ${blockedURI}`));
+    document.addEventListener('securitypolicyviolation', ({ effectiveDirective, blockedURI }) =>
+      violations.push(`${effectiveDirective} ${blockedURI}`),
+    );
   });
   return {
     origins,
@@ -46,7 +48,9 @@ test('markup in prompts, answers, titles and names is shown as text, and all req
   page.on('dialog', (dialog) => expect(dialog.message(), 'no dialog opens').toBe(''));
   const name = `${hostile.name} ${MARKUP}`;
   const offered = { packages: [{ name, url: `packages/${hostile.name}/`, recipe: MARKUP }] };
-  faulty.answer.set('/packages/index.json', (_, response) => response.setHeader('content-type', 'application/json').end(JSON.stringify(offered)));
+  faulty.answer.set('/packages/index.json', (_, response) =>
+    response.setHeader('content-type', 'application/json').end(JSON.stringify(offered)),
+  );
   await keepSettings(page, { temperature: 0, maxTokens: 8 });
   await page.goto(faulty.url);
   await expect(page.getByTestId('package')).toContainText(MARKUP);
@@ -105,11 +109,14 @@ for (const [where, dropHeader] of [
       const script = document.createElement('script');
       script.textContent = 'window.injected = 6';
       document.body.append(script);
-      return fetch('https://example.org/', { mode: 'no-cors' }).then(() => true, () => false);
+      return fetch('https://example.org/', { mode: 'no-cors' }).then(
+        () => true,
+        () => false,
+      );
     }, MARKUP);
-    await expect.poll(watched.violations).toEqual(
-      expect.arrayContaining(['script-src-elem inline', 'script-src-attr inline', 'connect-src https://example.org/']),
-    );
+    await expect
+      .poll(watched.violations)
+      .toEqual(expect.arrayContaining(['script-src-elem inline', 'script-src-attr inline', 'connect-src https://example.org/']));
     expect(await watched.injected()).toBeNull();
     expect(reached).toBe(false);
     await page.context().close();

@@ -1,4 +1,4 @@
-/** What is stored is used, checked, repaired, shared between tabs, and replaced when the package changes. */
+/** Stored files are used, checked, repaired, shared between tabs, and replaced when the package changes. */
 
 import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -10,7 +10,10 @@ import { chat, damagedBlobs, download, expect, load, openLab, PROMPT, storedBlob
 
 const shards = () => manifestOf(sharded).shards;
 
-test('a stored package loads again without a request for any of its files, also with the server gone', async ({ faulty, faultyLab: page }) => {
+test('a stored package loads again without a request for any of its files, also with the server gone', async ({
+  faulty,
+  faultyLab: page,
+}) => {
   expect((await load(page, sharded)).error).toBeUndefined();
   await page.reload();
   await page.waitForFunction(() => 'lab' in window);
@@ -54,7 +57,10 @@ test('a flipped bit in a stored shard is refused, and repaired by fetching that 
   expect(await damagedBlobs(page)).toEqual([]);
 });
 
-test('a shard that arrives damaged is fetched once more; damaged again, the load ends with "integrity"', async ({ faulty, faultyLab: page }) => {
+test('a shard that arrives damaged is fetched once more; damaged again, the load ends with "integrity"', async ({
+  faulty,
+  faultyLab: page,
+}) => {
   const shard = shards()[3]!;
   const fetches = () => faulty.weights().filter(({ file }) => file === shard.name).length;
   faulty.fault = ({ file }) => (file === shard.name ? { flipAt: 100_000 } : undefined);
@@ -93,7 +99,11 @@ test('after an update only shards whose hash changed are downloaded, and the old
     expect(faulty.packageFiles().map(({ file }) => file)).toEqual(changed.map(({ name }) => name));
     expect(progress.at(-1)).toMatchObject({ phase: 'ready', downloadedBytes: changed[0]!.bytes });
     const stored = Object.keys(await storedBlobs(page));
-    expect(stored.sort()).toEqual(filesOf(updated).map(({ sha256 }) => sha256).sort());
+    expect(stored.sort()).toEqual(
+      filesOf(updated)
+        .map(({ sha256 }) => sha256)
+        .sort(),
+    );
     await page.context().close();
   } finally {
     await faulty.stop();
@@ -106,14 +116,26 @@ test('two tabs that load at once download every file once in total, and both ans
   const two = await openLab(one.context(), faulty);
   const loads = await Promise.all([load(one, sharded), load(two, sharded)]);
   expect(loads.map(({ error }) => error)).toEqual([undefined, undefined]);
-  expect(faulty.packageFiles().map(({ file }) => file).sort()).toEqual(filesOf(sharded).map(({ name }) => name).sort());
+  expect(
+    faulty
+      .packageFiles()
+      .map(({ file }) => file)
+      .sort(),
+  ).toEqual(
+    filesOf(sharded)
+      .map(({ name }) => name)
+      .sort(),
+  );
   const answers = await Promise.all([one, two].map((page) => chat(page, [user(PROMPT)], { temperature: 0, maxTokens: 3 })));
   expect(answers[0]!.result?.text).not.toBe('');
   expect(answers[1]!.result?.text).toBe(answers[0]!.result?.text);
 });
 
 test('a package that is removed is gone, but for what another one shares with it', async ({ faultyLab: page }) => {
-  const files = (testPackage: typeof whole) => filesOf(testPackage).map(({ sha256 }) => sha256).sort();
+  const files = (testPackage: typeof whole) =>
+    filesOf(testPackage)
+      .map(({ sha256 }) => sha256)
+      .sort();
   for (const testPackage of [whole, sharded]) {
     expect((await download(page, testPackage)).error).toBeUndefined();
   }

@@ -106,7 +106,7 @@ test('a threshold that is missed ends with exit code 3', async () => {
   expect(output).toMatch(/below|failed/i);
 });
 
-test('what is wrong with the command line is said, with the program’s exit code', async () => {
+test('the error names the fault of the command line, with the program’s exit code', async () => {
   expect(await validate(join(folder, 'absent'), '--golden', 'x')).toMatchObject({ code: 1, output: expect.stringContaining('absent') });
   expect(await validate(whole.folder)).toMatchObject({ code: 2, output: expect.stringContaining('--golden') });
 });

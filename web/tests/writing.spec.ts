@@ -73,10 +73,10 @@ test('an abort while a prompt is read ends within one chunk of it', async () => 
 test('a message of the assistant that is begun is continued', async () => {
   const begun = 'Once there was';
   const { result } = await chat(page, [user(PROMPT), assistant(begun)], greedy);
-  const spelled = await page.evaluate(
-    ([prompt, options]) => window.model.generate(prompt, { ...options, controlTokens: true }).result,
-    [`<|user|>${PROMPT}<|assistant|>${begun}`, greedy] as const,
-  );
+  const spelled = await page.evaluate(([prompt, options]) => window.model.generate(prompt, { ...options, controlTokens: true }).result, [
+    `<|user|>${PROMPT}<|assistant|>${begun}`,
+    greedy,
+  ] as const);
   expect(result!.text).toBe(spelled.text);
   expect(result!.usage.promptTokens).toBe(spelled.usage.promptTokens);
   const another = await chat(page, [user(PROMPT), assistant(begun)], { ...greedy, continueFinalMessage: false });
@@ -184,7 +184,10 @@ test('options that make no sense are refused by name', async () => {
 });
 
 test.describe('in a small context', () => {
-  const turns = Array.from({ length: 4 }, (_, i) => [user(`Question ${i} about a fox and an owl?`), assistant(`Answer ${i}: they are friends.`)]).flat();
+  const turns = Array.from({ length: 4 }, (_, i) => [
+    user(`Question ${i} about a fox and an owl?`),
+    assistant(`Answer ${i}: they are friends.`),
+  ]).flat();
   const conversation = [system('You tell short stories.'), ...turns, user('And then?')];
 
   test('a conversation that does not fit loses its oldest turns, and the result says which', async ({ browser, server }) => {
@@ -213,5 +216,8 @@ test.describe('in a small context', () => {
 
 test('a model that was disposed of says so', async () => {
   await page.evaluate(() => window.model.dispose());
-  expect((await chat(page, [user(PROMPT)])).error).toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('disposed') });
+  expect((await chat(page, [user(PROMPT)])).error).toMatchObject({
+    code: 'invalid-argument',
+    message: expect.stringContaining('disposed'),
+  });
 });

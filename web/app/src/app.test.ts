@@ -9,7 +9,11 @@ import { App } from './app.tsx';
 vi.mock('./pwa.ts', () => ({ useAppUpdate: () => null }));
 const kept = vi.hoisted(() => new Map<string, unknown>());
 vi.mock('./data/database.ts', () => ({
-  conversationStore: () => ({ list: async () => [...kept.values()], get: async (id: string) => kept.get(id), onChange: () => () => undefined }),
+  conversationStore: () => ({
+    list: async () => [...kept.values()],
+    get: async (id: string) => kept.get(id),
+    onChange: () => () => undefined,
+  }),
 }));
 
 const load = vi.fn((_location: unknown, _options: unknown): Promise<Model> => new Promise<never>(() => undefined));
@@ -79,7 +83,8 @@ async function loadAddress(page: HTMLElement, address: string): Promise<void> {
   await act(async () => field.dispatchEvent(new Event('input', { bubbles: true })));
   await act(async () => field.form!.requestSubmit());
 }
-const withAdapter = (adapter: object | null) => vi.stubGlobal('navigator', Object.assign(Object.create(navigator) as object, { gpu: { requestAdapter: async () => adapter } }));
+const withAdapter = (adapter: object | null) =>
+  vi.stubGlobal('navigator', Object.assign(Object.create(navigator) as object, { gpu: { requestAdapter: async () => adapter } }));
 
 it.each([
   ['no WebGPU', () => undefined, 'navigator.gpu'],

@@ -61,7 +61,7 @@ export function App({ runtime }: { runtime: Runtime }) {
           return;
         }
         const last = lastConversation.current;
-        // What is kept may be newer: an answer that was being written is kept when it has ended.
+        // The kept one may be newer: an answer that was being written is kept when it has ended.
         const conversation = last && ((await store.get(last.id).catch(() => undefined)) ?? last);
         const session = createSession({ model, store, settings: () => currentSettings.current, conversation });
         setPlace({ at: 'chat', choice, model, session });

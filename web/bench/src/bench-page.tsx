@@ -65,6 +65,7 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
   };
 
   const begun = useRef(false);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: once, with the address that the page was opened with
   useEffect(() => {
     if (begun.current) return;
     begun.current = true;
@@ -90,8 +91,8 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
       <header className="bench__head">
         <h1>Benchmark</h1>
         <p className="muted">
-          Measures a haikuq package on this device: how fast it reads a prompt, how soon it answers, how fast it writes, and what
-          memory it takes. Nothing is sent anywhere. Keep this tab in front while it runs.
+          Measures a haikuq package on this device: how fast it reads a prompt, how soon it answers, how fast it writes, and what memory it
+          takes. Nothing is sent anywhere. Keep this tab in front while it runs.
         </p>
       </header>
 
@@ -110,11 +111,7 @@ export function BenchPage({ runtime, query, onReport, onFailure }: BenchPageProp
       <div className="bench__progress" data-testid="bench-progress">
         {running !== null && (
           <>
-            {step?.done == null ? (
-              <progress aria-label="Benchmark" />
-            ) : (
-              <progress aria-label="Benchmark" value={step.done} max={1} />
-            )}
+            {step?.done == null ? <progress aria-label="Benchmark" /> : <progress aria-label="Benchmark" value={step.done} max={1} />}
             <p role="status">{step?.doing ?? 'Starting'}…</p>
           </>
         )}

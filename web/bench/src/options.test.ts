@@ -17,7 +17,9 @@ it('measures three prompts with two outputs by default', () => {
 });
 
 it('takes everything from the address', () => {
-  const query = new URLSearchParams('prompts=128,16,16&outputs=32&repeat=1&warmup=0&seed=7&kv=f32&numerics=exact&pins=project=matvec,attend=attention&profile=1&loads=2');
+  const query = new URLSearchParams(
+    'prompts=128,16,16&outputs=32&repeat=1&warmup=0&seed=7&kv=f32&numerics=exact&pins=project=matvec,attend=attention&profile=1&loads=2',
+  );
   expect(parseOptions(fieldsOfQuery(query))).toEqual({
     promptLengths: [16, 128],
     outputLengths: [32],

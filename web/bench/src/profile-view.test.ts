@@ -27,7 +27,9 @@ it('shows the operations of both steps with their rates and shares of the limit'
   ]);
   expect(cells(page, 'prefill')[0]).toContain('matmul');
   expect(page.textContent).toContain('decode of 1 token at depth 512');
-  expect(page.textContent).toContain('1.5 ms on the GPU as one pass; 0.4 ms to encode, 0.1 ms to submit, then 2 ms of waiting; 16 dispatches');
+  expect(page.textContent).toContain(
+    '1.5 ms on the GPU as one pass; 0.4 ms to encode, 0.1 ms to submit, then 2 ms of waiting; 16 dispatches',
+  );
 });
 
 it('says where the browser rounds times', async () => {

@@ -78,8 +78,8 @@ export function ProfileView({ profile }: { profile: ModelProfile }) {
     <section className="bench__report" aria-labelledby="profile-title" data-testid="bench-profile-result">
       <h2 id="profile-title">Profile</h2>
       <p className="muted small" data-testid="bench-profile-hint">
-        {hint(profile)} This device reads memory at {formatRate(profile.readBytesPerSecond / 1e9)} GB/s, which limits operations
-        that read weights.
+        {hint(profile)} This device reads memory at {formatRate(profile.readBytesPerSecond / 1e9)} GB/s, which limits operations that read
+        weights.
       </p>
       {profile.steps.map((step) => (
         <StepTable key={step.phase} step={step} limit={profile.readBytesPerSecond} />

@@ -7,8 +7,7 @@ const tokenizers: Record<string, (text: string) => number> = {
   'pieces of at most three letters': (text) => text.split(' ').reduce((sum, word) => sum + Math.ceil((word.length || 1) / 3), 0),
   'a start token': (text) => 1 + text.split(' ').length,
 };
-const maker = (count: (text: string) => number, seed = 1) =>
-  promptMaker({ countTokens: async (text) => count(text as string) }, seed);
+const maker = (count: (text: string) => number, seed = 1) => promptMaker({ countTokens: async (text) => count(text as string) }, seed);
 
 describe.each(Object.entries(tokenizers))('with %s', (_, count) => {
   it.each([4, 16, 128, 513])('a prompt of %d tokens has that many', async (tokens) => {

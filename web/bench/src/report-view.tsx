@@ -26,7 +26,10 @@ export function ReportView({ report }: { report: BenchReport }) {
   const gpu = memory.largest.weights + memory.largest.cache + memory.largest.scratch;
   const facts: [string, string][] = [
     ['Device', adapter.description || `${adapter.vendor} ${adapter.architecture}`.trim() || 'not named by the browser'],
-    ['Abilities', `${adapter.f16 ? 'f16' : 'no f16'}, ${adapter.subgroups ? `subgroups of ${adapter.subgroups.join(' to ')}` : 'no subgroups'}`],
+    [
+      'Abilities',
+      `${adapter.f16 ? 'f16' : 'no f16'}, ${adapter.subgroups ? `subgroups of ${adapter.subgroups.join(' to ')}` : 'no subgroups'}`,
+    ],
     ['Package', `${report.package.name}: ${report.package.recipe}, ${formatRate(report.package.bitsPerWeight)} bits a weight`],
     ['Numerics', report.package.numerics],
     ['Load', `${formatMilliseconds(load.ms)}, ${formatBytes(load.downloadedBytes)} downloaded`],

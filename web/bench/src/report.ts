@@ -1,4 +1,4 @@
-/** The benchmark's result: what the page shows, copies and downloads. docs/benchmarks.md says how to read and send it. */
+/** The benchmark's result: what the page shows, and gives as text and as a file. docs/benchmarks.md says how to read and send it. */
 
 import type { AdapterInfo, LoadStages, MemoryUse, ModelInfo, ModelProfile } from 'haikuq';
 import type { BenchOptions } from './options.ts';

@@ -110,7 +110,7 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
   }
 
   const render = (messages: readonly Message[]): string =>
-    messages.map(({ role, content }) => `<${role}> ${content}`).join('\n') + '\n<assistant> ';
+    `${messages.map(({ role, content }) => `<${role}> ${content}`).join('\n')}\n<assistant> `;
 
   function generate(prompt: string, options?: GenerateOptions): TextStream;
   function generate(prompts: readonly string[], options?: GenerateOptions): BatchStream;
@@ -133,8 +133,7 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
       adapter,
       version: '0.0.0',
     },
-    chat: (messages: readonly Message[], options: ChatOptions = {}) =>
-      stream(render(messages), messages.at(-1)?.content ?? '', options),
+    chat: (messages: readonly Message[], options: ChatOptions = {}) => stream(render(messages), messages.at(-1)?.content ?? '', options),
     generate,
     countTokens: async (text) => words(typeof text === 'string' ? text : render(text)).length,
     tokenize: async (text) => Uint32Array.from(words(text), (word) => word.trim().length % 16),
@@ -142,7 +141,10 @@ export function createFakeModel(options: FakeModelOptions = {}): Model {
     async score(ids, onRows) {
       for (let first = 0; first < ids.length; first += 4) {
         const rows = Math.min(4, ids.length - first);
-        onRows(first, Float32Array.from({ length: rows * 16 }, (_, index) => first * 16 + index));
+        onRows(
+          first,
+          Float32Array.from({ length: rows * 16 }, (_, index) => first * 16 + index),
+        );
         await Promise.resolve();
       }
     },

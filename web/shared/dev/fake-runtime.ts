@@ -31,7 +31,11 @@ export function fakeRuntime(query: URLSearchParams): Runtime {
         bytesPerSecond: total / steps / 0.15,
       });
       if (failing && step > steps / 2) {
-        throw new HaikuqError(failing, `a pretended ${failing}`, { file: 'weights-00001-of-00001.safetensors', needed: 2e9, available: 1e9 });
+        throw new HaikuqError(failing, `a pretended ${failing}`, {
+          file: 'weights-00001-of-00001.safetensors',
+          needed: 2e9,
+          available: 1e9,
+        });
       }
     }
     const reply = kind === 'html' ? () => '<img src=x onerror="document.title=1"> <b>not bold</b> <script>1</script>' : undefined;

@@ -90,7 +90,14 @@ test('options are passed on, and body wins over them', async () => {
   const options = { maxTokens: 7, temperature: 1.5, topK: 40, topP: 0.9, stop: 'END', seed: 1, minP: 0.1 };
   await backend(server.url, { body: { top_p: undefined, metadata: { user_id: 'u' } } }).chat(HELLO, options).result;
   expect(server.received[0]?.body).toEqual({
-    model: 'm', max_tokens: 7, stream: true, messages: HELLO, temperature: 1, top_k: 40, stop_sequences: ['END'], metadata: { user_id: 'u' },
+    model: 'm',
+    max_tokens: 7,
+    stream: true,
+    messages: HELLO,
+    temperature: 1,
+    top_k: 40,
+    stop_sequences: ['END'],
+    metadata: { user_id: 'u' },
   });
 });
 

@@ -111,8 +111,7 @@ function readUsage(usage: unknown, answer: Answer): void {
   if (!isRecord(usage)) return;
   if (usage.input_tokens !== undefined && usage.input_tokens !== null) {
     answer.usage.reusedTokens = count(usage.cache_read_input_tokens);
-    answer.usage.promptTokens =
-      count(usage.input_tokens) + answer.usage.reusedTokens + count(usage.cache_creation_input_tokens);
+    answer.usage.promptTokens = count(usage.input_tokens) + answer.usage.reusedTokens + count(usage.cache_creation_input_tokens);
   }
   if (usage.output_tokens !== undefined) answer.usage.completionTokens = count(usage.output_tokens);
 }

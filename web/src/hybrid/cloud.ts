@@ -43,7 +43,11 @@ async function complete(
   signal: AbortSignal,
 ): Promise<GenerationResult> {
   checkMessages(protocol.name, messages);
-  if (chatOptions.tools) throw new HaikuqError('invalid-argument', `${protocol.name}: tools are for the local model alone; give the endpoint its own by \`body\``);
+  if (chatOptions.tools)
+    throw new HaikuqError(
+      'invalid-argument',
+      `${protocol.name}: tools are for the local model alone; give the endpoint its own by \`body\``,
+    );
   const body = { ...protocol.body(messages, chatOptions), ...options.body };
   const watch = stopwatch();
   const answer: Answer = {
@@ -52,8 +56,7 @@ async function complete(
     done: false,
   };
   let text = '';
-  const result = (finish: FinishReason) =>
-    plainResult('cloud', text, finish, watch.timings(answer.usage.completionTokens), answer.usage);
+  const result = (finish: FinishReason) => plainResult('cloud', text, finish, watch.timings(answer.usage.completionTokens), answer.usage);
 
   if (signal.aborted) return result('cancelled');
   try {
@@ -87,11 +90,17 @@ function parseEvent(data: string, options: EndpointOptions): Record<string, unkn
   try {
     json = JSON.parse(data);
   } catch (error) {
-    throw new HaikuqError('cloud', `${options.endpoint} sent an event that is no JSON`, { file: String(options.endpoint) }, { cause: error });
+    throw new HaikuqError(
+      'cloud',
+      `${options.endpoint} sent an event that is no JSON`,
+      { file: String(options.endpoint) },
+      { cause: error },
+    );
   }
   const failure = apiError(json);
   if (failure) throw new HaikuqError(failure.code, failure.message, { file: String(options.endpoint) });
-  if (!isRecord(json)) throw new HaikuqError('cloud', `${options.endpoint} sent an event that is no object`, { file: String(options.endpoint) });
+  if (!isRecord(json))
+    throw new HaikuqError('cloud', `${options.endpoint} sent an event that is no object`, { file: String(options.endpoint) });
   return json;
 }
 

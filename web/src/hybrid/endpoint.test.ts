@@ -19,7 +19,7 @@ test.each([
   '//api.openai.com/v1/chat/completions',
   'https://api.openai.com./v1/chat/completions',
   new URL('https://api.anthropic.com'),
-])('the provider\'s own host is refused: %s', (endpoint) => {
+])("the provider's own host is refused: %s", (endpoint) => {
   for (const make of [anthropicMessages, openaiCompatible]) {
     const error = refusal(() => make({ endpoint, model: 'm', maxTokens: 9 }));
     expect(error.code).toBe('invalid-argument');

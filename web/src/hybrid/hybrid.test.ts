@@ -39,10 +39,24 @@ test('cloud-first: the cloud answers, and the local model is not even loaded', a
 });
 
 test.each<ErrorCode>([
-  'webgpu-unavailable', 'unsupported-device', 'out-of-memory', 'quota', 'network', 'integrity', 'invalid-package', 'device-lost', 'aborted',
+  'webgpu-unavailable',
+  'unsupported-device',
+  'out-of-memory',
+  'quota',
+  'network',
+  'integrity',
+  'invalid-package',
+  'device-lost',
+  'aborted',
 ])('a local model that does not load for %s leaves the answer to the cloud', async (code) => {
   const error = failure(code);
-  for (const local of [() => Promise.reject(error), Promise.reject(error), () => { throw error; }]) {
+  for (const local of [
+    () => Promise.reject(error),
+    Promise.reject(error),
+    () => {
+      throw error;
+    },
+  ]) {
     const { backend, routes } = reporting({ local, cloud: scripted('cloud', ['far']) });
     expect(await backend.chat(HELLO).result).toMatchObject({ text: 'far', answeredBy: 'cloud' });
     expect(routes).toEqual([{ answeredBy: 'cloud', reason: 'fallback', fallbackFrom: 'local', error }]);
@@ -104,7 +118,8 @@ test('both fail: the last error, with both in words and as the cause', async () 
   const first = failure('webgpu-unavailable');
   const second = new HaikuqError('cloud', 'busy', { status: 529 });
   const error = await hybrid({ local: () => Promise.reject(first), cloud: scripted('cloud', [], { error: second }) })
-    .chat(HELLO).result.catch((error) => error);
+    .chat(HELLO)
+    .result.catch((error) => error);
   expect(error).toMatchObject({ code: 'cloud', details: { status: 529 } });
   expect(error.message).toBe('neither side answered; local: failed with webgpu-unavailable; cloud: busy');
   expect(error.cause.errors).toEqual([first, second]);
@@ -117,7 +132,9 @@ test('with one side its own error is thrown', async () => {
 
 test('neither side, or an unknown route, is refused', () => {
   expect(() => hybrid({})).toThrow(expect.objectContaining({ code: 'invalid-argument' }));
-  expect(() => hybrid({ cloud: scripted('cloud', []), route: 'local' as 'local-first' })).toThrow(expect.objectContaining({ code: 'invalid-argument' }));
+  expect(() => hybrid({ cloud: scripted('cloud', []), route: 'local' as 'local-first' })).toThrow(
+    expect.objectContaining({ code: 'invalid-argument' }),
+  );
 });
 
 test('offline, a conversation for the cloud goes to the local model', async () => {
@@ -130,7 +147,8 @@ test('offline, a conversation for the cloud goes to the local model', async () =
 });
 
 test('a loader is called once, and again only after a failure that may pass', async () => {
-  const load = vi.fn<() => Promise<LocalBackend>>()
+  const load = vi
+    .fn<() => Promise<LocalBackend>>()
     .mockRejectedValueOnce(failure('network'))
     .mockRejectedValueOnce(failure('aborted'))
     .mockResolvedValue(scripted('local', ['here']));
@@ -183,7 +201,12 @@ test('whileLoading cloud: offline, the model is waited for', async () => {
 
 test('whileLoading cloud: counting tokens does not wait for the model', async () => {
   const load = vi.fn(() => new Promise<LocalBackend>(() => {}));
-  const { backend, routes } = reporting({ local: load, cloud: scripted('cloud', ['far']), whileLoading: 'cloud', route: { maxPromptTokens: 9 } });
+  const { backend, routes } = reporting({
+    local: load,
+    cloud: scripted('cloud', ['far']),
+    whileLoading: 'cloud',
+    route: { maxPromptTokens: 9 },
+  });
   expect(await backend.chat(HELLO).text()).toBe('far');
   expect(routes).toEqual([{ answeredBy: 'cloud', reason: 'loading' }]);
   expect(load).toHaveBeenCalledTimes(1);
@@ -218,10 +241,11 @@ test('abort before the first text does not wake the other side', async () => {
 
 test('abort before the first text is no answer to report, also of a backend that ends quietly', async () => {
   const quiet: ChatBackend = {
-    chat: (_, options) => makeTextStream(async () => {
-      await new Promise((resolve) => options?.signal?.addEventListener('abort', resolve));
-      return plainResult('local', '', 'cancelled', NO_TIME);
-    }),
+    chat: (_, options) =>
+      makeTextStream(async () => {
+        await new Promise((resolve) => options?.signal?.addEventListener('abort', resolve));
+        return plainResult('local', '', 'cancelled', NO_TIME);
+      }),
   };
   const { backend, routes } = reporting({ local: quiet });
   const stream = backend.chat(HELLO);

@@ -120,11 +120,16 @@ export function hybrid(options: HybridOptions): HybridBackend {
     try {
       const around = { route, local, hasCloud: cloud !== undefined, whileLoading, loadLocal, probeDevice: probe };
       const { opened, event } = await askBoth(await abortable(planRoute(messages, chatOptions, around), signal));
-      const result = await drain(opened, signal, () => onRoute?.(event), (piece) => {
-        watch.mark();
-        text += piece;
-        emit(piece);
-      });
+      const result = await drain(
+        opened,
+        signal,
+        () => onRoute?.(event),
+        (piece) => {
+          watch.mark();
+          text += piece;
+          emit(piece);
+        },
+      );
       // From this call on, with what routing, loading and a first failure took.
       const { timeToFirstTokenMs } = watch.timings(0);
       return { ...result, answeredBy: side, timings: { ...result.timings, timeToFirstTokenMs } };

@@ -53,11 +53,20 @@ test('calls of tools are sent as OpenAI has them: arguments as JSON, with all th
   const server = await eventServer(events(openaiEvents(['x'])));
   const create = createOpenAI(backend(server.url), 'm').chat.completions.create;
   const tool_calls = [
-    { id: '1', type: 'function' as const, function: { name: 'f', arguments: '{"id": 123456789012345678901, "s": "{\\"\\u0000number\\":\\"1\\"}", "x": 1.0}' } },
+    {
+      id: '1',
+      type: 'function' as const,
+      function: { name: 'f', arguments: '{"id": 123456789012345678901, "s": "{\\"\\u0000number\\":\\"1\\"}", "x": 1.0}' },
+    },
     { id: '2', type: 'function' as const, function: { name: 'g', arguments: '[1' } },
   ];
-  await create({ messages: [{ role: 'assistant', content: null, tool_calls }, { role: 'tool', content: 'y', tool_call_id: '1' }] });
-  const [said] = (server.received[0]?.body as { messages: { content: unknown; tool_calls: typeof tool_calls }[] }).messages;
+  await create({
+    messages: [
+      { role: 'assistant', content: null, tool_calls },
+      { role: 'tool', content: 'y', tool_call_id: '1' },
+    ],
+  });
+  const [said] = (server.received[0]!.body as { messages: { content: unknown; tool_calls: typeof tool_calls }[] }).messages;
   expect(said?.content).toBeNull();
   const [first, second] = said?.tool_calls ?? [];
   expect(first?.function.arguments).toBe('{"id":123456789012345678901,"s":"{\\"\\u0000number\\":\\"1\\"}","x":1.0}');
@@ -68,12 +77,20 @@ test('options are passed on, and body wins over them', async () => {
   const server = await eventServer(events(openaiEvents(['x'])));
   const options = { maxTokens: 7, temperature: 0.5, topP: 0.9, stop: ['END', 'FIN'], seed: 1, topK: 40 };
   await backend(server.url).chat(HELLO, options).result;
-  await backend(server.url, { maxTokens: 9, maxTokensField: 'max_completion_tokens', body: { stream_options: undefined, top_k: 5 } })
-    .chat([{ role: 'tool', content: 'x', tool_call_id: '1' }]).result;
+  await backend(server.url, { maxTokens: 9, maxTokensField: 'max_completion_tokens', body: { stream_options: undefined, top_k: 5 } }).chat([
+    { role: 'tool', content: 'x', tool_call_id: '1' },
+  ]).result;
   expect(server.received.map(({ body }) => body)).toEqual([
     {
-      model: 'm', messages: HELLO, stream: true, stream_options: { include_usage: true }, max_tokens: 7, temperature: 0.5, top_p: 0.9,
-      seed: 1, stop: ['END', 'FIN'],
+      model: 'm',
+      messages: HELLO,
+      stream: true,
+      stream_options: { include_usage: true },
+      max_tokens: 7,
+      temperature: 0.5,
+      top_p: 0.9,
+      seed: 1,
+      stop: ['END', 'FIN'],
     },
     { model: 'm', messages: [{ role: 'tool', content: 'x', tool_call_id: '1' }], stream: true, max_completion_tokens: 9, top_k: 5 },
   ]);
@@ -103,7 +120,9 @@ test('a hang-up midway is a network error with the text so far', async () => {
 });
 
 test('a conversation too long for the model is context-overflow', async () => {
-  const error = { error: { message: 'maximum context length is 8192 tokens', type: 'invalid_request_error', code: 'context_length_exceeded' } };
+  const error = {
+    error: { message: 'maximum context length is 8192 tokens', type: 'invalid_request_error', code: 'context_length_exceeded' },
+  };
   const server = await eventServer(json(400, error));
   await expect(backend(server.url).chat(HELLO).result).rejects.toMatchObject({ code: 'context-overflow', details: { status: 400 } });
 });

@@ -20,9 +20,14 @@ const PROXY = fileURLToPath(new URL('../../examples/proxy.mjs', import.meta.url)
 async function startProxy(upstream: string): Promise<string> {
   const child = spawn(process.execPath, [PROXY], {
     env: {
-      ORIGIN, PORT: '0', MODEL: 'the-model', MAX_TOKENS: '50',
-      ANTHROPIC_API_KEY: 'anthropic-secret', ANTHROPIC_URL: `${upstream}/v1/messages`,
-      OPENAI_API_KEY: 'openai-secret', OPENAI_URL: `${upstream}/v1/chat/completions`,
+      ORIGIN,
+      PORT: '0',
+      MODEL: 'the-model',
+      MAX_TOKENS: '50',
+      ANTHROPIC_API_KEY: 'anthropic-secret',
+      ANTHROPIC_URL: `${upstream}/v1/messages`,
+      OPENAI_API_KEY: 'openai-secret',
+      OPENAI_URL: `${upstream}/v1/chat/completions`,
     },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -38,26 +43,37 @@ const asPage: typeof fetch = (url, init) => {
   return fetch(url, { ...init, headers });
 };
 
-test('Anthropic\'s events come through the proxy, which adds the key and keeps to its own model and limit', async () => {
+test("Anthropic's events come through the proxy, which adds the key and keeps to its own model and limit", async () => {
   const upstream = await eventServer(events(anthropicEvents(['Früh', 'ling 🌸'])));
   const endpoint = `${await startProxy(upstream.url)}/api/anthropic`;
   const backend = anthropicMessages({ endpoint, model: 'expensive', maxTokens: 4000, fetch: asPage, body: { tools: [{ name: 'x' }] } });
   const stream = backend.chat([{ role: 'system', content: 'Be brief.' }, ...HELLO], { temperature: 0.5 });
   expect((await collect(stream)).join('')).toBe('Frühling 🌸');
-  expect(upstream.received).toMatchObject([{ path: '/v1/messages', headers: { 'x-api-key': 'anthropic-secret', 'anthropic-version': '2023-06-01' } }]);
+  expect(upstream.received).toMatchObject([
+    { path: '/v1/messages', headers: { 'x-api-key': 'anthropic-secret', 'anthropic-version': '2023-06-01' } },
+  ]);
   expect(upstream.received[0]?.body).toEqual({
-    model: 'the-model', stream: true, max_tokens: 50, system: 'Be brief.', messages: HELLO, temperature: 0.5,
+    model: 'the-model',
+    stream: true,
+    max_tokens: 50,
+    system: 'Be brief.',
+    messages: HELLO,
+    temperature: 0.5,
   });
 });
 
-test('OpenAI\'s events come through the proxy', async () => {
+test("OpenAI's events come through the proxy", async () => {
   const upstream = await eventServer(events(openaiEvents(['Früh', 'ling 🌸'])));
   const endpoint = `${await startProxy(upstream.url)}/api/openai`;
   const backend = openaiCompatible({ endpoint, model: 'm', maxTokens: 20, maxTokensField: 'max_completion_tokens', fetch: asPage });
   expect(await backend.chat(HELLO).result).toMatchObject({ text: 'Frühling 🌸', usage: { completionTokens: 5 } });
   expect(upstream.received).toMatchObject([{ path: '/v1/chat/completions', headers: { authorization: 'Bearer openai-secret' } }]);
   expect(upstream.received[0]?.body).toEqual({
-    model: 'the-model', stream: true, max_completion_tokens: 20, stream_options: { include_usage: true }, messages: HELLO,
+    model: 'the-model',
+    stream: true,
+    max_completion_tokens: 20,
+    stream_options: { include_usage: true },
+    messages: HELLO,
   });
 });
 
@@ -92,13 +108,15 @@ test('leaving before the provider answers hangs up there too', async () => {
   await seen;
 });
 
-test('a busy provider\'s status and wait are passed on, a refused key is not', async () => {
+test("a busy provider's status and wait are passed on, a refused key is not", async () => {
   const upstream = await eventServer(
     json(429, { error: { message: 'Slow down' } }, { 'retry-after': '0' }),
     json(401, { error: { message: 'Incorrect API key provided: open*****cret' } }),
   );
   const endpoint = `${await startProxy(upstream.url)}/api/openai`;
-  const error = await openaiCompatible({ endpoint, model: 'm', fetch: asPage }).chat(HELLO).result.catch((error) => error);
+  const error = await openaiCompatible({ endpoint, model: 'm', fetch: asPage })
+    .chat(HELLO)
+    .result.catch((error) => error);
   expect(upstream.received).toHaveLength(2);
   expect(error).toMatchObject({ code: 'cloud', details: { status: 502 } });
   expect(error.message).not.toContain('cret');
@@ -114,7 +132,7 @@ test('a provider that hangs up midway is a broken connection for the page', asyn
   await expect(result).rejects.toMatchObject({ code: 'network', details: { partialText: 'one' } });
 });
 
-test('what a page of the site would not send is refused without asking the provider', async () => {
+test('a request that no page of the site would send is refused without asking the provider', async () => {
   const upstream = await eventServer(json(200, {}));
   const proxy = await startProxy(upstream.url);
   const body = JSON.stringify({ messages: HELLO });

@@ -29,7 +29,7 @@ test.each([
   [500, { type: 'error', error: { type: 'api_error', message: 'Internal server error' } }, 'Internal server error'],
   [400, { error: 'plain words' }, 'plain words'],
   [404, { detail: 'Not Found' }, '{"detail":"Not Found"}'],
-])('status %i is a cloud error with the API\'s message', async (status, body, message) => {
+])("status %i is a cloud error with the API's message", async (status, body, message) => {
   const server = await eventServer(json(status, body));
   await expect(ask(server.url).result).rejects.toMatchObject({
     code: 'cloud',
@@ -39,7 +39,7 @@ test.each([
   expect(server.received).toHaveLength(1);
 });
 
-test('a gateway\'s page is quoted in part', async () => {
+test("a gateway's page is quoted in part", async () => {
   const server = await eventServer((response: ServerResponse) => {
     response.writeHead(502, { 'content-type': 'text/html' }).end(`<h1>Bad gateway</h1>${'.'.repeat(10_000)}`);
   });
@@ -90,11 +90,14 @@ test('the wait is not silence of the endpoint', async () => {
 
 test('abort ends the wait for the second try', async () => {
   const server = await eventServer(json(429, BUSY, { 'retry-after': '3600' }), ANSWER);
-  const stream = ask(server.url, { maxRetryAfter: 4000, fetch: async (...args: Parameters<typeof fetch>) => {
-    const response = await fetch(...args);
-    setTimeout(() => stream.abort());
-    return response;
-  } });
+  const stream = ask(server.url, {
+    maxRetryAfter: 4000,
+    fetch: async (...args: Parameters<typeof fetch>) => {
+      const response = await fetch(...args);
+      setTimeout(() => stream.abort());
+      return response;
+    },
+  });
   expect((await stream.result).finish).toBe('cancelled');
   expect(server.received).toHaveLength(1);
 });
@@ -110,7 +113,10 @@ test('an endpoint that cannot be reached is a network error that names it', asyn
 
 test('an endpoint that never answers is a network error', async () => {
   const server = await eventServer(() => {});
-  await expect(ask(server.url, { timeoutMs: 20 }).result).rejects.toMatchObject({ code: 'network', message: expect.stringContaining('20 ms') });
+  await expect(ask(server.url, { timeoutMs: 20 }).result).rejects.toMatchObject({
+    code: 'network',
+    message: expect.stringContaining('20 ms'),
+  });
 });
 
 test('an endpoint that falls silent midway is a network error with the text so far', async () => {

@@ -65,7 +65,7 @@ export async function* postForEvents(
   } finally {
     clearTimeout(timer);
     signal.removeEventListener('abort', onAbort);
-    // Who stops reading needs nothing more of this connection.
+    // A reader that stops needs nothing more of this connection.
     connection.abort();
   }
 }

@@ -29,24 +29,33 @@ async function routeOf(options: HybridOptions, messages = HELLO): Promise<RouteE
 
 /** A WebGPU with this adapter, and no more. */
 function stubGpu(adapter: AdapterInfo | null) {
-  const requestAdapter = vi.fn(async () => adapter && {
-    info: { ...adapter, subgroupMinSize: 16, subgroupMaxSize: 64, isFallbackAdapter: adapter.software },
-    features: new Set(['shader-f16', 'subgroups']),
-    // Getters of the prototype, as in browsers.
-    limits: Object.create({ maxBufferSize: 123, maxBindGroups: 4, toString: () => '' }),
-  });
+  const requestAdapter = vi.fn(
+    async () =>
+      adapter && {
+        info: { ...adapter, subgroupMinSize: 16, subgroupMaxSize: 64, isFallbackAdapter: adapter.software },
+        features: new Set(['shader-f16', 'subgroups']),
+        // Getters of the prototype, as in browsers.
+        limits: Object.create({ maxBufferSize: 123, maxBindGroups: 4, toString: () => '' }),
+      },
+  );
   vi.stubGlobal('navigator', { onLine: true, gpu: { requestAdapter } });
   return requestAdapter;
 }
 
-test.each([[5, 'local'], [4, 'cloud']] as const)('5 characters at most %i: %s', async (maxPromptCharacters, answeredBy) => {
+test.each([
+  [5, 'local'],
+  [4, 'cloud'],
+] as const)('5 characters at most %i: %s', async (maxPromptCharacters, answeredBy) => {
   expect(await routeOf({ local: counting(), route: { maxPromptCharacters } })).toEqual({
     answeredBy,
     reason: answeredBy === 'local' ? 'route' : 'prompt-length',
   });
 });
 
-test.each([[5, 'local'], [4, 'cloud']] as const)('5 tokens at most %i: %s', async (maxPromptTokens, answeredBy) => {
+test.each([
+  [5, 'local'],
+  [4, 'cloud'],
+] as const)('5 tokens at most %i: %s', async (maxPromptTokens, answeredBy) => {
   expect(await routeOf({ local: counting(), route: { maxPromptTokens } })).toEqual({
     answeredBy,
     reason: answeredBy === 'local' ? 'route' : 'prompt-length',
@@ -56,7 +65,10 @@ test.each([[5, 'local'], [4, 'cloud']] as const)('5 tokens at most %i: %s', asyn
 test('a limit by tokens loads the model once to count, and a model that does not load leaves it to the cloud', async () => {
   const load = vi.fn(() => Promise.reject(failure('network')));
   expect(await routeOf({ local: load, route: { maxPromptTokens: 100 } })).toMatchObject({
-    answeredBy: 'cloud', reason: 'fallback', fallbackFrom: 'local', error: { code: 'network' },
+    answeredBy: 'cloud',
+    reason: 'fallback',
+    fallbackFrom: 'local',
+    error: { code: 'network' },
   });
   expect(load).toHaveBeenCalledTimes(1);
 });
@@ -64,9 +76,12 @@ test('a limit by tokens loads the model once to count, and a model that does not
 test('too many characters, or too weak a device, downloads nothing', async () => {
   stubGpu({ ...ADAPTER, software: true });
   const load = vi.fn(async () => counting());
-  expect(await routeOf({ local: load, route: { maxPromptCharacters: 4, maxPromptTokens: 100 } })).toMatchObject({ reason: 'prompt-length' });
+  expect(await routeOf({ local: load, route: { maxPromptCharacters: 4, maxPromptTokens: 100 } })).toMatchObject({
+    reason: 'prompt-length',
+  });
   expect(await routeOf({ local: load, route: { minDevice: (device) => !device.software, maxPromptTokens: 100 } })).toEqual({
-    answeredBy: 'cloud', reason: 'device',
+    answeredBy: 'cloud',
+    reason: 'device',
   });
   expect(load).not.toHaveBeenCalled();
 });
@@ -122,12 +137,17 @@ test('a loaded model says its own device', async () => {
 test('what a limit sends to the cloud, the local model answers where the cloud fails', async () => {
   const cloud = scripted('cloud', [], { error: failure('cloud') });
   expect(await routeOf({ local: counting(), cloud, route: { maxPromptCharacters: 1 } })).toMatchObject({
-    answeredBy: 'local', reason: 'fallback', fallbackFrom: 'cloud',
+    answeredBy: 'local',
+    reason: 'fallback',
+    fallbackFrom: 'cloud',
   });
 });
 
 test('with one side only, that one', async () => {
-  expect(await routeOf({ local: counting(), cloud: undefined, route: { maxPromptCharacters: 1 } })).toEqual({ answeredBy: 'local', reason: 'only-side' });
+  expect(await routeOf({ local: counting(), cloud: undefined, route: { maxPromptCharacters: 1 } })).toEqual({
+    answeredBy: 'local',
+    reason: 'only-side',
+  });
   expect(await routeOf({ route: { maxPromptTokens: 10, minDevice: () => true } })).toEqual({ answeredBy: 'cloud', reason: 'only-side' });
   expect(await routeOf({ route: 'local-first' })).toEqual({ answeredBy: 'cloud', reason: 'only-side' });
 });
@@ -149,7 +169,9 @@ test('local-only waits for the model even where others go to the cloud meanwhile
 });
 
 test('-only for a side that is not given is refused', async () => {
-  await expect(hybrid({ cloud: scripted('cloud', ['no']), route: 'local-only' }).chat(HELLO).result).rejects.toMatchObject({ code: 'invalid-argument' });
+  await expect(hybrid({ cloud: scripted('cloud', ['no']), route: 'local-only' }).chat(HELLO).result).rejects.toMatchObject({
+    code: 'invalid-argument',
+  });
   await expect(hybrid({ local: counting(), route: 'cloud-only' }).chat(HELLO).result).rejects.toMatchObject({ code: 'invalid-argument' });
 });
 
@@ -173,19 +195,30 @@ test('a function is told what there is to know', async () => {
 test('a function that answers nothing, or throws, is an error', async () => {
   const cloud = scripted('cloud', ['no']);
   const local = counting();
-  await expect(hybrid({ local, cloud, route: () => undefined as unknown as 'local' }).chat(HELLO).result).rejects.toMatchObject({ code: 'invalid-argument' });
+  await expect(hybrid({ local, cloud, route: () => undefined as unknown as 'local' }).chat(HELLO).result).rejects.toMatchObject({
+    code: 'invalid-argument',
+  });
   const route = () => {
     throw new Error('defect of the page');
   };
-  await expect(hybrid({ local, cloud, route }).chat(HELLO).result).rejects.toMatchObject({ code: 'internal', message: 'defect of the page' });
+  await expect(hybrid({ local, cloud, route }).chat(HELLO).result).rejects.toMatchObject({
+    code: 'internal',
+    message: 'defect of the page',
+  });
   expect(cloud.asked).toEqual([]);
 });
 
 test('the device is described from the adapter alone', async () => {
   stubGpu(ADAPTER);
   expect(await probeDevice()).toEqual({
-    vendor: 'acme', architecture: 'a1', device: '', description: '', f16: true, subgroups: [16, 64],
-    limits: { maxBufferSize: 123, maxBindGroups: 4 }, software: false,
+    vendor: 'acme',
+    architecture: 'a1',
+    device: '',
+    description: '',
+    f16: true,
+    subgroups: [16, 64],
+    limits: { maxBufferSize: 123, maxBindGroups: 4 },
+    software: false,
   });
 });
 

@@ -75,8 +75,13 @@ export interface Surroundings {
 
 /** @throws `HaikuqError` `invalid-argument` for what is no route. */
 export function checkRoute(route: Route): void {
-  const known = typeof route === 'string' ? ROUTES.includes(route) : typeof route === 'function' || (typeof route === 'object' && route !== null);
-  if (!known) throw new HaikuqError('invalid-argument', `hybrid: route is ${String(route)}; it must be limits, a function, or one of ${ROUTES.join(', ')}`);
+  const known =
+    typeof route === 'string' ? ROUTES.includes(route) : typeof route === 'function' || (typeof route === 'object' && route !== null);
+  if (!known)
+    throw new HaikuqError(
+      'invalid-argument',
+      `hybrid: route is ${String(route)}; it must be limits, a function, or one of ${ROUTES.join(', ')}`,
+    );
 }
 
 export async function planRoute(messages: readonly Message[], options: ChatOptions, around: Surroundings): Promise<Plan> {
@@ -101,12 +106,7 @@ interface Decision {
   reason: RouteReason;
 }
 
-async function decide(
-  messages: readonly Message[],
-  options: ChatOptions,
-  online: boolean,
-  around: Surroundings,
-): Promise<Decision> {
+async function decide(messages: readonly Message[], options: ChatOptions, online: boolean, around: Surroundings): Promise<Decision> {
   const { route, local } = around;
   if (typeof route === 'function') {
     const [promptTokens, device] = await Promise.all([

@@ -52,7 +52,11 @@ test('leaving the iteration cancels the body; bytes without events are noticed',
   let cancelled = false;
   let noticed = 0;
   const chunks = [': comment\n', 'data: one\n\n', 'data: two\n\n'].map((text) => new TextEncoder().encode(text));
-  for await (const event of readEvents(bodyOf(chunks, () => (cancelled = true)), NEVER, () => noticed++)) {
+  for await (const event of readEvents(
+    bodyOf(chunks, () => (cancelled = true)),
+    NEVER,
+    () => noticed++,
+  )) {
     expect(event.data).toBe('one');
     break;
   }

@@ -35,7 +35,7 @@ test('abort() ends the iteration without an error; the result says cancelled and
   expect(await stream.result).toMatchObject({ finish: 'cancelled', text: 'ab' });
 });
 
-test('the caller\'s signal ends the iteration with aborted; the result says cancelled', async () => {
+test("the caller's signal ends the iteration with aborted; the result says cancelled", async () => {
   const controller = new AbortController();
   const stream = scripted('local', ['a'], { hangs: true }).chat([], { signal: controller.signal });
   const pieces: string[] = [];

@@ -1,15 +1,7 @@
 /** What was written, as OpenAI's API says it. */
 
 import { aborted } from '../failures.js';
-import type {
-  FinishReason,
-  GenerationResult,
-  OpenAIChunk,
-  OpenAICompletion,
-  OpenAIStream,
-  OpenAIUsage,
-  TextStream,
-} from '../types.js';
+import type { FinishReason, GenerationResult, OpenAIChunk, OpenAICompletion, OpenAIStream, OpenAIUsage, TextStream } from '../types.js';
 
 /** What all chunks of an answer have in common. */
 export interface Answer {
@@ -28,7 +20,12 @@ export function secondsNow(): number {
 
 export function toCompletion(result: GenerationResult, answer: Answer): OpenAICompletion {
   if (result.finish === 'cancelled') throw aborted('the completion');
-  const message: OpenAICompletion['choices'][number]['message'] = { role: 'assistant', content: result.text, refusal: null, annotations: [] };
+  const message: OpenAICompletion['choices'][number]['message'] = {
+    role: 'assistant',
+    content: result.text,
+    refusal: null,
+    annotations: [],
+  };
   const choice = { index: 0, message, finish_reason: toFinishReason(result.finish), logprobs: null };
   return { ...answer, object: 'chat.completion', choices: [choice], usage: toUsage(result) };
 }

@@ -67,7 +67,14 @@ describe('chat.completions.create', () => {
       object: 'chat.completion',
       created: expect.any(Number) as number,
       model: 'tiny',
-      choices: [{ index: 0, message: { role: 'assistant', content: 'Hello', refusal: null, annotations: [] }, finish_reason: 'stop', logprobs: null }],
+      choices: [
+        {
+          index: 0,
+          message: { role: 'assistant', content: 'Hello', refusal: null, annotations: [] },
+          finish_reason: 'stop',
+          logprobs: null,
+        },
+      ],
       usage,
     });
     expect(completion.created).toBeGreaterThanOrEqual(before);
@@ -91,7 +98,11 @@ describe('chat.completions.create', () => {
   it('adds the usage where it is asked for', async () => {
     const { openai } = backend([]);
     const chunks = await collect(await openai.chat.completions.create({ messages, stream: true, stream_options: { include_usage: true } }));
-    expect(chunks.map(({ choices, usage }) => [choices.length, usage])).toEqual([[1, null], [1, null], [0, usage]]);
+    expect(chunks.map(({ choices, usage }) => [choices.length, usage])).toEqual([
+      [1, null],
+      [1, null],
+      [0, usage],
+    ]);
   });
 
   it('ends without an error when it is aborted while it streams', async () => {
@@ -138,6 +149,10 @@ describe('chat.completions.create', () => {
     const streamed = await openai.chat.completions.create({ messages, stream: true }).withResponse();
     expect(await collect(streamed.data)).toHaveLength(3);
     const events = await (await openai.chat.completions.create({ messages, stream: true }).asResponse()).text();
-    expect(events.split('\n\n').map((event) => event.slice(0, 14))).toEqual([...Array<string>(3).fill('data: {"id":"c'), 'data: [DONE]', '']);
+    expect(events.split('\n\n').map((event) => event.slice(0, 14))).toEqual([
+      ...Array<string>(3).fill('data: {"id":"c'),
+      'data: [DONE]',
+      '',
+    ]);
   });
 });

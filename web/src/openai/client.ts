@@ -36,7 +36,12 @@ export function createOpenAI(backend: ChatBackend, modelName: string): OpenAISha
 }
 
 /** As with OpenAI's client, an abort ends the iteration without an error. */
-function streamAnswer(backend: ChatBackend, { messages, options, includeUsage }: Asked, answer: Answer, signal?: AbortSignal): OpenAIStream {
+function streamAnswer(
+  backend: ChatBackend,
+  { messages, options, includeUsage }: Asked,
+  answer: Answer,
+  signal?: AbortSignal,
+): OpenAIStream {
   const controller = new AbortController();
   const abort = () => controller.abort();
   if (signal?.aborted) abort();
@@ -53,7 +58,8 @@ function withResponses<T extends OpenAICompletion | OpenAIStream>(answer: Promis
     async withResponse() {
       const data = await answer;
       // A stream's chunks are read from `data`; its response has the headers alone.
-      const response = 'controller' in data ? new Response(null, { headers: { 'content-type': 'text/event-stream' } }) : await toResponse(data);
+      const response =
+        'controller' in data ? new Response(null, { headers: { 'content-type': 'text/event-stream' } }) : await toResponse(data);
       return { data, response, request_id: null };
     },
   });

@@ -40,7 +40,11 @@ describe("OpenAI's client", () => {
 
   it('brings tool calls and their answers to the template', async () => {
     const history: OpenAI.ChatCompletionMessageParam[] = [
-      { role: 'assistant', content: null, tool_calls: [{ id: '1', type: 'function', function: { name: 'now', arguments: '{"zone":"UTC"}' } }] },
+      {
+        role: 'assistant',
+        content: null,
+        tool_calls: [{ id: '1', type: 'function', function: { name: 'now', arguments: '{"zone":"UTC"}' } }],
+      },
       { role: 'tool', tool_call_id: '1', content: [{ type: 'text', text: 'noon' }] },
     ];
     await client.chat.completions.create({ model: 'm', messages: [...messages, ...history] });

@@ -82,9 +82,13 @@ function toRefusal(error: unknown): Response {
 function describe(thrown: unknown) {
   const { code, message, details } = toHaikuqError(thrown);
   const error = { message, type: 'server_error', param: details.field ?? null, code: code as string };
-  if (code === 'invalid-argument') return { status: 400, body: { error: { ...error, type: 'invalid_request_error', code: 'invalid_value' } } };
+  if (code === 'invalid-argument')
+    return { status: 400, body: { error: { ...error, type: 'invalid_request_error', code: 'invalid_value' } } };
   if (code === 'context-overflow') {
-    return { status: 400, body: { error: { ...error, type: 'invalid_request_error', param: 'messages', code: 'context_length_exceeded' } } };
+    return {
+      status: 400,
+      body: { error: { ...error, type: 'invalid_request_error', param: 'messages', code: 'context_length_exceeded' } },
+    };
   }
   return { status: code === 'aborted' ? 503 : 500, body: { error } };
 }

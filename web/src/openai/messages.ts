@@ -1,4 +1,4 @@
-/** OpenAI's messages as this package has them: parts become text, and what no text model can read is refused by its name. */
+/** OpenAI's messages as this package has them: parts become text, and content that no text model can read is refused by its name. */
 
 import { HaikuqError } from '../errors.js';
 import { parseNumbers } from '../numbers.js';

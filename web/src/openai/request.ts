@@ -19,7 +19,10 @@ const OPTIONS = {
 type Neutral = [asksForNothing: (value: unknown) => boolean, expected: string];
 
 const none = (what: string): Neutral => [() => false, `nothing: ${what}`];
-const only = (...values: unknown[]): Neutral => [(value) => values.includes(value), values.map((value) => JSON.stringify(value)).join(' or ')];
+const only = (...values: unknown[]): Neutral => [
+  (value) => values.includes(value),
+  values.map((value) => JSON.stringify(value)).join(' or '),
+];
 const empty = (what: string): Neutral => [(value) => Array.isArray(value) && value.length === 0, `an empty list: ${what}`];
 const typeOf = (value: unknown) => (value as { type?: unknown }).type;
 const zeros = (value: unknown) => typeof value === 'object' && Object.values(value as object).every((bias) => bias === 0);

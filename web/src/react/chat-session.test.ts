@@ -103,7 +103,12 @@ test('sending while an answer is written stops that answer, and only it', async 
   await backend.last.write('whole');
   await backend.last.finish();
   await second;
-  expect(textOf(session.snapshot().messages)).toEqual(['user One done', 'assistant half cancelled', 'user Two done', 'assistant whole done']);
+  expect(textOf(session.snapshot().messages)).toEqual([
+    'user One done',
+    'assistant half cancelled',
+    'user Two done',
+    'assistant whole done',
+  ]);
 });
 
 test('an error keeps what was written and is told once', async () => {
@@ -118,7 +123,7 @@ test('an error keeps what was written and is told once', async () => {
   expect(onError).toHaveBeenCalledExactlyOnceWith(session.snapshot().error);
 });
 
-test('an error after a stop is nobody\'s', async () => {
+test("an error after a stop is nobody's", async () => {
   const { backend, onError, session } = start();
   const sent = session.send('Hello');
   await settled();
@@ -185,12 +190,17 @@ test.each([
   await done;
 });
 
-test('edit of a user\'s message drops what came after it and answers it', async () => {
+test("edit of a user's message drops what came after it and answers it", async () => {
   const { backend, session } = start(TURNS);
   void session.edit('u1', 'Uno');
   await settled();
   expect(backend.last.messages.map(({ content }) => content)).toEqual(['Be brief.', 'Uno']);
-  expect(session.snapshot().messages.map(({ id }) => id).slice(0, 2)).toEqual(['s', 'u1']);
+  expect(
+    session
+      .snapshot()
+      .messages.map(({ id }) => id)
+      .slice(0, 2),
+  ).toEqual(['s', 'u1']);
 });
 
 test('edit of another message changes its text and nothing else', async () => {
@@ -211,7 +221,7 @@ test('calls that make no sense reject, and change nothing', async () => {
   expect(session.snapshot().messages).toEqual([]);
 });
 
-test('who is told of a new message may stop its answer at once', async () => {
+test('a listener that is told of a new message may stop its answer at once', async () => {
   const { backend, session } = start();
   session.subscribe(() => {
     if (session.snapshot().status === 'waiting') session.stop();
@@ -228,7 +238,10 @@ test('setMessages puts another conversation in place, also made from the present
   session.setMessages((messages) => messages.slice(0, 2));
   expect(backend.last.aborted).toBe(true);
   expect(session.snapshot().messages.map(({ id }) => id)).toEqual(['s', 'u1']);
-  session.setMessages([{ role: 'user', content: 'x' }, { role: 'assistant', content: 'y', status: 'error' }]);
+  session.setMessages([
+    { role: 'user', content: 'x' },
+    { role: 'assistant', content: 'y', status: 'error' },
+  ]);
   const [x, y] = session.snapshot().messages;
   expect(x?.id).not.toBe(y?.id);
   expect(y?.status).toBe('error');

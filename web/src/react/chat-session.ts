@@ -21,7 +21,7 @@ export interface ChatMessage extends Message {
   error?: HaikuqError;
 }
 
-/** A message to put into a conversation; what is absent is made up. */
+/** A message to put into a conversation; absent fields are made up. */
 export type NewMessage = Message & Partial<ChatMessage>;
 
 /** `idle`: nothing goes on; `error`: nothing goes on, and the last answer broke off. */
@@ -110,9 +110,12 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
     publish({ messages: [...messages, reply], status: 'waiting', error: undefined });
     let stream: TextStream | undefined;
     try {
-      stream = backend.chat(messages.map(({ role, content }) => ({ role, content })), chatOptions);
+      stream = backend.chat(
+        messages.map(({ role, content }) => ({ role, content })),
+        chatOptions,
+      );
       own.abort = () => stream?.abort();
-      // Whoever was told of the message may have stopped it at once.
+      // A listener may have stopped it as soon as it was told of the message.
       if (answering !== own) stream.abort();
       // What comes after a stop belongs to nobody: `stop` has shown the text until then.
       for await (const text of stream) if (answering === own) take(text, own);
@@ -144,7 +147,7 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
     return result;
   }
 
-  /** Whether anybody is to be told: who stopped an answer does not care how it ends. */
+  /** Whether to tell anybody: a caller that stopped an answer does not care how it ends. */
   function fail(own: Answering, error: HaikuqError): boolean {
     if (answering !== own) return false;
     answering = undefined;
@@ -193,7 +196,9 @@ export function createChatSession(initialMessages: readonly NewMessage[], initia
       if (closed) return undefined;
       const index = indexOf(id, 'edit');
       if (current.messages[index]?.role === 'user') {
-        return answer((messages) => messages.slice(0, index + 1).map((message) => (message.id === id ? { ...message, content: text } : message)));
+        return answer((messages) =>
+          messages.slice(0, index + 1).map((message) => (message.id === id ? { ...message, content: text } : message)),
+        );
       }
       if (answering?.id === id) stop();
       publish({ messages: changed(id, (message) => ({ ...message, content: text })) });

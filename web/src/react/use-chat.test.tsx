@@ -94,7 +94,15 @@ test('without a model sending rejects, and works once there is one', async () =>
 test('initial messages are rendered on a server, with the ids that the page will have', async () => {
   const initialMessages = [{ role: 'assistant', content: 'Hello!' }];
   function Page() {
-    return <ul>{useChat({ initialMessages }).messages.map(({ id, content }) => <li key={id} id={id}>{content}</li>)}</ul>;
+    return (
+      <ul>
+        {useChat({ initialMessages }).messages.map(({ id, content }) => (
+          <li key={id} id={id}>
+            {content}
+          </li>
+        ))}
+      </ul>
+    );
   }
   expect(renderToString(<Page />)).toBe('<ul><li id="initial-0">Hello!</li></ul>');
   const chat = await renderHook(useChat, { initialMessages });

@@ -23,7 +23,7 @@ export interface UseChat extends ChatSnapshot {
    * while there is no model.
    */
   send: (text: string) => Promise<GenerationResult | undefined>;
-  /** Stops the answer that is being written; what is there of it stays. */
+  /** Stops the answer that is being written; its text so far stays. */
   stop: () => void;
   /** Writes an answer anew (the last one without `id`), or answers a user's message anew; what came after it is dropped. */
   regenerate: (id?: string) => Promise<GenerationResult | undefined>;

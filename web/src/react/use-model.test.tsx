@@ -115,7 +115,7 @@ test('without a location nothing is loaded', async () => {
   expect(loads[0]?.options.signal?.aborted).toBe(true);
 });
 
-test('the caller\'s signal aborts the load, which is an error like any other', async () => {
+test("the caller's signal aborts the load, which is an error like any other", async () => {
   const { loads, load } = loader();
   const controller = new AbortController();
   const hook = await render(load, { location: '/x/', options: { signal: controller.signal } });

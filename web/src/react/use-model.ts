@@ -34,6 +34,7 @@ export function useModelOf(load: Load, location: PackageLocation | null | undefi
 
   // A URL is made anew in many a render; the same address is the same package.
   const key = location instanceof URL ? location.href : location;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another attempt loads the same once more
   useEffect(() => {
     if (key === null || key === undefined) {
       setState(IDLE);

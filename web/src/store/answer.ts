@@ -5,9 +5,9 @@ import { Busy } from './connection.js';
 import type { PackageFile } from './manifest.js';
 
 /**
- * Throws where the answer is not the file's: the status, or a page in its place. What is worth another try is `Busy`, all
- * else a `HaikuqError`. Hosts with a page for every address, portals and logins answer with status 200. `length` is what
- * the file or its rest has; a file that is called a page and has the right length is the file.
+ * Throws where the answer is not the file's: the status, or a page in its place. Answers that are worth another try are
+ * `Busy`, all others a `HaikuqError`. Hosts with a page for every address, portals and logins answer with status 200.
+ * `length` is what the file or its rest has; a file that is called a page and has the right length is the file.
  */
 export function checkAnswer({ name }: PackageFile, url: string, response: Response, length = -1): void {
   const { status, statusText } = response;

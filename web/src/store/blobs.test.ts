@@ -16,7 +16,10 @@ const same = (a: Uint8Array, b: Uint8Array) => a.length === b.length && a.every(
 /** The same promises for every store; `quota` in bytes. */
 const stores: [name: string, open: (quota?: number) => Promise<BlobStore | undefined>][] = [
   ['OPFS in a worker', (quota) => openOpfs('write', fakeOpfs({ sync: true, ...(quota ? { quota } : {}) }).storage)],
-  ['OPFS in a private worker', (quota) => openOpfs('write', fakeOpfs({ sync: true, whenFull: 'wrapped error', ...(quota ? { quota } : {}) }).storage)],
+  [
+    'OPFS in a private worker',
+    (quota) => openOpfs('write', fakeOpfs({ sync: true, whenFull: 'wrapped error', ...(quota ? { quota } : {}) }).storage),
+  ],
   ['OPFS on a page', (quota) => openOpfs('write', fakeOpfs({ sync: false, ...(quota ? { quota } : {}) }).storage)],
   ['Cache API', (quota) => openCacheApi(fakeCaches(quota))],
 ];
@@ -41,7 +44,13 @@ describe.each(stores)('%s', (_, openStore) => {
     expect(await store.size(A)).toBe(6 * MB + 5);
     await write(store, A, bytes.slice(6 * MB + 5, 9 * MB), bytes.slice(9 * MB));
     expect(await store.size(A)).toBe(bytes.length);
-    for (const [start, end] of [[0, 10], [4 * MB - 3, 4 * MB + 3], [6 * MB, 7 * MB], [10 * MB, bytes.length], [bytes.length, bytes.length + 9]] as const) {
+    for (const [start, end] of [
+      [0, 10],
+      [4 * MB - 3, 4 * MB + 3],
+      [6 * MB, 7 * MB],
+      [10 * MB, bytes.length],
+      [bytes.length, bytes.length + 9],
+    ] as const) {
       expect(same(await store.read(A, start, end), bytes.subarray(start, end)), `${start} to ${end}`).toBe(true);
     }
   });
@@ -63,7 +72,10 @@ describe.each(stores)('%s', (_, openStore) => {
     await write(store, A, someBytes(100, 1));
     await write(store, B, someBytes(5 * MB, 2));
     const list = await store.list();
-    expect(list.sort((a, b) => a.bytes - b.bytes)).toEqual([{ sha256: A, bytes: 100 }, { sha256: B, bytes: 5 * MB }]);
+    expect(list.sort((a, b) => a.bytes - b.bytes)).toEqual([
+      { sha256: A, bytes: 100 },
+      { sha256: B, bytes: 5 * MB },
+    ]);
     await store.remove(B);
     await store.remove(B);
     expect(await store.list()).toEqual([{ sha256: A, bytes: 100 }]);

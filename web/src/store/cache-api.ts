@@ -129,7 +129,7 @@ function parsePiece(request: Request): Piece[] {
   return [{ sha256, at: Number(url.searchParams.get('at')), bytes: Number(url.searchParams.get('bytes')), request }];
 }
 
-/** Bytes from the start without a gap; what lies beyond one is as good as absent. */
+/** Bytes from the start without a gap; those beyond one are as good as absent. */
 function contiguous(run: Piece[]): number {
   let end = 0;
   for (const piece of run) if (piece.at === end) end += piece.bytes;

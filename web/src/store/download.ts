@@ -52,7 +52,7 @@ export function createDownloads({ store, network, urlOf, files, stages, onProgre
   const slot = limit(PARALLEL_DOWNLOADS);
   const jobs = new Map<string, Promise<void>>();
   const fetched = new Map<string, { bytes: number; total: number }>();
-  /** Whoever waits for a file sees the error, and whoever asks again gets another try. */
+  /** A caller that waits for a file sees the error, and gets another try by asking again. */
   const asked = new WeakSet<Promise<void>>();
   /** Failed before anybody waited. */
   const unseen = new Set<Promise<void>>();
@@ -140,10 +140,10 @@ export function createDownloads({ store, network, urlOf, files, stages, onProgre
     ready(file) {
       if (!begun) {
         begun = true;
-        for (const blob of blobs) enqueue(blob, false);
+        for (const blob of blobs) void enqueue(blob, false);
       }
       const job = jobs.get(file.sha256) ?? enqueue(file, false);
-      askedFor(job);
+      void askedFor(job);
       if (unseen.delete(job)) jobs.delete(file.sha256);
       return job;
     },

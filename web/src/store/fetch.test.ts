@@ -91,7 +91,10 @@ describe('fetchBytes', () => {
 
   describe('where a part is not what was asked for', () => {
     const part = (begin: number, end: number, total: number, headers: Record<string, string> = {}) =>
-      new Response(someBytes(end - begin, 9), { status: 206, headers: { 'content-range': `bytes ${begin}-${end - 1}/${total}`, ...headers } });
+      new Response(someBytes(end - begin, 9), {
+        status: 206,
+        headers: { 'content-range': `bytes ${begin}-${end - 1}/${total}`, ...headers },
+      });
 
     it.each([
       ['is of a compressed form, as its encoding says', part(2500, 5300, 5300, { 'content-encoding': 'gzip' })],
@@ -111,7 +114,8 @@ describe('fetchBytes', () => {
 
     it('as it cannot be decoded, takes the whole, also in a later load', async () => {
       const server = fakeServer({ 'a.bin': bytes });
-      const broken = () => new Response(new ReadableStream({ start: (controller) => controller.error(new TypeError('decoding failed')) }), { status: 206 });
+      const broken = () =>
+        new Response(new ReadableStream({ start: (controller) => controller.error(new TypeError('decoding failed')) }), { status: 206 });
       server.answers.set('a.bin', (range) => (range ? broken() : undefined));
       expect((await download(server, 2500)).got).toEqual(bytes);
       expect(ranges(server)).toEqual(['bytes=2500-', 'bytes=2500-', null]);
@@ -133,7 +137,11 @@ describe('fetchBytes', () => {
     it('says so where only a part is sent though all was asked for', async () => {
       const server = fakeServer({ 'a.bin': bytes });
       server.answers.set('a.bin', () => part(0, 4000, 5300));
-      await expect(download(server)).rejects.toMatchObject({ code: 'network', message: expect.stringContaining('bytes 0-3999/5300') as string, details: { status: 206 } });
+      await expect(download(server)).rejects.toMatchObject({
+        code: 'network',
+        message: expect.stringContaining('bytes 0-3999/5300') as string,
+        details: { status: 206 },
+      });
       expect(server.requests).toHaveLength(1);
     });
   });
@@ -154,7 +162,9 @@ describe('fetchBytes', () => {
     it('is named at once, with its address', async () => {
       const server = fakeServer();
       server.answers.set('a.bin', () => page());
-      const message = expect.stringMatching(/a\.bin: the server sent a page of HTML, not the file: https:\/\/example\.org\/p\/a\.bin/) as string;
+      const message = expect.stringMatching(
+        /a\.bin: the server sent a page of HTML, not the file: https:\/\/example\.org\/p\/a\.bin/,
+      ) as string;
       await expect(download(server)).rejects.toMatchObject({ code: 'network', message, details: { file: 'a.bin', status: 200 } });
       expect(server.requests).toHaveLength(1);
     });
@@ -191,13 +201,18 @@ describe('fetchBytes', () => {
     const server = fakeServer({ 'a.bin': bytes });
     server.down = true;
     server.network.probe = async () => 'withheld';
-    await expect(download(server)).rejects.toMatchObject({ code: 'network', message: expect.stringContaining('Access-Control-Allow-Origin') as string });
+    await expect(download(server)).rejects.toMatchObject({
+      code: 'network',
+      message: expect.stringContaining('Access-Control-Allow-Origin') as string,
+    });
     expect(server.requests).toHaveLength(1);
     server.network.probe = async () => undefined;
     await expect(download(server)).rejects.toMatchObject({ message: expect.stringMatching(/4 tries: Failed to fetch$/) as string });
     vi.stubGlobal('location', new URL('https://page.example/'));
     vi.stubGlobal('origin', 'https://page.example');
-    await expect(download(server)).rejects.toMatchObject({ message: expect.stringMatching(/4 tries: .*does that host send Access-Control-Allow-Origin/) as string });
+    await expect(download(server)).rejects.toMatchObject({
+      message: expect.stringMatching(/4 tries: .*does that host send Access-Control-Allow-Origin/) as string,
+    });
     vi.unstubAllGlobals();
   });
 
@@ -211,7 +226,10 @@ describe('fetchBytes', () => {
     const server = fakeServer({ 'a.bin': bytes });
     server.trouble.set('a.bin', [{ status: 503 }, { status: 429, retryAfter: '0.01' }]);
     expect((await download(server)).got).toEqual(bytes);
-    server.trouble.set('a.bin', Array.from({ length: 9 }, () => ({ status: 503 })));
+    server.trouble.set(
+      'a.bin',
+      Array.from({ length: 9 }, () => ({ status: 503 })),
+    );
     await expect(download(server)).rejects.toMatchObject({ code: 'network', details: { status: 503 } });
     server.down = true;
     await expect(download(server)).rejects.toMatchObject({ code: 'network', details: { file: 'a.bin' } });
@@ -220,7 +238,10 @@ describe('fetchBytes', () => {
   it('gives every byte new patience', async () => {
     const server = fakeServer({ 'a.bin': bytes });
     // More breaks than attempts in a row are allowed.
-    server.trouble.set('a.bin', Array.from({ length: 5 }, () => ({ breakAfter: 1000 })));
+    server.trouble.set(
+      'a.bin',
+      Array.from({ length: 5 }, () => ({ breakAfter: 1000 })),
+    );
     expect((await download(server)).got).toEqual(bytes);
   });
 
@@ -262,7 +283,10 @@ describe('fetchText', () => {
   it('names a page, whether the server says that it is one or not', async () => {
     const html = (headers: Record<string, string>) => () => new Response('  <!doctype html><title>Log in</title>', { headers });
     const server = fakeServer();
-    for (const [headers, code] of [[{ 'content-type': 'text/html' }, 'network'], [{ 'content-type': 'text/plain' }, 'invalid-package']] as const) {
+    for (const [headers, code] of [
+      [{ 'content-type': 'text/html' }, 'network'],
+      [{ 'content-type': 'text/plain' }, 'invalid-package'],
+    ] as const) {
       server.answers.set('a.json', html(headers));
       const message = expect.stringContaining('a page of HTML, not the file: https://example.org/a.json') as string;
       await expect(fetchText(server.network, 'https://example.org/a.json', 'a.json', options)).rejects.toMatchObject({ code, message });
@@ -273,6 +297,8 @@ describe('fetchText', () => {
   it('refuses what is too large and what is no text', async () => {
     const server = fakeServer({ 'a.json': someBytes(101, 1), 'b.json': Uint8Array.of(0xff) });
     await expect(fetchText(server.network, 'https://example.org/a.json', 'a.json', options)).rejects.toMatchObject({ code: 'integrity' });
-    await expect(fetchText(server.network, 'https://example.org/b.json', 'b.json', options)).rejects.toMatchObject({ code: 'invalid-package' });
+    await expect(fetchText(server.network, 'https://example.org/b.json', 'b.json', options)).rejects.toMatchObject({
+      code: 'invalid-package',
+    });
   });
 });

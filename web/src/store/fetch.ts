@@ -212,7 +212,10 @@ function requestInit(at: number, cache: RequestCache = 'default', signal: AbortS
 
 function otherPart({ name, bytes }: PackageFile, { headers }: Response): HaikuqError {
   const range = headers.get('content-range') ?? 'without Content-Range';
-  return new HaikuqError('network', `${name}: the server sent a part (206, ${range}), asked for were all ${bytes} bytes`, { file: name, status: 206 });
+  return new HaikuqError('network', `${name}: the server sent a part (206, ${range}), asked for were all ${bytes} bytes`, {
+    file: name,
+    status: 206,
+  });
 }
 
 function gaveUp(url: string, file: PackageFile, at: number, tries: number, cause: unknown): HaikuqError {

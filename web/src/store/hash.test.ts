@@ -84,8 +84,21 @@ describe('hasherOfWorkers', () => {
   });
 
   it.each([
-    ['cannot be made', () => { throw new DOMException('refused', 'SecurityError'); }, 0],
-    ['do not run', () => worker(() => { throw new Error('404'); }), 1],
+    [
+      'cannot be made',
+      () => {
+        throw new DOMException('refused', 'SecurityError');
+      },
+      0,
+    ],
+    [
+      'do not run',
+      () =>
+        worker(() => {
+          throw new Error('404');
+        }),
+      1,
+    ],
     ['run something else', () => worker(() => undefined), 1],
   ])('hashes by itself where workers %s, and asks for no more', async (_, make: () => Worker, made) => {
     const { hash } = hasherOfWorkers(make, 2);

@@ -10,7 +10,7 @@ export type Hash = (bytes: Uint8Array<ArrayBuffer>) => Promise<{ sha256: Uint8Ar
 export interface Hasher {
   /** How many files it hashes at a time. */
   readonly atOnce: number;
-  /** What comes back with the digest are the same bytes in the same memory, which moves to another thread meanwhile. */
+  /** The same bytes come back with the digest, in the same memory, which moves to another thread meanwhile. */
   hash: Hash;
 }
 

@@ -61,7 +61,11 @@ describe('holder', () => {
 
   it('says what went wrong to who asks for the file, and not before', async () => {
     const { whole } = reading();
-    const hold = holder(files, async (file, memory) => (file.name === 's1' ? Promise.reject(new Error('no s1')) : whole(file, memory)), tools);
+    const hold = holder(
+      files,
+      async (file, memory) => (file.name === 's1' ? Promise.reject(new Error('no s1')) : whole(file, memory)),
+      tools,
+    );
     expect((await hold(files[0] as PackageFile))?.bytes).toEqual(contents[0]);
     await expect(hold(files[1] as PackageFile)).rejects.toThrow('no s1');
   });

@@ -11,7 +11,7 @@ export const MAX_HELD_BYTES = 64 * 1024 * 1024;
 /** In memory at a time: those that are hashed, one that is uploaded, one that is read. */
 export const heldFiles = ({ atOnce }: Hasher): number => atOnce + 2;
 
-/** Reads the whole of a file, into `memory` or elsewhere; what comes is shorter where the file is. */
+/** Reads the whole of a file, into `memory` or elsewhere; the answer is shorter where the file is. */
 export type ReadWhole = (file: PackageFile, memory: Uint8Array<ArrayBuffer>) => Promise<Uint8Array<ArrayBuffer>>;
 
 /** Gives the whole of a file, or undefined where it is to be read in pieces. One at a time: the one before was released. */
@@ -49,7 +49,7 @@ export function holder(files: PackageFile[], read: ReadWhole, { stages, hasher }
   function begin(file: PackageFile): Promise<HeldFile> {
     const held = hold(file);
     coming.set(file, held);
-    // Whoever asks for the file sees the error.
+    // The caller that asks for the file sees the error.
     held.catch(() => undefined);
     return held;
   }
@@ -57,7 +57,7 @@ export function holder(files: PackageFile[], read: ReadWhole, { stages, hasher }
     const at = fitting.indexOf(file);
     if (at < 0) return undefined;
     const held = coming.get(file) ?? begin(file);
-    for (const next of fitting.slice(at + 1, at + heldFiles(hasher))) if (!coming.has(next)) begin(next);
+    for (const next of fitting.slice(at + 1, at + heldFiles(hasher))) if (!coming.has(next)) void begin(next);
     coming.delete(file);
     return held;
   };

@@ -19,12 +19,21 @@ describe('resolveLocation', () => {
     expect(resolve(new URL(location, 'https://example.org/app/'))).toEqual({ kind: 'url', prefix, name });
   });
 
-  it.each(['javascript:alert(1)', 'data:application/json,{}', 'file:///etc', 'blob:https://example.org/1', 'mailto:a@example.org', 'https://user:pass@example.org/p', 'https://', 3, null, {}, [{ name: 'x' }]])(
-    'refuses %j',
-    (location) => {
-      expect(() => resolve(location)).toThrow(expect.objectContaining({ code: 'invalid-argument' }));
-    },
-  );
+  it.each([
+    'javascript:alert(1)',
+    'data:application/json,{}',
+    'file:///etc',
+    'blob:https://example.org/1',
+    'mailto:a@example.org',
+    'https://user:pass@example.org/p',
+    'https://',
+    3,
+    null,
+    {},
+    [{ name: 'x' }],
+  ])('refuses %j', (location) => {
+    expect(() => resolve(location)).toThrow(expect.objectContaining({ code: 'invalid-argument' }));
+  });
 
   it.each([
     ['chrome-extension://abcdef/popup.html', 'chrome-extension://abcdef/packages/tiny/'],

@@ -14,7 +14,10 @@ export type ResolvedLocation =
 export type PickedFile = File | FileSystemFileHandle;
 
 /** Relative URLs are resolved against `base`, by default the page's or the worker's. Throws `invalid-argument`. */
-export function resolveLocation(location: PackageLocation, base = globalThis.document?.baseURI ?? globalThis.location?.href): ResolvedLocation {
+export function resolveLocation(
+  location: PackageLocation,
+  base = globalThis.document?.baseURI ?? globalThis.location?.href,
+): ResolvedLocation {
   if (typeof location === 'string' || location instanceof URL) return resolveUrl(location, base);
   if (typeof location !== 'object' || location === null) throw invalid(String(location));
   if ('kind' in location) {
@@ -62,7 +65,9 @@ function resolveUrl(location: string | URL, base: string | undefined): ResolvedL
 
 /** The files beside the manifest: a dropped folder may hold others, and more than one package. */
 function packageFiles(files: PickedFile[]): PickedFile[] {
-  for (const file of files) if (!(file instanceof File) && (file as FileSystemFileHandle | null)?.kind !== 'file') throw invalid(String(file), 'expected File objects');
+  for (const file of files)
+    if (!(file instanceof File) && (file as FileSystemFileHandle | null)?.kind !== 'file')
+      throw invalid(String(file), 'expected File objects');
   const manifests = files.filter((file) => file.name === MANIFEST);
   if (manifests.length > 1) {
     const where = manifests.map(folderOf).join(', ');

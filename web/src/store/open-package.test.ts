@@ -24,7 +24,10 @@ beforeEach(async () => {
   opfs = fakeOpfs({ sync: true });
   vi.stubGlobal('navigator', { storage: opfs.storage, locks: fakeLocks() });
   vi.stubGlobal('caches', undefined);
-  pack = await fakePackage({ 's1': someBytes(9000, 1), 's2': someBytes(12000, 2), 's3': someBytes(5000, 3) }, { 'tokenizer.json': someBytes(700, 4) });
+  pack = await fakePackage(
+    { s1: someBytes(9000, 1), s2: someBytes(12000, 2), s3: someBytes(5000, 3) },
+    { 'tokenizer.json': someBytes(700, 4) },
+  );
   server = fakeServer(pack.files);
   counts = { downloadedBytes: 0, downloadTotalBytes: 0 };
 });
@@ -37,7 +40,14 @@ interface Options {
 }
 function open({ prefix = URL_PREFIX, cache = 'auto', signal = new AbortController().signal }: Options = {}): Promise<OpenPackage> {
   const onProgress = (now: DownloadCounts) => (counts = now);
-  return openPackage(resolveLocation(prefix, undefined), { cache, network: server.network, signal, stages: stageClock(), hasher: hasherHere, onProgress });
+  return openPackage(resolveLocation(prefix, undefined), {
+    cache,
+    network: server.network,
+    signal,
+    stages: stageClock(),
+    hasher: hasherHere,
+    onProgress,
+  });
 }
 /** Reads all as an engine does: hashes checked, one other copy asked for. */
 async function read(source: Source): Promise<void> {
@@ -127,7 +137,10 @@ describe('a package behind a URL', () => {
   it('downloads only what an update changed, and deletes what nobody refers to any more', async () => {
     await load();
     const before = blob('s2');
-    pack = await fakePackage({ 's1': someBytes(9000, 1), 's2': someBytes(12000, 22), 's3': someBytes(5000, 3) }, { 'tokenizer.json': someBytes(700, 4) });
+    pack = await fakePackage(
+      { s1: someBytes(9000, 1), s2: someBytes(12000, 22), s3: someBytes(5000, 3) },
+      { 'tokenizer.json': someBytes(700, 4) },
+    );
     for (const [name, bytes] of Object.entries(pack.files)) server.files.set(name, bytes);
     server.requests = [];
     await load();
@@ -138,7 +151,7 @@ describe('a package behind a URL', () => {
 
   it('keeps the old version until an update is complete', async () => {
     await load();
-    const update = await fakePackage({ 's1': someBytes(9000, 11) }, {});
+    const update = await fakePackage({ s1: someBytes(9000, 11) }, {});
     server.files.set('haikuq.json', update.files['haikuq.json'] as Uint8Array);
     await expect(load()).rejects.toMatchObject({ code: 'integrity' });
     server.down = true;
@@ -150,9 +163,12 @@ describe('a package behind a URL', () => {
     let update: FakePackage;
     beforeEach(async () => {
       await load();
-      update = await fakePackage({ 's1': someBytes(9000, 11), 's2': someBytes(12000, 12) });
+      update = await fakePackage({ s1: someBytes(9000, 11), s2: someBytes(12000, 12) });
       for (const [name, bytes] of Object.entries(update.files)) server.files.set(name, bytes);
-      server.trouble.set('s2', Array.from({ length: 9 }, () => ({ status: 404 })));
+      server.trouble.set(
+        's2',
+        Array.from({ length: 9 }, () => ({ status: 404 })),
+      );
       await expect(load()).rejects.toMatchObject({ code: 'network' });
       server.trouble.clear();
       server.requests = [];
@@ -191,7 +207,7 @@ describe('a package behind a URL', () => {
   it('shares equal files with other packages, and leaves them when one is removed', async () => {
     await load();
     server.requests = [];
-    const other = await fakePackage({ 't1': someBytes(3000, 7) }, { 'tokenizer.json': someBytes(700, 4) });
+    const other = await fakePackage({ t1: someBytes(3000, 7) }, { 'tokenizer.json': someBytes(700, 4) });
     for (const [name, bytes] of Object.entries(other.files)) server.files.set(name, bytes);
     await load({ prefix: OTHER_PREFIX });
     expect(requested()).toEqual(['t1']);
@@ -206,13 +222,17 @@ describe('a package behind a URL', () => {
     (opfs.file(blob('s3')) as Uint8Array)[4321]! ^= 1;
     server.requests = [];
     await load();
-    expect(server.requests.filter(({ file }) => file === 's3')).toEqual([{ file: 's3', range: null, sha256: pack.shards[2]?.sha256, cache: 'no-store' }]);
+    expect(server.requests.filter(({ file }) => file === 's3')).toEqual([
+      { file: 's3', range: null, sha256: pack.shards[2]?.sha256, cache: 'no-store' },
+    ]);
     expect(requested()).toEqual(['s3']);
   });
 
   it('fetches a shard that is gone', async () => {
     await load();
-    await (await (await opfs.storage.getDirectory()).getDirectoryHandle('haikuq')).getDirectoryHandle('blobs').then((folder) => folder.removeEntry(blob('s1').slice(13)));
+    await (await (await opfs.storage.getDirectory()).getDirectoryHandle('haikuq'))
+      .getDirectoryHandle('blobs')
+      .then((folder) => folder.removeEntry(blob('s1').slice(13)));
     server.requests = [];
     await load();
     expect(requested()).toEqual(['s1']);
@@ -232,7 +252,7 @@ describe('a package behind a URL', () => {
 
   it('gives up the old version where there is no room for two', async () => {
     await load();
-    pack = await fakePackage({ 's1': someBytes(20000, 11) });
+    pack = await fakePackage({ s1: someBytes(20000, 11) });
     for (const [name, bytes] of Object.entries(pack.files)) server.files.set(name, bytes);
     opfs.options.quota = 30000;
     await load();
@@ -242,10 +262,10 @@ describe('a package behind a URL', () => {
   it('keeps the old version where giving it up would not make enough room', async () => {
     await load();
     // 26,000 bytes are new; of the old version's 26,700, another package needs the tokenizer and the new one keeps s3.
-    const other = await fakePackage({ 't1': someBytes(300, 7) }, { 'tokenizer.json': someBytes(700, 4) });
+    const other = await fakePackage({ t1: someBytes(300, 7) }, { 'tokenizer.json': someBytes(700, 4) });
     for (const [name, bytes] of Object.entries(other.files)) server.files.set(name, bytes);
     await load({ prefix: OTHER_PREFIX });
-    const update = await fakePackage({ 's1': someBytes(26000, 11), 's3': someBytes(5000, 3) });
+    const update = await fakePackage({ s1: someBytes(26000, 11), s3: someBytes(5000, 3) });
     for (const [name, bytes] of Object.entries(update.files)) server.files.set(name, bytes);
     const used = () => opfs.paths().reduce((sum, path) => sum + (opfs.file(path)?.length ?? 0), 0);
     opfs.options.quota = used() + 4000;
@@ -264,7 +284,7 @@ describe('a package behind a URL', () => {
   it('says so when storage is full midway, and keeps a clean beginning', async () => {
     const estimate = vi.spyOn(opfs.storage, 'estimate').mockResolvedValue({ quota: 1e9, usage: 0 });
     opfs.options.quota = 16000;
-    // What the browser estimates is wrong, and not told.
+    // The browser's estimate is wrong, and not told.
     await expect(load()).rejects.toMatchObject({ code: 'quota', details: { needed: expect.any(Number) as number } });
     await expect(load()).rejects.not.toMatchObject({ details: { available: expect.any(Number) as number } });
     estimate.mockRestore();
@@ -297,13 +317,19 @@ describe('a package behind a URL', () => {
   });
 
   it('is listed as incomplete while it is', async () => {
-    server.trouble.set('s3', Array.from({ length: 9 }, () => ({ status: 404 })));
+    server.trouble.set(
+      's3',
+      Array.from({ length: 9 }, () => ({ status: 404 })),
+    );
     await expect(load()).rejects.toMatchObject({ code: 'network' });
     expect(await listStored()).toMatchObject([{ url: URL_PREFIX, complete: false, totalBytes: 26700 }]);
   });
 
   it('is not listed where another store has it whole', async () => {
-    server.trouble.set('s3', Array.from({ length: 9 }, () => ({ status: 404 })));
+    server.trouble.set(
+      's3',
+      Array.from({ length: 9 }, () => ({ status: 404 })),
+    );
     await expect(load()).rejects.toMatchObject({ code: 'network' });
     const { fakeCaches } = await import('../testing/fake-caches.js');
     vi.stubGlobal('caches', fakeCaches());
@@ -385,7 +411,10 @@ describe('the Cache API', () => {
   });
 
   it('is refused by name where it was asked for and is not there', async () => {
-    await expect(load({ cache: 'cache-api' })).rejects.toMatchObject({ code: 'invalid-argument', message: expect.stringContaining('cache-api') as string });
+    await expect(load({ cache: 'cache-api' })).rejects.toMatchObject({
+      code: 'invalid-argument',
+      message: expect.stringContaining('cache-api') as string,
+    });
   });
 });
 
@@ -412,7 +441,14 @@ describe('a stored shard', () => {
 describe('picked files', () => {
   const files = (from = pack.files) => Object.entries(from).map(([name, bytes]) => new File([bytes], name));
   const openFiles = (list: File[]) =>
-    openPackage(resolveLocation(list, undefined), { cache: 'auto', network: server.network, signal: new AbortController().signal, stages: stageClock(), hasher: hasherHere, onProgress: () => undefined });
+    openPackage(resolveLocation(list, undefined), {
+      cache: 'auto',
+      network: server.network,
+      signal: new AbortController().signal,
+      stages: stageClock(),
+      hasher: hasherHere,
+      onProgress: () => undefined,
+    });
 
   it('are read where they lie', async () => {
     const opened = await openFiles(files());
@@ -424,11 +460,20 @@ describe('picked files', () => {
   it('must be all there, whole and right', async () => {
     await expect(openFiles(files().slice(0, 2))).rejects.toMatchObject({ code: 'invalid-package', details: { file: 'haikuq.json' } });
     const { s2: _, ...without } = pack.files;
-    await expect(openFiles(files(without)).then((opened) => read(opened.newSource()))).rejects.toMatchObject({ code: 'invalid-package', details: { file: 's2' } });
+    await expect(openFiles(files(without)).then((opened) => read(opened.newSource()))).rejects.toMatchObject({
+      code: 'invalid-package',
+      details: { file: 's2' },
+    });
     const short = files({ ...pack.files, s3: someBytes(4999, 3) });
-    await expect(openFiles(short).then((opened) => read(opened.newSource()))).rejects.toMatchObject({ code: 'integrity', details: { file: 's3', needed: 5000, available: 4999 } });
+    await expect(openFiles(short).then((opened) => read(opened.newSource()))).rejects.toMatchObject({
+      code: 'integrity',
+      details: { file: 's3', needed: 5000, available: 4999 },
+    });
     const wrong = files({ ...pack.files, s3: someBytes(5000, 33) });
-    await expect(openFiles(wrong).then((opened) => read(opened.newSource()))).rejects.toMatchObject({ code: 'integrity', details: { file: 's3' } });
+    await expect(openFiles(wrong).then((opened) => read(opened.newSource()))).rejects.toMatchObject({
+      code: 'integrity',
+      details: { file: 's3' },
+    });
   });
 
   it('may be a folder', async () => {
@@ -441,7 +486,14 @@ describe('picked files', () => {
     }
     expect(folder.paths()).toContain('tiny/haikuq.json');
     const location = { kind: 'folder' as const, name: 'tiny', handle };
-    const opened = await openPackage(location, { cache: 'auto', network: server.network, signal: new AbortController().signal, stages: stageClock(), hasher: hasherHere, onProgress: () => undefined });
+    const opened = await openPackage(location, {
+      cache: 'auto',
+      network: server.network,
+      signal: new AbortController().signal,
+      stages: stageClock(),
+      hasher: hasherHere,
+      onProgress: () => undefined,
+    });
     await read(opened.newSource());
   });
 });

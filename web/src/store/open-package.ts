@@ -26,7 +26,7 @@ export interface OpenPackage {
   close(): Promise<void>;
 }
 
-/** One small text for all packages. What cannot be read or written is measured again at the next load. */
+/** One small text for all packages. Times that cannot be read or written are measured again at the next load. */
 export interface KernelTimes {
   read(): Promise<string | undefined>;
   write(text: string): Promise<void>;
@@ -82,7 +82,14 @@ async function openStored(prefix: string, store: BlobStore, options: OpenOptions
   const entry = await readEntry(store, key);
   const { manifest, newest } = await latestManifest(prefix, store, entry, options);
   await beginVersion(store, key, manifest, newest);
-  const downloads = createDownloads({ store, network, urlOf: urlsOf(prefix, options), files: filesInReadingOrder(manifest), stages, onProgress });
+  const downloads = createDownloads({
+    store,
+    network,
+    urlOf: urlsOf(prefix, options),
+    files: filesInReadingOrder(manifest),
+    stages,
+    onProgress,
+  });
   signal.addEventListener('abort', downloads.stop, { once: true });
   await ensureRoom(downloads, async (bytes) => {
     if (entry?.current === undefined || entry.current === manifest.text) return false;

@@ -115,7 +115,7 @@ async function appendInPlace(handle: SyncFileHandle): Promise<BlobWriter> {
       at = 0;
     },
     async close() {
-      // Not flushed: that waits for the disk, and what a power failure takes is found by its hash.
+      // Not flushed: that waits for the disk, and hashes find the bytes that a power failure takes.
       access.close();
     },
   };

@@ -46,7 +46,9 @@ it('changes nothing where nothing is wanted', () => {
 it('sends headers and credentials, beside its own', async () => {
   const { asked, network: made } = network({ headers: { Authorization: 'Bearer t' }, credentials: 'include' });
   await made.fetch(url, { cache: 'no-store', headers: { Range: 'bytes=5-' } });
-  expect(asked).toMatchObject([{ url, headers: { authorization: 'Bearer t', range: 'bytes=5-' }, init: { credentials: 'include', cache: 'no-store' } }]);
+  expect(asked).toMatchObject([
+    { url, headers: { authorization: 'Bearer t', range: 'bytes=5-' }, init: { credentials: 'include', cache: 'no-store' } },
+  ]);
 });
 
 it('asks a function for headers before each request', async () => {
@@ -101,7 +103,9 @@ it('has the page fetch, and brings the answer over piece by piece', async () => 
 
 it('leaves the page its memory', async () => {
   const mine = bytes.slice();
-  const { network: made } = network({ fetch: async () => new Response(new ReadableStream({ start: (c) => (c.enqueue(mine), c.close()) })) });
+  const { network: made } = network({
+    fetch: async () => new Response(new ReadableStream({ start: (c) => (c.enqueue(mine), c.close()) })),
+  });
   expect(new Uint8Array(await (await made.fetch(url, {})).arrayBuffer())).toEqual(bytes);
   expect(mine).toEqual(bytes);
 });
@@ -134,6 +138,8 @@ it('tells the page when the answer is not wanted any more, before and after it c
 it('fails as the page’s own function fails, at once or midway', async () => {
   const { network: refused } = network({ fetch: () => Promise.reject(new TypeError('Failed to fetch')) });
   await expect(refused.fetch(url, {})).rejects.toThrow('Failed to fetch');
-  const { network: broken } = network({ fetch: async () => new Response(new ReadableStream({ pull: (c) => c.error(new TypeError('network error')) })) });
+  const { network: broken } = network({
+    fetch: async () => new Response(new ReadableStream({ pull: (c) => c.error(new TypeError('network error')) })),
+  });
   await expect((await broken.fetch(url, {})).arrayBuffer()).rejects.toThrow('network error');
 });

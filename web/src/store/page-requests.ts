@@ -35,7 +35,10 @@ export function networkOf(network: Network, { headers, credentials, asks }: Load
   return { ...own, ...(probe && asks !== 'fetch' ? { probe } : {}), fetch };
 }
 
-async function receive<T extends object>(port: MessagePort, signal: AbortSignal | null | undefined): Promise<Exclude<T, { error: string }>> {
+async function receive<T extends object>(
+  port: MessagePort,
+  signal: AbortSignal | null | undefined,
+): Promise<Exclude<T, { error: string }>> {
   const message = await new Promise<T>((resolve, reject) => {
     port.onmessage = ({ data }: MessageEvent<T>) => resolve(data);
     signal?.addEventListener('abort', () => {

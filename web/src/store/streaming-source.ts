@@ -117,7 +117,7 @@ function fileStream(chunks: AsyncGenerator<FetchedBytes, void, undefined>, start
         if (rest.length === 0) {
           const { done, value } = await pull();
           if (done) break;
-          // Where the server's file changed meanwhile, bytes come again. What is mixed then, its hash shows.
+          // Where the server's file changed meanwhile, bytes come again. Their hash shows bytes that are mixed then.
           rest = value.bytes.subarray(Math.max(0, Math.min(value.bytes.length, position - value.at)));
           continue;
         }

@@ -55,7 +55,9 @@ export const decode = (ids: Iterable<number>) => String.fromCodePoint(...ids);
 export function encodeChat(chat: string): Uint32Array {
   const { messages, continueFinalMessage, ...given } = JSON.parse(chat) as EngineChat;
   const before = Object.keys(given).length > 0 ? JSON.stringify(given) : '';
-  const said = messages.map(({ role, content, ...fields }) => `<${role}>${content}${Object.keys(fields).length > 0 ? JSON.stringify(fields) : ''}`).join('');
+  const said = messages
+    .map(({ role, content, ...fields }) => `<${role}>${content}${Object.keys(fields).length > 0 ? JSON.stringify(fields) : ''}`)
+    .join('');
   return encode(before + said + (continueFinalMessage ? '' : '<assistant>'));
 }
 

@@ -7,7 +7,10 @@ export function fakeLocks(): LockManager {
       const before = tails.get(name) ?? Promise.resolve();
       let release!: () => void;
       const held = new Promise<void>((resolve) => (release = resolve));
-      tails.set(name, before.then(() => held));
+      tails.set(
+        name,
+        before.then(() => held),
+      );
       const stopped = new Promise<never>((_, reject) => {
         signal?.addEventListener('abort', () => reject(new DOMException('request', 'AbortError')), { once: true });
       });

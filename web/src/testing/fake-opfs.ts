@@ -65,23 +65,25 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
       async getFile() {
         return new File([get().bytes], path.split('/').at(-1) as string);
       },
-      createWritable: options.readOnly ? undefined : async ({ keepExistingData = false } = {}) => {
-        refuse('createWritable');
-        const swap: FakeFile = { bytes: keepExistingData ? get().bytes.slice() : new Uint8Array(), locked: false };
-        return {
-          async write(data: string | { position: number; data: Uint8Array }) {
-            if (typeof data === 'string') put(swap, swap.bytes.length, new TextEncoder().encode(data));
-            else {
-              checkQuota(Math.max(0, data.position + data.data.length - get().bytes.length));
-              put(swap, data.position, data.data);
-            }
+      createWritable: options.readOnly
+        ? undefined
+        : async ({ keepExistingData = false } = {}) => {
+            refuse('createWritable');
+            const swap: FakeFile = { bytes: keepExistingData ? get().bytes.slice() : new Uint8Array(), locked: false };
+            return {
+              async write(data: string | { position: number; data: Uint8Array }) {
+                if (typeof data === 'string') put(swap, swap.bytes.length, new TextEncoder().encode(data));
+                else {
+                  checkQuota(Math.max(0, data.position + data.data.length - get().bytes.length));
+                  put(swap, data.position, data.data);
+                }
+              },
+              async close() {
+                get().bytes = swap.bytes;
+              },
+              async abort() {},
+            };
           },
-          async close() {
-            get().bytes = swap.bytes;
-          },
-          async abort() {},
-        };
-      },
       ...(options.sync
         ? {
             async createSyncAccessHandle({ mode = 'readwrite' } = {}) {
@@ -93,8 +95,7 @@ export function fakeOpfs(options: FakeOpfsOptions): FakeOpfs {
               if (shared) {
                 file.readers = readers + 1;
                 readInPlace.push(path);
-              }
-              else file.locked = true;
+              } else file.locked = true;
               return {
                 read(bytes: Uint8Array, { at }: { at: number }) {
                   const some = file.bytes.subarray(at, at + bytes.length);

@@ -6,7 +6,10 @@ import type { AdapterInfo, DeviceOptions } from '../types.js';
 export type AdapterFacts = Omit<AdapterInfo, 'f16' | 'subgroups'>;
 
 /** Rejects with `webgpu-unavailable`, and the reason as far as a page can know it. */
-export async function describeAdapter(options: DeviceOptions, gpu: GPU | undefined = globalThis.navigator?.gpu): Promise<AdapterFacts & { adapter: GPUAdapter }> {
+export async function describeAdapter(
+  options: DeviceOptions,
+  gpu: GPU | undefined = globalThis.navigator?.gpu,
+): Promise<AdapterFacts & { adapter: GPUAdapter }> {
   if (!gpu) {
     throw unavailable(
       globalThis.isSecureContext === false

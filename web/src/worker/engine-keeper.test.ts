@@ -48,7 +48,10 @@ describe('a lost device', () => {
   it('is asked for again while the browser has none', async () => {
     failures = [undefined, failing('webgpu-unavailable'), failing('device-lost')];
     expect(await keeper.use(losesOnce())).toEqual({ value: 2, losses: 1 });
-    expect(made).toEqual([{ freed: 1, lost: 0 }, { freed: 0, lost: 0 }]);
+    expect(made).toEqual([
+      { freed: 1, lost: 0 },
+      { freed: 0, lost: 0 },
+    ]);
   });
 
   it('is given up in the end', async () => {
@@ -62,7 +65,10 @@ describe('an engine', () => {
   it.each(['out-of-memory', 'internal'])('is replaced for the next call after `%s`, with its device', async (code) => {
     await expect(keeper.use(() => Promise.reject(failing(code)))).rejects.toMatchObject({ code });
     expect(await keeper.use(async () => 'again')).toEqual({ value: 'again', losses: 0 });
-    expect(made).toEqual([{ freed: 1, lost: 1 }, { freed: 0, lost: 0 }]);
+    expect(made).toEqual([
+      { freed: 1, lost: 1 },
+      { freed: 0, lost: 0 },
+    ]);
     expect(resets).toBe(0);
   });
 
@@ -89,7 +95,10 @@ describe('a trap', () => {
     for (const call of waiting) await expect(call).rejects.toMatchObject({ code: 'internal' });
     expect(resets).toBe(1);
     await keeper.get();
-    expect(made).toEqual([{ freed: 1, lost: 1 }, { freed: 0, lost: 0 }]);
+    expect(made).toEqual([
+      { freed: 1, lost: 1 },
+      { freed: 0, lost: 0 },
+    ]);
   });
 
   it('while an engine is made lets the next one begin anew', async () => {

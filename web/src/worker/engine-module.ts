@@ -22,7 +22,7 @@ async function initialize(): Promise<WasmInstance> {
   } catch (error) {
     // It may have been the network: the next load tries again.
     initialized = undefined;
-    // A network error of `fetch` is a TypeError; what cannot be compiled (or may not, by the page's policy) is not.
+    // A network error of `fetch` is a TypeError; a module that cannot be compiled (or may not, by the page's policy) gives another error.
     const code = error instanceof TypeError ? 'network' : 'internal';
     const message = `haikuq_web_bg.wasm could not be loaded: ${error instanceof Error ? error.message : String(error)}`;
     throw new HaikuqError(code, message, { file: 'haikuq_web_bg.wasm' }, { cause: error });

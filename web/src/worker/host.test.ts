@@ -28,22 +28,28 @@ beforeEach(async () => {
   const adapter = { vendor: 'v', architecture: 'a', device: 'd', description: '', limits: {}, software: false };
   describeAdapter = async () => adapter as never;
   const instance = wasmInstance(engines.module);
-  newHost = () => createHost({
-    emit: (event) => void events.push(event),
-    engineModule: async () => instance,
-    describeAdapter: () => describeAdapter(),
-    network: server.network,
-    onTrap(listener) {
-      trap = listener;
-      return () => (trap = undefined);
-    },
-  });
+  newHost = () =>
+    createHost({
+      emit: (event) => void events.push(event),
+      engineModule: async () => instance,
+      describeAdapter: () => describeAdapter(),
+      network: server.network,
+      onTrap(listener) {
+        trap = listener;
+        return () => (trap = undefined);
+      },
+    });
   host = newHost();
 });
 afterEach(() => vi.unstubAllGlobals());
 
 const load = (more = {}) => host.load(1, loadRequest(PREFIX, more));
-const generate = (...prompts: string[]): WriteRequest => ({ kind: 'generate', prompts, controlTokens: false, options: { seed: 1, seedStep: 0 } });
+const generate = (...prompts: string[]): WriteRequest => ({
+  kind: 'generate',
+  prompts,
+  controlTokens: false,
+  options: { seed: 1, seedStep: 0 },
+});
 const texts = (call: number, index = 0) =>
   events.map((event) => (event.type === 'text' && event.call === call && event.index === index ? event.text : '')).join('');
 const types = () => events.filter(({ type }) => type === 'device-lost');
@@ -100,9 +106,15 @@ describe('loading', () => {
 
   it('ends its downloads when the engine refuses the package', async () => {
     engines.beforeLoad = () => {
-      throw Object.assign(new Error('too small'), { code: 'unsupported-device', details: { limit: 'maxBufferSize', needed: 2, available: 1 } });
+      throw Object.assign(new Error('too small'), {
+        code: 'unsupported-device',
+        details: { limit: 'maxBufferSize', needed: 2, available: 1 },
+      });
     };
-    await expect(load()).rejects.toMatchObject({ code: 'unsupported-device', details: { limit: 'maxBufferSize', needed: 2, available: 1 } });
+    await expect(load()).rejects.toMatchObject({
+      code: 'unsupported-device',
+      details: { limit: 'maxBufferSize', needed: 2, available: 1 },
+    });
     expect(server.inFlight).toBe(0);
   });
 });
@@ -112,7 +124,13 @@ describe('writing', () => {
     await load();
     const { results } = await host.write(2, generate('Hi'));
     expect(results).toMatchObject([
-      { text: 'You said: Hi', finish: 'stop', usage: { promptTokens: 2, reusedTokens: 3, completionTokens: 13 }, recoveries: 0, answeredBy: 'local' },
+      {
+        text: 'You said: Hi',
+        finish: 'stop',
+        usage: { promptTokens: 2, reusedTokens: 3, completionTokens: 13 },
+        recoveries: 0,
+        answeredBy: 'local',
+      },
     ]);
     expect(results[0]?.timings.tokensPerSecond).toBe(1200);
     expect(texts(2)).toBe('You said: Hi');
@@ -150,10 +168,18 @@ describe('writing', () => {
       { role: 'user', content: 'z' },
     ];
     const chat = { messages, continueFinalMessage: false };
-    const { results, trimmed } = await host.write(2, { kind: 'chat', chat, overflow: 'trim', reserve: undefined, options: { seed: 1, seedStep: 0 } });
+    const { results, trimmed } = await host.write(2, {
+      kind: 'chat',
+      chat,
+      overflow: 'trim',
+      reserve: undefined,
+      options: { seed: 1, seedStep: 0 },
+    });
     expect(results[0]?.text).toBe('You said: <system>S<user>z<assistant>');
     expect(trimmed).toEqual({ droppedMessages: [1, 2], promptTokensBefore: 85, promptTokensAfter: 27 });
-    await expect(host.write(3, { kind: 'chat', chat, overflow: 'refuse', reserve: undefined, options: { seed: 1, seedStep: 0 } })).rejects.toMatchObject({
+    await expect(
+      host.write(3, { kind: 'chat', chat, overflow: 'refuse', reserve: undefined, options: { seed: 1, seedStep: 0 } }),
+    ).rejects.toMatchObject({
       code: 'context-overflow',
       details: { needed: 85, available: 60 },
     });
@@ -193,7 +219,11 @@ describe('writing', () => {
     await load();
     await host.score(2, encode('abcde'));
     const rows = events.flatMap((event) => (event.type === 'rows' ? [[event.first, ...event.logits]] : []));
-    expect(rows).toEqual([[0, 0, 0, 1, 1], [2, 2, 2, 3, 3], [4, 4, 4]]);
+    expect(rows).toEqual([
+      [0, 0, 0, 1, 1],
+      [2, 2, 2, 3, 3],
+      [4, 4, 4],
+    ]);
   });
 
   it('keeps its errors typed, and goes on after them', async () => {
@@ -257,7 +287,12 @@ describe('a lost device', () => {
     const { results } = await host.write(2, request);
     expect(engines.made[1]?.requests).toMatchObject([{ prompt: encode('9'), written: encode('You') }]);
     expect(results.map(({ text }) => text)).toEqual(prompts.map(() => 'You '));
-    expect(results[8]).toMatchObject({ ids: encode('You '), finish: 'length', usage: { promptTokens: 1, completionTokens: 4 }, recoveries: 1 });
+    expect(results[8]).toMatchObject({
+      ids: encode('You '),
+      finish: 'length',
+      usage: { promptTokens: 1, completionTokens: 4 },
+      recoveries: 1,
+    });
     expect(prompts.map((_, i) => texts(2, i))).toEqual(prompts.map(() => 'You '));
   });
 
@@ -299,7 +334,10 @@ describe('a lost device', () => {
     engines.beforeLoad = () => {
       throw Object.assign(new Error('device is too small'), { code: 'unsupported-device', details: {} });
     };
-    await expect(host.write(2, generate('Hi'))).rejects.toMatchObject({ code: 'device-lost', message: expect.stringContaining('too small') as string });
+    await expect(host.write(2, generate('Hi'))).rejects.toMatchObject({
+      code: 'device-lost',
+      message: expect.stringContaining('too small') as string,
+    });
     expect(types()).toHaveLength(1);
   });
 });

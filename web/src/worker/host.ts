@@ -91,7 +91,8 @@ export function createHost(options: HostOptions): Host {
         const store = refusedStore(error);
         if (!store) throw error;
         const { message } = toHaikuqError(error);
-        if (cache !== 'auto') throw new HaikuqError('invalid-argument', `cache: ${message}; load with 'auto' or 'none'`, {}, { cause: error });
+        if (cache !== 'auto')
+          throw new HaikuqError('invalid-argument', `cache: ${message}; load with 'auto' or 'none'`, {}, { cause: error });
         // Without it: nothing is kept, or elsewhere.
         console.warn(`haikuq: ${message}`);
         await forgetUnfinished(request.location, store);
@@ -129,7 +130,11 @@ export function createHost(options: HostOptions): Host {
           const options = await engineOptions(request, kernelTimes);
           // An adapter gives one device.
           const given = take();
-          const engine = await instance.Engine.load(abortable(opened.newSource(), signal), { ...options, ...(given ? { adapter: given } : {}) }, told);
+          const engine = await instance.Engine.load(
+            abortable(opened.newSource(), signal),
+            { ...options, ...(given ? { adapter: given } : {}) },
+            told,
+          );
           const measured = engine.kernelTimes();
           if (measured !== undefined) await kernelTimes?.write(measured);
           return engine;
@@ -227,7 +232,9 @@ export function createHost(options: HostOptions): Host {
       calls.get(call)?.abort();
     },
     countTokens: (text) =>
-      unnamed(() => withEngine((engine) => (typeof text === 'string' ? engine.encode(text, false) : engine.encodeChat(JSON.stringify(text))).length)),
+      unnamed(() =>
+        withEngine((engine) => (typeof text === 'string' ? engine.encode(text, false) : engine.encodeChat(JSON.stringify(text))).length),
+      ),
     tokenize: (text, controlTokens) => unnamed(() => withEngine((engine) => engine.encode(text, controlTokens))),
     detokenize: (ids) => unnamed(() => withEngine((engine) => engine.decode(ids))),
     score: (call, ids) => cancellable(call, (signal) => score(call, ids, signal)),
@@ -269,7 +276,13 @@ async function engineOptions(request: LoadRequest, kept: KernelTimes | undefined
   const { pins, ...asked } = device ?? {};
   return {
     ...asked,
-    ...(pins === undefined ? {} : { pins: Object.entries(pins).map((pin) => pin.join('=')).join(',') }),
+    ...(pins === undefined
+      ? {}
+      : {
+          pins: Object.entries(pins)
+            .map((pin) => pin.join('='))
+            .join(','),
+        }),
     ...(contextSize === undefined ? {} : { contextSize }),
     ...(kvCache === undefined ? {} : { kvCache }),
     ...(numerics === undefined ? {} : { numerics }),

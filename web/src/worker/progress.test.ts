@@ -5,7 +5,14 @@ import { progressReporter } from './progress.js';
 function reporter() {
   let time = 0;
   const told: LoadProgress[] = [];
-  return { told, progress: progressReporter((progress) => told.push(progress), () => time), wait: (ms: number) => (time += ms) };
+  return {
+    told,
+    progress: progressReporter(
+      (progress) => told.push(progress),
+      () => time,
+    ),
+    wait: (ms: number) => (time += ms),
+  };
 }
 const phases = (told: LoadProgress[]) => told.map(({ phase, bytes, downloadedBytes }) => [phase, bytes, downloadedBytes]);
 
@@ -38,7 +45,12 @@ it('knows no download where everything is stored', () => {
   wait(200);
   progress.uploaded(90, 90);
   progress.ready();
-  expect(phases(told)).toEqual([['manifest', 0, 0], ['upload', 50, 0], ['upload', 90, 0], ['ready', 90, 0]]);
+  expect(phases(told)).toEqual([
+    ['manifest', 0, 0],
+    ['upload', 50, 0],
+    ['upload', 90, 0],
+    ['ready', 90, 0],
+  ]);
 });
 
 it('tells of kernels that are compiled when all bytes are there', () => {

@@ -71,7 +71,7 @@ export function progressReporter(report: (progress: LoadProgress) => void, now: 
     uploaded(bytes, totalBytes) {
       if (state.downloadedBytes === state.downloadTotalBytes) enter('upload');
       Object.assign(state, { bytes, totalBytes });
-      // What follows may take its time.
+      // The next steps may take their time.
       if (bytes === totalBytes) tell();
       else tellSometimes();
     },

@@ -80,5 +80,5 @@ export interface Host {
   dispose(): Promise<void>;
 }
 
-/** Sends an event to the model; what is in `transfer` is moved instead of copied. */
+/** Sends an event to the model; objects in `transfer` are moved instead of copied. */
 export type Emit = (event: HostEvent, transfer?: Transferable[]) => void;

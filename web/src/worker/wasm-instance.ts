@@ -10,7 +10,7 @@ export interface WasmInstance {
   /** Makes another instance after a trap in one of this generation: once, however many engines and calls saw it. */
   reset(generation: number, trap: unknown): void;
   /**
-   * Tells the trap before an instance ends. What waits for the instance is never answered, and its engines can be
+   * Tells the trap before an instance ends. Calls that wait for the instance are never answered, and its engines can be
    * called during the listener for the last time.
    */
   onEnd: OnTrap;

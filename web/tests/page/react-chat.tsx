@@ -28,8 +28,12 @@ function Chat() {
         ))}
       </ul>
       <input aria-label="Message" value={draft} onChange={(event) => setDraft(event.target.value)} />
-      <button onClick={() => void send(draft)}>Send</button>
-      <button onClick={stop}>Stop</button>
+      <button type="button" onClick={() => void send(draft)}>
+        Send
+      </button>
+      <button type="button" onClick={stop}>
+        Stop
+      </button>
     </main>
   );
 }

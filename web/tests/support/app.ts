@@ -12,7 +12,10 @@ export async function keepSettings(page: Page, settings: { temperature?: number;
 
 /** Chooses a package of the start page and waits until it can be talked to. */
 export async function choose(page: Page, { name }: TestPackage): Promise<void> {
-  await page.getByTestId('package').filter({ has: page.getByText(name, { exact: true }) }).click();
+  await page
+    .getByTestId('package')
+    .filter({ has: page.getByText(name, { exact: true }) })
+    .click();
   await ready(page);
 }
 

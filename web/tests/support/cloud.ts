@@ -34,7 +34,8 @@ interface Protocol {
 
 const event = (name: string, data: object) => `event: ${name}\ndata: ${JSON.stringify({ type: name, ...data })}\n\n`;
 const data = (json: object) => `data: ${JSON.stringify(json)}\n\n`;
-const chunk = (choice: object) => data({ id: 'c', object: 'chat.completion.chunk', choices: [{ index: 0, finish_reason: null, ...choice }] });
+const chunk = (choice: object) =>
+  data({ id: 'c', object: 'chat.completion.chunk', choices: [{ index: 0, finish_reason: null, ...choice }] });
 
 const anthropic: Protocol = {
   begin: [

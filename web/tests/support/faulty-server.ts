@@ -163,7 +163,7 @@ async function send(answered: IncomingMessage, response: ServerResponse, logged:
     }
     if (breakAt < end) {
       await write(rest.subarray(0, Math.max(0, breakAt - (end - rest.length))));
-      // What was written is to arrive before the connection breaks.
+      // The bytes so far have to arrive before the connection breaks.
       await new Promise((resolve) => setTimeout(resolve, 300));
       response.destroy();
       return;

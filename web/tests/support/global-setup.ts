@@ -12,7 +12,12 @@ const web = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta
 
 export default async function setUp(): Promise<void> {
   findHaikuq();
-  for (const built of ['site/index.html', 'site/bench/index.html', 'site/validate/index.html', 'dist/engine/generated/haikuq_web_bg.wasm']) {
+  for (const built of [
+    'site/index.html',
+    'site/bench/index.html',
+    'site/validate/index.html',
+    'dist/engine/generated/haikuq_web_bg.wasm',
+  ]) {
     if (!existsSync(web(built))) throw new Error(`web/${built} is missing: build it (make web)`);
   }
   rmSync(cache, { recursive: true, force: true });

@@ -1,6 +1,6 @@
 /**
  * Sends rows of logits one block after the other, in the order in which they came. Scoring hands its rows out without
- * waiting for anybody, so what is not sent yet waits here: at most the logits of one window, whose length times the
+ * waiting for anybody, so rows that are not sent yet wait here: at most the logits of one window, whose length times the
  * vocabulary times 4 bytes is the bound, as the next window begins when the queue is drained.
  */
 

@@ -46,11 +46,12 @@ it('loads the package of the job from the server, not from what is stored', asyn
 });
 
 it('scores windows and continues prompts, and asks again where there is no work yet', async () => {
-  const { server, told } = fakeServer(
-    { kind: 'score', id: 1, ids: [5, 6, 7, 8, 9, 10] },
-    null,
-    { kind: 'greedy', id: 2, prompt: [1], maxNew: 3 },
-  );
+  const { server, told } = fakeServer({ kind: 'score', id: 1, ids: [5, 6, 7, 8, 9, 10] }, null, {
+    kind: 'greedy',
+    id: 2,
+    prompt: [1],
+    maxNew: 3,
+  });
   await loop(server).verdict;
   expect(told.slice(1)).toEqual([
     ['rows', 1, 0, 4, 0],

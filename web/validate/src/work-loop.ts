@@ -22,17 +22,12 @@ export interface Verdict {
 const MOST_BYTES_OF_ROWS = 16 * 1024 * 1024;
 
 /**
- * Loads the package of the server's job and works. What goes wrong with the model is told to the server, which ends the
- * validation, and rejects; so does a server that is gone.
+ * Loads the package of the server's job and works. The model's errors are told to the server, which ends the validation, and
+ * reject; so does a server that is gone.
  */
-export async function workLoop(
-  server: Server,
-  runtime: Pick<Runtime, 'load'>,
-  root: string,
-  events: WorkLoopEvents,
-): Promise<Verdict> {
+export async function workLoop(server: Server, runtime: Pick<Runtime, 'load'>, root: string, events: WorkLoopEvents): Promise<Verdict> {
   const job = await server.job();
-  // From the server every time: what is validated is what is served, not what an earlier visit has stored.
+  // From the server every time: the page validates what the server has, not what an earlier visit has stored.
   const options = { kvCache: job.kvCache, numerics: job.numerics, cache: 'none', onProgress: events.onLoad } as const;
   const model = await reporting(server, () => runtime.load(new URL(job.package, root), options));
   try {
@@ -82,7 +77,7 @@ async function reporting<T>(server: Server, action: () => Promise<T>): Promise<T
     return await action();
   } catch (error) {
     const { code, message } = failureOf(error);
-    // A server that is gone as well is no news: what went wrong first counts.
+    // A server that is gone as well is no news: the first error counts.
     await server.error({ code, message }).catch(() => undefined);
     throw error;
   }

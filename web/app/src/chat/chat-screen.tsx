@@ -66,6 +66,7 @@ export function ChatScreen({ model, session, store, settings, onSettings, device
 
   return (
     <div className="chat">
+      {/* biome-ignore lint/a11y/useValidAnchor: a link that skips, with the focus where it leads */}
       <a className="skip-link" href="#prompt" onClick={() => prompt.current?.focus()}>
         Skip to the message field
       </a>
@@ -129,7 +130,13 @@ export function ChatScreen({ model, session, store, settings, onSettings, device
           onReload={onReload}
           onActed={focusPrompt}
         />
-        <Composer ref={prompt} session={session} canChat={model.info.hasChatTemplate} context={use.context} contextSize={model.info.contextSize} />
+        <Composer
+          ref={prompt}
+          session={session}
+          canChat={model.info.hasChatTemplate}
+          context={use.context}
+          contextSize={model.info.contextSize}
+        />
         <Announcer session={session} />
       </main>
 

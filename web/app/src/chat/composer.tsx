@@ -27,8 +27,7 @@ function useDraft(): [string, (text: string) => void] {
 }
 
 /** Enter without Shift, and not the one that ends an input method's word. */
-export const isSendKey = (event: KeyboardEvent): boolean =>
-  event.key === 'Enter' && !event.shiftKey && !event.nativeEvent.isComposing;
+export const isSendKey = (event: KeyboardEvent): boolean => event.key === 'Enter' && !event.shiftKey && !event.nativeEvent.isComposing;
 
 export function Composer({ ref, session, canChat, context, contextSize }: ComposerProps) {
   const [draft, setDraft] = useDraft();

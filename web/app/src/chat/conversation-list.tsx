@@ -71,7 +71,13 @@ export function ConversationList({ session, store, onDone }: ConversationListPro
       {deleted && (
         <p className="conversations__deleted small" role="status">
           <span>Deleted “{deleted.conversation.title || 'Untitled'}”.</span>
-          <button ref={undoButton} type="button" className="button button--small" data-testid="undo-delete" onClick={() => void attempt(undo(deleted))}>
+          <button
+            ref={undoButton}
+            type="button"
+            className="button button--small"
+            data-testid="undo-delete"
+            onClick={() => void attempt(undo(deleted))}
+          >
             Undo
           </button>
         </p>

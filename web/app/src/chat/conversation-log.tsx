@@ -34,10 +34,12 @@ export function ConversationLog({ session, canChat, context, onReload, onActed }
     if (log.current) log.current.scrollTop = log.current.scrollHeight;
   };
   // A new message or another conversation is shown from its end, wherever one was before.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: what changes is when to scroll; scrolling itself reads the element
   useLayoutEffect(() => {
     setAtEnd(true);
     scrollToEnd();
   }, [id, lastUserId]);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the same
   useLayoutEffect(() => {
     if (atEnd) scrollToEnd();
   }, [atEnd, writing, turns]);

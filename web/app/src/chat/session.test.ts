@@ -37,7 +37,7 @@ function memoryStore() {
     kept.set(conversation.id, conversation);
     changed(conversation.id, false);
   };
-    const removeElsewhere = (id: string) => {
+  const removeElsewhere = (id: string) => {
     kept.delete(id);
     changed(id, false);
   };
@@ -282,7 +282,7 @@ describe('several conversations', () => {
     memory.removeElsewhere(id);
     await settled(session);
     expect(memory.kept.has(id)).toBe(false);
-    // Who goes on with what is still shown wants it kept.
+    // A user who goes on with a conversation that is still shown wants it kept.
     session.send('two');
     await settled(session);
     expect(keptTexts(id)).toHaveLength(4);

@@ -34,7 +34,7 @@ export interface Session {
   edit(turnId: string, text: string): void;
   /** Answers the last turn of the user anew. */
   regenerate(): void;
-  /** Ends the answer that is being written; what there is of it stays. */
+  /** Ends the answer that is being written; its text so far stays. */
   stop(): void;
   startNew(): void;
   open(id: string): Promise<void>;

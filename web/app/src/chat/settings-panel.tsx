@@ -34,7 +34,12 @@ export function SettingsPanel({ settings, canChat, onChange }: SettingsPanelProp
         </div>
       )}
       {samplingFields.map((field) => (
-        <NumberSetting key={`${field.key} ${resets}`} field={field} value={settings[field.key]} onChange={(value) => change(field, value)} />
+        <NumberSetting
+          key={`${field.key} ${resets}`}
+          field={field}
+          value={settings[field.key]}
+          onChange={(value) => change(field, value)}
+        />
       ))}
       <button
         type="button"
@@ -57,7 +62,7 @@ interface NumberSettingProps {
   onChange: (value: number | undefined) => void;
 }
 
-/** A number, or nothing for the model's default. What is out of range is shown as wrong and not used. */
+/** A number, or nothing for the model's default. Values out of range are shown as wrong and not used. */
 function NumberSetting({ field, value, onChange }: NumberSettingProps) {
   const [typed, setTyped] = useState(value === undefined ? '' : String(value));
   const parsed = parseField(field, typed);

@@ -14,7 +14,7 @@ export interface ConversationStore {
   get(id: string): Promise<Conversation | undefined>;
   /**
    * Writes what `change` makes of the stored conversation, and returns it; with `null` nothing is written. Other tabs
-   * write before or after, not in between. What is written may have another id.
+   * write before or after, not in between. The written conversation may have another id.
    */
   update(id: string, change: (stored: Conversation | undefined) => Conversation | null): Promise<Conversation | null>;
   remove(id: string): Promise<void>;

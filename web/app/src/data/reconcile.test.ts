@@ -14,7 +14,7 @@ const ids = (conversation: Conversation) => conversation.turns.map((turn) => tur
 describe('reconcile', () => {
   it.each<[string, { base: string[]; mine: string[]; stored: string[] }]>([
     ['nothing changed', { base: ['u1'], mine: ['u1', 'a1'], stored: ['u1'] }],
-    ['what is stored is older', { base: ['u1', 'a1'], mine: ['u1', 'a1', 'u2'], stored: ['u1'] }],
+    ['the stored one is older', { base: ['u1', 'a1'], mine: ['u1', 'a1', 'u2'], stored: ['u1'] }],
     ['an answer is dropped here', { base: ['u1', 'a1'], mine: ['u1'], stored: ['u1', 'a1'] }],
   ])('is what this tab has where %s', (_, { base, mine, stored }) => {
     const own = talk(...mine);
@@ -22,9 +22,15 @@ describe('reconcile', () => {
   });
 
   it.each<[string, { base: string[]; mine: string[]; stored: string[]; both: string[] }]>([
-    ['a question comes last', { base: ['u1', 'a1'], mine: ['u1', 'a1', 'u2'], stored: ['u1', 'a1', 'u3', 'a3'], both: ['u1', 'a1', 'u3', 'a3', 'u2'] }],
+    [
+      'a question comes last',
+      { base: ['u1', 'a1'], mine: ['u1', 'a1', 'u2'], stored: ['u1', 'a1', 'u3', 'a3'], both: ['u1', 'a1', 'u3', 'a3', 'u2'] },
+    ],
     ['an answer follows its question', { base: ['u1'], mine: ['u1', 'a1'], stored: ['u1', 'u3', 'a3'], both: ['u1', 'a1', 'u3', 'a3'] }],
-    ['a text that was continued comes last', { base: ['u1', 'a1'], mine: ['u1', 'a1', 'a2'], stored: ['u1', 'a1', 'a3'], both: ['u1', 'a1', 'a3', 'a2'] }],
+    [
+      'a text that was continued comes last',
+      { base: ['u1', 'a1'], mine: ['u1', 'a1', 'a2'], stored: ['u1', 'a1', 'a3'], both: ['u1', 'a1', 'a3', 'a2'] },
+    ],
   ])('has the turns of both where both went on: %s', (_, { base, mine, stored, both }) => {
     const kept = reconcile(talk(...mine), talk(...base), talk(...stored));
     expect(ids(kept)).toEqual(both);

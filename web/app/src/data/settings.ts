@@ -2,7 +2,7 @@
 
 import type { ChatOptions } from 'haikuq';
 
-/** Numbers that the user has set; what is absent is the package's own default. */
+/** Numbers that the user has set; an absent one is the package's own default. */
 export interface Settings {
   system: string;
   temperature?: number;
@@ -54,7 +54,7 @@ export function parseField(field: SamplingField, typed: string): number | undefi
   return value;
 }
 
-/** Settings from what was kept; what is unknown or out of range is dropped. */
+/** Settings from what was kept, without any that are unknown or out of range. */
 export function parseSettings(json: unknown): Settings {
   const kept = (typeof json === 'object' && json !== null ? json : {}) as Record<string, unknown>;
   const settings: Settings = { system: typeof kept['system'] === 'string' ? kept['system'] : '' };

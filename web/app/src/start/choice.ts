@@ -37,7 +37,7 @@ export async function rememberChoice({ name, location }: Choice): Promise<void> 
   }
 }
 
-/** Opens what was chosen last; for a folder the browser may ask the user. `null` where it is not to be had any more. */
+/** Opens what was chosen last; for a folder the browser may ask the user. `null` where it is gone. */
 export async function reopen(last: LastChoice): Promise<Choice | null> {
   if (last.kind === 'url') return { name: last.name, location: last.url };
   const folder = await rememberedFolder().catch(() => undefined);

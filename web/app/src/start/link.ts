@@ -7,7 +7,7 @@ import { choiceOfUrl, type Choice } from './choice.ts';
 
 export type Link =
   | { to: 'open'; choice: Choice }
-  /** Of another origin: whoever wrote the link does not decide that this page talks to it. */
+  /** Of another origin: a link's author does not decide that this page talks to it. */
   | { to: 'ask'; address: string }
   | { to: 'refuse'; failure: Failure };
 

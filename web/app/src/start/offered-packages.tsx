@@ -34,7 +34,9 @@ export function OfferedPackages({ packages, stored, onChoose }: OfferedPackagesP
               onClick={() => onChoose({ name: offered.name, location: offered.url })}
             >
               <span className="package__name">{offered.name}</span>
-              {stored.some(({ url, complete }) => complete && samePackage(url, offered.url)) && <span className="chip">on this device</span>}
+              {stored.some(({ url, complete }) => complete && samePackage(url, offered.url)) && (
+                <span className="chip">on this device</span>
+              )}
               <span className="package__facts">{facts(offered).join(' · ')}</span>
             </button>
           </li>

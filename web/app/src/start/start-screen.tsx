@@ -123,6 +123,7 @@ export function StartScreen(props: StartScreenProps) {
           type="button"
           className="button button--primary start__last"
           data-testid="open-last"
+          // biome-ignore lint/a11y/noAutofocus: going on with the last package is what most come for
           autoFocus
           onClick={() => void choose(reopen(last), `The folder ${last.name} cannot be opened any more; choose it again`)}
         >
@@ -137,8 +138,8 @@ export function StartScreen(props: StartScreenProps) {
         {/* With stored ones there is a way on, and the list may only be out of reach. */}
         {offered?.length === 0 && storage.stored.length === 0 && (
           <p className="small muted" data-testid="no-packages">
-            This site offers no packages of its own: it has no list of them at packages/index.json. Whoever runs it can have app,
-            packages and list written by <code>haikuq site</code>.
+            This site offers no packages of its own: it has no list of them at packages/index.json. Whoever runs it can have app, packages
+            and list written by <code>haikuq site</code>.
           </p>
         )}
         <form className="start__address" onSubmit={openAddress}>

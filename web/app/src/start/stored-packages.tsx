@@ -29,7 +29,12 @@ export function StoredPackages({ storage, onChoose }: { storage: PackageStorage;
               aria-label={`Remove ${packageName(url)} from this device`}
               title="Remove from this device"
               data-testid="remove-stored"
-              onClick={() => remove(url).then(() => setProblem(null), (error: unknown) => setProblem(failureOf(error).message))}
+              onClick={() =>
+                remove(url).then(
+                  () => setProblem(null),
+                  (error: unknown) => setProblem(failureOf(error).message),
+                )
+              }
             >
               <Icon name="trash" />
             </button>

@@ -14,6 +14,7 @@ export interface DrawerProps {
 
 export function Drawer({ label, side, docked, open, onClose, children }: DrawerProps) {
   const dialog = useRef<HTMLDialogElement>(null);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: undocked, there is another element
   useEffect(() => {
     const element = dialog.current;
     if (!element) return;
@@ -32,9 +33,15 @@ export function Drawer({ label, side, docked, open, onClose, children }: DrawerP
     if (event.target === dialog.current) onClose();
   };
   return (
+    // biome-ignore lint/a11y/useKeyWithClickEvents: Escape closes a dialog by itself
     <dialog ref={dialog} className={`drawer drawer--${side} drawer--modal`} aria-label={label} onClose={onClose} onClick={closeOnBackdrop}>
       <div className="drawer__content">
-        <button type="button" className="button button--quiet button--icon drawer__close" aria-label={`Close ${label.toLowerCase()}`} onClick={onClose}>
+        <button
+          type="button"
+          className="button button--quiet button--icon drawer__close"
+          aria-label={`Close ${label.toLowerCase()}`}
+          onClick={onClose}
+        >
           <Icon name="close" />
         </button>
         {open && children}

@@ -9,7 +9,13 @@ export function ThemeButton() {
   const [theme, setTheme] = useTheme();
   const label = `Colours: ${names[theme]}. Change to ${names[next[theme]]}`;
   return (
-    <button type="button" className="button button--quiet button--icon" aria-label={label} title={label} onClick={() => setTheme(next[theme])}>
+    <button
+      type="button"
+      className="button button--quiet button--icon"
+      aria-label={label}
+      title={label}
+      onClick={() => setTheme(next[theme])}
+    >
       <Icon name={icons[theme]} />
     </button>
   );

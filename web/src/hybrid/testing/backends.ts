@@ -41,8 +41,14 @@ export function failure(code: ErrorCode): HaikuqError {
 }
 
 export const ADAPTER: AdapterInfo = {
-  vendor: 'acme', architecture: 'a1', device: '', description: '', f16: true, subgroups: [32, 32],
-  limits: { maxBufferSize: 2 ** 31 }, software: false,
+  vendor: 'acme',
+  architecture: 'a1',
+  device: '',
+  description: '',
+  f16: true,
+  subgroups: [32, 32],
+  limits: { maxBufferSize: 2 ** 31 },
+  software: false,
 };
 
 export async function collect(stream: AsyncIterable<string>): Promise<string[]> {

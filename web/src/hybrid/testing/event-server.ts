@@ -9,6 +9,7 @@ import { onTestFinished } from 'vitest';
 export interface Received {
   path: string;
   headers: IncomingHttpHeaders;
+  // biome-ignore lint/suspicious/noExplicitAny: whatever JSON a test expects
   body: any;
 }
 
@@ -77,7 +78,13 @@ export function anthropicEvents(pieces: string[], { stopReason = 'end_turn', end
     {
       type: 'message_start',
       message: {
-        id: 'msg_1', type: 'message', role: 'assistant', content: [], model: 'm', stop_reason: null, stop_sequence: null,
+        id: 'msg_1',
+        type: 'message',
+        role: 'assistant',
+        content: [],
+        model: 'm',
+        stop_reason: null,
+        stop_sequence: null,
         usage: { input_tokens: 9, cache_creation_input_tokens: 3, cache_read_input_tokens: 20, output_tokens: 1 },
       },
     },
@@ -98,7 +105,12 @@ export function anthropicEvents(pieces: string[], { stopReason = 'end_turn', end
 /** The events of OpenAI's chat completions for a text in pieces. */
 export function openaiEvents(pieces: string[], { finishReason = 'stop', end = true, usage = true } = {}): string {
   const chunk = (choice: unknown, counts: unknown = null) => ({
-    id: 'c1', object: 'chat.completion.chunk', created: 1, model: 'm', choices: choice === undefined ? [] : [choice], usage: counts,
+    id: 'c1',
+    object: 'chat.completion.chunk',
+    created: 1,
+    model: 'm',
+    choices: choice === undefined ? [] : [choice],
+    usage: counts,
   });
   const all: unknown[] = [
     chunk({ index: 0, delta: { role: 'assistant', content: '' }, finish_reason: null }),

@@ -31,7 +31,14 @@ export async function renderHook<Result, Props>(
     });
     return null;
   }
-  const element = (given: Props) => (strict ? <StrictMode><Harness given={given} /></StrictMode> : <Harness given={given} />);
+  const element = (given: Props) =>
+    strict ? (
+      <StrictMode>
+        <Harness given={given} />
+      </StrictMode>
+    ) : (
+      <Harness given={given} />
+    );
   const rerender = (given: Props) => act(async () => root.render(element(given)));
   const unmount = () => act(async () => root.unmount());
 
