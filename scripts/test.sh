@@ -28,6 +28,7 @@ fi
 
 cargo nextest run "$@" ${skips[@]:+-- "${skips[@]}"}
 if [ $# = 0 ]; then
+    cargo test --doc --quiet
     scripts/web.sh
     target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
     HAIKUQ_BIN=${HAIKUQ_BIN:-$target/debug/haikuq} HAIKUQ_TEST_PACKAGES=$target/tmp scripts/test-web.sh

@@ -13,7 +13,7 @@
 //! use std::ops::ControlFlow;
 //! use std::sync::Arc;
 //!
-//! let package = Package::open(FolderSource::new("haiku-7m.q4".as_ref())).await?;
+//! let package = Package::open(FolderSource::new("haiku-7m.q4")).await?;
 //! let gpu = Arc::new(Gpu::open(&GpuOptions::default()).await?);
 //! let mut decoder = Decoder::load(gpu, &package, &DecoderOptions::default(), &mut |_| ()).await?;
 //! let tokenizer = package.tokenizer().await?;
