@@ -93,6 +93,8 @@ export interface EngineFacts {
   weightBytes: number;
   vocabSize: number;
   contextSize: number;
+  /** Texts that it writes together. */
+  maxBatch: number;
   hasChatTemplate: boolean;
   numerics: 'exact' | 'fast';
   /** Tokens that end a text. */

@@ -141,6 +141,7 @@ function engineMethods(engines: FakeEngines, made: FakeEngines['made'][number]):
       weightBytes: 4,
       vocabSize: 2,
       contextSize: engines.contextSize,
+      maxBatch: 8,
       hasChatTemplate: true,
       numerics: 'exact',
       eosTokenIds: [EOS],

@@ -143,7 +143,7 @@ export function createHost(options: HostOptions): Host {
         onTrap,
         onDeviceLost: (event) => emit({ type: 'device-lost', ...event }),
       });
-      const { eosTokenIds, f16, subgroups, ...facts } = (await keeper.get()).facts();
+      const { eosTokenIds, f16, subgroups, maxBatch: _, ...facts } = (await keeper.get()).facts();
       // Engines made later replace a lost one; the load is over.
       // Should this fail, the next load finds all files and tries again.
       await opened.markComplete().catch(() => undefined);

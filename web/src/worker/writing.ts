@@ -4,9 +4,6 @@ import type { Engine, EngineCompletion, EngineRequest } from '../engine/engine.j
 import type { GenerationResult } from '../types.js';
 import type { WriteOptions } from './protocol.js';
 
-/** Texts that an engine writes together; more are written in groups, one after the other. */
-const MAX_BATCH = 8;
-
 interface Text {
   ids: number[];
   text: string;
@@ -70,8 +67,10 @@ export function startWriting({ prompts, options, signal, started, onText, now }:
   }
   return {
     async continue(engine) {
-      for (let first = 0; first < prompts.length && !signal.aborted; first += MAX_BATCH) {
-        await writeGroup(engine, [...prompts.keys()].slice(first, first + MAX_BATCH));
+      // More are written in groups, one after the other.
+      const { maxBatch } = engine.facts();
+      for (let first = 0; first < prompts.length && !signal.aborted; first += maxBatch) {
+        await writeGroup(engine, [...prompts.keys()].slice(first, first + maxBatch));
       }
     },
     results(losses) {

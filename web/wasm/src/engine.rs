@@ -6,7 +6,7 @@ use crate::profile::profile;
 use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
-use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, Measure, MemoryUse, require_supported};
+use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MAX_BATCH, Measure, MemoryUse, require_supported};
 use haikuq_runtime::device::{Gpu, GpuOptions, offer_adapter};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
 use haikuq_runtime::kernels::candidate::Numerics;
@@ -121,6 +121,7 @@ impl Engine {
             ("weightBytes", number(manifest.weight_bytes())),
             ("vocabSize", (manifest.spec.vocab_size as u32).into()),
             ("contextSize", (inner.max_context as u32).into()),
+            ("maxBatch", (MAX_BATCH as u32).into()),
             ("hasChatTemplate", inner.tokenizer.chat_template().is_some().into()),
             ("numerics", if inner.numerics == Numerics::Exact { "exact" } else { "fast" }.into()),
             ("eosTokenIds", numbers(inner.defaults.stop_tokens(&manifest.spec, Some(&inner.tokenizer)))),
