@@ -20,16 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What must be clean, as git's path patterns. Widen it by moving lines up from LATER.
 CHECKED = ["*.md", "web/*.ts", "web/*.tsx", "web/*.mjs", "scripts/*", ".github/*.yml", "Makefile", ".ci/*", "*.toml"]
+CHECKED += ["*.rs", "*.wgsl", "*.py"]
 # Not clean yet: `--count` without a path says how much is left.
-LATER = ["*.rs", "*.wgsl", "*.py"]
+LATER: list[str] = []
 # Texts that are data.
 NEVER = ["golden/", "tests/fixtures/", "tests/hostile/", "LICENSE", "package-lock.json", "Cargo.lock", ".snap"]
 
 MOST_WORDS = 40
 PHRASES = {
-    r"\b(?:make|makes|made|making) good\b": '"made good": say what happens',
-    r"\bto be had\b": '"to be had": say who has it, or that it exists',
-    r"\b(?:is|are|was|were|be|been) said\b": '"is said": say who or what says it',
+    r"\b(?:make|makes|made|making) good\b": '"made good": say what happens',  # prose: allow
+    r"\bto be had\b": '"to be had": say who has it, or that it exists',  # prose: allow
+    r"\b(?:is|are|was|were|be|been) said\b": '"is said": say who or what says it',  # prose: allow
 }
 SUBJECT = re.compile(r"(?:^|[;:,] )(?:and |but |so )?(?:what|who|whoever|whatever|whom)\b(?! else\b|-)", re.IGNORECASE)
 # "Whatever the file, a checkpoint looks like …" is no subject.
@@ -223,6 +224,8 @@ def findings(path):
 
 def listed(patterns):
     """Files of these patterns that git has or would have, in order."""
+    if not patterns:
+        return []
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     found = sorted({name for name in names if not any(never in name for never in NEVER)})

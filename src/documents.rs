@@ -10,7 +10,7 @@
 //! | `{"messages": [{"role": …, "content": …}, …]}` | a conversation, in the model's chat template |
 //!
 //! Messages may have further fields that the chat template knows, such as `tool_calls`. Other fields of a line are
-//! ignored. Whatever a document says is text: control tokens spelled in it are not recognized.
+//! ignored. All that a document says is text: control tokens spelled in it are not recognized.
 
 use haikuq_files::read_text;
 use haikuq_runtime::text::{ChatOptions, Message, Special, TextError, Tokenizer};
@@ -167,7 +167,7 @@ impl Document {
 }
 
 /// Cuts the tokens of `documents`, joined in order, into windows of `context` tokens without overlap, `limit` at most.
-/// What does not fill a window is left out; documents after the last window are not looked at.
+/// A rest that does not fill a window is left out; documents after the last window are not looked at.
 ///
 /// # Errors
 /// If the tokenizer or the chat template refuses a document.

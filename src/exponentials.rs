@@ -11,7 +11,7 @@ const LANES: usize = 16;
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
-    // Adding 1.5 · 2²³ rounds to a whole number. What is left is at most ln 2 / 2 large; ln 2 is subtracted in two parts,
+    // Adding 1.5 · 2²³ rounds to a whole number. The rest is at most ln 2 / 2 large; ln 2 is subtracted in two parts,
     // the first of which has few bits.
     let power = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
     let r = (x - power * 0.693_359_4) - power * -2.121_944_4e-4;

@@ -128,7 +128,7 @@ impl Spilled {
             }
             inputs.push(Tensor::from_vec(numbers, (rows, columns), &Device::Cpu)?);
         }
-        // What was read is not needed again, nor is its place on disk.
+        // These numbers are not needed again, nor is their place on disk.
         let cut = |file: &mut File| file.set_len(start).and_then(|()| file.seek(SeekFrom::Start(start)));
         cut(&mut self.file).map_err(|source| self.failed(source))?;
         Ok(inputs)

@@ -53,7 +53,7 @@ impl KernelTimes {
     /// Keeps what is known of a device.
     ///
     /// # Errors
-    /// If the folder or the file cannot be written; what was there stays.
+    /// If the folder or the file cannot be written. An earlier file stays then.
     pub fn write(&self, measured: &Measured) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let text = serde_json::to_string_pretty(measured)?;

@@ -100,7 +100,7 @@ pub struct Timings {
 #[derive(Debug, Default)]
 struct State {
     spent: BTreeMap<(Step, String), Spent>,
-    /// What steps within those that are open took, the innermost last.
+    /// For each step that is open, what the steps within it took; the innermost last.
     within: Vec<Spent>,
 }
 

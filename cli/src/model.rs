@@ -95,7 +95,7 @@ fn companions(path: &Path) -> anyhow::Result<Vec<Companion>> {
     }
     match Checkpoint::open(path) {
         Ok(checkpoint) => Ok(checkpoint.into_companions()),
-        // What is missing is the tokenizer, which is then said.
+        // The caller then reports that the tokenizer is missing.
         Err(_) if path.is_dir() => Ok(in_folder),
         Err(error) => Err(error.into()),
     }

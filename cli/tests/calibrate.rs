@@ -53,7 +53,7 @@ fn a_calibration_is_made_once_and_read_by_every_conversion_of_the_checkpoint() {
     let file = CalibrationFile::read(&out).unwrap();
     assert_eq!(file.calibration.windows, read_input_ids(&out).unwrap(), "golden's readers know the ids too");
     assert_eq!(file.checkpoint.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["config.json", "model.safetensors"]);
-    assert!(file.to_bytes().unwrap() == std::fs::read(&out).unwrap(), "what is read is what was written");
+    assert!(file.to_bytes().unwrap() == std::fs::read(&out).unwrap(), "reading a file and writing it again changes nothing");
     let decoder = decoder(&haiku(""));
     let no_tokenizer = || -> Result<Tokenizer, String> { panic!("a calibration file needs no tokenizer") };
     let source = CalibrationSource::from_path(&out);
@@ -196,7 +196,7 @@ fn a_calibration_of_another_checkpoint_is_refused() {
     let told = load(&other);
     assert!(told.contains("model.safetensors had 14696792 bytes and SHA-256 "), "{told}");
 
-    // Where files lie, and what they are called, does not matter.
+    // The same files may have other names.
     let file = CalibrationFile::read(&path).unwrap();
     let mut files = checkpoint_files(&decoder(&haiku(""))).unwrap();
     files.iter_mut().for_each(|f| f.name = format!("renamed-{}", f.name));

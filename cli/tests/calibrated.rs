@@ -1,5 +1,5 @@
-//! Calibrated conversion as a user types it: what it loses, that it is the same every time, that an interruption costs
-//! nothing, and that how a checkpoint is scaled does not matter.
+//! Calibrated conversion as a user types it: what it loses, that it gives the same every time, and that an interruption
+//! costs nothing. It also gives the same however a checkpoint is scaled.
 
 mod support;
 
@@ -208,7 +208,7 @@ fn any_number_of_threads_gives_the_same_bytes_and_a_killed_conversion_goes_on() 
     assert!(told.contains("the calibration of the interrupted run is taken up"), "{told}");
     assert!(!world.at("five.partial").exists());
 
-    // What goes into the second layer was kept, so the first one is not computed again.
+    // The interrupted run kept the inputs of the second layer, so the resumed one does not compute the first layer again.
     let mut command = world.convert(&checkpoint, &calibration, "four", &["--save-interval", "0"]);
     let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let kept = world.at("four.partial/matrices/layer-1.stored");

@@ -246,7 +246,7 @@ fn every_norm_in_every_place_with_every_residual() {
         for norm_placement in [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both] {
             for residual in [Residual::Sequential, Residual::Parallel, Residual::ParallelShared] {
                 let mut spec = with_layers(of_norm(kind), |l| (l.norm_placement, l.residual) = (norm_placement, residual));
-                // What adds to the stream shows in the next layer.
+                // A second layer shows what the first one adds to the stream.
                 spec.layers.truncate(2);
                 Pair::new(&format!("{kind:?} {norm_placement:?} {residual:?}"), &gpu, &spec, f32_package).check();
             }

@@ -1,6 +1,6 @@
 //! The whole way, with the real program on a real adapter: checkpoint to package to tokens.
 //!
-//! What depends on kernels is tested on two adapters: the default one, and SwiftShader (in Debian's `chromium` package),
+//! Tests that depend on kernels run on two adapters: the default one, and SwiftShader (in Debian's `chromium` package),
 //! which has neither f16 nor wide subgroups. Where that cannot be installed, `-E 'not test(swiftshader)'` leaves it out.
 
 mod common;

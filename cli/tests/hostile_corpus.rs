@@ -1,5 +1,5 @@
 //! The corpus in `tests/hostile/`: a file of each kind that was once accepted, or took a program down. Each is refused in
-//! words, and within bounds. What cannot lie in a repository (pipes, links, files out of proportion) is made here.
+//! words, and within bounds. Tests make those that cannot lie in a repository (pipes, links, files out of proportion).
 
 mod support;
 
@@ -244,7 +244,7 @@ fn files_that_are_no_files_are_refused_wherever_one_is_named() {
     pipe(&at("pipe.toml"));
     let refused = |args: &[&str]| {
         let mut command = haikuq();
-        // What waits or never ends is a failure, too.
+        // A command that waits or never ends has failed, too.
         let mut timed = std::process::Command::new("timeout");
         timed.arg("20").arg(command.get_program()).args(args);
         timed.env("HF_HUB_OFFLINE", "1");

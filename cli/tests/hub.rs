@@ -1,4 +1,4 @@
-//! Models on the hub, from a hub on this machine: what is asked for, what is kept, and what is said when it fails.
+//! Models on the hub, from a hub on this machine: what the program asks for, what it keeps, and its messages when it fails.
 
 mod hub_server;
 mod support;

@@ -39,7 +39,7 @@ impl World {
         command.output().unwrap()
     }
 
-    /// What lies under the final name is a whole package or nothing.
+    /// Asserts that the final name holds a whole package or nothing.
     fn check_out(&self, out: &Path, at: &str) {
         if !out.exists() {
             return;
@@ -91,7 +91,7 @@ fn at_every_change(how: &str, replaces: bool) {
             let mut ended = world.run(&end, &[way], None);
             let mut said = String::from_utf8_lossy(&ended.stderr).into_owned();
             if replaces && way == "--resume" && !ended.status.success() {
-                // What is to be replaced still has its name, and is given up only to who says so.
+                // The old package still has its name. The program gives it up only if `--force` says so.
                 assert_says(&said, &["exists already", "--force", "--resume"]);
                 ended = world.run(&end, &["--resume", "--force"], None);
                 said = String::from_utf8_lossy(&ended.stderr).into_owned();

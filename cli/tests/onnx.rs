@@ -1,6 +1,6 @@
 //! ONNX exports give the models that they were made from: every folder under `tests/fixtures/onnx`, whoever exported it,
-//! computes what transformers computes, and becomes the same shards as the safetensors checkpoint. What is
-//! refused is in `onnx_hostile.rs`.
+//! computes what transformers computes, and becomes the same shards as the safetensors checkpoint. Refused
+//! models are in `onnx_hostile.rs`.
 //!
 //! `HAIKUQ_ONNX_EXPORTS` may name another folder of exports (`tests/fixtures/onnx/make.py` makes them) to be tested too.
 

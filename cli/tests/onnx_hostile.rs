@@ -128,7 +128,7 @@ fn external_data_stays_in_its_folder() {
             .refusal()
     };
     for location in ["../model.onnx.data", "/etc/passwd", "a/../../x", "C:\\x", "C:x", "..\\x", "a\\b", "", ".."] {
-        assert_says(&at(location), &["tensor lm_head.MatMul.weight is said to lie in", "plain path within the model's folder"]);
+        assert_says(&at(location), &["places tensor lm_head.MatMul.weight in", "plain path within the model's folder"]);
     }
     assert_says(&at("missing.data"), &["\"missing.data\": cannot read", "missing.data"]);
     assert_says(&at("."), &["it is no file"]);

@@ -254,7 +254,7 @@ fn a_range_is_answered_with_just_that_range() {
         let answer = range(&asked);
         assert_eq!((answer.status, answer.header("content-range")), (416, &*format!("bytes */{n}")), "{asked}");
     }
-    // What is not understood is not there.
+    // A range that the server does not understand counts as absent.
     for asked in ["lines=0-1", "bytes", "bytes=a-b", "bytes=-", "0-1"] {
         let answer = range(asked);
         assert!(answer.status == 200 && answer.body == bytes, "{asked}");
@@ -287,7 +287,7 @@ fn a_download_goes_on_only_if_the_file_is_still_the_same() {
     }
     let beyond = format!("bytes={}-", whole.body.len());
     let again = server.get_with(&path, &[("range", &beyond), ("if-range", "\"other\"")]);
-    assert!(again.status == 200 && again.body == whole.body, "what lies beyond another file's end is no error");
+    assert!(again.status == 200 && again.body == whole.body, "a range beyond another file's end is no error");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How far apart two writes are at least for the clocks of file systems to tell them apart, generously.
 const CLOCK_STEP: Duration = Duration::from_millis(20);
 
-/// A file as its file system describes it. Whoever writes to a file can set its size and its time back; the time of the
-/// last change and the number of the file itself are the system's own.
+/// A file as its file system describes it. A program that writes to a file can set its size and its time back. Only the
+/// system sets the time of the last change and the number of the file itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Size in bytes.

@@ -67,7 +67,7 @@ pub fn little_endian(words: &[u32]) -> std::borrow::Cow<'_, [u8]> {
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true);
-    // What is no file is not to block, nor to become this program's terminal, before it is known what it is.
+    // Opening must not block, nor make a device this program's terminal, before the kind of the path is known.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK | libc::O_NOCTTY);
     let file = options.open(path)?;

@@ -152,7 +152,7 @@ pub enum HubError {
     },
     /// A download broke off again and again.
     #[error(
-        "{file} of {repo} broke off after {got} of {bytes} bytes, {attempts} times in a row: {why}; what has come is kept, and the same command goes on from there"
+        "{file} of {repo} broke off after {got} of {bytes} bytes, {attempts} times in a row: {why}; the bytes that came are kept, and the same command goes on from there"
     )]
     BrokenOff {
         /// The model.

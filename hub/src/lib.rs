@@ -17,7 +17,7 @@
 //! id ─► listing (one request) ─► choice of files ─► downloads, resumed and checked ─► snapshot folder in the cache
 //! ```
 //!
-//! The cache is the one of Python's `huggingface_hub`, byte for byte: what either has downloaded, the other finds.
+//! The cache is the one of Python's `huggingface_hub`, byte for byte: each finds the files that the other has downloaded.
 
 mod cache;
 mod choice;
@@ -104,8 +104,8 @@ pub struct Snapshot {
 /// If the hub cannot be reached at all, a complete snapshot in the cache is enough.
 ///
 /// # Errors
-/// See [`HubError`]. Whatever happens, no incomplete or damaged file is in the snapshot; what came of a file that broke
-/// off is kept, and the next call goes on from there.
+/// See [`HubError`]. Whatever happens, no incomplete or damaged file is in the snapshot. If a download breaks off, the
+/// bytes that came are kept, and the next call goes on from there.
 pub fn fetch(id: &HubId, companions: &Companions, settings: &Settings, on_event: &dyn Fn(Event)) -> Result<Snapshot, HubError> {
     let revision = id.revision.as_deref().unwrap_or(DEFAULT_REVISION);
     let cache = RepoCache::new(&settings.cache, &id.repo);
@@ -146,7 +146,7 @@ impl Fetch<'_> {
             Choice::new(&paths, self.id.file.as_deref(), self.companions).map_err(choice_error(&self.id.repo, self.revision))?;
         let mut files = choice.files();
         if let Some(index) = choice.index() {
-            // What is needed stands in the index: it comes before anything can be planned.
+            // The index names the shards, so it comes before anything can be planned.
             self.download(index, &self.content(index)?, &|_| {})?;
             let shards = self.shards(index)?;
             if let Some(shard) = shards.iter().find(|s| !paths.contains(&s.as_str())) {
@@ -252,7 +252,7 @@ fn read_shards(index: &std::path::Path) -> Result<Vec<String>, String> {
     let map = map.ok_or("weight_map is missing, empty or not a table")?;
     let shard = |(tensor, shard): (&String, &Value)| match shard.as_str() {
         Some(name) if id::is_plain_path(name) && !name.contains('/') => Ok(name.to_string()),
-        _ => Err(format!("tensor {tensor} is said to lie in {shard}, which is no plain file name")),
+        _ => Err(format!("it places tensor {tensor} in {shard}, which is no plain file name")),
     };
     Ok(map.iter().map(shard).collect::<Result<BTreeSet<_>, _>>()?.into_iter().collect())
 }

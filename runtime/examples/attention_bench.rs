@@ -169,7 +169,7 @@ impl<'a> Bench<'a> {
         };
         let once = run(1)?;
         let compile = start.elapsed().as_secs_f64() - once;
-        // What a submission costs by itself is taken off: the difference of many rounds and of one.
+        // The difference of many rounds and of one leaves out what a submission costs by itself.
         let rounds = (0.1 / once).clamp(2.0, 50.0) as usize;
         let mut best = f64::INFINITY;
         for _ in 0..3 {

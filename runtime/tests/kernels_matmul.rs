@@ -81,7 +81,7 @@ impl Case {
         Self { gpu_matrix, values, x, previous, bias, mode, tokens }
     }
 
-    /// What a candidate writes; what it must not write stays as it was.
+    /// What a candidate writes. Asserts that it leaves the padding as it was.
     fn gpu(&self, gpu: &Gpu, candidate: Candidate) -> Vec<f32> {
         let (columns, width) = (self.gpu_matrix.columns, self.mode.width(self.gpu_matrix.rows));
         let (input_stride, output_stride) = (padded(columns) + 4, padded(width) + 32);

@@ -58,7 +58,7 @@ impl Case {
         self.mode.width(self.gpu_matrix.rows)
     }
 
-    /// Runs `columns` of the activations through a kernel; what it must not write stays as it was.
+    /// Runs `tokens` of the activations through a kernel, and asserts that it leaves the padding as it was.
     fn gpu(&self, gpu: &Gpu, tokens: std::ops::Range<usize>, matmul: bool) -> Vec<f32> {
         let (columns, width) = (self.gpu_matrix.columns, self.width());
         let (input_stride, output_stride) = (padded(columns), padded(width) + 32);

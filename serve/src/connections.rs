@@ -174,7 +174,7 @@ pub(super) async fn answer(
     // Receivers that are gone have ended by themselves.
     let _ = stopping.send(true);
     let rest = async { while tasks.join_next().await.is_some() {} };
-    // What has not ended by then is dropped.
+    // Connections that have not ended by then are dropped.
     let _ = tokio::time::timeout(grace, rest).await;
     Ok(())
 }

@@ -26,8 +26,8 @@
 //! | `/packages/NAME/haikuq.json` | a package's manifest | `no-cache` |
 //! | `/packages/NAME/FILE` | a file that the manifest lists, and no other | for good where `?sha256=` is the manifest's, else `no-cache` |
 //!
-//! Conditional requests and content types are tower-http's, as are ranges but for what `ranges` adds; what every answer has
-//! besides is in [`policy`], and what holds for connections in `connections`.
+//! Conditional requests and content types are tower-http's, as are ranges but for what `ranges` adds. [`policy`] has what
+//! every answer has besides, and `connections` the rules for connections.
 
 mod connections;
 #[cfg(feature = "site")]

@@ -214,7 +214,7 @@ pub(super) fn router(packages: Arc<Packages>) -> Router {
 }
 
 async fn index(State(packages): State<Arc<Packages>>) -> impl IntoResponse {
-    // What has become unreadable since is listed as it was; its files' answers say what is wrong.
+    // A package that has become unreadable since is listed as it was; its files' answers say what is wrong.
     let all = packages.clone();
     let refreshed = apart(move || {
         all.by_name.values().for_each(|package| drop(package.refresh()));

@@ -1,4 +1,4 @@
-//! What every answer has, whatever it is of: security headers, compression, and honest conditional requests.
+//! The rules for every answer, whatever it is of: security headers, compression, and honest conditional requests.
 
 use super::ranges;
 use axum::Router;
@@ -128,8 +128,8 @@ async fn guard(State(policy): State<Policy>, request: Request, next: Next) -> Re
     response
 }
 
-/// The host that a request asks for, without its port; what a proxy before this server may read in another way is refused
-/// ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-3.2)).
+/// The host that a request asks for, without its port. A request that a proxy before this server may read in another way is
+/// refused ([RFC 9112](https://www.rfc-editor.org/rfc/rfc9112#section-3.2)).
 fn host(request: &Request) -> Result<String, &'static str> {
     let mut lines = request.headers().get_all(header::HOST).iter();
     let line = lines.next();

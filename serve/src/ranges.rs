@@ -9,9 +9,9 @@ use axum::response::Response;
 /// Positions beyond this are beyond every file.
 const FAR: u64 = 1 << 60;
 
-/// Brings what a request asks for into the form that tower-http understands: units other than bytes, ranges of other methods
-/// than GET, and what is no range are ignored, so that the answer is the whole; the last `n` bytes of a shorter file are
-/// all of it.
+/// Brings the range that a request asks for into the form that tower-http understands. It ignores units other than bytes,
+/// ranges of other methods than GET, and text that is no range, so that the answer is the whole. The last `n` bytes of a
+/// shorter file are all of it.
 pub(super) async fn honour_range(mut request: Request, next: Next) -> Response {
     let wanted = wanted(request.method(), request.headers());
     request.headers_mut().remove(header::RANGE);

@@ -1,8 +1,8 @@
 //! The factor that GPTQ corrects by, and solutions with it, as `quantize/hessian.rs` has them in f64.
 //!
-//! f32 is enough here: the error of a Cholesky factorization is small against √(hᵢᵢ hⱼⱼ) for each number, so what counts is
-//! the condition of the matrix with its diagonal scaled to ones. Hessians have a fifth taken off all that is not on
-//! the diagonal, which leaves no eigenvalue of that below a fifth.
+//! f32 is enough here. The error of a Cholesky factorization is small against √(hᵢᵢ hⱼⱼ) for each number, so only the
+//! condition of the matrix with its diagonal scaled to ones counts. Hessians have a fifth taken off all that is not on
+//! the diagonal, which leaves no eigenvalue of that matrix below a fifth.
 //!
 //! The factorization goes through blocks of 64 columns, four of which change the columns after them in one product. The
 //! inverse of a triangle is put together from those of its halves.

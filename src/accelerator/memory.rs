@@ -65,7 +65,7 @@ impl Memory {
         state.used += bytes;
         drop(state);
         if dropped {
-            // What is destroyed goes when the work that uses it is done.
+            // A destroyed buffer gives its memory back when the work that uses it is done.
             pollster::block_on(accelerator.gpu.finish())?;
         }
         let is_new = kept.is_none();

@@ -7,9 +7,9 @@
 //!
 //! Calls return when the work is asked for; [`Accelerator::finish`] and whatever brings numbers back wait for it.
 //!
-//! Memory is planned: each [`Matrix`] counts towards a limit, beyond which there is an error and no allocation. Whoever uses
-//! an accelerator goes on without it after any [`AcceleratorError`]: after a lost device or an allocation that the
-//! driver refused, all that follows fails too.
+//! Memory is planned: each [`Matrix`] counts towards a limit, beyond which there is an error and no allocation. Callers go
+//! on without an accelerator after any [`AcceleratorError`]: after a lost device or an allocation that the driver
+//! refused, all that follows fails too.
 
 mod attention;
 mod error;

@@ -3,7 +3,7 @@
 //
 // A has the product's rows, B its columns. Each is stored with a row of memory for each of these (terms side by side), or
 // with a row of memory for each term (`BY_TERM`). Numbers beyond the last term are zero in the first case, and made zero
-// in the second; what lies beyond the last row or column is read as the last one and never written.
+// in the second. Beyond the last row or column, the last one is read and nothing is written.
 
 struct Params {
     rows: u32,
@@ -205,7 +205,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             b_tile[scattered_at + 11u * PITCH][part] = b1.w;
         }
         workgroupBarrier();
-        // What the next turn needs is read while this one is computed; the last turn reads its own again.
+        // Each turn reads the numbers of the next one while it computes; the last turn reads its own again.
         let next = min(turn + 1u, turns - 1u);
         let next_term = own_term + next * DEPTH;
         if !A_BY_TERM || next_term < end { a0 = a[a_begin + next * a_turn]; } else { a0 = vec4(0.0); }

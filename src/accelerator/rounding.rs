@@ -1,7 +1,7 @@
 //! Codes of a matrix by GPTQ and coordinate descent, as `quantize/gptq.rs` and `quantize/descent.rs` choose them.
 //!
-//! Columns are rounded one after the other in blocks, within which one kernel does everything (`round_block.wgsl`). What a
-//! block changes in the columns after it, and the gradient that the next one begins with, are products.
+//! Columns are rounded one after the other in blocks, within which one kernel does everything (`round_block.wgsl`). The
+//! changes that a block makes in the columns after it, and the gradient that the next one begins with, are products.
 
 use super::memory::Counted;
 use super::product::{Operand, Part, Product};
@@ -75,7 +75,7 @@ struct PrepareParams {
 impl Accelerator {
     /// Codes of `weights`, row-major with a byte a weight. `hessian` `[columns, columns]` is the Hessian of their inputs
     /// (`quantize::Hessian`), `factor` the lower triangle with `factor factorᵀ` the inverse of that in the order
-    /// of fixing; what is above its diagonal is zero.
+    /// of fixing, with zeros above its diagonal.
     ///
     /// # Errors
     /// [`AcceleratorError::Memory`] if there is no room for three times 128 rows, [`AcceleratorError::Gpu`] if the device

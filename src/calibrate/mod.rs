@@ -1,7 +1,7 @@
 //! Calibration: what a text tells of a decoder before it is quantized.
 //!
-//! Quantization replaces a matrix `W` by one that differs by `ΔW`, and what that costs depends on what the model does with
-//! it. Two things are measured, and both are mean squares over the tokens of a text:
+//! Quantization replaces a matrix `W` by one that differs by `ΔW`. Its cost depends on what the model does with the
+//! matrix. Two things are measured, and both are mean squares over the tokens of a text:
 //!
 //! * of each input column `c` of a matrix: large inputs make errors in their column large;
 //! * of the gradient of the model's own log-likelihood with respect to each output row `r`. With labels drawn from the
@@ -165,7 +165,7 @@ pub enum CalibrationError {
     /// Tensor arithmetic failed: a bug, or no memory.
     #[error("calibration: {0}")]
     Tensor(#[from] candle_core::Error),
-    /// What goes into each layer cannot be kept.
+    /// The inputs of each layer cannot be kept.
     #[error(transparent)]
     Kept(#[from] KeptError),
     /// The decoder's numbers are broken.

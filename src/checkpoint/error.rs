@@ -143,7 +143,7 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// The index names a file outside the folder.
-    #[error("{index}: tensor {tensor} is said to lie in {shard:?}, which is no plain file name", index = index.display())]
+    #[error("{index} places tensor {tensor} in {shard:?}, which is no plain file name", index = index.display())]
     ShardName {
         /// The index.
         index: PathBuf,
@@ -153,7 +153,7 @@ pub enum CheckpointError {
         shard: String,
     },
     /// The index and the shards disagree.
-    #[error("{index}: tensor {tensor} is said to lie in {shard}, which does not have it", index = index.display())]
+    #[error("{index} places tensor {tensor} in {shard}, which does not have it", index = index.display())]
     IndexEntry {
         /// The index.
         index: PathBuf,

@@ -51,7 +51,7 @@ impl MappedFile {
         Source { path: self.path.clone(), fingerprint: self.fingerprint }
     }
 
-    /// All of it; what was read counts only if [`MappedFile::check`] says so afterwards.
+    /// All of it. Bytes that were read count only if [`MappedFile::check`] says so afterwards.
     pub(super) fn bytes(&self) -> &[u8] {
         self.map.bytes()
     }

@@ -149,8 +149,8 @@ impl Checkpoint {
     }
 
     /// Gives tensors the names that the family has for them, where their file says others or none (until then an ONNX
-    /// model has no tensors), and says whether embedding and head are one matrix. What a user should know of it is added
-    /// to [`Checkpoint::warnings`].
+    /// model has no tensors), and says whether embedding and head are one matrix. Adds to [`Checkpoint::warnings`] what a
+    /// user should know of it.
     ///
     /// # Errors
     /// If a wanted tensor cannot be told from others, or one is missing.

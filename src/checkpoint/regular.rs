@@ -96,7 +96,7 @@ pub(super) fn within(folder: &Path, path: &Path) -> Result<(), CheckpointError> 
 
 /// The folder `models--org--name` of a hub cache that `path` lies in as part of a snapshot, if it does.
 ///
-/// Everything in a snapshot is a link to `../../blobs`, so what must not lead out of a checkpoint's folder may, in a
+/// Everything in a snapshot is a link to `../../blobs`. So paths that must not lead out of a checkpoint's folder may, in a
 /// snapshot, lead to anywhere in this folder: it holds nothing but the one repository.
 fn hub_repository(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;

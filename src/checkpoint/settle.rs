@@ -85,7 +85,7 @@ pub(super) fn settle(tensors: &mut Tensors, wanted: &Wanted, place: &Place<'_>) 
         if tensors.contains_key(&tensor.name) {
             continue;
         }
-        // As transformers does: what a linear layer or norm adds is zero where a checkpoint does not say it.
+        // As transformers does: the bias of a linear layer or norm is zero where a checkpoint does not have it.
         let weight = tensor.name.strip_suffix(".bias").map(|module| format!("{module}.weight"));
         if !weight.is_some_and(|weight| tensors.contains_key(&weight)) {
             return Err(missing(&tensor.name, tensors, wanted, place));

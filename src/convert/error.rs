@@ -200,7 +200,7 @@ pub enum ConvertError {
     },
     /// A source file changed while it was read.
     #[error(
-        "{path} changed while it was converted, so what was made of it is of two models: once it is complete, start again with --force",
+        "{path} changed while it was converted, so the package would be of two models: once the file is complete, start again with --force",
         path = path.display()
     )]
     SourceChanged {

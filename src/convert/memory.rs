@@ -84,7 +84,7 @@ pub fn available() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     let free = system.available_memory();
-    // What a container may use counts files that were read, which the system forgets where memory is short.
+    // A container's limit also counts files that were read. The system forgets these where memory is short, so they are free.
     let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
     Some(free.min(limit)).filter(|bytes| *bytes > 0)
 }

@@ -11,8 +11,8 @@
 //! A calibrated recipe quantizes all matrices first (`calibrated.rs`), in the order in which a decoder uses them, and
 //! keeps them in the work folder, where the stream finds them in place of rows to quantize.
 //!
-//! Chunks are quantized in the order in which they lie on disk, at most three are in memory, and what each becomes
-//! depends on its weights and scheme alone: neither the number of threads nor an interruption changes a byte.
+//! Chunks are quantized in the order in which they lie on disk, and at most three are in memory. Their bytes depend on
+//! weights and scheme alone: neither the number of threads nor an interruption changes one.
 
 mod calibrated;
 mod conversion;

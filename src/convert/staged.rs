@@ -101,7 +101,7 @@ impl Staged {
         disk::rename(&new, &path)
     }
 
-    /// The matrix that is there for `tensor`, if it is there and whole; what is not is quantized again.
+    /// The matrix that is there for `tensor`, if it is there and whole; the caller quantizes others again.
     ///
     /// # Errors
     /// If it is there and cannot be read.

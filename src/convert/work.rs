@@ -85,7 +85,7 @@ impl Root {
         self.path.join(PACKAGE)
     }
 
-    /// Removes it and what conversions put there; what is not theirs stays. What was replaced must be gone.
+    /// Removes it and what conversions put there; other files stay. The package that was replaced must be gone.
     pub(super) fn clear(&self) -> Result<(), ConvertError> {
         clear(&self.path)
     }
@@ -139,7 +139,7 @@ impl WorkFolder {
             let from = root.display();
             progress(Progress::Repaired(&format!("{from} holds nothing that was finished: starting from the beginning")));
         }
-        // What is begun anew goes first: a full disk has room for the new journal then. The old one promises nothing that
+        // Files that are begun anew go first: a full disk has room for the new journal then. The old one promises nothing that
         // is not looked at again.
         let before = if options.resume { before } else { Journal::default() };
         remove_unfinished(&package, &plan.shards[..finished.len()])?;
@@ -215,7 +215,7 @@ impl WorkFolder {
         self.before.check_hashes(&self.sources, hashed)
     }
 
-    /// Removes the folder and what conversions put there; what is not theirs stays.
+    /// Removes the folder and what conversions put there; other files stay.
     pub(super) fn clear(self) -> Result<(), ConvertError> {
         clear(&self.root)
     }

@@ -22,8 +22,8 @@ const BLOCK: usize = 128;
 /// Columns of an inverse that a thread solves for at a time.
 const SOLVED: usize = 64;
 
-/// The Cholesky factor: the lower triangular `M` with `M Mᵀ` the row-major symmetric `matrix` `[n, n]`, in its place. What
-/// lies above the diagonal is left as it is. `None` if the matrix is not positive definite, or has numbers that are not
+/// The Cholesky factor: the lower triangular `M` with `M Mᵀ` the row-major symmetric `matrix` `[n, n]`, in its place. The
+/// numbers above the diagonal stay as they are. `None` if the matrix is not positive definite, or has numbers that are not
 /// finite.
 ///
 /// # Panics
@@ -62,7 +62,7 @@ pub fn cholesky<T: Real>(matrix: &mut [T], n: usize) -> Option<()> {
 }
 
 /// The transposed inverse of the lower triangular `lower` `[n, n]`, row-major: upper triangular, with zeros below.
-/// What `lower` has above its diagonal is not read.
+/// Numbers of `lower` above its diagonal are not read.
 ///
 /// # Panics
 /// If `lower` is no square of `n`.

@@ -1,10 +1,10 @@
 //! Bits where they matter: a scheme for each matrix, so that all together lose least at a given size.
 //!
-//! What a matrix costs with a scheme is estimated from measurements: the calibration's sensitivities say what an error
+//! The cost of a matrix with a scheme is estimated from measurements: the calibration's sensitivities say what an error
 //! of each row and column costs in nats ([`crate::calibrate::Sensitivity`]), and quantizing some of its rows says how
 //! large errors are. The choice is the multiple-choice knapsack problem. For a price λ of a bit each matrix by itself
-//! takes the scheme with the least `loss + λ × bits`; λ is found by bisection so that the total just fits, and what is
-//! left of the budget goes to the upgrades that gain most a bit. That is optimal up to the last upgrade (H. Everett,
+//! takes the scheme with the least `loss + λ × bits`; λ is found by bisection so that the total just fits. The rest of
+//! the budget goes to the upgrades that gain most a bit. That is optimal up to the last upgrade (H. Everett,
 //! "Generalized Lagrange Multiplier Method", 1963).
 
 use super::{RecipeError, relative_error, serves, store_rows};
@@ -207,7 +207,7 @@ fn sample(matrix: &[f32], columns: usize) -> Vec<f32> {
 fn error(scheme: Scheme, sample: &[f32], columns: usize, importance: &[f32]) -> f64 {
     match scheme {
         Scheme::Grouped(g) if serves(g) => CORRECTED * relative_error(g, sample, columns, importance),
-        // What a scheme cannot hold at all is refused when it is stored.
+        // A matrix that a scheme cannot hold at all is refused when it is stored.
         _ => {
             store_rows(scheme, columns, sample).map_or(f64::INFINITY, |s| s.squared_error / s.squared_norm.max(f64::MIN_POSITIVE))
         }

@@ -161,7 +161,7 @@ impl<'a> Equalized<'a> {
         let spec = &self.decoder.spec.layers[layer];
         let name = |part: &str| format!("layers.{layer}.{part}");
         let up = name(spec.mlp.up_name());
-        // Rows first: what they are multiplied by counts in the columns of their matrix.
+        // Rows first: their factors count in the columns of their matrix.
         match &spec.mixer {
             Mixer::Attention(attention) => self.after_values(layer, attention)?,
         }

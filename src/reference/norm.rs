@@ -80,7 +80,7 @@ impl CustomOp1 for Normalize {
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
-    /// With `n` the normal row and `g` the gradient of it, what `g` has of `n`'s direction (and of the mean) is lost.
+    /// With `n` the normal row and `g` the gradient of it, `g` loses its part in `n`'s direction (and its mean).
     fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let width = x.dims().last().copied().unwrap_or(1);
         let mut out = with_numbers(&gradient.contiguous()?, <[f32]>::to_vec)?;

@@ -9,11 +9,11 @@ use haikuq_format::manifest::HubSource;
 use haikuq_hub::{Companions, HubError, HubId, Settings};
 use std::path::{Path, PathBuf};
 
-/// What a verb that takes a checkpoint says about ids in its help.
+/// Part of the help of every verb that takes a checkpoint: which ids it takes, and where downloads go.
 pub const CHECKPOINT_HELP: &str = "\
-A checkpoint is a folder with config.json and safetensors weights, a GGUF file, or a model on the Hugging Face hub: org/name, \
-org/name@revision, org/name:model.gguf, or its address. Only what is needed is downloaded, into the cache that Python's \
-huggingface_hub uses. HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE are heeded.";
+A checkpoint is a folder with config.json and safetensors or an ONNX export, a .gguf or .onnx file, or a model on the Hugging \
+Face hub: org/name, org/name@revision, org/name:model.gguf, or its address. Downloads go into the cache of Python's huggingface_hub; \
+HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE count.";
 
 /// Flags of every verb that takes a checkpoint.
 #[derive(Args, Debug)]

@@ -8,21 +8,21 @@ use haikuq::convert;
 /// What computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Device {
-    /// A GPU if there is one that is faster than the processor
+    // A GPU if there is one that is faster than the processor.
     Auto,
-    /// The processor
+    // The processor.
     Cpu,
-    /// A GPU, also a software one that --adapter names
+    // A GPU, also a software one that --adapter names.
     Gpu,
 }
 
 /// Options of the GPU.
 #[derive(Args, Debug)]
 pub struct DeviceArgs {
-    /// Where calibrated recipes compute
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    /// Computes calibrated recipes: cpu, gpu, or auto, which is the faster one
+    #[arg(long, value_name = "DEVICE", default_value = "auto", hide_possible_values = true)]
     device: Device,
-    /// GPU memory that may be used (default: four fifths of a card's own, a quarter of what it shares with the processor)
+    /// GPU memory to use at most [default: 4/5 of a card's own, 1/4 of shared memory]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     gpu_memory: Option<u64>,
 }

@@ -136,8 +136,8 @@ impl LoadArgs {
     }
 }
 
-/// How tokens are chosen and when the text ends. What is not given comes from the model's generation_config.json, or
-/// else is greedy.
+/// How tokens are chosen and when the text ends. Options that are not given come from the model's generation_config.json.
+/// Where it does not give them either, tokens are chosen greedily.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {

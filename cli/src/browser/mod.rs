@@ -182,7 +182,7 @@ impl BrowserModel {
         })
     }
 
-    /// The page to open. It holds a secret: whoever has it can do the work.
+    /// The page to open. Its address holds a secret: anyone who has it can do the work.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -35,7 +35,7 @@ const MOST_SENSITIVE: usize = 10;
 /// changes the model's predictions. `convert` makes them itself; a file made here saves that for every conversion of the
 /// same checkpoint.
 #[derive(Args, Debug)]
-#[command(after_long_help = CHECKPOINT_HELP)]
+#[command(after_help = CHECKPOINT_HELP)]
 pub struct CalibrateArgs {
     /// Folder or file of the checkpoint, or a model on the hub (org/name)
     checkpoint: PathBuf,

@@ -44,7 +44,7 @@ const TEXT_PROMPTS: [&str; 6] = [
 /// log-sum-exp and negative log-likelihood; and greedy continuations of a few prompts. A checkpoint is run by the f32
 /// reference; a package by the runtime on the GPU, so that other devices and browsers can be compared with this one.
 #[derive(Args, Debug)]
-#[command(after_long_help = CHECKPOINT_HELP)]
+#[command(after_help = CHECKPOINT_HELP)]
 pub struct GoldenArgs {
     /// Folder of the checkpoint or package, or a model on the hub (org/name)
     #[arg(value_name = "CHECKPOINT|PACKAGE")]

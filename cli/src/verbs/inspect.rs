@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 /// Show what is in a package or a checkpoint: decoder, tensors, files, where it came from
 #[derive(Args, Debug)]
-#[command(after_long_help = CHECKPOINT_HELP)]
+#[command(after_help = CHECKPOINT_HELP)]
 pub struct InspectArgs {
     /// Folder of a package or a checkpoint, a .gguf file, or a model on the hub (org/name)
     path: PathBuf,

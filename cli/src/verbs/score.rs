@@ -30,7 +30,7 @@ const WINDOW: usize = 512;
 /// A checkpoint is scored by the f32 reference, a package by the runtime on the GPU. Windows are cut from the text's
 /// tokens without overlap, and each is a sequence of its own.
 #[derive(Args, Debug)]
-#[command(after_long_help = CHECKPOINT_HELP)]
+#[command(after_help = CHECKPOINT_HELP)]
 pub struct ScoreArgs {
     /// Folder of the package or checkpoint, or a model on the hub (org/name)
     #[arg(value_name = "PACKAGE|CHECKPOINT")]

@@ -124,7 +124,7 @@ pub fn haikuq_json(adapter: &Adapter, arguments: &[&str]) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e} in what haikuq {} prints", arguments.join(" ")))
 }
 
-/// A package on a GPU, with an f32 cache: what is left to differ is the kernels'.
+/// A package on a GPU, with an f32 cache: all differences left are the kernels'.
 pub fn load(package: &Path, gpu: GpuOptions) -> Runner {
     let decoder = DecoderOptions { cache: CachePrecision::F32, ..DecoderOptions::default() };
     Runner::load(package, &RunnerOptions { gpu, decoder, ..RunnerOptions::default() }, &mut |_| {}).unwrap()

@@ -1,13 +1,13 @@
 //! [`DecoderSpec`]: everything that a runtime needs to know of a decoder-only transformer.
 //!
 //! The spec speaks the field's own words and names no model family. Quirks that arithmetic can remove are removed
-//! when a checkpoint is converted (Gemma's `1 + w` norm gains are stored as the sum, fused projections have one
-//! canonical form, rope permutations are undone, rope scaling becomes a table of inverse frequencies), so what is
-//! left here is what the arithmetic of a forward pass really depends on.
+//! when a checkpoint is converted: Gemma's `1 + w` norm gains are stored as the sum, fused projections have one
+//! canonical form, rope permutations are undone, rope scaling becomes a table of inverse frequencies. So the spec has
+//! only what the arithmetic of a forward pass really depends on.
 //!
-//! Sizes and blocks belong to the [layers](LayerSpec), which may all differ; what is shared by all of them, and what
-//! stands before the first and after the last, belongs to [`DecoderSpec`]. A member that a reader does not know is an
-//! error and never ignored: arithmetic would depend on it.
+//! Sizes and blocks belong to the [layers](LayerSpec), which may all differ. [`DecoderSpec`] has what all of them share,
+//! and what stands before the first and after the last. A member that a reader does not know is an error and never
+//! ignored: arithmetic would depend on it.
 
 mod check;
 mod layer;

@@ -2,7 +2,7 @@
 //!
 //! Layers give distinct weights to read, so that caches help a candidate no more than they do in a step. A shape's candidates
 //! run in turns, since a GPU that was idle becomes faster for a while, and the shortest of their times counts. The table's
-//! choices are prepared first: what there is no time for stays as they say.
+//! choices are prepared first, and stay for the shapes that there is no time to measure.
 
 use super::bind::{Choices, Context, Rivals};
 use super::{Decoder, DecoderError};
@@ -138,7 +138,7 @@ impl Decoder {
         for task in tasks {
             let program = context.choices().program(task.part);
             for name in &task.rivals.names {
-                // What fails now fails again when it is to run, and is left out then.
+                // A candidate that fails now fails again when it is to run, and is left out then.
                 let _ = bind(&context, &program, task, name, &task.operations[..1]);
             }
         }
@@ -300,7 +300,7 @@ impl Trial for OnGpu<'_> {
         self.bound.resize_with(candidate + 1, Vec::new);
         let (bound, errors) = {
             let (device, task, name) = (&self.context.gpu.device, self.task, self.task.rivals.names[candidate]);
-            // What the table would not have taken may fail without harm.
+            // A candidate that the table would not have taken may fail without harm.
             let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation].map(|f| device.push_error_scope(f));
             let bound = bind(self.context, &self.program, task, name, task.of_a_run());
             let [internal, validation] = scopes;

@@ -351,7 +351,7 @@ impl Decoder {
     }
 
     /// Makes a sequence that is about to get `more` tokens a long one if that is what it becomes, or one that is not.
-    /// What it holds is computed anew then.
+    /// If that changes it, its tokens so far are computed anew.
     fn fit_ropes(&mut self, id: SequenceId, more: usize) -> Result<(), DecoderError> {
         let Some(beyond) = self.spec.long_beyond() else { return Ok(()) };
         let earlier = self.cache.set_length(id, self.cache.len(id)? + more, beyond)?;

@@ -15,8 +15,8 @@ use web_time::Instant;
 const ROUNDS: usize = 5;
 const GPU_ROUNDS: usize = 3;
 
-/// Rounds on the GPU before these: the first one compiles and warms up, and where timestamps are rounded, what it says of short
-/// operations is nothing at all or far too much.
+/// Rounds on the GPU before these. The first one compiles and warms up. Where timestamps are rounded, it measures no time at
+/// all for short operations, or far too much.
 const TRIAL_ROUNDS: usize = 2;
 
 /// GPU time that a measurement should take: browsers round timestamps to 0.1 ms.
@@ -41,8 +41,8 @@ pub struct OperationProfile {
     pub count: usize,
     /// Their dispatches.
     pub dispatches: usize,
-    /// GPU time of all in seconds, one after the other in a pass of their own. What other operations would do meanwhile is
-    /// missing, so small ones look longer than they are in a step. None where the device has no timestamps.
+    /// GPU time of all in seconds, one after the other in a pass of their own. No other operation runs meanwhile, so small
+    /// ones look longer than they are in a step. None where the device has no timestamps.
     pub gpu_s: Option<f64>,
     /// Bytes of weights that they read.
     pub bytes: u64,

@@ -1,9 +1,9 @@
 //! Decode steps that are submitted before the ids of the steps before them are known.
 //!
 //! The sampling kernel writes each chosen id, and the next position, to where the next step reads its tokens. So the host can
-//! submit step after step and read ids as they come; between two tokens the GPU waits for nobody. What ends a text (an end
-//! token, a stop string, the caller) is noticed late: the caller then truncates its sequence, and what was computed too far
-//! is forgotten.
+//! submit step after step and read ids as they come; between two tokens the GPU waits for nobody. The end of a text (an end
+//! token, a stop string, the caller's wish) is noticed late. The caller then truncates its sequence, which forgets the tokens
+//! that were computed too far.
 
 use super::{Choice, Decoder, DecoderError, MAX_BATCH, Next, SequenceId};
 use crate::device::Profile;

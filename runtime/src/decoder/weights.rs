@@ -244,8 +244,9 @@ fn runs(profile: &Profile, tensor: &TensorEntry) -> Vec<Range<usize>> {
     runs
 }
 
-/// Whether a chunk's planes end with their last row: what follows may lie right behind it. Scales of four rows share a word,
-/// so do eight zero points; where such a word is not full, eight chunks are larger than one of eight times the rows.
+/// Whether a chunk's planes end with their last row, so that the next chunk's may lie right behind them. Scales of four rows
+/// share a word, so do eight zero points; where such a word is not full, eight chunks are larger than one of eight times the
+/// rows.
 fn ends_whole(tensor: &TensorEntry, chunk: &Chunk) -> bool {
     let sizes = |rows| plane_sizes(tensor.scheme, rows, tensor.columns());
     let planes = sizes(chunk.rows).into_iter().zip(sizes(8 * chunk.rows));

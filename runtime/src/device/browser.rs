@@ -1,4 +1,4 @@
-//! What browsers can do and wgpu cannot.
+//! Abilities of browsers that wgpu does not use.
 //!
 //! *Subgroups.* wgpu's WebGPU backend does not know the feature `subgroups` and so never asks for it. A device has only what
 //! `requestDevice` was asked for, hence the request itself is completed on its way to the browser.

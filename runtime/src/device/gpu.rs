@@ -220,7 +220,7 @@ impl Gpu {
         self.submit_writes().await
     }
 
-    /// Submits the writes to buffers that there were so far, at once; what is returned waits until they are done.
+    /// Submits the writes to buffers that there were so far, at once; the future waits until they are done.
     ///
     /// # Errors
     /// [`GpuError`], from the future, if the device failed or was lost.
@@ -234,7 +234,7 @@ impl Gpu {
         }
     }
 
-    /// Submits the writes to buffers that there were so far, at once; what is returned waits until they are done.
+    /// Submits the writes to buffers that there were so far, at once; the future waits until they are done.
     ///
     /// # Errors
     /// [`GpuError`], from the future, if the device failed or was lost.

@@ -94,7 +94,7 @@ async fn grow(
     let max_context = decoder.max_context();
     let mut on_ids = |ids: &[u32]| {
         for (&i, &id) in group.iter().zip(ids) {
-            // What was computed beyond a text's end is nobody's.
+            // A token that was computed beyond a text's end belongs to nobody.
             if texts[i].finish.is_none() {
                 requests[i].conversation.cached.push(texts[i].last);
                 texts[i].accept(id, &requests[i], max_context, on_token);

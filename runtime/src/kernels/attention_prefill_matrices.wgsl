@@ -17,7 +17,7 @@
 
 // vec4 in a head, at most.
 const QUADS: u32 = 8u * CHUNKS;
-// Pieces of 16 dimensions in the widest head. What a head does not have is never touched and takes no registers.
+// Pieces of 16 dimensions in the widest head. Pieces that a head does not have are never touched and take no registers.
 const PIECES: u32 = 16u;
 
 const TILE_ROWS: u32 = 64u;

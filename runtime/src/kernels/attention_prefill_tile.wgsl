@@ -113,8 +113,8 @@ fn main(
         result[i] = vec4<f32>(0.0);
     }
 
-    // Staging goes by vectors: four neighbouring invocations read a row's 16 dimensions. What is staged next is fetched
-    // before work on what is staged begins.
+    // Staging goes by vectors: four neighbouring invocations read a row's 16 dimensions. They fetch the vectors that are
+    // staged next before they work on those that are staged.
     let part = local % 4u;
     let line = local / 4u;
     var starts: array<u32, FETCH_ROWS>;

@@ -75,7 +75,7 @@ pub fn last_combines(profile: &Profile) -> bool {
 
 /// Attention of `num_tokens` tokens, each of another sequence, whose keys and values are in the cache.
 ///
-/// What a token gets depends on its position and on `splits`, never on its company.
+/// A token's output depends on its position and on `splits`, never on the other tokens.
 #[derive(Clone, Debug)]
 pub struct AttentionSplit<'a> {
     /// Tokens of the step.

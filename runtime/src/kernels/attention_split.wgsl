@@ -5,8 +5,8 @@
 // values at a time, all on their way together, and keep a softmax of their own. Teams meet at the end.
 //
 // Splits leave their maximum, sum and weighted values in `partials`, which `attention_split_combine` puts together. With
-// LAST_COMBINES the last one of a token and key/value head to get there, by a counter, does so; it sets the counter back to
-// zero, and what is read of other workgroups is atomic.
+// LAST_COMBINES the last one of a token and key/value head to get there, by a counter, does so. It sets the counter back to
+// zero, and reads atomically what other workgroups wrote.
 
 #import cache
 #import attention_score

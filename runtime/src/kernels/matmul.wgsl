@@ -124,7 +124,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
 #endif
     let row = (workgroup.x * WORKGROUP + lane) * 4u;
     let first_token = workgroup.y * TILE_TOKENS;
-    // What lies beyond the last row or token is read as the last one and never written.
+    // Beyond the last row or token, the last one is read and nothing is written.
     let last_row = params.rows - 1u;
     let last_token = params.tokens - 1u;
     for (var unit = 0u; unit < params.units; unit++) {

@@ -2,7 +2,7 @@
 // A workgroup's 256 invocations are 16 tokens × (16 / BANDS) groups of four rows × BANDS bands of columns. Each has four rows
 // and (1, with COLUMNS_2 2, with COLUMNS_4 4, with COLUMNS_8 8) tokens, 16 apart. A turn covers BANDS units of 32 columns, of
 // which each invocation multiplies the one of its band; every one unpacks eight weights a turn, and copies up to two vec4s
-// of activations, both into workgroup memory. What the next turn needs is read from memory while this one is computed.
+// of activations, both into workgroup memory. Invocations read those of the next turn while they compute this one.
 
 #import projection
 #import signed_octet
@@ -114,7 +114,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let row = 4u * (four % (16u / BANDS));
     let first_row = workgroup.x * rows;
     let first_token = workgroup.y * TILE_TOKENS;
-    // What lies beyond the last row, token or unit is read as the last one; activations beyond the last unit are zero.
+    // Beyond the last row, token or unit, the last one is read; activations beyond the last unit are zero.
     let last_row = params.rows - 1u;
     let last_unit = params.units - 1u;
     let last_token = params.tokens - 1u;

@@ -3,8 +3,8 @@
 // columns; bands of columns are added up at the end.
 //
 // A turn covers DEPTH = TOKEN_BANDS × COLUMN_BANDS units of 32 columns: every invocation unpacks one unit of one row to
-// f16, and copies VECTORS vec4s of activations, both into workgroup memory. What the next turn needs is read from memory
-// while this one is computed.
+// f16, and copies VECTORS vec4s of activations, both into workgroup memory. Invocations read those of the next turn while
+// they compute this one.
 
 #import projection
 #import unit_halves
@@ -105,7 +105,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     first_row = workgroup.x * 32u * ROW_BANDS;
     first_token = workgroup.y * 16u * BLOCKS * TOKEN_BANDS;
 
-    // What lies beyond the last row, token or unit is read as the last one; activations beyond the last unit are zero.
+    // Beyond the last row, token or unit, the last one is read; activations beyond the last unit are zero.
     let row = min(first_row + index / DEPTH, params.rows - 1u);
     let unit = index % DEPTH;
     let last_unit = params.units - 1u;

@@ -1,6 +1,6 @@
 // y = W x in f32, with tiles of 128 rows × 64 tokens × 16 columns of unpacked weights and of activations in workgroup memory.
 // An invocation has eight rows, in fours 64 apart, and four tokens. Each unpacks an octet of weights a turn and copies four
-// activations; what the next turn needs is read from memory while this one is computed.
+// activations. It reads those of the next turn while it computes this one.
 
 #import projection
 #import octet
@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
     let first_row = workgroup.x * ROWS;
     let first_token = workgroup.y * TOKENS;
-    // What lies beyond the last row or token is read as the last one and never written.
+    // Beyond the last row or token, the last one is read and nothing is written.
     let row = min(first_row + lane % ROWS, params.rows - 1u);
     let begin = min(first_token + lane % TOKENS, params.tokens - 1u) * params.input_stride + lane / TOKENS;
     let turns = 2u * params.units;

@@ -10,7 +10,7 @@ pub const MAX_TOKENS: usize = 8;
 
 /// `y[t] = output(W norm(x[t]) + bias)` for 1 to [`MAX_TOKENS`] tokens.
 ///
-/// What a token gets is the same, bit for bit, whatever the number of tokens.
+/// A token's output is the same, bit for bit, whatever the number of tokens.
 #[derive(Clone, Debug)]
 pub struct Matvec<'a> {
     /// Matrix, activations and output.

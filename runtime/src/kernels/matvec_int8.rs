@@ -66,7 +66,7 @@ fn are_heads(shape: &ProjectHeadsShape) -> bool {
 
 /// `y[t] = output(W norm(x[t]) + bias)` for 1 to [`MAX_TOKENS`] tokens, with x in eight bits.
 ///
-/// What a token gets is the same for every number of tokens that is quantized in the same way; see [`Tuning::inline`].
+/// A token's output is the same for every number of tokens that is quantized in the same way; see [`Tuning::inline`].
 #[derive(Clone, Debug)]
 pub struct MatvecInt8<'a> {
     /// Matrix, activations and output. With `heads` the output is the queries' buffer.

@@ -58,8 +58,8 @@ impl NormRows<'_> {
     }
 }
 
-/// The CPU twin, for one row without padding; `bias` is used by norms that have one. What the kernel adds to a residual is
-/// this, times the multiplier.
+/// The CPU twin, for one row without padding; `bias` is used by norms that have one. To a residual the kernel adds this,
+/// times the multiplier.
 pub fn cpu(norm: Norm, x: &[f32], gain: &[f32], bias: &[f32]) -> Vec<f32> {
     let n = x.len() as f64;
     let mean = if norm.kind.is_centred() { x.iter().map(|x| f64::from(*x)).sum::<f64>() / n } else { 0.0 };

@@ -18,8 +18,8 @@ pub struct Placement {
     pub bytes: Vec<u64>,
 }
 
-/// Places the values of `programs`, any of which may run after any other: what one leaves for the next (the residual
-/// stream, rows for the head, logits) has a buffer of its own. Values have `rows` rows, those of the head `head_rows`.
+/// Places the values of `programs`, any of which may run after any other. Each value that one leaves for the next (the
+/// residual stream, rows for the head, logits) has a buffer of its own. Values have `rows` rows, those of the head `head_rows`.
 pub fn place(spec: &DecoderSpec, programs: &[Program], rows: usize, head_rows: usize) -> Placement {
     let conflicts = conflicts(programs);
     let used = ordered::set(programs.iter().flat_map(|p| &p.operations).flat_map(values));
@@ -60,7 +60,7 @@ fn conflicts(programs: &[Program]) -> BTreeSet<(Value, Value)> {
         let mut living: BTreeSet<Value> = BTreeSet::new();
         for operation in program.operations.iter().rev() {
             let (reads, writes) = (operation.reads(), operation.writes());
-            // What is written lies beside what is read, and beside what lives on.
+            // A value that is written lies beside those that are read, and beside those that live on.
             let mut present = living.clone();
             present.extend(reads.iter().chain(&writes));
             for a in &present {

@@ -1,9 +1,9 @@
 //! Conversations to token ids, with the words of the messages kept apart from the control tokens of the template.
 
 use super::control::ControlTokens;
+use super::error::cannot_encode;
 use super::numbers::is_number;
 use super::template::render;
-use super::tokenizer::cannot_encode;
 use super::{ChatOptions, Message, Special, TextError, Tokenizer};
 use serde_json::Value;
 

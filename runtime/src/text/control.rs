@@ -7,8 +7,8 @@
 //! the text. Text cannot name a control token there, and a chat prompt names exactly those that its template wrote.
 
 use super::TextError;
+use super::error::cannot_encode;
 use super::templates::ChatTemplates;
-use super::tokenizer::cannot_encode;
 use crate::ordered;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,7 @@ impl ControlTokens {
     /// * or, other than white space, if a chat template writes it (`<tool_call>`, `<think>`);
     /// * or, other than white space, if it is no piece of the model's own vocabulary.
     ///
-    /// What is left are runs of white space and pieces like `<table>`, which are ordinary text. `json` is the
+    /// The tokens left are runs of white space and pieces like `<table>`, which are ordinary text. `json` is the
     /// `tokenizer.json` that `tokenizer` was read from.
     pub(super) fn find(tokenizer: &Tokenizer, json: &[u8], named: &BTreeSet<&str>, templates: &ChatTemplates) -> Self {
         let model = tokenizer.get_model();

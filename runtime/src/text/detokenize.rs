@@ -2,7 +2,7 @@
 //!
 //! A token is not text: a character may span several tokens, and some decoders treat a sequence's first token in their
 //! own way (sentencepiece drops its leading space). So each new token is decoded together with the tokens just before it, whose
-//! text is known, and what is new is shown once it ends with a whole character.
+//! text is known. The new text is shown once it ends with a whole character.
 
 use super::Tokenizer;
 

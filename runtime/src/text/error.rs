@@ -58,3 +58,8 @@ pub enum TextError {
         message: String,
     },
 }
+
+/// A text that a tokenizer refuses.
+pub(super) fn cannot_encode(text: &str, why: &dyn std::fmt::Display) -> TextError {
+    TextError::Encode { bytes: text.len(), why: why.to_string() }
+}

@@ -4,7 +4,7 @@ use super::TextError;
 use crate::sampling::{SamplingError, SamplingOptions};
 use serde::{Deserialize, Deserializer};
 
-/// What a caller asks of sampling; what is absent comes from the package.
+/// What a caller asks of sampling. The package supplies the options that are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SamplingOverrides {
     /// See [`SamplingOptions::temperature`].

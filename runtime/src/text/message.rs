@@ -17,7 +17,7 @@ use std::fmt;
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`, or what else the template knows.
     pub role: String,
-    /// What was said: text, a list of parts such as `{"type": "text", "text": …}`, or null.
+    /// The content: text, a list of parts such as `{"type": "text", "text": …}`, or null.
     pub content: Value,
     /// The other fields.
     pub fields: Map<String, Value>,

@@ -69,7 +69,7 @@ fn string_length(json: &[u8]) -> usize {
     json.len()
 }
 
-/// Whether this is a number that serde_json rounds. What is no number of JSON is left to serde_json to refuse.
+/// Whether this is a number that serde_json rounds. serde_json itself refuses what is no number of JSON.
 fn is_wide(token: &str) -> Result<bool, String> {
     let digits = token.strip_prefix('-').unwrap_or(token);
     let mut bytes = digits.bytes();

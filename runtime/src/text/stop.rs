@@ -3,8 +3,8 @@
 /// Looks for stop strings in text that arrives in pieces.
 ///
 /// Text that could still turn out to be the start of a stop string is held back until it is clear that it is not.
-/// What counts is the moment at which a stop string is complete: of several, the one that is complete first ends the
-/// text, and of those complete at the same moment the longest. How the text was cut into pieces makes no difference.
+/// Of several stop strings, the one that is complete first ends the text, and of those complete at the same moment the
+/// longest. How the text was cut into pieces makes no difference.
 #[derive(Clone, Debug, Default)]
 pub struct StopStrings {
     stops: Vec<String>,

@@ -4,6 +4,7 @@ use super::TextError;
 use super::config::{Config, without_mark};
 use super::control::{ControlTokens, PlainTwin};
 use super::diagnose::diagnose;
+use super::error::cannot_encode;
 use super::templates::ChatTemplates;
 use super::vet::vet;
 use crate::ordered;
@@ -206,8 +207,4 @@ impl std::fmt::Debug for Tokenizer {
 /// Calls the library, and catches its panics where they can be caught: not in WebAssembly.
 fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, &'static str> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).map_err(|_| "the tokenizers library panicked")
-}
-
-pub(super) fn cannot_encode(text: &str, why: &dyn std::fmt::Display) -> TextError {
-    TextError::Encode { bytes: text.len(), why: why.to_string() }
 }

@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Ids {
 
 /// Why the library must not read this; nothing if it may.
 pub(super) fn vet(json: &[u8]) -> Result<(), String> {
-    // All of it: what is not looked at here is at least JSON.
+    // All of it: parts that are not looked at here are at least JSON.
     let file: File = serde_json::from_slice(json).map_err(|e| match e.is_data() {
         true => e.to_string(),
         false => format!("no JSON: {e}"),
@@ -100,7 +100,7 @@ pub(super) fn vet(json: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Bytes that a normalizer or decoder makes of one, at most. What it is shows in its fields too, where the library goes by these.
+/// Bytes that a normalizer or decoder makes of one, at most. Its fields show its kind too, where the library goes by these.
 ///
 /// # Errors
 /// What is wrong with compiled rules.

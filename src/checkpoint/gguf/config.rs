@@ -2,8 +2,9 @@
 
 use super::super::CheckpointError;
 use super::super::file::MappedFile;
-use super::container::{Container, Tensor, Value as Stored};
+use super::container::{Container, Value as Stored};
 use super::family::Family;
+use super::model::Model;
 use super::rope;
 use serde_json::{Map, Value, json};
 
@@ -19,48 +20,6 @@ pub(super) struct Heads {
     pub(super) queries: usize,
     pub(super) keys: usize,
     pub(super) head_dim: usize,
-}
-
-/// A model's files, the first of which has the metadata.
-pub(super) struct Model<'a> {
-    containers: &'a [Container<'a>],
-    files: &'a [MappedFile],
-    pub(super) family: &'static Family,
-}
-
-impl<'a> Model<'a> {
-    pub(super) fn metadata(&self) -> &'a Container<'a> {
-        &self.containers[0]
-    }
-
-    /// A key of the family's own.
-    pub(super) fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.family.name)
-    }
-
-    fn tensor(&self, name: &str) -> Option<(usize, &'a Tensor<'a>)> {
-        self.containers.iter().enumerate().find_map(|(i, c)| Some((i, c.tensor(name)?)))
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.tensor(name).is_some()
-    }
-
-    fn bytes(&self, (file, tensor): (usize, &Tensor<'_>)) -> &'a [u8] {
-        &self.files[file].bytes()[tensor.range.clone()]
-    }
-
-    /// The numbers of a small F32 vector, if it is there.
-    pub(super) fn vector(&self, name: &str) -> Result<Option<Vec<f32>>, CheckpointError> {
-        let Some((file, tensor)) = self.tensor(name) else { return Ok(None) };
-        if tensor.kind.name != "F32" || tensor.shape.len() != 1 || tensor.shape[0] > 1 << 12 {
-            let (file, name) = (self.containers[file].file.into(), name.into());
-            let why = format!("it is {:?} in {}, expected a short vector in F32", tensor.shape, tensor.kind.name);
-            return Err(CheckpointError::Entry { file, tensor: name, why });
-        }
-        let numbers = self.bytes((file, tensor)).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
-        Ok(Some(numbers.collect()))
-    }
 }
 
 /// Reads the config, and what placements depend on.
@@ -175,7 +134,7 @@ fn own_keys(
             set("sliding_window", json!(window));
         }
         "granite" => {
-            // What llama.cpp does where the key is missing.
+            // As llama.cpp does where the key is missing.
             let attention = m.number(&key("attention.scale"))?.filter(|x| *x != 0.0);
             set("attention_multiplier", json!(attention.unwrap_or((head_dim as f64).powf(-0.5))));
             for (own, name) in [

@@ -8,6 +8,7 @@
 mod config;
 mod container;
 mod family;
+mod model;
 mod rope;
 mod tensors;
 mod tokenizer;
@@ -33,8 +34,8 @@ pub(super) fn is_file(path: &Path) -> bool {
     named || regular::head(path).starts_with(MAGIC)
 }
 
-/// The one GGUF model of a folder, of pieces the first; `None` where there is none. What belongs to a model and is none
-/// (projectors of images, importance matrices, adapters, vocabularies) is left out if a model is there.
+/// The one GGUF model of a folder, of pieces the first; `None` where there is none. Files that belong to a model and are
+/// none (projectors of images, importance matrices, adapters, vocabularies) are left out if a model is there.
 ///
 /// # Errors
 /// If there are several models.

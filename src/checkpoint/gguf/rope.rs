@@ -1,7 +1,7 @@
 //! Rope settings as `rope_parameters`.
 
 use super::super::CheckpointError;
-use super::config::Model;
+use super::model::Model;
 use serde_json::{Map, Value, json};
 
 /// `rope_parameters` of a config with all its other keys.
@@ -100,7 +100,7 @@ fn factored(model: &Model<'_>, parameters: &mut Value, factors: &[f32], rotated:
             "rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
             "original_max_position_embeddings": original,
         }),
-        // What is not scaled by length, with one table for all lengths, is a longrope with both lists alike.
+        // Factors that do not depend on the length, one table for all lengths, are a longrope with both lists alike.
         None => json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "attention_factor": 1.0}),
     };
     if let (Value::Object(parameters), Value::Object(more)) = (parameters, more) {

@@ -45,13 +45,13 @@ pub enum OnnxError {
         why: String,
     },
     /// External data that may not or cannot be read.
-    #[error("{file}: tensor {tensor} is said to lie in {location:?}: {why}")]
+    #[error("{file} places tensor {tensor} in {location:?}: {why}")]
     External {
         /// The model's file.
         file: String,
         /// The tensor.
         tensor: String,
-        /// Where its bytes are said to be.
+        /// Where the model places its bytes.
         location: String,
         /// Why they are not read.
         why: String,

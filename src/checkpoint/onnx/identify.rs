@@ -284,7 +284,7 @@ impl Identifier<'_> {
             }
             let used = match uses.iter().find(weighs) {
                 Some(used) => self.context.graph.nodes[used.node].describe(),
-                // Nothing takes it. What has the name of a weight may be left from before the exporter made another of it.
+                // Nothing takes it. A tensor with the name of a weight may be left from before the exporter made another of it.
                 None if uses.is_empty() && stored.dims.iter().filter(|&&n| n != 1).count() > 1 => {
                     let copy = match names.find(&stored.name) {
                         Some(Match::Whole(i)) => tensors.get(&self.all[i].name),
@@ -331,8 +331,8 @@ impl Identifier<'_> {
             return match self.candidates().find(own) {
                 Some(i) => {
                     let nodes: Vec<String> = self.uses[i].iter().map(|u| self.context.graph.nodes[u.node].describe()).collect();
-                    let nodes = if nodes.is_empty() { "nothing".into() } else { nodes.join(", ") };
-                    let why = format!("a tensor is called so, but what takes it ({nodes}) does not say how it lies");
+                    let nodes = if nodes.is_empty() { "none".into() } else { nodes.join(", ") };
+                    let why = format!("a tensor is called so, but the nodes that take it ({nodes}) do not say how it lies");
                     self.ambiguous(wanted, why, &[]).into()
                 }
                 None if !self.wanted.tied && self.all[wanted].name == self.wanted.head => CheckpointError::NoHead {

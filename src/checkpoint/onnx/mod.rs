@@ -2,7 +2,7 @@
 //!
 //! An export says what is calculated, not which weight is which. Exporters fold a transposition into a weight and call
 //! it `val_130`, join queries, keys and values, add Gemma's 1 to a gain, store a tied head once or twice. So the graph
-//! decides, and what it leaves open is refused:
+//! decides, and a model is refused if its graph leaves anything open:
 //!
 //! 1. [`proto`] reads the file without copying weights, [`stored`] finds and checks every tensor's bytes, in the file or
 //!    beside it, [`graph`] makes one flat graph.

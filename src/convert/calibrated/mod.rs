@@ -6,8 +6,8 @@
 //! activations exist at a time. All of this happens on the processor, or on a GPU (`on_gpu/`), which the processor follows
 //! where it fails.
 //!
-//! What a matrix becomes is put on disk under `OUT.partial/matrices`, from where the pipeline takes it and a resumed
-//! conversion goes on.
+//! Quantized matrices go to disk under `OUT.partial/matrices`. From there the pipeline takes them, and a resumed conversion
+//! goes on.
 
 pub(super) mod correction;
 mod matrix;

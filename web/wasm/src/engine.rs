@@ -6,7 +6,9 @@ use crate::profile::profile;
 use crate::request::{EngineRequest, Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
-use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions, LoadProgress, MAX_BATCH, Measure, MemoryUse, require_supported};
+use haikuq_runtime::decoder::{
+    CachePrecision, Decoder, DecoderOptions, LoadProgress, MAX_BATCH, Measure, MemoryUse, require_supported,
+};
 use haikuq_runtime::device::{Gpu, GpuOptions, offer_adapter};
 use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
 use haikuq_runtime::kernels::candidate::Numerics;

@@ -25,46 +25,51 @@ use timings::{timings_json, timings_text};
 /// Smallest shard size: below it, headers and padding outweigh the weights.
 const MIN_SHARD_BYTES: u64 = 16 << 10;
 
+/// The first lines of the help.
+const EXAMPLES: &str = "\
+haikuq convert SmolLM2-135M --out smollm2.q4                        a folder
+haikuq convert HuggingFaceTB/SmolLM2-135M --out smollm2.q4          a model on the hub
+haikuq convert model-f16.gguf -r q3 --calibration text.txt -o m.q3  3 bits, by a text
+haikuq convert SmolLM2-135M --dry-run                               plan, size, time, memory";
+
 /// Quantize a checkpoint into a package
 #[derive(Args, Debug)]
-#[command(after_long_help = CHECKPOINT_HELP)]
+#[command(before_help = EXAMPLES, after_help = CHECKPOINT_HELP)]
 pub struct ConvertArgs {
-    /// Folder with config.json and safetensors weights or an ONNX export, a .gguf or .onnx file, or a model on the hub
-    /// (org/name)
+    /// A folder, a .gguf or .onnx file, or a model on the hub (org/name)
     checkpoint: PathBuf,
     #[command(flatten)]
     hub: HubArgs,
     /// Folder of the package to make
     #[arg(short, long, value_name = "DIR", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
-    /// Recipe: q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32, or the path of a .toml file
+    /// q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32, or a .toml file
     #[arg(short, long, value_name = "NAME|FILE.toml", default_value = "q4")]
     recipe: String,
-    /// Text that says which errors matter: plain text, chats as .jsonl, or a file made by `haikuq calibrate` (default: a
-    /// small built-in text)
+    /// Text, chats as .jsonl, or a file of `haikuq calibrate` [default: a built-in text]
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// Bits a weight to aim for in place of the recipe's, everything counted
+    /// Bits a weight to aim for, everything counted
     #[arg(long, value_name = "BITS", conflicts_with = "target_size")]
     target_bits: Option<f64>,
-    /// Size of all weight files to aim for in place of the recipe's bits
+    /// Size of all weight files to aim for
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     target_size: Option<u64>,
     /// Largest size of a weight file
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = shard_bytes)]
     shard_size: u64,
-    /// Threads (default: one a CPU); the package does not depend on it
+    /// Threads; the package does not depend on it [default: one a CPU]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Folder for activations that are not needed yet, in place of memory; nothing stays there. Chosen where memory is short
+    /// Folder for waiting activations [default: memory, or disk where it is short]
     #[arg(long, value_name = "DIR")]
     spill: Option<PathBuf>,
     /// Print the plan and stop
     #[arg(long)]
     dry_run: bool,
-    /// Time between two savings of what `--resume` goes on from beside finished matrices
+    /// Time between two savings for --resume
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     save_interval: u64,
     /// Go on from an interrupted conversion to the same folder
@@ -73,7 +78,7 @@ pub struct ConvertArgs {
     /// Replace a package at --out, once the new one is complete
     #[arg(long)]
     force: bool,
-    /// Print what each step took, by kind of matrix, and how well it used the machine
+    /// Print how long each step took, and its share of the machine's speed
     #[arg(long)]
     timings: bool,
     /// Print the plan or the result as JSON

@@ -153,7 +153,7 @@ fn measuring_changes_no_exact_text_and_is_not_done_twice() {
     let exact = DecoderOptions { exact: true, measure: Measure::Never, ..DecoderOptions::default() };
     let expected = text(&mut load(&gpu, &exact));
     let mut options = DecoderOptions { measure: Measure::Always, ..exact };
-    // What there is no time for is left to later loads: so many that all shapes are known.
+    // Each load leaves to later ones what it has no time for. So many loads are enough to know all shapes.
     for _ in 0..12 {
         let mut decoder = load(&gpu, &options);
         assert_eq!(text(&mut decoder), expected);

@@ -1,5 +1,5 @@
-// Scale and offset of a group as they are stored, for kernels that read the next turn's while they compute this one's:
-// whatever is made of what was read waits for it.
+// Scale and offset of a group as they are stored, for kernels that read the next turn's while they compute this one's.
+// Decoding them at once would wait for the memory.
 
 #import scheme
 

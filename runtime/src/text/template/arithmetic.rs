@@ -1,4 +1,4 @@
-//! Arithmetic of Python where minijinja lacks it or rounds: integers have up to 128 bits, and what needs more is an error.
+//! Arithmetic of Python where minijinja lacks it or rounds: integers have up to 128 bits, and larger ones are errors.
 
 use super::python::is_space;
 use minijinja::value::{Kwargs, ValueKind};
@@ -90,7 +90,7 @@ fn nearest(a: u128, b: u128) -> f64 {
     (quotient | u128::from(rest != 0)) as f64 * scale
 }
 
-/// jinja2's `int`: what is no number becomes the default.
+/// jinja2's `int`: a value that is no number becomes the default.
 pub(super) fn int(
     state: &State,
     value: &Value,

@@ -1,4 +1,5 @@
-//! What jinja2 has and minijinja means alike. The rest is in [`super::filters`], [`super::operators`] and [`super::python`].
+//! Filters, functions and tests that mean the same in jinja2 and minijinja. The rest is in [`super::filters`],
+//! [`super::operators`] and [`super::python`].
 //!
 //! Each is named here because `Environment::new` brings all of minijinja's, those too whose place another takes: a page
 //! would download both.

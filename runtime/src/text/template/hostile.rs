@@ -43,7 +43,7 @@ fn refused(name: &str, template: &str) {
     assert!(took < BOUND, "{name}: {took:?}");
 }
 
-/// What is computed shows: a bound that nothing can reach would catch nothing.
+/// The clock of these tests moves while they compute: a bound that nothing can reach would catch nothing.
 #[test]
 fn computing_takes_time_and_waiting_does_not() {
     let began = computed();

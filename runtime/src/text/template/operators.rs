@@ -90,7 +90,7 @@ fn wrong(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, why.into())
 }
 
-/// Two texts as one, each with whether it is safe markup. Beside markup, what is none is escaped, as by Python's markupsafe.
+/// Two texts as one, each with whether it is safe markup. Beside markup, plain text is escaped, as by Python's markupsafe.
 fn joined(state: &State, left: (&str, bool), right: (&str, bool)) -> Result<Value, Error> {
     let safe = left.1 || right.1;
     let part = |(text, is_safe): (&str, bool)| if safe && !is_safe { escaped(text) } else { text.to_owned() };

@@ -87,7 +87,7 @@ pub(super) fn check(source: &str, syntax: SyntaxConfig) -> Result<(), Error> {
             Token::BracketOpen | Token::ParenOpen | Token::BraceOpen => open.push(1),
             Token::BracketClose | Token::ParenClose | Token::BraceClose => {
                 open.pop();
-                // What was in the brackets is an operand of what is around them.
+                // The expression in the brackets is an operand of the one around them.
                 if let Some(around) = open.last_mut() {
                     *around += 1;
                 }

@@ -1,4 +1,4 @@
-//! What the files around a tokenizer say, and what is said of files that cannot be read.
+//! What the files around a tokenizer say, and the messages about files that cannot be read.
 
 use super::tokenizers::gpt2;
 use crate::text::{ChatOptions, Message, Special, TextError, Tokenizer, TokenizerFiles};

@@ -206,7 +206,7 @@ pub fn mistral() -> Tokenizer {
 }
 
 /// A unigram model whose vocabulary spells control tokens as pieces of text, with the metaspace decoder and no byte
-/// fallback: what it cannot spell is unknown.
+/// fallback: characters that it cannot spell are unknown.
 pub fn unigram() -> Tokenizer {
     let mut vocab = vec![json!(["<unk>", 0.0]), json!(["<s>", 0.0]), json!(["</s>", 0.0])];
     let letters = "!,.0123456789<>|_/'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ▁\nПриветм";

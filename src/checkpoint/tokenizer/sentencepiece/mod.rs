@@ -93,7 +93,7 @@ fn tokenizer(model: &Model, folder: &Path, config: &Map<String, Value>) -> Resul
     let fallback = model.byte_fallback;
     let own = match model.algorithm {
         Algorithm::Unigram => {
-            // What no text may become is worth less than what is unknown.
+            // A piece that no text may become is worth less than the unknown one.
             let score = |kind: Kind, score: f32| if kind == Kind::Unused { -1e9 } else { score };
             let vocabulary: Vec<_> = model.pieces.iter().map(|p| (&p.text, score(p.kind, p.score))).collect();
             json!({"type": "Unigram", "unk_id": unknown, "vocab": vocabulary, "byte_fallback": fallback})

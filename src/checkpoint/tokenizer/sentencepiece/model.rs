@@ -180,7 +180,7 @@ fn piece(bytes: &[u8]) -> protobuf::Result<Piece> {
     Ok(piece)
 }
 
-/// Calls `read` with the tag of each field of a message; what it does not read is passed over.
+/// Calls `read` with the tag of each field of a message, and passes over the fields that it does not read.
 fn fields(bytes: &[u8], mut read: impl FnMut(u32, &mut CodedInputStream) -> protobuf::Result<bool>) -> protobuf::Result<()> {
     let mut stream = CodedInputStream::from_bytes(bytes);
     while let Some(tag) = stream.read_raw_tag_or_eof()? {
