@@ -3,6 +3,7 @@
 use super::ArchitectureError;
 use haikuq_format::spec::Activation;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Largest size in a config: products of two still fit a `usize`.
@@ -209,8 +210,8 @@ impl<'a> Config<'a> {
                 Value::Array(list) => list.iter().filter(is_id).map(id).collect::<Result<_, _>>()?,
                 one => [one].into_iter().filter(is_id).map(id).collect::<Result<_, _>>()?,
             };
-            let news: Vec<u32> = named.into_iter().filter(|id| !ids.contains(id)).collect();
-            ids.extend(news);
+            let known: BTreeSet<u32> = ids.iter().copied().collect();
+            ids.extend(named.into_iter().filter(|id| !known.contains(id)));
         }
         Ok(ids)
     }
