@@ -90,7 +90,8 @@ impl Tokenizer {
     /// If the tokenizer cannot encode it (a vocabulary without a token for some character).
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TextError> {
         let encoding = self.encoding(text, special)?;
-        let whole = self.inner.tokenizer.post_process(encoding, None, true).map_err(|e| cannot_encode(text, &e))?;
+        let whole = guarded(|| self.inner.tokenizer.post_process(encoding, None, true));
+        let whole = whole.map_err(|why| cannot_encode(text, &why))?.map_err(|e| cannot_encode(text, &e))?;
         Ok(whole.get_ids().to_vec())
     }
 
@@ -145,7 +146,8 @@ impl Tokenizer {
             return Ok(String::new());
         }
         let fail = |e: tokenizers::Error| TextError::Decode { ids: ids.len(), why: e.to_string() };
-        self.inner.tokenizer.decode(&visible, false).map_err(fail)
+        let decoded = guarded(|| self.inner.tokenizer.decode(&visible, false));
+        decoded.map_err(|why| TextError::Decode { ids: ids.len(), why: why.into() })?.map_err(fail)
     }
 
     /// Whether `id` adds anything to a decoded text.
@@ -204,7 +206,7 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 /// Calls the library, and catches its panics where they can be caught: not in WebAssembly.
-fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, &'static str> {
+pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, &'static str> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).map_err(|_| "the tokenizers library panicked")
 }
 
