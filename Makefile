@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo web web-demo test test-quick lint bench quality docs setup setup-web setup-test fmt clean
+.PHONY: help demo web web-demo test test-quick fuzz lint bench quality docs setup setup-web setup-test fmt clean
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
@@ -26,6 +26,9 @@ web-demo: web ## serve the chat app with the embedded model and open it
 
 test: setup-test ## all tests on a GPU or in software, in a real browser too
 	@scripts/test.sh
+
+fuzz: setup ## run every reader on made-up inputs: FUZZ_SECONDS=60 each
+	@scripts/fuzz.sh
 
 test-quick: setup-test ## unit tests alone, of everything but the slowest
 	@XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} cargo nextest run --lib --bins -E 'not (test(device_is_lost) | test(moments_in_integers))'

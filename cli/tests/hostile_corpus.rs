@@ -3,9 +3,11 @@
 
 mod support;
 
+use haikuq::checkpoint::read_companions;
 use haikuq::golden::file::{Golden, read_input_ids};
 use haikuq_format::Manifest;
 use haikuq_format::shard::read_shard;
+use haikuq_runtime::text::{Tokenizer, TokenizerFiles};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +18,8 @@ fn corpus() -> PathBuf {
 }
 
 /// Each file, and what its refusal says.
-const CASES: [(&str, &str); 24] = [
+const CASES: [(&str, &str); 28] = [
+    ("config-bias-beyond-memory.json", "q_proj.weight has shape [96, 32]"),
     ("config-epsilon-beyond-f32.json", "rms_norm_eps"),
     ("config-epsilon-nan.json", "rms_norm_eps"),
     ("config-theta-infinite.json", "rope_theta"),
@@ -31,6 +34,7 @@ const CASES: [(&str, &str); 24] = [
     ("manifest-path.json", "not a plain file name"),
     ("manifest-sizes-overflow.json", "larger together"),
     ("manifest-trailing-dot.json", "not a plain file name"),
+    ("sentencepiece-nested-groups.model", "a group before byte 1"),
     ("shard-beyond-file.safetensors", "a header of"),
     ("shard-duplicate-entry.safetensors", "is there twice"),
     ("shard-f32-entry.safetensors", "F32"),
@@ -41,6 +45,8 @@ const CASES: [(&str, &str); 24] = [
     ("shard-size-overflow.safetensors", "not what its shape takes"),
     ("shard-two-dimensions.safetensors", "trailing characters"),
     ("shard-unaligned.safetensors", "is not aligned"),
+    ("tokenizer-one-id-twice.json", "two tokens of its vocabulary have the id 0"),
+    ("tokenizer-unknown-special-token.json", "writes the token \"b\", which its special_tokens do not have"),
 ];
 
 fn refusal(path: &Path) -> String {
@@ -50,6 +56,15 @@ fn refusal(path: &Path) -> String {
         "manifest" => Manifest::from_json(&bytes).unwrap_err().to_string(),
         "shard" => read_shard(&bytes).unwrap_err().to_string(),
         "ids" => read_input_ids(path).unwrap_err().to_string(),
+        "tokenizer" => {
+            let files = TokenizerFiles { tokenizer: &bytes, ..TokenizerFiles::default() };
+            Tokenizer::from_files(files).unwrap_err().to_string()
+        }
+        "sentencepiece" => {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();
+            read_companions(dir.path()).unwrap_err().to_string()
+        }
         "config" => {
             let dir = tempfile::tempdir().unwrap();
             tiny().write(dir.path());
@@ -149,6 +164,29 @@ fn make() {
     config("config-epsilon-beyond-f32.json", "rms_norm_eps", "1e39");
     config("config-epsilon-nan.json", "rms_norm_eps", "NaN");
     config("config-theta-infinite.json", "rope_theta", "1e400");
+    let mut biased = tiny().config;
+    biased["attention_bias"] = json!(true);
+    (biased["num_attention_heads"], biased["head_dim"]) = (json!(1 << 24), json!(1 << 16));
+    write("config-bias-beyond-memory.json", biased.to_string().as_bytes());
+
+    // As deep as a stack of 2 MiB is not.
+    write("sentencepiece-nested-groups.model", &[0x0b; 32 << 10]);
+    let tokenizer = |name: &str, added: Value, post_processor: Value, model: Value| {
+        let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+            "pre_tokenizer": null, "post_processor": post_processor, "decoder": null, "model": model});
+        write(name, tokenizer.to_string().as_bytes());
+    };
+    let end = json!({"id": 3, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+        "vocab": {"a": 0, "b": 1, "ab": 1, "abc": 0, "c": 2}, "merges": [["a", "b"], ["ab", "c"]]});
+    tokenizer("tokenizer-one-id-twice.json", json!([end]), Value::Null, model);
+    let pieces = json!([{"SpecialToken": {"id": "b", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    let known = json!({"a": {"id": "a", "ids": [0], "tokens": ["a"]}});
+    let writes = json!({"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": known});
+    let model = json!({"type": "WordLevel", "unk_token": "<unk>", "vocab": {"<unk>": 0, "a": 1}});
+    tokenizer("tokenizer-unknown-special-token.json", json!([]), writes, model);
 }
 
 /// Bytes of memory that this process takes at most while it works.

@@ -259,6 +259,12 @@ fn a_range_is_answered_with_just_that_range() {
         let answer = range(asked);
         assert!(answer.status == 200 && answer.body == bytes, "{asked}");
     }
+    // An empty file has no bytes to ask for.
+    std::fs::write(files.at("site/empty.txt"), "").unwrap();
+    for asked in ["bytes=0-0", "bytes=0-", "bytes=-1", "bytes=5-"] {
+        let answer = server.get_with("empty.txt", &[("range", asked)]);
+        assert_eq!((answer.status, answer.header("content-range"), answer.body.len()), (416, "bytes */0", 0), "{asked}");
+    }
     let head = server.request(Method::HEAD, &path, &[("range", "bytes=0-0")]);
     assert_eq!((head.status, head.header("content-length")), (200, &*n.to_string()));
     // Several ranges at once may be answered with everything, which every client must understand.

@@ -11,7 +11,7 @@ const FAR: u64 = 1 << 60;
 
 /// Brings the range that a request asks for into the form that tower-http understands. It ignores units other than bytes,
 /// ranges of other methods than GET, and text that is no range, so that the answer is the whole. The last `n` bytes of a
-/// shorter file are all of it.
+/// shorter file are all of it. An empty file has no bytes to ask for.
 pub(super) async fn honour_range(mut request: Request, next: Next) -> Response {
     let wanted = wanted(request.method(), request.headers());
     request.headers_mut().remove(header::RANGE);
@@ -19,6 +19,8 @@ pub(super) async fn honour_range(mut request: Request, next: Next) -> Response {
     let all = wanted.starts_with("bytes=-").then(|| with_range(&request, "bytes=0-"));
     let first = with_range(&request, &wanted);
     let response = next.clone().run(first).await;
+    // tower-http answers for an empty file that it sends `bytes 0-0/0`.
+    let response = if is_of_nothing(&response) { unsatisfiable(response) } else { response };
     match all {
         Some(all) if response.status() == StatusCode::RANGE_NOT_SATISFIABLE && wanted != "bytes=-0" => {
             let length = response.headers().get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok()?.strip_prefix("bytes */"));
@@ -26,6 +28,19 @@ pub(super) async fn honour_range(mut request: Request, next: Next) -> Response {
         }
         _ => response,
     }
+}
+
+/// Whether a response is a part of an empty file.
+fn is_of_nothing(response: &Response) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok());
+    response.status() == StatusCode::PARTIAL_CONTENT && range.is_some_and(|range| range.ends_with("/0"))
+}
+
+/// That a response about an empty file has nothing of what is asked for.
+fn unsatisfiable(mut response: Response) -> Response {
+    *response.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+    response.headers_mut().insert(header::CONTENT_RANGE, HeaderValue::from_static("bytes */0"));
+    response
 }
 
 /// A request for the same without a body.

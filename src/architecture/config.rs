@@ -3,6 +3,7 @@
 use super::ArchitectureError;
 use haikuq_format::spec::Activation;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Largest size in a config: products of two still fit a `usize`.
@@ -20,7 +21,7 @@ pub(super) struct Config<'a> {
     generation: Option<&'a Value>,
     /// Keys that were looked at, of nested tables too: a test holds them against those that the config classes know.
     #[cfg(test)]
-    pub(super) read: std::rc::Rc<std::cell::RefCell<std::collections::BTreeSet<String>>>,
+    pub(super) read: std::rc::Rc<std::cell::RefCell<BTreeSet<String>>>,
 }
 
 impl<'a> Config<'a> {
@@ -209,8 +210,8 @@ impl<'a> Config<'a> {
                 Value::Array(list) => list.iter().filter(is_id).map(id).collect::<Result<_, _>>()?,
                 one => [one].into_iter().filter(is_id).map(id).collect::<Result<_, _>>()?,
             };
-            let news: Vec<u32> = named.into_iter().filter(|id| !ids.contains(id)).collect();
-            ids.extend(news);
+            let known: BTreeSet<u32> = ids.iter().copied().collect();
+            ids.extend(named.into_iter().filter(|id| !known.contains(id)));
         }
         Ok(ids)
     }

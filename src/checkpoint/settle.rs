@@ -87,10 +87,13 @@ pub(super) fn settle(tensors: &mut Tensors, wanted: &Wanted, place: &Place<'_>) 
         }
         // As transformers does: the bias of a linear layer or norm is zero where a checkpoint does not have it.
         let weight = tensor.name.strip_suffix(".bias").map(|module| format!("{module}.weight"));
-        if !weight.is_some_and(|weight| tensors.contains_key(&weight)) {
+        let Some(weight) = weight.and_then(|weight| tensors.get(&weight)) else {
             return Err(missing(&tensor.name, tensors, wanted, place));
+        };
+        // Where the two do not fit, the weight is refused for its shape: a config alone sizes no memory.
+        if fits(&tensor.shape, &weight.shape) {
+            zeros.push(tensor);
         }
-        zeros.push(tensor);
     }
     for tensor in &zeros {
         tensors.insert(tensor.name.clone(), zero(&tensor.shape));
@@ -101,6 +104,11 @@ pub(super) fn settle(tensors: &mut Tensors, wanted: &Wanted, place: &Place<'_>) 
         settled.notes.push(format!("{which} not in the checkpoint, and taken as zero, as transformers does"));
     }
     Ok(settled)
+}
+
+/// Whether a weight of that shape may have a bias of this one: with a number for each of its outputs.
+fn fits(bias: &[usize], weight: &[usize]) -> bool {
+    matches!(bias, [n] if weight.contains(n) && !weight.contains(&0))
 }
 
 fn zero(shape: &[usize]) -> TensorInfo {
@@ -220,10 +228,13 @@ fn stem(plain: &[(String, &String)], wanted: &Wanted, place: &Place<'_>) -> Resu
     }
 }
 
+/// Modules within modules before a model's own: wrappers are one or two. A name may have as many dots as a file has room for.
+const MOST_STEMS: usize = 16;
+
 /// All beginnings of a name that end with a dot, the empty one first; none in a list of modules, whose items would be
 /// taken for the whole.
 fn stems(name: &str) -> impl Iterator<Item = &str> {
-    let ends = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1));
+    let ends = std::iter::once(0).chain(name.match_indices('.').map(|(at, _)| at + 1)).take(MOST_STEMS);
     let listed = |stem: &str| stem.split('.').any(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
     ends.map(|end| &name[..end]).take_while(move |stem| !listed(stem))
 }
@@ -247,7 +258,8 @@ fn rename(plain: &str, stem: &str, wanted: &Wanted) -> String {
 /// The error for a tensor that is not there.
 fn missing(name: &str, tensors: &Tensors, wanted: &Wanted, place: &Place<'_>) -> CheckpointError {
     let any = wanted.tensors.iter().any(|t| tensors.contains_key(&t.name));
-    let unknown: Vec<&str> = tensors.keys().map(String::as_str).filter(|n| wanted.tensors.iter().all(|t| t.name != *n)).collect();
+    let names: BTreeSet<&str> = wanted.tensors.iter().map(|t| t.name.as_str()).collect();
+    let unknown: Vec<&str> = tensors.keys().map(String::as_str).filter(|n| !names.contains(n)).collect();
     let nearest = Nearest::new(name, &unknown, any);
     CheckpointError::Missing { path: place.path.into(), tensor: name.into(), nearest }
 }

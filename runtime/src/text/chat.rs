@@ -2,6 +2,7 @@
 
 use super::control::ControlTokens;
 use super::error::cannot_encode;
+use super::guard::guarded;
 use super::numbers::is_number;
 use super::template::render;
 use super::{ChatOptions, Message, Special, TextError, Tokenizer};
@@ -74,7 +75,8 @@ impl Tokenizer {
         }
         renamed.push_str(&prompt[end..]);
         renamed.retain(|c| c != twin.mark());
-        let encoding = twin.tokenizer().encode_fast(renamed, false).map_err(|e| cannot_encode(&prompt, &e))?;
+        let encoded = guarded(|| twin.tokenizer().encode_fast(renamed, false)).map_err(|why| cannot_encode(&prompt, &why))?;
+        let encoding = encoded.map_err(|e| cannot_encode(&prompt, &e))?;
         Ok(encoding.get_ids().to_vec())
     }
 }

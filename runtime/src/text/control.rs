@@ -8,6 +8,7 @@
 
 use super::TextError;
 use super::error::cannot_encode;
+use super::guard::guarded;
 use super::templates::ChatTemplates;
 use crate::ordered;
 use serde_json::Value;
@@ -163,7 +164,7 @@ impl PlainTwin {
         rename(&mut json, &by_token);
         let renamed = serde_json::to_vec(&json).map_err(|e| fail(&e))?;
         drop(json);
-        let twin = Tokenizer::from_bytes(renamed).map_err(|e| fail(&e))?;
+        let twin = guarded(|| Tokenizer::from_bytes(renamed)).map_err(|why| fail(&why))?.map_err(|e| fail(&e))?;
         for (id, name) in &names {
             if twin.token_to_id(&name.to_string()) != Some(*id) {
                 return Err(fail(&format!("{:?} lost its id {id}", control.by_id[id])));

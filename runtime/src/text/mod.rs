@@ -11,6 +11,7 @@ mod dropped;
 mod ends;
 mod error;
 mod generation_defaults;
+mod guard;
 mod message;
 mod numbers;
 mod stop;

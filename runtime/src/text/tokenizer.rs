@@ -5,6 +5,7 @@ use super::config::{Config, without_mark};
 use super::control::{ControlTokens, PlainTwin};
 use super::diagnose::diagnose;
 use super::error::cannot_encode;
+use super::guard::guarded;
 use super::templates::ChatTemplates;
 use super::vet::vet;
 use crate::ordered;
@@ -91,7 +92,8 @@ impl Tokenizer {
     /// If the tokenizer cannot encode it (a vocabulary without a token for some character).
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TextError> {
         let encoding = self.encoding(text, special)?;
-        let whole = self.inner.tokenizer.post_process(encoding, None, true).map_err(|e| cannot_encode(text, &e))?;
+        let whole = guarded(|| self.inner.tokenizer.post_process(encoding, None, true));
+        let whole = whole.map_err(|why| cannot_encode(text, &why))?.map_err(|e| cannot_encode(text, &e))?;
         Ok(whole.get_ids().to_vec())
     }
 
@@ -146,7 +148,8 @@ impl Tokenizer {
             return Ok(String::new());
         }
         let fail = |e: tokenizers::Error| TextError::Decode { ids: ids.len(), why: e.to_string() };
-        self.inner.tokenizer.decode(&visible, false).map_err(fail)
+        let decoded = guarded(|| self.inner.tokenizer.decode(&visible, false));
+        decoded.map_err(|why| TextError::Decode { ids: ids.len(), why: why.into() })?.map_err(fail)
     }
 
     /// Whether `id` adds anything to a decoded text.
@@ -202,9 +205,4 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
-}
-
-/// Calls the library, and catches its panics where they can be caught: not in WebAssembly.
-fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, &'static str> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).map_err(|_| "the tokenizers library panicked")
 }

@@ -101,6 +101,8 @@ pub(super) struct Files {
     model: PathBuf,
     pub(super) mapped: Vec<MappedFile>,
     by_location: BTreeMap<String, usize>,
+    /// SHA-1 of those that a tensor has a checksum of: every tensor of a file may have one.
+    digests: BTreeMap<usize, String>,
     /// Start, end and tensor of all external data, by file.
     taken: Vec<(usize, usize, usize, String)>,
 }
@@ -112,7 +114,14 @@ impl Files {
             _ => PathBuf::from("."),
         };
         let mapped = vec![MappedFile::open(model)?];
-        Ok(Self { folder, model: model.into(), mapped, by_location: BTreeMap::new(), taken: Vec::new() })
+        Ok(Self {
+            folder,
+            model: model.into(),
+            mapped,
+            by_location: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            taken: Vec::new(),
+        })
     }
 
     /// The model's file name.
@@ -177,8 +186,8 @@ impl Files {
         };
         let mapped = &self.mapped[index];
         if let Some(checksum) = get("checksum") {
-            let digest = haikuq_files::hex(&Sha1::digest(mapped.bytes()));
-            if !checksum.eq_ignore_ascii_case(&digest) {
+            let digest = self.digests.entry(index).or_insert_with(|| haikuq_files::hex(&Sha1::digest(mapped.bytes())));
+            if !checksum.eq_ignore_ascii_case(digest) {
                 return Err(bad(format!("its SHA-1 is {digest}, the model says {checksum}")));
             }
         }

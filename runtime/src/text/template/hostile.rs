@@ -109,6 +109,8 @@ fn values_nested_or_doubled_without_end_are_refused() {
 
 #[test]
 fn texts_that_multiply_are_refused() {
+    refused("indent", "{{ {'a': [[[1]]]}|tojson(indent='a' * 1000000) }}");
+    refused("separators", "{{ [1, 2]|tojson(separators=['a' * 1000000, 'b']) }}");
     for template in [
         "'{:>4000000000}'.format(1)",
         "'{:.400000000f}'.format(1.5)",

@@ -8,6 +8,9 @@ use std::fmt::Write;
 /// As deep as values within values are written; JSON that was read is never deeper.
 const DEEPEST: usize = 128;
 
+/// Longest text that stands before or between values, which is written again and again.
+const LONGEST_SEPARATOR: usize = 64;
+
 /// `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`, without HTML escapes.
 pub(super) fn to_json(
     value: &Value,
@@ -25,9 +28,13 @@ pub(super) fn to_json(
         None => None,
         Some(indent) => Some(match indent.as_str() {
             Some(text) => text.to_owned(),
-            None => " ".repeat(usize::try_from(indent)?.min(64)),
+            None => " ".repeat(usize::try_from(indent)?.min(LONGEST_SEPARATOR)),
         }),
     };
+    let longest = separators.iter().flatten().chain(&indent).map(String::len).max().unwrap_or(0);
+    if longest > LONGEST_SEPARATOR {
+        return Err(wrong(&format!("a separator or indent of {longest} bytes, of at most {LONGEST_SEPARATOR}")));
+    }
     let (item, key) = match separators.as_deref() {
         Some([item, key]) => (item.as_str(), key.as_str()),
         Some(_) => return Err(wrong("separators are two strings")),

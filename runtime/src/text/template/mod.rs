@@ -231,6 +231,7 @@ mod tests {
         assert_eq!(plain("{{ none }} {{ true }} {{ undefined_name }}."), "None True .");
         assert_eq!(plain("{% if tools is none and not documents %}no tools{% endif %}"), "no tools");
         assert_eq!(plain("{{ messages[::-1][0].content }} {{ '%s!' % 'x' if false else messages[-1]['content'] }}"), "Bye Bye");
+        assert_eq!(plain("{{ 'abc'[::-9223372036854775807 - 1] }}{{ [1, 2][::-9223372036854775807 - 1] }}"), "c[2]");
         assert_eq!(plain("{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}{{ twice('ab') }}"), "abab");
         assert_eq!(plain("{% if messages[0].content is string and messages is not mapping %}text{% endif %}"), "text");
         assert_eq!(plain("{% if 'role' in messages[0] and messages[0].get('name') is none %}ok{% endif %}"), "ok");

@@ -3,7 +3,8 @@
 use super::arithmetic::{quotient, remainder};
 use super::python::{self, text};
 use super::rewrite::{
-    ADDED, ATTRIBUTE, COMPARED, CONCAT, HELD, ITERATED, LOOPED, NAMED, QUOTIENT, REMAINDER, SEARCHED, SORTED, SPELLED, SUBSCRIPT,
+    ADDED, ATTRIBUTE, COMPARED, CONCAT, HELD, ITERATED, LOOPED, NAMED, QUOTIENT, REMAINDER, SEARCHED, SORTED, SPELLED, STEPPED,
+    SUBSCRIPT,
 };
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -29,6 +30,11 @@ pub(super) fn extend(environment: &mut Environment, mark: Option<char>) {
     environment.add_function(COMPARED, |state: &State, value: Value| paid(state, value, 1));
     environment.add_function(SEARCHED, |state: &State, value: Value| paid(state, iterable(value)?, 1));
     environment.add_function(ITERATED, iterable);
+    // No list is so long that the two differ.
+    environment.add_function(STEPPED, |value: Value| match i64::try_from(value.clone()) {
+        Ok(i64::MIN) => Value::from(-i64::MAX),
+        _ => value,
+    });
     // minijinja knows of no last character of a text.
     environment.add_function(LOOPED, |state: &State, value: Value| match value.as_str() {
         Some(text) => {

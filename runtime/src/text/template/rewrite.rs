@@ -27,6 +27,8 @@ pub(super) const COMPARED: &str = " compared";
 pub(super) const SEARCHED: &str = " searched";
 /// What a loop goes over: not none, and a text as its characters.
 pub(super) const LOOPED: &str = " looped";
+/// The step of a slice: minijinja makes it positive.
+pub(super) const STEPPED: &str = " stepped";
 /// What is iterated over: not none.
 pub(super) const ITERATED: &str = " iterated";
 /// What is iterated over and compared with each other.
@@ -206,6 +208,7 @@ fn expression<'a>(expr: &Expr<'a>) -> Expr<'a> {
         Expr::Const(e) => new!(Const, e, Const { value: e.value.clone() }),
         Expr::Slice(e) => {
             let [start, stop, step] = [&e.start, &e.stop, &e.step].map(optional);
+            let step = step.map(|step| call(STEPPED, vec![step], e.span()));
             new!(Slice, e, Slice { expr: expression(&e.expr), start, stop, step })
         }
         Expr::UnaryOp(e) => {

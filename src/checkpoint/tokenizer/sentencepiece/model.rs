@@ -144,6 +144,8 @@ const fn tag(number: u32, wire: u32) -> u32 {
 
 const VARINT: u32 = 0;
 const BYTES: u32 = 2;
+const GROUP_START: u32 = 3;
+const GROUP_END: u32 = 4;
 const FOUR_BYTES: u32 = 5;
 
 const PIECES: u32 = tag(1, BYTES);
@@ -180,10 +182,15 @@ fn piece(bytes: &[u8]) -> protobuf::Result<Piece> {
     Ok(piece)
 }
 
-/// Calls `read` with the tag of each field of a message, and passes over the fields that it does not read.
+/// Calls `read` with the tag of each field of a message, and passes over the fields that it does not read. Refuses groups, which
+/// the definition does not have: protobuf follows groups within groups as deep as a file wants.
 fn fields(bytes: &[u8], mut read: impl FnMut(u32, &mut CodedInputStream) -> protobuf::Result<bool>) -> protobuf::Result<()> {
     let mut stream = CodedInputStream::from_bytes(bytes);
     while let Some(tag) = stream.read_raw_tag_or_eof()? {
+        if matches!(tag & 7, GROUP_START | GROUP_END) {
+            let why = format!("a group before byte {}", stream.pos());
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why).into());
+        }
         if !read(tag, &mut stream)? {
             skip_field_for_tag(tag, &mut stream)?;
         }
