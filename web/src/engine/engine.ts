@@ -4,6 +4,9 @@
  */
 
 import type { ChatTemplateOptions, Message, ModelProfile } from '../types.js';
+import type { EngineCompletion, EngineFacts, EngineOptions, EngineRequest } from './boundary.js';
+
+export type { EngineCompletion, EngineFacts, EngineOptions, EngineRequest } from './boundary.js';
 
 /** A package's files, read by the engine. */
 export interface Source {
@@ -32,75 +35,11 @@ export interface HeldFile {
   release(): void;
 }
 
-export interface EngineOptions {
-  /** From which the device is requested; without one, or for another engine, an adapter is asked for. */
-  adapter?: GPUAdapter;
-  powerPreference?: 'low-power' | 'high-performance';
-  contextSize?: number;
-  kvCache?: 'auto' | 'f16' | 'f32';
-  numerics?: 'auto' | 'exact' | 'fast';
-  /** `auto`: by times measured on this GPU, in this load where `kernelTimes` does not have them. `table`: never measured. */
-  kernels?: 'auto' | 'table';
-  /** What `kernelTimes()` of an earlier engine gave. */
-  kernelTimes?: string;
-  withoutF16?: boolean;
-  withoutSubgroups?: boolean;
-  defaultLimits?: boolean;
-  /** `OPERATION=KERNEL`, with commas between several. */
-  pins?: string;
-}
-
-/** One text to write. */
-export interface EngineRequest {
-  prompt: Uint32Array;
-  /** Tokens of the answer that were written before (by a device that is lost): the text goes on after them. */
-  written?: Uint32Array;
-  maxTokens?: number;
-  temperature?: number;
-  topK?: number;
-  topP?: number;
-  minP?: number;
-  repetitionPenalty?: number;
-  seed?: number;
-  stop?: string[];
-  ignoreEos?: boolean;
-}
-
 /** A conversation and what else its template is given. */
 export interface EngineChat extends Omit<ChatTemplateOptions, 'continueFinalMessage'> {
   messages: Message[];
   /** Leaves the last message open in place of opening the assistant's next one. */
   continueFinalMessage: boolean;
-}
-
-export interface EngineCompletion {
-  /** All of the answer, `written` included. */
-  ids: Uint32Array;
-  text: string;
-  finish: 'stop' | 'length' | 'context' | 'cancelled';
-  promptTokens: number;
-  reusedTokens: number;
-  completionTokens: number;
-  timeToFirstTokenMs: number;
-  decodeMs: number;
-}
-
-export interface EngineFacts {
-  version: string;
-  recipe: string;
-  bitsPerWeight: number;
-  parameters: number;
-  weightBytes: number;
-  vocabSize: number;
-  contextSize: number;
-  /** Texts that it writes together. */
-  maxBatch: number;
-  hasChatTemplate: boolean;
-  numerics: 'exact' | 'fast';
-  /** Tokens that end a text. */
-  eosTokenIds: number[];
-  f16: boolean;
-  subgroups: [number, number] | null;
 }
 
 /**

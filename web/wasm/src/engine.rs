@@ -1,9 +1,10 @@
 //! [`Engine`]: a package on the browser's GPU.
 
+use crate::boundary::{EngineFacts, EngineOptions, EngineRequest};
 use crate::chat::conversation;
 use crate::error::Thrown;
 use crate::profile::profile;
-use crate::request::{EngineRequest, Wanted, completion};
+use crate::request::{Wanted, completion};
 use crate::source::{JsSource, LastError, Source};
 use crate::values::{number, numbers, object};
 use haikuq_runtime::decoder::{
@@ -31,34 +32,6 @@ const PREFILL_CHUNK: usize = 256;
 
 /// Rows of logits that [`Engine::score`] hands over at once take at most this many bytes.
 const MAX_BLOCK_BYTES: usize = 8 << 20;
-
-#[wasm_bindgen]
-extern "C" {
-    #[wasm_bindgen(typescript_type = "import('../engine.js').EngineOptions")]
-    pub type EngineOptions;
-    #[wasm_bindgen(method, getter)]
-    fn adapter(this: &EngineOptions) -> Option<JsValue>;
-    #[wasm_bindgen(method, getter, js_name = contextSize)]
-    fn context_size(this: &EngineOptions) -> Option<u32>;
-    #[wasm_bindgen(method, getter, js_name = kvCache)]
-    fn kv_cache(this: &EngineOptions) -> Option<String>;
-    #[wasm_bindgen(method, getter)]
-    fn numerics(this: &EngineOptions) -> Option<String>;
-    #[wasm_bindgen(method, getter)]
-    fn kernels(this: &EngineOptions) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = kernelTimes)]
-    fn kernel_times(this: &EngineOptions) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = powerPreference)]
-    fn power_preference(this: &EngineOptions) -> Option<String>;
-    #[wasm_bindgen(method, getter, js_name = withoutF16)]
-    fn without_f16(this: &EngineOptions) -> Option<bool>;
-    #[wasm_bindgen(method, getter, js_name = withoutSubgroups)]
-    fn without_subgroups(this: &EngineOptions) -> Option<bool>;
-    #[wasm_bindgen(method, getter, js_name = defaultLimits)]
-    fn default_limits(this: &EngineOptions) -> Option<bool>;
-    #[wasm_bindgen(method, getter)]
-    fn pins(this: &EngineOptions) -> Option<String>;
-}
 
 /// A package on the browser's GPU; see `web/src/engine/engine.ts`.
 #[wasm_bindgen]
@@ -115,21 +88,22 @@ impl Engine {
         let (manifest, capabilities) = (inner.package.manifest(), &inner.device.0.profile);
         let sizes = [capabilities.subgroup_min_size, capabilities.subgroup_max_size];
         let parameters = manifest.tensors.iter().map(|t| t.shape.iter().map(|n| *n as u64).product::<u64>()).sum();
-        object([
-            ("version", env!("CARGO_PKG_VERSION").into()),
-            ("recipe", manifest.provenance.recipe.as_str().into()),
-            ("bitsPerWeight", manifest.bits_per_weight().into()),
-            ("parameters", number(parameters)),
-            ("weightBytes", number(manifest.weight_bytes())),
-            ("vocabSize", (manifest.spec.vocab_size as u32).into()),
-            ("contextSize", (inner.max_context as u32).into()),
-            ("maxBatch", (MAX_BATCH as u32).into()),
-            ("hasChatTemplate", inner.tokenizer.chat_template().is_some().into()),
-            ("numerics", if inner.numerics == Numerics::Exact { "exact" } else { "fast" }.into()),
-            ("eosTokenIds", numbers(inner.defaults.stop_tokens(&manifest.spec, Some(&inner.tokenizer)))),
-            ("f16", capabilities.f16.into()),
-            ("subgroups", if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL }),
-        ])
+        EngineFacts {
+            version: env!("CARGO_PKG_VERSION").into(),
+            recipe: manifest.provenance.recipe.as_str().into(),
+            bitsPerWeight: manifest.bits_per_weight().into(),
+            parameters: number(parameters),
+            weightBytes: number(manifest.weight_bytes()),
+            vocabSize: (manifest.spec.vocab_size as u32).into(),
+            contextSize: (inner.max_context as u32).into(),
+            maxBatch: (MAX_BATCH as u32).into(),
+            hasChatTemplate: inner.tokenizer.chat_template().is_some().into(),
+            numerics: if inner.numerics == Numerics::Exact { "exact" } else { "fast" }.into(),
+            eosTokenIds: numbers(inner.defaults.stop_tokens(&manifest.spec, Some(&inner.tokenizer))),
+            f16: capabilities.f16.into(),
+            subgroups: if capabilities.subgroups { numbers(sizes) } else { JsValue::NULL },
+        }
+        .into()
     }
 
     /// Times of kernels to keep, if the load has measured any.

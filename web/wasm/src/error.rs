@@ -59,7 +59,7 @@ impl From<GpuError> for Thrown {
                 ("limit", limit.into()),
                 ("available", number(available)),
             ])),
-            GpuError::Validation(_) => Self::new("internal", message),
+            _ => Self::new("internal", message),
         }
     }
 }
@@ -90,7 +90,7 @@ impl From<DecoderError> for Thrown {
             DecoderError::TooManySequences(_) | DecoderError::TokenOutOfRange { .. } | DecoderError::NoTokens => {
                 Self::new("invalid-argument", message)
             }
-            DecoderError::NoSuchSequence => Self::new("internal", message),
+            _ => Self::new("internal", message),
         }
     }
 }
@@ -101,9 +101,7 @@ impl From<TextError> for Thrown {
             TextError::Encode { .. } | TextError::Decode { .. } | TextError::Conversation { .. } | TextError::Refused { .. } => {
                 "invalid-argument"
             }
-            TextError::File { .. } | TextError::NoChatTemplate | TextError::TemplateName { .. } | TextError::Template { .. } => {
-                "invalid-package"
-            }
+            _ => "invalid-package",
         };
         Self::new(code, error.to_string())
     }
@@ -120,6 +118,7 @@ impl From<GenerateError> for Thrown {
         match error {
             GenerateError::Decoder(e) => e.into(),
             GenerateError::Sampling(e) => e.into(),
+            error => Self::new("internal", error.to_string()),
         }
     }
 }

@@ -1,40 +1,11 @@
-//! `EngineRequest` and `EngineCompletion` of `web/src/engine/engine.ts`.
+//! Requests in the runtime's terms, and completions in JavaScript's.
 
+use crate::boundary::{EngineCompletion, EngineRequest};
 use crate::error::Thrown;
-use crate::values::object;
 use haikuq_runtime::generate::{Completion, FinishReason, GenerateOptions};
 use haikuq_runtime::text::{GenerationDefaults, SamplingOverrides};
 use js_sys::Uint32Array;
 use wasm_bindgen::JsValue;
-use wasm_bindgen::prelude::wasm_bindgen;
-
-#[wasm_bindgen]
-extern "C" {
-    #[wasm_bindgen(typescript_type = "import('../engine.js').EngineRequest")]
-    pub type EngineRequest;
-    #[wasm_bindgen(method, getter)]
-    fn prompt(this: &EngineRequest) -> Vec<u32>;
-    #[wasm_bindgen(method, getter)]
-    fn written(this: &EngineRequest) -> Option<Vec<u32>>;
-    #[wasm_bindgen(method, getter, js_name = maxTokens)]
-    fn max_tokens(this: &EngineRequest) -> Option<u32>;
-    #[wasm_bindgen(method, getter)]
-    fn temperature(this: &EngineRequest) -> Option<f32>;
-    #[wasm_bindgen(method, getter, js_name = topK)]
-    fn top_k(this: &EngineRequest) -> Option<u32>;
-    #[wasm_bindgen(method, getter, js_name = topP)]
-    fn top_p(this: &EngineRequest) -> Option<f32>;
-    #[wasm_bindgen(method, getter, js_name = minP)]
-    fn min_p(this: &EngineRequest) -> Option<f32>;
-    #[wasm_bindgen(method, getter, js_name = repetitionPenalty)]
-    fn repetition_penalty(this: &EngineRequest) -> Option<f32>;
-    #[wasm_bindgen(method, getter)]
-    fn seed(this: &EngineRequest) -> Option<f64>;
-    #[wasm_bindgen(method, getter)]
-    fn stop(this: &EngineRequest) -> Option<Vec<String>>;
-    #[wasm_bindgen(method, getter, js_name = ignoreEos)]
-    fn ignore_eos(this: &EngineRequest) -> Option<bool>;
-}
 
 /// A request in the runtime's terms.
 pub struct Wanted {
@@ -64,7 +35,7 @@ impl Wanted {
     }
 }
 
-/// `EngineCompletion`.
+/// A completion as JavaScript gets it.
 pub fn completion(completion: &Completion) -> JsValue {
     let finish = match completion.finish {
         FinishReason::Stop => "stop",
@@ -73,14 +44,15 @@ pub fn completion(completion: &Completion) -> JsValue {
         FinishReason::Cancelled => "cancelled",
     };
     let usage = &completion.usage;
-    object([
-        ("ids", Uint32Array::from(completion.ids.as_slice()).into()),
-        ("text", completion.text.as_str().into()),
-        ("finish", finish.into()),
-        ("promptTokens", (usage.prompt_tokens as u32).into()),
-        ("reusedTokens", (usage.reused_tokens as u32).into()),
-        ("completionTokens", (usage.completion_tokens as u32).into()),
-        ("timeToFirstTokenMs", (usage.time_to_first_token.as_secs_f64() * 1e3).into()),
-        ("decodeMs", (usage.decode_time.as_secs_f64() * 1e3).into()),
-    ])
+    EngineCompletion {
+        ids: Uint32Array::from(completion.ids.as_slice()).into(),
+        text: completion.text.as_str().into(),
+        finish: finish.into(),
+        promptTokens: (usage.prompt_tokens as u32).into(),
+        reusedTokens: (usage.reused_tokens as u32).into(),
+        completionTokens: (usage.completion_tokens as u32).into(),
+        timeToFirstTokenMs: (usage.time_to_first_token.as_secs_f64() * 1e3).into(),
+        decodeMs: (usage.decode_time.as_secs_f64() * 1e3).into(),
+    }
+    .into()
 }
