@@ -47,6 +47,15 @@ pub fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// A time as people say it: `40 s`, `12 min`, `2.5 h`.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        ..100.0 => format!("{seconds:.0} s"),
+        ..6000.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +69,12 @@ mod tests {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
         assert_eq!(human_bytes(33_554_432), "32.0 MiB");
+    }
+
+    #[test]
+    fn times_are_said_in_units_that_fit() {
+        for (seconds, text) in [(0.4, "0 s"), (59.6, "60 s"), (130.0, "2 min"), (5400.0, "90 min"), (9000.0, "2.5 h")] {
+            assert_eq!(duration(seconds), text);
+        }
     }
 }

@@ -19,6 +19,7 @@ mod score;
 mod support;
 mod weights;
 
+pub use crate::program::MAX_BATCH;
 pub use cache::{CachePrecision, SequenceId};
 pub use error::DecoderError;
 pub use measure::Measure;
@@ -48,9 +49,6 @@ use weights::Weights;
 
 /// In a page, packages of at least so many bytes take longer to load than the kernels that are to be compared take to compile.
 const COMPILED_MEANWHILE: u64 = 256 << 20;
-
-/// Sequences that one decode step serves; a larger batch takes several steps.
-pub const MAX_BATCH: usize = 8;
 
 /// How a package is loaded.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ pub fn build(spec: &DecoderSpec, part: Part) -> Program {
 }
 
 fn few_or_many(rows: usize) -> Phase {
-    if rows <= crate::decoder::MAX_BATCH { Phase::Decode } else { Phase::Prefill }
+    if rows <= super::MAX_BATCH { Phase::Decode } else { Phase::Prefill }
 }
 
 fn body(spec: &DecoderSpec) -> Vec<Operation> {

@@ -19,6 +19,9 @@ pub use value::Value;
 
 use std::fmt;
 
+/// Sequences that one decode step serves; a larger batch takes several steps.
+pub const MAX_BATCH: usize = 8;
+
 /// Tokens of a prefill program are a multiple of this; the last chunk of a prompt is filled up with idle tokens, so that a
 /// handful of programs serves prompts of every length.
 pub const PREFILL_STEP: usize = 32;

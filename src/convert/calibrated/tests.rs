@@ -7,7 +7,6 @@ use crate::convert::choose_schemes;
 use crate::matmul::gram;
 use crate::matmul::integers::Inputs;
 use crate::quantize::Recipe;
-use haikuq_format::Manifest;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,57 +51,121 @@ fn moments_in_integers_are_those_in_f32() {
     }
 }
 
-#[test]
-fn the_processor_goes_on_when_the_device_is_lost() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/haiku-7m");
-    let decoder = Decoder::from_checkpoint(Checkpoint::open(&folder).unwrap()).unwrap();
-    let ids = crate::golden::file::read_input_ids(&folder.join("reference.safetensors")).unwrap();
-    let windows = ids[..2].iter().map(|ids| ids[..64].to_vec()).collect();
-    let sizes = calibrate::Options { windows: 2, window_tokens: 64, sensitivity_tokens: 64, ..Default::default() };
-    let text = calibrate::CalibrationText { sources: Vec::new(), windows };
-    let calibration = calibrate::measure(&decoder, text, &sizes, &mut |_| {}).unwrap();
-    let recipe = Recipe::load("q4").unwrap();
-    let weights = Equalized::for_recipe(&decoder, &recipe).unwrap();
-    let (schemes, losses) = choose_schemes(&weights, &recipe, Some(&calibration)).unwrap();
-    let mut plan = Plan::new(&decoder.spec, &recipe.name, schemes, 32 << 20, 2).unwrap();
-    plan.expect(&decoder.spec, losses, Some(&calibration), Default::default());
-    let dir = tempfile::tempdir().unwrap();
-    let accelerator =
-        Arc::new(Accelerator::open(Some("0"), None).expect("an adapter; run scripts/setup.sh to install software Vulkan"));
-    let convert = |name: &str, accelerator: Option<Arc<Accelerator>>| {
+/// A decoder with schemes for all of its matrices, and a calibration on so many windows.
+struct Prepared {
+    decoder: Decoder,
+    calibration: Calibration,
+    recipe: Recipe,
+}
+
+impl Prepared {
+    fn new(folder: &str, windows: Vec<Vec<u32>>, recipe: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let decoder = Decoder::from_checkpoint(Checkpoint::open(&folder).unwrap()).unwrap();
+        let tokens = windows[0].len();
+        let sizes = calibrate::Options {
+            windows: windows.len(),
+            window_tokens: tokens,
+            sensitivity_tokens: tokens,
+            ..Default::default()
+        };
+        let text = calibrate::CalibrationText { sources: Vec::new(), windows };
+        let calibration = calibrate::measure(&decoder, text, &sizes, &mut |_| {}).unwrap();
+        Self { decoder, calibration, recipe: Recipe::load(recipe).unwrap() }
+    }
+
+    /// Relative error of each tensor of the package `out`, and the notes on the way. `on_matrix` is called after each matrix.
+    fn convert(
+        &self,
+        out: &Path,
+        accelerator: Option<Arc<Accelerator>>,
+        on_matrix: impl Fn(usize) + Sync,
+    ) -> (Vec<(String, f64)>, Vec<String>) {
+        let weights = Equalized::for_recipe(&self.decoder, &self.recipe).unwrap();
+        let (schemes, losses) = choose_schemes(&weights, &self.recipe, Some(&self.calibration)).unwrap();
+        let mut plan = Plan::new(&self.decoder.spec, &self.recipe.name, schemes, 32 << 20, 2).unwrap();
+        plan.expect(&self.decoder.spec, losses, Some(&self.calibration), Default::default());
         let options = Options {
-            out: dir.path().join(name),
+            out: out.into(),
             jobs: 2,
             resume: false,
             force: false,
             save_interval: Duration::from_secs(60),
-            accelerator: accelerator.clone(),
+            accelerator,
             spill: None,
             hub: None,
         };
         let (told, matrices) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
         let progress = |progress: Progress<'_>| match progress {
-            // In the middle of the first layer.
-            Progress::Matrix { .. } if matrices.fetch_add(1, Ordering::Relaxed) == 1 => {
-                accelerator.iter().for_each(|gpu| gpu.lose());
-            }
+            Progress::Matrix { .. } => on_matrix(matrices.fetch_add(1, Ordering::Relaxed)),
             Progress::Repaired(text) => told.lock().unwrap().push(text.to_string()),
             _ => {}
         };
+        let calibration = Some(&self.calibration);
+        let timings = Timings::default();
         let manifest =
-            crate::convert::convert(&weights, &recipe, &plan, Some(&calibration), &options, &Timings::default(), &progress);
-        (manifest.unwrap(), told.into_inner().unwrap())
-    };
-    let (lost, told) = convert("lost", Some(accelerator));
-    assert!(told.iter().any(|text| text.contains("cannot go on, so the processor does")), "{told:?}");
-    let (alone, told) = convert("alone", None);
-    assert!(told.is_empty(), "{told:?}");
-    let errors = |manifest: &Manifest| -> Vec<(String, f64)> {
-        manifest.tensors.iter().filter_map(|t| Some((t.name.clone(), t.relative_error?))).collect()
-    };
-    let (lost, alone) = (errors(&lost), errors(&alone));
-    assert!(lost.len() == alone.len() && lost.len() > 4 * decoder.spec.num_layers());
-    for ((name, lost), (_, alone)) in lost.iter().zip(&alone) {
-        assert!((lost - alone).abs() <= 0.05 * alone, "{name}: {lost} and {alone}");
+            crate::convert::convert(&weights, &self.recipe, &plan, calibration, &options, &timings, &progress).unwrap();
+        let errors = manifest.tensors.iter().filter_map(|t| Some((t.name.clone(), t.relative_error?)));
+        (errors.collect(), told.into_inner().unwrap())
     }
+}
+
+fn gpu(memory: Option<u64>) -> Arc<Accelerator> {
+    let gpu = Accelerator::open(Some("0"), memory);
+    Arc::new(gpu.expect("an adapter; run scripts/setup.sh to install software Vulkan"))
+}
+
+#[track_caller]
+fn assert_alike(a: &[(String, f64)], b: &[(String, f64)], tolerance: f64) {
+    assert!(a.len() == b.len() && a.iter().any(|(_, error)| *error > 0.0));
+    for ((name, a), (_, b)) in a.iter().zip(b) {
+        assert!((a - b).abs() <= tolerance * b, "{name}: {a} and {b}");
+    }
+}
+
+/// Biases, layer norms, parallel residuals, heads that rotate in part: all that a layer in parts does otherwise.
+#[test]
+fn layers_of_every_kind_are_rounded_some_windows_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("all.toml");
+    std::fs::write(&recipe, "target_bits = 9.0\nschemes = [\"q4/32:e4m4 learned\"]\n").unwrap();
+    let windows = |count: usize| (0..count as u32).map(|w| (0..32).map(|t| (w * 97 + t * 13) % 96).collect()).collect();
+    for family in ["gpt_neox", "qwen2"] {
+        let prepared = Prepared::new(&format!("tests/fixtures/architectures/{family}"), windows(4), recipe.to_str().unwrap());
+        let spec = &prepared.decoder.spec;
+        let in_parts = |gpu: &Accelerator| {
+            let rooms = (0..spec.num_layers()).map(|layer| Room::for_layer(gpu, spec, layer, 4, 32));
+            rooms.into_iter().all(|room| matches!(room, Room::Windows(_)))
+        };
+        let little = (4..64).map(|n| gpu(Some(n << 17))).find(|gpu| in_parts(gpu));
+        let little = little.expect("an amount of memory that holds some windows");
+        let (all, told) = prepared.convert(&dir.path().join(format!("{family}-all")), Some(gpu(None)), |_| ());
+        assert!(told.is_empty(), "{told:?}");
+        let (parts, told) = prepared.convert(&dir.path().join(format!("{family}-parts")), Some(little), |_| ());
+        assert!(told.iter().any(|text| text.contains("windows at a time")), "{told:?}");
+        assert!(!told.iter().any(|text| text.contains("the processor does")), "{told:?}");
+        assert_alike(&parts, &all, 0.02);
+    }
+}
+
+#[test]
+fn the_processor_goes_on_when_the_device_is_lost() {
+    let folder = "golden/haiku-7m";
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("reference.safetensors");
+    let ids = crate::golden::file::read_input_ids(&text).unwrap();
+    let prepared = Prepared::new(folder, ids[..2].iter().map(|ids| ids[..64].to_vec()).collect(), "q4");
+    let dir = tempfile::tempdir().unwrap();
+    let accelerator = gpu(None);
+    // In the middle of the first layer.
+    let lose = |matrix| {
+        if matrix == 1 {
+            accelerator.lose();
+        }
+    };
+    let (lost, told) = prepared.convert(&dir.path().join("lost"), Some(accelerator.clone()), lose);
+    assert!(told.iter().any(|text| text.contains("cannot go on, so the processor does")), "{told:?}");
+    let (alone, told) = prepared.convert(&dir.path().join("alone"), None, |_| ());
+    assert!(told.is_empty(), "{told:?}");
+    assert!(lost.len() > 4 * prepared.decoder.spec.num_layers());
+    assert_alike(&lost, &alone, 0.05);
 }

@@ -1,7 +1,6 @@
 //! The notes of a conversion, in words.
 
-use super::progress::duration;
-use crate::output::units::human_bytes;
+use crate::output::units::{duration, human_bytes};
 use haikuq::convert::Note;
 
 /// A note as a sentence.

@@ -6,6 +6,7 @@ use super::notes::words;
 use super::report::{Cost, summary};
 use crate::output::Context;
 use crate::output::progress::Progress as StepProgress;
+use crate::output::units::duration;
 use haikuq::convert::{Event, MatrixCost, Plan, Planned, Progress};
 use haikuq_format::scheme::Scheme;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -169,26 +170,5 @@ impl<'a> Rounding<'a> {
     fn finish(self) -> Vec<Cost> {
         self.bar.finish_and_clear();
         self.state.into_inner().map(|s| s.matrices).unwrap_or_default()
-    }
-}
-
-/// A time as people say it: `40 s`, `12 min`, `2.5 h`.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        ..100.0 => format!("{seconds:.0} s"),
-        ..6000.0 => format!("{:.0} min", seconds / 60.0),
-        _ => format!("{:.1} h", seconds / 3600.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_said_in_units_that_fit() {
-        for (seconds, text) in [(0.4, "0 s"), (59.6, "60 s"), (130.0, "2 min"), (5400.0, "90 min"), (9000.0, "2.5 h")] {
-            assert_eq!(duration(seconds), text);
-        }
     }
 }

@@ -1,8 +1,7 @@
 //! What `haikuq convert` prints of plans and results.
 
-use super::progress::duration;
 use crate::output::table::{Table, shape};
-use crate::output::units::{counted, human_bytes, human_count};
+use crate::output::units::{counted, duration, human_bytes, human_count};
 use haikuq::convert::{self, Estimate, MatrixCost, Planned};
 use haikuq_format::Manifest;
 use haikuq_format::scheme::Scheme;
