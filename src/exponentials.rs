@@ -1,4 +1,4 @@
-//! [`exp`] that compiles to vector instructions, and what is made of it.
+//! `exp` that compiles to vector instructions, and what is made of it.
 //!
 //! The C library's is a call a number, and most of the time of attention and of gated networks on a CPU. This one is a
 //! polynomial on either side of zero (S. Moshier, Cephes, `expf`), with an error of at most one part in ten million. It

@@ -1,6 +1,6 @@
 //! `matvec_int8`: matrix times the activations of one to eight tokens, which are quantized to eight bits in blocks of 32.
 //!
-//! Its CPU twin is that of [`matvec`](super::matvec) on activations that [`quantize::cpu`] and a codebook that
+//! Its CPU twin is that of [`matvec`](super::matvec) on activations that [`quantize::cpu`](super::quantize::cpu) and a codebook that
 //! [`cpu_codebook`] has rounded.
 
 use super::attention::AttentionShape;

@@ -7,7 +7,7 @@ pub(super) mod sentencepiece;
 use super::{CheckpointError, Companion};
 use std::path::Path;
 
-/// The files that [`make`] reads, beside the configuration.
+/// The files that `make` reads, beside the configuration.
 pub fn files() -> impl Iterator<Item = &'static str> {
     byte_level::FILES.into_iter().chain(sentencepiece::FILES)
 }
