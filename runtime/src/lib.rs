@@ -49,6 +49,11 @@
 //!
 //! The runtime knows packages only: no checkpoints, no model families, no quantization.
 
+#![cfg_attr(
+    target_arch = "wasm32",
+    allow(clippy::arc_with_non_send_sync, reason = "shared values are Send and Sync natively; a page has one thread")
+)]
+
 pub mod decoder;
 pub mod device;
 pub mod generate;

@@ -37,7 +37,7 @@ impl Thrown {
 
 impl From<Thrown> for JsValue {
     fn from(thrown: Thrown) -> Self {
-        let error = JsValue::from(JsError::new(&thrown.message));
+        let error = Self::from(JsError::new(&thrown.message));
         let _ = Reflect::set(&error, &"code".into(), &thrown.code.into());
         let _ = Reflect::set(&error, &"details".into(), &thrown.details);
         error

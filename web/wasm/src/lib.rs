@@ -2,6 +2,8 @@
 //!
 //! Everything of substance is in `haikuq-runtime`; this crate turns JavaScript values into its types and back.
 
+#![allow(clippy::missing_errors_doc, reason = "src/engine/engine.ts says it where callers look")]
+#![allow(clippy::use_self, reason = "wasm-bindgen needs the type's name in what it exports")]
 #![allow(clippy::arc_with_non_send_sync, reason = "the runtime's types are Send natively; here there is one thread")]
 
 mod boundary;
