@@ -10,6 +10,8 @@ Markdown no sentence of more than MOST_WORDS words (in tables, where cells are l
 bad sentence on purpose carries `prose: allow` in a comment.
 """
 
+import fnmatch
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +27,8 @@ CHECKED += ["*.rs", "*.wgsl", "*.py"]
 LATER: list[str] = []
 # Texts that are data.
 NEVER = ["golden/", "tests/fixtures/", "tests/hostile/", "LICENSE", "package-lock.json", "Cargo.lock", ".snap"]
+# Folders that building makes.
+MADE = {".git", ".tools", "target", "node_modules", "dist", "site", "generated", ".cache", "corpus", "findings"}
 
 MOST_WORDS = 40
 PHRASES = {
@@ -222,13 +226,25 @@ def findings(path):
                     yield line, why, shown
 
 
+def tracked(patterns):
+    """Names of files of these patterns that git has or would have; of those that lie here, if git does not answer."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    try:
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        # An archive of the sources has no repository.
+        names = []
+        for folder, folders, files in os.walk(ROOT):
+            folders[:] = [name for name in folders if name not in MADE]
+            names += [(Path(folder) / name).relative_to(ROOT).as_posix() for name in files]
+        return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
 def listed(patterns):
-    """Files of these patterns that git has or would have, in order."""
+    """Files of these patterns, in order."""
     if not patterns:
         return []
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    found = sorted({name for name in names if not any(never in name for never in NEVER)})
+    found = sorted({name for name in tracked(patterns) if not any(never in name for never in NEVER)})
     return [ROOT / name for name in found if (ROOT / name).is_file()]
 
 
