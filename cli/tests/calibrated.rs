@@ -293,6 +293,9 @@ fn a_gpu_makes_about_the_same_package_and_the_processor_goes_on_without_it() {
         String::from_utf8(succeed(command).stderr).unwrap()
     };
     convert("cpu", &["--device", "cpu"]);
+    convert("aimed", &["--device", "cpu", "--target-bits", "9.5"]);
+    let text = read_json(&world.at("aimed/haikuq.json"))["provenance"]["recipe_text"].clone();
+    assert!(text.as_str().unwrap().contains("target_bits = 9.5"), "a package says at which size it was aimed: {text}");
     let spill = world.at("spill");
     std::fs::create_dir(&spill).unwrap();
     convert("spilled", &["--device", "cpu", "--spill", &spill.display().to_string()]);

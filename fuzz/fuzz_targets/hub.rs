@@ -148,7 +148,7 @@ fn run(input: &[u8]) -> Outcome {
     let fetched = fetch(&id, &companions(), settings, &|_| {});
     let after = std::fs::read_dir(folder()).map_err(|e| e.to_string())?.count();
     assert_eq!(before, after, "nothing is written outside of the cache");
-    // Who answers, and for how long, is no part of what is answered.
+    // Another run has another port and other times: the answer leaves both out.
     fetched.map(|snapshot| format!("a snapshot, {}", snapshot.commit)).map_err(|e| e.to_string())
 }
 

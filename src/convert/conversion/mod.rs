@@ -206,7 +206,7 @@ impl Conversion {
             };
             let (plan, calibration) = (&ready.planned.plan, ready.calibration.as_ref());
             let progress = |progress: package::Progress<'_>| observe(Event::Progress(progress));
-            package::convert(ready.weights, &self.recipe, plan, calibration, &options, &timings, &progress)
+            package::convert(ready.weights, ready.recipe, plan, calibration, &options, &timings, &progress)
         })?;
         Ok(Converted { manifest, timings, jobs: self.jobs })
     }
@@ -288,7 +288,14 @@ impl Conversion {
             let sensitivity_tokens = if is_measured { 0 } else { c.sensitivity_tokens };
             expected(&calibrate::Options { sensitivity_tokens, ..c.sizes() })
         });
-        then(Ready { weights: &weights, planned: Planned { plan, estimate, texts }, calibration, accelerator, spill })
+        then(Ready {
+            weights: &weights,
+            recipe: &recipe,
+            planned: Planned { plan, estimate, texts },
+            calibration,
+            accelerator,
+            spill,
+        })
     }
 
     /// A folder for activations that wait, for a part of the work that takes `memory` with it and without: the one that was
@@ -318,6 +325,8 @@ impl Conversion {
 /// All that converting needs.
 struct Ready<'a> {
     weights: &'a Equalized<'a>,
+    /// With the target that was asked for.
+    recipe: &'a Recipe,
     planned: Planned,
     calibration: Option<Calibration>,
     accelerator: Option<Arc<Accelerator>>,
