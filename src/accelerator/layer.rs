@@ -3,7 +3,7 @@
 use super::{Accelerator, AcceleratorError, HeadColumns, Matrix};
 use crate::reference::ProjectionKind;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{LayerSpec, Mixer, Norm, QkNorm, Residual};
+use haikuq_format::spec::{Attention, LayerSpec, Mixer, Norm, QkNorm, Residual, ShortConv};
 
 /// What a layer has beside its matrices: norms, biases and angles.
 pub struct LayerOnGpu<'a> {
@@ -12,14 +12,27 @@ pub struct LayerOnGpu<'a> {
     layer: &'a LayerSpec,
     length: usize,
     mixer_norm: Option<Gains>,
-    q_norm: Option<Gains>,
-    k_norm: Option<Gains>,
+    mixer: MixerOnGpu<'a>,
     mixer_post_norm: Option<Gains>,
     mlp_norm: Option<Gains>,
     mlp_post_norm: Option<Gains>,
     biases: Biases,
-    /// Cosine and sine by position and pair.
-    angles: Vec<[f32; 2]>,
+}
+
+/// What a mixer has beside its matrices.
+enum MixerOnGpu<'a> {
+    Attention {
+        attention: &'a Attention,
+        q_norm: Option<Gains>,
+        k_norm: Option<Gains>,
+        /// Cosine and sine by position and pair.
+        angles: Vec<[f32; 2]>,
+    },
+    ShortConv {
+        conv: &'a ShortConv,
+        /// By channel: its taps, then its bias.
+        taps: Vec<f32>,
+    },
 }
 
 /// A norm's gains and biases.
@@ -32,7 +45,7 @@ struct Gains {
 /// Those of matrices.
 #[derive(Default)]
 struct Biases {
-    qkv: Option<Vec<f32>>,
+    input: Option<Vec<f32>>,
     output: Option<Vec<f32>>,
     up: Option<Vec<f32>>,
     down: Option<Vec<f32>>,
@@ -43,8 +56,11 @@ impl<'a> LayerOnGpu<'a> {
     /// processor.
     pub fn serves(accelerator: &Accelerator, spec: &DecoderSpec, index: usize, windows: usize, length: usize) -> bool {
         let layer = &spec.layers[index];
-        let Mixer::Attention(attention) = &layer.mixer;
-        accelerator.can_attend(attention, windows, length) && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
+        let mixes = match &layer.mixer {
+            Mixer::Attention(attention) => accelerator.can_attend(attention, windows, length),
+            Mixer::ShortConv(conv) => accelerator.can_convolve(conv, windows, length),
+        };
+        mixes && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
     }
 
     /// Reads norms and biases of layer `index` through `read`, for windows of `length` positions.
@@ -59,7 +75,6 @@ impl<'a> LayerOnGpu<'a> {
         mut read: impl FnMut(&str) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
         let layer = &spec.layers[index];
-        let Mixer::Attention(attention) = &layer.mixer;
         let mut read = |part: &str| read(&format!("layers.{index}.{part}"));
         let mut gains = |present: bool, part: &str, norm: Norm| -> Result<Option<Gains>, E> {
             if !present {
@@ -70,36 +85,40 @@ impl<'a> LayerOnGpu<'a> {
             Ok(Some(Gains { norm, gain, bias }))
         };
         let (before, after) = (layer.norm_placement.is_before(), layer.norm_placement.is_after());
-        let qk_norm = attention.qk_norm.map(|kind| kind.norm(spec.norm));
-        let of_heads = qk_norm.unwrap_or(spec.norm);
         let mixer_norm = gains(before, "mixer_norm", spec.norm)?;
-        let q_norm = gains(qk_norm.is_some(), "q_norm", of_heads)?;
-        let k_norm = gains(qk_norm.is_some(), "k_norm", of_heads)?;
+        let attention = layer.attention().map(|attention| -> Result<_, E> {
+            let qk_norm = attention.qk_norm.map(|kind| kind.norm(spec.norm));
+            let of_heads = qk_norm.unwrap_or(spec.norm);
+            Ok(MixerOnGpu::Attention {
+                attention,
+                q_norm: gains(qk_norm.is_some(), "q_norm", of_heads)?,
+                k_norm: gains(qk_norm.is_some(), "k_norm", of_heads)?,
+                angles: attention.rope.map(|rope| angles(spec, rope, length)).unwrap_or_default(),
+            })
+        });
+        let attention = attention.transpose()?;
         let mixer_post_norm = gains(after, "mixer_post_norm", spec.norm)?;
         let mlp_norm = gains(before && layer.residual != Residual::ParallelShared, "mlp_norm", spec.norm)?;
         let mlp_post_norm = gains(after, "mlp_post_norm", spec.norm)?;
         let mut bias = |present: bool, part: &str| present.then(|| read(&format!("{part}.bias"))).transpose();
+        let ([input, output], [input_bias, output_bias]) = (layer.mixer.matrices(), layer.mixer.biases());
         let biases = Biases {
-            qkv: bias(attention.qkv_bias, "qkv")?,
-            output: bias(attention.output_bias, "attention_output")?,
+            input: bias(input_bias, input)?,
+            output: bias(output_bias, output)?,
             up: bias(layer.mlp.bias, layer.mlp.up_name())?,
             down: bias(layer.mlp.bias, "down")?,
         };
-        let angles = attention.rope.map(|rope| angles(spec, rope, length)).unwrap_or_default();
-        Ok(Self {
-            accelerator,
-            spec,
-            layer,
-            length,
-            mixer_norm,
-            q_norm,
-            k_norm,
-            mixer_post_norm,
-            mlp_norm,
-            mlp_post_norm,
-            biases,
-            angles,
-        })
+        let mixer = match (&layer.mixer, attention) {
+            (_, Some(attention)) => attention,
+            (Mixer::ShortConv(conv), None) => {
+                let (kernel, bias) = (read("conv.kernel")?, conv.bias.then(|| read("conv.bias")).transpose()?);
+                let bias = bias.unwrap_or_else(|| vec![0.0; conv.channels]);
+                let taps = kernel.chunks_exact(conv.kernel_size).zip(bias);
+                MixerOnGpu::ShortConv { conv, taps: taps.flat_map(|(taps, bias)| taps.iter().copied().chain([bias])).collect() }
+            }
+            (Mixer::Attention(_), None) => unreachable!("attention was read before"),
+        };
+        Ok(Self { accelerator, spec, layer, length, mixer_norm, mixer, mixer_post_norm, mlp_norm, mlp_post_norm, biases })
     }
 
     /// The residual stream `x` `[windows × length, hidden_size]` after this layer. `product` gets each matrix's inputs
@@ -138,28 +157,45 @@ impl<'a> LayerOnGpu<'a> {
         input: Matrix,
         product: &mut impl FnMut(ProjectionKind, Matrix) -> Result<Matrix, E>,
     ) -> Result<Matrix, E> {
-        let Mixer::Attention(attention) = &self.layer.mixer;
+        let mut rows = product(ProjectionKind::MixerInput, input)?;
+        self.biased(&mut rows, &self.biases.input)?;
+        let mixed = match &self.mixer {
+            MixerOnGpu::Attention { attention, q_norm, k_norm, angles } => {
+                self.attend(rows, attention, [q_norm, k_norm], angles)?
+            }
+            MixerOnGpu::ShortConv { conv, taps } => {
+                let mixed = self.accelerator.convolve(&rows, conv, taps, self.length)?;
+                drop(rows);
+                mixed
+            }
+        };
+        let mut out = product(ProjectionKind::MixerOutput, mixed)?;
+        self.biased(&mut out, &self.biases.output)?;
+        self.normalize_rows(&self.mixer_post_norm, &mut out)?;
+        Ok(out)
+    }
+
+    fn attend(
+        &self,
+        mut qkv: Matrix,
+        attention: &Attention,
+        [q_norm, k_norm]: [&Option<Gains>; 2],
+        angles: &[[f32; 2]],
+    ) -> Result<Matrix, AcceleratorError> {
         let width = attention.head_dim;
         let queries = HeadColumns { first: 0, heads: attention.num_heads, width };
         let keys = HeadColumns { first: attention.attention_size(), heads: attention.num_kv_heads, width };
-        let mut qkv = product(ProjectionKind::Qkv, input)?;
-        self.biased(&mut qkv, &self.biases.qkv)?;
-        for (gains, heads) in [(&self.q_norm, queries), (&self.k_norm, keys)] {
+        for (gains, heads) in [(q_norm, queries), (k_norm, keys)] {
             // Over all heads together they are one wide head.
             let whole = HeadColumns { first: heads.first, heads: 1, width: heads.heads * width };
             let is_whole = attention.qk_norm == Some(QkNorm::Whole);
             self.normalize(gains, &mut qkv, if is_whole { whole } else { heads })?;
         }
-        if !self.angles.is_empty() {
-            self.accelerator.rotate(&mut qkv, queries, self.length, &self.angles)?;
-            self.accelerator.rotate(&mut qkv, keys, self.length, &self.angles)?;
+        if !angles.is_empty() {
+            self.accelerator.rotate(&mut qkv, queries, self.length, angles)?;
+            self.accelerator.rotate(&mut qkv, keys, self.length, angles)?;
         }
-        let attended = self.accelerator.attend(&qkv, attention, self.length)?;
-        drop(qkv);
-        let mut out = product(ProjectionKind::AttentionOutput, attended)?;
-        self.biased(&mut out, &self.biases.output)?;
-        self.normalize_rows(&self.mixer_post_norm, &mut out)?;
-        Ok(out)
+        self.accelerator.attend(&qkv, attention, self.length)
     }
 
     fn mlp<E: From<AcceleratorError>>(

@@ -5,7 +5,7 @@ use super::{AcceleratorError, LayerOnGpu};
 use crate::reference::{LayerWindows, Observe, ProjectionKind, with_numbers};
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable};
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
@@ -23,6 +23,8 @@ fn spec() -> DecoderSpec {
     let third = Attention { scale: 0.2, rope: Some(1), qk_norm: Some(QkNorm::PerHead), ..Attention::new(3, 1, 16) };
     let qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
     let fourth = Attention { window: Some(40), rope: Some(0), qk_norm, ..Attention::new(8, 2, 16) };
+    let mut biased = ShortConv::new(40, 7);
+    biased.bias = true;
     let layers = vec![
         LayerSpec::new(first, mlp(120, Activation::Silu, true, false)),
         LayerSpec {
@@ -32,6 +34,8 @@ fn spec() -> DecoderSpec {
         },
         LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)) },
         LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)) },
+        LayerSpec::new(ShortConv::new(72, 3), mlp(64, Activation::Silu, true, false)),
+        LayerSpec { norm_placement: NormPlacement::Both, ..LayerSpec::new(biased, mlp(64, Activation::Silu, true, false)) },
     ];
     let rope = |pairs: usize, factor| RopeTable {
         inv_freq: (0..pairs).map(|i| 1e4f32.powf(-(i as f32) / pairs as f32)).collect(),
@@ -84,7 +88,7 @@ fn layers_are_those_of_the_reference() {
         let layer = LayerOnGpu::load(&accelerator, &spec, index, length, read).unwrap();
         let on_gpu = accelerator.upload(&x, spec.hidden_size).unwrap();
         let out = layer.forward(&on_gpu, |kind, input| {
-            let name = format!("layers.{index}.{}", kind.matrix(spec.layers[index].mlp.gated));
+            let name = format!("layers.{index}.{}", kind.matrix(&spec.layers[index]));
             assert_close(&name, &accelerator.download(&input)?, &inputs.0[&kind], 1e-4);
             let Ok(matrix) = read(&name);
             accelerator.times_transposed(&input, &accelerator.upload(&matrix, input.columns())?)

@@ -29,6 +29,7 @@ mod rounding;
 #[cfg(test)]
 mod rounding_tests;
 mod scales;
+mod short_conv;
 mod speed;
 #[cfg(test)]
 mod tests;

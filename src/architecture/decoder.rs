@@ -164,6 +164,7 @@ fn resolve(checkpoint: &Checkpoint, tensor: &TensorSpec, source: Source) -> Resu
         if part.transposed {
             expected.reverse();
         }
+        expected = part.shape.clone().unwrap_or(expected);
         if view.shape() != expected {
             let (file, found) = (view.file().into(), view.shape().to_vec());
             return Err(ArchitectureError::Shape { file, tensor: part.tensor.clone(), found, expected });
@@ -181,5 +182,9 @@ fn resolve(checkpoint: &Checkpoint, tensor: &TensorSpec, source: Source) -> Resu
 /// Reads rows of a part.
 fn read(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
     let rows = part.first + rows.start..part.first + rows.end;
+    if let Some(shape) = &part.shape {
+        // A vector is read whole, and these rows are several numbers each.
+        return view.read_rows(0..shape[0], out);
+    }
     if part.transposed { view.read_columns(rows, out) } else { view.read_rows(rows, out) }
 }

@@ -11,6 +11,7 @@ mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod lfm;
 mod llama;
 mod mistral;
 mod names;
@@ -63,6 +64,7 @@ const FAMILIES: &[Family] = &[
     family(&["Olmo2ForCausalLM"], &["olmo2"], olmo::load_2),
     family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
+    family(&["Lfm2ForCausalLM"], &["lfm2"], lfm::load_2),
     family(&["StableLmForCausalLM", "StableLMEpochForCausalLM"], &["stablelm"], stablelm::load),
     family(&["GPTNeoXForCausalLM"], &["gpt_neox"], gpt_neox::load),
     family(&["GPT2LMHeadModel"], &["gpt2"], gpt2::load),
@@ -112,6 +114,7 @@ impl Mapping {
                     if part.transposed {
                         shape.reverse();
                     }
+                    shape = part.shape.clone().unwrap_or(shape);
                     let (name, inputs_first, adds) = (part.tensor.clone(), part.transposed, source.add);
                     tensors.push(WantedTensor { name, shape, inputs_first, adds });
                 }

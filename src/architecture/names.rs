@@ -2,7 +2,7 @@
 
 use super::source::{Part, Source, Sources};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, QkNorm, TensorSpec};
+use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, QkNorm, ShortConv, TensorSpec};
 
 /// A family's own names, without `.weight` and `.bias`, of layers without their number's prefix.
 ///
@@ -21,6 +21,8 @@ pub(super) struct Names {
     pub(super) q_norm: &'static str,
     pub(super) k_norm: &'static str,
     pub(super) attention_output: &'static str,
+    /// First matrix, kernel and last matrix of a short convolution.
+    pub(super) short_conv: [&'static str; 3],
     pub(super) mixer_post_norm: &'static str,
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
@@ -68,6 +70,7 @@ impl Names {
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         attention_output: "self_attn.o_proj",
+        short_conv: ["conv.in_proj", "conv.conv", "conv.out_proj"],
         mixer_post_norm: "",
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
@@ -93,7 +96,7 @@ impl Names {
         let rows = tensor.shape[0];
         let (name, kind) = match tensor.name.rsplit_once('.') {
             Some((name, "bias")) => (name, "bias"),
-            Some((name, "gain")) => (name, "weight"),
+            Some((name, "gain" | "kernel")) => (name, "weight"),
             _ => (tensor.name.as_str(), "weight"),
         };
         let within = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
@@ -117,6 +120,7 @@ impl Names {
             "gate_up" | "up" => self.up(&layer.mlp, full),
             _ => match &layer.mixer {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
+                Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
             },
         };
         if self.transposed && tensor.shape.len() == 2 {
@@ -139,6 +143,21 @@ impl Names {
             "qkv" => self.qkv(attention, full),
             _ => Source::stacked(vec![Part::whole(full(self.attention_output), rows)]),
         }
+    }
+
+    fn short_conv(&self, conv: &ShortConv, part: &str, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+        let [input, kernel, output] = self.short_conv;
+        let name = full(match part {
+            "conv_in" => input,
+            "conv" => kernel,
+            _ => output,
+        });
+        let mut whole = Part::whole(name, rows);
+        if canonical.ends_with(".kernel") {
+            // As PyTorch's convolutions of one group a channel have it.
+            whole.shape = Some(vec![conv.channels, 1, conv.kernel_size]);
+        }
+        Source::stacked(vec![whole])
     }
 
     fn head_norm(&self, attention: &Attention, name: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {

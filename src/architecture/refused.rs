@@ -42,7 +42,7 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>) -> Option<Strin
     if heads.iter().any(|head| name.contains(head)) || encoders.iter().any(|e| lower.starts_with(e) || lower.contains("bert")) {
         return Some("encoders and classifiers are not supported; decoder-only language models are".into());
     }
-    let recurrent = ["mamba", "rwkv", "jamba", "recurrentgemma", "zamba", "bamba", "hymba", "lfm2", "falconh1", "retnet"];
+    let recurrent = ["mamba", "rwkv", "jamba", "recurrentgemma", "zamba", "bamba", "hymba", "falconh1", "retnet"];
     if recurrent.iter().any(|r| lower.starts_with(r)) {
         return Some("state-space and recurrent models are not supported; transformers with attention in every layer are".into());
     }

@@ -38,17 +38,19 @@ pub struct Part {
     pub rows: usize,
     /// Whether the checkpoint has the transposed matrix, so that these are its columns.
     pub transposed: bool,
+    /// The whole tensor's shape, where a vector of all its numbers in order is wanted.
+    pub shape: Option<Vec<usize>>,
 }
 
 impl Part {
     /// All `rows` of a tensor.
     pub(super) fn whole(tensor: impl Into<String>, rows: usize) -> Self {
-        Self { tensor: tensor.into(), of: rows, first: 0, rows, transposed: false }
+        Self { tensor: tensor.into(), of: rows, first: 0, rows, transposed: false, shape: None }
     }
 
     /// `rows` from `first` on, of a tensor of `of`.
     pub(super) fn slice(tensor: impl Into<String>, of: usize, first: usize, rows: usize) -> Self {
-        Self { tensor: tensor.into(), of, first, rows, transposed: false }
+        Self { tensor: tensor.into(), of, first, rows, transposed: false, shape: None }
     }
 }
 

@@ -406,8 +406,8 @@ impl Back {
 
 /// Sums of a layer's kinds as sensitivities of its matrices.
 fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<ProjectionKind, Sums>) -> Vec<(String, Sensitivity)> {
-    let gated = spec.layers[layer].mlp.gated;
-    let matrix = |(kind, sums): (ProjectionKind, Sums)| (format!("layers.{layer}.{}", kind.matrix(gated)), sums.sensitivity());
+    let name = |kind: ProjectionKind| format!("layers.{layer}.{}", kind.matrix(&spec.layers[layer]));
+    let matrix = |(kind, sums): (ProjectionKind, Sums)| (name(kind), sums.sensitivity());
     sums.into_iter().map(matrix).collect()
 }
 

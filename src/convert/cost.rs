@@ -14,11 +14,15 @@ fn product(n: usize, terms: usize, columns: usize) -> f64 {
 
 /// A pass through a layer over windows of `length` tokens.
 pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: usize) -> f64 {
-    let Mixer::Attention(attention) = &layer.mixer;
     let tokens = windows * length;
-    let rows = attention.qkv_size() + attention.attention_size() + layer.mlp.up_size() + layer.mlp.intermediate_size;
-    // Half of the keys are seen, and each takes part in two products.
-    product(tokens, hidden, rows) + product(tokens, length, attention.attention_size())
+    let mixer = layer.mixer.input_rows() + layer.mixer.output_columns();
+    let rows = mixer + layer.mlp.up_size() + layer.mlp.intermediate_size;
+    let between = match &layer.mixer {
+        // Half of the keys are seen, and each takes part in two products.
+        Mixer::Attention(attention) => product(tokens, length, attention.attention_size()),
+        Mixer::ShortConv(conv) => product(tokens, conv.kernel_size, conv.channels),
+    };
+    product(tokens, hidden, rows) + between
 }
 
 /// One triangle of the Hessian of `columns` inputs.

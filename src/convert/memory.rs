@@ -6,16 +6,16 @@
 
 use crate::calibrate::{self, sensitivity};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{LayerSpec, Mixer};
+use haikuq_format::spec::LayerSpec;
 
 pub use crate::zeros::keep_large_buffers;
 
 /// Sizes that activations and weights have, in the layer where they are largest.
 struct Sizes {
     hidden: u64,
-    /// Of the heads, together.
-    attention: u64,
-    qkv: u64,
+    /// Of what the mixer's last matrix reads, and of what its first writes.
+    mixed: u64,
+    mixer: u64,
     inner: u64,
     vocabulary: u64,
     layers: u64,
@@ -59,15 +59,15 @@ impl Sizes {
     fn new(spec: &DecoderSpec, jobs: usize, calibrated: Calibrated) -> Self {
         let hidden = spec.hidden_size as u64;
         let matrices = |layer: &LayerSpec| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            let rows = [attention.qkv_size(), attention.attention_size(), layer.mlp.up_size(), layer.mlp.intermediate_size];
+            let (mixer, mlp) = (&layer.mixer, &layer.mlp);
+            let rows = [mixer.input_rows(), mixer.output_columns(), mlp.up_size(), mlp.intermediate_size];
             rows.map(|n| n as u64 * hidden)
         };
         let of_layers = || spec.layers.iter().map(matrices);
         Self {
             hidden,
-            attention: spec.max_attention_size() as u64,
-            qkv: spec.max_qkv_size() as u64,
+            mixed: spec.layers.iter().map(|l| l.mixer.output_columns()).max().unwrap_or(0) as u64,
+            mixer: spec.layers.iter().map(|l| l.mixer.input_rows()).max().unwrap_or(0) as u64,
             inner: spec.max_intermediate_size() as u64,
             vocabulary: spec.vocab_size as u64,
             layers: spec.num_layers() as u64,
@@ -104,18 +104,18 @@ impl Sizes {
         let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden);
         let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
         let head = 2 * self.vocabulary * self.hidden + at_once * logits + 2 * self.vocabulary * windows;
-        let graph = window * (14 * self.hidden + 8 * self.qkv + 12 * self.inner);
+        let graph = window * (14 * self.hidden + 8 * self.mixer + 12 * self.inner);
         kept + head.max(2 * self.layer + at_once * graph)
     }
 
     /// While a layer is quantized: both streams, what is recorded of its matrices, and the activations between them,
     /// of all tokens; its weights; and what quantizing a matrix takes.
     fn layer(&self, tokens: u64) -> u64 {
-        let Self { hidden, attention, qkv, inner, .. } = *self;
+        let Self { hidden, mixed, mixer, inner, .. } = *self;
         let in_feed_forward = 3 * hidden + 2 * inner;
-        let in_attention = 2 * hidden + qkv + 2 * attention;
-        let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_attention));
-        self.beside_gpu(activations) + 2 * self.layer + self.quantizing(self.matrix, inner.max(attention).max(hidden))
+        let in_mixer = 2 * hidden + mixer + 2 * mixed;
+        let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_mixer));
+        self.beside_gpu(activations) + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
     }
 
     /// While the head is quantized.

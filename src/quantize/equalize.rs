@@ -10,7 +10,7 @@
 use super::Recipe;
 use crate::architecture::{ArchitectureError, Decoder};
 use crate::calibrate::Sensitivity;
-use haikuq_format::spec::{Attention, Mixer, Mlp, Residual};
+use haikuq_format::spec::{Attention, Mixer, Mlp, Residual, ShortConv};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -164,6 +164,7 @@ impl<'a> Equalized<'a> {
         // Rows first: their factors count in the columns of their matrix.
         match &spec.mixer {
             Mixer::Attention(attention) => self.after_values(layer, attention)?,
+            Mixer::ShortConv(conv) => self.after_convolution(layer, conv)?,
         }
         if spec.mlp.gated {
             self.after_up(layer, &spec.mlp, &up)?;
@@ -171,10 +172,11 @@ impl<'a> Equalized<'a> {
         if !spec.norm_placement.is_before() {
             return Ok(());
         }
+        let [input, _] = spec.mixer.matrices();
         match spec.residual {
-            Residual::ParallelShared => self.after_norm(&name("mixer_norm"), &[name("qkv"), up]),
+            Residual::ParallelShared => self.after_norm(&name("mixer_norm"), &[name(input), up]),
             Residual::Sequential | Residual::Parallel => {
-                self.after_norm(&name("mixer_norm"), &[name("qkv")])?;
+                self.after_norm(&name("mixer_norm"), &[name(input)])?;
                 self.after_norm(&name("mlp_norm"), &[up])
             }
         }
@@ -227,6 +229,25 @@ impl<'a> Equalized<'a> {
             self.factors.entry(format!("{qkv}.bias")).or_default().columns = Some(rows.clone());
         }
         self.factors.entry(qkv).or_default().rows = Some(rows);
+        Ok(())
+    }
+
+    /// Columns of the projection after a convolution, and the rows of the projection before it that the convolution's result
+    /// is multiplied with, which are the second third.
+    fn after_convolution(&mut self, layer: usize, conv: &ShortConv) -> Result<(), ArchitectureError> {
+        let (input, output) = (format!("layers.{layer}.conv_in"), format!("layers.{layer}.conv_out"));
+        let n = conv.channels;
+        let mut squares = vec![0.0f64; n];
+        let rows_of_output = self.add_column_squares(&output, &mut squares)?;
+        let mut factors = self.column_factors(&squares);
+        self.share((&squares, rows_of_output), &input, |row| (n..2 * n).contains(&row), &mut factors)?;
+        self.factors.entry(output).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
+        let ones = || std::iter::repeat_n(1.0, n);
+        let rows: Vec<f32> = ones().chain(factors).chain(ones()).collect();
+        if conv.bias {
+            self.factors.entry(format!("{input}.bias")).or_default().columns = Some(rows.clone());
+        }
+        self.factors.entry(input).or_default().rows = Some(rows);
         Ok(())
     }
 

@@ -9,28 +9,6 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// One layer's keys and values, each `[kv_heads, positions, head_dim]`.
-#[derive(Default)]
-pub(super) struct LayerCache {
-    keys: Option<Tensor>,
-    values: Option<Tensor>,
-}
-
-impl LayerCache {
-    /// Appends `[kv_heads, new, head_dim]` and returns all keys and values.
-    pub(super) fn append(&mut self, keys: Tensor, values: Tensor) -> Result<(Tensor, Tensor)> {
-        let grow = |old: &mut Option<Tensor>, new: Tensor| -> Result<Tensor> {
-            let all = match old.take() {
-                Some(old) => Tensor::cat(&[old, new], 1)?,
-                None => new.contiguous()?,
-            };
-            *old = Some(all.clone());
-            Ok(all)
-        };
-        Ok((grow(&mut self.keys, keys)?, grow(&mut self.values, values)?))
-    }
-}
-
 /// What scores go through before they weigh values.
 #[derive(Clone, Copy)]
 pub(super) struct Scores {

@@ -1,7 +1,8 @@
 //! One decoder layer: norms, attention and feed-forward network, as the spec puts them together.
 
 use super::ReferenceError;
-use super::attention::{LayerCache, Scores, attend};
+use super::attention::{Scores, attend};
+use super::cache::LayerCache;
 use super::elementwise::{gated, silu, silu_gated, sum};
 use super::heads::split;
 use super::norm::NormWeights;
@@ -9,6 +10,7 @@ use super::observe::{Observe, ProjectionKind, Unobserved};
 use super::product::{Factor, GpuProducts};
 use super::rope::{CosSin, rotate};
 use super::rows::{every_second, stacked};
+use super::short_conv::ShortConvWeights;
 use super::weights::Weights;
 use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
@@ -21,13 +23,13 @@ const MLP_ROWS: usize = 2048;
 
 /// A matrix `[rows, columns]` with an optional bias.
 #[derive(Clone)]
-struct Projection {
+pub(super) struct Projection {
     weight: Factor,
     bias: Option<Tensor>,
 }
 
 impl Projection {
-    fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
+    pub(super) fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
         Ok(Self { weight: weights.take(name)?.into(), bias: weights.take_if(bias, &format!("{name}.bias"))? })
     }
 
@@ -50,12 +52,37 @@ impl Projection {
 /// What the weights of a layer's mixer are.
 enum MixerWeights {
     Attention(AttentionWeights),
+    ShortConv(ShortConvWeights),
 }
 
 impl MixerWeights {
     fn load(spec: &DecoderSpec, mixer: &Mixer, layer: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
         match mixer {
             Mixer::Attention(attention) => AttentionWeights::load(spec, *attention, layer, weights).map(Self::Attention),
+            Mixer::ShortConv(conv) => ShortConvWeights::load(*conv, layer, weights).map(Self::ShortConv),
+        }
+    }
+
+    /// The first and the last matrix.
+    fn projections(&self) -> [&Projection; 2] {
+        match self {
+            Self::Attention(weights) => [&weights.qkv, &weights.output],
+            Self::ShortConv(weights) => [&weights.input, &weights.output],
+        }
+    }
+
+    fn projections_mut(&mut self) -> [&mut Projection; 2] {
+        match self {
+            Self::Attention(weights) => [&mut weights.qkv, &mut weights.output],
+            Self::ShortConv(weights) => [&mut weights.input, &mut weights.output],
+        }
+    }
+
+    /// What happens between the two, to rows whose first is at position `first`.
+    fn mix(&self, x: &Tensor, ropes: &[CosSin], first: usize, cache: &mut LayerCache) -> Result<Tensor> {
+        match self {
+            Self::Attention(weights) => weights.attend(x, ropes, first, cache),
+            Self::ShortConv(weights) => weights.convolve(x, &mut cache.products),
         }
     }
 }
@@ -142,8 +169,8 @@ impl Layer {
     }
 
     fn factors(&mut self) -> [&mut Factor; 4] {
-        let MixerWeights::Attention(attention) = &mut self.mixer;
-        [&mut attention.qkv, &mut attention.output, &mut self.up, &mut self.down].map(|projection| &mut projection.weight)
+        let [input, output] = self.mixer.projections_mut();
+        [input, output, &mut self.up, &mut self.down].map(|projection| &mut projection.weight)
     }
 
     /// Has the products with the layer's weights computed in integers, and `gradients` of them.
@@ -165,8 +192,7 @@ impl Layer {
         first: usize,
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
-        let MixerWeights::Attention(attention) = &self.mixer;
-        self.observed(spec, x, &mut Unobserved, |qkv| attention.attend(qkv, ropes, first, cache))
+        self.observed(spec, x, &mut Unobserved, |x| self.mixer.mix(x, ropes, first, cache))
     }
 
     /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
@@ -179,38 +205,33 @@ impl Layer {
         length: usize,
         observer: &mut dyn Observe,
     ) -> Result<Tensor> {
-        let MixerWeights::Attention(attention) = &self.mixer;
-        self.observed(spec, x, observer, |qkv| {
-            let window = |i: usize| {
-                let qkv = qkv.narrow(0, i * length, length)?;
-                attention.attend(&qkv, ropes, 0, &mut LayerCache::default())
-            };
+        self.observed(spec, x, observer, |mixed| {
+            let window =
+                |i: usize| self.mixer.mix(&mixed.narrow(0, i * length, length)?, ropes, 0, &mut LayerCache::default());
             let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
             stacked(windows)
         })
     }
 
-    /// The layer with `attend` in the middle, which makes `[n, heads × head_dim]` of q, k and v `[n, …]`.
+    /// The layer with `mix` between the mixer's two matrices.
     fn observed(
         &self,
         spec: &DecoderSpec,
         x: &Tensor,
         observer: &mut dyn Observe,
-        attend: impl FnOnce(&Tensor) -> Result<Tensor>,
+        mix: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
             Some(norm) => norm.forward(x),
             None => Ok(x.clone()),
         };
         let normed = norm(&self.mixer_norm, x)?;
-        let mixed = match &self.mixer {
-            MixerWeights::Attention(weights) => {
-                let qkv = project(ProjectionKind::Qkv, &weights.qkv, &normed, observer)?;
-                let attention = attend(&qkv)?;
-                drop(qkv);
-                project(ProjectionKind::AttentionOutput, &weights.output, &attention, observer)?
-            }
+        let [input, output] = self.mixer.projections();
+        let mixed = {
+            let rows = project(ProjectionKind::MixerInput, input, &normed, observer)?;
+            mix(&rows)?
         };
+        let mixed = project(ProjectionKind::MixerOutput, output, &mixed, observer)?;
         let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
         let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(x, observer)?)?, spec.residual_multiplier);
         match self.spec.residual {

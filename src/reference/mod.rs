@@ -5,6 +5,7 @@
 //! transformers (`tests/reference.rs`). It knows no model family, only the spec.
 
 mod attention;
+mod cache;
 mod elementwise;
 mod embedding;
 mod heads;
@@ -16,12 +17,13 @@ mod output;
 mod product;
 mod rope;
 mod rows;
+mod short_conv;
 pub mod stored;
 mod weights;
 mod windows;
 
 use crate::model::{BoxError, LanguageModel, greedy};
-use attention::LayerCache;
+use cache::LayerCache;
 use candle_core::Tensor;
 use haikuq_format::DecoderSpec;
 use layer::Layer;

@@ -1,28 +1,29 @@
 //! [`Observe`]: seeing, and replacing, what happens at the matrices of a layer.
 
 use candle_core::{Result, Tensor};
+use haikuq_format::spec::LayerSpec;
 
 /// A matrix of a layer, by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProjectionKind {
-    /// Query, key and value projections, stacked.
-    Qkv,
-    /// The projection after the heads.
-    AttentionOutput,
+    /// The mixer's first: queries, keys and values, or what a convolution sees.
+    MixerInput,
+    /// The mixer's last, back to the residual stream.
+    MixerOutput,
     /// `gate_up` where there is a gate, else `up`.
     Up,
-    /// The projection back to the residual stream.
+    /// The feed-forward network's last, back to the residual stream.
     Down,
 }
 
 impl ProjectionKind {
-    /// The last part of its matrix's canonical name, in a layer with or without a gate.
-    pub fn matrix(self, gated: bool) -> &'static str {
+    /// The last part of its matrix's canonical name.
+    pub fn matrix(self, layer: &LayerSpec) -> &'static str {
+        let [input, output] = layer.mixer.matrices();
         match self {
-            Self::Qkv => "qkv",
-            Self::AttentionOutput => "attention_output",
-            Self::Up if gated => "gate_up",
-            Self::Up => "up",
+            Self::MixerInput => input,
+            Self::MixerOutput => output,
+            Self::Up => layer.mlp.up_name(),
             Self::Down => "down",
         }
     }

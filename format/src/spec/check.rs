@@ -1,12 +1,15 @@
 //! Whether the numbers of a [`DecoderSpec`] fit together.
 
-use super::{Attention, DecoderSpec, LayerSpec, Mixer, RopeTable};
+use super::{Attention, DecoderSpec, LayerSpec, Mixer, RopeTable, ShortConv};
 
 /// Largest size of anything.
 const MAX_SIZE: usize = 1 << 24;
 
 /// Most layers; the deepest models have some hundred.
 const MAX_LAYERS: usize = 1 << 12;
+
+/// Most positions that a short convolution sees; models have 3 to 7.
+const MAX_KERNEL: usize = 16;
 
 /// A contradiction within a [`DecoderSpec`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +25,14 @@ fn check_sizes<const N: usize>(sizes: [(&str, usize); N]) -> Result<(), SpecErro
         Some((name, n)) => fail(format!("{name} is {n}, outside 1 to {MAX_SIZE}")),
         None => Ok(()),
     }
+}
+
+fn check_short_conv(conv: &ShortConv) -> Result<(), SpecError> {
+    check_sizes([("channels", conv.channels), ("kernel_size", conv.kernel_size)])?;
+    if conv.kernel_size > MAX_KERNEL {
+        return fail(format!("a convolution over {} positions, over the limit of {MAX_KERNEL}", conv.kernel_size));
+    }
+    Ok(())
 }
 
 impl DecoderSpec {
@@ -89,6 +100,7 @@ impl DecoderSpec {
     fn check_layer(&self, layer: &LayerSpec) -> Result<(), SpecError> {
         match &layer.mixer {
             Mixer::Attention(attention) => self.check_attention(attention)?,
+            Mixer::ShortConv(conv) => check_short_conv(conv)?,
         }
         check_sizes([("intermediate_size", layer.mlp.intermediate_size)])
     }

@@ -30,6 +30,7 @@ impl LayerSpec {
     pub fn attention(&self) -> Option<&Attention> {
         match &self.mixer {
             Mixer::Attention(attention) => Some(attention),
+            Mixer::ShortConv(_) => None,
         }
     }
 
@@ -37,6 +38,15 @@ impl LayerSpec {
     pub fn attention_mut(&mut self) -> Option<&mut Attention> {
         match &mut self.mixer {
             Mixer::Attention(attention) => Some(attention),
+            Mixer::ShortConv(_) => None,
+        }
+    }
+
+    /// The layer's short convolution, if that is what mixes positions.
+    pub fn short_conv(&self) -> Option<&ShortConv> {
+        match &self.mixer {
+            Mixer::ShortConv(conv) => Some(conv),
+            Mixer::Attention(_) => None,
         }
     }
 }
@@ -47,11 +57,54 @@ impl LayerSpec {
 pub enum Mixer {
     /// Softmax attention over keys and values that are kept.
     Attention(Attention),
+    /// A gated convolution over the last few positions.
+    ShortConv(ShortConv),
+}
+
+impl Mixer {
+    /// The mixer's first and last matrices, as the last parts of their canonical names. The first reads the residual stream,
+    /// the last writes to it.
+    pub fn matrices(&self) -> [&'static str; 2] {
+        match self {
+            Self::Attention(_) => ["qkv", "attention_output"],
+            Self::ShortConv(_) => ["conv_in", "conv_out"],
+        }
+    }
+
+    /// Rows of the first matrix.
+    pub fn input_rows(&self) -> usize {
+        match self {
+            Self::Attention(attention) => attention.qkv_size(),
+            Self::ShortConv(conv) => conv.input_rows(),
+        }
+    }
+
+    /// Columns of the last matrix.
+    pub fn output_columns(&self) -> usize {
+        match self {
+            Self::Attention(attention) => attention.attention_size(),
+            Self::ShortConv(conv) => conv.channels,
+        }
+    }
+
+    /// Whether the first and the last matrix have biases.
+    pub fn biases(&self) -> [bool; 2] {
+        match self {
+            Self::Attention(attention) => [attention.qkv_bias, attention.output_bias],
+            Self::ShortConv(conv) => [conv.bias; 2],
+        }
+    }
 }
 
 impl From<Attention> for Mixer {
     fn from(attention: Attention) -> Self {
         Self::Attention(attention)
+    }
+}
+
+impl From<ShortConv> for Mixer {
+    fn from(conv: ShortConv) -> Self {
+        Self::ShortConv(conv)
     }
 }
 
@@ -118,6 +171,35 @@ impl Attention {
     /// Width of the concatenated key heads, and of the value heads.
     pub fn kv_size(&self) -> usize {
         self.num_kv_heads * self.head_dim
+    }
+}
+
+/// A gated short convolution (LFM2): `conv_in` makes `b`, `c` and `x` of each position, stacked in this order; with `u = b × x`
+/// the mixer is `conv_out(c × conv(u))`. `conv` is causal and works on each channel by itself:
+/// `conv(u)[t] = bias + Σ kernel[j] × u[t − kernel_size + 1 + j]`, where `u` is zero before the first position. What a sequence
+/// keeps are the last `kernel_size − 1` columns of `u`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ShortConv {
+    /// Channels of the convolution.
+    pub channels: usize,
+    /// Positions that a channel sees, the current one included.
+    pub kernel_size: usize,
+    /// Whether the convolution and both projections have biases.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bias: bool,
+}
+
+impl ShortConv {
+    /// A convolution without biases.
+    pub const fn new(channels: usize, kernel_size: usize) -> Self {
+        Self { channels, kernel_size, bias: false }
+    }
+
+    /// Rows of `conv_in`.
+    pub const fn input_rows(&self) -> usize {
+        3 * self.channels
     }
 }
 

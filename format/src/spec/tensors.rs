@@ -1,6 +1,6 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
-use super::{Attention, DecoderSpec, LayerSpec, Mixer, Mlp, NormKind, QkNorm, Residual};
+use super::{Attention, DecoderSpec, LayerSpec, Mixer, Mlp, NormKind, QkNorm, Residual, ShortConv};
 use serde::{Deserialize, Serialize};
 
 /// One canonical tensor of a decoder.
@@ -20,13 +20,13 @@ pub struct TensorSpec {
 pub enum TensorClass {
     /// Token (and position) embeddings; also the head where it is tied.
     Embedding,
-    /// `qkv` and `attention_output`.
+    /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`.
     Attention,
     /// `gate_up` or `up`, and `down`.
     Mlp,
     /// An untied output head.
     Head,
-    /// Norm gains and biases: always f32.
+    /// Norm gains, biases and the kernels of convolutions: always f32.
     Vector,
 }
 
@@ -91,6 +91,7 @@ impl List {
         self.block_norm(before, &format!("{name}.mixer_norm"));
         match &layer.mixer {
             Mixer::Attention(attention) => self.attention(name, attention),
+            Mixer::ShortConv(conv) => self.short_conv(name, conv),
         }
         self.block_norm(after, &format!("{name}.mixer_post_norm"));
         self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
@@ -111,6 +112,17 @@ impl List {
         }
         let shape = [self.hidden_size, a.attention_size()];
         self.matrix(&format!("{name}.attention_output"), TensorClass::Attention, shape, a.output_bias);
+    }
+
+    /// The kernel is a vector, `kernel_size` numbers for the first channel, then for the second, and so on.
+    fn short_conv(&mut self, name: &str, conv: &ShortConv) {
+        let (h, n) = (self.hidden_size, conv.channels);
+        self.matrix(&format!("{name}.conv_in"), TensorClass::Attention, [conv.input_rows(), h], conv.bias);
+        self.vector(&format!("{name}.conv.kernel"), n * conv.kernel_size);
+        if conv.bias {
+            self.vector(&format!("{name}.conv.bias"), n);
+        }
+        self.matrix(&format!("{name}.conv_out"), TensorClass::Attention, [h, n], conv.bias);
     }
 
     fn mlp(&mut self, name: &str, mlp: &Mlp) {

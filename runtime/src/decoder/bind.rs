@@ -16,13 +16,14 @@ use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, Pr
 use crate::kernels::projection::Projection;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::sample::Sample;
+use crate::kernels::short_conv::ConvolveTokens;
 use crate::kernels::tables;
 use crate::kernels::weights::GpuMatrix;
 use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, Mixer, NormKind};
+use haikuq_format::spec::{Attention, NormKind, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -220,10 +221,14 @@ fn project_shape(tokens: usize, phase: Phase, matrix: &GpuMatrix, output: Output
 /// Whether the cache holds f16, and pages in a row of its table.
 pub(super) type CacheShape = (bool, usize);
 
-/// A layer's attention.
+/// The attention of a layer that has it.
 fn attention(spec: &DecoderSpec, layer: usize) -> &Attention {
-    let Mixer::Attention(attention) = &spec.layers[layer].mixer;
-    attention
+    spec.layers[layer].attention().unwrap_or_else(|| panic!("layer {layer} has no attention"))
+}
+
+/// The short convolution of a layer that has it.
+fn short_conv(spec: &DecoderSpec, layer: usize) -> &ShortConv {
+    spec.layers[layer].short_conv().unwrap_or_else(|| panic!("layer {layer} has no convolution"))
 }
 
 fn attention_shape(a: &Attention, (cache_f16, max_pages): CacheShape) -> AttentionShape {
@@ -274,6 +279,7 @@ impl<'a> Context<'a> {
                 self.project_heads(program, *layer, matrix, bias.as_deref(), norm.as_ref(), [*from, *into])
             }
             Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
+            Operation::ShortConv { layer, from, into } => self.short_conv(program, *layer, [*from, *into]),
             Operation::Sample { from, advance } => self.sample(program, *from, *advance),
         }?;
         bound.operation = operation.name();
@@ -413,6 +419,24 @@ impl<'a> Context<'a> {
         let job = AttendJob { shape, buffers, scratch: scratch.into() };
         let words = format!("{}/{} heads of {} × {}", a.num_heads, a.num_kv_heads, a.head_dim, program.rows);
         self.bind_best(tables::ATTEND, &shape, &job, words, scratch)
+    }
+
+    fn short_conv(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let conv = *short_conv(self.spec, layer);
+        let name = |part: &str| format!("layers.{layer}.conv.{part}");
+        let kernel = ConvolveTokens {
+            num_tokens: program.rows as u32,
+            conv,
+            chunk: program.phase == Phase::Prefill,
+            x: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            state: self.cache.states.of_layer(layer).into(),
+            kernel: self.vector(&name("kernel")),
+            bias: self.find(&name("bias")),
+            y: self.value(into),
+        };
+        let shape = format!("{} × {}, {}", conv.channels, program.rows, conv.kernel_size);
+        Ok(Bound::new("short_conv", shape, kernel.bind(self.gpu)?))
     }
 
     fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {

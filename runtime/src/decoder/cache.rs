@@ -6,6 +6,7 @@
 //! follows use and nothing is sized for a context that nobody fills.
 
 use super::DecoderError;
+use super::states::States;
 use crate::device::{Gpu, GpuError};
 use crate::kernels::attention::PAGE;
 use haikuq_format::DecoderSpec;
@@ -69,6 +70,8 @@ pub(super) struct KvCache {
     pub(super) table: wgpu::Buffer,
     /// Pages in a row of the table.
     pub(super) max_pages: usize,
+    /// What layers without keys and values keep.
+    pub(super) states: States,
     max_context: usize,
     /// Bytes of a page of keys, or of values, in each layer.
     page_bytes: Vec<u64>,
@@ -93,6 +96,7 @@ impl KvCache {
             pools: Vec::new(),
             table: gpu.storage("page table", (max_sequences * max_pages * 4) as u64),
             max_pages,
+            states: States::new(gpu, spec, max_sequences)?,
             max_context,
             page_bytes: spec.layers.iter().map(page_bytes).collect(),
             num_pages: 0,
@@ -120,9 +124,9 @@ impl KvCache {
         Ok(len)
     }
 
-    /// Bytes of all pools.
+    /// Bytes of all pools and states.
     pub(super) fn bytes(&self) -> u64 {
-        self.page_bytes.iter().sum::<u64>() * self.num_pages as u64 * 2
+        self.page_bytes.iter().sum::<u64>() * self.num_pages as u64 * 2 + self.states.bytes()
     }
 
     pub(super) fn create(&mut self) -> Result<SequenceId, DecoderError> {
@@ -136,6 +140,7 @@ impl KvCache {
     pub(super) fn remove(&mut self, id: SequenceId) -> Result<(), DecoderError> {
         let pages = std::mem::take(&mut self.sequence_mut(id)?.pages);
         self.free.extend(pages.into_iter().rev());
+        self.states.clear(id.row);
         self.rows[id.row] = None;
         Ok(())
     }
@@ -144,14 +149,24 @@ impl KvCache {
         Ok(self.sequence(id)?.ids.len())
     }
 
-    /// Forgets the positions from `len` on; their pages can be used again.
-    pub(super) fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
+    /// Forgets the positions from `len` on, or from where states are known; their pages can be used again. Returns how many
+    /// are left.
+    pub(super) fn truncate(&mut self, gpu: &Gpu, id: SequenceId, len: usize) -> Result<usize, DecoderError> {
+        let have = self.len(id)?;
+        let len = if len < have { self.states.cut(gpu, id.row, len) } else { have };
         let sequence = self.sequence_mut(id)?;
         sequence.ids.truncate(len);
         sequence.expected = sequence.expected.min(len);
         let keep = sequence.ids.len().div_ceil(PAGE);
         let freed = sequence.pages.split_off(keep.min(sequence.pages.len()));
         self.free.extend(freed.into_iter().rev());
+        Ok(len)
+    }
+
+    /// Remembers a sequence's states, so that it can be cut here later.
+    pub(super) fn keep_states(&mut self, gpu: &Gpu, id: SequenceId) -> Result<(), DecoderError> {
+        self.sequence(id)?;
+        self.states.keep(gpu, id.row);
         Ok(())
     }
 
@@ -177,7 +192,10 @@ impl KvCache {
 
     /// Marks the positions of `tokens` as written.
     pub(super) fn advance(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), DecoderError> {
-        self.sequence_mut(id)?.ids.extend_from_slice(tokens);
+        let ids = &mut self.sequence_mut(id)?.ids;
+        ids.extend_from_slice(tokens);
+        let len = ids.len();
+        self.states.advance(id.row, len);
         Ok(())
     }
 
@@ -216,7 +234,9 @@ impl KvCache {
             return Ok(Vec::new());
         }
         sequence.long = long;
-        Ok(std::mem::take(&mut sequence.ids))
+        let ids = std::mem::take(&mut sequence.ids);
+        self.states.clear(id.row);
+        Ok(ids)
     }
 
     fn sequence(&self, id: SequenceId) -> Result<&Sequence, DecoderError> {

@@ -16,6 +16,7 @@ mod measure;
 mod profile;
 mod run_ahead;
 mod score;
+mod states;
 mod support;
 mod weights;
 
@@ -311,12 +312,23 @@ impl Decoder {
         self.cache.len(id)
     }
 
-    /// Forgets a sequence's positions from `len` on.
+    /// Forgets a sequence's positions from `len` on. Where layers keep states and not keys and values, a sequence can be cut
+    /// only where these are known, which may be earlier. Returns how many positions are left; the tokens after them are the
+    /// caller's to give again.
     ///
     /// # Errors
     /// [`DecoderError::NoSuchSequence`].
-    pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), DecoderError> {
-        self.cache.truncate(id, len)
+    pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<usize, DecoderError> {
+        self.cache.truncate(&self.gpu, id, len)
+    }
+
+    /// Remembers the states of a sequence as they are, if its layers have such, so that [`Decoder::truncate`] can cut it here.
+    /// A sequence keeps a handful of these, the memory of which counts as cache; [`Decoder::prefill`] does the same.
+    ///
+    /// # Errors
+    /// [`DecoderError::NoSuchSequence`].
+    pub fn keep_states(&mut self, id: SequenceId) -> Result<(), DecoderError> {
+        self.cache.keep_states(&self.gpu, id)
     }
 
     /// Appends a chunk of at most [`DecoderOptions::prefill_chunk`] tokens of a prompt to a sequence and leaves its last
@@ -335,7 +347,8 @@ impl Decoder {
         self.copy_head_rows(&mut encoder, tokens.len() - 1, 1);
         self.encode(&mut encoder, &[Part::Head { rows: 1, from: Value::HeadRows }])?;
         self.gpu.queue.submit([encoder.finish()]);
-        self.cache.advance(id, tokens)
+        self.cache.advance(id, tokens)?;
+        self.keep_states(id)
     }
 
     /// Says that a sequence is going to have `len` positions, before a prompt is given chunk by chunk. A model that

@@ -56,6 +56,8 @@ flags! {
     Columns4 = "COLUMNS_4",
     /// Accumulators for eight tokens.
     Columns8 = "COLUMNS_8",
+    /// The kernel computes a convolution.
+    Convolve = "CONVOLVE",
     /// Attention is not split over the keys.
     Direct = "DIRECT",
     /// `enable f16;`, where the device has it; dropped elsewhere.
@@ -116,6 +118,8 @@ flags! {
     Rows8 = "ROWS_8",
     /// Scales are of eight bits.
     ScaleE4m4 = "SCALE_E4M4",
+    /// What a sequence keeps is written.
+    Store = "STORE",
     /// Subgroup operations, where the device has them; dropped elsewhere.
     Subgroups = "SUBGROUPS",
     /// The kernel needs its lane in the subgroup.

@@ -34,7 +34,7 @@ impl Conversation {
     pub(super) fn keep_prefix_of(&mut self, prompt: &[u32], decoder: &mut Decoder) -> Result<usize, DecoderError> {
         let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let kept = common.min(prompt.len().saturating_sub(1));
-        decoder.truncate(self.sequence, kept)?;
+        let kept = decoder.truncate(self.sequence, kept)?;
         self.cached.truncate(kept);
         Ok(kept)
     }

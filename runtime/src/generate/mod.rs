@@ -104,8 +104,18 @@ async fn grow(
         if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     decoder.decode_steps(&batch, if run_ahead { most } else { 1 }, &mut on_ids).await?;
-    for conversation in group.iter().map(|i| &*requests[*i].conversation) {
-        decoder.truncate(conversation.sequence, conversation.cached.len())?;
+    for &i in group {
+        let conversation = &mut *requests[i].conversation;
+        let kept = decoder.truncate(conversation.sequence, conversation.cached.len())?;
+        if texts[i].finish.is_some() {
+            conversation.cached.truncate(kept);
+            decoder.keep_states(conversation.sequence)?;
+            continue;
+        }
+        // A text that goes on needs all of its positions.
+        for chunk in conversation.cached[kept..].chunks(decoder.prefill_chunk()) {
+            decoder.prefill(conversation.sequence, chunk)?;
+        }
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ pub mod projection;
 pub mod quantize;
 pub mod rope_cache;
 pub mod sample;
+pub mod short_conv;
 pub mod stream_read;
 pub mod tables;
 pub mod weights;

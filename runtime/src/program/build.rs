@@ -2,7 +2,7 @@
 
 use super::{Operation, Output, Part, Phase, Program, RowSource, Step, Value};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, Residual};
+use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, Residual, ShortConv};
 
 /// The operations of `part`.
 pub fn build(spec: &DecoderSpec, part: Part) -> Program {
@@ -56,23 +56,25 @@ impl<'a> Layer<'a> {
     fn build(mut self) {
         let layer = self.layer();
         let input = self.block_input("mixer_norm");
-        let Mixer::Attention(attention) = &layer.mixer;
-        self.attend(attention, input);
+        match &layer.mixer {
+            Mixer::Attention(attention) => self.attend(attention, input),
+            Mixer::ShortConv(conv) => self.convolve(conv, input),
+        }
         let mlp = &layer.mlp;
         match layer.residual {
             Residual::Sequential => {
-                self.add_attention(attention);
+                self.add_mixer(&layer.mixer);
                 let input = self.block_input("mlp_norm");
                 self.feed_forward(mlp, input);
             }
             Residual::Parallel => {
                 let input = self.block_input("mlp_norm");
                 self.feed_forward(mlp, input);
-                self.add_attention(attention);
+                self.add_mixer(&layer.mixer);
             }
             Residual::ParallelShared => {
                 self.feed_forward(mlp, input);
-                self.add_attention(attention);
+                self.add_mixer(&layer.mixer);
             }
         }
         self.add_block(Value::Inner(mlp.intermediate_size), "down", mlp.bias, "mlp_post_norm");
@@ -106,14 +108,26 @@ impl<'a> Layer<'a> {
         self.operations.push(Operation::Attend { layer, from: Value::Query, into: Value::Attended });
     }
 
+    /// From the block's input to the convolution's gated outputs.
+    fn convolve(&mut self, conv: &ShortConv, input: Value) {
+        let (from, into) = (Value::ConvInput(conv.input_rows()), Value::Convolved(conv.channels));
+        self.project(input, "conv_in", conv.bias, from, Output::Store);
+        self.operations.push(Operation::ShortConv { layer: self.index, from, into });
+    }
+
     /// From the block's input to the inner activations.
     fn feed_forward(&mut self, mlp: &Mlp, input: Value) {
         let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
         self.project(input, mlp.up_name(), mlp.bias, Value::Inner(mlp.intermediate_size), output);
     }
 
-    fn add_attention(&mut self, attention: &Attention) {
-        self.add_block(Value::Attended, "attention_output", attention.output_bias, "mixer_post_norm");
+    fn add_mixer(&mut self, mixer: &Mixer) {
+        let from = match mixer {
+            Mixer::Attention(_) => Value::Attended,
+            Mixer::ShortConv(conv) => Value::Convolved(conv.channels),
+        };
+        let ([_, matrix], [_, bias]) = (mixer.matrices(), mixer.biases());
+        self.add_block(from, matrix, bias, "mixer_post_norm");
     }
 
     /// A block's last projection, added to the residual stream, after a norm of its own where there is one.

@@ -77,6 +77,15 @@ pub enum Operation {
         /// The heads' outputs.
         into: Value,
     },
+    /// A layer's gated short convolution over its input's rows and the columns that its sequences keep, which it updates.
+    ShortConv {
+        /// The layer.
+        layer: usize,
+        /// `b`, `c` and `x`, side by side.
+        from: Value,
+        /// `c × conv(b × x)`.
+        into: Value,
+    },
     /// Chooses a token from each row of logits.
     Sample {
         /// The logits.
@@ -150,6 +159,7 @@ impl Operation {
             | Self::RopeCache { from, .. }
             | Self::ProjectRopeCache { from, .. }
             | Self::Attend { from, .. }
+            | Self::ShortConv { from, .. }
             | Self::Sample { from, .. } => vec![from],
         }
     }
@@ -162,7 +172,8 @@ impl Operation {
             | Self::Project { into, .. }
             | Self::RopeCache { into, .. }
             | Self::ProjectRopeCache { into, .. }
-            | Self::Attend { into, .. } => Some(into),
+            | Self::Attend { into, .. }
+            | Self::ShortConv { into, .. } => Some(into),
             Self::Sample { .. } => None,
         }
     }
@@ -177,6 +188,7 @@ impl Operation {
             Self::RopeCache { .. } => "rope and cache".into(),
             Self::ProjectRopeCache { matrix, .. } => format!("{}, rope and cache", part(matrix)),
             Self::Attend { .. } => "attend".into(),
+            Self::ShortConv { .. } => "short convolution".into(),
             Self::Sample { .. } => "sample".into(),
         }
     }
@@ -218,6 +230,7 @@ impl fmt::Display for Operation {
                 write!(f, "{into}, cache[{layer}] = rope({matrix} · {}{})", normed(from, norm), plus(bias))
             }
             Self::Attend { layer, from, into } => write!(f, "{into} = attend({from}, cache[{layer}])"),
+            Self::ShortConv { layer, from, into } => write!(f, "{into}, state[{layer}] = short_conv({from}, state[{layer}])"),
             Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
             Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
         }

@@ -16,6 +16,10 @@ pub enum Value {
     Query,
     /// The heads' outputs, side by side.
     Attended,
+    /// `b`, `c` and `x` of a short convolution, together this wide.
+    ConvInput(usize),
+    /// A short convolution's gated outputs, of so many channels.
+    Convolved(usize),
     /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
     /// them, those of another width may not lie there.
     Inner(usize),
@@ -36,7 +40,7 @@ impl Value {
             Self::Hidden | Self::Normed | Self::BlockOutput | Self::HeadRows | Self::HeadNormed => spec.hidden_size,
             Self::Qkv => spec.max_qkv_size(),
             Self::Query | Self::Attended => spec.max_attention_size(),
-            Self::Inner(width) => width,
+            Self::Inner(width) | Self::ConvInput(width) | Self::Convolved(width) => width,
             Self::Logits => spec.vocab_size,
         }
     }
@@ -54,6 +58,8 @@ impl Value {
             Self::Qkv => "qkv",
             Self::Query => "query",
             Self::Attended => "attended",
+            Self::ConvInput(_) => "conv_input",
+            Self::Convolved(_) => "convolved",
             Self::Inner(_) => "inner",
             Self::BlockOutput => "block_output",
             Self::HeadRows => "head_rows",

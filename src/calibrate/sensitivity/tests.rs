@@ -109,7 +109,7 @@ fn gradients_are_those_of_finite_differences() {
             let logits = head.logits(&head.normed(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
             logits.iter().zip(&labels).map(|(row, label)| nll(row, logsumexp(row), *label)).sum()
         };
-        let still = || Nudge { kind: ProjectionKind::Qkv, element: 0, delta: 0.0 };
+        let still = || Nudge { kind: ProjectionKind::MixerInput, element: 0, delta: 0.0 };
 
         let middle = layers[0].forward(&embedded, &mut Unseen).unwrap();
         let last = layers[1].forward(&middle, &mut Unseen).unwrap();
@@ -130,7 +130,7 @@ fn gradients_are_those_of_finite_differences() {
         };
         for (at, back) in [(0, &first), (1, &second)] {
             let kinds: Vec<ProjectionKind> = back.outputs.iter().map(|o| o.0).collect();
-            assert_eq!(kinds, [ProjectionKind::Qkv, ProjectionKind::AttentionOutput, ProjectionKind::Up, ProjectionKind::Down]);
+            assert_eq!(kinds, [ProjectionKind::MixerInput, ProjectionKind::MixerOutput, ProjectionKind::Up, ProjectionKind::Down]);
             for (kind, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { kind: *kind, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {kind:?}"));

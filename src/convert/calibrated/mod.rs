@@ -195,7 +195,7 @@ impl Run<'_> {
 
 /// The canonical name of a layer's matrix.
 fn name_of(layer: &LayerSpec, index: usize, kind: ProjectionKind) -> String {
-    format!("layers.{index}.{}", kind.matrix(layer.mlp.gated))
+    format!("layers.{index}.{}", kind.matrix(layer))
 }
 
 /// What all matrices share.

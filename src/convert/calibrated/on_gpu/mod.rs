@@ -143,7 +143,7 @@ impl OnGpu<'_> {
         let (layer_spec, part) = (&spec.layers[index], at_once * spec.hidden_size);
         let layer = LayerOnGpu::load(gpu, spec, index, length, |name| run.read(name))?;
         let flop = cost::layer(layer_spec, spec.hidden_size, windows, length);
-        let kinds = [ProjectionKind::Qkv, ProjectionKind::AttentionOutput, ProjectionKind::Up, ProjectionKind::Down];
+        let kinds = [ProjectionKind::MixerInput, ProjectionKind::MixerOutput, ProjectionKind::Up, ProjectionKind::Down];
         let (mut hosts, mut weights) = (BTreeMap::<ProjectionKind, Vec<f32>>::new(), BTreeMap::<ProjectionKind, Matrix>::new());
         let mut originals = BTreeMap::<ProjectionKind, Kept>::new();
         for kind in kinds {

@@ -2,7 +2,6 @@
 
 use crate::accelerator::{Accelerator, LayerOnGpu};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::Mixer;
 
 /// What fits into the memory of a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,16 +60,16 @@ fn squares(columns: usize) -> u64 {
 /// each matrix, or of some.
 fn layer_bytes(spec: &DecoderSpec, index: usize, windows: usize, length: usize, all: bool) -> u64 {
     let layer = &spec.layers[index];
-    let Mixer::Attention(attention) = &layer.mixer;
     let (hidden, inner, up) = (spec.hidden_size, layer.mlp.intermediate_size, layer.mlp.up_size());
-    let (heads, qkv) = (attention.attention_size(), attention.qkv_size());
-    let matrices = [qkv * hidden, hidden * heads, up * hidden, hidden * inner].map(|n| n as u64);
+    let (mixed, mixer) = (layer.mixer.output_columns(), layer.mixer.input_rows());
+    let matrices = [mixer * hidden, hidden * mixed, up * hidden, hidden * inner].map(|n| n as u64);
     // The original weights together; a matrix corrected, rounded and as it is stored.
     let weights = 4 * (matrices.iter().sum::<u64>() + 4 * matrices.iter().max().copied().unwrap_or(0));
-    let in_attention = 3 * hidden + qkv + 2 * heads;
+    let in_mixer = 3 * hidden + mixer + 2 * mixed;
     let in_feed_forward = 2 * hidden + up + 2 * inner;
-    let kept = if all { 6 * hidden.max(heads) } else { 2 * inner };
-    let tokens = 4 * (windows * length) as u64 * (kept + in_attention.max(in_feed_forward)) as u64;
-    let scores = 4 * (windows * attention.num_heads * length * length.next_multiple_of(32)) as u64;
-    tokens + scores.min(SCORES) + weights + squares(hidden.max(heads).max(inner))
+    let kept = if all { 6 * hidden.max(mixed) } else { 2 * inner };
+    let tokens = 4 * (windows * length) as u64 * (kept + in_mixer.max(in_feed_forward)) as u64;
+    let heads = layer.attention().map_or(0, |attention| attention.num_heads);
+    let scores = 4 * (windows * heads * length * length.next_multiple_of(32)) as u64;
+    tokens + scores.min(SCORES) + weights + squares(hidden.max(mixed).max(inner))
 }

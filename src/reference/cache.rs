@@ -1,0 +1,27 @@
+//! What a layer keeps of the positions that it has seen.
+
+use candle_core::{Result, Tensor};
+
+/// One layer's keys and values, each `[kv_heads, positions, head_dim]`, or what a convolution keeps.
+#[derive(Default)]
+pub(super) struct LayerCache {
+    keys: Option<Tensor>,
+    values: Option<Tensor>,
+    /// The last columns of what a short convolution sees, `[kernel_size − 1, channels]`.
+    pub(super) products: Option<Tensor>,
+}
+
+impl LayerCache {
+    /// Appends `[kv_heads, new, head_dim]` and returns all keys and values.
+    pub(super) fn append(&mut self, keys: Tensor, values: Tensor) -> Result<(Tensor, Tensor)> {
+        let grow = |old: &mut Option<Tensor>, new: Tensor| -> Result<Tensor> {
+            let all = match old.take() {
+                Some(old) => Tensor::cat(&[old, new], 1)?,
+                None => new.contiguous()?,
+            };
+            *old = Some(all.clone());
+            Ok(all)
+        };
+        Ok((grow(&mut self.keys, keys)?, grow(&mut self.values, values)?))
+    }
+}
