@@ -2,7 +2,6 @@
 
 use haikuq::runner::{Runner, RunnerOptions};
 use haikuq_runtime::generate::{Conversation, GenerateOptions, Request, generate};
-use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::Special;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -14,14 +13,11 @@ fn main() -> anyhow::Result<()> {
     let mut runner = Runner::load(Path::new(package), &RunnerOptions::default(), &mut |_| ())?;
     let tokenizer = runner.tokenizer()?;
     let prompt = tokenizer.encode(prompt, Special::Plain)?;
-    let options = GenerateOptions {
-        max_tokens: Some(64),
-        sampling: SamplingOptions::greedy(),
-        stop_tokens: runner.decoder.spec().eos_token_ids.clone(),
-        stop_strings: Vec::new(),
-    };
+    let mut options = GenerateOptions::default();
+    options.max_tokens = Some(64);
+    options.stop_tokens = runner.decoder.spec().eos_token_ids.clone();
     let mut conversation = Conversation::start(&mut runner.decoder)?;
-    let request = Request { conversation: &mut conversation, prompt: &prompt, written: &[], options: &options };
+    let request = Request::new(&mut conversation, &prompt, &options);
     let mut show = |event: haikuq_runtime::generate::TokenEvent<'_>| {
         print!("{}", event.text);
         match std::io::stdout().flush() {

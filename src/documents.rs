@@ -160,7 +160,9 @@ impl Document {
         match self {
             Self::Text(text) => Ok(text.clone()),
             Self::Chat(messages) => {
-                tokenizer.render_chat(messages, &ChatOptions { add_generation_prompt: prompt, ..ChatOptions::default() })
+                let mut options = ChatOptions::default();
+                options.add_generation_prompt = prompt;
+                tokenizer.render_chat(messages, &options)
             }
         }
     }

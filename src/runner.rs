@@ -22,6 +22,7 @@ pub struct Runner {
 
 /// How to load a package.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct RunnerOptions {
     /// The GPU.
     pub gpu: GpuOptions,
@@ -59,11 +60,9 @@ pub enum RunnerErrorKind {
 impl RunnerOptions {
     /// A GPU by name or index, a cache precision, everything else by default.
     pub fn new(adapter: Option<String>, cache: CachePrecision) -> Self {
-        Self {
-            gpu: GpuOptions { adapter, ..GpuOptions::default() },
-            decoder: DecoderOptions { cache, ..DecoderOptions::default() },
-            kernel_times: None,
-        }
+        let mut decoder = DecoderOptions::default();
+        decoder.cache = cache;
+        Self { gpu: GpuOptions::new(adapter), decoder, kernel_times: None }
     }
 }
 

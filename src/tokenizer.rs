@@ -60,13 +60,11 @@ pub fn from_companions(companions: &[Companion]) -> Result<Option<Tokenizer>, To
     let named = companions.iter().filter_map(|c| Some((additional_chat_template_name(&c.name)?, c)));
     let others = named.map(|(name, c)| Ok((name, text(c)?))).collect::<Result<Vec<_>, TokenizerError>>()?;
     let others: Vec<(&str, &str)> = others.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    let files = TokenizerFiles {
-        tokenizer,
-        config: find("tokenizer_config.json"),
-        special_tokens_map: find("special_tokens_map.json"),
-        chat_template: template.as_deref(),
-        additional_chat_templates: &others,
-    };
+    let mut files = TokenizerFiles::new(tokenizer);
+    files.config = find("tokenizer_config.json");
+    files.special_tokens_map = find("special_tokens_map.json");
+    files.chat_template = template.as_deref();
+    files.additional_chat_templates = &others;
     Ok(Some(Tokenizer::from_files(files)?))
 }
 

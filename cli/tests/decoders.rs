@@ -10,7 +10,7 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, TensorSpec,
+    Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -28,64 +28,82 @@ const CHUNK: usize = 32;
 
 fn rope(pairs: usize, base: f32, factor: f32) -> RopeTable {
     let inv_freq = (0..pairs).map(|i| base.powf(-(i as f32) / pairs as f32)).collect();
-    RopeTable { inv_freq, factor, long: None }
+    let mut table = RopeTable::new(inv_freq);
+    table.factor = factor;
+    table
 }
 
 /// A small decoder that has none of the rarer features, but a window, two rope tables and a layer without rope.
 fn plain() -> DecoderSpec {
     let layer = |window, rope| {
-        let mlp = Mlp { intermediate_size: 100, activation: Activation::Silu, gated: true, bias: false };
-        LayerSpec::new(Attention { window, rope, ..Attention::new(6, 2, 20) }, mlp)
+        let mut attention = Attention::new(6, 2, 20);
+        (attention.window, attention.rope) = (window, rope);
+        LayerSpec::new(attention, Mlp::new(100, Activation::Silu))
     };
-    DecoderSpec {
-        vocab_size: 101,
-        hidden_size: 72,
-        max_context: 96,
-        norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
-        layers: vec![layer(Some(7), Some(0)), layer(None, Some(1)), layer(Some(40), None)],
-        // All dimensions of a head turn, or 14 of 20.
-        ropes: vec![rope(10, 1e4, 1.0), rope(7, 1e6, 1.2)],
-        tied_head: false,
-        head_bias: false,
-        learned_positions: false,
-        logit_softcap: None,
-        embedding_multiplier: 1.0,
-        residual_multiplier: 1.0,
-        logit_multiplier: 1.0,
-        eos_token_ids: vec![],
-        bos_token_id: None,
-    }
+    let layers = vec![layer(Some(7), Some(0)), layer(None, Some(1)), layer(Some(40), None)];
+    let mut spec = DecoderSpec::new(101, 72, 96, Norm { kind: NormKind::Rms, epsilon: 1e-5 }, layers);
+    // All dimensions of a head turn, or 14 of 20.
+    spec.ropes = vec![rope(10, 1e4, 1.0), rope(7, 1e6, 1.2)];
+    spec
 }
 
 /// Four layers that have no size, and hardly anything else, in common. Widths of the feed-forward networks end at different
 /// places within a unit, so that one's numbers must not show as another's padding.
 fn uneven() -> DecoderSpec {
-    let mlp = |intermediate_size, activation, gated, bias| Mlp { intermediate_size, activation, gated, bias };
-    let first = Attention { window: Some(7), rope: Some(0), ..Attention::new(6, 2, 20) };
-    let second = Attention {
-        softcap: Some(1.5),
-        qk_norm: Some(QkNorm::Whole),
-        qkv_bias: true,
-        output_bias: true,
-        ..Attention::new(4, 4, 36)
+    let mlp = |intermediate_size, activation, gated, bias| {
+        let mut mlp = Mlp::new(intermediate_size, activation);
+        (mlp.gated, mlp.bias) = (gated, bias);
+        mlp
     };
-    let third = Attention { scale: 0.2, rope: Some(2), qk_norm: Some(QkNorm::PerHead), ..Attention::new(3, 1, 12) };
-    let fourth = Attention { window: Some(40), rope: Some(1), qkv_bias: true, ..Attention::new(8, 2, 32) };
-    let layers = vec![
+    let mut first = Attention::new(6, 2, 20);
+    (first.window, first.rope) = (Some(7), Some(0));
+    let mut second = Attention::new(4, 4, 36);
+    (second.softcap, second.qk_norm) = (Some(1.5), Some(QkNorm::Whole));
+    (second.qkv_bias, second.output_bias) = (true, true);
+    let mut third = Attention::new(3, 1, 12);
+    (third.scale, third.rope, third.qk_norm) = (0.2, Some(2), Some(QkNorm::PerHead));
+    let mut fourth = Attention::new(8, 2, 32);
+    (fourth.window, fourth.rope, fourth.qkv_bias) = (Some(40), Some(1), true);
+    let mut layers = vec![
         LayerSpec::new(first, mlp(120, Activation::Silu, true, false)),
-        LayerSpec {
-            residual: Residual::Parallel,
-            norm_placement: NormPlacement::Both,
-            ..LayerSpec::new(second, mlp(97, Activation::Gelu, false, true))
-        },
-        LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)) },
-        LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)) },
+        LayerSpec::new(second, mlp(97, Activation::Gelu, false, true)),
+        LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)),
+        LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)),
     ];
-    DecoderSpec { layers, ropes: vec![rope(10, 1e4, 1.0), rope(7, 1e6, 1.2), rope(5, 1e3, 1.0)], ..plain() }
+    (layers[1].residual, layers[1].norm_placement) = (Residual::Parallel, NormPlacement::Both);
+    layers[2].residual = Residual::ParallelShared;
+    layers[3].norm_placement = NormPlacement::Post;
+    changed(plain(), |s| {
+        s.layers = layers;
+        s.ropes.push(rope(5, 1e3, 1.0));
+    })
+}
+
+/// Short convolutions of several kinds between layers of attention.
+fn convolutions() -> DecoderSpec {
+    let mlp = |intermediate_size| Mlp::new(intermediate_size, Activation::Silu);
+    let mut biased = ShortConv::new(50, 7);
+    biased.bias = true;
+    let mut attention = Attention::new(3, 1, 24);
+    (attention.rope, attention.qk_norm) = (Some(0), Some(QkNorm::PerHead));
+    let mut layers = vec![
+        LayerSpec::new(ShortConv::new(72, 3), mlp(100)),
+        LayerSpec::new(attention, mlp(96)),
+        LayerSpec::new(biased, mlp(37)),
+        LayerSpec::new(ShortConv::new(33, 2), mlp(64)),
+    ];
+    layers[2].norm_placement = NormPlacement::Both;
+    layers[3].residual = Residual::ParallelShared;
+    changed(plain(), |s| s.layers = layers)
 }
 
 fn of_norm(kind: NormKind) -> DecoderSpec {
-    DecoderSpec { norm: Norm { kind, epsilon: 1e-5 }, ..plain() }
+    changed(plain(), |s| s.norm.kind = kind)
+}
+
+fn changed(mut spec: DecoderSpec, change: impl FnOnce(&mut DecoderSpec)) -> DecoderSpec {
+    change(&mut spec);
+    spec
 }
 
 fn with_layers(mut spec: DecoderSpec, change: impl Fn(&mut LayerSpec)) -> DecoderSpec {
@@ -133,7 +151,8 @@ struct Pair {
 impl Pair {
     fn new(what: &str, gpu: &Arc<Gpu>, spec: &DecoderSpec, scheme: impl Fn(&TensorSpec) -> Scheme) -> Self {
         let random = RandomDecoder::new(spec, scheme);
-        let options = DecoderOptions { cache: CachePrecision::F32, prefill_chunk: CHUNK, ..DecoderOptions::default() };
+        let mut options = DecoderOptions::default();
+        (options.cache, options.prefill_chunk) = (CachePrecision::F32, CHUNK);
         let decoder = block_on(Decoder::load(gpu.clone(), &random.package(), &options, &mut |_| {})).unwrap();
         Self { what: what.into(), gpu: decoder, reference: random.reference(), largest: 0.0 }
     }
@@ -223,9 +242,31 @@ impl Pair {
         assert_eq!(found, expected, "{}", self.what);
     }
 
+    /// A sequence that is cut, near its end, far back and at a length that nobody kept, goes on as if it had been shorter.
+    fn check_cuts(&mut self) {
+        let (text, other) = (ids(20, 75), ids(21, 75));
+        let keeps_everything = self.reference.spec().attentions().count() == self.reference.spec().num_layers();
+        for len in [74, 64, 40, 9, 0] {
+            let sequence = self.prefilled(&text);
+            let kept = self.gpu.truncate(sequence, len).unwrap();
+            assert!(kept <= len && self.gpu.sequence_len(sequence).unwrap() == kept, "{}: {kept} of {len}", self.what);
+            let at_least = if keeps_everything || len > 70 { len } else { len / CHUNK * CHUNK };
+            assert!(kept >= at_least, "{}: {kept} of {len} positions are left", self.what);
+            let whole: Vec<u32> = text[..len].iter().chain(&other[..12]).copied().collect();
+            for chunk in whole[kept..whole.len() - 1].chunks(CHUNK) {
+                self.gpu.prefill(sequence, chunk).unwrap();
+            }
+            let found = self.step(&[(sequence, whole[whole.len() - 1])]);
+            let expected = self.expected(&whole).split_off((whole.len() - 1) * self.vocab());
+            self.compare(&format!("cut at {len}"), &found, &expected);
+            self.gpu.remove_sequence(sequence).unwrap();
+        }
+    }
+
     fn check(mut self) {
         self.check_prefill();
         self.check_decode();
+        self.check_cuts();
         self.check_continuation();
         println!("{}: largest error {:.1e} standard deviations", self.what, self.largest);
     }
@@ -263,22 +304,19 @@ fn biases_multipliers_and_caps_with_and_without_layer_norms() {
         (NormPlacement::Both, NormKind::Rms),
         (NormPlacement::Post, NormKind::Layer),
     ] {
-        let spec = DecoderSpec {
-            head_bias: true,
-            residual_multiplier: 0.6,
-            embedding_multiplier: 3.0,
-            logit_multiplier: 0.3,
-            logit_softcap: Some(0.7),
-            ..with_layers(with_biases(of_norm(kind)), |l| l.norm_placement = norm_placement)
-        };
+        let spec = with_layers(with_biases(of_norm(kind)), |l| l.norm_placement = norm_placement);
         let spec = with_attention(spec, |a| (a.scale, a.softcap) = (0.4, Some(1.5)));
+        let spec = changed(spec, |s| {
+            (s.head_bias, s.logit_softcap) = (true, Some(0.7));
+            (s.residual_multiplier, s.embedding_multiplier, s.logit_multiplier) = (0.6, 3.0, 0.3);
+        });
         Pair::new(&format!("{kind:?} {norm_placement:?}, all biases, multipliers and caps"), &gpu, &spec, f32_package).check();
     }
     for (name, spec) in [
         ("qkv", with_attention(plain(), |a| a.qkv_bias = true)),
         ("attention output", with_attention(plain(), |a| a.output_bias = true)),
         ("mlp", with_mlp(plain(), |m| m.bias = true)),
-        ("tied head", DecoderSpec { head_bias: true, tied_head: true, ..plain() }),
+        ("tied head", changed(plain(), |s| (s.head_bias, s.tied_head) = (true, true))),
     ] {
         Pair::new(&format!("bias of {name}"), &gpu, &spec, f32_package).check();
     }
@@ -317,7 +355,7 @@ fn learned_positions_in_any_scheme() {
     for scheme in ["f32", "f16", "q8/32", "q3/32+u4"] {
         let scheme: Scheme = scheme.parse().unwrap();
         let spec = without_rope(with_biases(of_norm(NormKind::Layer)));
-        let spec = DecoderSpec { learned_positions: true, tied_head: true, head_bias: true, ..spec };
+        let spec = changed(spec, |s| (s.learned_positions, s.tied_head, s.head_bias) = (true, true, true));
         Pair::new(&format!("positions in {scheme}"), &gpu, &spec, |_| scheme).check();
     }
 }
@@ -332,7 +370,7 @@ fn layers_of_different_sizes_in_any_scheme() {
 }
 
 fn without_rope(spec: DecoderSpec) -> DecoderSpec {
-    DecoderSpec { ropes: Vec::new(), ..with_attention(spec, |a| a.rope = None) }
+    changed(with_attention(spec, |a| a.rope = None), |s| s.ropes.clear())
 }
 
 /// Schemes with a table of values for each matrix: three that the default recipes choose from, then others.
@@ -363,7 +401,7 @@ fn schemes_in_turn_on(gpu: &Arc<Gpu>) {
     for tied_head in [true, false] {
         // Nine schemes for four matrices a layer: none has the scheme that it has in another layer.
         let in_turn = |_: &TensorSpec| schemes[matrices.replace(matrices.get() + 1) % schemes.len()];
-        let spec = DecoderSpec { tied_head, ..plain() };
+        let spec = changed(plain(), |s| s.tied_head = tied_head);
         Pair::new(&format!("schemes in turn, tied head: {tied_head}"), gpu, &spec, in_turn).check();
     }
     assert_eq!(matrices.get(), 3 * schemes.len(), "each has served three matrices");
@@ -383,13 +421,12 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
     vec![
         (
             "learned positions, layer norm, plain GELU, tied",
-            DecoderSpec {
-                learned_positions: true,
-                tied_head: true,
-                ..with_attention(plain_gelu(without_rope(with_biases(layer_norm())), Activation::GeluTanh), |a| {
+            changed(
+                with_attention(plain_gelu(without_rope(with_biases(layer_norm())), Activation::GeluTanh), |a| {
                     (a.window, a.num_kv_heads) = (None, 6);
-                })
-            },
+                }),
+                |s| (s.learned_positions, s.tied_head) = (true, true),
+            ),
         ),
         (
             "parallel with two layer norms, partial rope",
@@ -399,23 +436,22 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ),
         (
             "parallel with one layer norm, one key/value head, biased head",
-            DecoderSpec {
-                head_bias: true,
-                ..with_mlp(
+            changed(
+                with_mlp(
                     with_attention(parallel(with_biases(layer_norm()), Residual::ParallelShared), |a| a.num_kv_heads = 1),
                     |m| m.activation = Activation::GeluTanh,
-                )
-            },
+                ),
+                |s| s.head_bias = true,
+            ),
         ),
         (
             "parallel with one norm, gains of each head, logit multiplier",
-            DecoderSpec {
-                logit_multiplier: 0.0625,
-                tied_head: true,
-                ..with_attention(parallel(of_norm(NormKind::LayerNoBias), Residual::ParallelShared), |a| {
+            changed(
+                with_attention(parallel(of_norm(NormKind::LayerNoBias), Residual::ParallelShared), |a| {
                     a.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
-                })
-            },
+                }),
+                |s| (s.logit_multiplier, s.tied_head) = (0.0625, true),
+            ),
         ),
         (
             "norms after blocks, whole q/k norm",
@@ -423,33 +459,30 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ),
         (
             "norms before and after blocks, q/k norm per head, windows, caps, scaled embedding",
-            DecoderSpec {
-                logit_softcap: Some(30.0),
-                embedding_multiplier: 72f32.sqrt(),
-                tied_head: true,
-                ..with_attention(with_mlp(placed(plain(), NormPlacement::Both), |m| m.activation = Activation::GeluTanh), |a| {
+            changed(
+                with_attention(with_mlp(placed(plain(), NormPlacement::Both), |m| m.activation = Activation::GeluTanh), |a| {
                     (a.softcap, a.qk_norm) = (Some(50.0), Some(QkNorm::PerHead));
-                })
-            },
+                }),
+                |s| (s.logit_softcap, s.embedding_multiplier, s.tied_head) = (Some(30.0), 72f32.sqrt(), true),
+            ),
         ),
         (
             "everything at once",
-            DecoderSpec {
-                head_bias: true,
-                learned_positions: true,
-                logit_softcap: Some(3.0),
-                embedding_multiplier: 2.0,
-                residual_multiplier: 0.5,
-                logit_multiplier: 0.7,
-                ..with_attention(
+            changed(
+                with_attention(
                     with_mlp(placed(parallel(with_biases(layer_norm()), Residual::ParallelShared), NormPlacement::Both), |m| {
                         m.activation = Activation::Gelu;
                     }),
                     |a| (a.softcap, a.qk_norm) = (Some(2.0), Some(QkNorm::Whole)),
-                )
-            },
+                ),
+                |s| {
+                    (s.head_bias, s.learned_positions, s.logit_softcap) = (true, true, Some(3.0));
+                    (s.embedding_multiplier, s.residual_multiplier, s.logit_multiplier) = (2.0, 0.5, 0.7);
+                },
+            ),
         ),
         ("layers of different sizes", uneven()),
+        ("short convolutions", convolutions()),
     ]
 }
 
@@ -463,7 +496,7 @@ fn features_work_together() {
 
 #[test]
 fn a_device_with_webgpus_default_limits_and_no_features_computes_the_same() {
-    let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
+    let poor = common::poor();
     let gpu = gpu_with(&poor);
     let q3: Scheme = "q3/32+u4".parse().unwrap();
     for (name, spec) in combinations() {

@@ -233,7 +233,7 @@ fn greedy(package: &std::path::Path, gpu: GpuOptions, prompt: &[u32]) -> Vec<u32
 
 #[test]
 fn a_device_with_webgpus_default_limits_and_no_features_writes_the_same() {
-    let poor = GpuOptions { without_f16: true, without_subgroups: true, default_limits: true, ..GpuOptions::default() };
+    let poor = common::poor();
     for package in [convert("q4-fast"), convert_calibrated("q4")] {
         // One token is prefilled by other kernels than more.
         for prompt in [&[1, 432, 382, 261, 367, 354, 261, 1816, 1151, 16, 2][..], &[1]] {

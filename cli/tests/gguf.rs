@@ -221,11 +221,8 @@ fn a_folder_with_one_file_is_that_file() {
 }
 
 fn tokenizer(checkpoint: &Checkpoint) -> Tokenizer {
-    let files = TokenizerFiles {
-        tokenizer: checkpoint.companion("tokenizer.json").unwrap(),
-        config: checkpoint.companion("tokenizer_config.json"),
-        ..TokenizerFiles::default()
-    };
+    let mut files = TokenizerFiles::new(checkpoint.companion("tokenizer.json").unwrap());
+    files.config = checkpoint.companion("tokenizer_config.json");
     Tokenizer::from_files(files).unwrap()
 }
 

@@ -56,10 +56,7 @@ fn refusal(path: &Path) -> String {
         "manifest" => Manifest::from_json(&bytes).unwrap_err().to_string(),
         "shard" => read_shard(&bytes).unwrap_err().to_string(),
         "ids" => read_input_ids(path).unwrap_err().to_string(),
-        "tokenizer" => {
-            let files = TokenizerFiles { tokenizer: &bytes, ..TokenizerFiles::default() };
-            Tokenizer::from_files(files).unwrap_err().to_string()
-        }
+        "tokenizer" => Tokenizer::from_files(TokenizerFiles::new(&bytes)).unwrap_err().to_string(),
         "sentencepiece" => {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();

@@ -3,7 +3,7 @@
 mod hub_server;
 mod support;
 
-use haikuq_hub::{Companions, Event, HubError, HubId, Retry, Settings, Snapshot, Token};
+use haikuq_hub::{Companions, Event, HubError, HubId, Settings, Snapshot, Token};
 use hub_server::{Fault, Hub, REPO, TOKEN, commit, git_hash, sha256};
 use serde_json::json;
 use std::cell::Cell;
@@ -81,14 +81,17 @@ impl World {
     }
 
     fn settings(&self) -> Settings {
-        Settings {
-            endpoint: self.hub.url(),
-            cache: self.at("home/hub"),
-            token: None,
-            offline: false,
-            certificates: None,
-            retry: Retry { attempts: 3, first_wait: Duration::from_millis(1), timeout: Duration::from_secs(10) },
-        }
+        let mut settings = Settings::new(&self.hub.url(), self.at("home/hub")).unwrap();
+        settings.retry.attempts = 3;
+        settings.retry.first_wait = Duration::from_millis(1);
+        settings.retry.timeout = Duration::from_secs(10);
+        settings
+    }
+
+    fn offline(&self) -> Settings {
+        let mut settings = self.settings();
+        settings.offline = true;
+        settings
     }
 
     fn fetch(&self, id: &str) -> Result<Snapshot, HubError> {
@@ -113,8 +116,10 @@ impl World {
 }
 
 fn companions() -> Companions<'static> {
-    let without_tokenizer = haikuq::checkpoint::tokenizer_files().collect();
-    Companions { always: haikuq::checkpoint::COMPANION_FILES.to_vec(), without_tokenizer }
+    let mut companions = Companions::default();
+    companions.always.extend(haikuq::checkpoint::COMPANION_FILES);
+    companions.without_tokenizer.extend(haikuq::checkpoint::tokenizer_files());
+    companions
 }
 
 fn wait_until(what: &str, happened: impl Fn() -> bool) {
@@ -343,7 +348,11 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
 #[test]
 fn refusals_say_whose_fault_it_is_and_what_to_do() {
     let world = World::new();
-    let with_token = |value: &str| Settings { token: Some(Token::new(value, "HF_TOKEN".into()).unwrap()), ..world.settings() };
+    let with_token = |value: &str| {
+        let mut settings = world.settings();
+        settings.token = Some(Token::new(value, "HF_TOKEN".into()).unwrap());
+        settings
+    };
     let (plain, right, wrong) = (world.settings(), with_token(TOKEN), with_token("hf_wrong"));
 
     let said = ["org/no-such", "misspelt, private", "HTTP 401", "without an access token", "set HF_TOKEN"];
@@ -449,7 +458,7 @@ fn offline_the_cache_is_enough_or_what_is_missing_is_said() {
     succeed(command);
     assert!(world.hub.seen().is_empty());
     assert_same(&world.at("out"), &world.at("by-variable"));
-    let offline = Settings { offline: true, ..world.settings() };
+    let offline = world.offline();
     world.refused("org/tiny@v2", &offline, &["lacks all of org/tiny at v2"]);
     world.refused("org/tiny:tiny-f16.gguf", &offline, &["lacks tiny-f16.gguf of org/tiny"]);
     std::fs::remove_file(snapshot.folder.join(WEIGHTS)).unwrap();
@@ -461,7 +470,7 @@ fn offline_shards_that_are_missing_are_named() {
     let world = World::with(|folder| TinyCheckpoint::new().write_sharded(folder, 2));
     let snapshot = world.fetch(REPO).unwrap();
     std::fs::remove_file(snapshot.folder.join("model-00002-of-00002.safetensors")).unwrap();
-    let offline = Settings { offline: true, ..world.settings() };
+    let offline = world.offline();
     world.refused(REPO, &offline, &["lacks model-00002-of-00002.safetensors of org/tiny"]);
 }
 
@@ -469,7 +478,8 @@ fn offline_shards_that_are_missing_are_named() {
 fn without_a_network_a_complete_cache_is_used_and_that_is_said() {
     let world = World::new();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let settings = Settings { endpoint: format!("http://{nobody}"), ..world.settings() };
+    let mut settings = world.settings();
+    settings.endpoint = format!("http://{nobody}");
     let error = world.refused(REPO, &settings, &["cannot reach", &nobody.to_string(), "--offline", "HF_ENDPOINT"]);
     assert!(error.is_unreachable());
     let snapshot = world.fetch(REPO).unwrap();

@@ -7,19 +7,25 @@ use common::convert;
 use haikuq::runner::Runner;
 use haikuq_runtime::device::GpuOptions;
 use haikuq_runtime::generate::{Completion, Conversation, ConversationPool, FinishReason, GenerateOptions, Request, generate};
-use haikuq_runtime::sampling::SamplingOptions;
 use std::ops::ControlFlow;
 
 fn options(repetition_penalty: f32) -> GenerateOptions {
-    let sampling = SamplingOptions { temperature: 0.8, top_p: 0.95, seed: 3, repetition_penalty, ..SamplingOptions::greedy() };
-    GenerateOptions { max_tokens: Some(24), sampling, stop_tokens: vec![], stop_strings: vec!["zzz".into()] }
+    let mut options = GenerateOptions::default();
+    options.max_tokens = Some(24);
+    options.stop_strings = vec!["zzz".into()];
+    let sampling = &mut options.sampling;
+    (sampling.temperature, sampling.top_p, sampling.seed) = (0.8, 0.95, 3);
+    sampling.repetition_penalty = repetition_penalty;
+    options
 }
 
 fn write(runner: &mut Runner, prompt: &[u32], written: &[u32], options: &GenerateOptions) -> (Completion, String) {
     let tokenizer = runner.tokenizer().unwrap();
     let mut conversation = Conversation::start(&mut runner.decoder).unwrap();
     let mut streamed = String::new();
-    let mut requests = [Request { conversation: &mut conversation, prompt, written, options }];
+    let mut request = Request::new(&mut conversation, prompt, options);
+    request.written = written;
+    let mut requests = [request];
     let mut on_token = |event: haikuq_runtime::generate::TokenEvent<'_>| {
         streamed += event.text;
         ControlFlow::Continue(())
@@ -56,7 +62,7 @@ fn a_long_prompt_is_given_up_between_its_chunks() {
     let tokenizer = runner.tokenizer().unwrap();
     let mut conversation = Conversation::start(&mut runner.decoder).unwrap();
     let (prompt, options) = (vec![300; 1400], options(1.0));
-    let mut requests = [Request { conversation: &mut conversation, prompt: &prompt, written: &[], options: &options }];
+    let mut requests = [Request::new(&mut conversation, &prompt, &options)];
     let mut on_token = |_: haikuq_runtime::generate::TokenEvent<'_>| ControlFlow::Break(());
     let work = generate(&mut runner.decoder, &tokenizer, &mut requests, &mut on_token);
     let completion = pollster::block_on(work).unwrap().remove(0);
@@ -69,11 +75,12 @@ fn a_pool_finds_the_conversation_that_a_prompt_goes_on_from() {
     let package = convert("q4-fast");
     let mut runner = common::load(&package, GpuOptions::default());
     let tokenizer = runner.tokenizer().unwrap();
-    let options = GenerateOptions { max_tokens: Some(2), ..options(1.0) };
+    let mut options = options(1.0);
+    options.max_tokens = Some(2);
     let mut pool = ConversationPool::new(2);
     let mut reused = |prompt: &[u32]| {
         let mut conversation = pool.take(prompt, &mut runner.decoder).unwrap();
-        let mut requests = [Request { conversation: &mut conversation, prompt, written: &[], options: &options }];
+        let mut requests = [Request::new(&mut conversation, prompt, &options)];
         let mut on_token = |_: haikuq_runtime::generate::TokenEvent<'_>| ControlFlow::Continue(());
         let work = generate(&mut runner.decoder, &tokenizer, &mut requests, &mut on_token);
         let usage = pollster::block_on(work).unwrap()[0].usage;

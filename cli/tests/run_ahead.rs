@@ -4,23 +4,25 @@ mod common;
 
 use common::{convert, golden};
 use haikuq::runner::{Runner, RunnerOptions};
-use haikuq_runtime::decoder::{CachePrecision, DecoderOptions};
+use haikuq_runtime::decoder::CachePrecision;
 use haikuq_runtime::generate::{Completion, Conversation, FinishReason, GenerateOptions, Request, generate};
-use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::{Special, Tokenizer};
 use std::ops::ControlFlow;
 
 const PROMPTS: [&str; 3] = ["Tell me a story about a cold birthday.", "A haiku:", "Once upon a time there was a"];
 
 fn load(steps_ahead: usize) -> Runner {
-    let decoder =
-        DecoderOptions { cache: CachePrecision::F32, exact: true, run_ahead: Some(steps_ahead), ..DecoderOptions::default() };
-    Runner::load(&convert("q4-fast"), &RunnerOptions { decoder, ..RunnerOptions::default() }, &mut |_| {}).unwrap()
+    let mut options = RunnerOptions::new(None, CachePrecision::F32);
+    (options.decoder.exact, options.decoder.run_ahead) = (true, Some(steps_ahead));
+    Runner::load(&convert("q4-fast"), &options, &mut |_| {}).unwrap()
 }
 
 fn options(max_tokens: usize) -> GenerateOptions {
-    let sampling = SamplingOptions { temperature: 0.8, top_k: 40, repetition_penalty: 1.2, seed: 7, ..SamplingOptions::greedy() };
-    GenerateOptions { max_tokens: Some(max_tokens), sampling, stop_tokens: Vec::new(), stop_strings: Vec::new() }
+    let mut options = GenerateOptions::default();
+    options.max_tokens = Some(max_tokens);
+    let sampling = &mut options.sampling;
+    (sampling.temperature, sampling.top_k, sampling.repetition_penalty, sampling.seed) = (0.8, 40, 1.2, 7);
+    options
 }
 
 /// Writes a text for each of `prompts` and then another turn for each, in the same conversations. Checks that a
@@ -33,7 +35,7 @@ fn write(runner: &mut Runner, prompts: &[&str], options: &[GenerateOptions], can
     let mut all = Vec::new();
     for _ in 0..2 {
         let mut requests: Vec<_> = (conversations.iter_mut().zip(&texts).zip(options))
-            .map(|((conversation, prompt), options)| Request { conversation, prompt, written: &[], options })
+            .map(|((conversation, prompt), options)| Request::new(conversation, prompt, options))
             .collect();
         let mut written = 0;
         let completions = pollster::block_on(generate(decoder, &tokenizer, &mut requests, &mut |event| {
@@ -84,9 +86,9 @@ fn an_end_that_is_noticed_late_is_still_the_end() {
     let written = write(&mut reference, &PROMPTS[..1], &[options(14)], usize::MAX);
     let mut runner = load(3);
     // A stop token, a stop string and a caller who has had enough, all in the middle of a text.
-    let stop_token = GenerateOptions { stop_tokens: vec![written[0].ids[5]], ..options(14) };
-    let word = written[0].text.split_whitespace().nth(3).unwrap().to_string();
-    let stop_string = GenerateOptions { stop_strings: vec![word], ..options(14) };
+    let (mut stop_token, mut stop_string) = (options(14), options(14));
+    stop_token.stop_tokens.push(written[0].ids[5]);
+    stop_string.stop_strings.push(written[0].text.split_whitespace().nth(3).unwrap().to_string());
     for (options, cancel_at, finish) in [
         (stop_token, usize::MAX, FinishReason::Stop),
         (stop_string, usize::MAX, FinishReason::Stop),

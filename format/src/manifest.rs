@@ -2,7 +2,7 @@
 
 use crate::layout::{PlaneKind, plane_sizes};
 use crate::scheme::Scheme;
-use crate::spec::{DecoderSpec, TensorClass};
+use crate::spec::{DecoderSpec, TensorClass, TensorSpec};
 use crate::{MAX_PLANE_BYTES, PLANE_ALIGNMENT, align};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,6 +25,7 @@ pub const FORMAT_VERSION: Version = Version { major: 2, minor: 0 };
 /// A package's table of contents, stored as `haikuq.json`. It holds no timestamps and no absolute paths: the same
 /// inputs give the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Manifest {
     /// Always [`FORMAT_NAME`].
     pub format: String,
@@ -54,6 +55,7 @@ pub struct Version {
 
 /// One tensor of a package.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TensorEntry {
     /// Canonical name.
     pub name: String,
@@ -70,7 +72,28 @@ pub struct TensorEntry {
     pub relative_error: Option<f64>,
 }
 
+impl Manifest {
+    /// A manifest of the current version that lists nothing yet.
+    pub fn new(spec: DecoderSpec) -> Self {
+        Self {
+            format: FORMAT_NAME.into(),
+            version: FORMAT_VERSION,
+            spec,
+            tensors: Vec::new(),
+            shards: Vec::new(),
+            files: Vec::new(),
+            provenance: Provenance::default(),
+        }
+    }
+}
+
 impl TensorEntry {
+    /// A tensor that has no chunks yet.
+    pub fn new(tensor: TensorSpec, scheme: Scheme) -> Self {
+        let TensorSpec { name, class, shape } = tensor;
+        Self { name, class, shape, scheme, chunks: Vec::new(), relative_error: None }
+    }
+
     /// Rows of the stored matrix; 1 for a vector.
     pub fn rows(&self) -> usize {
         if self.shape.len() == 2 { self.shape[0] } else { 1 }
@@ -124,6 +147,7 @@ pub struct FileEntry {
 
 /// Where a package came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Provenance {
     /// Tool and version, such as `haikuq 0.1.0`.
     pub tool: String,

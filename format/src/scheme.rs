@@ -30,6 +30,7 @@ pub enum Scheme {
 /// Integer codes with a scale a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Grouped {
     /// Width of a code.
     pub bits: Bits,
@@ -44,6 +45,13 @@ pub struct Grouped {
     /// What a code stands for.
     #[serde(default)]
     pub codebook: Codebook,
+}
+
+impl Grouped {
+    /// Evenly spaced values around zero, with an f16 as each group's scale.
+    pub const fn new(bits: Bits, group: usize) -> Self {
+        Self { bits, group, scale: ScaleType::F16, offset: Offset::None, codebook: Codebook::Uniform }
+    }
 }
 
 /// Width of a code, written as a number.

@@ -3,10 +3,10 @@
 
 #![cfg_attr(fuzzing, no_main)]
 
-use haikuq_hub::{Companions, HubId, Retry, Settings, fetch};
 use haikuq_fuzz::fuzz_target;
 use haikuq_fuzz::mutate::Mutator;
 use haikuq_fuzz::target::{Outcome, Target, folder};
+use haikuq_hub::{Companions, HubId, Settings, fetch};
 use haikuq_runtime::package::sha256_hex;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -30,8 +30,11 @@ static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
             std::thread::spawn(move || serve(stream));
         }
     });
-    let retry = Retry { attempts: 1, first_wait: Duration::ZERO, timeout: Duration::from_secs(1) };
-    Settings { endpoint, cache: folder().join("hub"), token: None, offline: false, certificates: None, retry }
+    let mut settings = Settings::new(&endpoint, folder().join("hub")).expect("an address");
+    settings.retry.attempts = 1;
+    settings.retry.first_wait = Duration::ZERO;
+    settings.retry.timeout = Duration::from_secs(1);
+    settings
 });
 
 /// Answers the requests of a connection, one after the other.
@@ -198,6 +201,8 @@ fuzz_target!(Target {
 
 /// Those that conversions ask for.
 fn companions() -> Companions<'static> {
-    let without_tokenizer = haikuq::checkpoint::tokenizer_files().collect();
-    Companions { always: haikuq::checkpoint::COMPANION_FILES.to_vec(), without_tokenizer }
+    let mut companions = Companions::default();
+    companions.always.extend(haikuq::checkpoint::COMPANION_FILES);
+    companions.without_tokenizer.extend(haikuq::checkpoint::tokenizer_files());
+    companions
 }

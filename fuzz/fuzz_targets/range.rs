@@ -5,15 +5,15 @@
 
 #![cfg_attr(fuzzing, no_main)]
 
-use haikuq_serve::{PageLoad, ServeOptions, ServedPackage, Server, Site};
 use haikuq_format::Scheme;
 use haikuq_fuzz::fixtures::{tiny_package, write};
 use haikuq_fuzz::fuzz_target;
 use haikuq_fuzz::mutate::Mutator;
 use haikuq_fuzz::target::{Outcome, Target, folder};
 use haikuq_runtime::package::sha256_hex;
+use haikuq_serve::{ServeOptions, ServedPackage, Server, Site};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,15 +44,10 @@ static PLACE: LazyLock<Place> = LazyLock::new(|| {
     write(&package.join("haikuq.json"), &manifest.to_json(), 0);
     files.push(("haikuq.json".into(), manifest.to_json()));
     write(&site.join("index.html"), b"<!doctype html>", 0);
-    let server = Server::bind(ServeOptions {
-        host: Ipv4Addr::LOCALHOST.into(),
-        port: Some(0),
-        site: Site::Folder(site),
-        packages: vec![ServedPackage::open(&package).expect("the package")],
-        load: PageLoad::default(),
-        connect: Vec::new(),
-    })
-    .expect("a server");
+    let mut options = ServeOptions::new(Site::Folder(site));
+    options.port = Some(0);
+    options.packages.push(ServedPackage::open(&package).expect("the package"));
+    let server = Server::bind(options).expect("a server");
     let address = server.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
     std::thread::spawn(move || server.run(std::future::pending()));
     Place { address, files, connection: Mutex::new(None) }

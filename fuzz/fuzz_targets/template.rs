@@ -28,14 +28,13 @@ static CONVERSATIONS: LazyLock<Vec<(Vec<Message>, ChatOptions)>> = LazyLock::new
     let tools = json!([{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object",
         "properties": {"x": {"type": "array", "items": {"type": "number"}}}, "required": ["x"]}}}]);
     let variables = BTreeMap::from([("enable_thinking".to_owned(), json!(false)), ("n".to_owned(), json!(12))]);
-    let with_tools = ChatOptions {
-        tools: tools.as_array().cloned(),
-        documents: Some(vec![json!({"title": "t", "text": "x"})]),
-        now: Some(1_735_689_600),
-        variables,
-        ..ChatOptions::default()
-    };
-    let continued = ChatOptions { continue_final_message: true, add_generation_prompt: false, ..ChatOptions::default() };
+    let mut with_tools = ChatOptions::default();
+    with_tools.tools = tools.as_array().cloned();
+    with_tools.documents = Some(vec![json!({"title": "t", "text": "x"})]);
+    with_tools.now = Some(1_735_689_600);
+    with_tools.variables = variables;
+    let mut continued = ChatOptions::default();
+    (continued.continue_final_message, continued.add_generation_prompt) = (true, false);
     vec![(plain.clone(), ChatOptions::default()), (rich, with_tools), (plain, continued)]
 });
 
@@ -67,7 +66,8 @@ fn seeds() -> Vec<Vec<u8>> {
 
 fn run(input: &[u8]) -> Outcome {
     let text = std::str::from_utf8(input).map_err(|e| e.to_string())?;
-    let files = TokenizerFiles { tokenizer: &SMALL, chat_template: Some(text), ..TokenizerFiles::default() };
+    let mut files = TokenizerFiles::new(&SMALL);
+    files.chat_template = Some(text);
     let tokenizer = Tokenizer::from_files(files).map_err(|e| e.to_string())?;
     let _ = tokenizer.turn_end_token_id();
     let (mut said, mut good) = (Vec::new(), true);

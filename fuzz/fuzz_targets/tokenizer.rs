@@ -120,11 +120,12 @@ fn run(input: &[u8]) -> Outcome {
             made.ok_or("no tokenizer was made")?
         }
         _ => {
-            let files = match kind {
-                1 => TokenizerFiles { tokenizer: &SMALL, config: Some(file), ..TokenizerFiles::default() },
-                2 => TokenizerFiles { tokenizer: &SMALL, special_tokens_map: Some(file), ..TokenizerFiles::default() },
-                _ => TokenizerFiles { tokenizer: file, ..TokenizerFiles::default() },
-            };
+            let mut files = TokenizerFiles::new(&SMALL);
+            match kind {
+                1 => files.config = Some(file),
+                2 => files.special_tokens_map = Some(file),
+                _ => files.tokenizer = file,
+            }
             Tokenizer::from_files(files).map_err(|e| e.to_string())?
         }
     };

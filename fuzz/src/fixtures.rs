@@ -2,9 +2,7 @@
 
 use crate::mutate::split_safetensors;
 use haikuq_format::layout::{PlaneKind, plane_sizes, row_chunks};
-use haikuq_format::manifest::{
-    Chunk, FORMAT_NAME, FORMAT_VERSION, FileEntry, Manifest, Plane, Provenance, TensorEntry, entry_name, shard_name,
-};
+use haikuq_format::manifest::{Chunk, FileEntry, Manifest, Plane, TensorEntry, entry_name, shard_name};
 use haikuq_format::shard::layout_shard;
 use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, RopeTable, TensorClass};
 use haikuq_format::{DecoderSpec, Scheme};
@@ -86,25 +84,14 @@ pub fn spoken_length(input: &[u8]) -> u64 {
 
 /// The smallest decoder that has a bit of everything.
 pub fn tiny_spec() -> DecoderSpec {
-    let attention = Attention { rope: Some(0), ..Attention::new(2, 1, 4) };
-    let mlp = Mlp { intermediate_size: 12, activation: Activation::Silu, gated: true, bias: false };
-    DecoderSpec {
-        vocab_size: 20,
-        hidden_size: 8,
-        max_context: 32,
-        norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
-        layers: vec![LayerSpec::new(attention, mlp)],
-        ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1], factor: 1.0, long: None }],
-        tied_head: true,
-        head_bias: false,
-        learned_positions: false,
-        logit_softcap: None,
-        embedding_multiplier: 1.0,
-        residual_multiplier: 1.0,
-        logit_multiplier: 1.0,
-        eos_token_ids: vec![0],
-        bos_token_id: None,
-    }
+    let mut attention = Attention::new(2, 1, 4);
+    attention.rope = Some(0);
+    let layer = LayerSpec::new(attention, Mlp::new(12, Activation::Silu));
+    let mut spec = DecoderSpec::new(20, 8, 32, Norm { kind: NormKind::Rms, epsilon: 1e-5 }, vec![layer]);
+    spec.ropes.push(RopeTable::new(vec![1.0, 0.1]));
+    spec.tied_head = true;
+    spec.eos_token_ids.push(0);
+    spec
 }
 
 /// A manifest of [`tiny_spec`] with matrices in `scheme`, `shards` files of weights and `files` beside them, whose hashes and
@@ -138,17 +125,18 @@ pub fn tiny_package(scheme: Scheme, shards: usize, files: &[&str]) -> (Manifest,
                 }
                 chunks[*chunk].planes.push(Plane { kind: *kind, shard, offset: entry.offset, bytes: *bytes });
             }
-            let (name, class, shape) = (tensor.name.clone(), tensor.class, tensor.shape.clone());
-            tensors.push(TensorEntry { name, class, shape, scheme: scheme_of(class), chunks, relative_error: None });
+            let mut entry = TensorEntry::new(tensor.clone(), scheme_of(tensor.class));
+            entry.chunks = chunks;
+            tensors.push(entry);
         }
         let name = shard_name(shard, specs.len().div_ceil(per));
         entries.push(FileEntry { name, bytes: layout.file_bytes, sha256: "0".repeat(64) });
         headers.push(layout.header);
     }
-    let files = files.iter().map(|name| FileEntry { name: (*name).into(), bytes: 0, sha256: "0".repeat(64) }).collect();
-    let provenance = Provenance { tool: "fuzz".into(), recipe: "fuzz".into(), ..Provenance::default() };
-    let manifest =
-        Manifest { format: FORMAT_NAME.into(), version: FORMAT_VERSION, spec, tensors, shards: entries, files, provenance };
+    let mut manifest = Manifest::new(spec);
+    (manifest.tensors, manifest.shards) = (tensors, entries);
+    manifest.files = files.iter().map(|name| FileEntry { name: (*name).into(), bytes: 0, sha256: "0".repeat(64) }).collect();
+    (manifest.provenance.tool, manifest.provenance.recipe) = ("fuzz".into(), "fuzz".into());
     (manifest, headers)
 }
 

@@ -17,6 +17,7 @@ const QUANTIZED_ONNX: [&str; 8] = ["_q4", "_q4f16", "_q8", "_int4", "_int8", "_u
 
 /// One set of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Weights {
     /// `model.safetensors`.
     Safetensors,
@@ -43,6 +44,7 @@ pub enum Weights {
 
 /// Files that go with weights, as the reader of checkpoints knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Companions<'a> {
     /// Taken wherever they are.
     pub always: Vec<&'a str>,

@@ -6,7 +6,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let settings = Settings::from_env()?;
 //! let id = HubId::parse("HuggingFaceTB/SmolLM2-135M-Instruct", &settings.hosts())?;
-//! let companions = Companions { always: vec!["tokenizer.json"], without_tokenizer: Vec::new() };
+//! let mut companions = Companions::default();
+//! companions.always.push("tokenizer.json");
 //! let snapshot = fetch(&id, &companions, &settings, &|_| ())?;
 //! println!("{}", snapshot.folder.display());
 //! # Ok(())

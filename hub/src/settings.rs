@@ -10,6 +10,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 
 /// How to reach the hub, and where to keep what comes from there.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Settings {
     /// Address of the hub or a mirror, without a slash at the end.
     pub endpoint: String,
@@ -27,6 +28,7 @@ pub struct Settings {
 
 /// How often to try again, and after how long.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Retry {
     /// Attempts in a row without any progress, the first one included.
     pub attempts: u32,
@@ -75,6 +77,21 @@ impl fmt::Debug for Token {
 }
 
 impl Settings {
+    /// A hub and a cache, and nothing from the environment: no token, the usual certificates.
+    ///
+    /// # Errors
+    /// An endpoint that is no address.
+    pub fn new(address: &str, cache: impl Into<PathBuf>) -> Result<Self, HubError> {
+        Ok(Self {
+            endpoint: endpoint(address)?,
+            cache: cache.into(),
+            token: None,
+            offline: false,
+            certificates: None,
+            retry: Retry::default(),
+        })
+    }
+
     /// Reads `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`,
     /// `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `XDG_CACHE_HOME`, `SSL_CERT_FILE` and `REQUESTS_CA_BUNDLE`, and the token file
     /// that `hf auth login` writes.

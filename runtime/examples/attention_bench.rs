@@ -25,7 +25,7 @@ fn main() -> Result<(), GpuError> {
     };
     let number = |name: &str, default: u32| numbers(name, &[default])[0];
     let filters = after("--filter");
-    let gpu = Gpu::open_blocking(&GpuOptions { adapter: after("--adapter").pop(), ..Default::default() })?;
+    let gpu = Gpu::open_blocking(&GpuOptions::new(after("--adapter").pop()))?;
     println!("{} ({}), {}", gpu.description.name, gpu.description.backend, gpu.description.driver);
     let (num_heads, num_kv_heads, head_dim) = (number("--heads", 24), number("--kv-heads", 8), number("--head-dim", 128));
     let layers = number("--layers", 28) as usize;

@@ -6,7 +6,6 @@ use haikuq_runtime::decoder::{Decoder, DecoderOptions};
 use haikuq_runtime::device::{Gpu, GpuOptions};
 use haikuq_runtime::generate::{Conversation, GenerateOptions, Request, generate};
 use haikuq_runtime::package::{ByteSource, Package, SourceError, SourceFuture, check_file_name};
-use haikuq_runtime::sampling::SamplingOptions;
 use haikuq_runtime::text::Special;
 use std::collections::HashMap;
 use std::error::Error;
@@ -42,11 +41,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut decoder = Decoder::load(gpu, &package, &DecoderOptions::default(), &mut |_| ()).await?;
         let tokenizer = package.tokenizer().await?;
         let prompt = tokenizer.encode(prompt, Special::Plain)?;
-        let stop_tokens = package.manifest().spec.eos_token_ids.clone();
-        let sampling = SamplingOptions::greedy();
-        let options = GenerateOptions { max_tokens: Some(32), sampling, stop_tokens, stop_strings: Vec::new() };
+        let mut options = GenerateOptions::default();
+        options.max_tokens = Some(32);
+        options.stop_tokens = package.manifest().spec.eos_token_ids.clone();
         let mut conversation = Conversation::start(&mut decoder)?;
-        let request = Request { conversation: &mut conversation, prompt: &prompt, written: &[], options: &options };
+        let request = Request::new(&mut conversation, &prompt, &options);
         let written = generate(&mut decoder, &tokenizer, &mut [request], &mut |_| ControlFlow::Continue(())).await?;
         println!("{}", written[0].text);
         Ok(())

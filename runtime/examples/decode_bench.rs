@@ -58,7 +58,7 @@ fn model(name: &str) -> (usize, usize, u32, u32, u32) {
 fn main() -> Result<(), GpuError> {
     let arguments = Arguments(std::env::args().collect());
     let adapter = arguments.list("--adapter", "").pop();
-    let gpu = Gpu::open_blocking(&GpuOptions { adapter, ..Default::default() })?;
+    let gpu = Gpu::open_blocking(&GpuOptions::new(adapter))?;
     println!("{} {:?}", gpu.description.name, gpu.profile);
     for name in arguments.list("--model", "3b") {
         if arguments.has("--attention") {

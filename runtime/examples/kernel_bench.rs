@@ -51,7 +51,7 @@ fn main() -> Result<(), GpuError> {
         |name: &str| -> Vec<String> { arguments.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].clone()).collect() };
     let has = |name: &str| arguments.iter().any(|a| a == name);
     let filters = after("--filter");
-    let gpu = Gpu::open_blocking(&GpuOptions { adapter: after("--adapter").pop(), ..Default::default() })?;
+    let gpu = Gpu::open_blocking(&GpuOptions::new(after("--adapter").pop()))?;
     println!("{} ({}), {}", gpu.description.name, gpu.description.backend, gpu.description.driver);
     println!("{:<64} {:>10} {:>10} {:>9} {:>9}", "kernel", "compile ms", "run µs", "GFLOP/s", "GB/s");
     for scheme in SCHEMES.map(|text| text.parse::<Scheme>().expect("a scheme")) {

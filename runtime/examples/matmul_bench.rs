@@ -85,7 +85,7 @@ fn main() -> Result<(), GpuError> {
     let or = |values: Vec<String>, otherwise: &[&str]| {
         if values.is_empty() { otherwise.iter().map(|s| (*s).to_string()).collect() } else { values }
     };
-    let gpu = Gpu::open_blocking(&GpuOptions { adapter: after("--adapter").pop(), ..Default::default() })?;
+    let gpu = Gpu::open_blocking(&GpuOptions::new(after("--adapter").pop()))?;
     println!("{} ({}), {}", gpu.description.name, gpu.description.backend, gpu.description.driver);
     if !gpu.profile.timestamps {
         println!("This device has no timestamps.");

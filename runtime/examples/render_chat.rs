@@ -30,20 +30,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         let line: Line = serde_json::from_str(&line?)?;
-        let files = TokenizerFiles {
-            tokenizer: TOKENIZER,
-            config: Some(config.as_bytes()),
-            chat_template: Some(&line.template),
-            ..TokenizerFiles::default()
-        };
-        let options = ChatOptions {
-            add_generation_prompt: line.add_generation_prompt,
-            now: Some(line.now),
-            tools: line.tools,
-            documents: line.documents,
-            variables: line.variables,
-            ..ChatOptions::default()
-        };
+        let mut files = TokenizerFiles::new(TOKENIZER);
+        files.config = Some(config.as_bytes());
+        files.chat_template = Some(&line.template);
+        let mut options = ChatOptions::default();
+        options.add_generation_prompt = line.add_generation_prompt;
+        options.now = Some(line.now);
+        options.tools = line.tools;
+        options.documents = line.documents;
+        options.variables = line.variables;
         let rendered = Tokenizer::from_files(files).and_then(|tokenizer| tokenizer.render_chat(&line.messages, &options));
         let answer = rendered.map_or_else(|error| json!({"error": error.to_string()}), |text| json!({"text": text}));
         writeln!(out, "{answer}")?;

@@ -8,7 +8,6 @@
 //! use haikuq_runtime::device::{Gpu, GpuOptions};
 //! use haikuq_runtime::generate::{Conversation, GenerateOptions, Request, generate};
 //! use haikuq_runtime::package::{FolderSource, Package};
-//! use haikuq_runtime::sampling::SamplingOptions;
 //! use haikuq_runtime::text::Special;
 //! use std::ops::ControlFlow;
 //! use std::sync::Arc;
@@ -18,14 +17,11 @@
 //! let mut decoder = Decoder::load(gpu, &package, &DecoderOptions::default(), &mut |_| ()).await?;
 //! let tokenizer = package.tokenizer().await?;
 //! let prompt = tokenizer.encode("Once upon a time", Special::Plain)?;
-//! let options = GenerateOptions {
-//!     max_tokens: Some(64),
-//!     sampling: SamplingOptions::greedy(),
-//!     stop_tokens: package.manifest().spec.eos_token_ids.clone(),
-//!     stop_strings: Vec::new(),
-//! };
+//! let mut options = GenerateOptions::default();
+//! options.max_tokens = Some(64);
+//! options.stop_tokens = package.manifest().spec.eos_token_ids.clone();
 //! let mut conversation = Conversation::start(&mut decoder)?;
-//! let request = Request { conversation: &mut conversation, prompt: &prompt, written: &[], options: &options };
+//! let request = Request::new(&mut conversation, &prompt, &options);
 //! generate(&mut decoder, &tokenizer, &mut [request], &mut |event| {
 //!     print!("{}", event.text);
 //!     ControlFlow::Continue(())

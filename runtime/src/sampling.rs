@@ -21,6 +21,7 @@
 
 /// What is asked of sampling. The defaults are greedy.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SamplingOptions {
     /// Divides the logits; 0 is greedy.
     pub temperature: f32,

@@ -13,7 +13,7 @@ fn memory_comes_back_as_it_was_uploaded() {
 
 #[test]
 fn an_unknown_adapter_is_refused_with_the_list_of_those_that_exist() {
-    let error = match Gpu::open_blocking(&GpuOptions { adapter: Some("no such gpu".into()), ..Default::default() }) {
+    let error = match Gpu::open_blocking(&GpuOptions::new(Some("no such gpu".into()))) {
         Err(e) => e.to_string(),
         Ok(_) => panic!("opened an adapter that does not exist"),
     };

@@ -29,9 +29,11 @@ fn idioms_mean_what_they_mean_to_jinja2() {
     let mut expected: Expected = read_json(&std::fs::read(fixtures.join("jinja.json")).unwrap()).unwrap();
     let tokenizer = std::fs::read(fixtures.join("smollm2/tokenizer.json")).unwrap();
     let messages: Vec<Message> = serde_json::from_value(expected.variables.remove("messages").unwrap()).unwrap();
-    let options = ChatOptions { now: Some(expected.now), variables: expected.variables, ..ChatOptions::default() };
+    let mut options = ChatOptions::default();
+    (options.now, options.variables) = (Some(expected.now), expected.variables);
     let render = |source: &str| {
-        let files = TokenizerFiles { tokenizer: &tokenizer, chat_template: Some(source), ..Default::default() };
+        let mut files = TokenizerFiles::new(&tokenizer);
+        files.chat_template = Some(source);
         Tokenizer::from_files(files).unwrap().render_chat(&messages, &options)
     };
     let mut differences = Vec::new();

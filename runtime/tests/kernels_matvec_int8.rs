@@ -230,7 +230,8 @@ fn heads_are_rotated_and_written_where_attention_reads_them() {
                 let (x, gain) = (random.values(count * columns), random.values(columns));
                 let bias = random.values(gpu_matrix.rows);
                 let inv_freq = (0..rotated).map(|i| 0.8f32.powi(i as i32)).collect();
-                let table = RopeTable { inv_freq, factor: 1.1, long: None };
+                let mut table = RopeTable::new(inv_freq);
+                table.factor = 1.1;
                 let table = Some(&table).filter(|_| rotated > 0);
 
                 let pages = vec![3, 1, 2, 0];

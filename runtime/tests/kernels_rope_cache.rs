@@ -66,7 +66,7 @@ fn run_kernel(
 
 fn llama_table(head_dim: usize) -> RopeTable {
     let inv_freq = (0..head_dim / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
-    RopeTable { inv_freq, factor: 1.0, long: None }
+    RopeTable::new(inv_freq)
 }
 
 #[rstest]
@@ -91,7 +91,7 @@ fn queries_are_rotated_and_keys_and_values_land_on_their_pages(
     let qkv = random.rows(tokens.len(), shape.qkv_size() as usize, padded(shape.qkv_size() as usize));
     let mut table = llama_table(2 * rotated.max(1));
     table.factor = 1.25;
-    table.long = Some(LongRope { beyond: 60, inv_freq: table.inv_freq.iter().map(|f| f / 3.0).collect() });
+    table.long = Some(LongRope::new(60, table.inv_freq.iter().map(|f| f / 3.0).collect()));
     let rope = Some(&table).filter(|_| rotated > 0);
     for (name, gpu) in permutations() {
         let mut cache = CpuCache::new(shape, pages.clone(), num_pages);
@@ -146,7 +146,7 @@ fn angles_of_far_positions_are_exact() {
     let shape = AttentionShape { num_heads: 1, num_kv_heads: 1, head_dim: 64, max_pages: 2048, cache_f16: false };
     let mut random = Random::new(5);
     let inv_freq = (0..32).map(|i| if i < 4 { 1.0 - i as f32 / 7.0 } else { 10f32.powf(-(i as f32) / 6.0) }).collect();
-    let table = RopeTable { inv_freq, factor: 1.0, long: None };
+    let table = RopeTable::new(inv_freq);
     let tokens: Vec<_> = [0, 1, 2, 1000, 4097, 65535, 99_999, 131_071].map(|p| token(p, 0)).to_vec();
     // (1, 0) rotated is (cos, sin).
     let row: Vec<f32> = (0..192).map(|i| f32::from(i % 64 < 32)).collect();

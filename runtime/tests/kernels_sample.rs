@@ -63,7 +63,16 @@ fn sample_rows(vocab: usize, rows: &[Vec<f32>], options: &SamplingOptions, step:
 }
 
 fn warm() -> SamplingOptions {
-    SamplingOptions { temperature: 0.8, seed: 7, ..SamplingOptions::greedy() }
+    let mut options = SamplingOptions::greedy();
+    (options.temperature, options.seed) = (0.8, 7);
+    options
+}
+
+/// [`warm`], but for what `change` changes.
+fn warm_with(change: impl FnOnce(&mut SamplingOptions)) -> SamplingOptions {
+    let mut options = warm();
+    change(&mut options);
+    options
 }
 
 #[rstest]
@@ -82,7 +91,7 @@ fn greedy_takes_the_lowest_id_of_the_largest_logits(#[values(1, 7, 2048, 2049, 5
 
 #[rstest]
 fn meaningless_logits_give_no_token(#[values(0.0, 1.0)] temperature: f32) {
-    let options = SamplingOptions { temperature, ..warm() };
+    let options = warm_with(|o| o.temperature = temperature);
     let mut random = Random::new(2);
     let mut rows: Vec<Vec<f32>> = (0..4).map(|_| random.values(3000)).collect();
     rows[0][2999] = f32::NAN;
@@ -113,7 +122,10 @@ fn filters_agree_with_the_cpu_twin(#[values(5, 100, 300, 4099)] vocab: usize) {
             for min_p in [0.0, 0.033, 1.0] {
                 for repetition_penalty in [1.0, 1.3] {
                     for temperature in [0.0, 0.31, 1.7] {
-                        cases.push(SamplingOptions { temperature, top_k, top_p, min_p, repetition_penalty, seed: 99 });
+                        cases.push(warm_with(|o| {
+                            (o.temperature, o.repetition_penalty, o.seed) = (temperature, repetition_penalty, 99);
+                            (o.top_k, o.top_p, o.min_p) = (top_k, top_p, min_p);
+                        }));
                     }
                 }
             }
@@ -137,7 +149,7 @@ fn ties_and_large_top_k_are_exact() {
     let steps: Vec<f32> = random.permutation(vocab).iter().map(|i| 4.0 - *i as f32 / 512.0).collect();
     for row in [flat, steps] {
         let cases = [(5, 1.0), (900, 1.0), (4000, 0.97), (0, 0.25)];
-        let cases = cases.map(|(top_k, top_p)| SamplingOptions { top_k, top_p, ..warm() });
+        let cases = cases.map(|(top_k, top_p)| warm_with(|o| (o.top_k, o.top_p) = (top_k, top_p)));
         let bench = Bench::new(vocab, &vec![row.clone(); cases.len()], &[]);
         let params: Vec<_> = (0..).zip(&cases).map(|(t, c)| SampleParams::new(c, 3, t)).collect();
         for (found, case) in bench.sample(&params).into_iter().zip(&cases) {
@@ -153,7 +165,7 @@ fn frequencies_of_draws_are_the_probabilities() {
     let probabilities = [0.02f32, 0.4, 0.08, 0.3, 0.0, 0.2];
     let row: Vec<f32> = probabilities.iter().map(|p| p.ln()).collect();
     let draws = 10_000;
-    let options = SamplingOptions { temperature: 1.0, ..warm() };
+    let options = warm_with(|o| o.temperature = 1.0);
     // 50 rows at once, 200 times.
     let bench = Bench::new(6, &vec![row; 50], &[]);
     let mut counts = [0u32; 6];
@@ -175,14 +187,10 @@ fn a_large_vocabulary_is_drawn_from_as_the_twin_does() {
     let mut random = Random::new(1);
     // Steps of 2^-10 or ties, up to 16 above the least: large against rounding in a logit, small in probability.
     let row: Vec<f32> = random.values(vocab).iter().map(|x| (x * 8192.0).round() / 1024.0).collect();
-    for (step, options) in [
-        warm(),
-        SamplingOptions { top_p: 0.9, ..warm() },
-        SamplingOptions { top_k: 50, top_p: 0.95, ..warm() },
-        SamplingOptions { min_p: 0.1003, ..warm() },
-    ]
-    .iter()
-    .enumerate()
+    for (step, options) in
+        [warm(), warm_with(|o| o.top_p = 0.9), warm_with(|o| (o.top_k, o.top_p) = (50, 0.95)), warm_with(|o| o.min_p = 0.1003)]
+            .iter()
+            .enumerate()
     {
         let found = sample_rows(vocab, std::slice::from_ref(&row), options, step as u64)[0];
         let number = uniform(options.seed, step as u64);
@@ -197,7 +205,7 @@ fn a_large_vocabulary_is_drawn_from_as_the_twin_does() {
 fn members_of_a_batch_differ_and_idle_ones_are_left_alone() {
     let mut random = Random::new(3);
     let rows: Vec<Vec<f32>> = (0..4).map(|_| random.values(500)).collect();
-    let options = [SamplingOptions::greedy(), SamplingOptions { top_k: 3, ..warm() }, warm(), warm()];
+    let options = [SamplingOptions::greedy(), warm_with(|o| o.top_k = 3), warm(), warm()];
     let bench = Bench::new(500, &rows, &[]);
     // Rows of `seen` need not be in the order of the batch.
     let sequences = [2, 0, 3, IDLE];

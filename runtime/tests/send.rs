@@ -35,7 +35,7 @@ async fn step(decoder: &mut Decoder, sequence: SequenceId) -> Option<u32> {
 
 async fn write(decoder: &mut Decoder, tokenizer: &Tokenizer, options: &GenerateOptions) -> Option<String> {
     let mut conversation = Conversation::start(decoder).ok()?;
-    let request = Request { conversation: &mut conversation, prompt: &[1], written: &[], options };
+    let request = Request::new(&mut conversation, &[1], options);
     let (mut requests, mut on_token) = ([request], |_: haikuq_runtime::generate::TokenEvent<'_>| ControlFlow::Continue(()));
     let texts = assert_send(generate(decoder, tokenizer, &mut requests, &mut on_token)).await.ok()?;
     Some(texts[0].text.clone())

@@ -69,15 +69,15 @@ struct Options {
 
 impl Options {
     fn into_options(self, now: i64) -> ChatOptions {
-        ChatOptions {
-            add_generation_prompt: self.add_generation_prompt,
-            continue_final_message: self.continue_final_message,
-            now: Some(now),
-            tools: self.tools,
-            documents: self.documents,
-            template: self.chat_template,
-            variables: self.variables,
-        }
+        let mut options = ChatOptions::default();
+        options.add_generation_prompt = self.add_generation_prompt;
+        options.continue_final_message = self.continue_final_message;
+        options.now = Some(now);
+        options.tools = self.tools;
+        options.documents = self.documents;
+        options.template = self.chat_template;
+        options.variables = self.variables;
+        options
     }
 }
 
@@ -97,14 +97,14 @@ fn open(folder: &Path) -> Tokenizer {
     let additional: Vec<_> = additional.iter().map(|p| (p.file_stem().unwrap().to_str().unwrap(), text(p))).collect();
     let additional: Vec<_> = additional.iter().map(|(name, text)| (*name, text.as_str())).collect();
     let chat_template = file("chat_template.jinja").map(|bytes| String::from_utf8(bytes).unwrap());
-    Tokenizer::from_files(TokenizerFiles {
-        tokenizer: &file("tokenizer.json").expect("a tokenizer.json"),
-        config: file("tokenizer_config.json").as_deref(),
-        special_tokens_map: file("special_tokens_map.json").as_deref(),
-        chat_template: chat_template.as_deref(),
-        additional_chat_templates: &additional,
-    })
-    .unwrap()
+    let tokenizer = file("tokenizer.json").expect("a tokenizer.json");
+    let (config, special_tokens_map) = (file("tokenizer_config.json"), file("special_tokens_map.json"));
+    let mut files = TokenizerFiles::new(&tokenizer);
+    files.config = config.as_deref();
+    files.special_tokens_map = special_tokens_map.as_deref();
+    files.chat_template = chat_template.as_deref();
+    files.additional_chat_templates = &additional;
+    Tokenizer::from_files(files).unwrap()
 }
 
 /// Every folder with its tokenizer and what is expected of it.

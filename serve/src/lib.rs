@@ -2,17 +2,11 @@
 //!
 //! ```no_run
 //! use haikuq_serve::{ServeOptions, ServedPackage, Server, Site};
-//! use std::net::Ipv4Addr;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let server = Server::bind(ServeOptions {
-//!     host: Ipv4Addr::LOCALHOST.into(),
-//!     port: None,
-//!     site: Site::find(None)?,
-//!     packages: vec![ServedPackage::open("haiku-7m.q4".as_ref())?],
-//!     load: Default::default(),
-//!     connect: Vec::new(),
-//! })?;
+//! let mut options = ServeOptions::new(Site::find(None)?);
+//! options.packages.push(ServedPackage::open("haiku-7m.q4".as_ref())?);
+//! let server = Server::bind(options)?;
 //! println!("{}", server.url());
 //! server.run(std::future::pending())?;
 //! # Ok(())
@@ -64,6 +58,7 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// What to serve, and where.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ServeOptions {
     /// Address to listen at.
     pub host: IpAddr,
@@ -77,6 +72,20 @@ pub struct ServeOptions {
     pub load: PageLoad,
     /// Hosts that the pages may talk to besides the server itself.
     pub connect: Vec<Origin>,
+}
+
+impl ServeOptions {
+    /// `site` without packages, for this machine alone.
+    pub fn new(site: Site) -> Self {
+        Self {
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: None,
+            site,
+            packages: Vec::new(),
+            load: PageLoad::default(),
+            connect: Vec::new(),
+        }
+    }
 }
 
 /// A server that listens already: connections wait until [`Server::run`] answers them.

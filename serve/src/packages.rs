@@ -64,6 +64,7 @@ pub struct PackageSummary {
 /// How pages load a package unless they are told otherwise: options of the npm package's `load`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct PageLoad {
     /// `auto`, `exact` or `fast`.
     pub numerics: &'static str,
@@ -71,7 +72,14 @@ pub struct PageLoad {
 
 impl Default for PageLoad {
     fn default() -> Self {
-        Self { numerics: "auto" }
+        Self::new("auto")
+    }
+}
+
+impl PageLoad {
+    /// Numerics `auto`, `exact` or `fast`, all else as pages do by themselves.
+    pub const fn new(numerics: &'static str) -> Self {
+        Self { numerics }
     }
 }
 

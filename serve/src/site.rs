@@ -17,6 +17,7 @@ use tower_http::services::fs::{Backend, DefaultServeDirFallback};
 
 /// Where the pages come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Site {
     /// A folder with an `index.html`.
     Folder(PathBuf),

@@ -11,54 +11,44 @@ use std::convert::Infallible;
 
 /// Layers that have hardly anything in common.
 fn spec() -> DecoderSpec {
-    let mlp = |intermediate_size, activation, gated, bias| Mlp { intermediate_size, activation, gated, bias };
-    let first = Attention { window: Some(7), rope: Some(0), ..Attention::new(6, 2, 16) };
-    let second = Attention {
-        softcap: Some(1.5),
-        qk_norm: Some(QkNorm::Whole),
-        qkv_bias: true,
-        output_bias: true,
-        ..Attention::new(4, 4, 32)
+    let mlp = |intermediate_size, activation, gated, bias| {
+        let mut mlp = Mlp::new(intermediate_size, activation);
+        (mlp.gated, mlp.bias) = (gated, bias);
+        mlp
     };
-    let third = Attention { scale: 0.2, rope: Some(1), qk_norm: Some(QkNorm::PerHead), ..Attention::new(3, 1, 16) };
-    let qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
-    let fourth = Attention { window: Some(40), rope: Some(0), qk_norm, ..Attention::new(8, 2, 16) };
+    let mut first = Attention::new(6, 2, 16);
+    (first.window, first.rope) = (Some(7), Some(0));
+    let mut second = Attention::new(4, 4, 32);
+    (second.softcap, second.qk_norm) = (Some(1.5), Some(QkNorm::Whole));
+    (second.qkv_bias, second.output_bias) = (true, true);
+    let mut third = Attention::new(3, 1, 16);
+    (third.scale, third.rope, third.qk_norm) = (0.2, Some(1), Some(QkNorm::PerHead));
+    let mut fourth = Attention::new(8, 2, 16);
+    (fourth.window, fourth.rope) = (Some(40), Some(0));
+    fourth.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
     let mut biased = ShortConv::new(40, 7);
     biased.bias = true;
-    let layers = vec![
+    let mut layers = vec![
         LayerSpec::new(first, mlp(120, Activation::Silu, true, false)),
-        LayerSpec {
-            residual: Residual::Parallel,
-            norm_placement: NormPlacement::Both,
-            ..LayerSpec::new(second, mlp(97, Activation::Gelu, false, true))
-        },
-        LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)) },
-        LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)) },
+        LayerSpec::new(second, mlp(97, Activation::Gelu, false, true)),
+        LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)),
+        LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)),
         LayerSpec::new(ShortConv::new(72, 3), mlp(64, Activation::Silu, true, false)),
-        LayerSpec { norm_placement: NormPlacement::Both, ..LayerSpec::new(biased, mlp(64, Activation::Silu, true, false)) },
+        LayerSpec::new(biased, mlp(64, Activation::Silu, true, false)),
     ];
-    let rope = |pairs: usize, factor| RopeTable {
-        inv_freq: (0..pairs).map(|i| 1e4f32.powf(-(i as f32) / pairs as f32)).collect(),
-        factor,
-        long: None,
+    (layers[1].residual, layers[1].norm_placement) = (Residual::Parallel, NormPlacement::Both);
+    layers[2].residual = Residual::ParallelShared;
+    layers[3].norm_placement = NormPlacement::Post;
+    let rope = |pairs: usize, factor| {
+        let mut table = RopeTable::new((0..pairs).map(|i| 1e4f32.powf(-(i as f32) / pairs as f32)).collect());
+        table.factor = factor;
+        table
     };
-    DecoderSpec {
-        vocab_size: 11,
-        hidden_size: 72,
-        max_context: 96,
-        norm: Norm { kind: NormKind::Layer, epsilon: 1e-5 },
-        layers,
-        ropes: vec![rope(8, 1.0), rope(5, 1.2)],
-        tied_head: true,
-        head_bias: false,
-        learned_positions: false,
-        logit_softcap: None,
-        embedding_multiplier: 1.0,
-        residual_multiplier: 0.7,
-        logit_multiplier: 1.0,
-        eos_token_ids: vec![],
-        bos_token_id: None,
-    }
+    let mut spec = DecoderSpec::new(11, 72, 96, Norm { kind: NormKind::Layer, epsilon: 1e-5 }, layers);
+    spec.ropes = vec![rope(8, 1.0), rope(5, 1.2)];
+    spec.tied_head = true;
+    spec.residual_multiplier = 0.7;
+    spec
 }
 
 /// The inputs of all matrices.

@@ -87,7 +87,7 @@ impl Accelerator {
     /// [`AcceleratorError::Software`] if there are only programs on the processor and none was named;
     /// [`AcceleratorError::Gpu`] if there is no adapter, none of that name, or it does not open.
     pub fn open(adapter: Option<&str>, memory: Option<u64>) -> Result<Self, AcceleratorError> {
-        let gpu = Gpu::open_blocking(&GpuOptions { adapter: adapter.map(Into::into), ..GpuOptions::default() })?;
+        let gpu = Gpu::open_blocking(&GpuOptions::new(adapter.map(Into::into)))?;
         if adapter.is_none() && gpu.is_software() {
             return Err(AcceleratorError::Software { name: gpu.description.name });
         }

@@ -56,24 +56,16 @@ pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSp
     };
     let intermediate_size = config.size("intermediate_size", defaults.intermediate_size)?;
     let attention = Attention::new(num_heads, num_kv_heads, head_dim);
-    let mlp = Mlp { intermediate_size, activation: Activation::Silu, gated: true, bias: false };
-    Ok(DecoderSpec {
-        vocab_size: config.size("vocab_size", defaults.vocab_size)?,
-        hidden_size,
-        max_context: config.size("max_position_embeddings", defaults.max_context)?,
-        norm: rms_norm(config, "rms_norm_eps", defaults.norm_epsilon)?,
-        layers: vec![LayerSpec::new(attention, mlp); config.layers("num_hidden_layers", defaults.num_layers)?],
-        ropes: Vec::new(),
-        tied_head: config.flag("tie_word_embeddings", defaults.tied_head)?,
-        head_bias: false,
-        learned_positions: false,
-        logit_softcap: None,
-        embedding_multiplier: 1.0,
-        residual_multiplier: 1.0,
-        logit_multiplier: 1.0,
-        eos_token_ids: config.token_ids("eos_token_id", defaults.eos)?,
-        bos_token_id: config.token_ids("bos_token_id", defaults.bos)?.first().copied(),
-    })
+    let mlp = Mlp::new(intermediate_size, Activation::Silu);
+    let vocab_size = config.size("vocab_size", defaults.vocab_size)?;
+    let max_context = config.size("max_position_embeddings", defaults.max_context)?;
+    let norm = rms_norm(config, "rms_norm_eps", defaults.norm_epsilon)?;
+    let layers = vec![LayerSpec::new(attention, mlp); config.layers("num_hidden_layers", defaults.num_layers)?];
+    let mut spec = DecoderSpec::new(vocab_size, hidden_size, max_context, norm, layers);
+    spec.tied_head = config.flag("tie_word_embeddings", defaults.tied_head)?;
+    spec.eos_token_ids = config.token_ids("eos_token_id", defaults.eos)?;
+    spec.bos_token_id = config.token_ids("bos_token_id", defaults.bos)?.first().copied();
+    Ok(spec)
 }
 
 /// Refuses what the base class of all configs knows, and a spec cannot say.

@@ -34,32 +34,22 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     }
     let head_dim = hidden_size / num_heads;
     let scaled = config.flag("scale_attn_weights", true)?;
-    let mut attention = Attention { qkv_bias: true, output_bias: true, ..Attention::new(num_heads, num_heads, head_dim) };
+    let mut attention = Attention::new(num_heads, num_heads, head_dim);
+    (attention.qkv_bias, attention.output_bias) = (true, true);
     if !scaled {
         attention.scale = 1.0;
     }
-    let mlp = Mlp {
-        intermediate_size: config.size("n_inner", 4 * hidden_size)?,
-        activation: config.activation("activation_function", "gelu_new")?,
-        gated: false,
-        bias: true,
-    };
-    let spec = DecoderSpec {
-        vocab_size: config.size("vocab_size", 50_257)?,
-        hidden_size,
-        max_context: size("n_positions", "max_position_embeddings", 1024)?,
-        norm: base::layer_norm(config, "layer_norm_epsilon", 1e-5)?,
-        layers: vec![LayerSpec::new(attention, mlp); config.layers("n_layer", config.layers("num_hidden_layers", 12)?)?],
-        ropes: Vec::new(),
-        tied_head: config.flag("tie_word_embeddings", true)?,
-        head_bias: false,
-        learned_positions: true,
-        logit_softcap: None,
-        embedding_multiplier: 1.0,
-        residual_multiplier: 1.0,
-        logit_multiplier: 1.0,
-        eos_token_ids: config.token_ids("eos_token_id", Some(50_256))?,
-        bos_token_id: config.token_ids("bos_token_id", Some(50_256))?.first().copied(),
-    };
+    let activation = config.activation("activation_function", "gelu_new")?;
+    let mut mlp = Mlp::new(config.size("n_inner", 4 * hidden_size)?, activation);
+    (mlp.gated, mlp.bias) = (false, true);
+    let vocab_size = config.size("vocab_size", 50_257)?;
+    let max_context = size("n_positions", "max_position_embeddings", 1024)?;
+    let norm = base::layer_norm(config, "layer_norm_epsilon", 1e-5)?;
+    let layers = vec![LayerSpec::new(attention, mlp); config.layers("n_layer", config.layers("num_hidden_layers", 12)?)?];
+    let mut spec = DecoderSpec::new(vocab_size, hidden_size, max_context, norm, layers);
+    spec.learned_positions = true;
+    spec.tied_head = config.flag("tie_word_embeddings", true)?;
+    spec.eos_token_ids = config.token_ids("eos_token_id", Some(50_256))?;
+    spec.bos_token_id = config.token_ids("bos_token_id", Some(50_256))?.first().copied();
     Ok(Mapping::new(spec, NAMES))
 }

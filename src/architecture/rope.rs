@@ -63,8 +63,8 @@ pub(super) fn table_of(
         return Err(config.unsupported("partial_rotary_factor", &partial.to_string(), "shares of a head up to 1"));
     }
     let plain = inverse_frequencies(theta, rotated);
-    let Some(p) = parameters else { return Ok(RopeTable { inv_freq: plain, factor: 1.0, long: None }) };
-    let scaled = |inv_freq: Vec<f32>| Ok(RopeTable { inv_freq, factor: 1.0, long: None });
+    let Some(p) = parameters else { return Ok(RopeTable::new(plain)) };
+    let scaled = |inv_freq: Vec<f32>| Ok(RopeTable::new(inv_freq));
     if long_only.is_some() && !["default", "su", "yarn", "longrope"].contains(&rope_type) {
         return Err(p.unsupported("rope_type", rope_type, "default, longrope"));
     }
@@ -143,8 +143,9 @@ fn yarn(config: &Config<'_>, p: &Config<'_>, theta: f64, dimensions: usize) -> R
         let kept = 1.0 - ((i as f32 - low) / span).clamp(0.0, 1.0);
         1.0 / (factor as f32 * power) * (1.0 - kept) + 1.0 / power * kept
     };
-    let inv_freq = powers(theta, dimensions).iter().enumerate().map(frequency).collect();
-    Ok(RopeTable { inv_freq, factor: attention as f32, long: None })
+    let mut table = RopeTable::new(powers(theta, dimensions).iter().enumerate().map(frequency).collect());
+    table.factor = attention as f32;
+    Ok(table)
 }
 
 /// LongRoPE (Ding et al. 2024): factors of their own for each frequency, others for long sequences.
@@ -176,8 +177,10 @@ fn longrope(
         Ok(plain.iter().zip(factors).map(|(f, by)| 1.0 / (by as f32 * (1.0 / f))).collect::<Vec<f32>>())
     };
     let (inv_freq, long) = (divided("short_factor")?, divided("long_factor")?);
-    let long = (long != inv_freq).then_some(LongRope { beyond: original as usize, inv_freq: long });
-    Ok(RopeTable { inv_freq, factor: attention as f32, long })
+    let mut table = RopeTable::new(inv_freq);
+    table.factor = attention as f32;
+    table.long = (long != table.inv_freq).then(|| LongRope::new(original as usize, long));
+    Ok(table)
 }
 
 /// Llama 3's scaling: low frequencies are divided by `factor`, high ones kept, those between interpolated.

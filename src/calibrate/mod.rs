@@ -109,6 +109,7 @@ fn lengths(spec: &DecoderSpec) -> BTreeMap<String, [(&'static str, usize); 4]> {
 
 /// How much text is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// Windows of text at most.
     pub windows: usize,

@@ -22,6 +22,7 @@ pub const BUILT_IN_NAME: &str = "built-in";
 
 /// Where a calibration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CalibrationSource {
     /// The built-in text.
     BuiltIn,

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 /// What to convert to, and how.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// The package's folder.
     pub out: PathBuf,
@@ -35,6 +36,22 @@ pub struct Options {
     pub spill: Option<PathBuf>,
     /// Where on the hub the checkpoint comes from, for provenance.
     pub hub: Option<HubSource>,
+}
+
+impl Options {
+    /// A new package in the folder `out`, made on the processor by as many threads as there are cores.
+    pub fn new(out: impl Into<PathBuf>) -> Self {
+        Self {
+            out: out.into(),
+            jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            resume: false,
+            force: false,
+            save_interval: Duration::from_secs(60),
+            accelerator: None,
+            spill: None,
+            hub: None,
+        }
+    }
 }
 
 /// What quantizing a matrix with calibration took and lost.
@@ -206,20 +223,19 @@ impl Contents<'_> {
         files: Vec<FileEntry>,
         source: Vec<FileEntry>,
     ) -> Manifest {
-        Manifest {
-            tensors,
-            shards: self.plan.shards.iter().zip(hashes).map(|(shard, sha256)| shard.entry(sha256)).collect(),
-            files,
-            provenance: Provenance {
-                tool: tool(),
-                recipe: self.recipe.name.clone(),
-                recipe_text: self.recipe.text.clone(),
-                source,
-                calibration: self.calibration.map(|c| c.text.clone()).unwrap_or_default(),
-                hub: self.options.hub.clone(),
-            },
-            ..self.plan.manifest(&self.decoder.spec)
-        }
+        let mut provenance = Provenance::default();
+        provenance.tool = tool();
+        provenance.recipe = self.recipe.name.clone();
+        provenance.recipe_text = self.recipe.text.clone();
+        provenance.source = source;
+        provenance.calibration = self.calibration.map(|c| c.text.clone()).unwrap_or_default();
+        provenance.hub = self.options.hub.clone();
+        let mut manifest = Manifest::new(self.decoder.spec.clone());
+        manifest.tensors = tensors;
+        manifest.shards = self.plan.shards.iter().zip(hashes).map(|(shard, sha256)| shard.entry(sha256)).collect();
+        manifest.files = files;
+        manifest.provenance = provenance;
+        manifest
     }
 
     /// The manifest but for errors and the hashes that are not known yet, as a reader sees it.

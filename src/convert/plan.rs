@@ -6,13 +6,11 @@ use super::memory::Calibrated;
 use crate::calibrate::Calibration;
 use crate::quantize::Recipe;
 use haikuq_format::layout::{plane_sizes, row_chunks};
-use haikuq_format::manifest::{
-    Chunk, FORMAT_NAME, FORMAT_VERSION, FileEntry, Plane, Provenance, TensorEntry, entry_name, shard_name,
-};
+use haikuq_format::manifest::{Chunk, FileEntry, Plane, TensorEntry, entry_name, shard_name};
 use haikuq_format::scheme::Scheme;
 use haikuq_format::shard::{ShardLayout, layout_shard};
 use haikuq_format::spec::TensorClass;
-use haikuq_format::{DecoderSpec, Manifest, align};
+use haikuq_format::{DecoderSpec, align};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -98,18 +96,8 @@ impl Plan {
     ) -> Result<Self, ConvertError> {
         let specs = spec.tensors();
         assert_eq!(schemes.len(), specs.len(), "a scheme a tensor");
-        let mut tensors: Vec<TensorEntry> = specs
-            .into_iter()
-            .zip(schemes)
-            .map(|(t, scheme)| TensorEntry {
-                name: t.name,
-                class: t.class,
-                shape: t.shape,
-                scheme,
-                chunks: Vec::new(),
-                relative_error: None,
-            })
-            .collect();
+        let mut tensors: Vec<TensorEntry> =
+            specs.into_iter().zip(schemes).map(|(tensor, scheme)| TensorEntry::new(tensor, scheme)).collect();
         let mut drafts: Vec<Draft> = vec![Draft::default()];
         for (t, tensor) in tensors.iter_mut().enumerate() {
             let (rows, columns) = (tensor.rows(), tensor.columns());
@@ -230,19 +218,6 @@ impl Plan {
         shard.chunks.iter().map(|&(t, c)| (self.tensors[t].chunks[c].rows * self.tensors[t].columns()) as u64).sum()
     }
 
-    /// The manifest as far as it is known now; hashes are missing.
-    pub(super) fn manifest(&self, spec: &DecoderSpec) -> Manifest {
-        Manifest {
-            format: FORMAT_NAME.into(),
-            version: FORMAT_VERSION,
-            spec: spec.clone(),
-            tensors: Vec::new(),
-            shards: Vec::new(),
-            files: Vec::new(),
-            provenance: Provenance::default(),
-        }
-    }
-
     /// The tensor table with relative errors from each chunk's (error, norm), in the order of the chunks on disk.
     pub(super) fn tensors_with_errors(&self, errors: impl Iterator<Item = (f64, f64)>) -> Vec<TensorEntry> {
         let mut sums = vec![(0.0, 0.0); self.tensors.len()];
@@ -252,8 +227,11 @@ impl Plan {
             sums[t].1 += norm;
         }
         let relative = |(error, norm): (f64, f64)| if norm > 0.0 { (error / norm).sqrt() } else { 0.0 };
-        let with = |(t, sum): (&TensorEntry, _)| TensorEntry { relative_error: Some(relative(sum)), ..t.clone() };
-        self.tensors.iter().zip(sums).map(with).collect()
+        let mut tensors = self.tensors.clone();
+        for (tensor, sum) in tensors.iter_mut().zip(sums) {
+            tensor.relative_error = Some(relative(sum));
+        }
+        tensors
     }
 
     /// A hash of everything that decides the package's bytes, except for the weights themselves: tool, recipe, layout,

@@ -123,7 +123,8 @@ pub fn rounding_speed() -> f64 {
     const COLUMNS: usize = 1024;
     let rows = 4 * ROWS * rayon::current_num_threads();
     let weights: Vec<f32> = (0..rows * COLUMNS).map(|i| ((i * 7919) % 1009) as f32 / 504.0 - 1.0).collect();
-    let scheme = Grouped { bits: Bits::B4, group: 32, scale: ScaleType::E4M4, offset: Offset::None, codebook: Codebook::Uniform };
+    let mut scheme = Grouped::new(Bits::B4, 32);
+    scheme.scale = ScaleType::E4M4;
     let begin = Instant::now();
     let quantized = quantize_table(scheme, &weights, COLUMNS, None);
     quantized.values.len() as f64 / begin.elapsed().as_secs_f64()

@@ -48,6 +48,7 @@ pub struct Recipe {
 
 /// How tensors get their schemes.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Choice {
     /// By their class.
     Classes {
@@ -321,7 +322,7 @@ mod tests {
     const CLASSES: &str = "embedding = 'q8/32'\nattention = 'q4/32'\nmlp = 'q3/64+u4'\nhead = 'f16'\n";
 
     fn matrix(name: &str, class: TensorClass) -> TensorSpec {
-        TensorSpec { name: name.into(), class, shape: vec![8, 32] }
+        TensorSpec::new(name, class, vec![8, 32])
     }
 
     #[test]
@@ -340,7 +341,7 @@ mod tests {
             matrix("layers.0.qkv", TensorClass::Attention),
             matrix("layers.1.qkv", TensorClass::Attention),
             matrix("layers.1.down", TensorClass::Mlp),
-            TensorSpec { name: "layers.0.mlp_norm.gain".into(), class: TensorClass::Vector, shape: vec![32] },
+            TensorSpec::new("layers.0.mlp_norm.gain", TensorClass::Vector, vec![32]),
         ];
         let schemes = Recipe::parse("mine", &text).unwrap().fixed_schemes(&tensors).unwrap();
         assert_eq!(schemes.iter().map(|s| s.unwrap().to_string()).collect::<Vec<_>>(), ["q8/128", "f16", "q3/64+u4", "f32"]);

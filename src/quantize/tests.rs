@@ -2,11 +2,13 @@
 
 use super::*;
 use haikuq_format::layout::dequantize;
-use haikuq_format::scheme::{Bits, Codebook, ScaleType};
+use haikuq_format::scheme::Bits;
 use proptest::prelude::*;
 
 fn grouped(bits: Bits, group: usize, offset: Offset) -> Grouped {
-    Grouped { bits, group, scale: ScaleType::F16, offset, codebook: Codebook::Uniform }
+    let mut grouped = Grouped::new(bits, group);
+    grouped.offset = offset;
+    grouped
 }
 
 /// Normally distributed weights, by the sum of twelve uniform numbers.

@@ -11,7 +11,7 @@ pub(super) type CosSin = (Tensor, Tensor);
 ///
 /// The angle is an f32 product, as every implementation that models were trained with computes it.
 pub(super) fn cos_sin(table: &RopeTable, first: usize, count: usize, end: usize) -> Result<CosSin> {
-    let RopeTable { inv_freq, factor, long } = table;
+    let RopeTable { inv_freq, factor, long, .. } = table;
     let inv_freq = long.as_ref().filter(|l| end > l.beyond).map_or(inv_freq, |l| &l.inv_freq);
     let angles = || (first..first + count).flat_map(|p| inv_freq.iter().map(move |f| p as f32 * f));
     let table = |f: fn(f32) -> f32| {

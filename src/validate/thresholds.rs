@@ -11,6 +11,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// Limits; those that are absent are not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Thresholds {
     /// Largest mean KL divergence, in nats.
     pub max_kl: Option<f64>,

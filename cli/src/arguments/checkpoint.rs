@@ -59,7 +59,9 @@ impl HubArgs {
             (_, error) => error.into(),
         })?;
         let progress = HubProgress::new(context, &id.repo);
-        let companions = Companions { always: COMPANION_FILES.to_vec(), without_tokenizer: tokenizer_files().collect() };
+        let mut companions = Companions::default();
+        companions.always.extend(COMPANION_FILES);
+        companions.without_tokenizer.extend(tokenizer_files());
         let snapshot = haikuq_hub::fetch(&id, &companions, &settings, &|event| progress.take(event));
         progress.finish();
         let snapshot = snapshot.with_context(|| match HubId::is_marked(text) {

@@ -30,11 +30,14 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// The choice, with the adapter that is asked for.
     pub fn choice(&self, context: &Context) -> convert::DeviceChoice {
-        let device = match self.device {
+        let mut choice = convert::DeviceChoice::default();
+        choice.device = match self.device {
             Device::Auto => convert::Device::Auto,
             Device::Cpu => convert::Device::Cpu,
             Device::Gpu => convert::Device::Gpu,
         };
-        convert::DeviceChoice { device, adapter: context.adapter.clone(), gpu_memory: self.gpu_memory }
+        choice.adapter = context.adapter.clone();
+        choice.gpu_memory = self.gpu_memory;
+        choice
     }
 }

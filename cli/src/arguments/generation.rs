@@ -180,26 +180,29 @@ impl SamplingArgs {
     /// If an option is out of its range.
     pub fn resolve(&self, runner: &Runner, tokenizer: &Tokenizer) -> anyhow::Result<GenerateOptions> {
         let defaults = runner.generation_defaults()?;
-        let sampling = if self.greedy {
-            let repetition_penalty = self.repetition_penalty.unwrap_or(1.0);
-            SamplingOptions { repetition_penalty, seed: self.seed, ..SamplingOptions::greedy() }
+        let mut options = GenerateOptions::default();
+        options.sampling = if self.greedy {
+            let mut greedy = SamplingOptions::greedy();
+            greedy.repetition_penalty = self.repetition_penalty.unwrap_or(1.0);
+            greedy.seed = self.seed;
+            greedy
         } else {
-            defaults.sampling_with(&SamplingOverrides {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-                seed: self.seed,
-            })?
+            let mut overrides = SamplingOverrides::default();
+            overrides.temperature = self.temperature;
+            overrides.top_k = self.top_k;
+            overrides.top_p = self.top_p;
+            overrides.min_p = self.min_p;
+            overrides.repetition_penalty = self.repetition_penalty;
+            overrides.seed = self.seed;
+            defaults.sampling_with(&overrides)?
         };
-        sampling.validate()?;
-        Ok(GenerateOptions {
-            max_tokens: self.max_tokens,
-            sampling,
-            stop_tokens: if self.ignore_eos { Vec::new() } else { defaults.stop_tokens(runner.decoder.spec(), Some(tokenizer)) },
-            stop_strings: self.stop.clone(),
-        })
+        options.sampling.validate()?;
+        options.max_tokens = self.max_tokens;
+        if !self.ignore_eos {
+            options.stop_tokens = defaults.stop_tokens(runner.decoder.spec(), Some(tokenizer));
+        }
+        options.stop_strings = self.stop.clone();
+        Ok(options)
     }
 }
 
@@ -234,13 +237,12 @@ impl TemplateArgs {
             read_json(&bytes).with_context(|| format!("{}: no list of tools", path.display()))
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_secs()).ok());
-        Ok(ChatOptions {
-            now,
-            tools: tools.transpose()?,
-            template: self.template.clone(),
-            variables: self.template_var.iter().cloned().collect(),
-            ..ChatOptions::default()
-        })
+        let mut options = ChatOptions::default();
+        options.now = now;
+        options.tools = tools.transpose()?;
+        options.template = self.template.clone();
+        options.variables = self.template_var.iter().cloned().collect();
+        Ok(options)
     }
 }
 

@@ -13,7 +13,6 @@ use haikuq_runtime::decoder::CachePrecision;
 use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_serve::{PageLoad, ServeError, ServeOptions, ServedPackage, Server, Site};
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -140,19 +139,14 @@ impl BrowserModel {
         let package = ServedPackage::open(&options.package)?;
         let token = random_token().map_err(BrowserError::Server)?;
         let (sender, events) = mpsc::channel(QUEUED);
-        let (kv_cache, numerics) = (precision(options.cache), options.numerics);
+        let (kv_cache, numerics) = (options.cache.name(), options.numerics);
         let assignment = work::Assignment { package: package.url(), kv_cache, numerics };
         let work = Arc::new(Work::new(assignment, package.manifest().spec.vocab_size, sender.clone()));
-        let host = Ipv4Addr::LOCALHOST.into();
-        let server = ServeOptions {
-            host,
-            port: options.port,
-            site: options.site,
-            packages: vec![package],
-            load: PageLoad { numerics },
-            connect: Vec::new(),
-        };
-        let server = Server::bind(server)?;
+        let mut served = ServeOptions::new(options.site);
+        served.port = options.port;
+        served.packages.push(package);
+        served.load = PageLoad::new(numerics);
+        let server = Server::bind(served)?;
         let url = format!("{}{PAGE}?token={token}", server.url());
         let server = server.extend(|router| routes::add(router, work.clone(), token));
 
@@ -284,14 +278,6 @@ impl LanguageModel for BrowserModel {
 /// [`Work`] lets nothing through that does not belong to the job at hand.
 fn unexpected() -> BrowserError {
     BrowserError::Protocol("an answer to another job".into())
-}
-
-fn precision(cache: CachePrecision) -> &'static str {
-    match cache {
-        CachePrecision::Auto => "auto",
-        CachePrecision::F16 => "f16",
-        CachePrecision::F32 => "f32",
-    }
 }
 
 /// 128 bits in hexadecimal: other pages cannot guess it.

@@ -103,13 +103,12 @@ impl Matrix {
 pub fn run(args: CalibrateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let failed = || format!("cannot calibrate {}", args.checkpoint.display());
     let start = Instant::now();
-    let options = Options {
-        windows: args.windows,
-        window_tokens: args.window_tokens,
-        sensitivity_tokens: args.sensitivity_tokens,
-        seed: args.seed,
-        spill: args.spill.clone(),
-    };
+    let mut options = Options::default();
+    options.windows = args.windows;
+    options.window_tokens = args.window_tokens;
+    options.sensitivity_tokens = args.sensitivity_tokens;
+    options.seed = args.seed;
+    options.spill = args.spill.clone();
     let located = args.hub.locate(&args.checkpoint, context)?;
     let tokenizer = open_tokenizer(&located.path)?;
     let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
@@ -153,7 +152,7 @@ pub fn run(args: CalibrateArgs, context: &Context) -> anyhow::Result<ExitCode> {
 
 /// Every matrix, most sensitive first.
 fn matrices(decoder: &Decoder, calibration: &Calibration) -> anyhow::Result<Vec<Matrix>> {
-    let measured = |TensorSpec { name, class, shape }| {
+    let measured = |TensorSpec { name, class, shape, .. }| {
         let Some(sensitivity) = calibration.sensitivities.get(&name) else { return Ok(None) };
         let weights = decoder.read(&name)?;
         decoder.release(&name);

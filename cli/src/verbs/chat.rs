@@ -103,8 +103,7 @@ impl Chat {
         self.messages.push(Message::new("user", text));
         let prompt = self.tokenizer.encode_chat_with(&self.messages, &self.template)?;
         self.interrupted.store(false, Ordering::Relaxed);
-        let mut requests =
-            [Request { conversation: &mut self.conversation, prompt: &prompt, written: &[], options: &self.options }];
+        let mut requests = [Request::new(&mut self.conversation, &prompt, &self.options)];
         let mut broken = None;
         let interrupted = self.interrupted.clone();
         let mut on_token = |event: TokenEvent<'_>| {

@@ -45,7 +45,7 @@ struct Known {
 /// Runs the verb.
 pub fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let adapters = pollster::block_on(list_adapters());
-    let gpu = Gpu::open_blocking(&GpuOptions { adapter: context.adapter.clone(), ..GpuOptions::default() })?;
+    let gpu = Gpu::open_blocking(&GpuOptions::new(context.adapter.clone()))?;
     computes(&gpu).with_context(|| format!("{} opens but does not compute", gpu.description.name))?;
     let chosen = gpu.description.index;
     let diagnosis = Diagnosis {

@@ -104,7 +104,7 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut requests: Vec<_> = conversations
         .iter_mut()
         .zip(&ids)
-        .map(|(conversation, prompt)| Request { conversation, prompt, written: &[], options: &generation })
+        .map(|(conversation, prompt)| Request::new(conversation, prompt, &generation))
         .collect();
     let streams = !args.json && prompts.len() == 1;
     let mut broken = None;

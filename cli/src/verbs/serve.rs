@@ -65,8 +65,12 @@ pub fn run(args: ServeArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let packages = args.packages.iter().map(|folder| ServedPackage::open(folder)).collect::<Result<Vec<_>, _>>()?;
     let summaries: Vec<_> = packages.iter().map(ServedPackage::summary).collect();
     let site = Site::find(args.site.as_deref())?;
-    let load = PageLoad { numerics: args.numerics.name() };
-    let server = Server::bind(ServeOptions { host: args.host, port: args.port, site, packages, load, connect: args.connect })?;
+    let mut options = ServeOptions::new(site);
+    (options.host, options.port) = (args.host, args.port);
+    options.packages = packages;
+    options.load = PageLoad::new(args.numerics.name());
+    options.connect = args.connect;
+    let server = Server::bind(options)?;
     let url = server.url();
 
     for package in &summaries {

@@ -36,7 +36,7 @@ pub struct SiteArgs {
 pub fn run(args: SiteArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let packages = args.packages.iter().map(|folder| ServedPackage::open(folder)).collect::<Result<Vec<_>, _>>()?;
     let site = Site::find(args.site.as_deref())?;
-    let load = PageLoad { numerics: args.numerics.name() };
+    let load = PageLoad::new(args.numerics.name());
     let written = export(&site, packages, load, &args.out, args.force)?;
     let (largest, bytes) = &written.largest;
     context.note(format_args!(

@@ -142,8 +142,10 @@ fn measure(model: &mut dyn LanguageModel, golden: &Golden, first: usize, context
 
 impl ValidateArgs {
     fn thresholds(&self, recipe: &str) -> anyhow::Result<Thresholds> {
-        let typed =
-            Thresholds { max_kl: self.max_kl, max_perplexity_increase: self.max_perplexity_increase, min_top1: self.min_top1 };
+        let mut typed = Thresholds::default();
+        typed.max_kl = self.max_kl;
+        typed.max_perplexity_increase = self.max_perplexity_increase;
+        typed.min_top1 = self.min_top1;
         Ok(match &self.thresholds {
             Some(path) => typed.or(Thresholds::read(path, recipe)?),
             None => typed,

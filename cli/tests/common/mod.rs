@@ -5,7 +5,7 @@
 pub mod expected;
 
 use haikuq::runner::{Runner, RunnerOptions};
-use haikuq_runtime::decoder::{CachePrecision, DecoderOptions};
+use haikuq_runtime::decoder::CachePrecision;
 use haikuq_runtime::device::GpuOptions;
 use std::fmt;
 use std::fs::File;
@@ -126,6 +126,14 @@ pub fn haikuq_json(adapter: &Adapter, arguments: &[&str]) -> serde_json::Value {
 
 /// A package on a GPU, with an f32 cache: all differences left are the kernels'.
 pub fn load(package: &Path, gpu: GpuOptions) -> Runner {
-    let decoder = DecoderOptions { cache: CachePrecision::F32, ..DecoderOptions::default() };
-    Runner::load(package, &RunnerOptions { gpu, decoder, ..RunnerOptions::default() }, &mut |_| {}).unwrap()
+    let mut options = RunnerOptions::new(None, CachePrecision::F32);
+    options.gpu = gpu;
+    Runner::load(package, &options, &mut |_| {}).unwrap()
+}
+
+/// What every device has, and nothing else.
+pub fn poor() -> GpuOptions {
+    let mut poor = GpuOptions::default();
+    (poor.without_f16, poor.without_subgroups, poor.default_limits) = (true, true, true);
+    poor
 }

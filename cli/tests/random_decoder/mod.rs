@@ -3,10 +3,7 @@
 use haikuq::quantize::{quantize_table, store_rows};
 use haikuq::reference::Reference;
 use haikuq_format::layout::{PlaneBuffers, PlaneKind, QuantizedRows, Scales, dequantize, groups, pack_quantized, padded};
-use haikuq_format::manifest::{
-    Chunk, FORMAT_NAME, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, Plane, Provenance, TensorEntry, entry_name,
-    shard_name,
-};
+use haikuq_format::manifest::{Chunk, FileEntry, MANIFEST_FILE, Manifest, Plane, TensorEntry, entry_name, shard_name};
 use haikuq_format::scheme::{Codebook, Grouped};
 use haikuq_format::shard::layout_shard;
 use haikuq_format::spec::{TensorClass, TensorSpec};
@@ -42,15 +39,9 @@ impl RandomDecoder {
             this.files.insert(name, bytes);
             tensors.push(entry);
         }
-        let manifest = Manifest {
-            format: FORMAT_NAME.into(),
-            version: FORMAT_VERSION,
-            spec: spec.clone(),
-            tensors,
-            shards,
-            files: Vec::new(),
-            provenance: Provenance { tool: "test".into(), recipe: "test".into(), ..Default::default() },
-        };
+        let mut manifest = Manifest::new(spec.clone());
+        (manifest.tensors, manifest.shards) = (tensors, shards);
+        (manifest.provenance.tool, manifest.provenance.recipe) = ("test".into(), "test".into());
         this.files.insert(MANIFEST_FILE.into(), manifest.to_json());
         this
     }
@@ -83,8 +74,9 @@ impl RandomDecoder {
             first_row += rows;
         }
         self.weights.insert(tensor.name.clone(), read);
-        let TensorSpec { name, class, shape } = tensor.clone();
-        (TensorEntry { name, class, shape, scheme, chunks, relative_error: None }, bytes)
+        let mut entry = TensorEntry::new(tensor.clone(), scheme);
+        entry.chunks = chunks;
+        (entry, bytes)
     }
 
     /// The decoder in f32 on the CPU.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// position by itself. Layers of one decoder may differ in everything but the width of the residual stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LayerSpec {
     /// The block that mixes positions.
     pub mixer: Mixer,
@@ -112,6 +113,7 @@ impl From<ShortConv> for Mixer {
 /// `attention_output`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Attention {
     /// Query heads.
     pub num_heads: usize,
@@ -206,6 +208,7 @@ impl ShortConv {
 /// A feed-forward network: `down(activation(gate) × up)` (SwiGLU and kin), or `down(activation(up))` without a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Mlp {
     /// Width of the inner activation.
     pub intermediate_size: usize,
@@ -220,6 +223,11 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// A gated network without biases.
+    pub const fn new(intermediate_size: usize, activation: Activation) -> Self {
+        Self { intermediate_size, activation, gated: true, bias: false }
+    }
+
     /// The first matrix's part of a canonical name: `gate_up`, whose rows are those of gate and up in turn, or `up`.
     pub fn up_name(&self) -> &'static str {
         if self.gated { "gate_up" } else { "up" }

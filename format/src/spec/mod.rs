@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 /// `x += mixer(norm(x)); x += mlp(norm(x))`, and the model ends with `head(norm(x))`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DecoderSpec {
     /// Number of token ids, and rows of `embedding` and `head`.
     pub vocab_size: usize,
@@ -74,6 +75,7 @@ pub struct DecoderSpec {
 /// Every scaling variant (llama3, yarn, longrope, linear) is only another table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RopeTable {
     /// Inverse frequencies in radians a position.
     pub inv_freq: Vec<f32>,
@@ -89,6 +91,7 @@ pub struct RopeTable {
 /// into a long one is computed anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct LongRope {
     /// Most positions of a sequence that is not long.
     pub beyond: usize,
@@ -130,7 +133,43 @@ impl NormKind {
     }
 }
 
+impl RopeTable {
+    /// One table for sequences of all lengths, with a factor of 1.
+    pub const fn new(inv_freq: Vec<f32>) -> Self {
+        Self { inv_freq, factor: 1.0, long: None }
+    }
+}
+
+impl LongRope {
+    /// Other frequencies for sequences of more than `beyond` positions.
+    pub const fn new(beyond: usize, inv_freq: Vec<f32>) -> Self {
+        Self { beyond, inv_freq }
+    }
+}
+
 impl DecoderSpec {
+    /// A decoder of these sizes and layers, and nothing else: no ropes, a head of its own without bias, no learned
+    /// positions, no soft cap, no multipliers, no tokens that start or end a text.
+    pub const fn new(vocab_size: usize, hidden_size: usize, max_context: usize, norm: Norm, layers: Vec<LayerSpec>) -> Self {
+        Self {
+            vocab_size,
+            hidden_size,
+            max_context,
+            norm,
+            layers,
+            ropes: Vec::new(),
+            tied_head: false,
+            head_bias: false,
+            learned_positions: false,
+            logit_softcap: None,
+            embedding_multiplier: 1.0,
+            residual_multiplier: 1.0,
+            logit_multiplier: 1.0,
+            eos_token_ids: Vec::new(),
+            bos_token_id: None,
+        }
+    }
+
     /// Number of layers.
     pub fn num_layers(&self) -> usize {
         self.layers.len()

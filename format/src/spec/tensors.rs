@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// One canonical tensor of a decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorSpec {
     /// Canonical name, such as `layers.3.gate_up`.
     pub name: String,
@@ -12,6 +13,13 @@ pub struct TensorSpec {
     pub class: TensorClass,
     /// `[rows, columns]` of a matrix (columns run along its input), `[n]` of a vector.
     pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// A tensor by its canonical name.
+    pub fn new(name: impl Into<String>, class: TensorClass, shape: Vec<usize>) -> Self {
+        Self { name: name.into(), class, shape }
+    }
 }
 
 /// What a tensor is for.
@@ -63,11 +71,11 @@ struct List {
 
 impl List {
     fn vector(&mut self, name: &str, n: usize) {
-        self.tensors.push(TensorSpec { name: name.into(), class: TensorClass::Vector, shape: vec![n] });
+        self.tensors.push(TensorSpec::new(name, TensorClass::Vector, vec![n]));
     }
 
     fn matrix(&mut self, name: &str, class: TensorClass, [rows, columns]: [usize; 2], bias: bool) {
-        self.tensors.push(TensorSpec { name: name.into(), class, shape: vec![rows, columns] });
+        self.tensors.push(TensorSpec::new(name, class, vec![rows, columns]));
         if bias {
             self.vector(&format!("{name}.bias"), rows);
         }

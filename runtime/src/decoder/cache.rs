@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum CachePrecision {
     /// f16: packing and unpacking pairs of f16 is core WGSL, so every device can, `shader-f16` or not.
     #[default]
@@ -27,6 +28,15 @@ pub enum CachePrecision {
 }
 
 impl CachePrecision {
+    /// As it is written: `auto`, `f16` or `f32`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
     /// Whether elements are f16.
     pub fn is_f16(self) -> bool {
         self != Self::F32

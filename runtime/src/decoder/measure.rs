@@ -23,6 +23,7 @@ const BUDGET: Duration = Duration::from_millis(300);
 
 /// Whether candidates are measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Measure {
     /// The table decides, but for what the caller knows already.
     Never,

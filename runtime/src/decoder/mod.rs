@@ -53,6 +53,7 @@ const COMPILED_MEANWHILE: u64 = 256 << 20;
 
 /// How a package is loaded.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DecoderOptions {
     /// Precision of the key/value cache.
     pub cache: CachePrecision,

@@ -267,7 +267,7 @@ fn check_limits(profile: &Profile, tensor: &TensorEntry, chunks: &[Merged]) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use haikuq_format::spec::TensorClass;
+    use haikuq_format::spec::{TensorClass, TensorSpec};
 
     fn tensor(scheme: &str, columns: usize, chunk_rows: &[usize]) -> TensorEntry {
         let firsts = chunk_rows.iter().scan(0, |next, rows| {
@@ -275,14 +275,10 @@ mod tests {
             Some(*next - rows)
         });
         let chunks = firsts.zip(chunk_rows).map(|(first_row, &rows)| Chunk { first_row, rows, planes: Vec::new() }).collect();
-        TensorEntry {
-            name: "t".into(),
-            class: TensorClass::Mlp,
-            shape: vec![chunk_rows.iter().sum(), columns],
-            scheme: scheme.parse().unwrap(),
-            chunks,
-            relative_error: None,
-        }
+        let tensor = TensorSpec::new("t", TensorClass::Mlp, vec![chunk_rows.iter().sum(), columns]);
+        let mut entry = TensorEntry::new(tensor, scheme.parse().unwrap());
+        entry.chunks = chunks;
+        entry
     }
 
     /// How many chunks each run has.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What to ask of a GPU.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct GpuOptions {
     /// Index or part of the name of the adapter; the fastest kind where absent. Ignored in browsers.
     pub adapter: Option<String>,
@@ -28,6 +29,13 @@ pub struct GpuOptions {
     pub low_power: bool,
     /// In a browser: prefer the GPU that computes fast; which one else, the browser decides. Elsewhere that is the default.
     pub high_performance: bool,
+}
+
+impl GpuOptions {
+    /// A GPU by name or index, everything else by default.
+    pub fn new(adapter: Option<String>) -> Self {
+        Self { adapter, ..Self::default() }
+    }
 }
 
 /// An open device. Everything that a kernel needs of wgpu goes through here.

@@ -30,6 +30,7 @@ pub enum GenerateError {
 }
 
 /// One text to write.
+#[non_exhaustive]
 pub struct Request<'a> {
     /// Where its keys and values are cached; what `prompt` shares with it is not computed again.
     pub conversation: &'a mut Conversation,
@@ -42,7 +43,12 @@ pub struct Request<'a> {
     pub options: &'a GenerateOptions,
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// A text that nothing is written of yet.
+    pub const fn new(conversation: &'a mut Conversation, prompt: &'a [u32], options: &'a GenerateOptions) -> Self {
+        Self { conversation, prompt, written: &[], options }
+    }
+
     /// What is computed before the first new token is chosen.
     fn known(&self) -> Vec<u32> {
         [self.prompt, self.written].concat()

@@ -4,8 +4,17 @@ use crate::sampling::SamplingOptions;
 use serde::Serialize;
 use std::time::Duration;
 
-/// When and how to write.
-#[derive(Clone, Debug, PartialEq)]
+/// When and how to write. By default greedily, until the context is full.
+///
+/// ```
+/// use haikuq_runtime::generate::GenerateOptions;
+///
+/// let mut options = GenerateOptions::default();
+/// options.max_tokens = Some(64);
+/// options.sampling.temperature = 0.7;
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct GenerateOptions {
     /// Tokens at most; as many as the context holds where absent.
     pub max_tokens: Option<usize>,

@@ -10,7 +10,7 @@ use super::project::ProjectShape;
 use super::tables;
 use crate::device::{GpuError, Profile};
 use crate::program::{Output, Phase};
-use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
+use haikuq_format::scheme::{Bits, Grouped, Scheme};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -176,7 +176,7 @@ pub fn typical(profile: &Profile) -> Result<Vec<TypicalChoice>, GpuError> {
         let found = choose(table, profile, shape, &Restrictions::default())?;
         Ok(TypicalChoice { task, operation: K::NAME, candidate: found.name, numerics: found.numerics })
     }
-    let group = Grouped { bits: Bits::B4, group: 32, scale: ScaleType::F16, offset: Offset::None, codebook: Codebook::Uniform };
+    let group = Grouped::new(Bits::B4, 32);
     let product = |tokens, phase| ProjectShape {
         rows: 16384,
         columns: 3072,

@@ -2,10 +2,7 @@
 
 use super::{MemorySource, sha256_hex};
 use haikuq_format::layout::{PlaneBuffers, pack_f32, row_chunks};
-use haikuq_format::manifest::{
-    Chunk, FORMAT_NAME, FORMAT_VERSION, FileEntry, MANIFEST_FILE, Manifest, Plane, Provenance, TensorEntry, entry_name,
-    shard_name,
-};
+use haikuq_format::manifest::{Chunk, FileEntry, MANIFEST_FILE, Manifest, Plane, TensorEntry, entry_name, shard_name};
 use haikuq_format::shard::layout_shard;
 use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, RopeTable, TensorSpec};
 use haikuq_format::{DecoderSpec, Scheme};
@@ -13,25 +10,14 @@ use std::ops::Range;
 
 /// A decoder of one layer that is small enough to read its manifest.
 pub fn tiny_spec() -> DecoderSpec {
-    let attention = Attention { rope: Some(0), ..Attention::new(2, 1, 8) };
-    let mlp = Mlp { intermediate_size: 24, activation: Activation::Silu, gated: true, bias: false };
-    DecoderSpec {
-        vocab_size: 40,
-        hidden_size: 16,
-        max_context: 32,
-        norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
-        layers: vec![LayerSpec::new(attention, mlp)],
-        ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1, 0.01, 0.001], factor: 1.0, long: None }],
-        tied_head: true,
-        head_bias: false,
-        learned_positions: false,
-        logit_softcap: None,
-        embedding_multiplier: 1.0,
-        residual_multiplier: 1.0,
-        logit_multiplier: 1.0,
-        eos_token_ids: vec![0],
-        bos_token_id: None,
-    }
+    let mut attention = Attention::new(2, 1, 8);
+    attention.rope = Some(0);
+    let layer = LayerSpec::new(attention, Mlp::new(24, Activation::Silu));
+    let mut spec = DecoderSpec::new(40, 16, 32, Norm { kind: NormKind::Rms, epsilon: 1e-5 }, vec![layer]);
+    spec.ropes.push(RopeTable::new(vec![1.0, 0.1, 0.01, 0.001]));
+    spec.tied_head = true;
+    spec.eos_token_ids.push(0);
+    spec
 }
 
 /// A package of `spec`, one shard a chunk of `tensors_per_shard` tensors, with `files` beside. `pack` gives a tensor's scheme and
@@ -73,9 +59,9 @@ pub fn build(
                     .map(|((kind, words), e)| Plane { kind: *kind, shard, offset: e.offset, bytes: words.len() as u64 * 4 })
                     .collect(),
             });
-            let chunks = chunks.collect();
-            let TensorSpec { name, class, shape } = tensor.clone();
-            tensors.push(TensorEntry { name, class, shape, scheme: scheme(tensor), chunks, relative_error: None });
+            let mut entry = TensorEntry::new(tensor.clone(), scheme(tensor));
+            entry.chunks = chunks.collect();
+            tensors.push(entry);
         }
         let name = shard_name(shard, count);
         shards.push(FileEntry { name: name.clone(), bytes: bytes.len() as u64, sha256: sha256_hex(&bytes) });
@@ -86,15 +72,9 @@ pub fn build(
         listed.push(FileEntry { name: (*name).into(), bytes: bytes.len() as u64, sha256: sha256_hex(bytes) });
         source.insert(*name, bytes.to_vec());
     }
-    let manifest = Manifest {
-        format: FORMAT_NAME.into(),
-        version: FORMAT_VERSION,
-        spec,
-        tensors,
-        shards,
-        files: listed,
-        provenance: Provenance { tool: "test".into(), recipe: "test".into(), ..Default::default() },
-    };
+    let mut manifest = Manifest::new(spec);
+    (manifest.tensors, manifest.shards, manifest.files) = (tensors, shards, listed);
+    (manifest.provenance.tool, manifest.provenance.recipe) = ("test".into(), "test".into());
     manifest.check().unwrap();
     source.insert(MANIFEST_FILE, manifest.to_json());
     (source, manifest)

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 /// What a caller asks of sampling. The package supplies the options that are absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct SamplingOverrides {
     /// See [`SamplingOptions::temperature`].
     pub temperature: Option<f32>,
@@ -24,6 +25,7 @@ pub struct SamplingOverrides {
 /// The fields of `generation_config.json` that this runtime knows; all of them optional, unknown ones ignored.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct GenerationDefaults {
     /// Token ids that end a generation: one id or a list in the file.
     #[serde(rename = "eos_token_id", deserialize_with = "one_or_many")]

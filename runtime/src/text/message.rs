@@ -100,6 +100,7 @@ impl Serialize for Message {
 
 /// How a conversation is rendered.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ChatOptions {
     /// Whether the prompt ends where the assistant begins to speak.
     pub add_generation_prompt: bool,

@@ -24,6 +24,7 @@ pub enum Special {
 
 /// The files that a tokenizer is made of.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`.
     pub tokenizer: &'a [u8],
@@ -35,6 +36,13 @@ pub struct TokenizerFiles<'a> {
     pub chat_template: Option<&'a str>,
     /// Further chat templates by name, those of `additional_chat_templates/`; they too win over the configuration.
     pub additional_chat_templates: &'a [(&'a str, &'a str)],
+}
+
+impl<'a> TokenizerFiles<'a> {
+    /// A `tokenizer.json` alone.
+    pub const fn new(tokenizer: &'a [u8]) -> Self {
+        Self { tokenizer, config: None, special_tokens_map: None, chat_template: None, additional_chat_templates: &[] }
+    }
 }
 
 /// A checkpoint's tokenizer with its chat template. Clones share everything.

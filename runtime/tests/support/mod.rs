@@ -12,7 +12,8 @@ pub fn gpu() -> Gpu {
 
 /// The test adapter, with all that it offers and without subgroups.
 pub fn permutations() -> [(&'static str, Gpu); 2] {
-    let without_subgroups = GpuOptions { without_subgroups: true, ..Default::default() };
+    let mut without_subgroups = GpuOptions::default();
+    without_subgroups.without_subgroups = true;
     [("all features", gpu()), ("without subgroups", open(&without_subgroups))]
 }
 

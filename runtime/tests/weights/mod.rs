@@ -47,7 +47,11 @@ pub fn schemes() -> Vec<Scheme> {
                 (ScaleType::F16, Offset::None, Codebook::Learned),
                 (ScaleType::E4M4, Offset::None, Codebook::Learned),
             ];
-            let grouped = |(scale, offset, codebook)| Scheme::Grouped(Grouped { bits, group, scale, offset, codebook });
+            let grouped = |(scale, offset, codebook)| {
+                let mut grouped = Grouped::new(bits, group);
+                (grouped.scale, grouped.offset, grouped.codebook) = (scale, offset, codebook);
+                Scheme::Grouped(grouped)
+            };
             all.extend(some.map(grouped).into_iter().filter(|s| s.check().is_ok()));
         }
     }
@@ -107,11 +111,10 @@ pub fn pad(values: &[f32], columns: usize, stride: usize) -> Vec<f32> {
 /// The device as it is, and as if it had no subgroups and no f16.
 pub fn devices() -> Vec<Gpu> {
     [false, true]
-        .map(|without| GpuOptions {
-            without_f16: without,
-            without_subgroups: without,
-            default_limits: without,
-            ..GpuOptions::default()
+        .map(|without| {
+            let mut options = GpuOptions::default();
+            (options.without_f16, options.without_subgroups, options.default_limits) = (without, without, without);
+            options
         })
         .iter()
         .map(|options| Gpu::open_blocking(options).expect("an adapter; run scripts/setup.sh to install software Vulkan"))

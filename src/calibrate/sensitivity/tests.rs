@@ -6,55 +6,39 @@ use crate::logits::{logsumexp, nll};
 use haikuq_format::spec::*;
 
 fn llama() -> DecoderSpec {
-    let attention = Attention { rope: Some(0), ..Attention::new(4, 2, 4) };
-    let mlp = Mlp { intermediate_size: 10, activation: Activation::Silu, gated: true, bias: false };
-    DecoderSpec {
-        vocab_size: 23,
-        hidden_size: 12,
-        max_context: 16,
-        norm: Norm { kind: NormKind::Rms, epsilon: 1e-5 },
-        layers: vec![LayerSpec::new(attention, mlp); 2],
-        ropes: vec![RopeTable { inv_freq: vec![1.0, 0.1], factor: 1.0, long: None }],
-        tied_head: true,
-        head_bias: false,
-        learned_positions: false,
-        logit_softcap: None,
-        embedding_multiplier: 1.0,
-        residual_multiplier: 1.0,
-        logit_multiplier: 1.0,
-        eos_token_ids: vec![],
-        bos_token_id: None,
-    }
+    let mut attention = Attention::new(4, 2, 4);
+    attention.rope = Some(0);
+    let layer = LayerSpec::new(attention, Mlp::new(10, Activation::Silu));
+    let norm = Norm { kind: NormKind::Rms, epsilon: 1e-5 };
+    let mut spec = DecoderSpec::new(23, 12, 16, norm, vec![layer; 2]);
+    spec.ropes = vec![RopeTable::new(vec![1.0, 0.1])];
+    spec.tied_head = true;
+    spec
 }
 
 /// Layers that differ from those of [`llama`] in everything, and in sizes from each other.
 fn everything_else() -> DecoderSpec {
     let layer = |num_kv_heads, head_dim, intermediate_size| {
-        let attention = Attention {
-            scale: 0.5,
-            softcap: Some(2.0),
-            window: Some(3),
-            qk_norm: Some(QkNorm::PerHead),
-            qkv_bias: true,
-            output_bias: true,
-            ..Attention::new(4, num_kv_heads, head_dim)
-        };
-        let mlp = Mlp { intermediate_size, activation: Activation::GeluTanh, gated: false, bias: true };
-        LayerSpec { residual: Residual::Parallel, norm_placement: NormPlacement::Both, ..LayerSpec::new(attention, mlp) }
+        let mut attention = Attention::new(4, num_kv_heads, head_dim);
+        attention.scale = 0.5;
+        attention.softcap = Some(2.0);
+        attention.window = Some(3);
+        attention.qk_norm = Some(QkNorm::PerHead);
+        (attention.qkv_bias, attention.output_bias) = (true, true);
+        let mut mlp = Mlp::new(intermediate_size, Activation::GeluTanh);
+        (mlp.gated, mlp.bias) = (false, true);
+        let mut layer = LayerSpec::new(attention, mlp);
+        (layer.residual, layer.norm_placement) = (Residual::Parallel, NormPlacement::Both);
+        layer
     };
-    DecoderSpec {
-        norm: Norm { kind: NormKind::Layer, epsilon: 1e-5 },
-        layers: vec![layer(2, 4, 10), layer(1, 2, 7)],
-        ropes: vec![],
-        tied_head: false,
-        head_bias: true,
-        learned_positions: true,
-        logit_softcap: Some(3.0),
-        embedding_multiplier: 1.5,
-        residual_multiplier: 0.7,
-        logit_multiplier: 1.3,
-        ..llama()
-    }
+    let norm = Norm { kind: NormKind::Layer, epsilon: 1e-5 };
+    let mut spec = DecoderSpec::new(23, 12, 16, norm, vec![layer(2, 4, 10), layer(1, 2, 7)]);
+    (spec.head_bias, spec.learned_positions) = (true, true);
+    spec.logit_softcap = Some(3.0);
+    spec.embedding_multiplier = 1.5;
+    spec.residual_multiplier = 0.7;
+    spec.logit_multiplier = 1.3;
+    spec
 }
 
 /// Random weights by canonical name.

@@ -9,7 +9,6 @@ use crate::matmul::integers::Inputs;
 use crate::quantize::Recipe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// Keeps the Hessians of what goes into matrices.
 #[derive(Default)]
@@ -85,16 +84,7 @@ impl Prepared {
         let (schemes, losses) = choose_schemes(&weights, &self.recipe, Some(&self.calibration)).unwrap();
         let mut plan = Plan::new(&self.decoder.spec, &self.recipe.name, schemes, 32 << 20, 2).unwrap();
         plan.expect(&self.decoder.spec, losses, Some(&self.calibration), Default::default());
-        let options = Options {
-            out: out.into(),
-            jobs: 2,
-            resume: false,
-            force: false,
-            save_interval: Duration::from_secs(60),
-            accelerator,
-            spill: None,
-            hub: None,
-        };
+        let options = Options { jobs: 2, accelerator, ..Options::new(out) };
         let (told, matrices) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
         let progress = |progress: Progress<'_>| match progress {
             Progress::Matrix { .. } => on_matrix(matrices.fetch_add(1, Ordering::Relaxed)),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Device {
     /// A GPU if there is one that is faster than the processor.
     #[default]
@@ -21,6 +22,7 @@ pub enum Device {
 
 /// Where calibrated recipes compute, and on which GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeviceChoice {
     /// Where.
     pub device: Device,

@@ -2,7 +2,7 @@ use super::*;
 use crate::golden::file::Generation;
 use crate::golden::record::Outputs;
 use crate::validate::metrics::Comparison;
-use haikuq_format::manifest::{Chunk, FORMAT_NAME, FORMAT_VERSION, FileEntry, Provenance};
+use haikuq_format::manifest::{FileEntry, TensorEntry};
 use haikuq_format::{DecoderSpec, Scheme};
 
 const HOSTILE: &str = "<script>alert(\"|`*\")</script>\n";
@@ -16,23 +16,15 @@ fn manifest() -> Manifest {
         }]
     }))
     .unwrap();
-    let tensor = |t: haikuq_format::spec::TensorSpec| TensorEntry {
-        name: t.name,
-        class: t.class,
-        shape: t.shape,
-        scheme: Scheme::F32,
-        chunks: Vec::<Chunk>::new(),
-        relative_error: Some(0.02),
-    };
-    Manifest {
-        format: FORMAT_NAME.into(),
-        version: FORMAT_VERSION,
-        tensors: spec.tensors().into_iter().map(tensor).collect(),
-        spec,
-        shards: vec![],
-        files: vec![],
-        provenance: Provenance { recipe: HOSTILE.into(), source: vec![file("model.safetensors", "aa")], ..Provenance::default() },
+    let mut manifest = Manifest::new(spec);
+    for tensor in manifest.spec.tensors() {
+        let mut entry = TensorEntry::new(tensor, Scheme::F32);
+        entry.relative_error = Some(0.02);
+        manifest.tensors.push(entry);
     }
+    manifest.provenance.recipe = HOSTILE.into();
+    manifest.provenance.source = vec![file("model.safetensors", "aa")];
+    manifest
 }
 
 fn file(name: &str, sha256: &str) -> FileEntry {

@@ -19,19 +19,13 @@ pub fn conversation(json: &str, tokenizer: &Tokenizer, now: i64) -> Result<(Vec<
     if !tokenizer.chat_template().is_some_and(|template| template.contains("developer")) {
         messages.iter_mut().filter(|m| m.role == "developer").for_each(|m| m.role = "system".into());
     }
-    let (tools, documents) = (list("tools"), list("documents"));
-    let variables = match chat.remove("chatTemplateKwargs") {
+    let mut options = ChatOptions::default();
+    (options.add_generation_prompt, options.continue_final_message) = (!continued, continued);
+    options.now = Some(now);
+    (options.tools, options.documents) = (list("tools"), list("documents"));
+    options.variables = match chat.remove("chatTemplateKwargs") {
         Some(Value::Object(variables)) => variables.into_iter().collect(),
         _ => Default::default(),
-    };
-    let options = ChatOptions {
-        add_generation_prompt: !continued,
-        continue_final_message: continued,
-        now: Some(now),
-        tools,
-        documents,
-        variables,
-        ..ChatOptions::default()
     };
     Ok((messages, options))
 }

@@ -196,14 +196,12 @@ impl Inner {
 }
 
 async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function) -> Result<Inner, Thrown> {
-    let gpu_options = GpuOptions {
-        without_f16: options.without_f16().unwrap_or(false),
-        without_subgroups: options.without_subgroups().unwrap_or(false),
-        default_limits: options.default_limits().unwrap_or(false),
-        low_power: options.power_preference().as_deref() == Some("low-power"),
-        high_performance: options.power_preference().as_deref() == Some("high-performance"),
-        ..GpuOptions::default()
-    };
+    let mut gpu_options = GpuOptions::default();
+    gpu_options.without_f16 = options.without_f16().unwrap_or(false);
+    gpu_options.without_subgroups = options.without_subgroups().unwrap_or(false);
+    gpu_options.default_limits = options.default_limits().unwrap_or(false);
+    gpu_options.low_power = options.power_preference().as_deref() == Some("low-power");
+    gpu_options.high_performance = options.power_preference().as_deref() == Some("high-performance");
     let cache = match options.kv_cache().as_deref() {
         None | Some("auto") => CachePrecision::Auto,
         Some("f16") => CachePrecision::F16,
@@ -239,15 +237,13 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
     };
     let kept = options.kernel_times().unwrap_or_default();
     let measured = Measured::in_list(&kept, &device.0.key());
-    let mut decoder_options = DecoderOptions {
-        cache,
-        max_context,
-        prefill_chunk: PREFILL_CHUNK,
-        exact,
-        measured,
-        measure,
-        ..DecoderOptions::default()
-    };
+    let mut decoder_options = DecoderOptions::default();
+    decoder_options.cache = cache;
+    decoder_options.max_context = max_context;
+    decoder_options.prefill_chunk = PREFILL_CHUNK;
+    decoder_options.exact = exact;
+    decoder_options.measured = measured;
+    decoder_options.measure = measure;
     let pins = options.pins().unwrap_or_default();
     for (operation, kernel) in pins.split(',').filter_map(|pin| pin.split_once('=')) {
         decoder_options.pins.insert(operation.into(), kernel.into());
@@ -283,7 +279,11 @@ async fn run(working: &mut Working, tokenizer: &Tokenizer, wanted: &[Wanted], on
     let mut requests: Vec<_> = conversations
         .iter_mut()
         .zip(wanted)
-        .map(|(conversation, w)| Request { conversation, prompt: &w.prompt, written: &w.written, options: &w.options })
+        .map(|(conversation, w)| {
+            let mut request = Request::new(conversation, &w.prompt, &w.options);
+            request.written = &w.written;
+            request
+        })
         .collect();
     let mut on_event = |event: TokenEvent<'_>| {
         let id = event.id.map_or(JsValue::UNDEFINED, JsValue::from);

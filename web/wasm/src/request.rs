@@ -16,21 +16,20 @@ pub struct Wanted {
 
 impl Wanted {
     pub fn new(request: &EngineRequest, defaults: &GenerationDefaults, ends: &[u32]) -> Result<Self, Thrown> {
-        let sampling = defaults.sampling_with(&SamplingOverrides {
-            temperature: request.temperature(),
-            top_k: request.top_k(),
-            top_p: request.top_p(),
-            min_p: request.min_p(),
-            repetition_penalty: request.repetition_penalty(),
-            seed: request.seed().unwrap_or(0.0) as u64,
-        })?;
-        let ignore_eos = request.ignore_eos().unwrap_or(false);
-        let options = GenerateOptions {
-            max_tokens: request.max_tokens().map(|n| n as usize),
-            sampling,
-            stop_tokens: if ignore_eos { Vec::new() } else { ends.to_vec() },
-            stop_strings: request.stop().unwrap_or_default(),
-        };
+        let mut sampling = SamplingOverrides::default();
+        sampling.temperature = request.temperature();
+        sampling.top_k = request.top_k();
+        sampling.top_p = request.top_p();
+        sampling.min_p = request.min_p();
+        sampling.repetition_penalty = request.repetition_penalty();
+        sampling.seed = request.seed().unwrap_or(0.0) as u64;
+        let mut options = GenerateOptions::default();
+        options.max_tokens = request.max_tokens().map(|n| n as usize);
+        options.sampling = defaults.sampling_with(&sampling)?;
+        if !request.ignore_eos().unwrap_or(false) {
+            options.stop_tokens = ends.to_vec();
+        }
+        options.stop_strings = request.stop().unwrap_or_default();
         Ok(Self { prompt: request.prompt(), written: request.written().unwrap_or_default(), options })
     }
 }

@@ -10,7 +10,7 @@ use crate::package::Package;
 use crate::package::test_package::{build, tiny_spec};
 use crate::sampling::SamplingOptions;
 use haikuq_format::layout::{QuantizedRows, Scales, groups, pack_f32, pack_quantized, padded};
-use haikuq_format::spec::{Attention, LayerSpec, Mixer, TensorSpec};
+use haikuq_format::spec::{Attention, LayerSpec, TensorSpec};
 use haikuq_format::{DecoderSpec, Scheme};
 use half::f16;
 use std::sync::Arc;
@@ -93,10 +93,13 @@ fn the_budget_ends_what_there_is_no_time_for() {
 
 /// A decoder whose prompts are long enough for kernels of many tokens.
 fn spec() -> DecoderSpec {
-    let spec = tiny_spec();
-    let attention = Attention { rope: Some(0), ..Attention::new(4, 2, 8) };
-    let layer = LayerSpec { mixer: Mixer::Attention(attention), ..spec.layers[0].clone() };
-    DecoderSpec { hidden_size: 32, max_context: 256, layers: vec![layer; 2], ..spec }
+    let mut spec = tiny_spec();
+    (spec.hidden_size, spec.max_context) = (32, 256);
+    let mut attention = Attention::new(4, 2, 8);
+    attention.rope = Some(0);
+    let layer = LayerSpec::new(attention, *spec.mlps().next().unwrap());
+    spec.layers = vec![layer; 2];
+    spec
 }
 
 /// Matrices in 4 bits, vectors in f32, all of them arbitrary.

@@ -38,7 +38,9 @@ fn schemes() -> Vec<Scheme> {
             for offset in [Offset::None, Offset::U4, Offset::F16] {
                 for codebook in [Codebook::Uniform, Codebook::Learned] {
                     for scale in [ScaleType::F16, ScaleType::E4M4] {
-                        all.push(Scheme::Grouped(Grouped { bits, group, scale, offset, codebook }));
+                        let mut grouped = Grouped::new(bits, group);
+                        (grouped.scale, grouped.offset, grouped.codebook) = (scale, offset, codebook);
+                        all.push(Scheme::Grouped(grouped));
                     }
                 }
             }
@@ -103,16 +105,16 @@ fn spec() -> haikuq_format::DecoderSpec {
     let placements = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both];
     let residuals = [Residual::Sequential, Residual::Parallel, Residual::ParallelShared];
     let layer = |i: usize| {
-        let attention = Attention {
-            window: i.is_multiple_of(2).then_some(5),
-            rope: (!i.is_multiple_of(5)).then_some(0),
-            qk_norm: norms[i % 4],
-            qkv_bias: i.is_multiple_of(3),
-            output_bias: i.is_multiple_of(7),
-            ..Attention::new(2 + 2 * (i % 2), 1 + i % 2, 8 + 2 * (i % 3))
-        };
-        let mlp = Mlp { intermediate_size: 77 - i, activation: Activation::Silu, gated: i % 4 != 1, bias: i % 2 == 1 };
-        LayerSpec { residual: residuals[i / 3 % 3], norm_placement: placements[i % 3], ..LayerSpec::new(attention, mlp) }
+        let mut attention = Attention::new(2 + 2 * (i % 2), 1 + i % 2, 8 + 2 * (i % 3));
+        attention.window = i.is_multiple_of(2).then_some(5);
+        attention.rope = (!i.is_multiple_of(5)).then_some(0);
+        attention.qk_norm = norms[i % 4];
+        (attention.qkv_bias, attention.output_bias) = (i.is_multiple_of(3), i.is_multiple_of(7));
+        let mut mlp = Mlp::new(77 - i, Activation::Silu);
+        (mlp.gated, mlp.bias) = (i % 4 != 1, i % 2 == 1);
+        let mut layer = LayerSpec::new(attention, mlp);
+        (layer.residual, layer.norm_placement) = (residuals[i / 3 % 3], placements[i % 3]);
+        layer
     };
     spec.layers = (0..24).map(layer).collect();
     spec
