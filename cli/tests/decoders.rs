@@ -10,7 +10,7 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -86,6 +86,7 @@ fn convolutions() -> DecoderSpec {
     biased.bias = true;
     let mut attention = Attention::new(3, 1, 24);
     (attention.rope, attention.qk_norm) = (Some(0), Some(QkNorm::PerHead));
+    attention.gate = Some(AttentionGate::PerHead);
     let mut layers = vec![
         LayerSpec::new(ShortConv::new(72, 3), mlp(100)),
         LayerSpec::new(attention, mlp(96)),
@@ -483,6 +484,10 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ),
         ("layers of different sizes", uneven()),
         ("short convolutions", convolutions()),
+        (
+            "gates on heads, biases, partial rope",
+            with_attention(with_biases(plain()), |a| (a.gate, a.rope) = (Some(AttentionGate::Elementwise), Some(1))),
+        ),
     ]
 }
 

@@ -53,6 +53,7 @@ fn run_kernel(
             parameters: buffer.into(),
         }),
         qkv: (&qkv).into(),
+        qkv_stride: padded(cache.shape.qkv_size() as usize),
         tokens: (&tokens_buffer).into(),
         pages: (&pages).into(),
         q: (&q).into(),

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 use haikuq_format::spec::Attention;
 use haikuq_runtime::device::{Binding, grid_1d};
 
+shader!(GATE_HEADS = "gate_heads");
 shader!(SOFTMAX = "softmax");
 
 /// Bytes of scores, at most.
@@ -36,6 +37,39 @@ impl Accelerator {
             && attention.num_heads <= MAX_PRODUCTS
             && whole(attention.qkv_size())
             && whole(attention.attention_size())
+    }
+
+    /// Multiplies heads' outputs `[windows × length, attention_size]` with the sigmoids of the gates that `qkv` ends with.
+    ///
+    /// # Errors
+    /// [`AcceleratorError::Gpu`] if the device failed.
+    ///
+    /// # Panics
+    /// If sizes do not fit together, or there are no gates.
+    pub fn gate_heads(&self, attended: &mut Matrix, qkv: &Matrix, attention: &Attention) -> Result<(), AcceleratorError> {
+        let (columns, gates) = (attention.attention_size(), attention.gate_size());
+        assert!(gates > 0 && attended.rows() == qkv.rows() && attended.columns() == columns);
+        for (rows, from) in qkv.panels() {
+            // Panels of the narrower matrix are longer, or as long.
+            for (own, to) in attended.panels() {
+                let (begin, end) = (rows.start.max(own.start), rows.end.min(own.end));
+                if begin >= end {
+                    continue;
+                }
+                let first = attention.qkv_size() - gates;
+                let numbers = [end - begin, columns, columns / gates, first, qkv.pitch(), attended.pitch(), 0, 0];
+                let params = numbers.map(|n| n as u32);
+                let at = |first: usize, pitch: usize, buffer| Binding {
+                    buffer,
+                    offset: ((begin - first) * pitch * 4) as u64,
+                    size: Some(((end - begin) * pitch * 4) as u64),
+                };
+                let bindings = [(1, at(rows.start, qkv.pitch(), from)), (2, at(own.start, attended.pitch(), to))];
+                let grid = [columns.div_ceil(256), (end - begin).min(65_535), 1].map(|n| n as u32);
+                self.run(&GATE_HEADS, &[], &params, &bindings, grid)?;
+            }
+        }
+        Ok(())
     }
 
     /// What heads make of `qkv` `[windows × length, qkv_size]`, normalized and rotated: `[windows × length, attention_size]`.

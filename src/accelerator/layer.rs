@@ -195,7 +195,11 @@ impl<'a> LayerOnGpu<'a> {
             self.accelerator.rotate(&mut qkv, queries, self.length, angles)?;
             self.accelerator.rotate(&mut qkv, keys, self.length, angles)?;
         }
-        self.accelerator.attend(&qkv, attention, self.length)
+        let mut attended = self.accelerator.attend(&qkv, attention, self.length)?;
+        if attention.gate_size() > 0 {
+            self.accelerator.gate_heads(&mut attended, &qkv, attention)?;
+        }
+        Ok(attended)
     }
 
     fn mlp<E: From<AcceleratorError>>(

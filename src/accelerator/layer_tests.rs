@@ -5,7 +5,7 @@ use super::{AcceleratorError, LayerOnGpu};
 use crate::reference::{LayerWindows, Observe, ProjectionKind, with_numbers};
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv};
+use haikuq_format::spec::{Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
@@ -17,10 +17,10 @@ fn spec() -> DecoderSpec {
         mlp
     };
     let mut first = Attention::new(6, 2, 16);
-    (first.window, first.rope) = (Some(7), Some(0));
+    (first.window, first.rope, first.gate) = (Some(7), Some(0), Some(AttentionGate::PerHead));
     let mut second = Attention::new(4, 4, 32);
     (second.softcap, second.qk_norm) = (Some(1.5), Some(QkNorm::Whole));
-    (second.qkv_bias, second.output_bias) = (true, true);
+    (second.qkv_bias, second.output_bias, second.gate) = (true, true, Some(AttentionGate::Elementwise));
     let mut third = Attention::new(3, 1, 16);
     (third.scale, third.rope, third.qk_norm) = (0.2, Some(1), Some(QkNorm::PerHead));
     let mut fourth = Attention::new(8, 2, 16);

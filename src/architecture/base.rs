@@ -154,15 +154,25 @@ pub(super) fn sliding_layers(
     layers: usize,
     otherwise: impl Fn(usize) -> bool,
 ) -> Result<Vec<bool>, ArchitectureError> {
+    let kinds = layer_kinds(config, layers, &["full_attention", "sliding_attention"], |i| usize::from(otherwise(i)))?;
+    Ok(kinds.iter().map(|kind| *kind == 1).collect())
+}
+
+/// Of what kind each layer is, as its number in `known`: `layer_types`, or `otherwise` where a config has none.
+pub(super) fn layer_kinds(
+    config: &Config<'_>,
+    layers: usize,
+    known: &[&str],
+    otherwise: impl Fn(usize) -> usize,
+) -> Result<Vec<usize>, ArchitectureError> {
     let Some(types) = config.texts("layer_types")? else { return Ok((0..layers).map(otherwise).collect()) };
     if types.len() != layers {
         let found = format!("{} entries", types.len());
         return Err(config.unsupported("layer_types", &found, &format!("{layers}, as num_hidden_layers says")));
     }
-    let kind = |t: &&str| match *t {
-        "sliding_attention" => Ok(true),
-        "full_attention" => Ok(false),
-        other => Err(config.unsupported("layer_types", other, "full_attention, sliding_attention")),
+    let kind = |t: &&str| {
+        let known_as = known.iter().position(|k| k == t);
+        known_as.ok_or_else(|| config.unsupported("layer_types", t, &known.join(", ")))
     };
     types.iter().map(kind).collect()
 }

@@ -1,12 +1,13 @@
-//! LFM 2 and 2.5: gated short convolutions in most layers, attention with norms on queries and keys in the others.
+//! LFM: gated short convolutions in most layers, attention with norms on queries and keys in the others. 3 has windows, gates on
+//! the heads' outputs and norms around each block.
 
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
 use super::names::{Names, Qkv, Up};
-use super::rope::RopeDefaults;
+use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{QkNorm, ShortConv};
+use haikuq_format::spec::{AttentionGate, NormPlacement, QkNorm, ShortConv};
 
 /// Of `Lfm2Config`.
 const LFM_2: Defaults = Defaults {
@@ -32,6 +33,29 @@ const NAMES: Names = Names {
     ..Names::LLAMA
 };
 
+/// Of `Lfm3Config`.
+const LFM_3: Defaults = Defaults {
+    vocab_size: 128_000,
+    hidden_size: 2048,
+    intermediate_size: 7680,
+    num_layers: 24,
+    num_heads: 16,
+    num_kv_heads: Some(4),
+    head_dim: Some(128),
+    bos: Some(124_894),
+    eos: Some(124_900),
+    ..LFM_2
+};
+
+const NAMES_3: Names = Names {
+    q_norm: "self_attn.q_norm",
+    k_norm: "self_attn.k_norm",
+    attention_output: "self_attn.o_proj",
+    mixer_post_norm: "post_operator_norm",
+    mlp_post_norm: "post_ffn_norm",
+    ..NAMES
+};
+
 pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &LFM_2)?;
     spec.norm = base::rms_norm(config, "norm_eps", 1e-5)?;
@@ -44,27 +68,49 @@ pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     base::rotate_all(&mut spec, config, RopeDefaults { theta: 1_000_000.0, ..RopeDefaults::USUAL })?;
     spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::PerHead));
     let layers = spec.num_layers();
-    let attends = match (config.texts("layer_types")?, config.numbers("full_attn_idxs")?) {
-        (Some(types), _) => kinds(config, &types, layers)?,
-        (None, Some(indices)) => (0..layers).map(|i| indices.contains(&(i as f64))).collect(),
-        (None, None) => vec![true; layers],
+    let attends: Vec<bool> = match config.numbers("full_attn_idxs")? {
+        Some(indices) => (0..layers).map(|i| indices.contains(&(i as f64))).collect(),
+        None => vec![true; layers],
     };
-    convolve(&mut spec, config, 3, |i| !attends[i])?;
+    let kinds = base::layer_kinds(config, layers, &["full_attention", "conv"], |i| usize::from(!attends[i]))?;
+    convolve(&mut spec, config, 3, |i| kinds[i] == 1)?;
     Ok(Mapping::new(spec, NAMES))
 }
 
-/// Which layers attend.
-fn kinds(config: &Config<'_>, types: &[&str], layers: usize) -> Result<Vec<bool>, ArchitectureError> {
-    if types.len() != layers {
-        let found = format!("{} entries", types.len());
-        return Err(config.unsupported("layer_types", &found, &format!("{layers}, as num_hidden_layers says")));
+pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &LFM_3)?;
+    let epsilon = if config.has("norm_eps") { "norm_eps" } else { "rms_norm_eps" };
+    spec.norm = base::rms_norm(config, epsilon, 1e-5)?;
+    spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::PerHead));
+    let bias = config.flag("attention_bias", false)?;
+    base::set_biases(&mut spec, bias, false);
+    if config.flag("use_attention_gate", true)? {
+        if bias {
+            return Err(config.unsupported("attention_bias", "true", "false where there are gates, which have no bias"));
+        }
+        spec.attentions_mut().for_each(|a| a.gate = Some(AttentionGate::PerHead));
     }
-    let kind = |t: &&str| match *t {
-        "full_attention" => Ok(true),
-        "conv" => Ok(false),
-        other => Err(config.unsupported("layer_types", other, "full_attention, conv")),
+    if config.flag("use_sandwich_norm", true)? {
+        spec.layers.iter_mut().for_each(|l| l.norm_placement = NormPlacement::Both);
+    }
+    let usual = |i: usize| match i % 4 {
+        2 => 0,
+        0 if i > 0 => 1,
+        _ => 2,
     };
-    types.iter().map(kind).collect()
+    let kinds = base::layer_kinds(config, spec.num_layers(), &["full_attention", "sliding_attention", "conv"], usual)?;
+    base::set_required_windows(&mut spec, config, 256, &kinds.iter().map(|kind| *kind == 1).collect::<Vec<_>>())?;
+    let nested = config.table("rope_parameters")?;
+    let of = |kind: &str| nested.as_ref().map_or(Ok(None), |t| t.table(kind));
+    let plain = |theta, partial| RopeDefaults { theta, partial, ..RopeDefaults::USUAL };
+    let full = match of("full_attention")? {
+        Some(table) => rope::table_of(config, Some(&table), base::head_dim(&spec), plain(1_000_000.0, 1.0))?,
+        None => rope::proportional(1_000_000.0, 0.5, base::head_dim(&spec), 1.0),
+    };
+    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), base::head_dim(&spec), plain(10_000.0, 1.0))?;
+    base::rotate_by_window(&mut spec, full, sliding);
+    convolve(&mut spec, config, 7, |i| kinds[i] == 2)?;
+    Ok(Mapping::new(spec, NAMES_3))
 }
 
 /// Puts short convolutions into layers that are `chosen`.

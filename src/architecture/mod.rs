@@ -65,6 +65,7 @@ const FAMILIES: &[Family] = &[
     family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
     family(&["Lfm2ForCausalLM"], &["lfm2"], lfm::load_2),
+    family(&["Lfm3ForCausalLM"], &["lfm3"], lfm::load_3),
     family(&["StableLmForCausalLM", "StableLMEpochForCausalLM"], &["stablelm"], stablelm::load),
     family(&["GPTNeoXForCausalLM"], &["gpt_neox"], gpt_neox::load),
     family(&["GPT2LMHeadModel"], &["gpt2"], gpt2::load),

@@ -20,6 +20,8 @@ pub(super) struct Names {
     pub(super) qkv: Qkv,
     pub(super) q_norm: &'static str,
     pub(super) k_norm: &'static str,
+    /// Gates on the heads' outputs, where they are a tensor of their own.
+    pub(super) attention_gate: &'static str,
     pub(super) attention_output: &'static str,
     /// First matrix, kernel and last matrix of a short convolution.
     pub(super) short_conv: [&'static str; 3],
@@ -69,6 +71,7 @@ impl Names {
         qkv: Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
+        attention_gate: "self_attn.g_proj",
         attention_output: "self_attn.o_proj",
         short_conv: ["conv.in_proj", "conv.conv", "conv.out_proj"],
         mixer_post_norm: "",
@@ -174,7 +177,11 @@ impl Names {
         let Attention { num_heads, num_kv_heads, head_dim: d, .. } = *attention;
         let (heads, all) = ([num_heads, num_kv_heads, num_kv_heads], attention.qkv_size());
         Source::stacked(match self.qkv {
-            Qkv::Separate(names) => names.iter().zip(heads).map(|(name, n)| Part::whole(full(name), n * d)).collect(),
+            Qkv::Separate(names) => {
+                let parts = names.iter().zip(heads).map(|(name, n)| Part::whole(full(name), n * d));
+                let gates = attention.gate.map(|_| Part::whole(full(self.attention_gate), attention.gate_size()));
+                parts.chain(gates).collect()
+            }
             Qkv::Fused(name) => vec![Part::whole(full(name), all)],
             Qkv::ByHead(name) => {
                 let part = |kind: usize, h: usize| Part::slice(full(name), all, (3 * h + kind) * d, d);

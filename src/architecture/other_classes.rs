@@ -9,7 +9,7 @@ const STEMS: &str = "\
     Flint Fuyu GPTBigCode GPTJ GPTNeo GPTNeoXJapanese Gemma3n Gemma4Assistant Gemma4 Gemma4UnifiedAssistant \
     Gemma4Unified Git Glm4 Glm4Moe Glm4MoeLite Glm GlmMoeDsa GptOss GraniteMoe GraniteMoeHybrid GraniteMoeSWA \
     GraniteMoeShared GraniteSWA HYV3 HYV4 Helium HrmText HunYuanDenseV1 HunYuanMoEV1 HyperCLOVAX Inkling2 \
-    Inkling2Loop Inkling Jais2 Jamba JetMoe KimiLinear Kolibri1 Laguna LaraMini Lfm2Moe Lfm3 Llama4 \
+    Inkling2Loop Inkling Jais2 Jamba JetMoe KimiLinear Kolibri1 Laguna LaraMini Lfm2Moe Llama4 \
     LongcatFlash MBart Mamba2 Mamba Marian MegatronBert Mellum MiMoV2Flash MiniCPM3 MiniMax MiniMaxM2 \
     MiniMaxM3VL Ministral3 Ministral Mixtral Mllama ModernBertDecoder Moshi Mpt Musicgen MusicgenMelody Mvp \
     NanoChat Nemotron NemotronH OPT Olmo OlmoHybrid Olmoe PLBart Pegasus Persimmon Phi4Multimodal Phimoe \

@@ -5,7 +5,7 @@ use super::ArchitectureError;
 use super::config::Config;
 use haikuq_format::spec::{LongRope, RopeTable};
 
-const SUPPORTED: &str = "default, linear, dynamic, llama3, yarn, longrope";
+const SUPPORTED: &str = "default, linear, dynamic, llama3, yarn, longrope, proportional";
 
 /// What a config without the keys means.
 #[derive(Clone, Copy)]
@@ -62,6 +62,10 @@ pub(super) fn table_of(
     if !(0.0..=1.0).contains(&partial) || rotated == 0 {
         return Err(config.unsupported("partial_rotary_factor", &partial.to_string(), "shares of a head up to 1"));
     }
+    if rope_type == "proportional" {
+        let factor = parameters.map_or(Ok(1.0), |p| p.number("factor", 1.0))?;
+        return Ok(proportional(theta, partial, head_dim, factor));
+    }
     let plain = inverse_frequencies(theta, rotated);
     let Some(p) = parameters else { return Ok(RopeTable::new(plain)) };
     let scaled = |inv_freq: Vec<f32>| Ok(RopeTable::new(inv_freq));
@@ -110,6 +114,15 @@ fn powers(theta: f64, dimensions: usize) -> Vec<f32> {
     let base = f64::from(theta as f32);
     let power = |i: usize| base.powf(f64::from((2 * i) as f32 / dimensions as f32)) as f32;
     (0..dimensions.div_ceil(2)).map(power).collect()
+}
+
+/// Frequencies of all of a head's pairs, of which those beyond a `partial` share stand still.
+pub(super) fn proportional(theta: f64, partial: f64, head_dim: usize, factor: f64) -> RopeTable {
+    let turning = (partial * head_dim as f64) as usize / 2;
+    let mut inv_freq = inverse_frequencies(theta, head_dim);
+    inv_freq.iter_mut().for_each(|f| *f /= factor as f32);
+    inv_freq[turning..].fill(0.0);
+    RopeTable::new(inv_freq)
 }
 
 /// YaRN (Peng et al. 2023): high frequencies stay, low ones are interpolated, with a ramp between.

@@ -221,10 +221,11 @@ impl<'a> Equalized<'a> {
         }
         let mut factors = self.column_factors(&shared);
         let before = attention.attention_size() + width;
-        self.share((&squares, rows_of_output), &qkv, |row| row >= before, &mut factors)?;
+        self.share((&squares, rows_of_output), &qkv, |row| (before..before + width).contains(&row), &mut factors)?;
         let columns = (0..squares.len()).map(|c| 1.0 / factors[value_of(c)]).collect();
         self.factors.entry(output).or_default().columns = Some(columns);
-        let rows: Vec<f32> = std::iter::repeat_n(1.0, before).chain(factors).collect();
+        let ones = |n| std::iter::repeat_n(1.0, n);
+        let rows: Vec<f32> = ones(before).chain(factors).chain(ones(attention.gate_size())).collect();
         if attention.qkv_bias {
             self.factors.entry(format!("{qkv}.bias")).or_default().columns = Some(rows.clone());
         }

@@ -4,6 +4,7 @@ use super::ReferenceError;
 use super::attention::{Scores, attend};
 use super::cache::LayerCache;
 use super::elementwise::{gated, silu, silu_gated, sum};
+use super::gate::gated_heads;
 use super::heads::split;
 use super::norm::NormWeights;
 use super::observe::{Observe, ProjectionKind, Unobserved};
@@ -133,7 +134,11 @@ impl AttentionWeights {
             (q, k) = (rotate(&q, &ropes[rope])?, rotate(&k, &ropes[rope])?);
         }
         let (keys, values) = cache.append(k, v)?;
-        attend(&q, &keys, &values, Scores { scale, softcap, window, first })
+        let attended = attend(&q, &keys, &values, Scores { scale, softcap, window, first })?;
+        match self.spec.gate_size() {
+            0 => Ok(attended),
+            gates => gated_heads(&attended, &qkv.narrow(1, q_size + 2 * kv_size, gates)?),
+        }
     }
 }
 

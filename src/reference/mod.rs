@@ -8,6 +8,7 @@ mod attention;
 mod cache;
 mod elementwise;
 mod embedding;
+mod gate;
 mod heads;
 mod layer;
 mod norm;

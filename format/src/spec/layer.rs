@@ -135,6 +135,9 @@ pub struct Attention {
     /// Normalization of queries and keys before rope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qk_norm: Option<QkNorm>,
+    /// Gates on the heads' outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<AttentionGate>,
     /// Whether `qkv` has a bias.
     #[serde(default, skip_serializing_if = "is_default")]
     pub qkv_bias: bool,
@@ -155,14 +158,24 @@ impl Attention {
             window: None,
             rope: None,
             qk_norm: None,
+            gate: None,
             qkv_bias: false,
             output_bias: false,
         }
     }
 
-    /// Rows of the fused `qkv` matrix: all query heads, then all key heads, then all value heads.
+    /// Rows of the fused `qkv` matrix: all query heads, then all key heads, then all value heads, then gates.
     pub fn qkv_size(&self) -> usize {
-        self.attention_size() + 2 * self.kv_size()
+        self.attention_size() + 2 * self.kv_size() + self.gate_size()
+    }
+
+    /// Rows of `qkv` that are gates.
+    pub fn gate_size(&self) -> usize {
+        match self.gate {
+            None => 0,
+            Some(AttentionGate::PerHead) => self.num_heads,
+            Some(AttentionGate::Elementwise) => self.attention_size(),
+        }
     }
 
     /// Width of the concatenated query heads, the input of `attention_output`.
@@ -249,6 +262,17 @@ pub enum Activation {
     Gelu,
     /// GELU by the tanh approximation.
     GeluTanh,
+}
+
+/// Gates on the outputs of attention's heads, which the layer's input makes: the outputs are multiplied with their sigmoids
+/// before they go into `attention_output`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionGate {
+    /// One a head.
+    PerHead,
+    /// One a number.
+    Elementwise,
 }
 
 /// Normalization of queries and keys.

@@ -9,6 +9,7 @@ use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
 use crate::kernels::embed::{Embed, Rows};
+use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
 use crate::kernels::norm::NormRows;
@@ -279,6 +280,7 @@ impl<'a> Context<'a> {
                 self.project_heads(program, *layer, matrix, bias.as_deref(), norm.as_ref(), [*from, *into])
             }
             Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
+            Operation::GateHeads { layer, from, into } => self.gate_heads(program, *layer, [*from, *into]),
             Operation::ShortConv { layer, from, into } => self.short_conv(program, *layer, [*from, *into]),
             Operation::Sample { from, advance } => self.sample(program, *from, *advance),
         }?;
@@ -393,6 +395,7 @@ impl<'a> Context<'a> {
             rope: self.rope(layer),
             qk_norm,
             qkv: self.value(from),
+            qkv_stride: padded(a.qkv_size()),
             tokens: (&b.tokens).into(),
             pages: (&self.cache.table).into(),
             q: self.value(into),
@@ -419,6 +422,19 @@ impl<'a> Context<'a> {
         let job = AttendJob { shape, buffers, scratch: scratch.into() };
         let words = format!("{}/{} heads of {} × {}", a.num_heads, a.num_kv_heads, a.head_dim, program.rows);
         self.bind_best(tables::ATTEND, &shape, &job, words, scratch)
+    }
+
+    fn gate_heads(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let a = attention(self.spec, layer);
+        let kernel = GateHeads {
+            tokens: program.rows as u32,
+            columns: a.attention_size(),
+            gates: a.gate_size(),
+            x_columns: a.qkv_size(),
+            x: self.value(from),
+            y: self.value(into),
+        };
+        Ok(Bound::new("gate_heads", format!("{} × {}", a.attention_size(), program.rows), vec![kernel.bind(self.gpu)?]))
     }
 
     fn short_conv(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {

@@ -28,6 +28,7 @@ pub mod attention_split;
 pub mod candidate;
 pub mod choose;
 pub mod embed;
+pub mod gate_heads;
 pub mod matmul;
 pub mod matmul_int8;
 #[cfg(not(target_arch = "wasm32"))]

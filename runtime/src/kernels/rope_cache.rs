@@ -42,8 +42,10 @@ pub struct RopeCache<'a> {
     pub rope: Option<Rope<'a>>,
     /// No normalization where absent.
     pub qk_norm: Option<QkNormalization<'a>>,
-    /// f32 \[tokens\]\[padded(qkv_size)\]: all query heads, all key heads, all value heads.
+    /// f32 \[tokens\]\[qkv_stride\]: all query heads, all key heads, all value heads, and what may come after them.
     pub qkv: Binding<'a>,
+    /// Values from one token's row of these to the next one's.
+    pub qkv_stride: usize,
     /// [`Token`]s of the step.
     pub tokens: Binding<'a>,
     /// Page table, u32 \[sequences\]\[max_pages\].
@@ -68,7 +70,7 @@ impl RopeCache<'_> {
         let mut constants = shape.constants();
         constants.extend([
             ("HEADS", shape.num_heads.into()),
-            ("QKV_PITCH", padded(shape.qkv_size() as usize) as f64),
+            ("QKV_PITCH", self.qkv_stride as f64),
             ("Q_PITCH", (shape.pitch() / 4).into()),
             ("HEADS_AT_ONCE", heads_at_once.into()),
         ]);

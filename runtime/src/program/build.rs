@@ -106,6 +106,9 @@ impl<'a> Layer<'a> {
         let layer = self.index;
         self.operations.push(Operation::RopeCache { layer, from: Value::Qkv, into: Value::Query });
         self.operations.push(Operation::Attend { layer, from: Value::Query, into: Value::Attended });
+        if attention.gate.is_some() {
+            self.operations.push(Operation::GateHeads { layer, from: Value::Qkv, into: Value::Attended });
+        }
     }
 
     /// From the block's input to the convolution's gated outputs.

@@ -77,6 +77,15 @@ pub enum Operation {
         /// The heads' outputs.
         into: Value,
     },
+    /// `into *= σ(gates)`: the gates are the end of a layer's queries, keys and values.
+    GateHeads {
+        /// The layer.
+        layer: usize,
+        /// Queries, keys, values and gates.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
     /// A layer's gated short convolution over its input's rows and the columns that its sequences keep, which it updates.
     ShortConv {
         /// The layer.
@@ -153,7 +162,9 @@ impl Operation {
             Self::Embed { rows: RowSource::Positions, into, .. } => vec![into],
             Self::Embed { .. } => vec![],
             Self::Norm { from, into, residual: Some(_), .. } => vec![from, into],
-            Self::Project { from, into, output: Output::Residual { .. }, .. } => vec![from, into],
+            Self::Project { from, into, output: Output::Residual { .. }, .. } | Self::GateHeads { from, into, .. } => {
+                vec![from, into]
+            }
             Self::Norm { from, .. }
             | Self::Project { from, .. }
             | Self::RopeCache { from, .. }
@@ -173,6 +184,7 @@ impl Operation {
             | Self::RopeCache { into, .. }
             | Self::ProjectRopeCache { into, .. }
             | Self::Attend { into, .. }
+            | Self::GateHeads { into, .. }
             | Self::ShortConv { into, .. } => Some(into),
             Self::Sample { .. } => None,
         }
@@ -188,6 +200,7 @@ impl Operation {
             Self::RopeCache { .. } => "rope and cache".into(),
             Self::ProjectRopeCache { matrix, .. } => format!("{}, rope and cache", part(matrix)),
             Self::Attend { .. } => "attend".into(),
+            Self::GateHeads { .. } => "gates of heads".into(),
             Self::ShortConv { .. } => "short convolution".into(),
             Self::Sample { .. } => "sample".into(),
         }
@@ -230,6 +243,7 @@ impl fmt::Display for Operation {
                 write!(f, "{into}, cache[{layer}] = rope({matrix} · {}{})", normed(from, norm), plus(bias))
             }
             Self::Attend { layer, from, into } => write!(f, "{into} = attend({from}, cache[{layer}])"),
+            Self::GateHeads { from, into, .. } => write!(f, "{into} *= sigmoid(gates of {from})"),
             Self::ShortConv { layer, from, into } => write!(f, "{into}, state[{layer}] = short_conv({from}, state[{layer}])"),
             Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
             Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
