@@ -147,12 +147,16 @@ impl<'a> LayerOnGpu<'a> {
         for (gains, heads) in [(&self.q_norm, queries), (&self.k_norm, keys)] {
             // Over all heads together they are one wide head.
             let whole = HeadColumns { first: heads.first, heads: 1, width: heads.heads * width };
-            let is_whole = attention.qk_norm == Some(QkNorm::Whole);
-            self.normalize(gains, &mut qkv, if is_whole { whole } else { heads })?;
-        }
-        if !self.angles.is_empty() {
-            self.accelerator.rotate(&mut qkv, queries, self.length, &self.angles)?;
-            self.accelerator.rotate(&mut qkv, keys, self.length, &self.angles)?;
+            let normed = if attention.qk_norm == Some(QkNorm::Whole) { whole } else { heads };
+            if !attention.qk_norm_after_rope {
+                self.normalize(gains, &mut qkv, normed)?;
+            }
+            if !self.angles.is_empty() {
+                self.accelerator.rotate(&mut qkv, heads, self.length, &self.angles)?;
+            }
+            if attention.qk_norm_after_rope {
+                self.normalize(gains, &mut qkv, normed)?;
+            }
         }
         let attended = self.accelerator.attend(&qkv, attention, self.length)?;
         drop(qkv);

@@ -5,7 +5,9 @@ use super::{AcceleratorError, LayerOnGpu};
 use crate::reference::{LayerWindows, Observe, ProjectionKind, with_numbers};
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable};
+use haikuq_format::spec::{
+    Activation, Attention, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, RopeTable,
+};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
@@ -23,6 +25,8 @@ fn spec() -> DecoderSpec {
     let third = Attention { scale: 0.2, rope: Some(1), qk_norm: Some(QkNorm::PerHead), ..Attention::new(3, 1, 16) };
     let qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
     let fourth = Attention { window: Some(40), rope: Some(0), qk_norm, ..Attention::new(8, 2, 16) };
+    let query_scaling = Some(QueryScaling { beta: 0.6, original_context: 5 });
+    let after = |qk_norm| Attention { qk_norm: Some(qk_norm), qk_norm_after_rope: true, query_scaling, ..third };
     let layers = vec![
         LayerSpec::new(first, mlp(120, Activation::Silu, true, false)),
         LayerSpec {
@@ -32,6 +36,8 @@ fn spec() -> DecoderSpec {
         },
         LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)) },
         LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)) },
+        LayerSpec::new(after(QkNorm::PerHead), mlp(64, Activation::Silu, true, false)),
+        LayerSpec::new(after(QkNorm::Whole), mlp(64, Activation::Silu, true, false)),
     ];
     let rope = |pairs: usize, factor| RopeTable {
         inv_freq: (0..pairs).map(|i| 1e4f32.powf(-(i as f32) / pairs as f32)).collect(),

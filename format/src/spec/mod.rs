@@ -14,7 +14,7 @@ mod layer;
 mod tensors;
 
 pub use check::SpecError;
-pub use layer::{Activation, Attention, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, Residual};
+pub use layer::{Activation, Attention, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling, Residual};
 pub use tensors::{TensorClass, TensorSpec};
 
 use serde::{Deserialize, Serialize};

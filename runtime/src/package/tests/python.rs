@@ -8,7 +8,7 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, Attention, LayerSpec, Mlp, NormKind, NormPlacement, QkNorm, Residual, TensorClass, TensorSpec,
+    Activation, Attention, LayerSpec, Mlp, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, TensorClass, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -107,6 +107,8 @@ fn spec() -> haikuq_format::DecoderSpec {
             window: i.is_multiple_of(2).then_some(5),
             rope: (!i.is_multiple_of(5)).then_some(0),
             qk_norm: norms[i % 4],
+            qk_norm_after_rope: i % 8 == 5,
+            query_scaling: i.is_multiple_of(6).then_some(QueryScaling { beta: 0.5, original_context: 7 }),
             qkv_bias: i.is_multiple_of(3),
             output_bias: i.is_multiple_of(7),
             ..Attention::new(2 + 2 * (i % 2), 1 + i % 2, 8 + 2 * (i % 3))
