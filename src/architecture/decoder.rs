@@ -2,7 +2,7 @@
 
 use super::ArchitectureError;
 use super::source::{Order, Part, Source};
-use crate::checkpoint::{Checkpoint, CheckpointError, TensorView};
+use crate::checkpoint::{Checkpoint, CheckpointError, RowOrder, TensorView};
 use crate::zeros::zeros;
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::TensorSpec;
@@ -181,5 +181,14 @@ fn resolve(checkpoint: &Checkpoint, tensor: &TensorSpec, source: Source) -> Resu
 /// Reads rows of a part.
 fn read(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
     let rows = part.first + rows.start..part.first + rows.end;
-    if part.transposed { view.read_columns(rows, out) } else { view.read_rows(rows, out) }
+    let read = |rows, out: &mut [f32]| if part.transposed { view.read_columns(rows, out) } else { view.read_rows(rows, out) };
+    if part.rows_are == RowOrder::Same || rows.is_empty() {
+        return read(rows, out);
+    }
+    let width = out.len() / rows.len();
+    for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+        let stored = part.rows_are.stored(row);
+        read(stored..stored + 1, out)?;
+    }
+    Ok(())
 }

@@ -32,6 +32,9 @@ pub(super) struct Names {
     pub(super) transposed: bool,
     /// What the family adds to the gains of its norms before it uses them.
     pub(super) gain_offset: f32,
+    /// Whether the family rotates neighbours, and not the halves of a head: its queries and keys are brought into the order
+    /// of halves.
+    pub(super) rotary_pairs: bool,
 }
 
 /// How queries, keys and values are stored.
@@ -77,6 +80,7 @@ impl Names {
         head: "lm_head",
         transposed: false,
         gain_offset: 0.0,
+        rotary_pairs: false,
     };
 
     /// The sources of every canonical tensor of `spec`.
@@ -142,26 +146,36 @@ impl Names {
     }
 
     fn head_norm(&self, attention: &Attention, name: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+        let d = attention.head_dim;
+        let whole = |name: &str, rows| self.in_halves(Part::whole(full(name), rows), d);
         // A norm of its own for each head.
         if let Some(QkNorm::EachHead(_)) = attention.qk_norm {
-            let heads = 0..rows / attention.head_dim;
-            let norm = |h: usize| Part::whole(full(&format!("{name}.norms.{h}")), attention.head_dim);
-            return Source::stacked(heads.map(norm).collect());
+            let norm = |h: usize| whole(&format!("{name}.norms.{h}"), d);
+            return Source::stacked((0..rows / d).map(norm).collect());
         }
-        Source::stacked(vec![Part::whole(full(name), rows)])
+        Source::stacked(vec![whole(name, rows)])
+    }
+
+    /// A part of what belongs to queries or keys, in the order of halves.
+    fn in_halves(&self, part: Part, head_dim: usize) -> Part {
+        if self.rotary_pairs { part.in_rotary_pairs(head_dim) } else { part }
     }
 
     fn qkv(&self, attention: &Attention, full: impl Fn(&str) -> String) -> Source {
         let Attention { num_heads, num_kv_heads, head_dim: d, .. } = *attention;
         let (heads, all) = ([num_heads, num_kv_heads, num_kv_heads], attention.qkv_size());
-        Source::stacked(match self.qkv {
-            Qkv::Separate(names) => names.iter().zip(heads).map(|(name, n)| Part::whole(full(name), n * d)).collect(),
-            Qkv::Fused(name) => vec![Part::whole(full(name), all)],
-            Qkv::ByHead(name) => {
-                let part = |kind: usize, h: usize| Part::slice(full(name), all, (3 * h + kind) * d, d);
-                (0..3).flat_map(|kind| (0..num_heads).map(move |h| (kind, h))).map(|(kind, h)| part(kind, h)).collect()
+        // Queries are kind 0, keys 1, values 2.
+        let of_kind = |kind: usize| match self.qkv {
+            Qkv::Separate(names) => vec![Part::whole(full(names[kind]), heads[kind] * d)],
+            Qkv::Fused(name) => {
+                let before = heads[..kind].iter().sum::<usize>();
+                vec![Part::slice(full(name), all, before * d, heads[kind] * d)]
             }
-        })
+            Qkv::ByHead(name) => (0..num_heads).map(|h| Part::slice(full(name), all, (3 * h + kind) * d, d)).collect(),
+        };
+        let values = 2;
+        let stored = |kind| of_kind(kind).into_iter().map(move |p| if kind == values { p } else { self.in_halves(p, d) });
+        Source::stacked((0..3).flat_map(stored).collect())
     }
 
     fn up(&self, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {

@@ -21,7 +21,7 @@ mod wanted;
 
 pub use error::{CheckpointError, Nearest};
 pub use onnx::OnnxError;
-pub use tensor::{Dtype, TensorView};
+pub use tensor::{Dtype, RowOrder, TensorView};
 pub use tokenizer::files as tokenizer_files;
 pub use wanted::{Wanted, WantedTensor};
 
