@@ -31,14 +31,15 @@ pub struct Opened {
 /// What runs the reference.
 const REFERENCE: &str = "reference (CPU, f32)";
 
-/// Opens a checkpoint with the reference, and a package on the GPU, or with the reference if that is asked for.
-pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
+/// Opens a checkpoint (of a multimodal model with `text_only` the language model) with the reference, and a package on the GPU,
+/// or with the reference if that is asked for.
+pub fn open(path: &Path, text_only: bool, on_reference: bool, options: &RunnerOptions) -> anyhow::Result<Opened> {
     let reference = |model: Reference, notes: Vec<String>| {
         let (adapter, numerics) = (REFERENCE.into(), Numerics::Exact);
         Opened { model: Box::new(model), adapter, numerics, notes }
     };
     if !is_package(path) {
-        let (model, notes) = open_checkpoint(path)?;
+        let (model, notes) = open_checkpoint(path, text_only)?;
         return Ok(reference(model, notes));
     }
     if on_reference {
@@ -53,8 +54,9 @@ pub fn open(path: &Path, on_reference: bool, options: &RunnerOptions) -> anyhow:
 }
 
 /// Opens a checkpoint and reads all its weights; with what a user should know of it.
-fn open_checkpoint(path: &Path) -> anyhow::Result<(Reference, Vec<String>)> {
-    let decoder = Decoder::from_checkpoint(Checkpoint::open(path)?)?;
+fn open_checkpoint(path: &Path, text_only: bool) -> anyhow::Result<(Reference, Vec<String>)> {
+    let checkpoint = Checkpoint::open(path)?;
+    let decoder = Decoder::from_checkpoint(if text_only { checkpoint.text_only() } else { checkpoint })?;
     let reference = Reference::load(&decoder.spec, |name| decoder.read(name))
         .with_context(|| format!("cannot run the reference on {}", path.display()))?;
     Ok((reference, decoder.notes().to_vec()))

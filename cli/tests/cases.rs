@@ -110,10 +110,23 @@ fn score(path: &Path) -> std::process::Command {
 /// Scores a checkpoint, and returns its warnings too.
 #[track_caller]
 fn assert_scores(path: &Path, expected: f64) -> String {
-    let output = succeed(score(path));
+    assert_says_perplexity(score(path), expected)
+}
+
+#[track_caller]
+fn assert_says_perplexity(score: std::process::Command, expected: f64) -> String {
+    let what = format!("{score:?}");
+    let output = succeed(score);
     let found = serde_json::from_slice::<Value>(&output.stdout).unwrap()["perplexity"].as_f64().unwrap();
-    assert!((found - expected).abs() <= 6e-5 + 1e-6 * expected, "{}: {found}, expected {expected}", path.display());
+    assert!((found - expected).abs() <= 6e-5 + 1e-6 * expected, "{what}: {found}, expected {expected}");
     String::from_utf8(output.stderr).unwrap()
+}
+
+/// The same of the language model alone.
+fn score_text(path: &Path) -> std::process::Command {
+    let mut command = score(path);
+    command.arg("--text-only");
+    command
 }
 
 fn refusal(path: &Path) -> String {
@@ -177,6 +190,29 @@ fn names_are_found_behind_what_is_around_them() {
     Case::llama().renamed(multimodal).write().assert_scores(OWN_HEAD);
     assert_says(&Case::llama().renamed(base).write().assert_scores(OWN_HEAD), &["lack \"model.\""]);
     Case::of("llama").without(HEAD).renamed(base).write().assert_scores(TIED);
+}
+
+#[test]
+fn of_a_multimodal_model_the_language_model_is_read_where_that_is_asked_for() {
+    let multimodal = |rename: fn(&str) -> String| {
+        let case = Case::llama().renamed(rename).and("vision_tower.layers.0.self_attn.q_proj.weight", "F32", &[8, 8]);
+        let case = case.and("model.multi_modal_projector.linear_1.weight", "F32", &[8, 8]);
+        let text = case.config.clone();
+        let case = case.with("architectures", json!(["Mistral3ForConditionalGeneration"])).with("model_type", json!("mistral3"));
+        case.with("text_config", text).with("vision_config", json!({"model_type": "pixtral"}))
+    };
+    let inside = |n: &str| n.replacen("model.", "model.language_model.", 1);
+    let before = |n: &str| format!("language_model.{n}");
+    for case in [multimodal(inside).write(), multimodal(before).write()] {
+        assert_says(&case.refusal(), &["multimodal models are not supported", "--text-only"]);
+        let said = assert_says_perplexity(score_text(&case.folder()), OWN_HEAD);
+        assert_says(&said, &["the language model of Mistral3ForConditionalGeneration", "2 tensors are left out"]);
+    }
+    // A language model is what it is, and a tensor that is of no known module has no place.
+    let plain = Case::llama().write();
+    assert_eq!(assert_says_perplexity(score_text(&plain.folder()), OWN_HEAD), "");
+    let case = multimodal(inside).and("model.sense_of_smell.weight", "F32", &[8]).write();
+    assert_says(&fail(score_text(&case.folder())), &["model.sense_of_smell.weight"]);
 }
 
 #[test]

@@ -10,7 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, RopeTable,
+    ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -351,6 +352,30 @@ fn every_norm_of_queries_and_keys() {
 }
 
 #[test]
+fn norms_after_rope_and_queries_that_grow() {
+    let gpu = gpu();
+    for (kind, qk_norm) in [
+        (NormKind::Rms, QkNorm::PerHead),
+        (NormKind::Layer, QkNorm::Whole),
+        (NormKind::Rms, QkNorm::EachHead(NormKind::LayerNoBias)),
+    ] {
+        let spec = with_attention(of_norm(kind), |a| (a.qk_norm, a.qk_norm_after_rope) = (Some(qk_norm), true));
+        Pair::new(&format!("{qk_norm:?} after rope in {kind:?}"), &gpu, &spec, f32_package).check();
+        let spec = with_attention(spec, grow);
+        Pair::new(&format!("{qk_norm:?} after rope in {kind:?}, growing queries"), &gpu, &spec, f32_package).check();
+    }
+    for scheme in ["f32", "q4/32+f16"] {
+        let scheme: Scheme = scheme.parse().unwrap();
+        Pair::new(&format!("growing queries in {scheme}"), &gpu, &with_attention(plain(), grow), |_| scheme).check();
+    }
+}
+
+/// Queries that grow within a text.
+fn grow(attention: &mut Attention) {
+    attention.query_scaling = Some(QueryScaling { beta: 0.8, original_context: 9 });
+}
+
+#[test]
 fn learned_positions_in_any_scheme() {
     let gpu = gpu();
     for scheme in ["f32", "f16", "q8/32", "q3/32+u4"] {
@@ -481,6 +506,13 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
                     (s.embedding_multiplier, s.residual_multiplier, s.logit_multiplier) = (2.0, 0.5, 0.7);
                 },
             ),
+        ),
+        (
+            "norm per head after rope, growing queries",
+            with_attention(plain(), |a| {
+                (a.qk_norm, a.qk_norm_after_rope) = (Some(QkNorm::PerHead), true);
+                grow(a);
+            }),
         ),
         ("layers of different sizes", uneven()),
         ("short convolutions", convolutions()),

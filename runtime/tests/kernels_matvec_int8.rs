@@ -9,14 +9,14 @@ mod weights;
 
 use haikuq_format::layout::{PlaneKind, dequantize, padded};
 use haikuq_format::scheme::Scheme;
-use haikuq_format::spec::{Activation, RopeTable};
+use haikuq_format::spec::{Activation, QueryScaling, RopeTable};
 use haikuq_runtime::device::{Dispatch, Gpu};
 use haikuq_runtime::kernels::attention::{AttentionShape, CpuCache, Token};
 use haikuq_runtime::kernels::matvec::{self, Cpu, Norm};
 use haikuq_runtime::kernels::matvec_int8::{self, Heads, MatvecInt8, Shape, Tuning};
 use haikuq_runtime::kernels::projection::{Output, Projection};
 use haikuq_runtime::kernels::quantize;
-use haikuq_runtime::kernels::rope_cache::{self, Rope};
+use haikuq_runtime::kernels::rope_cache::{self, CpuSteps, Rope};
 use haikuq_runtime::kernels::weights::{GpuChunk, GpuMatrix};
 use half::f16;
 use weights::{Random, assert_close, devices, matrix, pad, read, scheme, schemes};
@@ -233,6 +233,7 @@ fn heads_are_rotated_and_written_where_attention_reads_them() {
                 let mut table = RopeTable::new(inv_freq);
                 table.factor = 1.1;
                 let table = Some(&table).filter(|_| rotated > 0);
+                let query_scaling = (i % 2 == 1).then_some(QueryScaling { beta: 0.4, original_context: 3 });
 
                 let pages = vec![3, 1, 2, 0];
                 let mut cache = CpuCache::new(shape, pages.clone(), 4);
@@ -263,6 +264,7 @@ fn heads_are_rotated_and_written_where_attention_reads_them() {
                             rotated,
                             factor: t.factor,
                         }),
+                        query_scaling,
                         tokens: (&token_buffer).into(),
                         pages: (&page_buffer).into(),
                         keys: (&keys).into(),
@@ -285,7 +287,8 @@ fn heads_are_rotated_and_written_where_attention_reads_them() {
                 let input = &rounded_activations(&x, columns, Some(&gain));
                 let arguments = Cpu { weights: &weights, columns, input, norm: None, bias: Some(&bias), mode: Output::Store };
                 matvec::cpu(&arguments, &mut sums);
-                let expected = rope_cache::cpu(&mut cache, table, None, tokens, &pad(&sums, rows, padded(rows)));
+                let steps = CpuSteps { rope: table, query_scaling, ..CpuSteps::default() };
+                let expected = rope_cache::cpu(&mut cache, steps, tokens, &pad(&sums, rows, padded(rows)));
                 let what = format!("{num_heads} heads of {head_dim}, {rotated} pairs, {count} tokens");
                 compare(&format!("{what}, queries"), &read(&gpu, &q, expected.len()), &expected);
                 let pool = |buffer| -> Vec<f32> {

@@ -3,10 +3,10 @@
 mod support;
 
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{LongRope, Norm, NormKind, QkNorm, RopeTable};
+use haikuq_format::spec::{LongRope, Norm, NormKind, QkNorm, QueryScaling, RopeTable};
 use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{AttentionShape, CpuCache, Token};
-use haikuq_runtime::kernels::rope_cache::{self, CpuQkNorm, QkNormalization, Rope, RopeCache};
+use haikuq_runtime::kernels::rope_cache::{self, CpuSteps, QkNormalization, Rope, RopeCache};
 use rstest::rstest;
 use support::{Random, assert_close, gpu, permutations, read, scattered_pages, token};
 
@@ -22,14 +22,8 @@ fn read_pool(gpu: &Gpu, shape: AttentionShape, buffer: &wgpu::Buffer, count: usi
     }
 }
 
-fn run_kernel(
-    gpu: &Gpu,
-    cache: &CpuCache,
-    rope: Option<&RopeTable>,
-    qk_norm: Option<CpuQkNorm<'_>>,
-    tokens: &[Token],
-    qkv: &[f32],
-) -> Outcome {
+fn run_kernel(gpu: &Gpu, cache: &CpuCache, steps: CpuSteps<'_>, tokens: &[Token], qkv: &[f32]) -> Outcome {
+    let CpuSteps { rope, qk_norm, norm_after_rope, query_scaling } = steps;
     let shape = cache.shape;
     let num_pages = cache.keys.len() as u64 * if shape.cache_f16 { 2 } else { 4 } / shape.page_bytes();
     let pool = |name| gpu.storage(name, num_pages * shape.page_bytes());
@@ -49,9 +43,11 @@ fn run_kernel(
         }),
         qk_norm: qk_norm.zip(parameters.as_ref()).map(|((kind, norm, _), buffer)| QkNormalization {
             kind,
+            after_rope: norm_after_rope,
             norm,
             parameters: buffer.into(),
         }),
+        query_scaling,
         qkv: (&qkv).into(),
         qkv_stride: padded(cache.shape.qkv_size() as usize),
         tokens: (&tokens_buffer).into(),
@@ -93,11 +89,11 @@ fn queries_are_rotated_and_keys_and_values_land_on_their_pages(
     let mut table = llama_table(2 * rotated.max(1));
     table.factor = 1.25;
     table.long = Some(LongRope::new(60, table.inv_freq.iter().map(|f| f / 3.0).collect()));
-    let rope = Some(&table).filter(|_| rotated > 0);
+    let steps = CpuSteps { rope: Some(&table).filter(|_| rotated > 0), ..CpuSteps::default() };
     for (name, gpu) in permutations() {
         let mut cache = CpuCache::new(shape, pages.clone(), num_pages);
-        let (q, keys, values) = run_kernel(&gpu, &cache, rope, None, &tokens, &qkv);
-        let expected = rope_cache::cpu(&mut cache, rope, None, &tokens, &qkv);
+        let (q, keys, values) = run_kernel(&gpu, &cache, steps, &tokens, &qkv);
+        let expected = rope_cache::cpu(&mut cache, steps, &tokens, &qkv);
         assert_close(&format!("{name}, queries"), &q, &expected, 1e-6);
         // An f16 next to a rounding boundary may fall to either side: one unit in the last place.
         let tolerance = if cache_f16 { 1e-3 } else { 1e-6 };
@@ -120,6 +116,7 @@ fn queries_and_keys_are_normalized_by_head_or_as_a_whole(
     )]
     (kind, norm_kind): (QkNorm, NormKind),
     #[values((6, 2, 32), (4, 1, 80), (6, 2, 20), (2, 1, 256))] (num_heads, num_kv_heads, head_dim): (u32, u32, u32),
+    #[values(false, true)] norm_after_rope: bool,
 ) {
     let shape = AttentionShape { num_heads, num_kv_heads, head_dim, max_pages: 1, cache_f16: false };
     let mut random = Random::new(9);
@@ -130,14 +127,48 @@ fn queries_and_keys_are_normalized_by_head_or_as_a_whole(
     let gains: usize = [num_heads, num_kv_heads].map(|heads| kind.gains(heads as usize, head_dim as usize)).iter().sum();
     let parameters = random.values(gains * if kind.norm(norm).kind.has_bias() { 2 } else { 1 });
     let qk_norm = Some((kind, norm, parameters.as_slice()));
-    let table = llama_table(head_dim as usize);
+    // Not all dimensions turn, and those that do grow: a norm after rope is another one.
+    let mut table = llama_table(head_dim as usize - 4);
+    table.factor = 1.3;
+    let steps = CpuSteps { rope: Some(&table), qk_norm, norm_after_rope, query_scaling: None };
     for (name, gpu) in permutations() {
         let mut cache = CpuCache::new(shape, pages.clone(), num_pages);
-        let (q, keys, _) = run_kernel(&gpu, &cache, Some(&table), qk_norm, &tokens, &qkv);
-        let expected = rope_cache::cpu(&mut cache, Some(&table), qk_norm, &tokens, &qkv);
+        let (q, keys, _) = run_kernel(&gpu, &cache, steps, &tokens, &qkv);
+        let expected = rope_cache::cpu(&mut cache, steps, &tokens, &qkv);
         assert_close(&format!("{name}, queries"), &q, &expected, 5e-6);
         assert_close(&format!("{name}, keys"), &keys, &cache.keys, 5e-6);
     }
+}
+
+#[test]
+fn queries_alone_grow_with_the_logarithm_of_their_position() {
+    let shape = AttentionShape { num_heads: 3, num_kv_heads: 1, head_dim: 20, max_pages: 2048, cache_f16: false };
+    let mut random = Random::new(6);
+    // On both sides of where a factor begins.
+    let tokens: Vec<_> = [0, 9, 10, 11, 19, 20, 131_069, 131_070].map(|p| token(p, 0)).to_vec();
+    let qkv = random.rows(tokens.len(), shape.qkv_size() as usize, padded(shape.qkv_size() as usize));
+    let mut pages = random.permutation(2048);
+    pages.iter_mut().for_each(|p| *p %= 8);
+    let table = llama_table(12);
+    let query_scaling = Some(QueryScaling { beta: 0.3, original_context: 10 });
+    for rope in [None, Some(&table)] {
+        let steps = CpuSteps { rope, query_scaling, ..CpuSteps::default() };
+        for (name, gpu) in permutations() {
+            let mut cache = CpuCache::new(shape, pages.clone(), 8);
+            let (q, keys, _) = run_kernel(&gpu, &cache, steps, &tokens, &qkv);
+            let expected = rope_cache::cpu(&mut cache, steps, &tokens, &qkv);
+            assert_close(&format!("{name}, queries"), &q, &expected, 1e-6);
+            assert_close(&format!("{name}, keys"), &keys, &cache.keys, 1e-6);
+        }
+    }
+    let steps = |query_scaling| CpuSteps { query_scaling, ..CpuSteps::default() };
+    let queries = |query_scaling| {
+        let mut cache = CpuCache::new(shape, pages.clone(), 8);
+        rope_cache::cpu(&mut cache, steps(query_scaling), &tokens, &qkv)
+    };
+    let (plain, grown, pitch) = (queries(None), queries(query_scaling), shape.pitch() as usize);
+    assert_eq!(plain[..2 * pitch], grown[..2 * pitch], "queries within the original context stay as they are");
+    assert_eq!(grown[2 * pitch], plain[2 * pitch] * (1.0 + 0.3 * 2f32.ln()));
 }
 
 /// The target of long contexts: the angle is the f32 product of position and inverse frequency, its sine and cosine
@@ -155,8 +186,9 @@ fn angles_of_far_positions_are_exact() {
     let mut pages = random.permutation(2048);
     pages.iter_mut().for_each(|p| *p %= 8);
     let mut cache = CpuCache::new(shape, pages, 8);
-    let (q, ..) = run_kernel(&gpu(), &cache, Some(&table), None, &tokens, &qkv);
-    let expected = rope_cache::cpu(&mut cache, Some(&table), None, &tokens, &qkv);
+    let steps = CpuSteps { rope: Some(&table), ..CpuSteps::default() };
+    let (q, ..) = run_kernel(&gpu(), &cache, steps, &tokens, &qkv);
+    let expected = rope_cache::cpu(&mut cache, steps, &tokens, &qkv);
     for (found, expected) in q.iter().zip(&expected) {
         assert!((found - expected).abs() < 2.5e-7, "{found}, expected {expected}");
     }

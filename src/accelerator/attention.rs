@@ -24,7 +24,8 @@ struct SoftmaxParams {
     window: u32,
     scale: f32,
     cap: f32,
-    padding: [u32; 2],
+    beta: f32,
+    original_context: u32,
 }
 
 impl Accelerator {
@@ -72,7 +73,8 @@ impl Accelerator {
         Ok(())
     }
 
-    /// What heads make of `qkv` `[windows × length, qkv_size]`, normalized and rotated: `[windows × length, attention_size]`.
+    /// What heads make of `qkv` `[windows × length, qkv_size]`, normalized and rotated, with queries that do not grow yet:
+    /// `[windows × length, attention_size]`.
     ///
     /// # Errors
     /// [`AcceleratorError::Memory`] if the result and the scores of a window take more than is left, [`AcceleratorError::Gpu`] if
@@ -83,7 +85,7 @@ impl Accelerator {
     pub fn attend(&self, qkv: &Matrix, attention: &Attention, length: usize) -> Result<Matrix, AcceleratorError> {
         assert!(qkv.columns() == attention.qkv_size() && qkv.rows().is_multiple_of(length));
         assert!(self.can_attend(attention, qkv.rows() / length, length));
-        let Attention { num_heads: heads, num_kv_heads, head_dim, scale, softcap, window, .. } = *attention;
+        let Attention { num_heads: heads, num_kv_heads, head_dim, scale, softcap, window, query_scaling, .. } = *attention;
         let (q_size, kv_size) = (attention.attention_size(), attention.kv_size());
         let out = self.unwritten(qkv.rows(), q_size)?;
         let pitch = length.next_multiple_of(32);
@@ -127,7 +129,8 @@ impl Accelerator {
                 window: window.unwrap_or(length).min(length) as u32,
                 scale,
                 cap: softcap.unwrap_or(0.0),
-                padding: [0; 2],
+                beta: query_scaling.map_or(0.0, |s| s.beta),
+                original_context: query_scaling.map_or(1, |s| s.original_context) as u32,
             };
             self.run(&SOFTMAX, &[], &params, &[(1, Binding::from(scores_at.buffer))], grid_1d(rows))?;
             let weighed = HeadProducts {

@@ -188,12 +188,16 @@ impl<'a> LayerOnGpu<'a> {
         for (gains, heads) in [(q_norm, queries), (k_norm, keys)] {
             // Over all heads together they are one wide head.
             let whole = HeadColumns { first: heads.first, heads: 1, width: heads.heads * width };
-            let is_whole = attention.qk_norm == Some(QkNorm::Whole);
-            self.normalize(gains, &mut qkv, if is_whole { whole } else { heads })?;
-        }
-        if !angles.is_empty() {
-            self.accelerator.rotate(&mut qkv, queries, self.length, angles)?;
-            self.accelerator.rotate(&mut qkv, keys, self.length, angles)?;
+            let normed = if attention.qk_norm == Some(QkNorm::Whole) { whole } else { heads };
+            if !attention.qk_norm_after_rope {
+                self.normalize(gains, &mut qkv, normed)?;
+            }
+            if !angles.is_empty() {
+                self.accelerator.rotate(&mut qkv, heads, self.length, angles)?;
+            }
+            if attention.qk_norm_after_rope {
+                self.normalize(gains, &mut qkv, normed)?;
+            }
         }
         let mut attended = self.accelerator.attend(&qkv, attention, self.length)?;
         if attention.gate_size() > 0 {

@@ -5,7 +5,10 @@ use super::{AcceleratorError, LayerOnGpu};
 use crate::reference::{LayerWindows, Observe, ProjectionKind, with_numbers};
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, Residual, RopeTable, ShortConv};
+use haikuq_format::spec::{
+    Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, RopeTable,
+    ShortConv,
+};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
@@ -26,6 +29,12 @@ fn spec() -> DecoderSpec {
     let mut fourth = Attention::new(8, 2, 16);
     (fourth.window, fourth.rope) = (Some(40), Some(0));
     fourth.qk_norm = Some(QkNorm::EachHead(NormKind::LayerNoBias));
+    let after = |qk_norm| {
+        let mut attention = third;
+        (attention.qk_norm, attention.qk_norm_after_rope) = (Some(qk_norm), true);
+        attention.query_scaling = Some(QueryScaling { beta: 0.6, original_context: 5 });
+        attention
+    };
     let mut biased = ShortConv::new(40, 7);
     biased.bias = true;
     let mut layers = vec![
@@ -33,6 +42,8 @@ fn spec() -> DecoderSpec {
         LayerSpec::new(second, mlp(97, Activation::Gelu, false, true)),
         LayerSpec::new(third, mlp(37, Activation::GeluTanh, true, true)),
         LayerSpec::new(fourth, mlp(101, Activation::Silu, false, false)),
+        LayerSpec::new(after(QkNorm::PerHead), mlp(64, Activation::Silu, true, false)),
+        LayerSpec::new(after(QkNorm::Whole), mlp(64, Activation::Silu, true, false)),
         LayerSpec::new(ShortConv::new(72, 3), mlp(64, Activation::Silu, true, false)),
         LayerSpec::new(biased, mlp(64, Activation::Silu, true, false)),
     ];

@@ -14,8 +14,9 @@ struct Params {
     scale: f32,
     // No cap where it is 0.
     cap: f32,
-    padding0: u32,
-    padding1: u32,
+    // Queries at position p are multiplied with 1 + beta ln(1 + p / original_context): so are their products with keys.
+    beta: f32,
+    original_context: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -45,9 +46,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
     let end = row % params.length + 1u;
     let start = max(end, params.window) - params.window;
     let begin = row * params.pitch;
+    let scale = params.scale * (1.0 + params.beta * log(f32(1u + (end - 1u) / params.original_context)));
     var most = -3e38;
     for (var i = start + lane; i < end; i += WORKGROUP) {
-        var score = params.scale * x[begin + i];
+        var score = scale * x[begin + i];
         if params.cap > 0.0 {
             score = params.cap * tanh(clamp(score / params.cap, -20.0, 20.0));
         }

@@ -117,6 +117,26 @@ pub(super) fn rotate_all(spec: &mut DecoderSpec, config: &Config<'_>, defaults: 
     Ok(())
 }
 
+/// The same for a family that rotates neighbours. All dimensions of a head must turn: that is how its rows are reordered.
+pub(super) fn rotate_all_neighbours(
+    spec: &mut DecoderSpec,
+    config: &Config<'_>,
+    defaults: RopeDefaults,
+) -> Result<(), ArchitectureError> {
+    rotate_all(spec, config, defaults)?;
+    let (rotated, head_dim) = (spec.ropes.first().map_or(0, |r| 2 * r.inv_freq.len()), head_dim(spec));
+    if rotated == head_dim {
+        return Ok(());
+    }
+    let found = format!("{rotated} of {head_dim} dimensions");
+    Err(config.unsupported("partial_rotary_factor", &found, "all dimensions of a head"))
+}
+
+/// Takes rope from layers without a window.
+pub(super) fn rotate_windows_alone(spec: &mut DecoderSpec) {
+    spec.attentions_mut().for_each(|a| a.rope = a.rope.filter(|_| a.window.is_some()));
+}
+
 /// Gives layers without a window one rope table and layers with one another.
 pub(super) fn rotate_by_window(spec: &mut DecoderSpec, full: RopeTable, sliding: RopeTable) {
     spec.ropes = if full == sliding { vec![full] } else { vec![full, sliding] };
@@ -171,7 +191,9 @@ pub(super) fn layer_kinds(
         return Err(config.unsupported("layer_types", &found, &format!("{layers}, as num_hidden_layers says")));
     }
     let kind = |t: &&str| {
-        let known_as = known.iter().position(|k| k == t);
+        // The shorter name is that of configs before transformers 5.
+        let name = if *t == "attention" { "full_attention" } else { t };
+        let known_as = known.iter().position(|k| *k == name);
         known_as.ok_or_else(|| config.unsupported("layer_types", t, &known.join(", ")))
     };
     types.iter().map(kind).collect()

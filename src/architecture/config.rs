@@ -159,14 +159,22 @@ impl<'a> Config<'a> {
     pub(super) fn table(&self, key: &str) -> Result<Option<Self>, ArchitectureError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let table = value.as_object().ok_or_else(|| self.wrong(key, value, "a table"))?;
-        Ok((!table.is_empty()).then(|| Config {
+        Ok((!table.is_empty()).then(|| self.with(key, value)))
+    }
+
+    /// `value` as if it stood under `key`.
+    pub(super) fn with<'b>(&self, key: &str, value: &'b Value) -> Config<'b>
+    where
+        'a: 'b,
+    {
+        Config {
             path: self.path,
             prefix: format!("{}{key}.", self.prefix),
             value,
             generation: None,
             #[cfg(test)]
             read: self.read.clone(),
-        }))
+        }
     }
 
     /// Refuses a table in which tables lie: settings for kinds of layers, which the family's class does not read so.

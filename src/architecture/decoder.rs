@@ -2,7 +2,7 @@
 
 use super::ArchitectureError;
 use super::source::{Order, Part, Source};
-use crate::checkpoint::{Checkpoint, CheckpointError, TensorView};
+use crate::checkpoint::{Checkpoint, CheckpointError, RowOrder, TensorView};
 use crate::zeros::zeros;
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::TensorSpec;
@@ -186,5 +186,14 @@ fn read(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32])
         // A vector is read whole, and these rows are several numbers each.
         return view.read_rows(0..shape[0], out);
     }
-    if part.transposed { view.read_columns(rows, out) } else { view.read_rows(rows, out) }
+    let read = |rows, out: &mut [f32]| if part.transposed { view.read_columns(rows, out) } else { view.read_rows(rows, out) };
+    if part.rows_are == RowOrder::Same || rows.is_empty() {
+        return read(rows, out);
+    }
+    let width = out.len() / rows.len();
+    for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+        let stored = part.rows_are.stored(row);
+        read(stored..stored + 1, out)?;
+    }
+    Ok(())
 }

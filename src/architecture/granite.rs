@@ -1,16 +1,62 @@
-//! Granite: Llama with multipliers on embedding, attention, residuals and logits.
+//! Granite: Llama with multipliers on embedding, attention, residuals and logits. Granite 4 (dense) is the same with a fused
+//! feed-forward network, and in some sizes without rope; its class also holds mixtures of experts and state-space layers.
 
-use super::base::{self, LLAMA};
+use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
-use super::names::Names;
+use super::names::{Names, Up};
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
+use haikuq_format::DecoderSpec;
+
+/// Of `GraniteMoeHybridConfig`, with what it calls the shared experts' width.
+const DEFAULTS_4: Defaults = Defaults { intermediate_size: 1024, ..LLAMA };
+
+const NAMES_4: Names = Names { up: Up::Fused("shared_mlp.input_linear"), down: "shared_mlp.output_linear", ..Names::LLAMA };
 
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &LLAMA)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
-    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
+    multiply(&mut spec, config)?;
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+pub(super) fn load_4(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    // The class has 8 experts where a config does not say how many.
+    let experts = config.number("num_local_experts", 8.0)?;
+    if experts != 0.0 {
+        return Err(config.unsupported("num_local_experts", &experts.to_string(), "0; mixture-of-experts models are not"));
+    }
+    let mut spec = base::spec(config, &DEFAULTS_4)?;
+    let width = config.size("shared_intermediate_size", DEFAULTS_4.intermediate_size)?;
+    spec.mlps_mut().for_each(|m| m.intermediate_size = width);
+    attention_alone(config, spec.num_layers())?;
+    // The class knows that name alone, and takes all others for none.
+    if config.text("position_embedding_type")? == Some("rope") {
+        base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+    }
+    multiply(&mut spec, config)?;
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
+    Ok(Mapping::new(spec, NAMES_4))
+}
+
+/// Refuses layers without attention, which the class has where a config does not list them.
+fn attention_alone(config: &Config<'_>, layers: usize) -> Result<(), ArchitectureError> {
+    let key = if config.has("layers_block_type") { "layers_block_type" } else { "layer_types" };
+    let types = config.texts(key)?.unwrap_or_else(|| vec!["linear_attention"; layers]);
+    match types.iter().find(|t| !matches!(**t, "attention" | "full_attention")) {
+        Some(other) => Err(config.unsupported(key, other, "attention in every layer; state-space layers (Mamba) are not")),
+        None if types.len() != layers => {
+            let found = format!("{} entries", types.len());
+            Err(config.unsupported(key, &found, &format!("{layers}, as num_hidden_layers says")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The multipliers, and the activation.
+fn multiply(spec: &mut DecoderSpec, config: &Config<'_>) -> Result<(), ArchitectureError> {
+    base::set_activation(spec, config.activation("hidden_act", "silu")?);
     spec.embedding_multiplier = config.number("embedding_multiplier", 1.0)? as f32;
     spec.residual_multiplier = config.number("residual_multiplier", 1.0)? as f32;
     let scale = config.number("attention_multiplier", 1.0)? as f32;
@@ -19,5 +65,5 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
         0.0 => return Err(config.unsupported("logits_scaling", "0", "anything but 0, which logits are divided by")),
         scaling => (1.0 / scaling) as f32,
     };
-    Ok(Mapping::new(spec, Names::LLAMA))
+    Ok(())
 }

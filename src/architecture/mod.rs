@@ -4,15 +4,20 @@
 //! each canonical tensor is made, plus its line in `FAMILIES`. Nothing else in the tool knows its name.
 
 mod base;
+mod cohere;
 mod config;
 mod decoder;
+mod ernie;
 mod error;
+mod exaone;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod hunyuan;
 mod lfm;
 mod llama;
+mod ministral;
 mod mistral;
 mod names;
 mod olmo;
@@ -53,6 +58,8 @@ struct Family {
 const FAMILIES: &[Family] = &[
     family(&["LlamaForCausalLM"], &["llama"], llama::load),
     family(&["MistralForCausalLM"], &["mistral"], mistral::load),
+    family(&["MinistralForCausalLM"], &["ministral"], ministral::load),
+    family(&["Ministral3ForCausalLM"], &["ministral3"], ministral::load_3),
     family(&["Qwen2ForCausalLM"], &["qwen2"], qwen::load_2),
     family(&["Qwen3ForCausalLM"], &["qwen3"], qwen::load_3),
     family(&["GemmaForCausalLM"], &["gemma"], gemma::load_1),
@@ -64,6 +71,12 @@ const FAMILIES: &[Family] = &[
     family(&["Olmo2ForCausalLM"], &["olmo2"], olmo::load_2),
     family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
+    family(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
+    family(&["CohereForCausalLM"], &["cohere"], cohere::load_1),
+    family(&["Cohere2ForCausalLM"], &["cohere2"], cohere::load_2),
+    family(&["Ernie4_5ForCausalLM"], &["ernie4_5"], ernie::load),
+    family(&["Exaone4ForCausalLM"], &["exaone4"], exaone::load),
+    family(&["HunYuanDenseV1ForCausalLM"], &["hunyuan_v1_dense"], hunyuan::load),
     family(&["Lfm2ForCausalLM"], &["lfm2"], lfm::load_2),
     family(&["Lfm3ForCausalLM"], &["lfm3"], lfm::load_3),
     family(&["StableLmForCausalLM", "StableLMEpochForCausalLM"], &["stablelm"], stablelm::load),

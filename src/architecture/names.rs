@@ -36,7 +36,14 @@ pub(super) struct Names {
     pub(super) transposed: bool,
     /// What the family adds to the gains of its norms before it uses them.
     pub(super) gain_offset: f32,
+    /// Whether the family rotates neighbours, and not the halves of a head: its queries and keys are brought into the order
+    /// of halves.
+    pub(super) rotary_pairs: bool,
 }
+
+/// Values and gates among the kinds of rows that `qkv` is stacked of.
+const VALUES: usize = 2;
+const GATES: usize = 3;
 
 /// How queries, keys and values are stored.
 #[derive(Clone, Copy)]
@@ -47,6 +54,8 @@ pub(super) enum Qkv {
     Fused(&'static str),
     /// One, with queries, keys and values of the first head, then of the second, and so on.
     ByHead(&'static str),
+    /// Three tensors, of which the first has the queries of a head, then its gates, head by head.
+    GatedByHead([&'static str; 3]),
 }
 
 /// How the feed-forward network's first matrices are stored.
@@ -71,7 +80,7 @@ impl Names {
         qkv: Qkv::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
-        attention_gate: "self_attn.g_proj",
+        attention_gate: "self_attn.gate_proj",
         attention_output: "self_attn.o_proj",
         short_conv: ["conv.in_proj", "conv.conv", "conv.out_proj"],
         mixer_post_norm: "",
@@ -83,6 +92,7 @@ impl Names {
         head: "lm_head",
         transposed: false,
         gain_offset: 0.0,
+        rotary_pairs: false,
     };
 
     /// The sources of every canonical tensor of `spec`.
@@ -164,30 +174,42 @@ impl Names {
     }
 
     fn head_norm(&self, attention: &Attention, name: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+        let d = attention.head_dim;
+        let whole = |name: &str, rows| self.in_halves(Part::whole(full(name), rows), d);
         // A norm of its own for each head.
         if let Some(QkNorm::EachHead(_)) = attention.qk_norm {
-            let heads = 0..rows / attention.head_dim;
-            let norm = |h: usize| Part::whole(full(&format!("{name}.norms.{h}")), attention.head_dim);
-            return Source::stacked(heads.map(norm).collect());
+            let norm = |h: usize| whole(&format!("{name}.norms.{h}"), d);
+            return Source::stacked((0..rows / d).map(norm).collect());
         }
-        Source::stacked(vec![Part::whole(full(name), rows)])
+        Source::stacked(vec![whole(name, rows)])
+    }
+
+    /// A part of what belongs to queries or keys, in the order of halves.
+    fn in_halves(&self, part: Part, head_dim: usize) -> Part {
+        if self.rotary_pairs { part.in_rotary_pairs(head_dim) } else { part }
     }
 
     fn qkv(&self, attention: &Attention, full: impl Fn(&str) -> String) -> Source {
         let Attention { num_heads, num_kv_heads, head_dim: d, .. } = *attention;
         let (heads, all) = ([num_heads, num_kv_heads, num_kv_heads], attention.qkv_size());
-        Source::stacked(match self.qkv {
-            Qkv::Separate(names) => {
-                let parts = names.iter().zip(heads).map(|(name, n)| Part::whole(full(name), n * d));
-                let gates = attention.gate.map(|_| Part::whole(full(self.attention_gate), attention.gate_size()));
-                parts.chain(gates).collect()
+        // Queries are kind 0, keys 1, values 2, gates 3.
+        let of_kind = |kind: usize| match self.qkv {
+            Qkv::Separate(_) if kind == GATES => vec![Part::whole(full(self.attention_gate), attention.gate_size())],
+            Qkv::Separate(names) => vec![Part::whole(full(names[kind]), heads[kind] * d)],
+            Qkv::GatedByHead(names) if kind == 0 || kind == GATES => {
+                let first = if kind == 0 { 0 } else { d };
+                (0..num_heads).map(|h| Part::slice(full(names[0]), 2 * num_heads * d, 2 * h * d + first, d)).collect()
             }
-            Qkv::Fused(name) => vec![Part::whole(full(name), all)],
-            Qkv::ByHead(name) => {
-                let part = |kind: usize, h: usize| Part::slice(full(name), all, (3 * h + kind) * d, d);
-                (0..3).flat_map(|kind| (0..num_heads).map(move |h| (kind, h))).map(|(kind, h)| part(kind, h)).collect()
+            Qkv::GatedByHead(names) => vec![Part::whole(full(names[kind]), heads[kind] * d)],
+            Qkv::Fused(name) => {
+                let before = heads[..kind].iter().sum::<usize>();
+                vec![Part::slice(full(name), all, before * d, heads[kind] * d)]
             }
-        })
+            Qkv::ByHead(name) => (0..num_heads).map(|h| Part::slice(full(name), all, (3 * h + kind) * d, d)).collect(),
+        };
+        let kinds = if attention.gate.is_some() { GATES + 1 } else { GATES };
+        let stored = |kind| of_kind(kind).into_iter().map(move |p| if kind < VALUES { self.in_halves(p, d) } else { p });
+        Source::stacked((0..kinds).flat_map(stored).collect())
     }
 
     fn up(&self, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {

@@ -1,5 +1,6 @@
 //! Kinds of model that are refused by name, with the reason.
 
+use crate::checkpoint::TEXT_CONFIG;
 use serde_json::Value;
 
 /// Why a config cannot be converted, if it is of a kind that is known and refused. `architecture` is the name that no
@@ -29,6 +30,8 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>) -> Option<Strin
         let encoder_decoder = config.get("is_encoder_decoder").and_then(Value::as_bool).unwrap_or(false);
         return Some(if encoder_decoder {
             "encoder-decoder models are not supported; decoder-only language models are".into()
+        } else if given(TEXT_CONFIG) {
+            "multimodal models are not supported; their language model alone may be (--text-only)".into()
         } else {
             "multimodal models are not supported; text-only decoders are (many such models have a text-only sibling)".into()
         });

@@ -16,11 +16,13 @@ pub(super) struct RopeDefaults {
     /// For a class that scales by longrope alone, also under its former names `su` and `yarn`: the original context where a
     /// config does not say it.
     pub(super) long_only: Option<f64>,
+    /// Whether `dynamic` scaling with an `alpha` stretches θ by it, whatever the length.
+    pub(super) ntk_alpha: bool,
 }
 
 impl RopeDefaults {
     /// θ = 10,000, all dimensions: what most families have.
-    pub(super) const USUAL: Self = Self { theta: 10_000.0, partial: 1.0, long_only: None };
+    pub(super) const USUAL: Self = Self { theta: 10_000.0, partial: 1.0, long_only: None, ntk_alpha: false };
 }
 
 /// Reads the rope settings of a config in both styles: `rope_parameters` (transformers 5), or `rope_theta` with
@@ -47,7 +49,7 @@ pub(super) fn table_of(
     head_dim: usize,
     defaults: RopeDefaults,
 ) -> Result<RopeTable, ArchitectureError> {
-    let RopeDefaults { mut theta, mut partial, long_only } = defaults;
+    let RopeDefaults { mut theta, mut partial, long_only, ntk_alpha } = defaults;
     let mut rope_type = "default";
     if let Some(p) = parameters {
         p.refuse_nested()?;
@@ -73,6 +75,10 @@ pub(super) fn table_of(
         return Err(p.unsupported("rope_type", rope_type, "default, longrope"));
     }
     match rope_type {
+        "dynamic" if ntk_alpha && p.number("alpha", 0.0)? != 0.0 => {
+            let d = head_dim as f64;
+            scaled(inverse_frequencies(theta * p.required_positive("alpha")?.powf(d / (d - 2.0)), rotated))
+        }
         // A dynamic table changes only beyond the context that the model was made for.
         "default" | "dynamic" => scaled(plain),
         "linear" => {
@@ -96,7 +102,7 @@ pub(super) fn table_of(
 }
 
 /// Positions that the model was trained on before its context was stretched.
-fn original_context(config: &Config<'_>, parameters: &Config<'_>) -> Result<f64, ArchitectureError> {
+pub(super) fn original_context(config: &Config<'_>, parameters: &Config<'_>) -> Result<f64, ArchitectureError> {
     const KEY: &str = "original_max_position_embeddings";
     match (config.optional_positive(KEY)?, parameters.optional_positive(KEY)?) {
         (Some(n), _) | (None, Some(n)) => Ok(n),

@@ -1,5 +1,6 @@
 //! How canonical tensors are made of a checkpoint's tensors.
 
+use crate::checkpoint::RowOrder;
 use std::collections::BTreeMap;
 
 /// Canonical name to what it is made of.
@@ -38,6 +39,8 @@ pub struct Part {
     pub rows: usize,
     /// Whether the checkpoint has the transposed matrix, so that these are its columns.
     pub transposed: bool,
+    /// Where the whole tensor's rows are stored.
+    pub rows_are: RowOrder,
     /// The whole tensor's shape, where a vector of all its numbers in order is wanted.
     pub shape: Option<Vec<usize>>,
 }
@@ -45,12 +48,17 @@ pub struct Part {
 impl Part {
     /// All `rows` of a tensor.
     pub(super) fn whole(tensor: impl Into<String>, rows: usize) -> Self {
-        Self { tensor: tensor.into(), of: rows, first: 0, rows, transposed: false, shape: None }
+        Self::slice(tensor, rows, 0, rows)
     }
 
     /// `rows` from `first` on, of a tensor of `of`.
     pub(super) fn slice(tensor: impl Into<String>, of: usize, first: usize, rows: usize) -> Self {
-        Self { tensor: tensor.into(), of, first, rows, transposed: false, shape: None }
+        Self { tensor: tensor.into(), of, first, rows, transposed: false, rows_are: RowOrder::Same, shape: None }
+    }
+
+    /// The same where the halves of heads of `head_dim` rows alternate.
+    pub(super) fn in_rotary_pairs(self, head_dim: usize) -> Self {
+        Self { rows_are: RowOrder::RotaryPairs { head_dim }, ..self }
     }
 }
 

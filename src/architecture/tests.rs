@@ -55,14 +55,23 @@ fn configs_in_the_old_style_say_the_same_as_in_the_new_one() {
     assert!(seen >= 15);
 }
 
-/// `defaults.json` is what transformers makes of configs without any key.
+/// What a config must say to be of a kind that is read, where the class's defaults are of another.
+fn required(architecture: &str) -> Value {
+    match architecture {
+        "GraniteMoeHybridForCausalLM" => json!({"num_local_experts": 0, "layer_types": vec!["full_attention"; 32]}),
+        _ => json!({}),
+    }
+}
+
+/// `defaults.json` is what transformers makes of configs without any key but those that are [`required`].
 #[test]
 fn missing_keys_have_the_defaults_of_transformers() {
     let Value::Object(defaults) = read(&fixtures().join("defaults.json")) else { panic!("no table") };
     assert_eq!(defaults.len(), FAMILIES.len(), "a config of every family");
     for (architecture, mut config) in defaults {
         config["architectures"] = json!([architecture]);
-        let empty = json!({"architectures": [architecture]});
+        let mut empty = required(&architecture);
+        empty["architectures"] = json!([architecture]);
         let (mut said, mut unsaid) = (spec(&config).unwrap(), spec(&empty).unwrap());
         // Token ids are a matter of null or not, which the file leaves out.
         for s in [&mut said, &mut unsaid] {
@@ -76,7 +85,9 @@ fn missing_keys_have_the_defaults_of_transformers() {
 fn families_are_found_by_model_type_where_a_config_names_no_architecture() {
     for family in FAMILIES {
         for model_type in family.model_types {
-            assert!(spec(&json!({"model_type": model_type})).is_ok(), "{model_type}");
+            let mut config = required(family.architectures[0]);
+            config["model_type"] = json!(model_type);
+            assert!(spec(&config).is_ok(), "{model_type}");
         }
     }
 }
@@ -94,8 +105,18 @@ fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
             json!({"architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}, "text_config": {}}),
             "multimodal models",
         ),
-        (json!({"architectures": ["Qwen2VLForConditionalGeneration"]}), "multimodal models"),
+        (json!({"architectures": ["Qwen2VLForConditionalGeneration"]}), "text-only decoders are"),
+        (json!({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "mistral"}}), "--text-only"),
         (json!({"architectures": ["MambaForCausalLM"]}), "state-space"),
+        (json!({"architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 64}), "mixture-of-experts"),
+        (json!({"architectures": ["GraniteMoeHybridForCausalLM"]}), "mixture-of-experts"),
+        (
+            json!({
+                "architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 0, "num_hidden_layers": 2,
+                "layer_types": ["mamba", "attention"],
+            }),
+            "state-space",
+        ),
         (
             json!({"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "gptq", "bits": 4}}),
             "quantized already (quantization_config, method gptq)",
@@ -117,6 +138,9 @@ fn arithmetic_that_a_spec_cannot_say_is_refused_by_its_key() {
         ),
         (json!({"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": true}), "use_bidirectional_attention"),
         (json!({"architectures": ["PhiForCausalLM"], "qk_layernorm": true}), "qk_layernorm"),
+        (json!({"architectures": ["CohereForCausalLM"], "use_qk_norm": true}), "use_qk_norm"),
+        (json!({"architectures": ["Ernie4_5ForCausalLM"], "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+        (json!({"architectures": ["Exaone4ForCausalLM"], "sliding_window_pattern": "LLLG"}), "sliding_window_pattern"),
         (json!({"architectures": ["LlamaForCausalLM"], "hidden_act": "relu2"}), "hidden_act"),
         (json!({"architectures": ["Gemma2ForCausalLM"], "layer_types": ["chunked_attention"]}), "layer_types"),
         (json!({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 0]}), "no_rope_layers"),
@@ -144,7 +168,7 @@ fn assert_same_meaning(architecture: &str, a: Value, b: Value) {
 #[test]
 fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
     // Training, initial values, memory and other heads than that of language models.
-    const HARMLESS: [&str; 19] = [
+    const HARMLESS: [&str; 33] = [
         "attention_dropout",
         "attn_pdrop",
         "classifier_dropout",
@@ -157,6 +181,22 @@ fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
         "pretraining_tp",
         "reorder_and_upcast_attn",
         "resid_pdrop",
+        // Of experts and state-space layers, with which a config is refused.
+        "mamba_chunk_size",
+        "mamba_conv_bias",
+        "mamba_d_conv",
+        "mamba_d_head",
+        "mamba_d_state",
+        "mamba_expand",
+        "mamba_n_groups",
+        "mamba_n_heads",
+        "mamba_proj_bias",
+        "num_experts_per_tok",
+        "output_router_logits",
+        "router_aux_loss_coef",
+        "time_step_limit",
+        // Ends documents of the training text; generation ends with `eos_token_id`.
+        "eod_token_id",
         "summary_activation",
         "summary_first_dropout",
         "summary_proj_to_labels",
@@ -171,7 +211,10 @@ fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
     assert_eq!(classes.len(), FAMILIES.len());
     for (model_type, keys) in classes {
         let family = FAMILIES.iter().find(|f| f.model_types.contains(&model_type.as_str())).unwrap();
-        let value = json!({"use_sliding_window": false, "model_type": model_type});
+        let mut value = required(family.architectures[0]);
+        (value["use_sliding_window"], value["model_type"]) = (json!(false), json!(model_type));
+        // Rope is looked at where there is one.
+        value["position_embedding_type"] = json!("rope");
         let config = Config::new(Path::new("config.json"), &value, None);
         (family.load)(&config).unwrap();
         let seen = config.read.borrow();
@@ -202,6 +245,52 @@ fn legacy_values_mean_what_the_config_classes_make_of_them() {
     let old = json!({"rope_pct": 0.5, "norm_eps": 1e-6});
     assert_same_meaning("StableLMEpochForCausalLM", old, json!({"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-6}));
     assert_same_meaning("GPTNeoXForCausalLM", json!({"rope_theta": 5.0, "partial_rotary_factor": 1.0}), json!({}));
+}
+
+#[test]
+fn families_of_the_same_build_differ_where_their_classes_do() {
+    let old = json!({"sliding_window_pattern": 2, "rope_theta": 5e4, "num_hidden_layers": 4});
+    let types = json!(["sliding_attention", "full_attention", "sliding_attention", "full_attention"]);
+    let new = json!({"layer_types": types, "rope_theta": 5e4, "num_hidden_layers": 4});
+    for (architecture, full) in [("Cohere2ForCausalLM", true), ("Exaone4ForCausalLM", true), ("MinistralForCausalLM", false)] {
+        if full {
+            assert_same_meaning(architecture, old.clone(), new.clone());
+        }
+        let spec = with(architecture, new.clone()).unwrap();
+        let ropes: Vec<bool> = spec.attentions().map(|a| a.rope.is_some()).collect();
+        assert_eq!(ropes, if full { [true, false, true, false] } else { [true; 4] }, "{architecture}");
+    }
+    let everywhere = with("Exaone4ForCausalLM", json!({"sliding_window": null})).unwrap();
+    assert!(everywhere.attentions().all(|a| a.rope.is_some() && a.window.is_none()));
+
+    let ernie = |head_dim: Value| with("Ernie4_5ForCausalLM", json!({"head_dim": head_dim})).unwrap();
+    assert_eq!(ernie(json!(null)).layers[0].attention().unwrap().head_dim, 64, "1024 by 16 heads");
+    let scaling = |beta: Value| {
+        let rope = json!({"rope_type": "default", "rope_theta": 1e4, "original_max_position_embeddings": 64, "llama_4_scaling_beta": beta});
+        with("Ministral3ForCausalLM", json!({"rope_parameters": rope})).unwrap().layers[0].attention().unwrap().query_scaling
+    };
+    assert_eq!(scaling(json!(null)), None);
+    assert_eq!(scaling(json!(0.1)).map(|s| (s.beta, s.original_context)), Some((0.1, 64)));
+
+    let hunyuan = |rope: Value| with("HunYuanDenseV1ForCausalLM", json!({"rope_scaling": rope})).unwrap().ropes;
+    let stretched = hunyuan(json!({"type": "dynamic", "alpha": 1000.0, "factor": 1.0}));
+    let base = 1e4 * 1000f64.powf(128.0 / 126.0);
+    assert!((f64::from(stretched[0].inv_freq[1]) * base.powf(2.0 / 128.0) - 1.0).abs() < 1e-6);
+    assert_eq!(hunyuan(json!({"type": "dynamic", "factor": 4.0})), hunyuan(json!({})));
+    assert_eq!(
+        with("LlamaForCausalLM", json!({"rope_scaling": {"type": "dynamic", "alpha": 9.0}})).unwrap().ropes,
+        hunyuan(json!({}))
+    );
+    assert_eq!(with("GraniteMoeHybridForCausalLM", required("GraniteMoeHybridForCausalLM")).unwrap().ropes, []);
+}
+
+/// Embedding models of this family are its decoder without a head, under that class or the decoder's own.
+#[test]
+fn the_bare_decoder_of_qwen_3_is_read_as_its_language_model() {
+    let config = json!({"architectures": ["Qwen3Model"], "model_type": "qwen3", "tie_word_embeddings": true});
+    let mapping = mapping(Path::new("config.json"), &config, None).unwrap();
+    assert_eq!(mapping.notes, ["architecture Qwen3Model is read as Qwen3ForCausalLM, as model_type qwen3 says"]);
+    assert!(mapping.spec.tied_head);
 }
 
 #[test]

@@ -16,12 +16,14 @@ mod regular;
 mod safetensors;
 mod settle;
 mod tensor;
+mod text_only;
 mod tokenizer;
 mod wanted;
 
 pub use error::{CheckpointError, Nearest};
 pub use onnx::OnnxError;
-pub use tensor::{Dtype, TensorView};
+pub use tensor::{Dtype, RowOrder, TensorView};
+pub(crate) use text_only::TEXT_CONFIG;
 pub use tokenizer::files as tokenizer_files;
 pub use wanted::{Wanted, WantedTensor};
 

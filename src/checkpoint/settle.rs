@@ -188,7 +188,7 @@ fn unwrap(tensors: &mut Tensors, wanted: &Wanted, place: &Place<'_>) -> Result<O
     for part in tensors.keys().flat_map(|name| name.split('.')).filter(|part| WRAPPERS.contains(part)) {
         wrappers.insert(format!("{part}."));
     }
-    let outer = stem.as_deref().map(|stem| stem.strip_suffix(wanted.base.as_str()).unwrap_or(stem));
+    let outer = stem.as_deref().map(|stem| outer(stem, wanted));
     wrappers.extend(outer.filter(|outer| !outer.is_empty()).map(ToString::to_string));
     let bare = stem.as_deref().is_some_and(|stem| !stem.ends_with(wanted.base.as_str()));
     let note = if wrappers.is_empty() && bare {
@@ -239,9 +239,14 @@ fn stems(name: &str) -> impl Iterator<Item = &str> {
     ends.map(|end| &name[..end]).take_while(move |stem| !listed(stem))
 }
 
+/// What of a stem stands before the base's own name, whole modules alone: all of it in `model.language_model.`.
+fn outer<'a>(stem: &'a str, wanted: &Wanted) -> &'a str {
+    stem.strip_suffix(wanted.base.as_str()).filter(|outer| outer.is_empty() || outer.ends_with('.')).unwrap_or(stem)
+}
+
 /// A name without what stands before it; the head may stand where the model does, or the whole.
 fn rename(plain: &str, stem: &str, wanted: &Wanted) -> String {
-    let outer = stem.strip_suffix(wanted.base.as_str()).unwrap_or(stem);
+    let outer = outer(stem, wanted);
     let module = wanted.head.strip_suffix(".weight").unwrap_or(&wanted.head);
     let own = |name: &str| name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
     for before in [outer, stem, ""] {

@@ -86,12 +86,13 @@ pub(super) struct Placement {
 
 /// In which order a tensor's rows are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum RowOrder {
+pub enum RowOrder {
     /// As they are.
     #[default]
     Same,
     /// Within each head of `head_dim` rows, the two halves alternate: row `i` is stored as row `2i`, row
-    /// `i + head_dim / 2` as row `2i + 1`. (llama.cpp rotates neighbours, transformers halves.)
+    /// `i + head_dim / 2` as row `2i + 1`. Models that rotate neighbours have them so, and llama.cpp, which does, stores
+    /// others so.
     RotaryPairs {
         /// Rows of a head.
         head_dim: usize,
@@ -109,7 +110,7 @@ pub(super) enum RowOrder {
 
 impl RowOrder {
     /// Where `row` is stored.
-    fn stored(self, row: usize) -> usize {
+    pub fn stored(self, row: usize) -> usize {
         match self {
             Self::Same => row,
             Self::RotaryPairs { head_dim } => {

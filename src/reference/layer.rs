@@ -119,19 +119,22 @@ impl AttentionWeights {
         let Attention { num_heads, num_kv_heads, head_dim, scale, softcap, window, .. } = self.spec;
         let (q_size, kv_size) = (self.spec.attention_size(), self.spec.kv_size());
         let heads = |x: &Tensor, first, heads| split(x, first, heads, head_dim);
-        let (mut q, mut k) = match (&self.qk_norm, self.spec.qk_norm) {
-            (Some((q_norm, k_norm)), Some(QkNorm::Whole)) => {
-                let (q, k) = (qkv.narrow(1, 0, q_size)?, qkv.narrow(1, q_size, kv_size)?);
-                (heads(&q_norm.forward(&q)?, 0, num_heads)?, heads(&k_norm.forward(&k)?, 0, num_kv_heads)?)
-            }
-            _ => (heads(qkv, 0, num_heads)?, heads(qkv, q_size, num_kv_heads)?),
-        };
+        let (mut q, mut k) = (heads(qkv, 0, num_heads)?, heads(qkv, q_size, num_kv_heads)?);
         let v = heads(qkv, q_size + kv_size, num_kv_heads)?;
-        if let (Some((q_norm, k_norm)), Some(QkNorm::PerHead | QkNorm::EachHead(_))) = (&self.qk_norm, self.spec.qk_norm) {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        let after = self.spec.qk_norm_after_rope;
+        if !after {
+            (q, k) = self.normalized(q, k)?;
         }
         if let Some(rope) = self.spec.rope {
             (q, k) = (rotate(&q, &ropes[rope])?, rotate(&k, &ropes[rope])?);
+        }
+        if after {
+            (q, k) = self.normalized(q, k)?;
+        }
+        if let Some(scaling) = self.spec.query_scaling {
+            let count = q.dim(1)?;
+            let factors: Vec<f32> = (first..first + count).map(|position| scaling.factor(position)).collect();
+            q = q.broadcast_mul(&Tensor::from_vec(factors, (1, count, 1), &Device::Cpu)?)?;
         }
         let (keys, values) = cache.append(k, v)?;
         let attended = attend(&q, &keys, &values, Scores { scale, softcap, window, first })?;
@@ -139,6 +142,19 @@ impl AttentionWeights {
             0 => Ok(attended),
             gates => gated_heads(&attended, &qkv.narrow(1, q_size + 2 * kv_size, gates)?),
         }
+    }
+
+    /// Queries and keys `[heads, n, head_dim]` after their norms.
+    fn normalized(&self, q: Tensor, k: Tensor) -> Result<(Tensor, Tensor)> {
+        let Some((q_norm, k_norm)) = &self.qk_norm else { return Ok((q, k)) };
+        let norm = |norm: &NormWeights, x: &Tensor| match self.spec.qk_norm {
+            Some(QkNorm::Whole) => {
+                let (heads, _, width) = x.dims3()?;
+                split(&norm.forward(&x.transpose(0, 1)?.flatten_from(1)?)?, 0, heads, width)
+            }
+            _ => norm.forward(x),
+        };
+        Ok((norm(q_norm, &q)?, norm(k_norm, &k)?))
     }
 }
 

@@ -136,7 +136,8 @@ MANIFEST = """format version major minor spec tensors shards files name bytes sh
 SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bias learned_positions logit_softcap
     embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
 LAYER = "mixer mlp residual norm_placement"
-ATTENTION = "num_heads num_kv_heads head_dim scale softcap window rope qk_norm qkv_bias output_bias"
+ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm qk_norm_after_rope query_scaling qkv_bias
+    output_bias"""
 MLP = "intermediate_size activation gated bias"
 
 
@@ -183,6 +184,11 @@ def decoder_tensors(spec):
             one_of("qk_norm", qk_norm, "per_head", "whole")
             norm(f"{p}.q_norm", d if qk_norm == "per_head" else a)
             norm(f"{p}.k_norm", d if qk_norm == "per_head" else kv)
+        check(qk_norm is not None or not mixer.get("qk_norm_after_rope", False), f"{p}: no norm of queries and keys after rope")
+        scaling = mixer.get("query_scaling")
+        if scaling is not None:
+            known(f"{p}: query_scaling", scaling, "beta original_context")
+            check(scaling["original_context"] > 0, f"{p}: query_scaling by {scaling}")
         matrix(f"{p}.attention_output", h, a, "attention", mixer.get("output_bias", False))
 
     def mlp(p, network):

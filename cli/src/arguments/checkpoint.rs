@@ -4,7 +4,7 @@ use crate::output::Context;
 use crate::output::hub_progress::HubProgress;
 use anyhow::{Context as _, bail};
 use clap::Args;
-use haikuq::checkpoint::{COMPANION_FILES, tokenizer_files};
+use haikuq::checkpoint::{COMPANION_FILES, Checkpoint, CheckpointError, tokenizer_files};
 use haikuq_format::manifest::HubSource;
 use haikuq_hub::{Companions, HubError, HubId, Settings};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,9 @@ pub struct HubArgs {
     /// Take a model on the hub from the cache alone
     #[arg(long)]
     offline: bool,
+    /// Take the language model of a multimodal model, without what sees and hears
+    #[arg(long)]
+    pub text_only: bool,
 }
 
 /// A checkpoint or package on disk.
@@ -69,6 +72,15 @@ impl HubArgs {
             false => format!("{text} is not on disk (looked in {}), and as a model on the hub it cannot be had", here()),
         })?;
         Ok(Located { path: snapshot.path, hub: Some(HubSource { repo: snapshot.repo, commit: snapshot.commit }) })
+    }
+
+    /// Opens what was located.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`].
+    pub fn open(&self, path: &Path) -> Result<Checkpoint, CheckpointError> {
+        let checkpoint = Checkpoint::open(path)?;
+        Ok(if self.text_only { checkpoint.text_only() } else { checkpoint })
     }
 
     fn with_revision(&self, id: HubId) -> Result<HubId, HubError> {

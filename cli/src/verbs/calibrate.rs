@@ -14,7 +14,6 @@ use haikuq::calibrate::file::CalibrationFile;
 use haikuq::calibrate::sensitivity::steps;
 use haikuq::calibrate::text::checkpoint_files;
 use haikuq::calibrate::{Calibration, CalibrationText, Options, measure};
-use haikuq::checkpoint::Checkpoint;
 use haikuq_files::write_atomically;
 use haikuq_format::spec::{TensorClass, TensorSpec};
 use serde::Serialize;
@@ -111,7 +110,7 @@ pub fn run(args: CalibrateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     options.spill = args.spill.clone();
     let located = args.hub.locate(&args.checkpoint, context)?;
     let tokenizer = open_tokenizer(&located.path)?;
-    let checkpoint = Checkpoint::open(&located.path).with_context(failed)?;
+    let checkpoint = args.hub.open(&located.path).with_context(failed)?;
     let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
     context.warn(decoder.notes());
     let max_context = decoder.spec.max_context;

@@ -115,7 +115,7 @@ pub fn run(mut args: GoldenArgs, context: &Context) -> anyhow::Result<ExitCode> 
     let prompts = prompts(args.prompts.as_deref(), &tokenizer)?;
     let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
     KernelsArg::Auto.apply(&mut options);
-    let Opened { mut model, adapter, notes, .. } = open(&args.model, args.reference, &options)?;
+    let Opened { mut model, adapter, notes, .. } = open(&args.model, args.hub.text_only, args.reference, &options)?;
     context.warn(&notes);
     let origin = origin(&args.model)?;
 

@@ -7,7 +7,6 @@ use crate::output::units::{counted, human_bytes, human_count};
 use anyhow::Context as _;
 use clap::Args;
 use haikuq::architecture::Decoder;
-use haikuq::checkpoint::Checkpoint;
 use haikuq::tokenizer::Findings;
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::{MANIFEST_FILE, Manifest};
@@ -45,7 +44,7 @@ pub fn run(args: InspectArgs, context: &Context) -> anyhow::Result<ExitCode> {
             }
         }
     } else {
-        let checkpoint = Checkpoint::open(&path).with_context(failed)?;
+        let checkpoint = args.hub.open(&path).with_context(failed)?;
         let decoder = Decoder::from_checkpoint(checkpoint).with_context(failed)?;
         context.warn(decoder.notes());
         let texts = Findings::of(decoder.checkpoint(), &decoder.spec)

@@ -97,7 +97,7 @@ pub fn run(mut args: ScoreArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let windows = args.windows()?;
     let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
     args.compute.apply(&mut options);
-    let mut opened = open(&args.model, args.reference, &options)?;
+    let mut opened = open(&args.model, args.hub.text_only, args.reference, &options)?;
     context.warn(&opened.notes);
     let mut progress = Progress::new(context, windows.len(), "windows");
     let start = Instant::now();

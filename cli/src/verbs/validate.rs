@@ -99,7 +99,7 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
         None => {
             let mut options = RunnerOptions::new(context.adapter.clone(), args.cache.into());
             args.compute.apply(&mut options);
-            let mut opened = open(&args.package, args.reference, &options)?;
+            let mut opened = open(&args.package, false, args.reference, &options)?;
             context.warn(&opened.notes);
             (measure(opened.model.as_mut(), &golden, first, context)?, opened.adapter, Some(opened.numerics))
         }

@@ -119,6 +119,15 @@ impl DecoderSpec {
         if a.window == Some(0) {
             return fail("an attention window of 0".into());
         }
+        if a.qk_norm_after_rope && a.qk_norm.is_none() {
+            return fail("queries and keys are normalized after rope, and there is no norm for them".into());
+        }
+        if let Some(scaling) = a.query_scaling {
+            check_sizes([("original_context of query_scaling", scaling.original_context)])?;
+            if !scaling.beta.is_finite() {
+                return fail(format!("beta of query_scaling is {}, which is not finite", scaling.beta));
+            }
+        }
         let Some(rope) = a.rope else { return Ok(()) };
         let Some(table) = self.ropes.get(rope) else {
             return fail(format!("names rope table {rope} of {}", self.ropes.len()));

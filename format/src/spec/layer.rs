@@ -132,9 +132,15 @@ pub struct Attention {
     /// Index into [`DecoderSpec::ropes`](super::DecoderSpec::ropes); no rotation where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope: Option<usize>,
-    /// Normalization of queries and keys before rope.
+    /// Normalization of queries and keys, before rope unless `qk_norm_after_rope`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qk_norm: Option<QkNorm>,
+    /// Whether queries and keys are rotated first, and then normalized.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub qk_norm_after_rope: bool,
+    /// Queries grow with their position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_scaling: Option<QueryScaling>,
     /// Gates on the heads' outputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<AttentionGate>,
@@ -158,6 +164,8 @@ impl Attention {
             window: None,
             rope: None,
             qk_norm: None,
+            qk_norm_after_rope: false,
+            query_scaling: None,
             gate: None,
             qkv_bias: false,
             output_bias: false,
@@ -186,6 +194,24 @@ impl Attention {
     /// Width of the concatenated key heads, and of the value heads.
     pub fn kv_size(&self) -> usize {
         self.num_kv_heads * self.head_dim
+    }
+}
+
+/// Queries that grow with the logarithm of how often the original context fits before them, which keeps attention sharp in
+/// long texts: at position `p` they are multiplied with `1 + beta × ln(1 + ⌊p / original_context⌋)`, after norm and rope.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueryScaling {
+    /// How fast they grow.
+    pub beta: f32,
+    /// Positions that the model was trained on before its context was stretched; queries there stay as they are.
+    pub original_context: usize,
+}
+
+impl QueryScaling {
+    /// What queries at `position` are multiplied with.
+    pub fn factor(&self, position: usize) -> f32 {
+        1.0 + self.beta * ((1 + position / self.original_context) as f32).ln()
     }
 }
 

@@ -14,7 +14,9 @@ mod layer;
 mod tensors;
 
 pub use check::SpecError;
-pub use layer::{Activation, Attention, AttentionGate, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, Residual, ShortConv};
+pub use layer::{
+    Activation, Attention, AttentionGate, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling, Residual, ShortConv,
+};
 pub use tensors::{TensorClass, TensorSpec};
 
 use serde::{Deserialize, Serialize};

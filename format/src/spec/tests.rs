@@ -103,6 +103,20 @@ fn layers_have_the_tensors_of_their_own_sizes() {
 }
 
 #[test]
+fn queries_grow_beyond_the_original_context() {
+    let scaling = QueryScaling { beta: 0.5, original_context: 8 };
+    assert_eq!([0, 7].map(|p| scaling.factor(p)), [1.0, 1.0]);
+    assert_eq!([8, 15].map(|p| scaling.factor(p)), [1.0 + 0.5 * 2f32.ln(); 2]);
+    let mut spec = tiny();
+    let attention = &mut spec["layers"][0]["mixer"]["attention"];
+    (attention["query_scaling"], attention["qk_norm"]) = (json!({"beta": 0.5, "original_context": 8}), json!("per_head"));
+    attention["qk_norm_after_rope"] = json!(true);
+    let read = read(spec.clone());
+    assert_eq!(read.layers[0].attention().unwrap().query_scaling, Some(scaling));
+    assert_eq!(serde_json::to_value(&read).unwrap()["layers"], spec["layers"]);
+}
+
+#[test]
 fn specs_are_written_as_they_are_read() {
     for (kind, name) in [(NormKind::Rms, "rms"), (NormKind::Layer, "layer"), (NormKind::LayerNoBias, "layer_no_bias")] {
         let spec = with_qk_norm(json!({"each_head": name}));
@@ -166,6 +180,18 @@ fn contradictions_are_named_with_their_layer_and_numbers() {
     assert_eq!(attention(&|a| a.window = Some(0)), "layer 2: an attention window of 0");
     assert_eq!(attention(&|a| a.scale = f32::INFINITY), "layer 2: attention scale inf is not finite");
     assert_eq!(attention(&|a| a.softcap = Some(0.0)), "layer 2: attention soft cap 0 is not a positive number");
+    assert_eq!(
+        attention(&|a| (a.qk_norm, a.qk_norm_after_rope) = (None, true)),
+        "layer 2: queries and keys are normalized after rope, and there is no norm for them"
+    );
+    assert_eq!(
+        attention(&|a| a.query_scaling = Some(QueryScaling { beta: 0.1, original_context: 0 })),
+        "layer 2: original_context of query_scaling is 0, outside 1 to 16777216"
+    );
+    assert_eq!(
+        attention(&|a| a.query_scaling = Some(QueryScaling { beta: f32::NAN, original_context: 8 })),
+        "layer 2: beta of query_scaling is NaN, which is not finite"
+    );
     assert_eq!(attention(&|a| a.num_kv_heads = 0), "layer 2: num_kv_heads is 0, outside 1 to 16777216");
     assert_eq!(said(&|s| s.layers[1].mlp.intermediate_size = 0), "layer 1: intermediate_size is 0, outside 1 to 16777216");
     assert_eq!(said(&|s| s.layers.clear()), "number of layers is 0, outside 1 to 4096");

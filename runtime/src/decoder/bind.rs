@@ -334,6 +334,7 @@ impl<'a> Context<'a> {
             heads: Heads {
                 shape: shape.attention,
                 rope: self.rope(layer),
+                query_scaling: attention(self.spec, layer).query_scaling,
                 tokens: (&self.buffers.tokens).into(),
                 pages: (&self.cache.table).into(),
                 keys: keys.into(),
@@ -385,6 +386,7 @@ impl<'a> Context<'a> {
         let a = attention(spec, layer);
         let qk_norm = a.qk_norm.zip(b.qk_norms[layer].as_ref()).map(|(kind, buffer)| QkNormalization {
             kind,
+            after_rope: a.qk_norm_after_rope,
             norm: spec.norm,
             parameters: buffer.into(),
         });
@@ -394,6 +396,7 @@ impl<'a> Context<'a> {
             shape: attention_shape(a, self.cache_shape()),
             rope: self.rope(layer),
             qk_norm,
+            query_scaling: a.query_scaling,
             qkv: self.value(from),
             qkv_stride: padded(a.qkv_size()),
             tokens: (&b.tokens).into(),

@@ -86,6 +86,8 @@ flags! {
     Logits = "LOGITS",
     /// The input is normalized on the way.
     Norm = "NORM",
+    /// Queries and keys are normalized after their rotation.
+    NormAfterRope = "NORM_AFTER_ROPE",
     /// Groups have an f16 offset.
     OffsetF16 = "OFFSET_F16",
     /// Groups have a zero point of four bits.
@@ -104,6 +106,8 @@ flags! {
     Q8 = "Q8",
     /// Queries and keys are normalized.
     QkNorm = "QK_NORM",
+    /// Queries grow with their position.
+    QueryScaling = "QUERY_SCALING",
     /// The output is added to the residual stream.
     Residual = "RESIDUAL",
     /// Queries and keys are rotated.

@@ -9,11 +9,12 @@ use super::matvec::{MAX_TOKENS, Norm};
 use super::project::{Project, ProjectHeads, ProjectHeadsShape, ProjectShape};
 use super::projection::Projection;
 use super::quantize::Quantize;
-use super::rope_cache::Rope;
+use super::rope_cache::{Rope, scaling_constants};
 use super::weights::{GpuChunk, GpuMatrix};
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile, grid_1d};
 use haikuq_format::layout::UNIT;
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Scheme};
+use haikuq_format::spec::QueryScaling;
 
 use crate::program::Phase;
 
@@ -88,6 +89,8 @@ pub struct Heads<'a> {
     pub shape: AttentionShape,
     /// No rotation where absent.
     pub rope: Option<Rope<'a>>,
+    /// How queries grow, if they do.
+    pub query_scaling: Option<QueryScaling>,
     /// [`Token`](super::attention::Token)s of the step.
     pub tokens: Binding<'a>,
     /// Page table, u32 \[sequences\]\[max_pages\].
@@ -439,6 +442,10 @@ impl MatvecInt8<'_> {
                 flags.push(Flag::Rope);
                 constants.extend([("ROTATED", rope.rotated.into()), ("FACTOR", rope.factor.into())]);
                 input.push((13, rope.inv_freq.clone()));
+            }
+            if let Some(scaling) = heads.query_scaling {
+                flags.push(Flag::QueryScaling);
+                constants.extend(scaling_constants(scaling));
             }
         } else {
             constants.push(("ACTIVATION", projection.mode.activation()));

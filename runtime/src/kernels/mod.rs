@@ -83,6 +83,7 @@ const SHARED: &[(&str, &str)] = &[
     ("sampling", text!("shared/sampling")),
     ("scheme", text!("shared/scheme")),
     ("signed_octet", text!("shared/signed_octet")),
+    ("query_scaling", text!("shared/query_scaling")),
     ("sin_cos", text!("shared/sin_cos")),
     ("unit", text!("shared/unit")),
     ("unit_halves", text!("shared/unit_halves")),

@@ -4,7 +4,7 @@ use super::attention::{AttentionShape, CpuCache, IDLE, Token};
 use super::norm;
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Norm, QkNorm, RopeTable};
+use haikuq_format::spec::{Norm, QkNorm, QueryScaling, RopeTable};
 
 super::shader!(ROPE_CACHE = "rope_cache");
 
@@ -24,6 +24,8 @@ pub struct Rope<'a> {
 pub struct QkNormalization<'a> {
     /// Over each head or over all, and whether heads share their gains.
     pub kind: QkNorm,
+    /// Whether they are rotated first.
+    pub after_rope: bool,
     /// The norm of the decoder, from which [`QkNorm::norm`] makes that of queries and keys.
     pub norm: Norm,
     /// f32: gains of q, gains of k and, for norms that have them, biases of q and biases of k, one after the other with
@@ -31,7 +33,8 @@ pub struct QkNormalization<'a> {
     pub parameters: Binding<'a>,
 }
 
-/// `q = rope(norm(q)); cache(token) = (rope(norm(k)), v)` for each of `num_tokens` tokens.
+/// `q = rope(norm(q)); cache(token) = (rope(norm(k)), v)` for each of `num_tokens` tokens, or the norm after rope; queries may
+/// grow with their position.
 #[derive(Clone, Debug)]
 pub struct RopeCache<'a> {
     /// Tokens of the step.
@@ -42,6 +45,8 @@ pub struct RopeCache<'a> {
     pub rope: Option<Rope<'a>>,
     /// No normalization where absent.
     pub qk_norm: Option<QkNormalization<'a>>,
+    /// How queries grow, if they do.
+    pub query_scaling: Option<QueryScaling>,
     /// f32 \[tokens\]\[qkv_stride\]: all query heads, all key heads, all value heads, and what may come after them.
     pub qkv: Binding<'a>,
     /// Values from one token's row of these to the next one's.
@@ -97,12 +102,23 @@ impl RopeCache<'_> {
                 ("SHARED_GAINS", f64::from(u8::from(qk_norm.kind == QkNorm::PerHead))),
                 ("EPSILON", norm.epsilon.into()),
             ]);
+            // Without a rotation there is no order.
+            flags.extend((qk_norm.after_rope && self.rope.is_some()).then_some(Flag::NormAfterRope));
             bindings.push((7, qk_norm.parameters.clone()));
+        }
+        if let Some(scaling) = self.query_scaling {
+            flags.push(Flag::QueryScaling);
+            constants.extend(scaling_constants(scaling));
         }
         let groups = (shape.num_heads + 2 * shape.num_kv_heads).div_ceil(heads_at_once);
         let grid = [groups, self.num_tokens, 1];
         Kernel { shader: &ROPE_CACHE, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
+}
+
+/// The constants of `query_scaling.wgsl`.
+pub(super) fn scaling_constants(scaling: QueryScaling) -> [(&'static str, f64); 2] {
+    [("BETA", scaling.beta.into()), ("ORIGINAL_CONTEXT", scaling.original_context as f64)]
 }
 
 /// A table's inverse frequencies as the kernel reads them: after its own those for long sequences.
@@ -127,14 +143,22 @@ pub fn rotate(rope: &RopeTable, token: &Token, head: &mut [f32]) {
 /// Normalization of queries and keys for the CPU twin: kind, norm, and the parameters of [`QkNormalization`].
 pub type CpuQkNorm<'a> = (QkNorm, Norm, &'a [f32]);
 
+/// What becomes of queries and keys in the CPU twin.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuSteps<'a> {
+    /// No rotation where absent.
+    pub rope: Option<&'a RopeTable>,
+    /// No normalization where absent.
+    pub qk_norm: Option<CpuQkNorm<'a>>,
+    /// Whether they are rotated first.
+    pub norm_after_rope: bool,
+    /// How queries grow, if they do.
+    pub query_scaling: Option<QueryScaling>,
+}
+
 /// The CPU twin: writes the cache and returns the queries, \[tokens\]\[padded(num_heads × head_dim)\].
-pub fn cpu(
-    cache: &mut CpuCache,
-    rope: Option<&RopeTable>,
-    qk_norm: Option<CpuQkNorm<'_>>,
-    tokens: &[Token],
-    qkv: &[f32],
-) -> Vec<f32> {
+pub fn cpu(cache: &mut CpuCache, steps: CpuSteps<'_>, tokens: &[Token], qkv: &[f32]) -> Vec<f32> {
+    let CpuSteps { rope, qk_norm, norm_after_rope, query_scaling } = steps;
     let shape = cache.shape;
     let (dim, pitch) = (shape.head_dim as usize, shape.pitch() as usize);
     let (q_size, k_size) = (shape.attention_size() as usize, shape.num_kv_heads as usize * dim);
@@ -144,6 +168,14 @@ pub fn cpu(
         let (q, rest) = row.split_at(q_size);
         let (k, v) = rest.split_at(k_size);
         let (mut q, mut k) = (q.to_vec(), k.to_vec());
+        let turn = |q: &mut Vec<f32>, k: &mut Vec<f32>| {
+            if let Some(rope) = rope {
+                q.chunks_mut(dim).chain(k.chunks_mut(dim)).for_each(|head| rotate(rope, token, head));
+            }
+        };
+        if norm_after_rope {
+            turn(&mut q, &mut k);
+        }
         if let Some((kind, norm, parameters)) = qk_norm {
             let norm = kind.norm(norm);
             let [q_gains, k_gains] = [shape.num_heads, shape.num_kv_heads].map(|heads| kind.gains(heads as usize, dim));
@@ -160,8 +192,11 @@ pub fn cpu(
             apply(&mut q, 0, q_gains);
             apply(&mut k, q_gains, k_gains);
         }
-        if let Some(rope) = rope {
-            q.chunks_mut(dim).chain(k.chunks_mut(dim)).for_each(|head| rotate(rope, token, head));
+        if !norm_after_rope {
+            turn(&mut q, &mut k);
+        }
+        if let Some(scaling) = query_scaling {
+            q.iter_mut().for_each(|x| *x *= scaling.factor(token.position as usize));
         }
         queries[t * pitch..][..q_size].copy_from_slice(&q);
         if token.sequence != IDLE {

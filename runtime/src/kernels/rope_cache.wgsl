@@ -1,11 +1,14 @@
-// Splits rows of queries, keys and values; normalizes and rotates queries and keys; writes queries to a buffer of
-// their own and keys and values to the cache.
+// Splits rows of queries, keys and values; normalizes and rotates queries and keys, or with NORM_AFTER_ROPE the other way
+// round; writes queries to a buffer of their own and keys and values to the cache.
 //
 // An invocation makes four neighbouring dimensions of one head; a workgroup holds HEADS_AT_ONCE whole heads.
 
 #import cache
 #ifdef ROPE
 #import sin_cos
+#endif
+#ifdef QUERY_SCALING
+#import query_scaling
 #endif
 
 override HEADS: u32;
@@ -67,20 +70,33 @@ struct Head {
     bias: u32,
 }
 
-// Dimension `d` of a head after its normalization.
+#ifdef QK_NORM
+// `x`, which is dimension `d` of a head, after its normalization.
+fn normalized(head: Head, d: u32, x: f32) -> f32 {
+    if head.scale == 0.0 {
+        return x;
+    }
+    let y = (x - head.mean) * head.scale * norm[head.gain + d];
+#ifdef BIAS
+    return y + norm[head.bias + d];
+#else
+    return y;
+#endif
+}
+#endif
+
+// Dimension `d` of a head before its rotation.
 fn element(head: Head, d: u32) -> f32 {
     let x = qkv[head.first + d];
 #ifdef QK_NORM
-    if head.scale != 0.0 {
-        let y = (x - head.mean) * head.scale * norm[head.gain + d];
-#ifdef BIAS
-        return y + norm[head.bias + d];
-#else
-        return y;
-#endif
-    }
-#endif
+#ifdef NORM_AFTER_ROPE
     return x;
+#else
+    return normalized(head, d, x);
+#endif
+#else
+    return x;
+#endif
 }
 
 #ifdef ROPE
@@ -95,6 +111,19 @@ fn rotated(head: Head, d: u32, token: vec4<u32>) -> f32 {
     let s = sin_cos(f32(token.y) * inv_freq[token.w * ROTATED + i]) * FACTOR;
     let partner = element(head, select(d + ROTATED, i, upper));
     return x * s.y + select(-partner, partner, upper) * s.x;
+}
+#endif
+
+#ifdef QK_NORM
+// Dimension `d` of the head that begins at `first`, before its normalization.
+fn unnormed(first: u32, d: u32, token: vec4<u32>) -> f32 {
+#ifdef NORM_AFTER_ROPE
+    var head: Head;
+    head.first = first;
+    return rotated(head, d, token);
+#else
+    return qkv[first + d];
+#endif
 }
 #endif
 
@@ -126,7 +155,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum = 0.0;
     for (var i = 0u; i < heads; i++) {
         for (var c = 0u; c < 4u; c++) {
-            sum += qkv[run + i * HEAD_DIM + 4u * quad + c];
+            sum += unnormed(run + i * HEAD_DIM, 4u * quad + c, token);
         }
     }
     head.mean = head_sum(sum, local) / count;
@@ -134,7 +163,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var squares = 0.0;
     for (var i = 0u; i < heads; i++) {
         for (var c = 0u; c < 4u; c++) {
-            let d = qkv[run + i * HEAD_DIM + 4u * quad + c] - head.mean;
+            let d = unnormed(run + i * HEAD_DIM, 4u * quad + c, token) - head.mean;
             squares += d * d;
         }
     }
@@ -164,11 +193,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             rotated(head, d + 2u, token),
             rotated(head, d + 3u, token),
         );
+#ifdef NORM_AFTER_ROPE
+        x = vec4<f32>(
+            normalized(head, d, x.x),
+            normalized(head, d + 1u, x.y),
+            normalized(head, d + 2u, x.z),
+            normalized(head, d + 3u, x.w),
+        );
+#endif
 #else
         x = vec4<f32>(element(head, d), element(head, d + 1u), element(head, d + 2u), element(head, d + 3u));
 #endif
     }
     if h < HEADS {
+#ifdef QUERY_SCALING
+        x *= query_scale(token.y);
+#endif
         q[t * Q_PITCH + h * quads + quad] = x;
         if h == HEADS - 1u {
             for (var i = HEADS * quads + quad; i < Q_PITCH; i += quads) {

@@ -41,6 +41,17 @@ fn everything_else() -> DecoderSpec {
     spec
 }
 
+/// Norms of queries and keys after rope, and queries that grow.
+fn norms_after_rope() -> DecoderSpec {
+    let mut spec = llama();
+    spec.ropes[0].factor = 1.3;
+    for (attention, qk_norm) in spec.attentions_mut().zip([QkNorm::PerHead, QkNorm::Whole]) {
+        (attention.qk_norm, attention.qk_norm_after_rope) = (Some(qk_norm), true);
+        attention.query_scaling = Some(QueryScaling { beta: 0.7, original_context: 2 });
+    }
+    spec
+}
+
 /// Random weights by canonical name.
 fn weights(spec: &DecoderSpec) -> BTreeMap<String, Vec<f32>> {
     let random = |(seed, t): (usize, TensorSpec)| {
@@ -76,7 +87,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else()] {
+    for spec in [llama(), everything_else(), norms_after_rope()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -131,7 +142,7 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else()] {
+    for spec in [llama(), everything_else(), norms_after_rope()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
@@ -156,7 +167,7 @@ fn a_gpu_measures_the_same() {
     let accelerator = Arc::new(accelerator);
     // All that matrices need, and room for none.
     let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
-    for spec in [llama(), everything_else()] {
+    for spec in [llama(), everything_else(), norms_after_rope()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();

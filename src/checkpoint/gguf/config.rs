@@ -92,7 +92,9 @@ pub(super) fn read(
 fn epsilon(model: &Model<'_>) -> Result<(&'static str, f64), CheckpointError> {
     let (m, rms) = (model.metadata(), model.key("attention.layer_norm_rms_epsilon"));
     let (key, own) = match model.family.name {
-        "phi2" | "stablelm" | "gptneox" => (model.key("attention.layer_norm_epsilon"), "layer_norm_eps"),
+        "phi2" | "stablelm" | "gptneox" | "command-r" | "cohere2" => {
+            (model.key("attention.layer_norm_epsilon"), "layer_norm_eps")
+        }
         "gpt2" => (model.key("attention.layer_norm_epsilon"), "layer_norm_epsilon"),
         _ => (rms, "rms_norm_eps"),
     };
@@ -124,6 +126,11 @@ fn own_keys(
             set("attention_bias", json!(biased(&attention)));
             set("mlp_bias", json!(biased(&["ffn_gate", "ffn_up", "ffn_down"])));
         }
+        "command-r" | "cohere2" => {
+            set("attention_bias", json!(biased(&attention)));
+            set("logit_scale", json!(m.number(&key("logit_scale"))?));
+        }
+        "ernie4_5" => set("use_bias", json!(biased(&attention))),
         _ => {}
     }
     match model.family.name {
@@ -155,6 +162,16 @@ fn own_keys(
         "phi2" => set("hidden_act", json!("gelu_new")),
         "phi3" => set("sliding_window", json!(window)),
         "qwen2" | "qwen3" => set("use_sliding_window", json!(false)),
+        "cohere2" => {
+            set("sliding_window", json!(window));
+            set("layer_types", layer_types(model, layers, 4)?);
+        }
+        "exaone4" => {
+            set("sliding_window", json!(window));
+            if window.is_some() {
+                set("layer_types", layer_types(model, layers, 4)?);
+            }
+        }
         // OLMo 3: another class, whose config has windows.
         "olmo2" if window.is_some() => {
             set("architectures", json!(["Olmo3ForCausalLM"]));

@@ -97,7 +97,7 @@ const GEMMA_2: Family = Family {
 };
 
 /// Every family that is read.
-static FAMILIES: [Family; 14] = [
+static FAMILIES: [Family; 19] = [
     // Mistral too, and everything else of Llama's build.
     LLAMA,
     Family { name: "qwen2", architecture: "Qwen2ForCausalLM", model_type: "qwen2", ..UNTURNED },
@@ -140,6 +140,12 @@ static FAMILIES: [Family; 14] = [
     // OLMo 3 too.
     Family { name: "olmo2", architecture: "Olmo2ForCausalLM", model_type: "olmo2", inside: NORMS_AROUND, ..UNTURNED },
     Family { name: "granite", architecture: "GraniteForCausalLM", model_type: "granite", ..LLAMA },
+    Family { name: "mistral3", architecture: "Ministral3ForCausalLM", model_type: "ministral3", ..LLAMA },
+    // These rotate neighbours in transformers too.
+    Family { name: "command-r", architecture: "CohereForCausalLM", model_type: "cohere", ..UNTURNED },
+    Family { name: "cohere2", architecture: "Cohere2ForCausalLM", model_type: "cohere2", ..UNTURNED },
+    Family { name: "ernie4_5", architecture: "Ernie4_5ForCausalLM", model_type: "ernie4_5", ..UNTURNED },
+    Family { name: "exaone4", architecture: "Exaone4ForCausalLM", model_type: "exaone4", inside: NORMS_AROUND, ..UNTURNED },
     Family { name: "stablelm", architecture: "StableLmForCausalLM", model_type: "stablelm", ..UNTURNED },
     Family {
         name: "gptneox",

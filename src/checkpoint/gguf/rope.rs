@@ -15,6 +15,12 @@ pub(super) fn parameters(model: &Model<'_>, config: &Map<String, Value>, head_di
     if rotated != head_dim {
         parameters["partial_rotary_factor"] = json!(share(rotated, head_dim));
     }
+    if model.family.name == "mistral3" {
+        let number = |name: &str| m.number(&model.key(name));
+        parameters["llama_4_scaling_beta"] = json!(number("attention.temperature_scale")?);
+        // llama.cpp divides the factor that YaRN's paper gives by the same with this in it.
+        (parameters["mscale"], parameters["mscale_all_dim"]) = (json!(1.0), json!(number("rope.scaling.yarn_log_multiplier")?));
+    }
     if let Some(factors) = model.vector("rope_freqs.weight")? {
         if parameters["rope_type"] != "default" {
             return Err(m.wrong(&model.key("rope.scaling.type"), "is set, and there is rope_freqs.weight beside it"));

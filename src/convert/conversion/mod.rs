@@ -71,6 +71,7 @@ pub struct Conversion {
     resume: bool,
     force: bool,
     hub: Option<HubSource>,
+    text_only: bool,
 }
 
 /// A conversion before any weight is rounded.
@@ -112,6 +113,7 @@ impl Conversion {
             resume: false,
             force: false,
             hub: None,
+            text_only: false,
         }
     }
 
@@ -175,6 +177,12 @@ impl Conversion {
         Self { hub: source, ..self }
     }
 
+    /// Converts the language model of a multimodal model; see [`Checkpoint::text_only`].
+    #[must_use]
+    pub fn text_only(self, text_only: bool) -> Self {
+        Self { text_only, ..self }
+    }
+
     /// What [`Conversion::run`] would make, and how long that takes. Calibrated recipes are calibrated for it. `observe` may be
     /// called from any thread.
     ///
@@ -220,7 +228,8 @@ impl Conversion {
         then: impl FnOnce(Ready) -> Result<T, ConvertError>,
     ) -> Result<T, ConvertError> {
         let threads = package::threads(self.jobs)?;
-        let decoder = Decoder::from_checkpoint(Checkpoint::open(&self.checkpoint)?)?;
+        let checkpoint = Checkpoint::open(&self.checkpoint)?;
+        let decoder = Decoder::from_checkpoint(if self.text_only { checkpoint.text_only() } else { checkpoint })?;
         decoder.notes().iter().for_each(|note| observe(Event::Warning(note)));
         let texts = Findings::of(decoder.checkpoint(), &decoder.spec)?;
         texts.warnings.iter().for_each(|warning| observe(Event::Warning(warning)));

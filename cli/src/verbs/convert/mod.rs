@@ -108,6 +108,7 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let located = args.hub.locate(&args.checkpoint, context)?;
     let mut conversion = Conversion::new(located.path, recipe)
         .hub(located.hub)
+        .text_only(args.hub.text_only)
         .shard_bytes(args.shard_size)
         .device(args.device.choice(context))
         .save_interval(Duration::from_secs(args.save_interval))

@@ -1,4 +1,4 @@
-// What becomes of the sums of four neighbouring dimensions of a query, key or value head for one token: bias, rotation, and
+// What becomes of the sums of four neighbouring dimensions of a query, key or value head for one token: bias, rotation, scaling, and
 // writing to the queries or the cache. The kernel declares `params` as in `projection.wgsl`, for a matrix of one chunk.
 //
 // Rows are computed in such an order that fours which rotate together are neighbours: of each head the fours 0 and ROTATED,
@@ -7,6 +7,9 @@
 #import cache
 #ifdef ROPE
 #import sin_cos
+#endif
+#ifdef QUERY_SCALING
+#import query_scaling
 #endif
 
 override HEADS: u32;
@@ -75,6 +78,9 @@ fn write_heads(t: u32, place: u32, sum: vec4<f32>, partner: vec4<f32>) {
     }
 #endif
     if head < HEADS {
+#ifdef QUERY_SCALING
+        x *= query_scale(token.y);
+#endif
         q[t * Q_PITCH + (row >> 2u)] = x;
         let quads = HEADS * HEAD_DIM / 4u;
         for (var i = quads + (row >> 2u); i < Q_PITCH; i += quads) {

@@ -8,7 +8,7 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, Attention, LayerSpec, Mlp, NormKind, NormPlacement, QkNorm, Residual, TensorClass, TensorSpec,
+    Activation, Attention, LayerSpec, Mlp, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, TensorClass, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -109,6 +109,8 @@ fn spec() -> haikuq_format::DecoderSpec {
         attention.window = i.is_multiple_of(2).then_some(5);
         attention.rope = (!i.is_multiple_of(5)).then_some(0);
         attention.qk_norm = norms[i % 4];
+        attention.qk_norm_after_rope = i % 8 == 5;
+        attention.query_scaling = i.is_multiple_of(6).then_some(QueryScaling { beta: 0.5, original_context: 7 });
         (attention.qkv_bias, attention.output_bias) = (i.is_multiple_of(3), i.is_multiple_of(7));
         let mut mlp = Mlp::new(77 - i, Activation::Silu);
         (mlp.gated, mlp.bias) = (i % 4 != 1, i % 2 == 1);
