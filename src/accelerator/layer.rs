@@ -59,6 +59,7 @@ impl<'a> LayerOnGpu<'a> {
         let mixes = match &layer.mixer {
             Mixer::Attention(attention) => accelerator.can_attend(attention, windows, length),
             Mixer::ShortConv(conv) => accelerator.can_convolve(conv, windows, length),
+            Mixer::DeltaNet(_) => false,
         };
         mixes && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
     }
@@ -116,7 +117,7 @@ impl<'a> LayerOnGpu<'a> {
                 let taps = kernel.chunks_exact(conv.kernel_size).zip(bias);
                 MixerOnGpu::ShortConv { conv, taps: taps.flat_map(|(taps, bias)| taps.iter().copied().chain([bias])).collect() }
             }
-            (Mixer::Attention(_), None) => unreachable!("attention was read before"),
+            (Mixer::Attention(_) | Mixer::DeltaNet(_), None) => unreachable!("attention was read before, delta nets are not served"),
         };
         Ok(Self { accelerator, spec, layer, length, mixer_norm, mixer, mixer_post_norm, mlp_norm, mlp_post_norm, biases })
     }

@@ -25,6 +25,7 @@ mod other_classes;
 mod phi;
 mod phi3;
 mod qwen;
+mod qwen3_5;
 mod refused;
 mod rope;
 mod smollm3;
@@ -77,6 +78,7 @@ const FAMILIES: &[Family] = &[
     family(&["Ernie4_5ForCausalLM"], &["ernie4_5"], ernie::load),
     family(&["Exaone4ForCausalLM"], &["exaone4"], exaone::load),
     family(&["HunYuanDenseV1ForCausalLM"], &["hunyuan_v1_dense"], hunyuan::load),
+    family(&["Qwen3_5ForCausalLM"], &["qwen3_5_text"], qwen3_5::load),
     family(&["Lfm2ForCausalLM"], &["lfm2"], lfm::load_2),
     family(&["Lfm3ForCausalLM"], &["lfm3"], lfm::load_3),
     family(&["StableLmForCausalLM", "StableLMEpochForCausalLM"], &["stablelm"], stablelm::load),

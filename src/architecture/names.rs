@@ -2,7 +2,7 @@
 
 use super::source::{Part, Source, Sources};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, QkNorm, ShortConv, TensorSpec};
+use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mixer, Mlp, QkNorm, ShortConv, TensorSpec};
 
 /// A family's own names, without `.weight` and `.bias`, of layers without their number's prefix.
 ///
@@ -25,6 +25,8 @@ pub(super) struct Names {
     pub(super) attention_output: &'static str,
     /// First matrix, kernel and last matrix of a short convolution.
     pub(super) short_conv: [&'static str; 3],
+    /// Of a gated delta net.
+    pub(super) delta_net: DeltaNames,
     pub(super) mixer_post_norm: &'static str,
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
@@ -58,6 +60,20 @@ pub(super) enum Qkv {
     GatedByHead([&'static str; 3]),
 }
 
+/// What a gated delta net is stored as.
+#[derive(Clone, Copy)]
+pub(super) struct DeltaNames {
+    /// Queries, keys and values; gates; `b`; `a`.
+    pub(super) input: [&'static str; 4],
+    pub(super) kernel: &'static str,
+    /// Parameters that are not called `weight`.
+    pub(super) log_decay: &'static str,
+    pub(super) step_bias: &'static str,
+    /// Its gains are used as they are.
+    pub(super) norm: &'static str,
+    pub(super) output: &'static str,
+}
+
 /// How the feed-forward network's first matrices are stored.
 #[derive(Clone, Copy)]
 pub(super) enum Up {
@@ -83,6 +99,14 @@ impl Names {
         attention_gate: "self_attn.gate_proj",
         attention_output: "self_attn.o_proj",
         short_conv: ["conv.in_proj", "conv.conv", "conv.out_proj"],
+        delta_net: DeltaNames {
+            input: ["linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.in_proj_b", "linear_attn.in_proj_a"],
+            kernel: "linear_attn.conv1d",
+            log_decay: "linear_attn.A_log",
+            step_bias: "linear_attn.dt_bias",
+            norm: "linear_attn.norm",
+            output: "linear_attn.out_proj",
+        },
         mixer_post_norm: "",
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
@@ -109,7 +133,7 @@ impl Names {
         let rows = tensor.shape[0];
         let (name, kind) = match tensor.name.rsplit_once('.') {
             Some((name, "bias")) => (name, "bias"),
-            Some((name, "gain" | "kernel")) => (name, "weight"),
+            Some((name, "gain" | "kernel" | "log_decay" | "step_bias")) => (name, "weight"),
             _ => (tensor.name.as_str(), "weight"),
         };
         let within = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
@@ -134,6 +158,7 @@ impl Names {
             _ => match &layer.mixer {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
                 Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
+                Mixer::DeltaNet(net) => self.delta_net(net, &tensor.name, rows, full),
             },
         };
         if self.transposed && tensor.shape.len() == 2 {
@@ -143,7 +168,7 @@ impl Names {
     }
 
     fn with_offset(&self, tensor: &TensorSpec, mut source: Source) -> Source {
-        if tensor.name.ends_with(".gain") {
+        if tensor.name.ends_with(".gain") && !tensor.name.ends_with(".delta_norm.gain") {
             source.add = self.gain_offset;
         }
         source
@@ -170,6 +195,31 @@ impl Names {
             // As PyTorch's convolutions of one group a channel have it.
             whole.shape = Some(vec![conv.channels, 1, conv.kernel_size]);
         }
+        Source::stacked(vec![whole])
+    }
+
+    fn delta_net(&self, net: &DeltaNet, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+        let names = &self.delta_net;
+        let bare = |name: &str| {
+            let name = full(name);
+            name.strip_suffix(".weight").unwrap_or(&name).to_string()
+        };
+        let whole = match canonical.rsplit('.').next().unwrap_or_default() {
+            "delta_in" => {
+                let sizes = [net.channels(), net.value_size(), net.num_value_heads, net.num_value_heads];
+                let parts = names.input.iter().zip(sizes).map(|(name, n)| Part::whole(full(name), n));
+                return Source::stacked(parts.collect());
+            }
+            "kernel" => {
+                let mut whole = Part::whole(full(names.kernel), rows);
+                whole.shape = Some(vec![net.channels(), 1, net.kernel_size]);
+                whole
+            }
+            "log_decay" => Part::whole(bare(names.log_decay), rows),
+            "step_bias" => Part::whole(bare(names.step_bias), rows),
+            "gain" => Part::whole(full(names.norm), rows),
+            _ => Part::whole(full(names.output), rows),
+        };
         Source::stacked(vec![whole])
     }
 

@@ -13,7 +13,7 @@ const STEMS: &str = "\
     LongcatFlash MBart Mamba2 Mamba Marian MegatronBert Mellum MiMoV2Flash MiniCPM3 MiniMax MiniMaxM2 \
     MiniMaxM3VL Mixtral Mllama ModernBertDecoder Moshi Mpt Musicgen MusicgenMelody Mvp NanoChat Nemotron \
     NemotronH OPT Olmo OlmoHybrid Olmoe PLBart Pegasus Persimmon Phi4Multimodal Phimoe ProphetNet Qwen2Moe \
-    Qwen3Moe Qwen3Next Qwen3_5 Qwen3_5Moe Qwen4Exp RecurrentGemma RemBert RoCBert RoFormer Roberta \
+    Qwen3Moe Qwen3Next Qwen3_5Moe Qwen4Exp RecurrentGemma RemBert RoCBert RoFormer Roberta \
     RobertaPreLayerNorm Rwkv SeedOss SolarOpen Starcoder2 TrOCR VaultGemma Whisper XGLM XLMRoberta \
     XLMRobertaXL Xmod Youtu Zamba2 Zamba Zaya xLSTM";
 

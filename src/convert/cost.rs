@@ -21,6 +21,8 @@ pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: us
         // Half of the keys are seen, and each takes part in two products.
         Mixer::Attention(attention) => product(tokens, length, attention.attention_size()),
         Mixer::ShortConv(conv) => product(tokens, conv.kernel_size, conv.channels),
+        // A state is read for its key, changed, and read for its query.
+        Mixer::DeltaNet(net) => product(tokens, 3, net.state_size()),
     };
     product(tokens, hidden, rows) + between
 }

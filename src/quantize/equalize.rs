@@ -165,6 +165,8 @@ impl<'a> Equalized<'a> {
         match &spec.mixer {
             Mixer::Attention(attention) => self.after_values(layer, attention)?,
             Mixer::ShortConv(conv) => self.after_convolution(layer, conv)?,
+            // Between the two matrices numbers are squashed and normalized, so that nothing can be moved from one to the other.
+            Mixer::DeltaNet(_) => {}
         }
         if spec.mlp.gated {
             self.after_up(layer, &spec.mlp, &up)?;

@@ -1,14 +1,17 @@
 //! What a layer keeps of the positions that it has seen.
 
+use super::delta_net::DeltaState;
 use candle_core::{Result, Tensor};
 
-/// One layer's keys and values, each `[kv_heads, positions, head_dim]`, or what a convolution keeps.
+/// One layer's keys and values, each `[kv_heads, positions, head_dim]`, or what another mixer keeps.
 #[derive(Default)]
 pub(super) struct LayerCache {
     keys: Option<Tensor>,
     values: Option<Tensor>,
     /// The last columns of what a short convolution sees, `[kernel_size − 1, channels]`.
     pub(super) products: Option<Tensor>,
+    /// What a gated delta net keeps.
+    pub(super) delta: Option<DeltaState>,
 }
 
 impl LayerCache {

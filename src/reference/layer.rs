@@ -3,6 +3,7 @@
 use super::ReferenceError;
 use super::attention::{Scores, attend};
 use super::cache::LayerCache;
+use super::delta_net::DeltaNetWeights;
 use super::elementwise::{gated, silu, silu_gated, sum};
 use super::gate::gated_heads;
 use super::heads::split;
@@ -54,6 +55,7 @@ impl Projection {
 enum MixerWeights {
     Attention(AttentionWeights),
     ShortConv(ShortConvWeights),
+    DeltaNet(DeltaNetWeights),
 }
 
 impl MixerWeights {
@@ -61,6 +63,7 @@ impl MixerWeights {
         match mixer {
             Mixer::Attention(attention) => AttentionWeights::load(spec, *attention, layer, weights).map(Self::Attention),
             Mixer::ShortConv(conv) => ShortConvWeights::load(*conv, layer, weights).map(Self::ShortConv),
+            Mixer::DeltaNet(net) => DeltaNetWeights::load(spec, *net, layer, weights).map(Self::DeltaNet),
         }
     }
 
@@ -69,6 +72,7 @@ impl MixerWeights {
         match self {
             Self::Attention(weights) => [&weights.qkv, &weights.output],
             Self::ShortConv(weights) => [&weights.input, &weights.output],
+            Self::DeltaNet(weights) => [&weights.input, &weights.output],
         }
     }
 
@@ -76,6 +80,7 @@ impl MixerWeights {
         match self {
             Self::Attention(weights) => [&mut weights.qkv, &mut weights.output],
             Self::ShortConv(weights) => [&mut weights.input, &mut weights.output],
+            Self::DeltaNet(weights) => [&mut weights.input, &mut weights.output],
         }
     }
 
@@ -84,6 +89,7 @@ impl MixerWeights {
         match self {
             Self::Attention(weights) => weights.attend(x, ropes, first, cache),
             Self::ShortConv(weights) => weights.convolve(x, &mut cache.products),
+            Self::DeltaNet(weights) => weights.mix(x, &mut cache.delta),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod attention;
 mod cache;
+mod delta_net;
 mod elementwise;
 mod embedding;
 mod gate;

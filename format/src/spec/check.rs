@@ -1,6 +1,6 @@
 //! Whether the numbers of a [`DecoderSpec`] fit together.
 
-use super::{Attention, DecoderSpec, LayerSpec, Mixer, RopeTable, ShortConv};
+use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, RopeTable};
 
 /// Largest size of anything.
 const MAX_SIZE: usize = 1 << 24;
@@ -27,12 +27,27 @@ fn check_sizes<const N: usize>(sizes: [(&str, usize); N]) -> Result<(), SpecErro
     }
 }
 
-fn check_short_conv(conv: &ShortConv) -> Result<(), SpecError> {
-    check_sizes([("channels", conv.channels), ("kernel_size", conv.kernel_size)])?;
-    if conv.kernel_size > MAX_KERNEL {
-        return fail(format!("a convolution over {} positions, over the limit of {MAX_KERNEL}", conv.kernel_size));
+fn check_kernel(size: usize) -> Result<(), SpecError> {
+    check_sizes([("kernel_size", size)])?;
+    if size > MAX_KERNEL { fail(format!("a convolution over {size} positions, over the limit of {MAX_KERNEL}")) } else { Ok(()) }
+}
+
+fn check_delta_net(net: &DeltaNet) -> Result<(), SpecError> {
+    check_sizes([
+        ("num_key_heads", net.num_key_heads),
+        ("num_value_heads", net.num_value_heads),
+        ("key_dim", net.key_dim),
+        ("value_dim", net.value_dim),
+    ])?;
+    check_kernel(net.kernel_size)?;
+    if !net.num_value_heads.is_multiple_of(net.num_key_heads) {
+        return fail(format!("{} value heads are not a multiple of {} key heads", net.num_value_heads, net.num_key_heads));
     }
-    Ok(())
+    let sizes = [net.num_value_heads, net.key_dim, net.value_dim];
+    match sizes.iter().try_fold(1usize, |product, n| product.checked_mul(*n)) {
+        Some(product) if product <= 1 << 28 => Ok(()),
+        _ => fail(format!("states of {sizes:?} numbers")),
+    }
 }
 
 impl DecoderSpec {
@@ -100,7 +115,11 @@ impl DecoderSpec {
     fn check_layer(&self, layer: &LayerSpec) -> Result<(), SpecError> {
         match &layer.mixer {
             Mixer::Attention(attention) => self.check_attention(attention)?,
-            Mixer::ShortConv(conv) => check_short_conv(conv)?,
+            Mixer::ShortConv(conv) => {
+                check_sizes([("channels", conv.channels)])?;
+                check_kernel(conv.kernel_size)?;
+            }
+            Mixer::DeltaNet(net) => check_delta_net(net)?,
         }
         check_sizes([("intermediate_size", layer.mlp.intermediate_size)])
     }

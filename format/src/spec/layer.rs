@@ -31,7 +31,7 @@ impl LayerSpec {
     pub fn attention(&self) -> Option<&Attention> {
         match &self.mixer {
             Mixer::Attention(attention) => Some(attention),
-            Mixer::ShortConv(_) => None,
+            Mixer::ShortConv(_) | Mixer::DeltaNet(_) => None,
         }
     }
 
@@ -39,7 +39,7 @@ impl LayerSpec {
     pub fn attention_mut(&mut self) -> Option<&mut Attention> {
         match &mut self.mixer {
             Mixer::Attention(attention) => Some(attention),
-            Mixer::ShortConv(_) => None,
+            Mixer::ShortConv(_) | Mixer::DeltaNet(_) => None,
         }
     }
 
@@ -47,7 +47,15 @@ impl LayerSpec {
     pub fn short_conv(&self) -> Option<&ShortConv> {
         match &self.mixer {
             Mixer::ShortConv(conv) => Some(conv),
-            Mixer::Attention(_) => None,
+            Mixer::Attention(_) | Mixer::DeltaNet(_) => None,
+        }
+    }
+
+    /// The layer's gated delta net, if that is what mixes positions.
+    pub fn delta_net(&self) -> Option<&DeltaNet> {
+        match &self.mixer {
+            Mixer::DeltaNet(net) => Some(net),
+            Mixer::Attention(_) | Mixer::ShortConv(_) => None,
         }
     }
 }
@@ -60,6 +68,8 @@ pub enum Mixer {
     Attention(Attention),
     /// A gated convolution over the last few positions.
     ShortConv(ShortConv),
+    /// Linear attention with a state that forgets and is corrected.
+    DeltaNet(DeltaNet),
 }
 
 impl Mixer {
@@ -69,6 +79,7 @@ impl Mixer {
         match self {
             Self::Attention(_) => ["qkv", "attention_output"],
             Self::ShortConv(_) => ["conv_in", "conv_out"],
+            Self::DeltaNet(_) => ["delta_in", "delta_out"],
         }
     }
 
@@ -77,6 +88,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.qkv_size(),
             Self::ShortConv(conv) => conv.input_rows(),
+            Self::DeltaNet(net) => net.input_rows(),
         }
     }
 
@@ -85,6 +97,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.attention_size(),
             Self::ShortConv(conv) => conv.channels,
+            Self::DeltaNet(net) => net.value_size(),
         }
     }
 
@@ -93,6 +106,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => [attention.qkv_bias, attention.output_bias],
             Self::ShortConv(conv) => [conv.bias; 2],
+            Self::DeltaNet(_) => [false; 2],
         }
     }
 }
@@ -100,6 +114,12 @@ impl Mixer {
 impl From<Attention> for Mixer {
     fn from(attention: Attention) -> Self {
         Self::Attention(attention)
+    }
+}
+
+impl From<DeltaNet> for Mixer {
+    fn from(net: DeltaNet) -> Self {
+        Self::DeltaNet(net)
     }
 }
 
@@ -241,6 +261,69 @@ impl ShortConv {
     /// Rows of `conv_in`.
     pub const fn input_rows(&self) -> usize {
         3 * self.channels
+    }
+}
+
+/// A gated delta net (S. Yang et al., "Gated Delta Networks", 2024). `delta_in` makes, stacked in this order, all heads' queries,
+/// keys and values, then output gates `z`, then a row of `b` and one of `a` for each value head. Queries, keys and values go
+/// through a causal convolution of each channel (`delta.kernel`, as in [`ShortConv`]) and SiLU; queries and keys are divided by
+/// their lengths (`√(Σx² + 10⁻⁶)`), queries also by `√key_dim`. A value head keeps a state `S` \[key_dim, value_dim\], zero at
+/// first. With `decay = exp(−exp(delta.log_decay) × softplus(a + delta.step_bias))` and `β = σ(b)` each position does
+///
+/// `S ← decay × S; S ← S + k ⊗ β(v − Sᵀk); o = Sᵀq`
+///
+/// and the mixer is `delta_out(rms(o) × delta_norm.gain × silu(z))`, with the norm over each head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DeltaNet {
+    /// Heads of queries and of keys.
+    pub num_key_heads: usize,
+    /// Heads of values, a multiple of `num_key_heads`: as many one after the other share queries and keys.
+    pub num_value_heads: usize,
+    /// Width of a head of queries or keys.
+    pub key_dim: usize,
+    /// Width of a head of values.
+    pub value_dim: usize,
+    /// Positions that the convolution sees, the current one included.
+    pub kernel_size: usize,
+}
+
+impl DeltaNet {
+    /// A net of these sizes.
+    pub const fn new(
+        num_key_heads: usize,
+        num_value_heads: usize,
+        key_dim: usize,
+        value_dim: usize,
+        kernel_size: usize,
+    ) -> Self {
+        Self { num_key_heads, num_value_heads, key_dim, value_dim, kernel_size }
+    }
+
+    /// Numbers of all queries of a position, and of all keys.
+    pub const fn key_size(&self) -> usize {
+        self.num_key_heads * self.key_dim
+    }
+
+    /// Numbers of all values of a position.
+    pub const fn value_size(&self) -> usize {
+        self.num_value_heads * self.value_dim
+    }
+
+    /// Channels of the convolution.
+    pub const fn channels(&self) -> usize {
+        2 * self.key_size() + self.value_size()
+    }
+
+    /// Rows of `delta_in`.
+    pub const fn input_rows(&self) -> usize {
+        self.channels() + self.value_size() + 2 * self.num_value_heads
+    }
+
+    /// Numbers of a sequence's states, all heads together.
+    pub const fn state_size(&self) -> usize {
+        self.num_value_heads * self.key_dim * self.value_dim
     }
 }
 

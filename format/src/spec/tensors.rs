@@ -1,6 +1,6 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
-use super::{Attention, DecoderSpec, LayerSpec, Mixer, Mlp, NormKind, QkNorm, Residual, ShortConv};
+use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, QkNorm, Residual, ShortConv};
 use serde::{Deserialize, Serialize};
 
 /// One canonical tensor of a decoder.
@@ -28,13 +28,13 @@ impl TensorSpec {
 pub enum TensorClass {
     /// Token (and position) embeddings; also the head where it is tied.
     Embedding,
-    /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`.
+    /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`, `delta_in` and `delta_out`.
     Attention,
     /// `gate_up` or `up`, and `down`.
     Mlp,
     /// An untied output head.
     Head,
-    /// Norm gains, biases and the kernels of convolutions: always f32.
+    /// Norm gains, biases, the kernels of convolutions, decays: always f32.
     Vector,
 }
 
@@ -100,6 +100,7 @@ impl List {
         match &layer.mixer {
             Mixer::Attention(attention) => self.attention(name, attention),
             Mixer::ShortConv(conv) => self.short_conv(name, conv),
+            Mixer::DeltaNet(net) => self.delta_net(name, net),
         }
         self.block_norm(after, &format!("{name}.mixer_post_norm"));
         self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
@@ -131,6 +132,16 @@ impl List {
             self.vector(&format!("{name}.conv.bias"), n);
         }
         self.matrix(&format!("{name}.conv_out"), TensorClass::Attention, [h, n], conv.bias);
+    }
+
+    fn delta_net(&mut self, name: &str, net: &DeltaNet) {
+        let h = self.hidden_size;
+        self.matrix(&format!("{name}.delta_in"), TensorClass::Attention, [net.input_rows(), h], false);
+        self.vector(&format!("{name}.delta.kernel"), net.channels() * net.kernel_size);
+        self.vector(&format!("{name}.delta.log_decay"), net.num_value_heads);
+        self.vector(&format!("{name}.delta.step_bias"), net.num_value_heads);
+        self.vector(&format!("{name}.delta_norm.gain"), net.value_dim);
+        self.matrix(&format!("{name}.delta_out"), TensorClass::Attention, [h, net.value_size()], false);
     }
 
     fn mlp(&mut self, name: &str, mlp: &Mlp) {

@@ -8,6 +8,7 @@ use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
+use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::matvec::Norm;
@@ -24,7 +25,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, NormKind, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, NormKind, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -237,6 +238,11 @@ fn attention_shape(a: &Attention, (cache_f16, max_pages): CacheShape) -> Attenti
     AttentionShape { num_heads, num_kv_heads, head_dim, max_pages, cache_f16 }
 }
 
+/// The gated delta net of a layer that has it.
+fn delta_net(spec: &DecoderSpec, layer: usize) -> &DeltaNet {
+    spec.layers[layer].delta_net().unwrap_or_else(|| panic!("layer {layer} has no gated delta net"))
+}
+
 /// What programs are bound to.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -282,6 +288,9 @@ impl<'a> Context<'a> {
             Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
             Operation::GateHeads { layer, from, into } => self.gate_heads(program, *layer, [*from, *into]),
             Operation::ShortConv { layer, from, into } => self.short_conv(program, *layer, [*from, *into]),
+            Operation::DeltaConv { layer, from, into } => self.delta_conv(program, *layer, [*from, *into]),
+            Operation::DeltaScan { layer, from, into } => self.delta_scan(program, *layer, [*from, *into]),
+            Operation::DeltaNorm { layer, from, into } => self.delta_norm(program, *layer, [*from, *into]),
             Operation::Sample { from, advance } => self.sample(program, *from, *advance),
         }?;
         bound.operation = operation.name();
@@ -449,13 +458,59 @@ impl<'a> Context<'a> {
             chunk: program.phase == Phase::Prefill,
             x: self.value(from),
             tokens: (&self.buffers.tokens).into(),
-            state: self.cache.states.of_layer(layer).into(),
+            state: self.cache.states.columns(layer).into(),
             kernel: self.vector(&name("kernel")),
             bias: self.find(&name("bias")),
             y: self.value(into),
         };
         let shape = format!("{} × {}, {}", conv.channels, program.rows, conv.kernel_size);
         Ok(Bound::new("short_conv", shape, kernel.bind(self.gpu)?))
+    }
+
+    fn delta_conv(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let net = *delta_net(self.spec, layer);
+        let vector = |part: &str| self.vector(&format!("layers.{layer}.delta.{part}"));
+        let kernel = DeltaConv {
+            num_tokens: program.rows as u32,
+            net,
+            chunk: program.phase == Phase::Prefill,
+            x: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            columns: self.cache.states.columns(layer).into(),
+            kernel: vector("kernel"),
+            log_decay: vector("log_decay"),
+            step_bias: vector("step_bias"),
+            y: self.value(into),
+        };
+        Ok(Bound::new("delta_conv", format!("{} × {}", net.channels(), program.rows), kernel.bind(self.gpu)?))
+    }
+
+    fn delta_scan(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let net = *delta_net(self.spec, layer);
+        let kernel = DeltaScan {
+            num_tokens: program.rows as u32,
+            net,
+            chunk: program.phase == Phase::Prefill,
+            x: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            states: self.cache.states.matrices(layer).into(),
+            y: self.value(into),
+        };
+        let shape = format!("{} heads of {} × {}, {}", net.num_value_heads, net.key_dim, net.value_dim, program.rows);
+        Ok(Bound::new("delta_scan", shape, vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn delta_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let net = *delta_net(self.spec, layer);
+        let kernel = DeltaNorm {
+            num_tokens: program.rows as u32,
+            net,
+            epsilon: self.spec.norm.epsilon,
+            x: self.value(from),
+            gain: self.vector(&format!("layers.{layer}.delta_norm.gain")),
+            y: self.value(into),
+        };
+        Ok(Bound::new("delta_norm", format!("{} × {}", net.value_size(), program.rows), vec![kernel.bind(self.gpu)?]))
     }
 
     fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {

@@ -173,6 +173,11 @@ impl KvCache {
         Ok(len)
     }
 
+    /// Remembers the states of a sequence that has grown by a token, now and then.
+    pub(super) fn keep_some_states(&mut self, gpu: &Gpu, id: SequenceId) {
+        self.states.keep_some(gpu, id.row);
+    }
+
     /// Remembers a sequence's states, so that it can be cut here later.
     pub(super) fn keep_states(&mut self, gpu: &Gpu, id: SequenceId) -> Result<(), DecoderError> {
         self.sequence(id)?;

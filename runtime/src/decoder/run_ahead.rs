@@ -135,6 +135,7 @@ impl Decoder {
         self.submit_decode(&sequences, &[params])?;
         for next in batch {
             self.cache.advance(next.sequence, &[next.token])?;
+            self.cache.keep_some_states(&self.gpu, next.sequence);
         }
         Ok(())
     }
@@ -166,6 +167,9 @@ impl Decoder {
             for sequence in sequences {
                 self.cache.advance_unknown(*sequence)?;
             }
+        }
+        for sequence in sequences {
+            self.cache.keep_some_states(&self.gpu, *sequence);
         }
         Ok(())
     }

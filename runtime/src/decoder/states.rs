@@ -1,29 +1,41 @@
 //! [`States`]: what sequences keep of layers without keys and values, and how far back it reaches.
 //!
 //! A state covers a sequence up to its last position; unlike keys and values it cannot be cut anywhere. A convolution keeps
-//! its last [`RING`] columns, so that a sequence may lose a few positions, as it does when steps ran ahead. For longer cuts
-//! there are snapshots: copies of a sequence's states at some lengths. A sequence is cut at the last length at which its
-//! states are known, and the tokens after it are computed again.
+//! its last columns in a ring, so that a sequence may lose a few positions, as it does when steps ran ahead. For longer cuts, and
+//! for the states of gated delta nets, there are snapshots: copies of a sequence's states at some lengths. A sequence is cut at
+//! the last length at which its states are known, and the tokens after it are computed again.
 
 use crate::device::{Gpu, GpuError};
-use crate::kernels::short_conv::RING;
+use crate::kernels::{delta_net, short_conv};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::Mixer;
 
 /// Snapshots of a sequence, at most. They are spread over it: the one goes whose neighbours are closest to each other.
 const SNAPSHOTS: usize = 8;
 
+/// Positions between two snapshots of a sequence that grows token by token, where every cut needs one.
+const BETWEEN: usize = 32;
+
 /// States of all layers that have such, for all rows of the page table.
 pub(super) struct States {
-    layers: Vec<Option<Layer>>,
+    layers: Vec<Layer>,
     rows: Vec<Row>,
-    /// Positions that a sequence may lose without a snapshot.
-    slack: usize,
+    /// Positions whose columns are needed where a sequence is cut without a snapshot; nothing where none can be.
+    before: Option<usize>,
     /// Snapshots that nobody needs any more, to be used again.
     free: Vec<wgpu::Buffer>,
 }
 
+/// Nothing for layers with keys and values.
+#[derive(Default)]
 struct Layer {
+    /// The last columns that go into a convolution.
+    columns: Option<State>,
+    /// The states of a gated delta net's heads.
+    matrices: Option<State>,
+}
+
+struct State {
     /// `[rows][bytes]`.
     buffer: wgpu::Buffer,
     /// Of one sequence.
@@ -62,52 +74,73 @@ impl States {
     /// # Errors
     /// [`GpuError::Limit`] if a layer's do not fit into a buffer.
     pub(super) fn new(gpu: &Gpu, spec: &DecoderSpec, max_sequences: usize) -> Result<Self, GpuError> {
-        let layer = |mixer: &Mixer| -> Result<Option<Layer>, GpuError> {
-            let bytes = match mixer {
-                Mixer::Attention(_) => return Ok(None),
-                Mixer::ShortConv(conv) => (RING * conv.channels * 4) as u64,
-            };
+        let state = |numbers: usize| -> Result<Option<State>, GpuError> {
+            let bytes = numbers as u64 * 4;
             let (needed, available) = (bytes * max_sequences as u64, gpu.profile.max_binding);
             if needed > available {
-                let what = format!("what {max_sequences} sequences keep of a convolution");
+                let what = format!("what {max_sequences} sequences keep of a layer");
                 return Err(GpuError::Limit { what, needed, limit: "maxStorageBufferBindingSize", available });
             }
-            Ok(Some(Layer { buffer: gpu.storage("states", needed), bytes }))
+            Ok(Some(State { buffer: gpu.storage("states", needed), bytes }))
         };
-        let layers = spec.layers.iter().map(|l| layer(&l.mixer)).collect::<Result<_, _>>()?;
+        let layer = |mixer: &Mixer| match mixer {
+            Mixer::Attention(_) => Ok(Layer::default()),
+            Mixer::ShortConv(conv) => Ok(Layer { columns: state(short_conv::RING * conv.channels)?, matrices: None }),
+            Mixer::DeltaNet(net) => {
+                Ok(Layer { columns: state(delta_net::RING * net.channels())?, matrices: state(net.state_size())? })
+            }
+        };
+        let layers = spec.layers.iter().map(|l| layer(&l.mixer)).collect::<Result<_, GpuError>>()?;
         let taps = spec.layers.iter().filter_map(|l| l.short_conv()).map(|conv| conv.kernel_size).max();
+        let cannot = spec.layers.iter().any(|l| l.delta_net().is_some());
         // A convolution reads all of its positions but the current one.
-        let slack = taps.map_or(usize::MAX, |taps| RING + 1 - taps);
+        let before = taps.filter(|_| !cannot).map(|taps| taps - 1);
         let rows = (0..max_sequences).map(|_| Row::default()).collect();
-        Ok(Self { layers, rows, slack, free: Vec::new() })
+        Ok(Self { layers, rows, before, free: Vec::new() })
     }
 
-    /// The buffer of a layer that has states.
-    pub(super) fn of_layer(&self, layer: usize) -> &wgpu::Buffer {
-        let layer = self.layers[layer].as_ref();
-        &layer.unwrap_or_else(|| panic!("a layer without states")).buffer
+    /// The columns that a layer's convolution keeps.
+    pub(super) fn columns(&self, layer: usize) -> &wgpu::Buffer {
+        &self.layers[layer].columns.as_ref().unwrap_or_else(|| panic!("layer {layer} keeps no columns")).buffer
+    }
+
+    /// The states of a layer's gated delta net.
+    pub(super) fn matrices(&self, layer: usize) -> &wgpu::Buffer {
+        &self.layers[layer].matrices.as_ref().unwrap_or_else(|| panic!("layer {layer} keeps no states")).buffer
+    }
+
+    fn all(&self) -> impl Iterator<Item = &State> {
+        self.layers.iter().flat_map(|l| l.columns.iter().chain(&l.matrices))
     }
 
     /// Bytes of all states and snapshots.
     pub(super) fn bytes(&self) -> u64 {
         let snapshots = self.rows.iter().flat_map(|r| &r.snapshots).map(|s| &s.buffer).chain(&self.free);
-        self.layers.iter().flatten().map(|l| l.buffer.size()).sum::<u64>() + snapshots.map(wgpu::Buffer::size).sum::<u64>()
+        self.all().map(|s| s.buffer.size()).sum::<u64>() + snapshots.map(wgpu::Buffer::size).sum::<u64>()
     }
 
     fn is_empty(&self) -> bool {
-        self.layers.iter().all(Option::is_none)
+        self.all().next().is_none()
     }
 
     /// A sequence grew to `len` positions.
     pub(super) fn advance(&mut self, row: usize, len: usize) {
         let row = &mut self.rows[row];
-        (row.len, row.first) = (len, row.first.max(len.saturating_sub(RING)));
+        (row.len, row.first) = (len, row.first.max(len.saturating_sub(short_conv::RING)));
     }
 
     /// A row's sequence is gone.
     pub(super) fn clear(&mut self, row: usize) {
         let row = std::mem::take(&mut self.rows[row]);
         self.free.extend(row.snapshots.into_iter().map(|s| s.buffer));
+    }
+
+    /// Copies the states of a sequence that has grown by a token, now and then, if every cut needs a copy.
+    pub(super) fn keep_some(&mut self, gpu: &Gpu, row: usize) {
+        let last = self.rows[row].snapshots.last().map_or(0, |s| s.len);
+        if self.before.is_none() && self.rows[row].len >= last + BETWEEN {
+            self.keep(gpu, row);
+        }
     }
 
     /// Copies a sequence's states as they are, for later cuts.
@@ -120,7 +153,7 @@ impl States {
         if let Some(dispensable) = dispensable(&lengths, len) {
             self.free.push(self.rows[row].snapshots.remove(dispensable).buffer);
         }
-        let bytes = self.layers.iter().flatten().map(|l| l.bytes).sum();
+        let bytes = self.all().map(|s| s.bytes).sum();
         let buffer = self.free.pop().unwrap_or_else(|| gpu.storage("states kept", bytes));
         self.copy(gpu, row, &buffer, true);
         let at = self.rows[row].snapshots.partition_point(|s| s.len < len);
@@ -152,8 +185,8 @@ impl States {
 
     fn restart(&self, row: usize, len: usize) -> Restart {
         let row = &self.rows[row];
-        // The columns before `len` that a convolution needs.
-        if len == row.len || (self.slack < usize::MAX && len.saturating_sub(RING - self.slack) >= row.first) {
+        // The columns before `len` that a convolution needs are there.
+        if len == row.len || self.before.is_some_and(|before| len.saturating_sub(before) >= row.first) {
             return Restart::Here;
         }
         row.snapshots.iter().rposition(|s| s.len <= len).map_or(Restart::Anew, Restart::Snapshot)
@@ -162,7 +195,7 @@ impl States {
     fn copy(&self, gpu: &Gpu, row: usize, kept: &wgpu::Buffer, keep: bool) {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let mut at = 0;
-        for Layer { buffer, bytes } in self.layers.iter().flatten() {
+        for State { buffer, bytes } in self.all() {
             let of_row = row as u64 * bytes;
             match keep {
                 true => encoder.copy_buffer_to_buffer(buffer, of_row, kept, at, *bytes),

@@ -1,6 +1,7 @@
 //! What of a [`DecoderSpec`] this runtime does. Everything else is refused before a byte of weights is read.
 
 use super::DecoderError;
+use crate::kernels::delta_net;
 use haikuq_format::DecoderSpec;
 
 /// Checks that `spec` asks for nothing that the kernels do not do.
@@ -8,6 +9,11 @@ use haikuq_format::DecoderSpec;
 /// # Errors
 /// [`DecoderError::Unsupported`] with the first such feature.
 pub fn require_supported(spec: &DecoderSpec) -> Result<(), DecoderError> {
+    let dims = spec.layers.iter().filter_map(|l| l.delta_net()).flat_map(|net| [net.key_dim, net.value_dim]);
+    if let Some(dim) = dims.into_iter().find(|d| !d.is_multiple_of(4) || *d > delta_net::MAX_DIM) {
+        let what = format!("heads of {dim} dimensions in a gated delta net (a multiple of 4 up to {} is)", delta_net::MAX_DIM);
+        return Err(DecoderError::Unsupported { field: "key_dim", what });
+    }
     match spec.attentions().map(|a| a.head_dim).find(|d| !d.is_multiple_of(4) || *d > 256) {
         Some(head_dim) => {
             let what = format!("heads of {head_dim} dimensions (a multiple of 4 up to 256 is)");

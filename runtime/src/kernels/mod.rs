@@ -27,6 +27,7 @@ pub mod attention_prefill_whole;
 pub mod attention_split;
 pub mod candidate;
 pub mod choose;
+pub mod delta_net;
 pub mod embed;
 pub mod gate_heads;
 pub mod matmul;

@@ -2,7 +2,7 @@
 
 use super::{Operation, Output, Part, Phase, Program, RowSource, Step, Value};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, Residual, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mixer, Mlp, Residual, ShortConv};
 
 /// The operations of `part`.
 pub fn build(spec: &DecoderSpec, part: Part) -> Program {
@@ -59,6 +59,7 @@ impl<'a> Layer<'a> {
         match &layer.mixer {
             Mixer::Attention(attention) => self.attend(attention, input),
             Mixer::ShortConv(conv) => self.convolve(conv, input),
+            Mixer::DeltaNet(net) => self.correct(net, input),
         }
         let mlp = &layer.mlp;
         match layer.residual {
@@ -118,6 +119,17 @@ impl<'a> Layer<'a> {
         self.operations.push(Operation::ShortConv { layer: self.index, from, into });
     }
 
+    /// From the block's input to the outputs of a gated delta net's heads.
+    fn correct(&mut self, net: &DeltaNet, input: Value) {
+        let layer = self.index;
+        let (rows, mixed) = (Value::DeltaInput(net.input_rows()), Value::DeltaMixed(net.channels() + 2 * net.num_value_heads));
+        let into = Value::DeltaOutput(net.value_size());
+        self.project(input, "delta_in", false, rows, Output::Store);
+        self.operations.push(Operation::DeltaConv { layer, from: rows, into: mixed });
+        self.operations.push(Operation::DeltaScan { layer, from: mixed, into });
+        self.operations.push(Operation::DeltaNorm { layer, from: rows, into });
+    }
+
     /// From the block's input to the inner activations.
     fn feed_forward(&mut self, mlp: &Mlp, input: Value) {
         let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
@@ -128,6 +140,7 @@ impl<'a> Layer<'a> {
         let from = match mixer {
             Mixer::Attention(_) => Value::Attended,
             Mixer::ShortConv(conv) => Value::Convolved(conv.channels),
+            Mixer::DeltaNet(net) => Value::DeltaOutput(net.value_size()),
         };
         let ([_, matrix], [_, bias]) = (mixer.matrices(), mixer.biases());
         self.add_block(from, matrix, bias, "mixer_post_norm");

@@ -95,6 +95,34 @@ pub enum Operation {
         /// `c × conv(b × x)`.
         into: Value,
     },
+    /// Queries, keys, values, decays and betas of a layer's gated delta net, through a convolution over the columns that its
+    /// sequences keep, which it updates.
+    DeltaConv {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// Queries, keys, values, decays, betas.
+        into: Value,
+    },
+    /// Takes the states of a layer's gated delta net from token to token.
+    DeltaScan {
+        /// The layer.
+        layer: usize,
+        /// Queries, keys, values, decays, betas.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
+    /// Normalizes the outputs of a gated delta net's heads, and gates them.
+    DeltaNorm {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
     /// Chooses a token from each row of logits.
     Sample {
         /// The logits.
@@ -162,7 +190,7 @@ impl Operation {
             Self::Embed { rows: RowSource::Positions, into, .. } => vec![into],
             Self::Embed { .. } => vec![],
             Self::Norm { from, into, residual: Some(_), .. } => vec![from, into],
-            Self::Project { from, into, output: Output::Residual { .. }, .. } | Self::GateHeads { from, into, .. } => {
+            Self::Project { from, into, output: Output::Residual { .. }, .. } | Self::GateHeads { from, into, .. } | Self::DeltaNorm { from, into, .. } => {
                 vec![from, into]
             }
             Self::Norm { from, .. }
@@ -171,6 +199,8 @@ impl Operation {
             | Self::ProjectRopeCache { from, .. }
             | Self::Attend { from, .. }
             | Self::ShortConv { from, .. }
+            | Self::DeltaConv { from, .. }
+            | Self::DeltaScan { from, .. }
             | Self::Sample { from, .. } => vec![from],
         }
     }
@@ -185,6 +215,9 @@ impl Operation {
             | Self::ProjectRopeCache { into, .. }
             | Self::Attend { into, .. }
             | Self::GateHeads { into, .. }
+            | Self::DeltaConv { into, .. }
+            | Self::DeltaScan { into, .. }
+            | Self::DeltaNorm { into, .. }
             | Self::ShortConv { into, .. } => Some(into),
             Self::Sample { .. } => None,
         }
@@ -202,6 +235,9 @@ impl Operation {
             Self::Attend { .. } => "attend".into(),
             Self::GateHeads { .. } => "gates of heads".into(),
             Self::ShortConv { .. } => "short convolution".into(),
+            Self::DeltaConv { .. } => "delta net, convolution".into(),
+            Self::DeltaScan { .. } => "delta net, scan".into(),
+            Self::DeltaNorm { .. } => "delta net, norm".into(),
             Self::Sample { .. } => "sample".into(),
         }
     }
@@ -245,6 +281,9 @@ impl fmt::Display for Operation {
             Self::Attend { layer, from, into } => write!(f, "{into} = attend({from}, cache[{layer}])"),
             Self::GateHeads { from, into, .. } => write!(f, "{into} *= sigmoid(gates of {from})"),
             Self::ShortConv { layer, from, into } => write!(f, "{into}, state[{layer}] = short_conv({from}, state[{layer}])"),
+            Self::DeltaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = delta_conv({from}, columns[{layer}])"),
+            Self::DeltaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = delta_scan({from}, state[{layer}])"),
+            Self::DeltaNorm { from, into, .. } => write!(f, "{into} = norm({into}) * silu(gates of {from})"),
             Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
             Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
         }

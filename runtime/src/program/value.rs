@@ -20,6 +20,12 @@ pub enum Value {
     ConvInput(usize),
     /// A short convolution's gated outputs, of so many channels.
     Convolved(usize),
+    /// What the first matrix of a gated delta net makes, so many numbers.
+    DeltaInput(usize),
+    /// Queries, keys, values, decays and betas of a gated delta net.
+    DeltaMixed(usize),
+    /// The outputs of a gated delta net's heads, side by side.
+    DeltaOutput(usize),
     /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
     /// them, those of another width may not lie there.
     Inner(usize),
@@ -40,7 +46,12 @@ impl Value {
             Self::Hidden | Self::Normed | Self::BlockOutput | Self::HeadRows | Self::HeadNormed => spec.hidden_size,
             Self::Qkv => spec.max_qkv_size(),
             Self::Query | Self::Attended => spec.max_attention_size(),
-            Self::Inner(width) | Self::ConvInput(width) | Self::Convolved(width) => width,
+            Self::Inner(width)
+            | Self::ConvInput(width)
+            | Self::Convolved(width)
+            | Self::DeltaInput(width)
+            | Self::DeltaMixed(width)
+            | Self::DeltaOutput(width) => width,
             Self::Logits => spec.vocab_size,
         }
     }
@@ -60,6 +71,9 @@ impl Value {
             Self::Attended => "attended",
             Self::ConvInput(_) => "conv_input",
             Self::Convolved(_) => "convolved",
+            Self::DeltaInput(_) => "delta_input",
+            Self::DeltaMixed(_) => "delta_mixed",
+            Self::DeltaOutput(_) => "delta_output",
             Self::Inner(_) => "inner",
             Self::BlockOutput => "block_output",
             Self::HeadRows => "head_rows",
