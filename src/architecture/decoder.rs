@@ -51,12 +51,17 @@ impl Decoder {
             tensors.insert(tensor.name, canonical);
         }
         let used: BTreeSet<&str> = tensors.values().flat_map(|t: &Canonical| t.source.tensors()).collect();
-        let unused: Vec<&str> = checkpoint.tensor_names().filter(|n| !used.contains(n)).collect();
+        let is_beside = |name: &&str| name.split('.').any(|part| mapping.beside.contains(&part));
+        let (beside, unused): (Vec<&str>, Vec<&str>) =
+            checkpoint.tensor_names().filter(|n| !used.contains(n)).partition(is_beside);
         if let Some(first) = unused.first() {
             let first = first.to_string();
             return Err(ArchitectureError::Unused { path: checkpoint.path().into(), count: unused.len(), first });
         }
         let mut notes = mapping.notes;
+        if !beside.is_empty() {
+            notes.push(format!("{} tensors of {} are left out, as in transformers", beside.len(), mapping.beside.join(", ")));
+        }
         notes.extend(checkpoint.warnings().iter().cloned());
         Ok(Self { spec: mapping.spec, checkpoint, tensors, notes })
     }

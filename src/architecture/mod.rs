@@ -105,12 +105,14 @@ struct Mapping {
     names: Names,
     /// What a user should know of how the config was read, a sentence each.
     notes: Vec<String>,
+    /// Modules that checkpoints have and the model's class leaves out, by parts of their tensors' names.
+    beside: &'static [&'static str],
 }
 
 impl Mapping {
     /// The mapping of a family that has names for everything in its spec.
     fn new(spec: DecoderSpec, names: Names) -> Self {
-        Self { spec, names, notes: Vec::new() }
+        Self { spec, names, notes: Vec::new(), beside: &[] }
     }
 
     /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].

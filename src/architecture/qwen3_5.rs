@@ -50,5 +50,6 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     for (_, layer) in spec.layers.iter_mut().enumerate().filter(|(i, _)| kinds[*i] == 1) {
         layer.mixer = net.into();
     }
-    Ok(Mapping::new(spec, NAMES))
+    // Checkpoints have a layer that guesses the token after the next one.
+    Ok(Mapping { beside: &["mtp"], ..Mapping::new(spec, NAMES) })
 }
