@@ -23,6 +23,10 @@ MAX_MANIFEST_BYTES = 64 << 20
 MAX_HEADER_BYTES = 16 << 20
 MAX_NAME_BYTES = 200
 MAX_BYTES = 2**53
+MAX_SIZE = 2**24
+MAX_LAYERS = 4096
+MAX_KERNEL = 16
+MAX_STATE = 2**28
 # Windows takes these for devices, whatever follows a first dot.
 DEVICES = r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?"
 
@@ -64,7 +68,7 @@ def read_json(text, known, what):
 def read_manifest(folder):
     text = read_bytes(folder, "haikuq.json", MAX_MANIFEST_BYTES)
     check(len(text) <= MAX_MANIFEST_BYTES, "haikuq.json is too large")
-    manifest = read_json(text, set(f"{MANIFEST} {SPEC} {LAYER} {ATTENTION} {MLP}".split()), "haikuq.json")
+    manifest = read_json(text, set(f"{MANIFEST} {SPEC} {LAYER} {ATTENTION} {SHORT_CONV} {DELTA_NET} {MLP}".split()), "haikuq.json")
     check(manifest.get("format") == "haikuq", f"format is {manifest.get('format')!r}")
     version = manifest["version"]
     check(version["major"] == 2, f"version {version['major']}.{version['minor']} is not known")
@@ -136,8 +140,10 @@ MANIFEST = """format version major minor spec tensors shards files name bytes sh
 SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bias learned_positions logit_softcap
     embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
 LAYER = "mixer mlp residual norm_placement"
-ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm qk_norm_after_rope query_scaling qkv_bias
-    output_bias"""
+ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm qk_norm_after_rope query_scaling gate
+    qkv_bias output_bias"""
+SHORT_CONV = "channels kernel_size bias"
+DELTA_NET = "num_key_heads num_value_heads key_dim value_dim kernel_size"
 MLP = "intermediate_size activation gated bias"
 
 
@@ -152,9 +158,25 @@ def one_of(what, value, *values):
     return value
 
 
+def sizes(what, members, names):
+    """The members of these names, each a size."""
+    values = [members[name] for name in names.split()]
+    for name, value in zip(names.split(), values):
+        check(type(value) is int and 1 <= value <= MAX_SIZE, f"{what}: {name} is {value!r}")
+    return values
+
+
+def kernel(what, members):
+    [size] = sizes(what, members, "kernel_size")
+    check(size <= MAX_KERNEL, f"{what}: a convolution over {size} positions")
+    return size
+
+
 def decoder_tensors(spec):
     """Name, shape and class of each tensor that the decoder has, in order."""
     known("spec", spec, SPEC)
+    sizes("spec", spec, "vocab_size hidden_size max_context")
+    check(1 <= len(spec["layers"]) <= MAX_LAYERS, f"{len(spec['layers'])} layers")
     h, kind = spec["hidden_size"], known("norm", spec["norm"], "kind epsilon")["kind"]
     check(type(spec["norm"]["epsilon"]) in (int, float), f"norm: epsilon {spec['norm']['epsilon']!r} is no number")
     out = []
@@ -172,11 +194,14 @@ def decoder_tensors(spec):
 
     def attention(p, mixer):
         known(f"{p}: attention", mixer, ATTENTION)
-        heads, kv_heads, d = mixer["num_heads"], mixer["num_kv_heads"], mixer["head_dim"]
-        check(heads > 0 and kv_heads > 0 and heads % kv_heads == 0, f"{p}: {heads} heads, {kv_heads} of keys and values")
+        heads, kv_heads, d = sizes(f"{p}: attention", mixer, "num_heads num_kv_heads head_dim")
+        check(heads % kv_heads == 0, f"{p}: {heads} heads, {kv_heads} of keys and values")
+        for name in ("window", "softcap"):
+            check(mixer.get(name) is None or mixer[name] > 0, f"{p}: {name} {mixer.get(name)}")
         a, kv, qk_norm, rope = heads * d, kv_heads * d, mixer.get("qk_norm"), mixer.get("rope")
         check(rope is None or 2 * len(spec["ropes"][rope]["inv_freq"]) <= d, f"{p}: rope table {rope} does not fit")
-        matrix(f"{p}.qkv", a + 2 * kv, h, "attention", mixer.get("qkv_bias", False))
+        gates = {None: 0, "per_head": heads, "elementwise": a}[one_of("gate", mixer.get("gate"), None, "per_head", "elementwise")]
+        matrix(f"{p}.qkv", a + 2 * kv + gates, h, "attention", mixer.get("qkv_bias", False))
         if isinstance(qk_norm, dict):
             norm(f"{p}.q_norm", a, known("qk_norm", qk_norm, "each_head")["each_head"])
             norm(f"{p}.k_norm", kv, qk_norm["each_head"])
@@ -191,8 +216,37 @@ def decoder_tensors(spec):
             check(scaling["original_context"] > 0, f"{p}: query_scaling by {scaling}")
         matrix(f"{p}.attention_output", h, a, "attention", mixer.get("output_bias", False))
 
+    def vector(name, n):
+        out.append((name, [n], "vector"))
+
+    def short_conv(p, mixer):
+        known(f"{p}: short_conv", mixer, SHORT_CONV)
+        [n], size, bias = sizes(f"{p}: short_conv", mixer, "channels"), kernel(f"{p}: short_conv", mixer), mixer.get("bias", False)
+        matrix(f"{p}.conv_in", 3 * n, h, "attention", bias)
+        vector(f"{p}.conv.kernel", n * size)
+        if bias:
+            vector(f"{p}.conv.bias", n)
+        matrix(f"{p}.conv_out", h, n, "attention", bias)
+
+    def delta_net(p, mixer):
+        what = f"{p}: delta_net"
+        known(what, mixer, DELTA_NET)
+        key_heads, v, key_dim, value_dim = sizes(what, mixer, "num_key_heads num_value_heads key_dim value_dim")
+        size = kernel(what, mixer)
+        check(v % key_heads == 0, f"{what}: {v} heads of values, {key_heads} of keys")
+        check(v * key_dim * value_dim <= MAX_STATE, f"{what}: states of {v} x {key_dim} x {value_dim} numbers")
+        w = v * value_dim
+        n = 2 * key_heads * key_dim + w
+        matrix(f"{p}.delta_in", n + w + 2 * v, h, "attention")
+        vector(f"{p}.delta.kernel", n * size)
+        vector(f"{p}.delta.log_decay", v)
+        vector(f"{p}.delta.step_bias", v)
+        vector(f"{p}.delta_norm.gain", value_dim)
+        matrix(f"{p}.delta_out", h, w, "attention")
+
     def mlp(p, network):
         known(f"{p}: mlp", network, MLP)
+        sizes(f"{p}: mlp", network, "intermediate_size")
         one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh")
         m, bias = network["intermediate_size"], network.get("bias", False)
         if network.get("gated", True):
@@ -212,7 +266,9 @@ def decoder_tensors(spec):
         if placement != "post":
             norm(f"{p}.mixer_norm", h)
         check(len(layer["mixer"]) == 1, f"{p}: {len(layer['mixer'])} mixers")
-        attention(p, known(f"{p}: mixer", layer["mixer"], "attention")["attention"])
+        [(kind, mixer)] = layer["mixer"].items()
+        mixers = {"attention": attention, "short_conv": short_conv, "delta_net": delta_net}
+        mixers[one_of("mixer", kind, *mixers)](p, mixer)
         if placement != "pre":
             norm(f"{p}.mixer_post_norm", h)
         if placement != "post" and residual != "parallel_shared":

@@ -8,7 +8,8 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, Attention, LayerSpec, Mlp, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, TensorClass, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, NormPlacement, QkNorm, QueryScaling,
+    Residual, ShortConv, TensorClass, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -95,26 +96,45 @@ fn random_planes(tensor: &TensorSpec, scheme: Scheme, rows: Range<usize>) -> Pla
     pack_quantized(g, rows, columns, &block)
 }
 
+/// The mixers of the layers: all kinds and gates of attention, and between them short convolutions and delta nets.
+fn mixer(i: usize) -> Mixer {
+    match i % 6 {
+        2 => {
+            let mut conv = ShortConv::new(20 + i, 1 + i % 5);
+            conv.bias = i.is_multiple_of(4);
+            conv.into()
+        }
+        4 => DeltaNet::new(1 + i % 4, 2 * (1 + i % 4), 4 + 4 * (i % 5), 12 - i % 5, 1 + i % 7).into(),
+        _ => attention(i).into(),
+    }
+}
+
+fn attention(i: usize) -> Attention {
+    let norms = [None, Some(QkNorm::PerHead), Some(QkNorm::Whole), Some(QkNorm::EachHead(NormKind::LayerNoBias))];
+    let gates = [None, Some(AttentionGate::PerHead), Some(AttentionGate::Elementwise)];
+    let mut attention = Attention::new(2 + 2 * (i % 2), 1 + i % 2, 8 + 2 * (i % 3));
+    attention.window = i.is_multiple_of(2).then_some(5);
+    attention.rope = (!i.is_multiple_of(5)).then_some(0);
+    attention.qk_norm = norms[i % 4];
+    attention.qk_norm_after_rope = i % 8 == 5;
+    attention.query_scaling = i.is_multiple_of(6).then_some(QueryScaling { beta: 0.5, original_context: 7 });
+    attention.gate = gates[i / 2 % 3];
+    (attention.qkv_bias, attention.output_bias) = (i.is_multiple_of(3), i.is_multiple_of(7));
+    attention
+}
+
 /// A decoder with every kind of tensor, at sizes that are no multiples of anything, and enough layers for every scheme.
 fn spec() -> haikuq_format::DecoderSpec {
     let mut spec = tiny_spec();
     (spec.vocab_size, spec.hidden_size) = (67, 230);
     spec.norm.kind = NormKind::Layer;
     (spec.tied_head, spec.head_bias, spec.learned_positions) = (false, true, true);
-    let norms = [None, Some(QkNorm::PerHead), Some(QkNorm::Whole), Some(QkNorm::EachHead(NormKind::LayerNoBias))];
     let placements = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both];
     let residuals = [Residual::Sequential, Residual::Parallel, Residual::ParallelShared];
     let layer = |i: usize| {
-        let mut attention = Attention::new(2 + 2 * (i % 2), 1 + i % 2, 8 + 2 * (i % 3));
-        attention.window = i.is_multiple_of(2).then_some(5);
-        attention.rope = (!i.is_multiple_of(5)).then_some(0);
-        attention.qk_norm = norms[i % 4];
-        attention.qk_norm_after_rope = i % 8 == 5;
-        attention.query_scaling = i.is_multiple_of(6).then_some(QueryScaling { beta: 0.5, original_context: 7 });
-        (attention.qkv_bias, attention.output_bias) = (i.is_multiple_of(3), i.is_multiple_of(7));
         let mut mlp = Mlp::new(77 - i, Activation::Silu);
         (mlp.gated, mlp.bias) = (i % 4 != 1, i % 2 == 1);
-        let mut layer = LayerSpec::new(attention, mlp);
+        let mut layer = LayerSpec::new(mixer(i), mlp);
         (layer.residual, layer.norm_placement) = (residuals[i / 3 % 3], placements[i % 3]);
         layer
     };
