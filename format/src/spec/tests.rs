@@ -102,6 +102,121 @@ fn layers_have_the_tensors_of_their_own_sizes() {
     assert_eq!((spec.max_qkv_size(), spec.max_attention_size(), spec.max_intermediate_size()), (24, 12, 11));
 }
 
+/// A short convolution, a delta net and gated attention.
+fn mixed() -> DecoderSpec {
+    let mut spec = read(tiny());
+    let mlp = Mlp::new(7, Activation::Silu);
+    let mut conv = ShortConv::new(8, 3);
+    conv.bias = true;
+    let mut gated = Attention::new(4, 2, 3);
+    gated.gate = Some(AttentionGate::PerHead);
+    spec.layers = vec![LayerSpec::new(conv, mlp), LayerSpec::new(DeltaNet::new(2, 6, 4, 5, 2), mlp), LayerSpec::new(gated, mlp)];
+    spec
+}
+
+/// Names (without the layer's) and shapes of a layer's mixer.
+fn mixer_tensors(spec: &DecoderSpec, layer: usize) -> Vec<(String, Vec<usize>)> {
+    let prefix = format!("layers.{layer}.");
+    let own = spec.tensors().into_iter().filter_map(|t| Some((t.name.strip_prefix(&prefix)?.to_string(), t.shape)));
+    own.skip_while(|(name, _)| name.starts_with("mixer_norm")).take_while(|(name, _)| !name.starts_with("mlp_norm")).collect()
+}
+
+#[test]
+fn each_mixer_has_its_tensors() {
+    let named = |list: &[(&str, &[usize])]| list.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect::<Vec<_>>();
+    let mut spec = mixed();
+    spec.check().unwrap();
+    let biased: [(&str, &[usize]); 6] = [
+        ("conv_in", &[24, 6]),
+        ("conv_in.bias", &[24]),
+        ("conv.kernel", &[24]),
+        ("conv.bias", &[8]),
+        ("conv_out", &[6, 8]),
+        ("conv_out.bias", &[6]),
+    ];
+    assert_eq!(mixer_tensors(&spec, 0), named(&biased));
+    // 2 × 8 queries and keys, 30 values, 30 gates, 6 of `b` and of `a`.
+    let delta: [(&str, &[usize]); 6] = [
+        ("delta_in", &[88, 6]),
+        ("delta.kernel", &[92]),
+        ("delta.log_decay", &[6]),
+        ("delta.step_bias", &[6]),
+        ("delta_norm.gain", &[5]),
+        ("delta_out", &[6, 30]),
+    ];
+    assert_eq!(mixer_tensors(&spec, 1), named(&delta));
+    assert_eq!(mixer_tensors(&spec, 2), named(&[("qkv", &[28, 6]), ("attention_output", &[6, 12])]));
+    spec.layers[0].mixer = ShortConv::new(8, 3).into();
+    spec.layers[2].attention_mut().unwrap().gate = Some(AttentionGate::Elementwise);
+    assert_eq!(mixer_tensors(&spec, 0), named(&[biased[0], biased[2], biased[4]]));
+    assert_eq!(mixer_tensors(&spec, 2), named(&[("qkv", &[36, 6]), ("attention_output", &[6, 12])]));
+}
+
+#[test]
+fn each_mixer_tells_its_matrices_and_their_sizes() {
+    let spec = mixed();
+    for (i, layer) in spec.layers.iter().enumerate() {
+        let ([first, last], tensors) = (layer.mixer.matrices(), mixer_tensors(&spec, i));
+        let shape = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, shape)| shape.clone());
+        assert_eq!(shape(first), Some(vec![layer.mixer.input_rows(), 6]));
+        assert_eq!(shape(last), Some(vec![6, layer.mixer.output_columns()]));
+        let biases = [first, last].map(|name| shape(&format!("{name}.bias")).is_some());
+        assert_eq!(biases, layer.mixer.biases());
+    }
+}
+
+#[test]
+fn mixers_are_written_as_they_are_read() {
+    let spec = mixed();
+    let json = serde_json::to_value(&spec).unwrap();
+    let mixers = json!([
+        {"short_conv": {"channels": 8, "kernel_size": 3, "bias": true}},
+        {"delta_net": {"num_key_heads": 2, "num_value_heads": 6, "key_dim": 4, "value_dim": 5, "kernel_size": 2}},
+        {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 3, "scale": 3f32.powf(-0.5), "gate": "per_head"}}
+    ]);
+    for (layer, mixer) in json["layers"].as_array().unwrap().iter().zip(mixers.as_array().unwrap()) {
+        assert_eq!(layer["mixer"], *mixer);
+    }
+    assert_eq!(read(json), spec);
+    let plain = serde_json::to_value(Mixer::from(ShortConv::new(8, 3))).unwrap();
+    assert_eq!(plain, json!({"short_conv": {"channels": 8, "kernel_size": 3}}));
+    assert_eq!(serde_json::to_value(AttentionGate::Elementwise).unwrap(), json!("elementwise"));
+    for unknown in [
+        json!({"short_conv": {"channels": 8, "kernel_size": 3, "surprise": 1}}),
+        json!({"delta_net": {"num_key_heads": 2, "num_value_heads": 6, "key_dim": 4, "value_dim": 5, "kernel_size": 2, "surprise": 1}}),
+    ] {
+        let said = serde_json::from_value::<Mixer>(unknown).unwrap_err().to_string();
+        assert!(said.contains("unknown field `surprise`"), "{said}");
+    }
+}
+
+#[test]
+fn short_convolutions_and_delta_nets_of_impossible_sizes_are_refused() {
+    let said = |i: usize, mixer: Mixer| {
+        let mut spec = mixed();
+        spec.layers[i].mixer = mixer;
+        spec.check().unwrap_err().to_string()
+    };
+    let conv = |channels, kernel_size| said(0, ShortConv::new(channels, kernel_size).into());
+    assert_eq!(conv(0, 3), "layer 0: channels is 0, outside 1 to 16777216");
+    assert_eq!(conv(8, 0), "layer 0: kernel_size is 0, outside 1 to 16777216");
+    assert_eq!(conv(8, 17), "layer 0: a convolution over 17 positions, over the limit of 16");
+    let net = |[key_heads, value_heads, key_dim, value_dim, kernel_size]: [usize; 5]| {
+        said(1, DeltaNet::new(key_heads, value_heads, key_dim, value_dim, kernel_size).into())
+    };
+    let good = [2, 6, 4, 5, 2];
+    for (i, name) in ["num_key_heads", "num_value_heads", "key_dim", "value_dim", "kernel_size"].into_iter().enumerate() {
+        let mut sizes = good;
+        sizes[i] = 0;
+        assert_eq!(net(sizes), format!("layer 1: {name} is 0, outside 1 to 16777216"));
+    }
+    assert_eq!(net([2, 6, 4, 5, 17]), "layer 1: a convolution over 17 positions, over the limit of 16");
+    assert_eq!(net([4, 6, 4, 5, 2]), "layer 1: 6 value heads are not a multiple of 4 key heads");
+    assert_eq!(net([2, 6, 1 << 14, 1 << 14, 2]), "layer 1: states of [6, 16384, 16384] numbers");
+    // More numbers than 64 bits count.
+    assert_eq!(net([1 << 24, 1 << 24, 1 << 24, 1 << 24, 2]), "layer 1: states of [16777216, 16777216, 16777216] numbers");
+}
+
 #[test]
 fn queries_grow_beyond_the_original_context() {
     let scaling = QueryScaling { beta: 0.5, original_context: 8 };
