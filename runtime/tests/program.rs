@@ -1,6 +1,7 @@
 //! Programs: what a step does, read without a GPU.
 
 use haikuq_format::DecoderSpec;
+use haikuq_format::spec::AttentionGate;
 use haikuq_runtime::program::place::place;
 use haikuq_runtime::program::rewrite::{Fusions, fuse};
 use haikuq_runtime::program::{Part, Program, Step, Value, build};
@@ -113,6 +114,57 @@ fn norms_after_blocks_stay_operations_of_their_own() {
 }
 
 #[test]
+fn a_short_convolution_goes_on_from_its_state() {
+    let layer = json!({"mixer": {"short_conv": {"channels": 64, "kernel_size": 3, "bias": true}}});
+    let body = build(&spec(layer, json!({})), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    conv_input = layers.0.conv_in · norm(hidden, layers.0.mixer_norm) + layers.0.conv_in.bias
+    convolved, state[0] = short_conv(conv_input, state[0])
+    hidden += layers.0.conv_out · convolved + layers.0.conv_out.bias
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
+    hidden += layers.0.down · inner
+    ");
+}
+
+#[test]
+fn a_delta_net_has_three_operations_between_its_matrices() {
+    let net = json!({"num_key_heads": 2, "num_value_heads": 4, "key_dim": 16, "value_dim": 32, "kernel_size": 4});
+    let body = build(&spec(json!({"mixer": {"delta_net": net}}), json!({})), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    delta_input = layers.0.delta_in · norm(hidden, layers.0.mixer_norm)
+    delta_mixed, columns[0] = delta_conv(delta_input, columns[0])
+    delta_output, state[0] = delta_scan(delta_mixed, state[0])
+    delta_output = norm(delta_output) * silu(gates of delta_input)
+    hidden += layers.0.delta_out · delta_output
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
+    hidden += layers.0.down · inner
+    ");
+}
+
+#[test]
+fn a_product_that_makes_gates_is_not_fused_with_the_rotation() {
+    let body = build(&gated(), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    qkv = layers.0.qkv · norm(hidden, layers.0.mixer_norm)
+    query, cache[0] = rope(qkv)
+    attended = attend(query, cache[0])
+    attended *= sigmoid(gates of qkv)
+    hidden += layers.0.attention_output · attended
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
+    hidden += layers.0.down · inner
+    ");
+}
+
+fn gated() -> DecoderSpec {
+    let mut spec = llama();
+    spec.attentions_mut().for_each(|a| a.gate = Some(AttentionGate::Elementwise));
+    spec
+}
+
+#[test]
 fn a_step_ends_with_logits_and_a_choice() {
     let spec = spec(json!({}), json!({"logit_softcap": 30.0}));
     let head = fuse(build(&spec, Part::Head { rows: 1, from: Value::Hidden }), ALL);
@@ -160,6 +212,13 @@ fn assert_values_survive(spec: &DecoderSpec, programs: &[Program]) {
 #[case::shared(json!({"residual": "parallel_shared"}), json!({}))]
 #[case::norms_everywhere(json!({"norm_placement": "both"}), json!({}))]
 #[case::layer_norms(json!({}), json!({"norm": {"kind": "layer", "epsilon": 1e-5}}))]
+#[case::short_convolution(json!({"mixer": {"short_conv": {"channels": 64, "kernel_size": 3}}}), json!({}))]
+#[case::delta_net(json!({"mixer": {"delta_net": {
+    "num_key_heads": 2, "num_value_heads": 4, "key_dim": 16, "value_dim": 32, "kernel_size": 4
+}}}), json!({}))]
+#[case::gates(json!({"mixer": {"attention": {
+    "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "scale": 0.25, "rope": 0, "gate": "elementwise"
+}}}), json!({}))]
 fn values_that_share_a_buffer_are_never_needed_together(#[case] layer: serde_json::Value, #[case] decoder: serde_json::Value) {
     let spec = spec(layer, decoder);
     for fusions in [ALL, NONE] {

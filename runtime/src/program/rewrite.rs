@@ -57,7 +57,7 @@ fn plain_norm(operation: &Operation) -> Option<(Value, Value, FusedNorm)> {
     }
 }
 
-/// The product of queries, keys and values, and the rotation that alone reads it.
+/// The product of queries, keys and values, and the rotation, where that alone reads it: gates on heads read it later.
 fn fuse_rope(operations: &mut Vec<Operation>, wanted: &dyn Fn(usize) -> bool) {
     let mut at = 0;
     while at + 1 < operations.len() {
@@ -65,14 +65,16 @@ fn fuse_rope(operations: &mut Vec<Operation>, wanted: &dyn Fn(usize) -> bool) {
             (
                 Operation::Project { matrix, bias, norm, from, into: written, output: Output::Store },
                 Operation::RopeCache { layer, from: read, into },
-            ) if written == read && wanted(*layer) => Some(Operation::ProjectRopeCache {
-                layer: *layer,
-                matrix: matrix.clone(),
-                bias: bias.clone(),
-                norm: norm.clone(),
-                from: *from,
-                into: *into,
-            }),
+            ) if written == read && !is_read(&operations[at + 2..], *written) && wanted(*layer) => {
+                Some(Operation::ProjectRopeCache {
+                    layer: *layer,
+                    matrix: matrix.clone(),
+                    bias: bias.clone(),
+                    norm: norm.clone(),
+                    from: *from,
+                    into: *into,
+                })
+            }
             _ => None,
         };
         if let Some(fused) = fused {
@@ -80,4 +82,10 @@ fn fuse_rope(operations: &mut Vec<Operation>, wanted: &dyn Fn(usize) -> bool) {
         }
         at += 1;
     }
+}
+
+/// Whether one of `operations` reads `value` as it is before the first of them.
+fn is_read(operations: &[Operation], value: Value) -> bool {
+    let reader = operations.iter().find(|o| o.reads().contains(&value) || o.writes() == Some(value));
+    reader.is_some_and(|o| o.reads().contains(&value))
 }
