@@ -1,0 +1,95 @@
+//! The three kernels of a gated delta net, one after the other, agree with their CPU twin, and go on from what they keep.
+
+mod support;
+
+use haikuq_format::layout::padded;
+use haikuq_format::spec::DeltaNet;
+use haikuq_runtime::kernels::attention::Token;
+use haikuq_runtime::kernels::delta_net::{self, CpuDeltaNet, DeltaConv, DeltaNorm, DeltaScan, MAX_DIM, RING, mixed_size};
+use rstest::rstest;
+use support::{Random, assert_close, permutations, run, token};
+
+const SEQUENCES: usize = 3;
+
+fn row(first: usize, len: usize) -> Vec<Token> {
+    (first..first + len).map(|position| token(position, 1)).collect()
+}
+
+/// Steps of chunks and of single tokens: whether it is a chunk, and its tokens.
+fn steps() -> Vec<(bool, Vec<Token>)> {
+    let mut ends_early = row(0, 40);
+    ends_early.resize(64, Token::IDLE);
+    // Less than a ring holds.
+    let mut short = row(72, 5);
+    short.resize(32, Token::IDLE);
+    let others = vec![token(77, 1), token(0, 0), Token::IDLE, token(0, 2)];
+    let behind = vec![token(1, 2), token(78, 1)];
+    // A sequence that begins anew where another one was.
+    let mut anew = row(0, 9);
+    anew.resize(32, Token::IDLE);
+    let again = vec![token(1, 0), token(9, 1), token(2, 2)];
+    vec![(true, ends_early), (true, row(40, 32)), (true, short), (false, others), (false, behind), (true, anew), (false, again)]
+}
+
+#[rstest]
+fn chunks_and_single_tokens_are_those_of_the_twin(
+    #[values([1, 1, 4, 4], [2, 4, 20, 12], [3, 3, 68, 72], [1, 3, 12, 100], [1, 1, MAX_DIM, MAX_DIM])] sizes: [usize; 4],
+    #[values(1, 2, 4, 16)] kernel_size: usize,
+) {
+    let [key_heads, value_heads, key_dim, value_dim] = sizes;
+    let net = DeltaNet::new(key_heads, value_heads, key_dim, value_dim, kernel_size);
+    let (x_pitch, mixed_pitch, y_pitch) = (padded(net.input_rows()), padded(mixed_size(&net)), padded(net.value_size()));
+    let mut random = Random::new(11);
+    let kernel = random.values(net.channels() * kernel_size);
+    let (log_decay, step_bias, gain) = (random.values(value_heads), random.values(value_heads), random.values(value_dim));
+    let epsilon = 1e-3;
+    let twin = CpuDeltaNet { net, kernel: &kernel, log_decay: &log_decay, step_bias: &step_bias, gain: &gain, epsilon };
+    for (name, gpu) in permutations() {
+        // Numbers of a sequence that was there before.
+        let mut expected_columns = random.values(SEQUENCES * RING * net.channels());
+        let mut expected_states = random.values(SEQUENCES * net.state_size());
+        let (columns, states) = (gpu.upload("columns", &expected_columns), gpu.upload("states", &expected_states));
+        let [kernel, log_decay, step_bias, gain] =
+            [&kernel, &log_decay, &step_bias, &gain].map(|values| gpu.upload("parameters", values));
+        for (chunk, tokens) in steps() {
+            let num_tokens = tokens.len() as u32;
+            let x = random.rows(tokens.len(), net.input_rows(), x_pitch);
+            let (x_buffer, tokens_buffer) = (gpu.upload("x", &x), gpu.upload("tokens", &tokens));
+            let mixed = gpu.upload("mixed", &vec![7.0f32; tokens.len() * mixed_pitch]);
+            // Idle rows and padding stay as they are.
+            let y = gpu.upload("y", &vec![0.0f32; tokens.len() * y_pitch]);
+            let conv = DeltaConv {
+                num_tokens,
+                net,
+                chunk,
+                x: (&x_buffer).into(),
+                tokens: (&tokens_buffer).into(),
+                columns: (&columns).into(),
+                kernel: (&kernel).into(),
+                log_decay: (&log_decay).into(),
+                step_bias: (&step_bias).into(),
+                y: (&mixed).into(),
+            };
+            let scan = DeltaScan {
+                num_tokens,
+                net,
+                chunk,
+                x: (&mixed).into(),
+                tokens: (&tokens_buffer).into(),
+                states: (&states).into(),
+                y: (&y).into(),
+            };
+            let norm = DeltaNorm { num_tokens, net, epsilon, x: (&x_buffer).into(), gain: (&gain).into(), y: (&y).into() };
+            let mut dispatches = conv.bind(&gpu).unwrap();
+            dispatches.extend([scan.bind(&gpu).unwrap(), norm.bind(&gpu).unwrap()]);
+            let found = run::<f32>(&gpu, &dispatches.iter().collect::<Vec<_>>(), &y, tokens.len() * y_pitch);
+            let expected = delta_net::cpu(twin, chunk, &tokens, &x, &mut expected_columns, &mut expected_states);
+            let when = format!("{name}, {num_tokens} tokens from {}", tokens[0].position);
+            assert_close(&when, &found, &expected, 1e-4);
+            let found = support::read::<f32>(&gpu, &columns, expected_columns.len()).unwrap();
+            assert!(found == expected_columns, "columns kept, {when}");
+            let found = support::read::<f32>(&gpu, &states, expected_states.len()).unwrap();
+            assert_close(&format!("states, {when}"), &found, &expected_states, 1e-5);
+        }
+    }
+}
