@@ -10,8 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, RopeTable,
-    ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling,
+    Residual, RopeTable, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};

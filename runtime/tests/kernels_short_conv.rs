@@ -1,4 +1,4 @@
-//! `short_conv` agrees with its CPU twin, and what it keeps goes on.
+//! `short_conv` agrees with its CPU twin, and goes on from the columns that it keeps.
 
 mod support;
 

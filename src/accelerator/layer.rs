@@ -117,7 +117,9 @@ impl<'a> LayerOnGpu<'a> {
                 let taps = kernel.chunks_exact(conv.kernel_size).zip(bias);
                 MixerOnGpu::ShortConv { conv, taps: taps.flat_map(|(taps, bias)| taps.iter().copied().chain([bias])).collect() }
             }
-            (Mixer::Attention(_) | Mixer::DeltaNet(_), None) => unreachable!("attention was read before, delta nets are not served"),
+            (Mixer::Attention(_) | Mixer::DeltaNet(_), None) => {
+                unreachable!("attention was read before, delta nets are not served")
+            }
         };
         Ok(Self { accelerator, spec, layer, length, mixer_norm, mixer, mixer_post_norm, mlp_norm, mlp_post_norm, biases })
     }

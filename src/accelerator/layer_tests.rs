@@ -6,8 +6,8 @@ use crate::reference::{LayerWindows, Observe, ProjectionKind, with_numbers};
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling, Residual, RopeTable,
-    ShortConv,
+    Activation, Attention, AttentionGate, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling, Residual,
+    RopeTable, ShortConv,
 };
 use std::collections::BTreeMap;
 use std::convert::Infallible;

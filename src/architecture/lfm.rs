@@ -133,11 +133,8 @@ fn convolve(
 fn feed_forward_size(config: &Config<'_>, size: usize) -> Result<usize, ArchitectureError> {
     let size = config.size("block_ff_dim", size)?;
     let (adjusts, multiple) = (config.flag("block_auto_adjust_ff_dim", true)?, config.size("block_multiple_of", 256)?);
-    let factor = if config.has("block_ffn_dim_multiplier") {
-        config.optional_positive("block_ffn_dim_multiplier")?
-    } else {
-        Some(1.0)
-    };
+    let factor =
+        if config.has("block_ffn_dim_multiplier") { config.optional_positive("block_ffn_dim_multiplier")? } else { Some(1.0) };
     if !adjusts {
         return Ok(size);
     }

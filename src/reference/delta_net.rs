@@ -397,7 +397,8 @@ struct Pass {
 impl Pass {
     fn start(&self) -> DeltaState {
         let net = &self.rule.net;
-        let new = || DeltaState { columns: vec![0.0; (net.kernel_size - 1) * net.channels()], states: vec![0.0; net.state_size()] };
+        let new =
+            || DeltaState { columns: vec![0.0; (net.kernel_size - 1) * net.channels()], states: vec![0.0; net.state_size()] };
         self.before.clone().unwrap_or_else(new)
     }
 }
@@ -447,10 +448,7 @@ mod tests {
     fn gradients_are_those_of_small_changes() {
         let rule = rule();
         let columns = rule.net.input_rows();
-        let start = DeltaState {
-            columns: random(5, 2 * rule.net.channels()),
-            states: random(6, rule.net.state_size()),
-        };
+        let start = DeltaState { columns: random(5, 2 * rule.net.channels()), states: random(6, rule.net.state_size()) };
         let (values, weights) = (random(7, ROWS * columns), random(8, ROWS * rule.net.value_size()));
         let loss = |values: &[f32]| -> f64 {
             let y = rule.forward(values, &mut start.clone());

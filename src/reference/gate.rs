@@ -70,7 +70,8 @@ mod tests {
             let weights = random(3, ROWS * columns);
             let tensor = |values: &[f32], columns: usize| Tensor::from_slice(values, (ROWS, columns), &Device::Cpu).unwrap();
             let loss = |x: &[f32], gates: &[f32]| -> f64 {
-                let y = gated_heads(&tensor(x, columns), &tensor(gates, m)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let y =
+                    gated_heads(&tensor(x, columns), &tensor(gates, m)).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 y.iter().zip(&weights).map(|(y, w)| f64::from(*y) * f64::from(*w)).sum()
             };
             let (x, gates) = (random(1, ROWS * columns), random(2, ROWS * m));

@@ -233,8 +233,7 @@ impl Layer {
         observer: &mut dyn Observe,
     ) -> Result<Tensor> {
         self.observed(spec, x, observer, |mixed| {
-            let window =
-                |i: usize| self.mixer.mix(&mixed.narrow(0, i * length, length)?, ropes, 0, &mut LayerCache::default());
+            let window = |i: usize| self.mixer.mix(&mixed.narrow(0, i * length, length)?, ropes, 0, &mut LayerCache::default());
             let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
             stacked(windows)
         })

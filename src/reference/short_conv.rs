@@ -45,11 +45,14 @@ impl ShortConvWeights {
             None => Tensor::from_vec(zeros::<f32>(kept * channels), (kept, channels), &Device::Cpu)?,
         };
         let bcx = bcx.contiguous()?;
-        let op = Convolution { channels, kernel_size: self.spec.kernel_size, kernel: self.kernel.clone(), bias: self.bias.clone() };
+        let op =
+            Convolution { channels, kernel_size: self.spec.kernel_size, kernel: self.kernel.clone(), bias: self.bias.clone() };
         let out = bcx.apply_op2(&before, op)?;
         let last = with_numbers(&bcx.detach(), |bcx| {
             with_numbers(&before, |before| {
-                let column = |t: usize| if t < kept { before[t * channels..][..channels].to_vec() } else { products(bcx, channels, t - kept) };
+                let column = |t: usize| {
+                    if t < kept { before[t * channels..][..channels].to_vec() } else { products(bcx, channels, t - kept) }
+                };
                 (rows..rows + kept).flat_map(column).collect::<Vec<f32>>()
             })
         })??;
@@ -112,7 +115,7 @@ impl CustomOp2 for Convolution {
         Ok((CpuStorage::F32(out), (rows, channels).into()))
     }
 
-    /// What lies before the first position is given, so no gradient goes there.
+    /// Columns before the first position are given, so no gradient goes there.
     fn bwd(&self, bcx: &Tensor, before: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (rows, channels, n) = (bcx.dim(0)?, self.channels, self.kernel_size);
         let mut out = zeros(bcx.elem_count());

@@ -237,8 +237,8 @@ impl QueryScaling {
 
 /// A gated short convolution (LFM2): `conv_in` makes `b`, `c` and `x` of each position, stacked in this order; with `u = b × x`
 /// the mixer is `conv_out(c × conv(u))`. `conv` is causal and works on each channel by itself:
-/// `conv(u)[t] = bias + Σ kernel[j] × u[t − kernel_size + 1 + j]`, where `u` is zero before the first position. What a sequence
-/// keeps are the last `kernel_size − 1` columns of `u`.
+/// `conv(u)[t] = bias + Σ kernel[j] × u[t − kernel_size + 1 + j]`, where `u` is zero before the first position. A sequence
+/// keeps the last `kernel_size − 1` columns of `u`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -291,13 +291,7 @@ pub struct DeltaNet {
 
 impl DeltaNet {
     /// A net of these sizes.
-    pub const fn new(
-        num_key_heads: usize,
-        num_value_heads: usize,
-        key_dim: usize,
-        value_dim: usize,
-        kernel_size: usize,
-    ) -> Self {
+    pub const fn new(num_key_heads: usize, num_value_heads: usize, key_dim: usize, value_dim: usize, kernel_size: usize) -> Self {
         Self { num_key_heads, num_value_heads, key_dim, value_dim, kernel_size }
     }
 

@@ -15,7 +15,8 @@ mod tensors;
 
 pub use check::SpecError;
 pub use layer::{
-    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling, Residual, ShortConv,
+    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling, Residual,
+    ShortConv,
 };
 pub use tensors::{TensorClass, TensorSpec};
 

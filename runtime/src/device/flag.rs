@@ -122,7 +122,7 @@ flags! {
     Rows8 = "ROWS_8",
     /// Scales are of eight bits.
     ScaleE4m4 = "SCALE_E4M4",
-    /// What a sequence keeps is written.
+    /// The columns that a sequence keeps are written.
     Store = "STORE",
     /// Subgroup operations, where the device has them; dropped elsewhere.
     Subgroups = "SUBGROUPS",

@@ -183,7 +183,14 @@ pub struct CpuDeltaNet<'a> {
 
 /// The CPU twin, in f64: `y` \[tokens\]\[padded(value_size)\] of `x` \[tokens\]\[padded(input_rows)\]. `columns`
 /// \[sequences\]\[RING\]\[channels\] and `states` \[sequences\]\[num_value_heads\]\[key_dim\]\[value_dim\] become those after the step.
-pub fn cpu(layer: CpuDeltaNet<'_>, chunk: bool, tokens: &[Token], x: &[f32], columns: &mut [f32], states: &mut [f32]) -> Vec<f32> {
+pub fn cpu(
+    layer: CpuDeltaNet<'_>,
+    chunk: bool,
+    tokens: &[Token],
+    x: &[f32],
+    columns: &mut [f32],
+    states: &mut [f32],
+) -> Vec<f32> {
     let net = layer.net;
     let (channels, pitch, y_pitch) = (net.channels(), padded(net.input_rows()), padded(net.value_size()));
     let (keys, group) = (net.key_size(), net.num_value_heads / net.num_key_heads);

@@ -76,7 +76,15 @@ impl ConvolveTokens<'_> {
 
 /// The CPU twin: `y` \[tokens\]\[padded(channels)\], and the columns kept afterwards in `state` \[sequences\]\[RING\]\[channels\].
 /// `x` are rows of `padded(3 × channels)`.
-pub fn cpu(conv: ShortConv, chunk: bool, tokens: &[Token], x: &[f32], kernel: &[f32], bias: &[f32], state: &mut [f32]) -> Vec<f32> {
+pub fn cpu(
+    conv: ShortConv,
+    chunk: bool,
+    tokens: &[Token],
+    x: &[f32],
+    kernel: &[f32],
+    bias: &[f32],
+    state: &mut [f32],
+) -> Vec<f32> {
     let ShortConv { channels, kernel_size, .. } = conv;
     let (pitch, x_pitch) = (padded(channels), padded(3 * channels));
     let product = |t: usize, c: usize| x[t * x_pitch + c] * x[t * x_pitch + 2 * channels + c];

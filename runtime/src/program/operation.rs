@@ -190,7 +190,9 @@ impl Operation {
             Self::Embed { rows: RowSource::Positions, into, .. } => vec![into],
             Self::Embed { .. } => vec![],
             Self::Norm { from, into, residual: Some(_), .. } => vec![from, into],
-            Self::Project { from, into, output: Output::Residual { .. }, .. } | Self::GateHeads { from, into, .. } | Self::DeltaNorm { from, into, .. } => {
+            Self::Project { from, into, output: Output::Residual { .. }, .. }
+            | Self::GateHeads { from, into, .. }
+            | Self::DeltaNorm { from, into, .. } => {
                 vec![from, into]
             }
             Self::Norm { from, .. }

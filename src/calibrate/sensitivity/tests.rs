@@ -125,7 +125,10 @@ fn gradients_are_those_of_finite_differences() {
         };
         for (at, back) in [(0, &first), (1, &second)] {
             let kinds: Vec<ProjectionKind> = back.outputs.iter().map(|o| o.0).collect();
-            assert_eq!(kinds, [ProjectionKind::MixerInput, ProjectionKind::MixerOutput, ProjectionKind::Up, ProjectionKind::Down]);
+            assert_eq!(
+                kinds,
+                [ProjectionKind::MixerInput, ProjectionKind::MixerOutput, ProjectionKind::Up, ProjectionKind::Down]
+            );
             for (kind, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { kind: *kind, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {kind:?}"));
