@@ -107,7 +107,7 @@ fn delta_nets() -> DecoderSpec {
     let mut layers = vec![
         LayerSpec::new(DeltaNet::new(2, 4, 20, 12, 4), mlp(100)),
         LayerSpec::new(attention, mlp(96)),
-        LayerSpec::new(DeltaNet::new(3, 3, 68, 72, 2), mlp(37)),
+        LayerSpec::new(DeltaNet::new(3, 3, 64, 72, 2), mlp(37)),
         LayerSpec::new(DeltaNet::new(1, 2, 12, 8, 1), mlp(64)),
     ];
     layers[2].norm_placement = NormPlacement::Both;
