@@ -24,13 +24,16 @@ if [ "${1:-}" = --check-toolchain ]; then
     exit 0
 fi
 export PATH="$PWD/.tools/node/bin:$PATH"
+# Panics say what and not in which line of which file: a page would download 19 kB (brotli) of places. The compiler has this
+# option for long, and only nightly ones take it unasked.
+without_places=(env RUSTC_BOOTSTRAP=1 CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS=-Zlocation-detail=none)
 target_dir=$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 if sysroot_has_target; then
-    cargo "${arguments[@]}"
+    "${without_places[@]}" cargo "${arguments[@]}"
 elif distribution_rust && [ -n "$(lld)" ]; then
     # Of its own, because another compiler's artifacts would be rebuilt back and forth.
     target_dir=$target_dir/web-std
-    CARGO_TARGET_DIR=$target_dir RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 PATH="/usr/bin:$PATH" /usr/bin/cargo "${arguments[@]}" \
+    CARGO_TARGET_DIR=$target_dir RUSTC=/usr/bin/rustc PATH="/usr/bin:$PATH" "${without_places[@]}" /usr/bin/cargo "${arguments[@]}" \
         -Z build-std=std,panic_abort --config "target.$target.linker='$(lld)'"
 else
     say "no Rust for $target: rustup target add $target, or on Debian: apt-get install rustc-web cargo-web rust-web-src lld-19"

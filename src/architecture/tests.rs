@@ -47,6 +47,10 @@ fn configs_in_the_old_style_say_the_same_as_in_the_new_one() {
     let mut seen = 0;
     for folder in std::fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()) {
         let config = read(&folder.join("config.json"));
+        // This class is younger than the new style.
+        if config["model_type"] == "lfm3" {
+            continue;
+        }
         let old = old_style(&config);
         assert!(old.get("rope_parameters").is_none() && old != config);
         assert_eq!(spec(&old).unwrap(), spec(&config).unwrap(), "{}", folder.display());
