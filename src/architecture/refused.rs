@@ -47,7 +47,9 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>) -> Option<Strin
     }
     let recurrent = ["mamba", "rwkv", "jamba", "recurrentgemma", "zamba", "bamba", "hymba", "falconh1", "retnet"];
     if recurrent.iter().any(|r| lower.starts_with(r)) {
-        return Some("state-space models are not supported; decoders with attention, short convolutions or gated delta nets are".into());
+        return Some(
+            "state-space models are not supported; decoders with attention, short convolutions or gated delta nets are".into(),
+        );
     }
     None
 }
