@@ -122,12 +122,9 @@ impl DeltaScan<'_> {
             ("TOKENS", in_turn.into()),
         ];
         let bindings = [(0, self.x.clone()), (1, self.tokens.clone()), (2, self.states.clone()), (3, self.y.clone())];
-        // With subgroups four invocations have a column, if it can be divided so.
-        let divided = net.key_dim.is_multiple_of(16);
-        let flags = if divided { &[Flag::Subgroups][..] } else { &[] };
-        let columns = if divided && gpu.profile.subgroups { 8 } else { 32 };
-        let grid = [net.value_dim.div_ceil(columns) as u32, net.num_value_heads as u32, apart];
-        Kernel { shader: &DELTA_SCAN, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        // Four invocations have a column.
+        let grid = [net.value_dim.div_ceil(8) as u32, net.num_value_heads as u32, apart];
+        Kernel { shader: &DELTA_SCAN, flags: &[Flag::Subgroups], constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
 }
 

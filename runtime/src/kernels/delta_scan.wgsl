@@ -1,6 +1,6 @@
 // The states of a gated delta net: S = decay · S; S += k ⊗ beta (v − Sᵀk); y = Sᵀq, one token after the other. A column of a head's
-// state stays in registers from its sequence's first token of the step to the last: LANES invocations have a part of it each, and
-// those of a token after that are on their way meanwhile. What counts is how long a token takes, for all of them wait for it.
+// state stays in registers from its sequence's first token of the step to the last: LANES invocations have a part of it each. What
+// counts is how long a token takes, for each waits for the one before; so the next token's numbers are on their way meanwhile.
 
 override KEY_HEADS: u32;
 override VALUE_HEADS: u32;
@@ -21,26 +21,30 @@ override TOKENS: u32;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 const IDLE = 0xffffffffu;
+const WORKGROUP = 32u;
 // Invocations of a column, and quarters of the widest key that one of them has.
-#ifdef SUBGROUPS
 const LANES = 4u;
 const MOST = 16u;
-#else
-const LANES = 1u;
-const MOST = 64u;
+
+#ifndef SUBGROUPS
+var<workgroup> parts: array<f32, 32>;
 #endif
 
 // Sum over the invocations of a column.
-fn column_sum(part: f32) -> f32 {
+fn column_sum(part: f32, index: u32) -> f32 {
 #ifdef SUBGROUPS
     let pair = part + subgroupShuffleXor(part, 1u);
     return pair + subgroupShuffleXor(pair, 2u);
 #else
-    return part;
+    workgroupBarrier();
+    parts[index] = part;
+    workgroupBarrier();
+    let first = index / LANES * LANES;
+    return parts[first] + parts[first + 1u] + (parts[first + 2u] + parts[first + 3u]);
 #endif
 }
 
-@compute @workgroup_size(32)
+@compute @workgroup_size(WORKGROUP)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
@@ -55,7 +59,7 @@ fn main(
 #else
     let index = local;
 #endif
-    let own = group.x * (32u / LANES) + index / LANES;
+    let own = group.x * (WORKGROUP / LANES) + index / LANES;
     let part = index % LANES;
     let head = group.y;
     let start = tokens[group.z];
@@ -63,26 +67,29 @@ fn main(
     let live = own < VALUE_DIM && start.z != IDLE;
     let column = min(own, VALUE_DIM - 1u);
     let sequence = select(start.z, 0u, start.z == IDLE);
-    let quads = KEY_DIM / 4u / LANES;
-    let key_head = head / (VALUE_HEADS / KEY_HEADS) * (KEY_DIM / 4u) + part * quads;
-    let keys = KEY_HEADS * KEY_DIM / 4u;
+    // A column's invocations take quarters of the key in turn.
+    let quads = KEY_DIM / 4u;
+    let count = (quads + LANES - 1u) / LANES;
+    let query = head / (VALUE_HEADS / KEY_HEADS) * quads;
+    let key = KEY_HEADS * quads + query;
     let value = 2u * KEY_HEADS * KEY_DIM + head * VALUE_DIM + column;
     let decay_at = 2u * KEY_HEADS * KEY_DIM + VALUE_HEADS * VALUE_DIM + head;
     let beta_at = decay_at + VALUE_HEADS;
-    let first = ((sequence * VALUE_HEADS + head) * KEY_DIM + part * quads * 4u) * VALUE_DIM + column;
+    let first = (sequence * VALUE_HEADS + head) * KEY_DIM * VALUE_DIM + column;
     var s: array<vec4<f32>, MOST>;
-    if start.y > 0u {
-        for (var i = 0u; i < quads; i++) {
-            let at = first + 4u * i * VALUE_DIM;
-            s[i] = vec4<f32>(states[at], states[at + VALUE_DIM], states[at + 2u * VALUE_DIM], states[at + 3u * VALUE_DIM]);
-        }
-    }
     var next_q: array<vec4<f32>, MOST>;
     var next_k: array<vec4<f32>, MOST>;
     let start_row = group.z * X_PITCH;
-    for (var i = 0u; i < quads; i++) {
-        next_q[i] = x[start_row + key_head + i];
-        next_k[i] = x[start_row + keys + key_head + i];
+    for (var i = 0u; i < count; i++) {
+        let quad = i * LANES + part;
+        if quad < quads {
+            if start.y > 0u {
+                let at = first + 4u * quad * VALUE_DIM;
+                s[i] = vec4<f32>(states[at], states[at + VALUE_DIM], states[at + 2u * VALUE_DIM], states[at + 3u * VALUE_DIM]);
+            }
+            next_q[i] = x[start_row + query + quad];
+            next_k[i] = x[start_row + key + quad];
+        }
     }
     var next_v = x[start_row + value / 4u][value % 4u];
     var next_decay = x[start_row + decay_at / 4u][decay_at % 4u];
@@ -97,36 +104,42 @@ fn main(
         let decay = select(next_decay, 1.0, idle);
         let beta = select(next_beta, 0.0, idle);
         let row = (group.z + min(step + 1u, TOKENS - 1u)) * X_PITCH;
-        for (var i = 0u; i < quads; i++) {
-            next_q[i] = x[row + key_head + i];
-            next_k[i] = x[row + keys + key_head + i];
+        for (var i = 0u; i < count; i++) {
+            let quad = i * LANES + part;
+            if quad < quads {
+                next_q[i] = x[row + query + quad];
+                next_k[i] = x[row + key + quad];
+            }
         }
         next_v = x[row + value / 4u][value % 4u];
         next_decay = x[row + decay_at / 4u][decay_at % 4u];
         next_beta = x[row + beta_at / 4u][beta_at % 4u];
         var remembered = 0.0;
-        for (var i = 0u; i < quads; i++) {
+        for (var i = 0u; i < count; i++) {
             s[i] *= decay;
             remembered += dot(s[i], k[i]);
         }
-        let correction = beta * (v - column_sum(remembered));
+        let correction = beta * (v - column_sum(remembered, index));
         var out = 0.0;
-        for (var i = 0u; i < quads; i++) {
+        for (var i = 0u; i < count; i++) {
             s[i] += correction * k[i];
             out += dot(s[i], q[i]);
         }
-        out = column_sum(out);
+        out = column_sum(out, index);
         if live && !idle && part == 0u {
             y[t * Y_PITCH + head * VALUE_DIM + column] = out;
         }
     }
     if live {
-        for (var i = 0u; i < quads; i++) {
-            let at = first + 4u * i * VALUE_DIM;
-            states[at] = s[i].x;
-            states[at + VALUE_DIM] = s[i].y;
-            states[at + 2u * VALUE_DIM] = s[i].z;
-            states[at + 3u * VALUE_DIM] = s[i].w;
+        for (var i = 0u; i < count; i++) {
+            let quad = i * LANES + part;
+            if quad < quads {
+                let at = first + 4u * quad * VALUE_DIM;
+                states[at] = s[i].x;
+                states[at + VALUE_DIM] = s[i].y;
+                states[at + 2u * VALUE_DIM] = s[i].z;
+                states[at + 3u * VALUE_DIM] = s[i].w;
+            }
         }
     }
 }
