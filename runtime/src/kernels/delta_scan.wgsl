@@ -1,6 +1,6 @@
 // The states of a gated delta net: S = decay · S; S += k ⊗ beta (v − Sᵀk); y = Sᵀq, one token after the other. A column of a head's
-// state stays in registers from its sequence's first token of the step to the last: LANES invocations have a part of it each. What
-// counts is how long a token takes, for each waits for the one before; so the next token's numbers are on their way meanwhile.
+// state stays in registers from its sequence's first token of the step to the last: LANES invocations have a part of it each. The
+// time of a token is what there is to save, for each waits for the one before; so the next one's numbers are on their way meanwhile.
 
 override KEY_HEADS: u32;
 override VALUE_HEADS: u32;
