@@ -6,18 +6,16 @@
 // kept. A step that has many tokens of one sequence does one after the other, since some tokens read the columns that others
 // replace.
 
+#import ring
+
 override KEY_HEADS: u32;
 override VALUE_HEADS: u32;
 override KEY_DIM: u32;
 override VALUE_DIM: u32;
 override SIZE: u32;
-override RING: u32;
 // f32 values from one token's row to the next one's.
 override X_PITCH: u32;
 override Y_PITCH: u32;
-// Whether tokens of the step follow each other in one sequence, and how many there are.
-override CHUNK: bool;
-override TOKENS: u32;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 // (id, position, sequence, long)
@@ -36,7 +34,6 @@ override TOKENS: u32;
 #endif
 
 const WORKGROUP = 64u;
-const IDLE = 0xffffffffu;
 
 var<workgroup> partial_sums: array<f32, 64>;
 
@@ -45,15 +42,7 @@ fn channels() -> u32 {
 }
 
 fn slot(token: vec4<u32>, position: u32, channel: u32) -> u32 {
-    return (token.z * RING + position % RING) * channels() + channel;
-}
-
-// Whether the token's columns are still kept at the end of the step.
-fn is_kept(t: u32) -> bool {
-    if tokens[t].z == IDLE {
-        return false;
-    }
-    return !CHUNK || t + RING >= TOKENS || tokens[min(t + RING, TOKENS - 1u)].z == IDLE;
+    return ring_slot(token, position) * channels() + channel;
 }
 
 #ifdef CONVOLVE

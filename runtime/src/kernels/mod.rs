@@ -80,6 +80,7 @@ const SHARED: &[(&str, &str)] = &[
     ("packed_unit", text!("shared/packed_unit")),
     ("projection", text!("shared/projection")),
     ("raw_affine", text!("shared/raw_affine")),
+    ("ring", text!("shared/ring")),
     ("quantize_block", text!("shared/quantize_block")),
     ("sampling", text!("shared/sampling")),
     ("scheme", text!("shared/scheme")),

@@ -4,15 +4,13 @@
 // CONVOLVE writes y, STORE the columns that are kept. A step that has many tokens of one sequence does one after the other, since
 // some tokens read the columns that others replace.
 
+#import ring
+
 override CHANNELS: u32;
 override SIZE: u32;
-override RING: u32;
 // f32 values from one token's row to the next one's.
 override X_PITCH: u32;
 override Y_PITCH: u32;
-// Whether tokens of the step follow each other in one sequence, and how many there are.
-override CHUNK: bool;
-override TOKENS: u32;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 // (id, position, sequence, long)
@@ -31,22 +29,12 @@ override TOKENS: u32;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 #endif
 
-const IDLE = 0xffffffffu;
-
 fn product(t: u32, channel: u32) -> f32 {
     return x[t * X_PITCH + channel] * x[t * X_PITCH + 2u * CHANNELS + channel];
 }
 
 fn slot(token: vec4<u32>, position: u32, channel: u32) -> u32 {
-    return (token.z * RING + position % RING) * CHANNELS + channel;
-}
-
-// Whether the token's columns are still kept at the end of the step.
-fn is_kept(t: u32) -> bool {
-    if tokens[t].z == IDLE {
-        return false;
-    }
-    return !CHUNK || t + RING >= TOKENS || tokens[min(t + RING, TOKENS - 1u)].z == IDLE;
+    return ring_slot(token, position) * CHANNELS + channel;
 }
 
 @compute @workgroup_size(64)
