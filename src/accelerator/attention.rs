@@ -50,27 +50,12 @@ impl Accelerator {
     pub fn gate_heads(&self, attended: &mut Matrix, qkv: &Matrix, attention: &Attention) -> Result<(), AcceleratorError> {
         let (columns, gates) = (attention.attention_size(), attention.gate_size());
         assert!(gates > 0 && attended.rows() == qkv.rows() && attended.columns() == columns);
-        for (rows, from) in qkv.panels() {
-            // Panels of the narrower matrix are longer, or as long.
-            for (own, to) in attended.panels() {
-                let (begin, end) = (rows.start.max(own.start), rows.end.min(own.end));
-                if begin >= end {
-                    continue;
-                }
-                let first = attention.qkv_size() - gates;
-                let numbers = [end - begin, columns, columns / gates, first, qkv.pitch(), attended.pitch(), 0, 0];
-                let params = numbers.map(|n| n as u32);
-                let at = |first: usize, pitch: usize, buffer| Binding {
-                    buffer,
-                    offset: ((begin - first) * pitch * 4) as u64,
-                    size: Some(((end - begin) * pitch * 4) as u64),
-                };
-                let bindings = [(1, at(rows.start, qkv.pitch(), from)), (2, at(own.start, attended.pitch(), to))];
-                let grid = [columns.div_ceil(256), (end - begin).min(65_535), 1].map(|n| n as u32);
-                self.run(&GATE_HEADS, &[], &params, &bindings, grid)?;
-            }
-        }
-        Ok(())
+        let first = attention.qkv_size() - gates;
+        Self::for_common_rows(qkv, attended, |_, rows, [from, to]| {
+            let params = [rows, columns, columns / gates, first, qkv.pitch(), attended.pitch(), 0, 0].map(|n| n as u32);
+            let grid = [columns.div_ceil(256), rows.min(65_535), 1].map(|n| n as u32);
+            self.run(&GATE_HEADS, &[], &params, &[(1, from), (2, to)], grid)
+        })
     }
 
     /// What heads make of `qkv` `[windows × length, qkv_size]`, normalized and rotated, with queries that do not grow yet:

@@ -168,24 +168,11 @@ impl Accelerator {
             Activation::GeluTanh => 2.0,
         };
         let constants = [("ACTIVATION", number), ("GATED", f64::from(u8::from(gated)))];
-        for (rows, from) in x.panels() {
-            // Panels of the narrower result are longer, or as long.
-            for (own, to) in out.panels() {
-                let (begin, end) = (rows.start.max(own.start), rows.end.min(own.end));
-                if begin >= end {
-                    continue;
-                }
-                let params = [end - begin, columns, x.pitch(), out.pitch()].map(|n| n as u32);
-                let at = |first: usize, pitch: usize, buffer| Binding {
-                    buffer,
-                    offset: ((begin - first) * pitch * 4) as u64,
-                    size: Some(((end - begin) * pitch * 4) as u64),
-                };
-                let bindings = [(1, at(rows.start, x.pitch(), from)), (2, at(own.start, out.pitch(), to))];
-                let grid = [columns.div_ceil(256), (end - begin).min(65_535), 1].map(|n| n as u32);
-                self.run(&GATE, &constants, &params, &bindings, grid)?;
-            }
-        }
+        Self::for_common_rows(x, &out, |_, rows, [from, to]| {
+            let params = [rows, columns, x.pitch(), out.pitch()].map(|n| n as u32);
+            let grid = [columns.div_ceil(256), rows.min(65_535), 1].map(|n| n as u32);
+            self.run(&GATE, &constants, &params, &[(1, from), (2, to)], grid)
+        })?;
         Ok(out)
     }
 }

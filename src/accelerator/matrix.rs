@@ -2,7 +2,7 @@
 
 use super::memory::Counted;
 use super::{Accelerator, AcceleratorError};
-use haikuq_runtime::device::GpuError;
+use haikuq_runtime::device::{Binding, GpuError};
 use std::ops::Range;
 
 /// Numbers that lie between the beginnings of two rows are a multiple of this many; those beyond the columns are zero.
@@ -105,6 +105,30 @@ impl Accelerator {
         let mut matrix = self.unwritten(values.len() / columns, columns)?;
         self.write(&mut matrix, 0, values)?;
         Ok(matrix)
+    }
+
+    /// Calls `work` for every run of rows that lie in one buffer of `x` and in one of `out`, which has as many rows: with the first
+    /// row, how many there are, and both as bindings.
+    pub(super) fn for_common_rows(
+        x: &Matrix,
+        out: &Matrix,
+        mut work: impl FnMut(usize, usize, [Binding<'_>; 2]) -> Result<(), AcceleratorError>,
+    ) -> Result<(), AcceleratorError> {
+        for (rows, from) in x.panels() {
+            for (own, to) in out.panels() {
+                let (begin, end) = (rows.start.max(own.start), rows.end.min(own.end));
+                if begin >= end {
+                    continue;
+                }
+                let at = |first: usize, pitch: usize, buffer| Binding {
+                    buffer,
+                    offset: ((begin - first) * pitch * 4) as u64,
+                    size: Some(((end - begin) * pitch * 4) as u64),
+                };
+                work(begin, end - begin, [at(rows.start, x.pitch(), from), at(own.start, out.pitch(), to)])?;
+            }
+        }
+        Ok(())
     }
 
     /// Rows of `columns` numbers that lie in one buffer, at most.

@@ -2,7 +2,6 @@
 
 use super::{Accelerator, AcceleratorError, Matrix, shader};
 use haikuq_format::spec::ShortConv;
-use haikuq_runtime::device::Binding;
 
 shader!(SHORT_CONV = "short_conv");
 
@@ -27,27 +26,12 @@ impl Accelerator {
         assert!(self.can_convolve(conv, bcx.rows() / length, length));
         let out = self.unwritten(bcx.rows(), channels)?;
         let taps = self.counted("taps", taps)?;
-        for (rows, from) in bcx.panels() {
-            // Panels of the narrower result are longer, or as long.
-            for (own, to) in out.panels() {
-                let (begin, end) = (rows.start.max(own.start), rows.end.min(own.end));
-                if begin >= end {
-                    continue;
-                }
-                assert!(begin.is_multiple_of(length), "windows lie in one buffer");
-                let numbers = [end - begin, channels, kernel_size, length, bcx.pitch(), out.pitch(), 0, 0];
-                let params = numbers.map(|n| n as u32);
-                let at = |first: usize, pitch: usize, buffer| Binding {
-                    buffer,
-                    offset: ((begin - first) * pitch * 4) as u64,
-                    size: Some(((end - begin) * pitch * 4) as u64),
-                };
-                let (x, y) = (at(rows.start, bcx.pitch(), from), at(own.start, out.pitch(), to));
-                let bindings = [(1, x), (2, taps.buffer().into()), (3, y)];
-                let grid = [channels.div_ceil(256), (end - begin).min(65_535), 1].map(|n| n as u32);
-                self.run(&SHORT_CONV, &[], &params, &bindings, grid)?;
-            }
-        }
+        Self::for_common_rows(bcx, &out, |begin, rows, [from, to]| {
+            assert!(begin.is_multiple_of(length), "windows lie in one buffer");
+            let params = [rows, channels, kernel_size, length, bcx.pitch(), out.pitch(), 0, 0].map(|n| n as u32);
+            let grid = [channels.div_ceil(256), rows.min(65_535), 1].map(|n| n as u32);
+            self.run(&SHORT_CONV, &[], &params, &[(1, from), (2, taps.buffer().into()), (3, to)], grid)
+        })?;
         Ok(out)
     }
 }
