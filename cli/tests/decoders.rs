@@ -386,6 +386,17 @@ fn norms_after_rope_and_queries_that_grow() {
     }
 }
 
+#[test]
+fn attention_sinks_with_and_without_windows() {
+    let gpu = gpu();
+    for window in [None, Some(5)] {
+        let spec = with_attention(plain(), |a| (a.sinks, a.window) = (true, window));
+        Pair::new(&format!("sinks and windows of {window:?}"), &gpu, &spec, f32_package).check();
+    }
+    let spec = with_attention(plain(), |a| (a.sinks, a.softcap, a.gate) = (true, Some(2.0), Some(AttentionGate::PerHead)));
+    Pair::new("sinks, a cap and gates", &gpu, &spec, |_| "q4/32+f16".parse().unwrap()).check();
+}
+
 /// Queries that grow within a text.
 fn grow(attention: &mut Attention) {
     attention.query_scaling = Some(QueryScaling { beta: 0.8, original_context: 9 });

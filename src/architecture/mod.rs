@@ -72,6 +72,7 @@ const FAMILIES: &[Family] = &[
     family(&["Olmo2ForCausalLM"], &["olmo2"], olmo::load_2),
     family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
+    family(&["GraniteSWAForCausalLM"], &["granite_swa"], granite::load_swa),
     family(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
     family(&["CohereForCausalLM"], &["cohere"], cohere::load_1),
     family(&["Cohere2ForCausalLM"], &["cohere2"], cohere::load_2),
