@@ -24,7 +24,6 @@ fn everything_else() -> DecoderSpec {
         attention.softcap = Some(2.0);
         attention.window = Some(3);
         attention.qk_norm = Some(QkNorm::PerHead);
-        attention.sinks = true;
         (attention.qkv_bias, attention.output_bias) = (true, true);
         let mut mlp = Mlp::new(intermediate_size, Activation::GeluTanh);
         (mlp.gated, mlp.bias) = (false, true);
@@ -50,6 +49,13 @@ fn norms_after_rope() -> DecoderSpec {
         (attention.qk_norm, attention.qk_norm_after_rope) = (Some(qk_norm), true);
         attention.query_scaling = Some(QueryScaling { beta: 0.7, original_context: 2 });
     }
+    spec
+}
+
+/// Attention sinks beside windows.
+fn sinks() -> DecoderSpec {
+    let mut spec = llama();
+    spec.attentions_mut().for_each(|attention| (attention.sinks, attention.window) = (true, Some(3)));
     spec
 }
 
@@ -88,7 +94,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -146,7 +152,7 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
@@ -171,7 +177,7 @@ fn a_gpu_measures_the_same() {
     let accelerator = Arc::new(accelerator);
     // All that matrices need, and room for none.
     let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
