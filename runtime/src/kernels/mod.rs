@@ -29,6 +29,7 @@ pub mod candidate;
 pub mod choose;
 pub mod delta_net;
 pub mod embed;
+pub mod experts;
 pub mod gate_heads;
 pub mod matmul;
 pub mod matmul_int8;
