@@ -27,6 +27,8 @@ enum MixerOnGpu<'a> {
         k_norm: Option<Gains>,
         /// Cosine and sine by position and pair.
         angles: Vec<[f32; 2]>,
+        /// A score of each head that joins its softmax, or none.
+        sinks: Vec<f32>,
     },
     ShortConv {
         conv: &'a ShortConv,
@@ -95,6 +97,7 @@ impl<'a> LayerOnGpu<'a> {
                 q_norm: gains(qk_norm.is_some(), "q_norm", of_heads)?,
                 k_norm: gains(qk_norm.is_some(), "k_norm", of_heads)?,
                 angles: attention.rope.map(|rope| angles(spec, rope, length)).unwrap_or_default(),
+                sinks: Vec::new(),
             })
         });
         let attention = attention.transpose()?;
@@ -110,7 +113,14 @@ impl<'a> LayerOnGpu<'a> {
             down: bias(layer.mlp.bias, layer.mlp.down_name())?,
         };
         let mixer = match (&layer.mixer, attention) {
-            (_, Some(attention)) => attention,
+            (_, Some(mut mixer)) => {
+                if let MixerOnGpu::Attention { attention, sinks, .. } = &mut mixer
+                    && attention.sinks
+                {
+                    *sinks = read("sinks")?;
+                }
+                mixer
+            }
             (Mixer::ShortConv(conv), None) => {
                 let (kernel, bias) = (read("conv.kernel")?, conv.bias.then(|| read("conv.bias")).transpose()?);
                 let bias = bias.unwrap_or_else(|| vec![0.0; conv.channels]);
@@ -163,8 +173,8 @@ impl<'a> LayerOnGpu<'a> {
         let mut rows = product(ProjectionKind::MixerInput, input)?;
         self.biased(&mut rows, &self.biases.input)?;
         let mixed = match &self.mixer {
-            MixerOnGpu::Attention { attention, q_norm, k_norm, angles } => {
-                self.attend(rows, attention, [q_norm, k_norm], angles)?
+            MixerOnGpu::Attention { attention, q_norm, k_norm, angles, sinks } => {
+                self.attend(rows, attention, [q_norm, k_norm], angles, sinks)?
             }
             MixerOnGpu::ShortConv { conv, taps } => {
                 let mixed = self.accelerator.convolve(&rows, conv, taps, self.length)?;
@@ -184,6 +194,7 @@ impl<'a> LayerOnGpu<'a> {
         attention: &Attention,
         [q_norm, k_norm]: [&Option<Gains>; 2],
         angles: &[[f32; 2]],
+        sinks: &[f32],
     ) -> Result<Matrix, AcceleratorError> {
         let width = attention.head_dim;
         let queries = HeadColumns { first: 0, heads: attention.num_heads, width };
@@ -202,7 +213,7 @@ impl<'a> LayerOnGpu<'a> {
                 self.normalize(gains, &mut qkv, normed)?;
             }
         }
-        let mut attended = self.accelerator.attend(&qkv, attention, self.length)?;
+        let mut attended = self.accelerator.attend(&qkv, attention, sinks, self.length)?;
         if attention.gate_size() > 0 {
             self.accelerator.gate_heads(&mut attended, &qkv, attention)?;
         }

@@ -76,6 +76,7 @@ const FAMILIES: &[Family] = &[
     family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
     mixture(&["OlmoeForCausalLM"], &["olmoe"], olmo::load_experts),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
+    family(&["GraniteSWAForCausalLM"], &["granite_swa"], granite::load_swa),
     family(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
     family(&["CohereForCausalLM"], &["cohere"], cohere::load_1),
     family(&["Cohere2ForCausalLM"], &["cohere2"], cohere::load_2),

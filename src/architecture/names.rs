@@ -22,6 +22,8 @@ pub(super) struct Names {
     pub(super) k_norm: &'static str,
     /// Gates on the heads' outputs, where they are a tensor of their own.
     pub(super) attention_gate: &'static str,
+    /// Scores of heads that join their softmax. A parameter that is not called `weight`.
+    pub(super) sinks: &'static str,
     pub(super) attention_output: &'static str,
     /// First matrix, kernel and last matrix of a short convolution.
     pub(super) short_conv: [&'static str; 3],
@@ -48,6 +50,11 @@ pub(super) struct Names {
 /// Values and gates among the kinds of rows that `qkv` is stacked of.
 const VALUES: usize = 2;
 const GATES: usize = 3;
+
+/// The name of a parameter that is not called `weight`.
+fn bare(name: &str) -> String {
+    name.strip_suffix(".weight").unwrap_or(name).to_string()
+}
 
 /// How queries, keys and values are stored.
 #[derive(Clone, Copy)]
@@ -114,6 +121,7 @@ impl Names {
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         attention_gate: "self_attn.gate_proj",
+        sinks: "self_attn.sinks",
         attention_output: "self_attn.o_proj",
         short_conv: ["conv.in_proj", "conv.conv", "conv.out_proj"],
         delta_net: DeltaNames {
@@ -206,6 +214,7 @@ impl Names {
             "q_norm" => self.head_norm(attention, self.q_norm, rows, full),
             "k_norm" => self.head_norm(attention, self.k_norm, rows, full),
             "qkv" => self.qkv(attention, full),
+            "sinks" => Source::stacked(vec![Part::whole(bare(&full(self.sinks)), rows)]),
             _ => Source::stacked(vec![Part::whole(full(self.attention_output), rows)]),
         }
     }
@@ -227,10 +236,6 @@ impl Names {
 
     fn delta_net(&self, net: &DeltaNet, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
         let names = &self.delta_net;
-        let bare = |name: &str| {
-            let name = full(name);
-            name.strip_suffix(".weight").unwrap_or(&name).to_string()
-        };
         let whole = match canonical.rsplit('.').next().unwrap_or_default() {
             "delta_in" => {
                 let sizes = [net.channels(), net.value_size(), net.num_value_heads, net.num_value_heads];
@@ -242,8 +247,8 @@ impl Names {
                 whole.shape = Some(vec![net.channels(), 1, net.kernel_size]);
                 whole
             }
-            "log_decay" => Part::whole(bare(names.log_decay), rows),
-            "step_bias" => Part::whole(bare(names.step_bias), rows),
+            "log_decay" => Part::whole(bare(&full(names.log_decay)), rows),
+            "step_bias" => Part::whole(bare(&full(names.step_bias)), rows),
             "gain" => Part::whole(full(names.norm), rows),
             _ => Part::whole(full(names.output), rows),
         };

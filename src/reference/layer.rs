@@ -120,6 +120,8 @@ struct AttentionWeights {
     spec: Attention,
     qkv: Projection,
     qk_norm: Option<(NormWeights, NormWeights)>,
+    /// A number for each head, or none.
+    sinks: Vec<f32>,
     output: Projection,
 }
 
@@ -137,8 +139,9 @@ impl AttentionWeights {
             Ok((load("q_norm")?, load("k_norm")?))
         });
         let qk_norm = qk_norm.transpose()?;
+        let sinks = if attention.sinks { weights.take(&format!("{layer}sinks"))?.to_vec1()? } else { Vec::new() };
         let output = Projection::load(weights, &format!("{layer}attention_output"), attention.output_bias)?;
-        Ok(Self { spec: attention, qkv, qk_norm, output })
+        Ok(Self { spec: attention, qkv, qk_norm, sinks, output })
     }
 
     /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
@@ -164,7 +167,7 @@ impl AttentionWeights {
             q = q.broadcast_mul(&Tensor::from_vec(factors, (1, count, 1), &Device::Cpu)?)?;
         }
         let (keys, values) = cache.append(k, v)?;
-        let attended = attend(&q, &keys, &values, Scores { scale, softcap, window, first })?;
+        let attended = attend(&q, &keys, &values, Scores { scale, softcap, window, first }, &self.sinks)?;
         match self.spec.gate_size() {
             0 => Ok(attended),
             gates => gated_heads(&attended, &qkv.narrow(1, q_size + 2 * kv_size, gates)?),

@@ -164,6 +164,10 @@ pub struct Attention {
     /// Gates on the heads' outputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<AttentionGate>,
+    /// Whether each head has a number in `sinks` that joins the scores of its softmax as if it were one more position's, after
+    /// scale and soft cap. That position has no value, so the others' weights sum to less than 1.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sinks: bool,
     /// Whether `qkv` has a bias.
     #[serde(default, skip_serializing_if = "is_default")]
     pub qkv_bias: bool,
@@ -187,6 +191,7 @@ impl Attention {
             qk_norm_after_rope: false,
             query_scaling: None,
             gate: None,
+            sinks: false,
             qkv_bias: false,
             output_bias: false,
         }

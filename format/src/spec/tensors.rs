@@ -140,6 +140,9 @@ impl List {
                 self.norm(&format!("{name}.{part}"), kind, qk_norm.gains(heads, a.head_dim));
             }
         }
+        if a.sinks {
+            self.vector(&format!("{name}.sinks"), a.num_heads);
+        }
         let shape = [self.hidden_size, a.attention_size()];
         self.matrix(&format!("{name}.attention_output"), TensorClass::Attention, shape, a.output_bias);
     }

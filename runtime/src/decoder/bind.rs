@@ -1,6 +1,6 @@
 //! From a program to dispatches: each operation's shape chooses a candidate, which is bound to buffers.
 
-use super::cache::KvCache;
+use super::cache::{KvCache, LayerCache};
 use super::weights::Weights;
 use super::{Buffers, DecoderError};
 use crate::device::{Binding, Dispatch, Gpu, GpuError, Profile};
@@ -347,7 +347,7 @@ impl<'a> Context<'a> {
     ) -> Result<Bound, GpuError> {
         let weights = self.weights.get(matrix);
         let shape = self.choices().heads_shape(program.rows, program.phase, layer);
-        let (keys, values) = &self.cache.pools[layer];
+        let LayerCache { table, keys, values } = self.cache.layer(layer);
         let job = ProjectHeadsJob {
             project: self.project_job(program, weights, bias, norm, [from, into], Output::Store),
             heads: Heads {
@@ -355,7 +355,7 @@ impl<'a> Context<'a> {
                 rope: self.rope(layer),
                 query_scaling: attention(self.spec, layer).query_scaling,
                 tokens: (&self.buffers.tokens).into(),
-                pages: (&self.cache.table).into(),
+                pages: table.into(),
                 keys: keys.into(),
                 values: values.into(),
             },
@@ -409,7 +409,7 @@ impl<'a> Context<'a> {
             norm: spec.norm,
             parameters: buffer.into(),
         });
-        let (keys, values) = &self.cache.pools[layer];
+        let LayerCache { table, keys, values } = self.cache.layer(layer);
         let kernel = RopeCache {
             num_tokens: program.rows as u32,
             shape: attention_shape(a, self.cache_shape()),
@@ -419,7 +419,7 @@ impl<'a> Context<'a> {
             qkv: self.value(from),
             qkv_stride: padded(a.qkv_size()),
             tokens: (&b.tokens).into(),
-            pages: (&self.cache.table).into(),
+            pages: table.into(),
             q: self.value(into),
             keys: keys.into(),
             values: values.into(),
@@ -429,14 +429,15 @@ impl<'a> Context<'a> {
 
     fn attend(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let a = attention(self.spec, layer);
-        let (keys, values) = &self.cache.pools[layer];
+        let LayerCache { table, keys, values } = self.cache.layer(layer);
         let shape = self.choices().attend_shape(program, layer);
         let buffers = AttentionBuffers {
             q: self.value(from),
             tokens: (&self.buffers.tokens).into(),
-            pages: (&self.cache.table).into(),
+            pages: table.into(),
             keys: keys.into(),
             values: values.into(),
+            sinks: self.find(&format!("layers.{layer}.sinks")),
             output: self.value(into),
         };
         let decode = program.phase == Phase::Decode;

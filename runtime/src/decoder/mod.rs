@@ -13,6 +13,7 @@ mod buffers;
 mod cache;
 mod error;
 mod measure;
+mod pages;
 mod profile;
 mod run_ahead;
 mod score;

@@ -124,6 +124,8 @@ flags! {
     Rows8 = "ROWS_8",
     /// Scales are of eight bits.
     ScaleE4m4 = "SCALE_E4M4",
+    /// A score of its own for each head joins the softmax, and nothing else.
+    Sinks = "SINKS",
     /// The columns that a sequence keeps are written.
     Store = "STORE",
     /// Subgroup operations, where the device has them; dropped elsewhere.

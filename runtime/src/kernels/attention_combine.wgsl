@@ -42,5 +42,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += w * part.y;
         value += w * partials[record + 1u + local];
     }
+    sum = with_sink(sum, largest, head);
     output[t * PITCH + head * quads + local] = select(vec4<f32>(0.0), value / sum, splits > 0u);
 }

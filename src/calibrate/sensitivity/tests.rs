@@ -24,6 +24,7 @@ fn everything_else() -> DecoderSpec {
         attention.softcap = Some(2.0);
         attention.window = Some(3);
         attention.qk_norm = Some(QkNorm::PerHead);
+        attention.sinks = true;
         (attention.qkv_bias, attention.output_bias) = (true, true);
         let mut mlp = Mlp::new(intermediate_size, Activation::GeluTanh);
         (mlp.gated, mlp.bias) = (false, true);

@@ -119,6 +119,7 @@ fn attention(i: usize) -> Attention {
     attention.qk_norm_after_rope = i % 8 == 5;
     attention.query_scaling = i.is_multiple_of(6).then_some(QueryScaling { beta: 0.5, original_context: 7 });
     attention.gate = gates[i / 2 % 3];
+    attention.sinks = i % 7 < 3;
     (attention.qkv_bias, attention.output_bias) = (i.is_multiple_of(3), i.is_multiple_of(7));
     attention
 }
