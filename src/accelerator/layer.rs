@@ -63,7 +63,7 @@ impl<'a> LayerOnGpu<'a> {
             Mixer::ShortConv(conv) => accelerator.can_convolve(conv, windows, length),
             Mixer::DeltaNet(_) => false,
         };
-        mixes && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
+        mixes && layer.mlp.experts.is_none() && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
     }
 
     /// Reads norms and biases of layer `index` through `read`, for windows of `length` positions.
@@ -110,7 +110,7 @@ impl<'a> LayerOnGpu<'a> {
             input: bias(input_bias, input)?,
             output: bias(output_bias, output)?,
             up: bias(layer.mlp.bias, layer.mlp.up_name())?,
-            down: bias(layer.mlp.bias, "down")?,
+            down: bias(layer.mlp.bias, layer.mlp.down_name())?,
         };
         let mixer = match (&layer.mixer, attention) {
             (_, Some(mut mixer)) => {

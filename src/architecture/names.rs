@@ -1,6 +1,6 @@
 //! [`Names`]: what a family calls its tensors, from which the sources of every canonical tensor follow.
 
-use super::source::{Part, Source, Sources};
+use super::source::{Order, Part, Source, Sources};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mixer, Mlp, QkNorm, ShortConv, TensorSpec};
 
@@ -33,6 +33,8 @@ pub(super) struct Names {
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
     pub(super) down: &'static str,
+    /// Of a mixture of experts.
+    pub(super) experts: ExpertNames,
     pub(super) mlp_post_norm: &'static str,
     pub(super) final_norm: &'static str,
     pub(super) head: &'static str,
@@ -81,6 +83,21 @@ pub(super) struct DeltaNames {
     pub(super) output: &'static str,
 }
 
+/// What a mixture of experts is stored as.
+#[derive(Clone, Copy)]
+pub(super) struct ExpertNames {
+    pub(super) router: &'static str,
+    /// A buffer that is not called `weight`.
+    pub(super) selection_bias: &'static str,
+    /// List of experts.
+    pub(super) list: &'static str,
+    /// An expert's first matrices; [`Up::Alone`] is one that has the rows of gate and up in turn already.
+    pub(super) up: Up,
+    pub(super) down: &'static str,
+    /// Biases of all experts together, of the first matrices and of the last, which are not called `bias`.
+    pub(super) biases: [&'static str; 2],
+}
+
 /// How the feed-forward network's first matrices are stored.
 #[derive(Clone, Copy)]
 pub(super) enum Up {
@@ -119,6 +136,14 @@ impl Names {
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
         down: "mlp.down_proj",
+        experts: ExpertNames {
+            router: "mlp.gate",
+            selection_bias: "",
+            list: "mlp.experts",
+            up: Up::Separate(["gate_proj", "up_proj"]),
+            down: "down_proj",
+            biases: ["mlp.experts.gate_up_proj_bias", "mlp.experts.down_proj_bias"],
+        },
         mlp_post_norm: "",
         final_norm: "norm",
         head: "lm_head",
@@ -162,7 +187,9 @@ impl Names {
             "mlp_norm" => whole(self.mlp_norm),
             "mlp_post_norm" => whole(self.mlp_post_norm),
             "down" => whole(self.down),
-            "gate_up" | "up" => self.up(&layer.mlp, full),
+            "gate_up" | "up" => up(self.up, &layer.mlp, full),
+            "router" => whole(self.experts.router),
+            _ if part.starts_with("router.") || part.starts_with("experts.") => self.of_experts(&layer.mlp, tensor, full),
             _ => match &layer.mixer {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
                 Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
@@ -267,12 +294,40 @@ impl Names {
         Source::stacked((0..kinds).flat_map(stored).collect())
     }
 
-    fn up(&self, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
-        let n = mlp.intermediate_size;
-        match self.up {
-            Up::Separate(names) => Source::interleaved(names.map(|name| Part::whole(full(name), n)).to_vec()),
-            Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),
-            Up::Alone(name) => Source::stacked(vec![Part::whole(full(name), n)]),
+    /// The bias of a router's choice, or what all experts have of one kind.
+    fn of_experts(&self, mlp: &Mlp, tensor: &TensorSpec, full: impl Fn(&str) -> String) -> Source {
+        let (names, n) = (&self.experts, mlp.num_experts());
+        let bare = |name: &str| {
+            let name = full(name);
+            name.rsplit_once('.').map_or(name.clone(), |(bare, _)| bare.to_string())
+        };
+        if tensor.name.ends_with(".selection_bias") {
+            return Source::stacked(vec![Part::whole(bare(names.selection_bias), n)]);
         }
+        let is_down = tensor.name.contains(".experts.down");
+        if tensor.name.ends_with(".bias") {
+            let rows = tensor.shape[0];
+            let mut whole = Part::whole(bare(names.biases[usize::from(is_down)]), rows);
+            whole.shape = Some(vec![n, rows / n]);
+            return Source::stacked(vec![whole]);
+        }
+        let rows = tensor.shape[0] / n;
+        let each = |e: usize| {
+            let full = |name: &str| full(&format!("{}.{e}.{name}", names.list));
+            if is_down { Source::stacked(vec![Part::whole(full(names.down), rows)]) } else { up(names.up, mlp, full) }
+        };
+        let all: Vec<Source> = (0..n).map(each).collect();
+        let order = all.first().map_or(Order::Stacked, |source| source.order);
+        Source { parts: all.into_iter().flat_map(|source| source.parts).collect(), order, add: 0.0 }
+    }
+}
+
+/// The first matrices of a feed-forward network, or of an expert.
+fn up(names: Up, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
+    let n = mlp.intermediate_size;
+    match names {
+        Up::Separate(names) => Source::interleaved(names.map(|name| Part::whole(full(name), n)).to_vec()),
+        Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),
+        Up::Alone(name) => Source::stacked(vec![Part::whole(full(name), mlp.up_size())]),
     }
 }

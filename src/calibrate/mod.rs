@@ -90,7 +90,7 @@ impl Sensitivity {
 
 /// Lengths of the parts of every matrix of a decoder, by canonical name.
 fn lengths(spec: &DecoderSpec) -> BTreeMap<String, [(&'static str, usize); 4]> {
-    let matrices = spec.tensors().into_iter().filter(|t| t.class != TensorClass::Vector);
+    let matrices = spec.tensors().into_iter().filter(|t| t.class.is_quantized());
     let lengths = matrices.map(|t| {
         let (rows, columns) = (t.shape[0], t.shape[1]);
         let looked_up = t.class == TensorClass::Embedding;

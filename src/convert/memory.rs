@@ -60,7 +60,8 @@ impl Sizes {
         let hidden = spec.hidden_size as u64;
         let matrices = |layer: &LayerSpec| {
             let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let rows = [mixer.input_rows(), mixer.output_columns(), mlp.up_size(), mlp.intermediate_size];
+            let of_experts = |n| mlp.num_experts() * n;
+            let rows = [mixer.input_rows(), mixer.output_columns(), of_experts(mlp.up_size()), of_experts(mlp.intermediate_size)];
             rows.map(|n| n as u64 * hidden)
         };
         let of_layers = || spec.layers.iter().map(matrices);

@@ -10,7 +10,6 @@ use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_files::little_endian;
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, TensorEntry};
-use haikuq_format::spec::TensorClass;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -72,7 +71,7 @@ fn chunk(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<StoredChunk, ConvertError> {
     let tensor = &plan.tensors[t];
-    if let Some(staged) = staged.filter(|_| tensor.class != TensorClass::Vector) {
+    if let Some(staged) = staged.filter(|_| tensor.class.is_quantized()) {
         let matrix = match last.take() {
             Some((of, matrix)) if of == t => matrix,
             _ => staged.read(tensor)?.ok_or_else(|| ConvertError::NotStaged { tensor: tensor.name.clone() })?,

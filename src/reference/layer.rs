@@ -4,7 +4,8 @@ use super::ReferenceError;
 use super::attention::{Scores, attend};
 use super::cache::LayerCache;
 use super::delta_net::DeltaNetWeights;
-use super::elementwise::{gated, silu, silu_gated, sum};
+use super::elementwise::{clamped_gated, gated, silu, silu_gated, sum};
+use super::experts::{Combined, Router, gathered};
 use super::gate::gated_heads;
 use super::heads::split;
 use super::norm::NormWeights;
@@ -33,6 +34,26 @@ pub(super) struct Projection {
 impl Projection {
     pub(super) fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
         Ok(Self { weight: weights.take(name)?.into(), bias: weights.take_if(bias, &format!("{name}.bias"))? })
+    }
+
+    /// The block of rows of expert `expert` of `experts`.
+    fn of_expert(&self, expert: usize, experts: usize) -> Result<Self> {
+        let part = |all: &Tensor| {
+            let rows = all.dim(0)? / experts;
+            all.narrow(0, expert * rows, rows)
+        };
+        Ok(Self { weight: part(self.weight.weight())?.into(), bias: self.bias.as_ref().map(part).transpose()? })
+    }
+
+    /// `x` `[n, columns]` to `[n, rows]`, which nobody sees.
+    pub(super) fn forward_unobserved(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(ProjectionKind::Up, x, &mut Unobserved)
+    }
+
+    /// Without a bias.
+    #[cfg(test)]
+    pub(super) fn from_weight(weight: Tensor) -> Self {
+        Self { weight: weight.into(), bias: None }
     }
 
     /// The same with other weights, row-major `[rows, columns]`.
@@ -174,10 +195,18 @@ pub(super) struct Layer {
     mixer: MixerWeights,
     mixer_post_norm: Option<NormWeights>,
     mlp_norm: Option<NormWeights>,
+    /// What chooses among several experts.
+    router: Option<Router>,
+    /// The feed-forward network, or those of the experts.
+    networks: Vec<Network>,
+    mlp_post_norm: Option<NormWeights>,
+}
+
+/// The matrices of a feed-forward network.
+struct Network {
     /// The rows of a gate and its up projection take turns.
     up: Projection,
     down: Projection,
-    mlp_post_norm: Option<NormWeights>,
 }
 
 impl Layer {
@@ -192,15 +221,19 @@ impl Layer {
         let mixer = MixerWeights::load(spec, &layer.mixer, &name(""), weights)?;
         let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
         let mlp_norm = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
+        let router = layer.mlp.experts.map(|experts| Router::load(experts, &name(""), weights)).transpose()?;
         let up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
-        let down = Projection::load(weights, &name("down"), layer.mlp.bias)?;
+        let down = Projection::load(weights, &name(layer.mlp.down_name()), layer.mlp.bias)?;
+        let experts = layer.mlp.num_experts();
+        let network = |e| Ok::<_, ReferenceError>(Network { up: up.of_expert(e, experts)?, down: down.of_expert(e, experts)? });
+        let networks = (0..experts).map(network).collect::<std::result::Result<_, _>>()?;
         let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
-        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, up, down, mlp_post_norm })
+        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, router, networks, mlp_post_norm })
     }
 
-    fn factors(&mut self) -> [&mut Factor; 4] {
-        let [input, output] = self.mixer.projections_mut();
-        [input, output, &mut self.up, &mut self.down].map(|projection| &mut projection.weight)
+    fn factors(&mut self) -> Vec<&mut Factor> {
+        let networks = self.networks.iter_mut().flat_map(|network| [&mut network.up, &mut network.down]);
+        self.mixer.projections_mut().into_iter().chain(networks).map(|projection| &mut projection.weight).collect()
     }
 
     /// Has the products with the layer's weights computed in integers, and `gradients` of them.
@@ -274,28 +307,55 @@ impl Layer {
     }
 
     fn mlp(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+        let Some(router) = &self.router else {
+            return self.network(&self.networks[0], [ProjectionKind::Up, ProjectionKind::Down], x, observer);
+        };
+        let logits = router.logits(x)?;
+        let routing = observer.route(router.choose(&logits)?)?;
+        let mut combined = Combined::new(router.weights(&logits, &routing)?, x.dim(1)?, routing.clone())?;
+        for (e, network) in self.networks.iter().enumerate() {
+            let tokens = routing.of_expert(e);
+            if !tokens.is_empty() {
+                let kinds = [ProjectionKind::ExpertUp(e), ProjectionKind::ExpertDown(e)];
+                combined.add(e, self.network(network, kinds, &gathered(x, tokens)?, observer)?)?;
+            }
+        }
+        combined.finish()
+    }
+
+    /// One feed-forward network, whose matrices are of these kinds.
+    fn network(
+        &self,
+        network: &Network,
+        [up_kind, down_kind]: [ProjectionKind; 2],
+        x: &Tensor,
+        observer: &mut dyn Observe,
+    ) -> Result<Tensor> {
         let activate = |x: Tensor| match self.spec.mlp.activation {
             Activation::Silu => silu(&x),
             Activation::Gelu => x.gelu_erf(),
             Activation::GeluTanh => x.gelu(),
+            // `DecoderSpec::check` refuses it without a gate.
+            Activation::ClampedSwiglu => candle_core::bail!("a clamped SwiGLU without a gate"),
         };
-        let up = match observer.replace(ProjectionKind::Up, self.up.weight.weight(), x)? {
-            Some(weights) => self.up.with_weights(weights)?,
-            None => self.up.clone(),
+        let up = match observer.replace(up_kind, network.up.weight.weight(), x)? {
+            Some(weights) => network.up.with_weights(weights)?,
+            None => network.up.clone(),
         };
         // A gate and its up projection are as wide as a model gets, so only a part of the rows exists at a time.
         let mut parts = Vec::new();
         for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
-            let y = up.forward(ProjectionKind::Up, &x, observer)?;
+            let y = up.forward(up_kind, &x, observer)?;
             parts.push(match (self.spec.mlp.gated, self.spec.mlp.activation) {
                 (true, Activation::Silu) => silu_gated(&y)?,
+                (true, Activation::ClampedSwiglu) => clamped_gated(&y)?,
                 (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
                 (false, _) => activate(y)?,
             });
         }
         let inner = stacked(parts)?;
-        project(ProjectionKind::Down, &self.down, &inner, observer)
+        project(down_kind, &network.down, &inner, observer)
     }
 }
 

@@ -9,6 +9,7 @@ mod cache;
 mod delta_net;
 mod elementwise;
 mod embedding;
+mod experts;
 mod gate;
 mod heads;
 mod layer;
@@ -34,7 +35,7 @@ use weights::Weights;
 
 pub use embedding::Embedding;
 pub use numbers::{numbers, with_numbers};
-pub use observe::{Observe, ProjectionKind};
+pub use observe::{Observe, ProjectionKind, Routing};
 pub use output::{FinalNorm, OutputHead};
 pub use product::GpuProducts;
 pub use windows::LayerWindows;

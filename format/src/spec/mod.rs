@@ -15,8 +15,8 @@ mod tensors;
 
 pub use check::SpecError;
 pub use layer::{
-    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling, Residual,
-    ShortConv,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling,
+    Residual, Scores, ShortConv,
 };
 pub use tensors::{TensorClass, TensorSpec};
 

@@ -10,6 +10,7 @@ use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
 use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
+use crate::kernels::experts::{ChooseExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
@@ -25,7 +26,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, NormKind, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, Experts, NormKind, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -250,6 +251,11 @@ fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
     ScanShape { tokens: program.rows as u32, phase: program.phase, net }
 }
 
+/// The experts of a layer that has them.
+fn experts(spec: &DecoderSpec, layer: usize) -> &Experts {
+    spec.layers[layer].mlp.experts.as_ref().unwrap_or_else(|| panic!("layer {layer} has no experts"))
+}
+
 /// What programs are bound to.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -298,6 +304,10 @@ impl<'a> Context<'a> {
             Operation::DeltaConv { layer, from, into } => self.delta_conv(program, *layer, [*from, *into]),
             Operation::DeltaScan { layer, from, into } => self.delta_scan(program, *layer, [*from, *into]),
             Operation::DeltaNorm { layer, from, into } => self.delta_norm(program, *layer, [*from, *into]),
+            Operation::ChooseExperts { layer, from, into } => self.choose_experts(program, *layer, [*from, *into]),
+            Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output } => {
+                self.project_experts(program, *layer, matrix, bias.as_deref(), [*routing, *from, *into], *output)
+            }
             Operation::Sample { from, advance } => self.sample(program, *from, *advance),
         }?;
         bound.operation = operation.name();
@@ -520,6 +530,50 @@ impl<'a> Context<'a> {
             y: self.value(into),
         };
         Ok(Bound::new("delta_norm", format!("{} × {}", net.value_size(), program.rows), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn choose_experts(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let experts = *experts(self.spec, layer);
+        let kernel = ChooseExperts {
+            tokens: program.rows as u32,
+            experts,
+            logits: self.value(from),
+            selection_bias: self.find(&format!("layers.{layer}.router.selection_bias")),
+            routing: self.value(into),
+        };
+        let shape = format!("{} of {} × {}", experts.num_active, experts.num_experts, program.rows);
+        Ok(Bound::new("choose_experts", shape, vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn project_experts(
+        &self,
+        program: &Program,
+        layer: usize,
+        matrix: &str,
+        bias: Option<&str>,
+        [routing, from, into]: [Value; 3],
+        output: Output,
+    ) -> Result<Bound, GpuError> {
+        let (matrix, experts) = (self.weights.get(matrix), experts(self.spec, layer));
+        let projection = Projection {
+            matrix,
+            input: self.value(from),
+            input_stride: padded(matrix.columns),
+            output: self.value(into),
+            output_stride: padded(self.spec.hidden_size),
+            tokens: program.rows,
+            bias: bias.map(|name| self.vector(name)),
+            mode: output,
+        };
+        let Experts { num_experts, num_active: active, .. } = *experts;
+        let kernel = MatvecExperts { projection, num_experts, active, routing: self.value(routing) };
+        let (rows, pairs) = (matrix.rows / num_experts, program.rows * active);
+        let words = format!("{}, {rows} × {} × {pairs}", matrix.scheme, matrix.columns);
+        let mut bound = Bound::new("matvec_experts", words, kernel.bind(self.gpu)?);
+        // As if no two tokens had an expert in common.
+        bound.bytes = matrix.bytes() / num_experts as u64 * pairs.min(num_experts) as u64;
+        bound.flops = 2 * (rows * matrix.columns * pairs) as u64;
+        Ok(bound)
     }
 
     fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {

@@ -35,6 +35,7 @@ use crate::kernels::candidate::Numerics;
 use crate::kernels::choose::{Restrictions, check_pins};
 use crate::kernels::measured::Measured;
 use crate::kernels::sample::{SampleParams, seen_words};
+use crate::kernels::weights::GpuMatrix;
 use crate::package::Package;
 use crate::program::place::place;
 use crate::program::{Part, Program, Step, Value};
@@ -44,6 +45,7 @@ use buffers::{Buffers, Sizes, qk_parameters};
 use cache::KvCache;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
+use haikuq_format::spec::TensorSpec;
 use run_ahead::Flights;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -281,13 +283,16 @@ impl Decoder {
     }
 
     /// Bytes of weights that one decoded token reads: all matrices, the single rows of an untied embedding and of a table
-    /// of positions aside.
+    /// of positions aside; of experts the part that a token uses.
     pub fn bytes_per_token(&self) -> u64 {
         let tensors = self.spec.tensors();
         let one_row = |name: &str| name == "positions" || (name == "embedding" && !self.spec.tied_head);
         let read = tensors.iter().filter(|t| !one_row(&t.name));
-        let bytes = read.filter_map(|t| self.weights.find(&t.name)).flat_map(|m| &m.chunks).flat_map(|c| &c.planes);
-        bytes.map(|(_, p)| p.bytes).sum()
+        let bytes = |t: &TensorSpec| {
+            let (active, all) = self.spec.active_share(&t.name);
+            self.weights.find(&t.name).map_or(0, GpuMatrix::bytes) / all * active
+        };
+        read.map(bytes).sum()
     }
 
     /// A new, empty sequence.

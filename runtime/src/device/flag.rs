@@ -56,6 +56,8 @@ flags! {
     Columns4 = "COLUMNS_4",
     /// Accumulators for eight tokens.
     Columns8 = "COLUMNS_8",
+    /// A token's experts are summed up.
+    Combine = "COMBINE",
     /// The kernel computes a convolution.
     Convolve = "CONVOLVE",
     /// Attention is not split over the keys.

@@ -30,6 +30,7 @@ pub mod choose;
 pub mod delta_chunks;
 pub mod delta_net;
 pub mod embed;
+pub mod experts;
 pub mod gate_heads;
 pub mod matmul;
 pub mod matmul_int8;

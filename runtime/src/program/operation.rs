@@ -123,6 +123,33 @@ pub enum Operation {
         /// The heads' outputs.
         into: Value,
     },
+    /// Chooses each token's experts from a router's logits, and their weights.
+    ChooseExperts {
+        /// The layer.
+        layer: usize,
+        /// The logits.
+        from: Value,
+        /// The routing.
+        into: Value,
+    },
+    /// A product with the matrices of each token's experts: `into[e] = output(matrix[e] × from + bias[e])` for each of them, or where
+    /// the output is [`Output::Store`] or [`Output::Residual`] the sum of `weight[e] × (matrix[e] × from[e] + bias[e])`.
+    ProjectExperts {
+        /// The layer.
+        layer: usize,
+        /// The matrices, stacked.
+        matrix: String,
+        /// The tensor of biases, stacked.
+        bias: Option<String>,
+        /// Which experts, with which weights.
+        routing: Value,
+        /// What is multiplied.
+        from: Value,
+        /// Where it goes.
+        into: Value,
+        /// What becomes of the sums.
+        output: Output,
+    },
     /// Chooses a token from each row of logits.
     Sample {
         /// The logits.
@@ -183,6 +210,24 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Prints what becomes of a product.
+    fn fmt(self, f: &mut fmt::Formatter<'_>, into: &Value, product: &str) -> fmt::Result {
+        match self {
+            Self::Store => write!(f, "{into} = {product}"),
+            Self::Residual { multiplier } if multiplier == 1.0 => write!(f, "{into} += {product}"),
+            Self::Residual { multiplier } => write!(f, "{into} += {multiplier} × ({product})"),
+            Self::Glu(activation) => write!(f, "{into} = glu {activation:?}({product})"),
+            Self::Activate(activation) => write!(f, "{into} = {activation:?}({product})"),
+            Self::Logits { multiplier, softcap } => {
+                let cap = softcap.map_or(String::new(), |cap| format!(", capped at {cap}"));
+                let times = if multiplier == 1.0 { String::new() } else { format!("{multiplier} × ") };
+                write!(f, "{into} = {times}({product}){cap}")
+            }
+        }
+    }
+}
+
 impl Operation {
     /// Values that it reads.
     pub fn reads(&self) -> Vec<Value> {
@@ -195,7 +240,10 @@ impl Operation {
             | Self::DeltaNorm { from, into, .. } => {
                 vec![from, into]
             }
+            Self::ProjectExperts { routing, from, into, output: Output::Residual { .. }, .. } => vec![routing, from, into],
+            Self::ProjectExperts { routing, from, .. } => vec![routing, from],
             Self::Norm { from, .. }
+            | Self::ChooseExperts { from, .. }
             | Self::Project { from, .. }
             | Self::RopeCache { from, .. }
             | Self::ProjectRopeCache { from, .. }
@@ -220,7 +268,9 @@ impl Operation {
             | Self::DeltaConv { into, .. }
             | Self::DeltaScan { into, .. }
             | Self::DeltaNorm { into, .. }
-            | Self::ShortConv { into, .. } => Some(into),
+            | Self::ShortConv { into, .. }
+            | Self::ChooseExperts { into, .. }
+            | Self::ProjectExperts { into, .. } => Some(into),
             Self::Sample { .. } => None,
         }
     }
@@ -232,6 +282,8 @@ impl Operation {
             Self::Embed { table, .. } => format!("embed {table}"),
             Self::Norm { parameters, .. } => part(parameters),
             Self::Project { matrix, .. } => part(matrix),
+            Self::ProjectExperts { matrix, .. } => format!("{} of experts", part(matrix)),
+            Self::ChooseExperts { .. } => "choose experts".into(),
             Self::RopeCache { .. } => "rope and cache".into(),
             Self::ProjectRopeCache { matrix, .. } => format!("{}, rope and cache", part(matrix)),
             Self::Attend { .. } => "attend".into(),
@@ -263,18 +315,11 @@ impl fmt::Display for Operation {
                 write!(f, "{into} += {}norm({from}, {parameters})", times(*factor))
             }
             Self::Project { matrix, bias, norm, from, into, output } => {
-                let product = format!("{matrix} · {}{}", normed(from, norm), plus(bias));
-                match output {
-                    Output::Store => write!(f, "{into} = {product}"),
-                    Output::Residual { multiplier } if *multiplier == 1.0 => write!(f, "{into} += {product}"),
-                    Output::Residual { multiplier } => write!(f, "{into} += {multiplier} × ({product})"),
-                    Output::Glu(activation) => write!(f, "{into} = glu {activation:?}({product})"),
-                    Output::Activate(activation) => write!(f, "{into} = {activation:?}({product})"),
-                    Output::Logits { multiplier, softcap } => {
-                        let cap = softcap.map_or(String::new(), |cap| format!(", capped at {cap}"));
-                        write!(f, "{into} = {}({product}){cap}", times(*multiplier))
-                    }
-                }
+                output.fmt(f, into, &format!("{matrix} · {}{}", normed(from, norm), plus(bias)))
+            }
+            Self::ChooseExperts { from, into, .. } => write!(f, "{into} = choose({from})"),
+            Self::ProjectExperts { matrix, bias, routing, from, into, output, .. } => {
+                output.fmt(f, into, &format!("{matrix}[{routing}] · {from}{}", plus(bias)))
             }
             Self::RopeCache { layer, from, into } => write!(f, "{into}, cache[{layer}] = rope({from})"),
             Self::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {

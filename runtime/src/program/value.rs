@@ -1,6 +1,7 @@
 //! [`Value`]: the named values of a program.
 
 use haikuq_format::DecoderSpec;
+use haikuq_format::layout::padded;
 use std::fmt;
 
 /// A matrix of f32 activations, one row a token (or a row of logits), that operations read and write.
@@ -29,6 +30,17 @@ pub enum Value {
     /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
     /// them, those of another width may not lie there.
     Inner(usize),
+    /// A router's logits, one for each of so many experts.
+    RouterLogits(usize),
+    /// The experts that a router chose, so many for each token, with their weights.
+    Routing(usize),
+    /// The inner activations of the experts of each token, side by side; each expert's are padded by itself.
+    ExpertsInner {
+        /// Experts of a token.
+        experts: usize,
+        /// Width of each.
+        width: usize,
+    },
     /// A block's output on its way through a norm.
     BlockOutput,
     /// Rows of the residual stream that logits are wanted for.
@@ -51,9 +63,19 @@ impl Value {
             | Self::Convolved(width)
             | Self::DeltaInput(width)
             | Self::DeltaMixed(width)
-            | Self::DeltaOutput(width) => width,
+            | Self::DeltaOutput(width)
+            | Self::RouterLogits(width) => width,
+            // An id and a weight.
+            Self::Routing(experts) => 2 * experts,
+            Self::ExpertsInner { experts, width } => experts * padded(width),
             Self::Logits => spec.vocab_size,
         }
+    }
+
+    /// Whether its rows have zeros that pad them.
+    pub fn is_padded(self, spec: &DecoderSpec) -> bool {
+        let width = if let Self::ExpertsInner { width, .. } = self { width } else { self.width(spec) };
+        width != padded(width)
     }
 
     /// Whether it has a row a wanted row of logits, and not a row a token.
@@ -75,6 +97,9 @@ impl Value {
             Self::DeltaMixed(_) => "delta_mixed",
             Self::DeltaOutput(_) => "delta_output",
             Self::Inner(_) => "inner",
+            Self::RouterLogits(_) => "router_logits",
+            Self::Routing(_) => "routing",
+            Self::ExpertsInner { .. } => "experts_inner",
             Self::BlockOutput => "block_output",
             Self::HeadRows => "head_rows",
             Self::HeadNormed => "head_normed",
