@@ -32,7 +32,8 @@ fn check_attention(accelerator: &Accelerator, attention: &Attention, length: usi
     let qkv = numbers(windows * length * attention.qkv_size(), 1);
     let on_gpu = accelerator.upload(&qkv, attention.qkv_size()).unwrap();
     assert!(accelerator.can_attend(attention, windows, length));
-    let sinks: Vec<f32> = (0..if attention.sinks { attention.num_heads } else { 0 }).map(|head| head as f32 * 0.7 - 1.0).collect();
+    let sinks: Vec<f32> =
+        (0..if attention.sinks { attention.num_heads } else { 0 }).map(|head| head as f32 * 0.7 - 1.0).collect();
     let out = accelerator.download(&accelerator.attend(&on_gpu, attention, &sinks, length).unwrap()).unwrap();
     assert_close(&format!("{attention:?}"), &out, &attended(&qkv, attention, &sinks, length), 1e-5);
 }

@@ -43,6 +43,9 @@ pub struct Plan {
     pub calibration_tokens: usize,
     /// What calibration is expected to take of memory at most, in bytes; 0 without one.
     calibration_memory: u64,
+    /// Of tensors of experts, how many of how many a token uses.
+    shares: BTreeMap<String, (u64, u64)>,
+    active_bytes: u64,
 }
 
 /// A hash of what calibrated quantization takes from a calibration.
@@ -131,7 +134,11 @@ impl Plan {
             }
             shards.push(PlannedShard { name: shard_name(s, count), layout, chunks: draft.chunks });
         }
-        Ok(Self { recipe: recipe.into(), tensors, shards, jobs, losses: None, calibration_tokens: 0, calibration_memory: 0 })
+        let share = |t: &TensorEntry| Some((t.name.clone(), spec.active_share(&t.name))).filter(|(_, share)| share.1 > 1);
+        let shares = tensors.iter().filter_map(share).collect();
+        let active_bytes = haikuq_format::manifest::active_bytes(spec, &tensors);
+        let (recipe, losses, calibration_tokens, calibration_memory) = (recipe.into(), None, 0, 0);
+        Ok(Self { recipe, tensors, shards, jobs, losses, calibration_tokens, calibration_memory, shares, active_bytes })
     }
 
     /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration.
@@ -154,7 +161,22 @@ impl Plan {
     /// Work of each matrix of a calibrated conversion by its name, for telling what is left; nothing without calibration.
     pub fn works(&self) -> BTreeMap<String, f64> {
         let matrices = self.tensors.iter().filter(|t| t.class.is_quantized() && self.calibration_tokens > 0);
-        matrices.map(|t| (t.name.clone(), super::cost::matrix(self.calibration_tokens, t))).collect()
+        matrices.map(|t| (t.name.clone(), super::cost::matrices(self.calibration_tokens, t, self.share(t)))).collect()
+    }
+
+    /// How many of how many experts a token uses of a tensor; 1 of 1 where it is not experts'.
+    fn share(&self, tensor: &TensorEntry) -> (u64, u64) {
+        self.shares.get(&tensor.name).copied().unwrap_or((1, 1))
+    }
+
+    /// Bytes of weights that one decoded token reads; fewer than all where there are experts.
+    pub fn active_bytes(&self) -> u64 {
+        self.active_bytes
+    }
+
+    /// Whether there are experts.
+    pub fn has_experts(&self) -> bool {
+        !self.shares.is_empty()
     }
 
     /// The expected KL divergence from the checkpoint, in nats a token.
