@@ -340,4 +340,29 @@ mod tests {
     fn a_matrix_that_fits_is_one_chunk() {
         assert_eq!(chunk_rows("layers.0.down", Scheme::F32, 7, 33, 64 << 10), vec![0..7; 1]);
     }
+
+    /// A shape like that of OLMoE-1B-7B, of which no weight is read.
+    #[test]
+    fn packages_of_more_than_four_gibibytes_are_planned_and_checked() {
+        use haikuq_format::spec::{Activation, Attention, Experts, LayerSpec, Mlp, Norm, NormKind, Scores};
+        let mut mlp = Mlp::new(1024, Activation::Silu);
+        mlp.experts = Some(Experts::new(64, 8, Scores::Softmax));
+        let layers = vec![LayerSpec::new(Attention::new(16, 16, 128), mlp); 16];
+        let spec = DecoderSpec::new(50_304, 2048, 4096, Norm { kind: NormKind::Rms, epsilon: 1e-5 }, layers);
+        let scheme = |t: &haikuq_format::spec::TensorSpec| if t.class.is_quantized() { Scheme::F16 } else { Scheme::F32 };
+        for shard_bytes in [64 << 20, 64 << 30] {
+            let plan = Plan::new(&spec, "f16", spec.tensors().iter().map(scheme).collect(), shard_bytes, 1).unwrap();
+            assert!(plan.total_bytes() > 12 << 30 && plan.shards.iter().all(|s| s.layout.file_bytes <= shard_bytes));
+            let planes = plan.tensors.iter().flat_map(|t| &t.chunks).flat_map(|c| &c.planes);
+            let last = planes.map(|p| p.offset).max().unwrap_or(0);
+            assert_eq!(last > u64::from(u32::MAX), shard_bytes > 1 << 32);
+            // 1.18 of 6.92 billion weights: eight of 64 experts, and no embedding.
+            assert_eq!((plan.active_bytes() >> 20, plan.has_experts()), (2252, true));
+            let mut manifest = haikuq_format::Manifest::new(spec.clone());
+            manifest.tensors = plan.tensors.clone();
+            manifest.shards = plan.shards.iter().map(|s| s.entry(&"0".repeat(64))).collect();
+            let read = haikuq_format::Manifest::from_json(&manifest.to_json()).unwrap();
+            assert_eq!((read.weight_bytes(), read.active_bytes()), (plan.total_bytes(), plan.active_bytes()));
+        }
+    }
 }
