@@ -203,9 +203,21 @@ struct Pair {
 
 impl Pair {
     fn new(what: &str, gpu: &Arc<Gpu>, spec: &DecoderSpec, scheme: impl Fn(&TensorSpec) -> Scheme) -> Self {
+        Self::pinned(what, gpu, spec, scheme, &[])
+    }
+
+    /// With these candidates for these operations.
+    fn pinned(
+        what: &str,
+        gpu: &Arc<Gpu>,
+        spec: &DecoderSpec,
+        scheme: impl Fn(&TensorSpec) -> Scheme,
+        pins: &[(&str, &str)],
+    ) -> Self {
         let random = RandomDecoder::new(spec, scheme);
         let mut options = DecoderOptions::default();
         (options.cache, options.prefill_chunk) = (CachePrecision::F32, CHUNK);
+        options.pins = pins.iter().map(|(operation, candidate)| (operation.to_string(), candidate.to_string())).collect();
         let decoder = block_on(Decoder::load(gpu.clone(), &random.package(), &options, &mut |_| {})).unwrap();
         Self { what: what.into(), gpu: decoder, reference: random.reference(), largest: 0.0 }
     }
@@ -470,6 +482,14 @@ fn layers_with_a_window_keep_its_pages_alone() {
         }
         pair.gpu.remove_sequence(sequence).unwrap();
     }
+}
+
+/// States that go through a prompt a chunk at a time, and through other tokens one by one.
+#[test]
+fn delta_nets_in_chunks() {
+    let pins = [("delta_scan", "delta_chunks")];
+    // Packages in f32 would be exact.
+    Pair::pinned("delta nets in chunks", &gpu(), &delta_nets(), |_| "f16".parse().unwrap(), &pins).check();
 }
 
 /// Queries that grow within a text.

@@ -8,7 +8,7 @@ use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
-use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan};
+use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::experts::{ChooseExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
@@ -152,6 +152,9 @@ impl Choices<'_> {
                     Phase::Prefill => needs,
                 })
             }
+            Operation::DeltaScan { layer, .. } => {
+                self.need_of(tables::DELTA_SCAN, &scan_shape(program, *delta_net(self.spec, *layer)))
+            }
             _ => Ok(Needs::default()),
         }
     }
@@ -242,6 +245,10 @@ fn attention_shape(a: &Attention, (cache_f16, max_pages): CacheShape) -> Attenti
 /// The gated delta net of a layer that has it.
 fn delta_net(spec: &DecoderSpec, layer: usize) -> &DeltaNet {
     spec.layers[layer].delta_net().unwrap_or_else(|| panic!("layer {layer} has no gated delta net"))
+}
+
+fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
+    ScanShape { tokens: program.rows as u32, phase: program.phase, net }
 }
 
 /// The experts of a layer that has them.
@@ -498,7 +505,7 @@ impl<'a> Context<'a> {
 
     fn delta_scan(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let net = *delta_net(self.spec, layer);
-        let kernel = DeltaScan {
+        let scan = DeltaScan {
             num_tokens: program.rows as u32,
             net,
             chunk: program.phase == Phase::Prefill,
@@ -508,7 +515,8 @@ impl<'a> Context<'a> {
             y: self.value(into),
         };
         let shape = format!("{} heads of {} × {}, {}", net.num_value_heads, net.key_dim, net.value_dim, program.rows);
-        Ok(Bound::new("delta_scan", shape, vec![kernel.bind(self.gpu)?]))
+        let job = ScanJob { scan, scratch: (&self.buffers.scratch).into() };
+        self.bind_best(tables::DELTA_SCAN, &scan_shape(program, net), &job, shape, &self.buffers.scratch)
     }
 
     fn delta_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {

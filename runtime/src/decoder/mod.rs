@@ -319,8 +319,8 @@ impl Decoder {
         self.cache.len(id)
     }
 
-    /// Forgets a sequence's positions from `len` on. Where layers keep states and not keys and values, a sequence can be cut
-    /// only where these are known, which may be earlier. Returns how many positions are left; the tokens after them are the
+    /// Forgets a sequence's positions from `len` on. Where layers keep states, or the keys and values of a window alone, a
+    /// sequence can be cut only where these are known, which may be earlier. Returns how many positions are left; the tokens after them are the
     /// caller's to give again.
     ///
     /// # Errors
@@ -329,7 +329,7 @@ impl Decoder {
         self.cache.truncate(&self.gpu, id, len)
     }
 
-    /// Remembers the states of a sequence as they are, if its layers have such, so that [`Decoder::truncate`] can cut it here.
+    /// Remembers the states and windows of a sequence as they are, if its layers have such, so that [`Decoder::truncate`] can cut it here.
     /// A sequence keeps a handful of these, the memory of which counts as cache; [`Decoder::prefill`] does the same.
     ///
     /// # Errors

@@ -102,14 +102,14 @@ pub enum Operation {
         layer: usize,
         /// What the first matrix makes.
         from: Value,
-        /// Queries, keys, values, decays, betas.
+        /// Queries, keys, values, logarithms of decays, betas.
         into: Value,
     },
     /// Takes the states of a layer's gated delta net from token to token.
     DeltaScan {
         /// The layer.
         layer: usize,
-        /// Queries, keys, values, decays, betas.
+        /// Queries, keys, values, logarithms of decays, betas.
         from: Value,
         /// The heads' outputs.
         into: Value,

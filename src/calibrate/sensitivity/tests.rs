@@ -24,7 +24,6 @@ fn everything_else() -> DecoderSpec {
         attention.softcap = Some(2.0);
         attention.window = Some(3);
         attention.qk_norm = Some(QkNorm::PerHead);
-        attention.sinks = true;
         (attention.qkv_bias, attention.output_bias) = (true, true);
         let mut mlp = Mlp::new(intermediate_size, Activation::GeluTanh);
         (mlp.gated, mlp.bias) = (false, true);
@@ -67,6 +66,13 @@ fn experts() -> DecoderSpec {
     spec
 }
 
+/// Attention sinks beside windows.
+fn sinks() -> DecoderSpec {
+    let mut spec = llama();
+    spec.attentions_mut().for_each(|attention| (attention.sinks, attention.window) = (true, Some(3)));
+    spec
+}
+
 /// Random weights by canonical name.
 fn weights(spec: &DecoderSpec) -> BTreeMap<String, Vec<f32>> {
     let random = |(seed, t): (usize, TensorSpec)| {
@@ -102,7 +108,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else(), norms_after_rope(), experts()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -167,7 +173,7 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope(), experts()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
@@ -192,7 +198,7 @@ fn a_gpu_measures_the_same() {
     let accelerator = Arc::new(accelerator);
     // All that matrices need, and room for none.
     let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
