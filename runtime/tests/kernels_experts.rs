@@ -6,7 +6,7 @@ mod weights;
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{Activation, Experts, Scores};
 use haikuq_runtime::device::GpuError;
-use haikuq_runtime::kernels::experts::{ChooseExperts, Cpu, MatvecExperts, choose_cpu, cpu, routing_pitch};
+use haikuq_runtime::kernels::experts::{ChooseExperts, Cpu, MatmulExperts, MatvecExperts, choose_cpu, cpu, routing_pitch};
 use haikuq_runtime::kernels::projection::{Output, Projection};
 use rstest::rstest;
 use support::{Random, assert_close, gpu, permutations, run};
@@ -66,7 +66,7 @@ fn the_chosen_are_those_of_the_twin(
 #[rstest]
 fn products_are_those_of_the_twin(
     #[values("f32", "f16", "q8/64", "q4/32+u4", "q3/32", "q5/32:e4m4 learned")] name_of_scheme: &str,
-    #[values(1, 3)] tokens: usize,
+    #[values((1, false), (3, false), (2, true), (37, true))] (tokens, many): (usize, bool),
     #[values(40, 68, 600)] columns: usize,
     #[values(false, true)] biased: bool,
 ) {
@@ -109,8 +109,13 @@ fn products_are_those_of_the_twin(
                 bias: biased.then(|| (&bias_buffer).into()),
                 mode,
             };
-            let kernel = MatvecExperts { projection, num_experts, active, routing: (&routing).into() };
-            let dispatches = kernel.bind(&gpu).unwrap();
+            let product = MatvecExperts { projection, num_experts, active, routing: (&routing).into() };
+            let groups = gpu.storage("groups", MatmulExperts::group_bytes(tokens, active, num_experts));
+            let sums = gpu.storage("each", MatmulExperts::each_bytes(tokens, active, rows));
+            let dispatches = match many {
+                true => MatmulExperts { product, groups: (&groups).into(), each: (&sums).into() }.bind(&gpu).unwrap(),
+                false => product.bind(&gpu).unwrap(),
+            };
             let found = run::<f32>(&gpu, &dispatches.iter().collect::<Vec<_>>(), &output, before.len());
             for token in 0..tokens {
                 let rows_of = |i: usize| input[i * padded(columns)..i * padded(columns) + columns].to_vec();

@@ -49,7 +49,7 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
         }
     }];
     spec.attentions_mut().for_each(|a| (a.rope, a.sinks) = (Some(0), true));
-    // The class has one activation, whatever is said there; its numbers are those of `Activation::ClampedSwiglu`.
+    // The class looks at no name here: it has one activation, that of `Activation::ClampedSwiglu`.
     config.text("hidden_act")?;
     for (key, number) in [("swiglu_limit", Activation::LIMIT), ("swiglu_alpha", Activation::ALPHA)] {
         let found = config.number(key, number.into())?;
