@@ -77,6 +77,11 @@ impl<'a> Config<'a> {
         if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(default) } else { self.size(key, default) }
     }
 
+    /// A whole number up to [`MAX_SIZE`], which may be 0.
+    pub(super) fn size_or_none(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
+        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size(key, default) }
+    }
+
     /// A number of layers, up to [`MAX_LAYERS`].
     pub(super) fn layers(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
         self.at_most(key, default, MAX_LAYERS)
