@@ -27,6 +27,10 @@ pub(super) struct Names {
     pub(super) short_conv: [&'static str; 3],
     /// Of a gated delta net.
     pub(super) delta_net: DeltaNames,
+    /// Of numbers that tokens bring along for each layer.
+    pub(super) per_layer: PerLayerNames,
+    /// The factor of a layer's outputs, which is not called `weight`.
+    pub(super) output_scale: &'static str,
     pub(super) mixer_post_norm: &'static str,
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
@@ -74,6 +78,18 @@ pub(super) struct DeltaNames {
     pub(super) output: &'static str,
 }
 
+/// What the numbers of a token for each layer are stored as.
+#[derive(Clone, Copy)]
+pub(super) struct PerLayerNames {
+    pub(super) table: &'static str,
+    pub(super) projection: &'static str,
+    pub(super) norm: &'static str,
+    /// Of each layer.
+    pub(super) gate: &'static str,
+    pub(super) output: &'static str,
+    pub(super) post_norm: &'static str,
+}
+
 /// How the feed-forward network's first matrices are stored.
 #[derive(Clone, Copy)]
 pub(super) enum Up {
@@ -83,6 +99,11 @@ pub(super) enum Up {
     Fused(&'static str),
     /// No gate.
     Alone(&'static str),
+}
+
+/// The name of a parameter that is not called `weight`.
+fn bare(name: &str) -> String {
+    name.strip_suffix(".weight").unwrap_or(name).to_string()
 }
 
 impl Names {
@@ -107,6 +128,15 @@ impl Names {
             norm: "linear_attn.norm",
             output: "linear_attn.out_proj",
         },
+        per_layer: PerLayerNames {
+            table: "embed_tokens_per_layer",
+            projection: "per_layer_model_projection",
+            norm: "per_layer_projection_norm",
+            gate: "per_layer_input_gate",
+            output: "per_layer_projection",
+            post_norm: "post_per_layer_input_norm",
+        },
+        output_scale: "layer_scalar",
         mixer_post_norm: "",
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
@@ -142,6 +172,9 @@ impl Names {
                 "embedding" => format!("{}{}", self.base, self.embedding),
                 "positions" => format!("{}{}", self.base, self.positions),
                 "final_norm" => format!("{}{}", self.base, self.final_norm),
+                "per_layer_embedding" => format!("{}{}", self.base, self.per_layer.table),
+                "per_layer_projection" => format!("{}{}", self.base, self.per_layer.projection),
+                "per_layer_norm" => format!("{}{}", self.base, self.per_layer.norm),
                 _ => self.head.to_string(),
             };
             return self.with_offset(tensor, Source::stacked(vec![Part::whole(format!("{name}.{kind}"), rows)]));
@@ -154,6 +187,10 @@ impl Names {
             "mlp_norm" => whole(self.mlp_norm),
             "mlp_post_norm" => whole(self.mlp_post_norm),
             "down" => whole(self.down),
+            "per_layer_gate" => whole(self.per_layer.gate),
+            "per_layer_output" => whole(self.per_layer.output),
+            "per_layer_post_norm" => whole(self.per_layer.post_norm),
+            "output_scale" => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
             "gate_up" | "up" => self.up(&layer.mlp, full),
             _ => match &layer.mixer {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
@@ -200,10 +237,7 @@ impl Names {
 
     fn delta_net(&self, net: &DeltaNet, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
         let names = &self.delta_net;
-        let bare = |name: &str| {
-            let name = full(name);
-            name.strip_suffix(".weight").unwrap_or(&name).to_string()
-        };
+        let bare = |name: &str| bare(&full(name));
         let whole = match canonical.rsplit('.').next().unwrap_or_default() {
             "delta_in" => {
                 let sizes = [net.channels(), net.value_size(), net.num_value_heads, net.num_value_heads];
@@ -257,9 +291,10 @@ impl Names {
             }
             Qkv::ByHead(name) => (0..num_heads).map(|h| Part::slice(full(name), all, (3 * h + kind) * d, d)).collect(),
         };
-        let kinds = if attention.gate.is_some() { GATES + 1 } else { GATES };
+        let own = 1 + attention.own_kv();
+        let kinds = (0..own).chain(attention.gate.is_some().then_some(GATES));
         let stored = |kind| of_kind(kind).into_iter().map(move |p| if kind < VALUES { self.in_halves(p, d) } else { p });
-        Source::stacked((0..kinds).flat_map(stored).collect())
+        Source::stacked(kinds.flat_map(stored).collect())
     }
 
     fn up(&self, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {

@@ -19,6 +19,9 @@ struct Sizes {
     inner: u64,
     vocabulary: u64,
     layers: u64,
+    /// Numbers of a token for all layers, and those of keys and values that later layers see, in all layers.
+    per_layer: u64,
+    shared: u64,
     /// Weights of a layer, and of a layer's largest matrix.
     layer: u64,
     matrix: u64,
@@ -60,9 +63,11 @@ impl Sizes {
         let hidden = spec.hidden_size as u64;
         let matrices = |layer: &LayerSpec| {
             let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let rows = [mixer.input_rows(), mixer.output_columns(), mlp.up_size(), mlp.intermediate_size];
+            let per_layer = spec.per_layer_embedding.map_or(0, |p| 2 * p.size);
+            let rows = [mixer.input_rows(), mixer.output_columns(), mlp.up_size(), mlp.intermediate_size, per_layer];
             rows.map(|n| n as u64 * hidden)
         };
+        let shared = spec.layers.iter().enumerate().filter(|(i, _)| spec.shares_kv(*i)).filter_map(|(_, l)| l.attention());
         let of_layers = || spec.layers.iter().map(matrices);
         Self {
             hidden,
@@ -71,6 +76,8 @@ impl Sizes {
             inner: spec.max_intermediate_size() as u64,
             vocabulary: spec.vocab_size as u64,
             layers: spec.num_layers() as u64,
+            per_layer: spec.per_layer_embedding.map_or(0, |p| p.size * spec.num_layers()) as u64,
+            shared: shared.map(|a| 2 * a.kv_size()).sum::<usize>() as u64,
             layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
             matrix: of_layers().flatten().max().unwrap_or(0),
             jobs: jobs as u64,
@@ -101,7 +108,9 @@ impl Sizes {
     fn sensitivities(&self, tokens: u64, window: u64) -> u64 {
         let windows = tokens.div_ceil(window.max(1));
         let at_once = self.jobs.min(windows);
-        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden);
+        // Numbers for each layer, their gradients and the table's rows; keys, values and theirs.
+        let beside = tokens * (3 * self.per_layer + 2 * self.shared);
+        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden) + beside;
         let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
         let head = 2 * self.vocabulary * self.hidden + at_once * logits + 2 * self.vocabulary * windows;
         let graph = window * (14 * self.hidden + 8 * self.mixer + 12 * self.inner);
@@ -115,7 +124,9 @@ impl Sizes {
         let in_feed_forward = 3 * hidden + 2 * inner;
         let in_mixer = 2 * hidden + mixer + 2 * mixed;
         let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_mixer));
-        self.beside_gpu(activations) + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
+        // Keys and values of both streams; embeddings, from which the numbers for each layer are made.
+        let beside = tokens * (2 * self.shared + if self.per_layer > 0 { hidden } else { 0 });
+        self.beside_gpu(activations) + beside + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
     }
 
     /// While the head is quantized.

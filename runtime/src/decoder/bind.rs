@@ -1,6 +1,6 @@
 //! From a program to dispatches: each operation's shape chooses a candidate, which is bound to buffers.
 
-use super::cache::KvCache;
+use super::cache::{KvCache, LayerCache};
 use super::weights::Weights;
 use super::{Buffers, DecoderError};
 use crate::device::{Binding, Dispatch, Gpu, GpuError, Profile};
@@ -13,7 +13,9 @@ use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
+use crate::kernels::multiply::Multiply;
 use crate::kernels::norm::NormRows;
+use crate::kernels::per_layer_inputs::PerLayerRows;
 use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
 use crate::kernels::projection::Projection;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
@@ -25,7 +27,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, NormKind, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, NormKind, PerLayerEmbedding, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -202,7 +204,7 @@ impl Choices<'_> {
             project: project_shape(rows, phase, weights, Output::Store, a.qkv_bias, norm),
             attention: attention_shape(a, self.cache),
             rotated: a.rope.map_or(0, |i| spec.ropes[i].inv_freq.len() as u32),
-            qk_norm: a.qk_norm.is_some(),
+            norms: a.qk_norm.is_some() || a.value_norm,
             one_chunk: weights.chunks.len() == 1,
         }
     }
@@ -243,6 +245,11 @@ fn delta_net(spec: &DecoderSpec, layer: usize) -> &DeltaNet {
     spec.layers[layer].delta_net().unwrap_or_else(|| panic!("layer {layer} has no gated delta net"))
 }
 
+/// What tokens bring along for each layer, of a decoder where they do.
+fn per_layer(spec: &DecoderSpec) -> PerLayerEmbedding {
+    spec.per_layer_embedding.unwrap_or_else(|| panic!("nothing for each layer"))
+}
+
 /// What programs are bound to.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -281,16 +288,19 @@ impl<'a> Context<'a> {
             Operation::Project { matrix, bias, norm, from, into, output } => {
                 self.project(program, matrix, bias.as_deref(), norm.as_ref(), [*from, *into], *output)
             }
-            Operation::RopeCache { layer, from, into } => self.rope_cache(program, *layer, [*from, *into]),
+            Operation::RopeCache { layer, from, into, .. } => self.rope_cache(program, *layer, [*from, *into]),
             Operation::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
                 self.project_heads(program, *layer, matrix, bias.as_deref(), norm.as_ref(), [*from, *into])
             }
-            Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
+            Operation::Attend { layer, from, into, .. } => self.attend(program, *layer, [*from, *into]),
             Operation::GateHeads { layer, from, into } => self.gate_heads(program, *layer, [*from, *into]),
             Operation::ShortConv { layer, from, into } => self.short_conv(program, *layer, [*from, *into]),
             Operation::DeltaConv { layer, from, into } => self.delta_conv(program, *layer, [*from, *into]),
             Operation::DeltaScan { layer, from, into } => self.delta_scan(program, *layer, [*from, *into]),
             Operation::DeltaNorm { layer, from, into } => self.delta_norm(program, *layer, [*from, *into]),
+            Operation::PerLayerInputs { into } => self.per_layer_inputs(program, *into),
+            Operation::TakeLayer { layer, from, into } => self.take_layer(program, *layer, [*from, *into]),
+            Operation::Scale { by, into } => self.scale(program, by, *into),
             Operation::Sample { from, advance } => self.sample(program, *from, *advance),
         }?;
         bound.operation = operation.name();
@@ -337,7 +347,7 @@ impl<'a> Context<'a> {
     ) -> Result<Bound, GpuError> {
         let weights = self.weights.get(matrix);
         let shape = self.choices().heads_shape(program.rows, program.phase, layer);
-        let (keys, values) = &self.cache.pools[layer];
+        let LayerCache { table, keys, values } = self.cache.layer(layer);
         let job = ProjectHeadsJob {
             project: self.project_job(program, weights, bias, norm, [from, into], Output::Store),
             heads: Heads {
@@ -345,7 +355,7 @@ impl<'a> Context<'a> {
                 rope: self.rope(layer),
                 query_scaling: attention(self.spec, layer).query_scaling,
                 tokens: (&self.buffers.tokens).into(),
-                pages: (&self.cache.table).into(),
+                pages: table.into(),
                 keys: keys.into(),
                 values: values.into(),
             },
@@ -399,17 +409,19 @@ impl<'a> Context<'a> {
             norm: spec.norm,
             parameters: buffer.into(),
         });
-        let (keys, values) = &self.cache.pools[layer];
+        let LayerCache { table, keys, values } = self.cache.layer(layer);
         let kernel = RopeCache {
             num_tokens: program.rows as u32,
             shape: attention_shape(a, self.cache_shape()),
             rope: self.rope(layer),
             qk_norm,
             query_scaling: a.query_scaling,
+            own_kv: a.own_kv() as u32,
+            value_norm: a.value_norm.then_some(spec.norm.epsilon),
             qkv: self.value(from),
             qkv_stride: padded(a.qkv_size()),
             tokens: (&b.tokens).into(),
-            pages: (&self.cache.table).into(),
+            pages: table.into(),
             q: self.value(into),
             keys: keys.into(),
             values: values.into(),
@@ -419,12 +431,12 @@ impl<'a> Context<'a> {
 
     fn attend(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let a = attention(self.spec, layer);
-        let (keys, values) = &self.cache.pools[layer];
+        let LayerCache { table, keys, values } = self.cache.layer(layer);
         let shape = self.choices().attend_shape(program, layer);
         let buffers = AttentionBuffers {
             q: self.value(from),
             tokens: (&self.buffers.tokens).into(),
-            pages: (&self.cache.table).into(),
+            pages: table.into(),
             keys: keys.into(),
             values: values.into(),
             output: self.value(into),
@@ -511,6 +523,34 @@ impl<'a> Context<'a> {
             y: self.value(into),
         };
         Ok(Bound::new("delta_norm", format!("{} × {}", net.value_size(), program.rows), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn per_layer_inputs(&self, program: &Program, into: Value) -> Result<Bound, GpuError> {
+        let kernel = PerLayerRows {
+            tokens: program.rows as u32,
+            layers: self.spec.num_layers() as u32,
+            spec: per_layer(self.spec),
+            epsilon: self.spec.norm.epsilon,
+            gain: self.vector("per_layer_norm.gain"),
+            rows: (&self.buffers.per_layer_rows).into(),
+            x: self.value(into),
+        };
+        Ok(Bound::new("per_layer_inputs", format!("{} × {}", into.width(self.spec), program.rows), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn take_layer(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let (tokens, columns, x_pitch) = (program.rows as u32, into.width(self.spec), padded(from.width(self.spec)));
+        let (x, y) = (self.value(from), self.value(into));
+        let kernel = Multiply { tokens, columns, share: 1, first: layer * columns, x_pitch, sigmoid: false, x, y };
+        Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn scale(&self, program: &Program, by: &str, into: Value) -> Result<Bound, GpuError> {
+        let columns = into.width(self.spec);
+        let (x, y) = (self.vector(by), self.value(into));
+        let (tokens, share) = (program.rows as u32, columns);
+        let kernel = Multiply { tokens, columns, share, first: 0, x_pitch: 0, sigmoid: false, x, y };
+        Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
     }
 
     fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {

@@ -10,7 +10,7 @@ use super::states::States;
 use crate::device::{Gpu, GpuError};
 use crate::kernels::attention::PAGE;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::LayerSpec;
+use haikuq_format::spec::{Attention, LayerSpec};
 use serde::{Deserialize, Serialize};
 
 /// How keys and values are stored.
@@ -71,13 +71,26 @@ struct Sequence {
     long: bool,
 }
 
+/// Where a layer's attention finds keys and values.
+#[derive(Clone, Copy)]
+pub(super) struct LayerCache<'a> {
+    /// Page table, u32 \[sequences\]\[max_pages\].
+    pub(super) table: &'a wgpu::Buffer,
+    /// Pool of keys.
+    pub(super) keys: &'a wgpu::Buffer,
+    /// Pool of values.
+    pub(super) values: &'a wgpu::Buffer,
+}
+
 /// Pools and page table on the GPU, and who owns which page.
 pub(super) struct KvCache {
     pub(super) precision: CachePrecision,
-    /// Keys and values of each layer.
-    pub(super) pools: Vec<(wgpu::Buffer, wgpu::Buffer)>,
+    /// Keys and values of each layer that has its own.
+    pools: Vec<(wgpu::Buffer, wgpu::Buffer)>,
+    /// The layer whose keys and values each layer sees: itself, or an earlier one.
+    sources: Vec<usize>,
     /// `pages[row * max_pages + position / PAGE]`.
-    pub(super) table: wgpu::Buffer,
+    table: wgpu::Buffer,
     /// Pages in a row of the table.
     pub(super) max_pages: usize,
     /// What layers without keys and values keep.
@@ -100,10 +113,14 @@ impl KvCache {
         max_context: usize,
     ) -> Result<Self, GpuError> {
         let max_pages = max_context.div_ceil(PAGE);
-        let page_bytes = |layer: &LayerSpec| layer.attention().map_or(0, |a| (a.kv_size() * PAGE) as u64 * precision.bytes());
+        // Layers that see another one's have none of their own.
+        let own = |layer: &LayerSpec| layer.attention().filter(|a| a.kv_from.is_none()).map_or(0, Attention::kv_size);
+        let page_bytes = |layer: &LayerSpec| (own(layer) * PAGE) as u64 * precision.bytes();
+        let source = |(i, layer): (usize, &LayerSpec)| layer.attention().and_then(|a| a.kv_from).unwrap_or(i);
         let mut cache = Self {
             precision,
             pools: Vec::new(),
+            sources: spec.layers.iter().enumerate().map(source).collect(),
             table: gpu.storage("page table", (max_sequences * max_pages * 4) as u64),
             max_pages,
             states: States::new(gpu, spec, max_sequences)?,
@@ -118,6 +135,12 @@ impl KvCache {
         cache.pools = cache.allocate(gpu, first)?;
         cache.add_pages(first);
         Ok(cache)
+    }
+
+    /// Where a layer's attention finds keys and values.
+    pub(super) fn layer(&self, index: usize) -> LayerCache<'_> {
+        let (keys, values) = &self.pools[self.sources[index]];
+        LayerCache { table: &self.table, keys, values }
     }
 
     /// Positions that a sequence may have before pools must grow, if there is no other.

@@ -4,6 +4,7 @@
 mod held;
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 mod python;
+mod rows;
 
 use super::test_package::{build_f32, tiny_spec};
 use super::*;
