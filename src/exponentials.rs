@@ -50,6 +50,13 @@ pub fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|s| *s /= sum);
 }
 
+/// Makes scores probabilities beside one more score, whose own is not kept.
+pub fn softmax_beside(scores: &mut [f32], other: f32) {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum = exponentials(scores) + exp(other - largest);
+    scores.iter_mut().for_each(|s| *s /= sum);
+}
+
 /// `σ(x) = 1 / (1 + e^−x)` of each number.
 #[multiversion::multiversion(targets("x86_64+avx+avx2", "x86_64+avx+avx2+avx512f+avx512bw+avx512dq+avx512vl"))]
 pub fn sigmoid(values: &mut [f32]) {
@@ -69,6 +76,14 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn another_score_takes_its_share() {
+        let (mut scores, mut all) = ([0.5, -1.0, 2.0], [0.5, -1.0, 2.0, 3.0]);
+        softmax_beside(&mut scores, 3.0);
+        softmax(&mut all);
+        scores.iter().zip(all).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
     }
 
     #[test]

@@ -208,9 +208,21 @@ struct Pair {
 
 impl Pair {
     fn new(what: &str, gpu: &Arc<Gpu>, spec: &DecoderSpec, scheme: impl Fn(&TensorSpec) -> Scheme) -> Self {
+        Self::pinned(what, gpu, spec, scheme, &[])
+    }
+
+    /// With these candidates for these operations.
+    fn pinned(
+        what: &str,
+        gpu: &Arc<Gpu>,
+        spec: &DecoderSpec,
+        scheme: impl Fn(&TensorSpec) -> Scheme,
+        pins: &[(&str, &str)],
+    ) -> Self {
         let random = RandomDecoder::new(spec, scheme);
         let mut options = DecoderOptions::default();
         (options.cache, options.prefill_chunk) = (CachePrecision::F32, CHUNK);
+        options.pins = pins.iter().map(|(operation, candidate)| (operation.to_string(), candidate.to_string())).collect();
         let decoder = block_on(Decoder::load(gpu.clone(), &random.package(), &options, &mut |_| {})).unwrap();
         Self { what: what.into(), gpu: decoder, reference: random.reference(), largest: 0.0 }
     }
@@ -424,6 +436,65 @@ fn norms_after_rope_and_queries_that_grow() {
         let scheme: Scheme = scheme.parse().unwrap();
         Pair::new(&format!("growing queries in {scheme}"), &gpu, &with_attention(plain(), grow), |_| scheme).check();
     }
+}
+
+#[test]
+fn attention_sinks_with_and_without_windows() {
+    let gpu = gpu();
+    for window in [None, Some(5)] {
+        let spec = with_attention(plain(), |a| (a.sinks, a.window) = (true, window));
+        Pair::new(&format!("sinks and windows of {window:?}"), &gpu, &spec, f32_package).check();
+    }
+    let spec = with_attention(plain(), |a| (a.sinks, a.softcap, a.gate) = (true, Some(2.0), Some(AttentionGate::PerHead)));
+    Pair::new("sinks, a cap and gates", &gpu, &spec, |_| "q4/32+f16".parse().unwrap()).check();
+}
+
+/// Sequences far longer than windows, whose layers let go of pages that others take: each goes on as if it were alone, and so
+/// does one that is cut where its positions are gone.
+#[test]
+fn layers_with_a_window_keep_its_pages_alone() {
+    let long = changed(plain(), |s| s.max_context = 700);
+    let everything = with_attention(long.clone(), |a| a.window = None);
+    let gpu = gpu();
+    let mut pair = Pair::new("windows", &gpu, &long, f32_package);
+    let mut whole = Pair::new("no windows", &gpu, &everything, f32_package);
+    let texts: Vec<Vec<u32>> = (30..).zip([600, 330, 90]).map(|(text, len)| ids(text, len + 70)).collect();
+    let start = |text: &[u32]| text.len() - 70;
+    let sequences: Vec<_> = texts.iter().map(|text| pair.prefilled(&text[..start(text)])).collect();
+    texts.iter().for_each(|text| _ = whole.prefilled(&text[..start(text)]));
+    // Of three layers, two need only a few pages.
+    let [windows, all] = [&pair, &whole].map(|pair| pair.gpu.memory().cache as f64);
+    assert!(windows < 0.6 * all, "{windows} bytes, {all} without windows");
+    // More than a page of tokens, one by one.
+    let mut together = vec![Vec::new(); texts.len()];
+    for step in 0..70 {
+        let batch: Vec<_> = sequences.iter().zip(&texts).map(|(s, text)| (*s, text[start(text) + step])).collect();
+        let logits = pair.step(&batch);
+        together.iter_mut().zip(logits.chunks_exact(pair.vocab())).for_each(|(all, row)| all.extend_from_slice(row));
+    }
+    for ((text, sequence), together) in texts.iter().zip(sequences).zip(together) {
+        let expected = pair.expected(text);
+        pair.compare("in a batch", &together, &expected[start(text) * pair.vocab()..]);
+        // Near the end, at the prompt's end, before it, and far back.
+        for len in [text.len() - 20, start(text), start(text) - 5, 40] {
+            let kept = pair.gpu.truncate(sequence, len).unwrap();
+            assert!(kept <= len && (len < start(text) - 5 || kept == len), "{kept} of {len} positions are left");
+            for chunk in text[kept..text.len() - 1].chunks(CHUNK) {
+                pair.gpu.prefill(sequence, chunk).unwrap();
+            }
+            let found = pair.step(&[(sequence, text[text.len() - 1])]);
+            pair.compare(&format!("cut at {len}"), &found, &expected[(text.len() - 1) * pair.vocab()..]);
+        }
+        pair.gpu.remove_sequence(sequence).unwrap();
+    }
+}
+
+/// States that go through a prompt a chunk at a time, and through other tokens one by one.
+#[test]
+fn delta_nets_in_chunks() {
+    let pins = [("delta_scan", "delta_chunks")];
+    // Packages in f32 would be exact.
+    Pair::pinned("delta nets in chunks", &gpu(), &delta_nets(), |_| "f16".parse().unwrap(), &pins).check();
 }
 
 /// Queries that grow within a text.

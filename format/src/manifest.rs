@@ -309,7 +309,7 @@ impl Manifest {
 
     /// Bits a weight over all matrices, scales included, padding of planes not.
     pub fn bits_per_weight(&self) -> f64 {
-        let matrices = || self.tensors.iter().filter(|t| t.class != TensorClass::Vector);
+        let matrices = || self.tensors.iter().filter(|t| t.class.is_quantized());
         let weights: u64 = matrices().map(|t| t.shape.iter().map(|&n| n as u64).product::<u64>()).sum();
         matrices().map(TensorEntry::bytes).sum::<u64>() as f64 * 8.0 / weights.max(1) as f64
     }
@@ -392,8 +392,8 @@ impl Manifest {
         if let Err(why) = t.scheme.check() {
             return bad(why);
         }
-        if t.class == TensorClass::Vector && t.scheme != Scheme::F32 {
-            return bad(format!("vectors are f32, not {}", t.scheme));
+        if !t.class.is_quantized() && t.scheme != Scheme::F32 {
+            return bad(format!("vectors and routers are f32, not {}", t.scheme));
         }
         let mut row = 0;
         for (i, chunk) in t.chunks.iter().enumerate() {

@@ -15,7 +15,7 @@ use std::path::Path;
 fn seeds() -> Vec<Vec<u8>> {
     let entry = |name: &str| FileEntry { name: name.into(), bytes: 7, sha256: "0".repeat(64) };
     let spec = tiny_spec();
-    let matrices = spec.tensors().into_iter().filter(|t| t.class != TensorClass::Vector);
+    let matrices = spec.tensors().into_iter().filter(|t| t.class.is_quantized());
     let sensitivities = matrices.map(|t| {
         let lookup = if t.class == TensorClass::Embedding { vec![0.5; t.shape[1]] } else { Vec::new() };
         (t.name, Sensitivity { input: vec![1.0; t.shape[1]], output: vec![2.0; t.shape[0]], coupling: 0.5, lookup })

@@ -141,6 +141,7 @@ impl<'a> Bench<'a> {
                 pages: (&self.pages).into(),
                 keys: (&pools[0]).into(),
                 values: (&pools[1]).into(),
+                sinks: None,
                 output: (&output).into(),
             };
             let prefill = AttentionPrefill { num_tokens, shape, scores, buffers: buffers.clone() };

@@ -355,6 +355,7 @@ fn attention(
                 pages: (&page_buffer).into(),
                 keys: (&pool.0).into(),
                 values: (&pool.1).into(),
+                sinks: None,
                 output: (&output).into(),
             };
             let scratch = (&scratch).into();

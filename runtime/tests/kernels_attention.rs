@@ -62,12 +62,14 @@ fn run_kernel(gpu: &Gpu, which: Which, scores: Scores, cache: &CpuCache, tokens:
     let output = gpu.upload("output", &vec![7.0f32; q.len()]);
     let (q_buffer, tokens_buffer, pages) = (gpu.upload("q", q), gpu.upload("tokens", tokens), gpu.upload("pages", &cache.pages));
     let (keys, values) = (upload_pool(gpu, shape, &cache.keys), upload_pool(gpu, shape, &cache.values));
+    let sinks = (!cache.sinks.is_empty()).then(|| gpu.upload("sinks", &cache.sinks));
     let buffers = AttentionBuffers {
         q: (&q_buffer).into(),
         tokens: (&tokens_buffer).into(),
         pages: (&pages).into(),
         keys: (&keys).into(),
         values: (&values).into(),
+        sinks: sinks.as_ref().map(Into::into),
         output: (&output).into(),
     };
     let dispatches = match which {
@@ -252,6 +254,38 @@ fn windows_and_soft_caps_shape_the_scores(
     for (which, tolerance) in prefills(&gpu, &shape) {
         let found = run_kernel(&gpu, which, scores, &cache, &tokens, &q);
         assert_close(&format!("{which:?}"), &found, &expected, 2.0 * tolerance);
+    }
+}
+
+/// Sinks below all scores, among them and far above, for each way of putting results together.
+#[rstest]
+fn sinks_take_their_share_and_have_no_value(#[values(false, true)] cache_f16: bool) {
+    let shape = AttentionShape { num_heads: 6, num_kv_heads: 2, head_dim: 32, max_pages: pages_for(700), cache_f16 };
+    let scores = Scores { window: Some(600), ..plain(&shape) };
+    let mut random = Random::new(12);
+    let mut cache = random_cache(&mut random, shape, 2);
+    cache.sinks = vec![-20.0, 0.5, 3.0, 8.0, 200.0, -1.0];
+    let gpu = gpu();
+    let tokens = [token(5, 0), Token::IDLE, token(660, 1)];
+    let q = queries(&mut random, &shape, tokens.len());
+    let expected = attention::cpu(scores, &cache, &tokens, &q);
+    let mut decodes: Vec<_> = [1, 4].map(|splits| Which::Decode { splits }).into();
+    if attention_split::fits(&gpu.profile, &shape) {
+        let divisions = [(1, Combine::Last), (4, Combine::Last), (4, Combine::Apart)];
+        decodes.extend(divisions.map(|(splits, combine)| Which::Split { splits, least_pages: 1, combine }));
+    }
+    for which in decodes {
+        assert_close(&format!("{which:?}"), &run_kernel(&gpu, which, scores, &cache, &tokens, &q), &expected, TOLERANCE);
+    }
+    // A few rows, whose keys are cut into parts, and many.
+    for (first, count) in [(650, 9), (0, 130)] {
+        let tokens: Vec<_> = (first..first + count).map(|p| token(p, 1)).collect();
+        let q = queries(&mut random, &shape, count);
+        let expected = attention::cpu(scores, &cache, &tokens, &q);
+        for (which, tolerance) in prefills(&gpu, &shape) {
+            let found = run_kernel(&gpu, which, scores, &cache, &tokens, &q);
+            assert_close(&format!("{which:?} of {count}"), &found, &expected, tolerance);
+        }
     }
 }
 

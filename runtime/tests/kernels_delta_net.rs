@@ -5,6 +5,7 @@ mod support;
 use haikuq_format::layout::padded;
 use haikuq_format::spec::DeltaNet;
 use haikuq_runtime::kernels::attention::Token;
+use haikuq_runtime::kernels::delta_chunks;
 use haikuq_runtime::kernels::delta_net::{self, CpuDeltaNet, DeltaConv, DeltaNorm, DeltaScan, MAX_DIM, RING, mixed_size};
 use rstest::rstest;
 use support::{Random, assert_close, permutations, run, token};
@@ -33,8 +34,10 @@ fn steps() -> Vec<(bool, Vec<Token>)> {
 
 #[rstest]
 fn chunks_and_single_tokens_are_those_of_the_twin(
-    #[values([1, 1, 4, 4], [2, 4, 20, 12], [3, 3, 68, 72], [1, 3, 12, 100], [1, 1, MAX_DIM, MAX_DIM])] sizes: [usize; 4],
+    #[values([1, 1, 4, 4], [2, 4, 20, 12], [3, 3, 68, 72], [1, 3, 12, 100], [1, 2, 128, 40], [1, 1, MAX_DIM, MAX_DIM])]
+    sizes: [usize; 4],
     #[values(1, 2, 4, 16)] kernel_size: usize,
+    #[values(false, true)] in_chunks: bool,
 ) {
     let [key_heads, value_heads, key_dim, value_dim] = sizes;
     let net = DeltaNet::new(key_heads, value_heads, key_dim, value_dim, kernel_size);
@@ -81,7 +84,12 @@ fn chunks_and_single_tokens_are_those_of_the_twin(
             };
             let norm = DeltaNorm { num_tokens, net, epsilon, x: (&x_buffer).into(), gain: (&gain).into(), y: (&y).into() };
             let mut dispatches = conv.bind(&gpu).unwrap();
-            dispatches.extend([scan.bind(&gpu).unwrap(), norm.bind(&gpu).unwrap()]);
+            let scratch = gpu.storage("scratch", delta_chunks::scratch_bytes(num_tokens, &net));
+            match chunk && in_chunks && delta_chunks::works(&gpu.profile, &net) {
+                true => dispatches.extend(delta_chunks::bind(&gpu, &scan, &(&scratch).into()).unwrap()),
+                false => dispatches.push(scan.bind(&gpu).unwrap()),
+            }
+            dispatches.push(norm.bind(&gpu).unwrap());
             let found = run::<f32>(&gpu, &dispatches.iter().collect::<Vec<_>>(), &y, tokens.len() * y_pitch);
             let expected = delta_net::cpu(twin, chunk, &tokens, &x, &mut expected_columns, &mut expected_states);
             let when = format!("{name}, {num_tokens} tokens from {}", tokens[0].position);

@@ -62,7 +62,7 @@ impl Accelerator {
     }
 
     /// What heads make of `qkv` `[windows × length, qkv_size]`, normalized and rotated, with queries that do not grow yet:
-    /// `[windows × length, attention_size]`.
+    /// `[windows × length, attention_size]`. `sinks` are as many scores as there are heads, or none.
     ///
     /// # Errors
     /// [`AcceleratorError::Memory`] if the result and the scores of a window take more than is left, [`AcceleratorError::Gpu`] if
@@ -70,7 +70,8 @@ impl Accelerator {
     ///
     /// # Panics
     /// If sizes do not fit together, or [`Accelerator::can_attend`] said no.
-    pub fn attend(&self, qkv: &Matrix, attention: &Attention, length: usize) -> Result<Matrix, AcceleratorError> {
+    pub fn attend(&self, qkv: &Matrix, attention: &Attention, sinks: &[f32], length: usize) -> Result<Matrix, AcceleratorError> {
+        assert!(sinks.len() == if attention.sinks { attention.num_heads } else { 0 });
         assert!(qkv.columns() == attention.qkv_size() && qkv.rows().is_multiple_of(length));
         assert!(self.can_attend(attention, qkv.rows() / length, length));
         let Attention { num_heads: heads, num_kv_heads, head_dim, scale, softcap, window, query_scaling, .. } = *attention;
@@ -82,6 +83,10 @@ impl Accelerator {
         let scores = self.unwritten(at_once * heads * length, length)?;
         let scores_at =
             Heads { buffer: scores.panel_of(0).1, pitch, first: 0, head: length * pitch, window: heads * length * pitch };
+        // Without sinks, one whose exponential is 0.
+        let sinks = if attention.sinks { sinks } else { &[-3e38] };
+        let constants = [("SINKS", sinks.len() as f64)];
+        let sinks = self.counted("sinks", sinks)?;
         let mut first = 0;
         while first < qkv.rows() {
             let ((from_first, from), (to_first, to)) = (qkv.panel_of(first), out.panel_of(first));
@@ -120,7 +125,8 @@ impl Accelerator {
                 beta: query_scaling.map_or(0.0, |s| s.beta),
                 original_context: query_scaling.map_or(1, |s| s.original_context) as u32,
             };
-            self.run(&SOFTMAX, &[], &params, &[(1, Binding::from(scores_at.buffer))], grid_1d(rows))?;
+            let bindings = [(1, Binding::from(scores_at.buffer)), (2, sinks.buffer().into())];
+            self.run(&SOFTMAX, &constants, &params, &bindings, grid_1d(rows))?;
             let weighed = HeadProducts {
                 a: Heads { ..scores_at },
                 b: part(q_size + kv_size),

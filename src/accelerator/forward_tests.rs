@@ -5,7 +5,7 @@ use super::{Accelerator, HeadColumns};
 use haikuq_format::spec::{Activation, Attention, Norm, NormKind};
 
 /// `softmax(scale · q k) v` of one head of one window, query by query.
-fn attended(qkv: &[f32], a: &Attention, length: usize) -> Vec<f32> {
+fn attended(qkv: &[f32], a: &Attention, sinks: &[f32], length: usize) -> Vec<f32> {
     let (columns, width) = (a.qkv_size(), a.head_dim);
     let mut out = Vec::new();
     for (window, query) in (0..qkv.len() / columns / length).flat_map(|w| (0..length).map(move |q| (w, q))) {
@@ -18,7 +18,7 @@ fn attended(qkv: &[f32], a: &Attention, length: usize) -> Vec<f32> {
                 a.softcap.map_or(a.scale * product, |cap| cap * (a.scale * product / cap).tanh())
             };
             let weights: Vec<f32> = seen.clone().map(|p| score(p).exp()).collect();
-            let total: f32 = weights.iter().sum();
+            let total: f32 = weights.iter().sum::<f32>() + sinks.get(head).map_or(0.0, |sink| sink.exp());
             out.extend((0..width).map(|d| {
                 let value = |p: usize| row(p, a.attention_size() + a.kv_size() + kv)[d];
                 seen.clone().zip(&weights).map(|(p, w)| w / total * value(p)).sum::<f32>()
@@ -32,8 +32,10 @@ fn check_attention(accelerator: &Accelerator, attention: &Attention, length: usi
     let qkv = numbers(windows * length * attention.qkv_size(), 1);
     let on_gpu = accelerator.upload(&qkv, attention.qkv_size()).unwrap();
     assert!(accelerator.can_attend(attention, windows, length));
-    let out = accelerator.download(&accelerator.attend(&on_gpu, attention, length).unwrap()).unwrap();
-    assert_close(&format!("{attention:?}"), &out, &attended(&qkv, attention, length), 1e-5);
+    let sinks: Vec<f32> =
+        (0..if attention.sinks { attention.num_heads } else { 0 }).map(|head| head as f32 * 0.7 - 1.0).collect();
+    let out = accelerator.download(&accelerator.attend(&on_gpu, attention, &sinks, length).unwrap()).unwrap();
+    assert_close(&format!("{attention:?}"), &out, &attended(&qkv, attention, &sinks, length), 1e-5);
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn attention_is_that_of_each_head() {
     let plain = Attention::new(6, 2, 16);
     check_attention(&accelerator, &plain, 37, 3);
     let mut capped = plain;
-    (capped.softcap, capped.window) = (Some(1.5), Some(20));
+    (capped.softcap, capped.window, capped.sinks) = (Some(1.5), Some(20), true);
     check_attention(&accelerator, &capped, 150, 1);
     // Two windows a buffer.
     let narrow = Attention::new(2, 2, 32);

@@ -29,7 +29,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var row = workgroup.y; row < params.rows; row += 65535u) {
         if GATED {
             let at = row * params.pitch + 2u * column;
-            out[row * params.out_pitch + column] = activate(x[at]) * x[at + 1u];
+            out[row * params.out_pitch + column] = gated(x[at], x[at + 1u]);
         } else {
             out[row * params.out_pitch + column] = activate(x[row * params.pitch + column]);
         }

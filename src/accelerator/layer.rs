@@ -27,6 +27,8 @@ enum MixerOnGpu<'a> {
         k_norm: Option<Gains>,
         /// Cosine and sine by position and pair.
         angles: Vec<[f32; 2]>,
+        /// A score of each head that joins its softmax, or none.
+        sinks: Vec<f32>,
     },
     ShortConv {
         conv: &'a ShortConv,
@@ -64,7 +66,7 @@ impl<'a> LayerOnGpu<'a> {
             Mixer::ShortConv(conv) => accelerator.can_convolve(conv, windows, length),
             Mixer::DeltaNet(_) => false,
         };
-        mixes && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
+        mixes && layer.mlp.experts.is_none() && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
     }
 
     /// Reads norms and biases of layer `index` through `read`, for windows of `length` positions.
@@ -98,6 +100,7 @@ impl<'a> LayerOnGpu<'a> {
                 q_norm: gains(qk_norm.is_some(), "q_norm", of_heads)?,
                 k_norm: gains(qk_norm.is_some(), "k_norm", of_heads)?,
                 angles: attention.rope.map(|rope| angles(spec, rope, length)).unwrap_or_default(),
+                sinks: Vec::new(),
             })
         });
         let attention = attention.transpose()?;
@@ -110,10 +113,17 @@ impl<'a> LayerOnGpu<'a> {
             input: bias(input_bias, input)?,
             output: bias(output_bias, output)?,
             up: bias(layer.mlp.bias, layer.mlp.up_name())?,
-            down: bias(layer.mlp.bias, "down")?,
+            down: bias(layer.mlp.bias, layer.mlp.down_name())?,
         };
         let mixer = match (&layer.mixer, attention) {
-            (_, Some(attention)) => attention,
+            (_, Some(mut mixer)) => {
+                if let MixerOnGpu::Attention { attention, sinks, .. } = &mut mixer
+                    && attention.sinks
+                {
+                    *sinks = read("sinks")?;
+                }
+                mixer
+            }
             (Mixer::ShortConv(conv), None) => {
                 let (kernel, bias) = (read("conv.kernel")?, conv.bias.then(|| read("conv.bias")).transpose()?);
                 let bias = bias.unwrap_or_else(|| vec![0.0; conv.channels]);
@@ -166,8 +176,8 @@ impl<'a> LayerOnGpu<'a> {
         let mut rows = product(ProjectionKind::MixerInput, input)?;
         self.biased(&mut rows, &self.biases.input)?;
         let mixed = match &self.mixer {
-            MixerOnGpu::Attention { attention, q_norm, k_norm, angles } => {
-                self.attend(rows, attention, [q_norm, k_norm], angles)?
+            MixerOnGpu::Attention { attention, q_norm, k_norm, angles, sinks } => {
+                self.attend(rows, attention, [q_norm, k_norm], angles, sinks)?
             }
             MixerOnGpu::ShortConv { conv, taps } => {
                 let mixed = self.accelerator.convolve(&rows, conv, taps, self.length)?;
@@ -187,6 +197,7 @@ impl<'a> LayerOnGpu<'a> {
         attention: &Attention,
         [q_norm, k_norm]: [&Option<Gains>; 2],
         angles: &[[f32; 2]],
+        sinks: &[f32],
     ) -> Result<Matrix, AcceleratorError> {
         let width = attention.head_dim;
         let queries = HeadColumns { first: 0, heads: attention.num_heads, width };
@@ -205,7 +216,7 @@ impl<'a> LayerOnGpu<'a> {
                 self.normalize(gains, &mut qkv, normed)?;
             }
         }
-        let mut attended = self.accelerator.attend(&qkv, attention, self.length)?;
+        let mut attended = self.accelerator.attend(&qkv, attention, sinks, self.length)?;
         if attention.gate_size() > 0 {
             self.accelerator.gate_heads(&mut attended, &qkv, attention)?;
         }

@@ -23,7 +23,7 @@ fn spec() -> DecoderSpec {
     (first.window, first.rope, first.gate) = (Some(7), Some(0), Some(AttentionGate::PerHead));
     let mut second = Attention::new(4, 4, 32);
     (second.softcap, second.qk_norm) = (Some(1.5), Some(QkNorm::Whole));
-    (second.qkv_bias, second.output_bias, second.gate) = (true, true, Some(AttentionGate::Elementwise));
+    (second.qkv_bias, second.output_bias, second.gate, second.sinks) = (true, true, Some(AttentionGate::Elementwise), true);
     let mut third = Attention::new(3, 1, 16);
     (third.scale, third.rope, third.qk_norm) = (0.2, Some(1), Some(QkNorm::PerHead));
     let mut fourth = Attention::new(8, 2, 16);

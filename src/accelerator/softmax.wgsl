@@ -21,6 +21,10 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;
+// A score of each of SINKS heads that joins the others'. Rows of a head follow each other, then those of the next.
+@group(0) @binding(2) var<storage, read> sinks: array<f32>;
+
+override SINKS: u32;
 
 var<workgroup> largest: array<f32, 256>;
 
@@ -64,6 +68,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(num_workgroups) wo
         sum += e;
     }
     sum = workgroup_sum(sum, lane);
+    sum += exp(sinks[row / params.length % SINKS] - most);
     // Each number is written by the invocation that read it.
     for (var i = start + lane; i < end; i += WORKGROUP) {
         x[begin + i] /= sum;

@@ -4,7 +4,7 @@ use super::ArchitectureError;
 use super::config::Config;
 use super::rope::RopeDefaults;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mlp, Norm, NormKind, RopeTable};
+use haikuq_format::spec::{Activation, Attention, Experts, LayerSpec, Mlp, Norm, NormKind, RopeTable, Scores};
 
 /// What a missing key stands for: the defaults of the family's config class in transformers.
 pub(super) struct Defaults {
@@ -111,6 +111,21 @@ pub(super) fn layer_norm(config: &Config<'_>, key: &str, epsilon: f64) -> Result
 /// Width of a head of a decoder whose layers are alike in that.
 pub(super) fn head_dim(spec: &DecoderSpec) -> usize {
     spec.attentions().next().map_or(0, |a| a.head_dim)
+}
+
+/// The experts that a config names, with softmax scores: `num_experts` or `num_local_experts`, and `num_experts_per_tok`. Defaults are
+/// those of the family's config class.
+pub(super) fn experts(config: &Config<'_>, all: usize, active: usize) -> Result<Experts, ArchitectureError> {
+    let all = config.size("num_local_experts", config.size("num_experts", all)?)?;
+    let active = config.size("num_experts_per_tok", active)?;
+    if active > all {
+        return Err(config.unsupported(
+            "num_experts_per_tok",
+            &active.to_string(),
+            &format!("up to {all}, the number of experts"),
+        ));
+    }
+    Ok(Experts::new(all, active, Scores::Softmax))
 }
 
 /// Gives every feed-forward network the activation.

@@ -116,8 +116,9 @@ impl Decoder {
                 }
             }
             Order::Interleaved => {
+                let pair = 2 * parts.first().map_or(1, |p| p.rows).max(1);
                 for (row, out) in wanted.zip(out.chunks_exact_mut(width)) {
-                    let (part, row) = (row % parts.len(), row / parts.len());
+                    let (part, row) = (row / pair * 2 + row % 2, row % pair / 2);
                     read(&views[part], &parts[part], row..row + 1, out)?;
                 }
             }

@@ -4,12 +4,28 @@
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
 use super::names::{Names, Up};
-use super::rope::RopeDefaults;
+use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
 
 /// Of `GraniteMoeHybridConfig`, with what it calls the shared experts' width.
 const DEFAULTS_4: Defaults = Defaults { intermediate_size: 1024, ..LLAMA };
+
+/// Of `GraniteSWAConfig`.
+const DEFAULTS_SWA: Defaults = Defaults {
+    vocab_size: 100_352,
+    hidden_size: 2560,
+    intermediate_size: 8192,
+    num_layers: 24,
+    num_heads: 20,
+    num_kv_heads: Some(4),
+    max_context: 8192,
+    norm_epsilon: 1e-5,
+    tied_head: true,
+    bos: Some(100_257),
+    eos: Some(100_257),
+    ..LLAMA
+};
 
 const NAMES_4: Names = Names { up: Up::Fused("shared_mlp.input_linear"), down: "shared_mlp.output_linear", ..Names::LLAMA };
 
@@ -18,6 +34,38 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
     multiply(&mut spec, config)?;
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+/// Granite with windows and attention sinks, and a rope base for each layer.
+pub(super) fn load_swa(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &DEFAULTS_SWA)?;
+    multiply(&mut spec, config)?;
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
+    let sliding = base::sliding_layers(config, spec.num_layers(), |i| !i.is_multiple_of(4))?;
+    base::set_required_windows(&mut spec, config, 128, &sliding)?;
+    spec.attentions_mut().for_each(|a| a.sinks = true);
+    let Some(thetas) = config.numbers("layer_rope_theta")? else {
+        base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+        return Ok(Mapping::new(spec, Names::LLAMA));
+    };
+    if thetas.len() != spec.num_layers() {
+        let found = format!("{} entries", thetas.len());
+        return Err(config.unsupported("layer_rope_theta", &found, &format!("{}, as num_hidden_layers says", spec.num_layers())));
+    }
+    let mut different: Vec<f64> = Vec::new();
+    for (attention, theta) in spec.attentions_mut().zip(thetas) {
+        // 0 stands for no rope.
+        attention.rope = (theta != 0.0).then(|| {
+            different.iter().position(|t| *t == theta).unwrap_or_else(|| {
+                different.push(theta);
+                different.len() - 1
+            })
+        });
+    }
+    let head_dim = base::head_dim(&spec);
+    let tables = different.iter().map(|theta| rope::table_with_theta(config, head_dim, *theta));
+    spec.ropes = tables.collect::<Result<_, _>>()?;
     Ok(Mapping::new(spec, Names::LLAMA))
 }
 

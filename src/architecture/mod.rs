@@ -54,6 +54,8 @@ struct Family {
     /// Values of `model_type`, which decides where a config has no `architectures`.
     model_types: &'static [&'static str],
     load: fn(&Config<'_>) -> Result<Mapping, ArchitectureError>,
+    /// Whether it may have mixtures of experts.
+    experts: bool,
 }
 
 /// Every family that can be converted.
@@ -64,6 +66,7 @@ const FAMILIES: &[Family] = &[
     family(&["Ministral3ForCausalLM"], &["ministral3"], ministral::load_3),
     family(&["Qwen2ForCausalLM"], &["qwen2"], qwen::load_2),
     family(&["Qwen3ForCausalLM"], &["qwen3"], qwen::load_3),
+    mixture(&["Qwen3MoeForCausalLM"], &["qwen3_moe"], qwen::load_experts),
     family(&["GemmaForCausalLM"], &["gemma"], gemma::load_1),
     family(&["Gemma2ForCausalLM"], &["gemma2"], gemma::load_2),
     family(&["Gemma3ForCausalLM"], &["gemma3_text"], gemma::load_3),
@@ -73,7 +76,9 @@ const FAMILIES: &[Family] = &[
     family(&["SmolLM3ForCausalLM"], &["smollm3"], smollm3::load),
     family(&["Olmo2ForCausalLM"], &["olmo2"], olmo::load_2),
     family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
+    mixture(&["OlmoeForCausalLM"], &["olmoe"], olmo::load_experts),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
+    family(&["GraniteSWAForCausalLM"], &["granite_swa"], granite::load_swa),
     family(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
     family(&["CohereForCausalLM"], &["cohere"], cohere::load_1),
     family(&["Cohere2ForCausalLM"], &["cohere2"], cohere::load_2),
@@ -93,7 +98,15 @@ const fn family(
     model_types: &'static [&'static str],
     load: fn(&Config<'_>) -> Result<Mapping, ArchitectureError>,
 ) -> Family {
-    Family { architectures, model_types, load }
+    Family { architectures, model_types, load, experts: false }
+}
+
+const fn mixture(
+    architectures: &'static [&'static str],
+    model_types: &'static [&'static str],
+    load: fn(&Config<'_>) -> Result<Mapping, ArchitectureError>,
+) -> Family {
+    Family { architectures, model_types, load, experts: true }
 }
 
 /// Names of all architectures that can be converted.
@@ -168,14 +181,15 @@ fn mapping(path: &Path, config: &Value, generation: Option<&Value>) -> Result<Ma
     };
     // A class that is not known may be one that calculates otherwise, above all where a repository has code for it.
     let unknown = by_name.is_none().then_some(architecture.as_deref()).flatten();
-    if let Some(reason) = refused::reason(config, unknown) {
+    let experts = by_type.or(by_name).is_some_and(|family| family.experts);
+    if let Some(reason) = refused::reason(config, unknown, experts) {
         return Err(refused(reason));
     }
     let own_code = config.get("auto_map").is_some_and(|map| !map.is_null());
     let speaks_for = |class: &str| !own_code && !other_classes::is_one(class);
     let family = by_type.filter(|_| unknown.is_none_or(speaks_for)).or(by_name);
     let Some(family) = family else {
-        if let Some(reason) = refused::reason(config, found.as_deref()) {
+        if let Some(reason) = refused::reason(config, found.as_deref(), false) {
             return Err(refused(reason));
         }
         let known = supported().collect::<Vec<_>>().join(", ");

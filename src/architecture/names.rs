@@ -1,6 +1,6 @@
 //! [`Names`]: what a family calls its tensors, from which the sources of every canonical tensor follow.
 
-use super::source::{Part, Source, Sources};
+use super::source::{Order, Part, Source, Sources};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mixer, Mlp, QkNorm, ShortConv, TensorSpec};
 
@@ -22,6 +22,8 @@ pub(super) struct Names {
     pub(super) k_norm: &'static str,
     /// Gates on the heads' outputs, where they are a tensor of their own.
     pub(super) attention_gate: &'static str,
+    /// Scores of heads that join their softmax. A parameter that is not called `weight`.
+    pub(super) sinks: &'static str,
     pub(super) attention_output: &'static str,
     /// First matrix, kernel and last matrix of a short convolution.
     pub(super) short_conv: [&'static str; 3],
@@ -35,6 +37,8 @@ pub(super) struct Names {
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
     pub(super) down: &'static str,
+    /// Of a mixture of experts.
+    pub(super) experts: ExpertNames,
     pub(super) mlp_post_norm: &'static str,
     pub(super) final_norm: &'static str,
     pub(super) head: &'static str,
@@ -50,6 +54,11 @@ pub(super) struct Names {
 /// Values and gates among the kinds of rows that `qkv` is stacked of.
 const VALUES: usize = 2;
 const GATES: usize = 3;
+
+/// The name of a parameter that is not called `weight`.
+fn bare(name: &str) -> String {
+    name.strip_suffix(".weight").unwrap_or(name).to_string()
+}
 
 /// How queries, keys and values are stored.
 #[derive(Clone, Copy)]
@@ -90,6 +99,21 @@ pub(super) struct PerLayerNames {
     pub(super) post_norm: &'static str,
 }
 
+/// What a mixture of experts is stored as.
+#[derive(Clone, Copy)]
+pub(super) struct ExpertNames {
+    pub(super) router: &'static str,
+    /// A buffer that is not called `weight`.
+    pub(super) selection_bias: &'static str,
+    /// List of experts.
+    pub(super) list: &'static str,
+    /// An expert's first matrices; [`Up::Alone`] is one that has the rows of gate and up in turn already.
+    pub(super) up: Up,
+    pub(super) down: &'static str,
+    /// Biases of all experts together, of the first matrices and of the last, which are not called `bias`.
+    pub(super) biases: [&'static str; 2],
+}
+
 /// How the feed-forward network's first matrices are stored.
 #[derive(Clone, Copy)]
 pub(super) enum Up {
@@ -99,11 +123,6 @@ pub(super) enum Up {
     Fused(&'static str),
     /// No gate.
     Alone(&'static str),
-}
-
-/// The name of a parameter that is not called `weight`.
-fn bare(name: &str) -> String {
-    name.strip_suffix(".weight").unwrap_or(name).to_string()
 }
 
 impl Names {
@@ -118,6 +137,7 @@ impl Names {
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         attention_gate: "self_attn.gate_proj",
+        sinks: "self_attn.sinks",
         attention_output: "self_attn.o_proj",
         short_conv: ["conv.in_proj", "conv.conv", "conv.out_proj"],
         delta_net: DeltaNames {
@@ -141,6 +161,14 @@ impl Names {
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
         down: "mlp.down_proj",
+        experts: ExpertNames {
+            router: "mlp.gate",
+            selection_bias: "",
+            list: "mlp.experts",
+            up: Up::Separate(["gate_proj", "up_proj"]),
+            down: "down_proj",
+            biases: ["mlp.experts.gate_up_proj_bias", "mlp.experts.down_proj_bias"],
+        },
         mlp_post_norm: "",
         final_norm: "norm",
         head: "lm_head",
@@ -191,7 +219,9 @@ impl Names {
             "per_layer_output" => whole(self.per_layer.output),
             "per_layer_post_norm" => whole(self.per_layer.post_norm),
             "output_scale" => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
-            "gate_up" | "up" => self.up(&layer.mlp, full),
+            "gate_up" | "up" => up(self.up, &layer.mlp, full),
+            "router" => whole(self.experts.router),
+            _ if part.starts_with("router.") || part.starts_with("experts.") => self.of_experts(&layer.mlp, tensor, full),
             _ => match &layer.mixer {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
                 Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
@@ -216,6 +246,7 @@ impl Names {
             "q_norm" => self.head_norm(attention, self.q_norm, rows, full),
             "k_norm" => self.head_norm(attention, self.k_norm, rows, full),
             "qkv" => self.qkv(attention, full),
+            "sinks" => Source::stacked(vec![Part::whole(bare(&full(self.sinks)), rows)]),
             _ => Source::stacked(vec![Part::whole(full(self.attention_output), rows)]),
         }
     }
@@ -237,7 +268,6 @@ impl Names {
 
     fn delta_net(&self, net: &DeltaNet, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
         let names = &self.delta_net;
-        let bare = |name: &str| bare(&full(name));
         let whole = match canonical.rsplit('.').next().unwrap_or_default() {
             "delta_in" => {
                 let sizes = [net.channels(), net.value_size(), net.num_value_heads, net.num_value_heads];
@@ -249,8 +279,8 @@ impl Names {
                 whole.shape = Some(vec![net.channels(), 1, net.kernel_size]);
                 whole
             }
-            "log_decay" => Part::whole(bare(names.log_decay), rows),
-            "step_bias" => Part::whole(bare(names.step_bias), rows),
+            "log_decay" => Part::whole(bare(&full(names.log_decay)), rows),
+            "step_bias" => Part::whole(bare(&full(names.step_bias)), rows),
             "gain" => Part::whole(full(names.norm), rows),
             _ => Part::whole(full(names.output), rows),
         };
@@ -297,12 +327,40 @@ impl Names {
         Source::stacked(kinds.flat_map(stored).collect())
     }
 
-    fn up(&self, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
-        let n = mlp.intermediate_size;
-        match self.up {
-            Up::Separate(names) => Source::interleaved(names.map(|name| Part::whole(full(name), n)).to_vec()),
-            Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),
-            Up::Alone(name) => Source::stacked(vec![Part::whole(full(name), n)]),
+    /// The bias of a router's choice, or what all experts have of one kind.
+    fn of_experts(&self, mlp: &Mlp, tensor: &TensorSpec, full: impl Fn(&str) -> String) -> Source {
+        let (names, n) = (&self.experts, mlp.num_experts());
+        let bare = |name: &str| {
+            let name = full(name);
+            name.rsplit_once('.').map_or(name.clone(), |(bare, _)| bare.to_string())
+        };
+        if tensor.name.ends_with(".selection_bias") {
+            return Source::stacked(vec![Part::whole(bare(names.selection_bias), n)]);
         }
+        let is_down = tensor.name.contains(".experts.down");
+        if tensor.name.ends_with(".bias") {
+            let rows = tensor.shape[0];
+            let mut whole = Part::whole(bare(names.biases[usize::from(is_down)]), rows);
+            whole.shape = Some(vec![n, rows / n]);
+            return Source::stacked(vec![whole]);
+        }
+        let rows = tensor.shape[0] / n;
+        let each = |e: usize| {
+            let full = |name: &str| full(&format!("{}.{e}.{name}", names.list));
+            if is_down { Source::stacked(vec![Part::whole(full(names.down), rows)]) } else { up(names.up, mlp, full) }
+        };
+        let all: Vec<Source> = (0..n).map(each).collect();
+        let order = all.first().map_or(Order::Stacked, |source| source.order);
+        Source { parts: all.into_iter().flat_map(|source| source.parts).collect(), order, add: 0.0 }
+    }
+}
+
+/// The first matrices of a feed-forward network, or of an expert.
+fn up(names: Up, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
+    let n = mlp.intermediate_size;
+    match names {
+        Up::Separate(names) => Source::interleaved(names.map(|name| Part::whole(full(name), n)).to_vec()),
+        Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),
+        Up::Alone(name) => Source::stacked(vec![Part::whole(full(name), mlp.up_size())]),
     }
 }

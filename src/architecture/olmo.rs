@@ -1,5 +1,5 @@
 //! OLMo 2 and 3: norms after each block instead of before it, and over all heads of queries and keys; 3 has windows on
-//! most layers.
+//! most layers. OLMoE: norms before each block, and experts.
 
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
@@ -14,6 +14,25 @@ const DEFAULTS: Defaults = Defaults { vocab_size: 50_304, norm_epsilon: 1e-5, bo
 
 const NAMES: Names =
     Names { mixer_post_norm: "post_attention_layernorm", mlp_post_norm: "post_feedforward_layernorm", ..Names::LLAMA };
+
+/// Of `OlmoeConfig`.
+const EXPERTS: Defaults =
+    Defaults { hidden_size: 2048, intermediate_size: 2048, num_layers: 16, num_heads: 16, max_context: 4096, ..DEFAULTS };
+
+pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &EXPERTS)?;
+    base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
+    spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::Whole));
+    if let Some(limit) = config.optional_number("clip_qkv")? {
+        return Err(config.unsupported("clip_qkv", &limit.to_string(), "null"));
+    }
+    let mut experts = base::experts(config, 64, 8)?;
+    experts.normalized = config.flag("norm_topk_prob", false)?;
+    spec.mlps_mut().for_each(|m| m.experts = Some(experts));
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
 
 pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = common(config)?;

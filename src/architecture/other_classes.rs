@@ -8,7 +8,7 @@ const STEMS: &str = "\
     Dory Dots1 Dots3Note Electra Emu3 Ernie4_5_Moe Ernie ExaoneMoe Falcon FalconH1 FalconMamba FlexOlmo \
     Flint Fuyu GPTBigCode GPTJ GPTNeo GPTNeoXJapanese Gemma3n Gemma4Assistant \
     Gemma4UnifiedAssistant Gemma4Unified Git Glm4 Glm4Moe Glm4MoeLite Glm GlmMoeDsa GptOss GraniteMoe \
-    GraniteMoeSWA GraniteMoeShared GraniteSWA HYV3 HYV4 Helium HrmText HunYuanMoEV1 HyperCLOVAX Inkling2 \
+    GraniteMoeSWA GraniteMoeShared HYV3 HYV4 Helium HrmText HunYuanMoEV1 HyperCLOVAX Inkling2 \
     Inkling2Loop Inkling Jais2 Jamba JetMoe KimiLinear Kolibri1 Laguna LaraMini Lfm2Moe Llama4 \
     LongcatFlash MBart Mamba2 Mamba Marian MegatronBert Mellum MiMoV2Flash MiniCPM3 MiniMax MiniMaxM2 \
     MiniMaxM3VL Mixtral Mllama ModernBertDecoder Moshi Mpt Musicgen MusicgenMelody Mvp NanoChat Nemotron \

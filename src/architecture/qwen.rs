@@ -1,4 +1,4 @@
-//! Qwen 2, 2.5 (Llama with biases on queries, keys and values) and 3 (norms on queries and keys instead).
+//! Qwen 2, 2.5 (Llama with biases on queries, keys and values) and 3 (norms on queries and keys instead), dense or with experts.
 
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
@@ -32,6 +32,32 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     let mut spec = common(config, &QWEN3)?;
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
     spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::PerHead));
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+/// Of `Qwen3MoeConfig`.
+const QWEN3_EXPERTS: Defaults =
+    Defaults { hidden_size: 2048, intermediate_size: 6144, num_layers: 24, num_kv_heads: Some(4), head_dim: None, ..QWEN2 };
+
+pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &QWEN3_EXPERTS)?;
+    base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+    base::set_activation(&mut spec, config.activation("hidden_act", "silu")?);
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
+    spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::PerHead));
+    if config.flag("use_sliding_window", false)? {
+        let window = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { Some(4096) };
+        base::set_windows(&mut spec, window, |_| true);
+    }
+    let (step, dense) = (config.size("decoder_sparse_step", 1)?, config.numbers("mlp_only_layers")?.unwrap_or_default());
+    let mut experts = base::experts(config, 128, 8)?;
+    experts.normalized = config.flag("norm_topk_prob", false)?;
+    let width = config.size("moe_intermediate_size", 768)?;
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        if (i + 1).is_multiple_of(step) && !dense.contains(&(i as f64)) {
+            (layer.mlp.intermediate_size, layer.mlp.experts) = (width, Some(experts));
+        }
+    }
     Ok(Mapping::new(spec, Names::LLAMA))
 }
 

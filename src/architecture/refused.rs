@@ -4,8 +4,8 @@ use crate::checkpoint::TEXT_CONFIG;
 use serde_json::Value;
 
 /// Why a config cannot be converted, if it is of a kind that is known and refused. `architecture` is the name that no
-/// family answers to; without it only what any family may have is looked at.
-pub(super) fn reason(config: &Value, architecture: Option<&str>) -> Option<String> {
+/// family answers to; without it only what any family may have is looked at. `experts` says whether the family may have mixtures of experts.
+pub(super) fn reason(config: &Value, architecture: Option<&str>, experts: bool) -> Option<String> {
     let given = |key: &str| config.get(key).is_some_and(|v| !v.is_null() && v.as_object().is_none_or(|table| !table.is_empty()));
     // The last two are those of MLX and of older files of compressed-tensors.
     let quantization = ["quantization_config", "quantization", "compression_config"].into_iter().find(|key| given(key));
@@ -16,14 +16,14 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>) -> Option<Strin
              convert the full-precision original"
         ));
     }
-    let experts = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
+    let numbers = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
     let name = architecture.unwrap_or_default();
     let lower = name.to_lowercase();
-    if experts.iter().any(|key| config.get(key).and_then(Value::as_u64).is_some_and(|n| n > 1))
-        || lower.contains("moe")
-        || lower.contains("mixtral")
-    {
-        return Some("mixture-of-experts models are not supported; dense decoders are".into());
+    let has_experts = !experts && numbers.iter().any(|key| config.get(key).and_then(Value::as_u64).is_some_and(|n| n > 1));
+    if has_experts || lower.contains("moe") || lower.contains("mixtral") {
+        return Some(
+            "this mixture of experts is not supported; those of Qwen 3, OLMoE, Granite, LFM 2 and gpt-oss are, and dense decoders".into(),
+        );
     }
     let parts = ["vision_config", "audio_config", "text_config", "thinker_config"];
     if parts.iter().any(|key| given(key)) || lower.contains("conditionalgeneration") || lower.contains("imagetext") {

@@ -11,6 +11,8 @@ const SUPPORTED: &str = "default, linear, dynamic, llama3, yarn, longrope, propo
 #[derive(Clone, Copy)]
 pub(super) struct RopeDefaults {
     pub(super) theta: f64,
+    /// Whether θ is that one even if the config has another.
+    pub(super) fixed_theta: bool,
     /// Share of a head's dimensions that rotate.
     pub(super) partial: f64,
     /// For a class that scales by longrope alone, also under its former names `su` and `yarn`: the original context where a
@@ -22,7 +24,7 @@ pub(super) struct RopeDefaults {
 
 impl RopeDefaults {
     /// θ = 10,000, all dimensions: what most families have.
-    pub(super) const USUAL: Self = Self { theta: 10_000.0, partial: 1.0, long_only: None, ntk_alpha: false };
+    pub(super) const USUAL: Self = Self { theta: 10_000.0, fixed_theta: false, partial: 1.0, long_only: None, ntk_alpha: false };
 }
 
 /// Reads the rope settings of a config in both styles: `rope_parameters` (transformers 5), or `rope_theta` with
@@ -32,6 +34,13 @@ pub(super) fn table(config: &Config<'_>, head_dim: usize, defaults: RopeDefaults
     let theta = config.number("rope_theta", defaults.theta)?;
     let partial = config.number("partial_rotary_factor", defaults.partial)?;
     table_of(config, parameters.as_ref(), head_dim, RopeDefaults { theta, partial, ..defaults })
+}
+
+/// As [`table`], with this θ whatever the config says.
+pub(super) fn table_with_theta(config: &Config<'_>, head_dim: usize, theta: f64) -> Result<RopeTable, ArchitectureError> {
+    let partial = config.number("partial_rotary_factor", 1.0)?;
+    let defaults = RopeDefaults { theta, partial, fixed_theta: true, ..RopeDefaults::USUAL };
+    table_of(config, parameters(config)?.as_ref(), head_dim, defaults)
 }
 
 /// The config's table of settings, in either style; the older one wins, if it has entries.
@@ -49,11 +58,11 @@ pub(super) fn table_of(
     head_dim: usize,
     defaults: RopeDefaults,
 ) -> Result<RopeTable, ArchitectureError> {
-    let RopeDefaults { mut theta, mut partial, long_only, ntk_alpha } = defaults;
+    let RopeDefaults { mut theta, fixed_theta, mut partial, long_only, ntk_alpha } = defaults;
     let mut rope_type = "default";
     if let Some(p) = parameters {
         p.refuse_nested()?;
-        theta = p.number("rope_theta", theta)?;
+        theta = if fixed_theta { theta } else { p.number("rope_theta", theta)? };
         partial = p.number("partial_rotary_factor", partial)?;
         rope_type = p.text("rope_type")?.or(p.text("type")?).unwrap_or("default");
     }

@@ -22,7 +22,8 @@ pub struct Source {
 pub enum Order {
     /// All rows of the first part, then all rows of the second, and so on.
     Stacked,
-    /// First row of each part, then second row of each, and so on.
+    /// First row of each of the first two parts, then second row of each, and so on; then those of the next two parts. All have
+    /// as many rows.
     Interleaved,
 }
 
@@ -68,7 +69,7 @@ impl Source {
         Self { parts, order: Order::Stacked, add: 0.0 }
     }
 
-    /// Parts row by row.
+    /// Two parts row by row.
     pub(super) fn interleaved(parts: Vec<Part>) -> Self {
         Self { parts, order: Order::Interleaved, add: 0.0 }
     }

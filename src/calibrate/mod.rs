@@ -92,7 +92,7 @@ impl Sensitivity {
 /// Lengths of the parts of every matrix of a decoder, by canonical name.
 fn lengths(spec: &DecoderSpec) -> BTreeMap<String, [(&'static str, usize); 4]> {
     // The table of all layers' numbers is larger than all the rest, and no bits are weighed against each other for it.
-    let measured = |t: &TensorSpec| t.class != TensorClass::Vector && t.name != PerLayerEmbedding::TABLE;
+    let measured = |t: &TensorSpec| t.class.is_quantized() && t.name != PerLayerEmbedding::TABLE;
     let matrices = spec.tensors().into_iter().filter(measured);
     let lengths = matrices.map(|t| {
         let (rows, columns) = (t.shape[0], t.shape[1]);

@@ -5,6 +5,7 @@
 //! that is [`crate::architecture`]'s.
 
 mod error;
+mod experts;
 mod file;
 mod ggml;
 mod gguf;
@@ -108,7 +109,8 @@ impl Checkpoint {
             file if file.exists() => Some(read_json(&path, &file)?),
             _ => None,
         };
-        let weights = safetensors::open(&path, set)?;
+        let mut weights = safetensors::open(&path, set)?;
+        experts::split(&mut weights.tensors);
         let companions = read_companions(&path)?;
         let mut warnings = Vec::new();
         if path.join("adapter_config.json").exists() {

@@ -16,7 +16,9 @@ fn product(n: usize, terms: usize, columns: usize) -> f64 {
 pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: usize) -> f64 {
     let tokens = windows * length;
     let mixer = layer.mixer.input_rows() + layer.mixer.output_columns();
-    let rows = mixer + layer.mlp.up_size() + layer.mlp.intermediate_size;
+    let network = layer.mlp.up_size() + layer.mlp.intermediate_size;
+    let router = layer.mlp.experts.map_or(0, |e| e.num_experts);
+    let rows = mixer + router + layer.mlp.num_active() * network;
     let between = match &layer.mixer {
         // Half of the keys are seen, and each takes part in two products.
         Mixer::Attention(attention) => product(tokens, length, attention.attention_size()),

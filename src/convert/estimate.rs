@@ -43,7 +43,7 @@ impl Estimate {
     pub fn new(spec: &DecoderSpec, options: &calibrate::Options, candidates: usize, speeds: Speeds) -> Self {
         let length = options.window_tokens.min(spec.max_context);
         let tokens = options.windows * length;
-        let matrices: Vec<TensorSpec> = spec.tensors().into_iter().filter(|t| t.class != TensorClass::Vector).collect();
+        let matrices: Vec<TensorSpec> = spec.tensors().into_iter().filter(|t| t.class.is_quantized()).collect();
         let is_head = |t: &TensorSpec| t.name == if spec.tied_head { "embedding" } else { "head" };
         let multiplied =
             || matrices.iter().filter(|t| t.class != TensorClass::Embedding || is_head(t)).map(|t| (t.shape[0], t.shape[1]));

@@ -10,7 +10,7 @@ use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_files::little_endian;
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, TensorEntry};
-use haikuq_format::spec::{PerLayerEmbedding, TensorClass};
+use haikuq_format::spec::PerLayerEmbedding;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -85,7 +85,7 @@ fn chunk(
 /// Whether a calibrated conversion quantizes a tensor as a whole: not what has no scheme, and not the table of all layers' numbers,
 /// which is larger than all the rest and looked up in alone.
 pub(super) fn is_staged(tensor: &TensorEntry) -> bool {
-    tensor.class != TensorClass::Vector && tensor.name != PerLayerEmbedding::TABLE
+    tensor.class.is_quantized() && tensor.name != PerLayerEmbedding::TABLE
 }
 
 /// Reads and quantizes the chunk's blocks of rows, in parallel.

@@ -10,7 +10,6 @@ use haikuq_format::layout::{plane_sizes, row_chunks};
 use haikuq_format::manifest::{Chunk, FileEntry, Plane, TensorEntry, entry_name, shard_name};
 use haikuq_format::scheme::Scheme;
 use haikuq_format::shard::{ShardLayout, layout_shard};
-use haikuq_format::spec::TensorClass;
 use haikuq_format::{DecoderSpec, align};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -169,10 +168,10 @@ impl Plan {
     /// # Errors
     /// If a shard cannot be laid out.
     pub fn bits_for_size(spec: &DecoderSpec, shard_bytes: u64, bytes: u64) -> Result<f64, ConvertError> {
-        // What does not depend on the schemes of matrices: vectors, and headers about as long as in any other plan.
-        let scheme = |t: haikuq_format::spec::TensorSpec| if t.class == TensorClass::Vector { Scheme::F32 } else { Scheme::F16 };
+        // What does not depend on the schemes of matrices: vectors, routers, and headers about as long as in any other plan.
+        let scheme = |t: haikuq_format::spec::TensorSpec| if t.class.is_quantized() { Scheme::F16 } else { Scheme::F32 };
         let plan = Self::new(spec, "", spec.tensors().into_iter().map(scheme).collect(), shard_bytes, 1)?;
-        let matrices = || plan.tensors.iter().filter(|t| t.class != TensorClass::Vector);
+        let matrices = || plan.tensors.iter().filter(|t| t.class.is_quantized());
         let rest = plan.total_bytes() - matrices().map(TensorEntry::bytes).sum::<u64>();
         // Grouped schemes have up to four planes where f16 has one, and so longer headers.
         let headers = matrices().count() as u64 * 3 * (HEADER_ENTRY_BYTES + haikuq_format::PLANE_ALIGNMENT);
@@ -192,7 +191,7 @@ impl Plan {
 
     /// Bits a weight over all matrices, scales included.
     pub fn bits_per_weight(&self) -> f64 {
-        let matrices = || self.tensors.iter().filter(|t| t.class != TensorClass::Vector);
+        let matrices = || self.tensors.iter().filter(|t| t.class.is_quantized());
         let weights: usize = matrices().map(|t| t.rows() * t.columns()).sum();
         matrices().map(TensorEntry::bytes).sum::<u64>() as f64 * 8.0 / weights.max(1) as f64
     }

@@ -12,7 +12,7 @@ use crate::calibrate::Sensitivity;
 use haikuq_format::align;
 use haikuq_format::layout::plane_sizes;
 use haikuq_format::scheme::Scheme;
-use haikuq_format::spec::{PerLayerEmbedding, TensorClass, TensorSpec};
+use haikuq_format::spec::{PerLayerEmbedding, TensorSpec};
 use rayon::prelude::*;
 
 /// Rows of a matrix that are quantized to see how large its errors are, at most.
@@ -82,7 +82,7 @@ pub fn allocate<E: From<RecipeError>>(
     let (mut weights, mut open) = (0usize, Vec::new());
     for (tensor, fixed) in tensors.iter().zip(fixed) {
         // What is not weighed against the rest.
-        let apart = tensor.class == TensorClass::Vector || tensor.name == PerLayerEmbedding::TABLE;
+        let apart = !tensor.class.is_quantized() || tensor.name == PerLayerEmbedding::TABLE;
         if let Some(scheme) = fixed.filter(|_| apart) {
             options.push(vec![Stored { scheme, bits: 0.0, loss: 0.0 }]);
             continue;

@@ -10,7 +10,7 @@
 use super::Recipe;
 use crate::architecture::{ArchitectureError, Decoder};
 use crate::calibrate::Sensitivity;
-use haikuq_format::spec::{Attention, Mixer, Mlp, Residual, ShortConv};
+use haikuq_format::spec::{Activation, Attention, Mixer, Mlp, Residual, ShortConv};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -34,7 +34,7 @@ const USUAL_SIZE: f64 = 1.0 / 32.0;
 struct Factors {
     /// One a row of a matrix.
     rows: Option<Vec<f32>>,
-    /// One a column of a matrix, or a number of a vector.
+    /// One a column of a matrix, or a number of a vector; of experts' matrices one a column of each.
     columns: Option<Vec<f32>>,
 }
 
@@ -134,19 +134,27 @@ impl<'a> Equalized<'a> {
     pub fn sensitivity(&self, name: &str, measured: &Sensitivity) -> Sensitivity {
         let mut equalized = measured.clone();
         let Some(factors) = self.factors.get(name) else { return equalized };
-        let divide = |values: &mut [f32], by: &Option<Vec<f32>>| {
-            values.iter_mut().zip(by.iter().flatten()).for_each(|(v, f)| *v /= f * f);
-        };
-        divide(&mut equalized.input, &factors.columns);
-        divide(&mut equalized.output, &factors.rows);
+        equalized.output.iter_mut().zip(factors.rows.iter().flatten()).for_each(|(v, f)| *v /= f * f);
+        if let Some(by) = factors.columns.as_ref().filter(|by| !by.is_empty()) {
+            let (width, experts) = (equalized.input.len(), by.len() / equalized.input.len().max(1));
+            for (c, v) in equalized.input.iter_mut().enumerate() {
+                let of_column = by.iter().skip(c).step_by(width);
+                *v *= of_column.map(|f| 1.0 / (f * f)).sum::<f32>() / experts.max(1) as f32;
+            }
+        }
         equalized
     }
 
     fn apply(&self, name: &str, rows: Range<usize>, out: &mut [f32]) {
         let Some(factors) = self.factors.get(name) else { return };
         if let Some(columns) = &factors.columns {
-            for row in out.chunks_exact_mut(columns.len()) {
-                row.iter_mut().zip(columns).for_each(|(w, f)| *w *= f);
+            // Of an expert after the other, where there are such: each has as many rows.
+            let width = out.len() / rows.len().max(1);
+            let experts = columns.len() / width.max(1);
+            let of_expert = self.decoder.rows(name) / experts.max(1);
+            for (row, out) in rows.clone().zip(out.chunks_exact_mut(width.max(1))) {
+                let columns = &columns[(row / of_expert.max(1)).min(experts.saturating_sub(1)) * width..];
+                out.iter_mut().zip(columns).for_each(|(w, f)| *w *= f);
             }
         }
         if let Some(of_rows) = &factors.rows {
@@ -161,6 +169,7 @@ impl<'a> Equalized<'a> {
         let spec = &self.decoder.spec.layers[layer];
         let name = |part: &str| format!("layers.{layer}.{part}");
         let up = name(spec.mlp.up_name());
+        let router = spec.mlp.experts.map(|_| name("router"));
         // Rows first: their factors count in the columns of their matrix.
         match &spec.mixer {
             // Values that a norm, keys or other layers have to do with stay as they are.
@@ -170,7 +179,8 @@ impl<'a> Equalized<'a> {
             // Between the two matrices numbers are squashed and normalized, so that nothing can be moved from one to the other.
             Mixer::DeltaNet(_) => {}
         }
-        if spec.mlp.gated {
+        // The clamped one is no product of up.
+        if spec.mlp.gated && spec.mlp.activation != Activation::ClampedSwiglu {
             self.after_up(layer, &spec.mlp, &up)?;
         }
         if !spec.norm_placement.is_before() {
@@ -178,16 +188,16 @@ impl<'a> Equalized<'a> {
         }
         let [input, _] = spec.mixer.matrices();
         match spec.residual {
-            Residual::ParallelShared => self.after_norm(&name("mixer_norm"), &[name(input), up]),
+            Residual::ParallelShared => self.after_norm(&name("mixer_norm"), &[name(input), up], router),
             Residual::Sequential | Residual::Parallel => {
-                self.after_norm(&name("mixer_norm"), &[name(input)])?;
-                self.after_norm(&name("mlp_norm"), &[up])
+                self.after_norm(&name("mixer_norm"), &[name(input)], None)?;
+                self.after_norm(&name("mlp_norm"), &[up], router)
             }
         }
     }
 
-    /// Columns of the matrices that a norm feeds, and its gain.
-    fn after_norm(&mut self, norm: &str, matrices: &[String]) -> Result<(), ArchitectureError> {
+    /// Columns of the matrices that a norm feeds, and its gain. A router's columns follow, which nothing rounds.
+    fn after_norm(&mut self, norm: &str, matrices: &[String], router: Option<String>) -> Result<(), ArchitectureError> {
         let mut squares = vec![0.0f64; self.decoder.spec.hidden_size];
         let mut rows = 0;
         for matrix in matrices {
@@ -202,7 +212,7 @@ impl<'a> Equalized<'a> {
                 factors.iter_mut().for_each(|f| *f *= factor);
             }
         }
-        for matrix in matrices {
+        for matrix in matrices.iter().chain(&router) {
             self.factors.entry(matrix.clone()).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         }
         self.factors.entry(format!("{norm}.gain")).or_default().columns = Some(factors.clone());
@@ -225,7 +235,7 @@ impl<'a> Equalized<'a> {
         }
         let mut factors = self.column_factors(&shared);
         let before = attention.attention_size() + width;
-        self.share((&squares, rows_of_output), &qkv, |row| (before..before + width).contains(&row), &mut factors)?;
+        self.share((&squares, rows_of_output), &qkv, before..before + width, 1, &mut factors)?;
         let columns = (0..squares.len()).map(|c| 1.0 / factors[value_of(c)]).collect();
         self.factors.entry(output).or_default().columns = Some(columns);
         let ones = |n| std::iter::repeat_n(1.0, n);
@@ -245,7 +255,7 @@ impl<'a> Equalized<'a> {
         let mut squares = vec![0.0f64; n];
         let rows_of_output = self.add_column_squares(&output, &mut squares)?;
         let mut factors = self.column_factors(&squares);
-        self.share((&squares, rows_of_output), &input, |row| (n..2 * n).contains(&row), &mut factors)?;
+        self.share((&squares, rows_of_output), &input, n..2 * n, 1, &mut factors)?;
         self.factors.entry(output).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         let ones = || std::iter::repeat_n(1.0, n);
         let rows: Vec<f32> = ones().chain(factors).chain(ones()).collect();
@@ -256,15 +266,22 @@ impl<'a> Equalized<'a> {
         Ok(())
     }
 
-    /// Columns of `down`, and rows of the `up` half of `gate_up`, every second from the second on.
+    /// Columns of `down`, and rows of the `up` half of `gate_up`, every second from the second on; of each expert by itself.
     fn after_up(&mut self, layer: usize, mlp: &Mlp, up: &str) -> Result<(), ArchitectureError> {
-        let down = format!("layers.{layer}.down");
-        let mut squares = vec![0.0f64; mlp.intermediate_size];
-        let rows_of_down = self.add_column_squares(&down, &mut squares)?;
-        let mut factors = self.column_factors(&squares);
-        self.share((&squares, rows_of_down), up, |row| row % 2 == 1, &mut factors)?;
-        self.factors.entry(down).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
-        let rows: Vec<f32> = factors.iter().flat_map(|&s| [1.0, s]).collect();
+        let (down, size) = (format!("layers.{layer}.{}", mlp.down_name()), mlp.up_size());
+        let rows_of_down = self.decoder.rows(&down) / mlp.num_experts();
+        let (mut columns, mut rows) = (Vec::<f32>::new(), Vec::<f32>::new());
+        for expert in 0..mlp.num_experts() {
+            let mut squares = vec![0.0f64; mlp.intermediate_size];
+            self.add_squares_of_rows(&down, expert * rows_of_down..(expert + 1) * rows_of_down, &mut squares)?;
+            let mut factors = self.column_factors(&squares);
+            self.share((&squares, rows_of_down), up, expert * size + 1..(expert + 1) * size, 2, &mut factors)?;
+            columns.extend(factors.iter().map(|s| 1.0 / s));
+            rows.extend(factors.iter().flat_map(|&s| [1.0, s]));
+        }
+        // It is long until they are read again, and other matrices need the memory.
+        self.decoder.release(&down);
+        self.factors.entry(down).or_default().columns = Some(columns);
         if mlp.bias {
             self.factors.entry(format!("{up}.bias")).or_default().columns = Some(rows.clone());
         }
@@ -273,21 +290,23 @@ impl<'a> Equalized<'a> {
     }
 
     /// Where a matrix of `rows` rows, whose columns have these sums of `squares`, is of an unusual size, gives half of that to the rows of
-    /// `before` that make its input.
+    /// `before` that make its input: each `step`-th of `inputs`.
     fn share(
         &self,
         (squares, rows): (&[f64], usize),
         before: &str,
-        is_input: impl Fn(usize) -> bool,
+        inputs: Range<usize>,
+        step: usize,
         factors: &mut [f32],
     ) -> Result<(), ArchitectureError> {
         let size = size(squares, rows);
         if self.extent == Extent::All || size == 0.0 || SIZES.contains(&size) {
             return Ok(());
         }
-        let weights = self.read(before)?;
         let columns = self.decoder.spec.hidden_size;
-        let inputs = weights.chunks_exact(columns).enumerate().filter(|(row, _)| is_input(*row)).map(|(_, row)| row);
+        let mut weights = vec![0.0; inputs.len() * columns];
+        self.read_rows(before, inputs, &mut weights)?;
+        let inputs = weights.chunks_exact(columns).step_by(step);
         let of_rows: Vec<f64> = inputs.map(|row| row.iter().map(|&w| f64::from(w).powi(2)).sum()).collect();
         self.decoder.release(before);
         let other = self::size(&of_rows, columns);
@@ -300,9 +319,17 @@ impl<'a> Equalized<'a> {
 
     /// Adds the squares of a matrix's weights to the sums of their columns; the number of its rows.
     fn add_column_squares(&self, matrix: &str, squares: &mut [f64]) -> Result<usize, ArchitectureError> {
-        let (rows, columns) = (self.decoder.rows(matrix), squares.len());
+        let rows = self.decoder.rows(matrix);
+        self.add_squares_of_rows(matrix, 0..rows, squares)?;
+        // It is long until they are read again, and other matrices need the memory.
+        self.decoder.release(matrix);
+        Ok(rows)
+    }
+
+    fn add_squares_of_rows(&self, matrix: &str, rows: Range<usize>, squares: &mut [f64]) -> Result<(), ArchitectureError> {
+        let (end, columns) = (rows.end, squares.len());
         let of_block = |first: usize| {
-            let block = first..rows.min(first + BLOCK_ROWS);
+            let block = first..end.min(first + BLOCK_ROWS);
             let mut weights = vec![0.0; block.len() * columns];
             self.read_rows(matrix, block, &mut weights)?;
             let mut squares = vec![0.0f64; columns];
@@ -312,14 +339,11 @@ impl<'a> Equalized<'a> {
             Ok(squares)
         };
         // Blocks are the same for any number of threads, and so is the order of the sum.
-        let blocks: Vec<Result<Vec<f64>, ArchitectureError>> =
-            (0..rows).into_par_iter().step_by(BLOCK_ROWS).map(of_block).collect();
-        // It is long until they are read again, and other matrices need the memory.
-        self.decoder.release(matrix);
+        let blocks: Vec<Result<Vec<f64>, ArchitectureError>> = rows.into_par_iter().step_by(BLOCK_ROWS).map(of_block).collect();
         for block in blocks {
             squares.iter_mut().zip(block?).for_each(|(sum, part)| *sum += part);
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// By what each column is divided, from its sum of squared weights.

@@ -276,7 +276,7 @@ impl Recipe {
     }
 
     /// The scheme of each tensor, in order, where it is decided without looking at weights: by class or an override.
-    /// Vectors are f32 whatever the recipe says.
+    /// Vectors and routers are f32 whatever the recipe says.
     ///
     /// # Errors
     /// If an override matches no matrix.
@@ -286,7 +286,7 @@ impl Recipe {
             .iter()
             .map(|t| {
                 let of_class = match (&self.choice, t.class) {
-                    (_, TensorClass::Vector) => return Some(Scheme::F32),
+                    (_, TensorClass::Router | TensorClass::Vector) => return Some(Scheme::F32),
                     (choice, _) if t.name == PerLayerEmbedding::TABLE => Some(of_table(choice)),
                     (Choice::Classes { embedding, .. }, TensorClass::Embedding) => Some(*embedding),
                     (Choice::Classes { attention, .. }, TensorClass::Attention) => Some(*attention),

@@ -1,7 +1,7 @@
 //! Causal grouped-query attention over a growing cache.
 
 use super::numbers::{numbers, with_numbers};
-use crate::exponentials::softmax;
+use crate::exponentials::{softmax, softmax_beside};
 use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor};
 use faer::linalg::matmul::matmul;
@@ -26,13 +26,15 @@ pub(super) struct Scores {
 const QUERIES: usize = 64;
 
 /// `softmax(scale × q·k) v`, causal: `q` `[heads, queries, head_dim]`, `keys` and `values` `[kv_heads, positions,
-/// head_dim]`; the result is `[queries, heads × head_dim]`.
-pub(super) fn attend(q: &Tensor, keys: &Tensor, values: &Tensor, scores: Scores) -> Result<Tensor> {
-    q.contiguous()?.apply_op3(&keys.contiguous()?, &values.contiguous()?, Attention { scores })
+/// head_dim]`; the result is `[queries, heads × head_dim]`. `sinks` has a number for each head that joins its softmax, or is
+/// empty.
+pub(super) fn attend(q: &Tensor, keys: &Tensor, values: &Tensor, scores: Scores, sinks: &[f32]) -> Result<Tensor> {
+    q.contiguous()?.apply_op3(&keys.contiguous()?, &values.contiguous()?, Attention { scores, sinks: sinks.to_vec() })
 }
 
 struct Attention {
     scores: Scores,
+    sinks: Vec<f32>,
 }
 
 impl CustomOp3 for Attention {
@@ -173,7 +175,10 @@ impl Attention {
             }
             let Range { start, end } = self.scores.seen(block.first + row);
             let (start, end) = (start - block.seen.start, end - block.seen.start);
-            softmax(&mut scores[start..end]);
+            match self.sinks.get(head) {
+                Some(sink) => softmax_beside(&mut scores[start..end], *sink),
+                None => softmax(&mut scores[start..end]),
+            }
             scores[..start].fill(0.0);
             scores[end..].fill(0.0);
         }

@@ -7,6 +7,7 @@ use super::numbers::{numbers, with_numbers};
 use crate::exponentials::sigmoid;
 use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Device, Layout, Result, Shape, Tensor};
+use haikuq_format::spec::Activation;
 use rayon::prelude::*;
 
 /// Numbers that a thread takes at a time.
@@ -31,6 +32,58 @@ pub(super) fn silu(x: &Tensor) -> Result<Tensor> {
 /// way, since these rows are the widest that there are.
 pub(super) fn silu_gated(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(SiluGated)
+}
+
+/// `g σ(1.702 g) (u + 1)` of rows in which gates `g` and `u` take turns, `g` at most 7 and `u` from −7 to 7: `[n, columns]` to `[n, columns / 2]`.
+pub(super) fn clamped_gated(x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(ClampedGated)
+}
+
+struct ClampedGated;
+
+impl ClampedGated {
+    /// Of a pair: gate and up as they are used, and the sigmoid.
+    fn of([gate, up]: [f32; 2]) -> [f32; 3] {
+        let limit = Activation::LIMIT;
+        let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
+        [gate, up, 1.0 / (1.0 + (-Activation::ALPHA * gate).exp())]
+    }
+}
+
+impl CustomOp1 for ClampedGated {
+    fn name(&self) -> &'static str {
+        "clamp and gate"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let ((n, columns), x) = (layout.shape().dims2()?, numbers(x, layout)?);
+        let (pairs, mut out) = (x.as_chunks::<2>().0, zeros(x.len() / 2));
+        out.par_chunks_mut(PART).zip(pairs.par_chunks(PART)).for_each(|(out, pairs)| {
+            for (y, pair) in out.iter_mut().zip(pairs) {
+                let [gate, up, sigmoid] = Self::of(*pair);
+                *y = gate * sigmoid * (up + 1.0);
+            }
+        });
+        Ok((CpuStorage::F32(out), (n, columns / 2).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let mut out = zeros(x.elem_count());
+        with_numbers(x, |x| {
+            with_numbers(&gradient.contiguous()?, |gradient| {
+                let pairs = out.as_chunks_mut::<2>().0.par_iter_mut().zip(x.as_chunks::<2>().0).zip(gradient);
+                pairs.for_each(|((out, pair), g)| {
+                    let [gate, up, sigmoid] = Self::of(*pair);
+                    let slope = sigmoid * (1.0 + Activation::ALPHA * gate * (1.0 - sigmoid));
+                    // Where a number is clamped nothing follows from it.
+                    let (of_gate, of_up) = (gate == pair[0], up == pair[1]);
+                    *out = [if of_gate { g * slope * (up + 1.0) } else { 0.0 }, if of_up { g * gate * sigmoid } else { 0.0 }];
+                });
+                Result::Ok(())
+            })
+        })???;
+        Ok(Some(Tensor::from_vec(out, x.shape(), &Device::Cpu)?))
+    }
 }
 
 struct Sum;

@@ -4,7 +4,8 @@ use super::ReferenceError;
 use super::attention::{Scores, attend};
 use super::cache::{KeysValues, LayerCache};
 use super::delta_net::DeltaNetWeights;
-use super::elementwise::{gated, silu, silu_gated, sum};
+use super::elementwise::{clamped_gated, gated, silu, silu_gated, sum};
+use super::experts::{Combined, Router, gathered};
 use super::gate::gated_heads;
 use super::heads::split;
 use super::norm::NormWeights;
@@ -42,6 +43,26 @@ impl Projection {
 
     pub(super) fn factor(&mut self) -> &mut Factor {
         &mut self.weight
+    }
+
+    /// The block of rows of expert `expert` of `experts`.
+    fn of_expert(&self, expert: usize, experts: usize) -> Result<Self> {
+        let part = |all: &Tensor| {
+            let rows = all.dim(0)? / experts;
+            all.narrow(0, expert * rows, rows)
+        };
+        Ok(Self { weight: part(self.weight.weight())?.into(), bias: self.bias.as_ref().map(part).transpose()? })
+    }
+
+    /// `x` `[n, columns]` to `[n, rows]`, which nobody sees.
+    pub(super) fn forward_unobserved(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward(ProjectionKind::Up, x, &mut Unobserved)
+    }
+
+    /// Without a bias.
+    #[cfg(test)]
+    pub(super) fn from_weight(weight: Tensor) -> Self {
+        Self { weight: weight.into(), bias: None }
     }
 
     /// The same with other weights, row-major `[rows, columns]`.
@@ -110,6 +131,8 @@ struct AttentionWeights {
     /// Of queries, and of keys where the layer has its own.
     qk_norm: Option<(NormWeights, Option<NormWeights>)>,
     value_norm: Option<NormWeights>,
+    /// A number for each head, or none.
+    sinks: Vec<f32>,
     output: Projection,
 }
 
@@ -128,8 +151,9 @@ impl AttentionWeights {
         });
         let qk_norm = qk_norm.transpose()?;
         let value_norm = attention.value_norm.then(|| NormWeights::without_gains(spec.norm.epsilon, attention.head_dim));
+        let sinks = if attention.sinks { weights.take(&format!("{layer}sinks"))?.to_vec1()? } else { Vec::new() };
         let output = Projection::load(weights, &format!("{layer}attention_output"), attention.output_bias)?;
-        Ok(Self { spec: attention, qkv, qk_norm, value_norm, output })
+        Ok(Self { spec: attention, qkv, qk_norm, value_norm, sinks, output })
     }
 
     /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
@@ -162,7 +186,7 @@ impl AttentionWeights {
             None => cache.kept(),
         };
         let Some((keys, values)) = seen else { candle_core::bail!("no keys and values to see") };
-        let attended = attend(&q, &keys, &values, Scores { scale, softcap, window, first })?;
+        let attended = attend(&q, &keys, &values, Scores { scale, softcap, window, first }, &self.sinks)?;
         match self.spec.gate_size() {
             0 => Ok(attended),
             gates => gated_heads(&attended, &qkv.narrow(1, q_size + self.spec.own_kv() * kv_size, gates)?),
@@ -205,12 +229,20 @@ pub(super) struct Layer {
     mixer: MixerWeights,
     mixer_post_norm: Option<NormWeights>,
     mlp_norm: Option<NormWeights>,
-    /// The rows of a gate and its up projection take turns.
-    up: Projection,
-    down: Projection,
+    /// What chooses among several experts.
+    router: Option<Router>,
+    /// The feed-forward network, or those of the experts.
+    networks: Vec<Network>,
     mlp_post_norm: Option<NormWeights>,
     per_layer: Option<PerLayerBlock>,
     output_scale: Option<f32>,
+}
+
+/// The matrices of a feed-forward network.
+struct Network {
+    /// The rows of a gate and its up projection take turns.
+    up: Projection,
+    down: Projection,
 }
 
 impl Layer {
@@ -225,8 +257,12 @@ impl Layer {
         let mixer = MixerWeights::load(spec, &layer.mixer, &name(""), weights)?;
         let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
         let mlp_norm = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
+        let router = layer.mlp.experts.map(|experts| Router::load(experts, &name(""), weights)).transpose()?;
         let up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
-        let down = Projection::load(weights, &name("down"), layer.mlp.bias)?;
+        let down = Projection::load(weights, &name(layer.mlp.down_name()), layer.mlp.bias)?;
+        let experts = layer.mlp.num_experts();
+        let network = |e| Ok::<_, ReferenceError>(Network { up: up.of_expert(e, experts)?, down: down.of_expert(e, experts)? });
+        let networks = (0..experts).map(network).collect::<std::result::Result<_, _>>()?;
         let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
         let per_layer = PerLayerBlock::take(spec, &name(""), weights)?;
         let output_scale = weights.take_if(layer.output_scale, &name("output_scale"))?;
@@ -238,18 +274,18 @@ impl Layer {
             mixer,
             mixer_post_norm,
             mlp_norm,
-            up,
-            down,
+            router,
+            networks,
             mlp_post_norm,
             per_layer,
             output_scale,
         })
     }
 
-    fn factors(&mut self) -> impl Iterator<Item = &mut Factor> {
-        let [input, output] = self.mixer.projections_mut();
-        let blocks = [input, output, &mut self.up, &mut self.down].map(Projection::factor);
-        blocks.into_iter().chain(self.per_layer.iter_mut().flat_map(PerLayerBlock::factors))
+    fn factors(&mut self) -> Vec<&mut Factor> {
+        let networks = self.networks.iter_mut().flat_map(|network| [&mut network.up, &mut network.down]);
+        let blocks = self.mixer.projections_mut().into_iter().chain(networks).map(Projection::factor);
+        blocks.chain(self.per_layer.iter_mut().flat_map(PerLayerBlock::factors)).collect()
     }
 
     /// The layer whose keys and values this one sees, if that is another one.
@@ -259,12 +295,12 @@ impl Layer {
 
     /// Has the products with the layer's weights computed in integers, and `gradients` of them.
     pub(super) fn use_integers(&mut self, gradients: bool) -> Result<()> {
-        self.factors().try_for_each(|factor| factor.use_integers(gradients))
+        self.factors().into_iter().try_for_each(|factor| factor.use_integers(gradients))
     }
 
     /// Has the products with the layer's weights computed by `products`.
     pub(super) fn put_on(&mut self, products: &Arc<GpuProducts>) -> Result<()> {
-        self.factors().try_for_each(|factor| factor.put_on(products))
+        self.factors().into_iter().try_for_each(|factor| factor.put_on(products))
     }
 
     /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer; `numbers` are
@@ -346,24 +382,49 @@ impl Layer {
     }
 
     fn mlp(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+        let Some(router) = &self.router else {
+            return self.network(&self.networks[0], [ProjectionKind::Up, ProjectionKind::Down], x, observer);
+        };
+        let logits = router.logits(x)?;
+        let routing = observer.route(router.choose(&logits)?)?;
+        let mut combined = Combined::new(router.weights(&logits, &routing)?, x.dim(1)?, routing.clone())?;
+        for (e, network) in self.networks.iter().enumerate() {
+            let tokens = routing.of_expert(e);
+            if !tokens.is_empty() {
+                let kinds = [ProjectionKind::ExpertUp(e), ProjectionKind::ExpertDown(e)];
+                combined.add(e, self.network(network, kinds, &gathered(x, tokens)?, observer)?)?;
+            }
+        }
+        combined.finish()
+    }
+
+    /// One feed-forward network, whose matrices are of these kinds.
+    fn network(
+        &self,
+        network: &Network,
+        [up_kind, down_kind]: [ProjectionKind; 2],
+        x: &Tensor,
+        observer: &mut dyn Observe,
+    ) -> Result<Tensor> {
         let activate = |x| activate(self.spec.mlp.activation, x);
-        let up = match observer.replace(ProjectionKind::Up, self.up.weight.weight(), x)? {
-            Some(weights) => self.up.with_weights(weights)?,
-            None => self.up.clone(),
+        let up = match observer.replace(up_kind, network.up.weight.weight(), x)? {
+            Some(weights) => network.up.with_weights(weights)?,
+            None => network.up.clone(),
         };
         // A gate and its up projection are as wide as a model gets, so only a part of the rows exists at a time.
         let mut parts = Vec::new();
         for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
-            let y = up.forward(ProjectionKind::Up, &x, observer)?;
+            let y = up.forward(up_kind, &x, observer)?;
             parts.push(match (self.spec.mlp.gated, self.spec.mlp.activation) {
                 (true, Activation::Silu) => silu_gated(&y)?,
+                (true, Activation::ClampedSwiglu) => clamped_gated(&y)?,
                 (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
                 (false, _) => activate(y)?,
             });
         }
         let inner = stacked(parts)?;
-        project(ProjectionKind::Down, &self.down, &inner, observer)
+        project(down_kind, &network.down, &inner, observer)
     }
 }
 
@@ -372,6 +433,8 @@ pub(super) fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
         Activation::Silu => silu(&x),
         Activation::Gelu => x.gelu_erf(),
         Activation::GeluTanh => x.gelu(),
+        // `DecoderSpec::check` refuses it without a gate.
+        Activation::ClampedSwiglu => candle_core::bail!("a clamped SwiGLU without a gate"),
     }
 }
 

@@ -20,21 +20,49 @@ pub enum ProjectionKind {
     PerLayerOutput,
     /// From embeddings to numbers for all layers. It is no layer's matrix.
     PerLayerProjection,
+    /// The same of one of several experts.
+    ExpertUp(usize),
+    /// Likewise.
+    ExpertDown(usize),
 }
 
 impl ProjectionKind {
-    /// The last part of its matrix's canonical name.
+    /// The expert whose block of rows it is, where it is one's.
+    pub fn expert(self) -> Option<usize> {
+        match self {
+            Self::ExpertUp(expert) | Self::ExpertDown(expert) => Some(expert),
+            _ => None,
+        }
+    }
+
+    /// The last part of its matrix's canonical name. The matrices of all experts are one.
     pub fn matrix(self, layer: &LayerSpec) -> &'static str {
         let [input, output] = layer.mixer.matrices();
         match self {
             Self::MixerInput => input,
             Self::MixerOutput => output,
-            Self::Up => layer.mlp.up_name(),
-            Self::Down => "down",
+            Self::Up | Self::ExpertUp(_) => layer.mlp.up_name(),
+            Self::Down | Self::ExpertDown(_) => layer.mlp.down_name(),
             Self::PerLayerGate => "per_layer_gate",
             Self::PerLayerOutput => "per_layer_output",
             Self::PerLayerProjection => "per_layer_projection",
         }
+    }
+}
+
+/// Which tokens go to which experts of a layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// By expert, the tokens that use it, in order.
+    pub chosen: Vec<Vec<u32>>,
+    /// By expert, tokens whose activations are computed besides, and whose outputs go nowhere.
+    pub also: Vec<Vec<u32>>,
+}
+
+impl Routing {
+    /// All tokens that are computed for an expert.
+    pub fn of_expert(&self, expert: usize) -> Vec<u32> {
+        self.chosen[expert].iter().chain(&self.also[expert]).copied().collect()
     }
 }
 
@@ -46,6 +74,14 @@ pub trait Observe {
     /// # Errors
     /// The observer's own; they end the forward pass.
     fn replace(&mut self, kind: ProjectionKind, weights: &Tensor, input: &Tensor) -> Result<Option<Vec<f32>>>;
+
+    /// Where a layer has experts, which tokens go to which; others may take its place.
+    ///
+    /// # Errors
+    /// The observer's own.
+    fn route(&mut self, routing: Routing) -> Result<Routing> {
+        Ok(routing)
+    }
 
     /// After: its output before a bias, or part of its rows, which may be changed.
     ///

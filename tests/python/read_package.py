@@ -142,7 +142,7 @@ SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bi
 LAYER = "mixer mlp residual norm_placement output_scale"
 PER_LAYER = "size activation table_multiplier projection_multiplier multiplier"
 ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm qk_norm_after_rope query_scaling gate
-    kv_from values_are_keys value_norm qkv_bias output_bias"""
+    kv_from values_are_keys value_norm sinks qkv_bias output_bias"""
 SHORT_CONV = "channels kernel_size bias"
 DELTA_NET = "num_key_heads num_value_heads key_dim value_dim kernel_size"
 MLP = "intermediate_size activation gated bias"
@@ -232,6 +232,8 @@ def decoder_tensors(spec):
         if scaling is not None:
             known(f"{p}: query_scaling", scaling, "beta original_context")
             check(scaling["original_context"] > 0, f"{p}: query_scaling by {scaling}")
+        if mixer.get("sinks", False):
+            vector(f"{p}.sinks", heads)
         matrix(f"{p}.attention_output", h, a, "attention", mixer.get("output_bias", False))
 
     def vector(name, n):

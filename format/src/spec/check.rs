@@ -1,6 +1,6 @@
 //! Whether the numbers of a [`DecoderSpec`] fit together.
 
-use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, RopeTable};
+use super::{Activation, Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, RopeTable, Scores};
 
 /// Largest size of anything.
 const MAX_SIZE: usize = 1 << 24;
@@ -10,6 +10,9 @@ const MAX_LAYERS: usize = 1 << 12;
 
 /// Most positions that a short convolution sees; models have 3 to 7.
 const MAX_KERNEL: usize = 16;
+
+/// Most experts of a layer; models have up to some hundred.
+const MAX_EXPERTS: usize = 1 << 10;
 
 /// A contradiction within a [`DecoderSpec`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,7 +137,29 @@ impl DecoderSpec {
             }
             Mixer::DeltaNet(net) => check_delta_net(net)?,
         }
-        check_sizes([("intermediate_size", layer.mlp.intermediate_size)])
+        self.check_mlp(&layer.mlp)
+    }
+
+    fn check_mlp(&self, mlp: &Mlp) -> Result<(), SpecError> {
+        check_sizes([("intermediate_size", mlp.intermediate_size)])?;
+        if mlp.activation == Activation::ClampedSwiglu && !mlp.gated {
+            return fail("a clamped SwiGLU without a gate".into());
+        }
+        let Some(experts) = &mlp.experts else { return Ok(()) };
+        check_sizes([("num_experts", experts.num_experts), ("num_active", experts.num_active)])?;
+        if experts.num_experts > MAX_EXPERTS || experts.num_active > experts.num_experts {
+            let (active, all) = (experts.num_active, experts.num_experts);
+            return fail(format!("{active} active of {all} experts (at most {MAX_EXPERTS})"));
+        }
+        let rows = experts.num_experts.saturating_mul(mlp.up_size().max(self.hidden_size));
+        check_sizes([("rows of all experts", rows)])?;
+        if !(experts.scale.is_finite() && experts.epsilon.is_finite() && experts.epsilon >= 0.0) {
+            return fail(format!("weights of experts with scale {} and epsilon {}", experts.scale, experts.epsilon));
+        }
+        if experts.epsilon != 0.0 && (experts.scores == Scores::Softmax || !experts.normalized) {
+            return fail("an epsilon of experts that is not used".into());
+        }
+        Ok(())
     }
 
     /// Where keys and values come from.

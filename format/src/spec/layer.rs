@@ -1,6 +1,6 @@
 //! [`LayerSpec`]: one layer, which says all of its sizes itself.
 
-use super::{Norm, NormKind, is_default, is_true, yes};
+use super::{Norm, NormKind, is_default, is_one, is_true, one, yes};
 use serde::{Deserialize, Serialize};
 
 /// One layer: a mixer, which moves information between positions, and a feed-forward network, which works on each
@@ -184,6 +184,10 @@ pub struct Attention {
     /// whatever the kind of that.
     #[serde(default, skip_serializing_if = "is_default")]
     pub value_norm: bool,
+    /// Whether each head has a number in `sinks` that joins the scores of its softmax as if it were one more position's, after
+    /// scale and soft cap. That position has no value, so the others' weights sum to less than 1.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sinks: bool,
     /// Whether `qkv` has a bias.
     #[serde(default, skip_serializing_if = "is_default")]
     pub qkv_bias: bool,
@@ -210,6 +214,7 @@ impl Attention {
             kv_from: None,
             values_are_keys: false,
             value_norm: false,
+            sinks: false,
             qkv_bias: false,
             output_bias: false,
         }
@@ -354,12 +359,13 @@ impl DeltaNet {
     }
 }
 
-/// A feed-forward network: `down(activation(gate) × up)` (SwiGLU and kin), or `down(activation(up))` without a gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A feed-forward network: `down(activation(gate) × up)` (SwiGLU and kin), or `down(activation(up))` without a gate. With
+/// [`Experts`] it is several of these, of which each token uses a few.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Mlp {
-    /// Width of the inner activation.
+    /// Width of the inner activation, of one expert where there are experts.
     pub intermediate_size: usize,
     /// The activation.
     pub activation: Activation,
@@ -369,23 +375,110 @@ pub struct Mlp {
     /// Whether `gate_up` (or `up`) and `down` have biases.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bias: bool,
+    /// A mixture of experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
 }
 
 impl Mlp {
     /// A gated network without biases.
     pub const fn new(intermediate_size: usize, activation: Activation) -> Self {
-        Self { intermediate_size, activation, gated: true, bias: false }
+        Self { intermediate_size, activation, gated: true, bias: false, experts: None }
     }
 
-    /// The first matrix's part of a canonical name: `gate_up`, whose rows are those of gate and up in turn, or `up`.
+    /// The first matrix's part of a canonical name: `gate_up`, whose rows are those of gate and up in turn, or `up`. Those of
+    /// experts stand under `experts`.
     pub fn up_name(&self) -> &'static str {
-        if self.gated { "gate_up" } else { "up" }
+        match (self.gated, self.experts) {
+            (true, None) => "gate_up",
+            (false, None) => "up",
+            (true, Some(_)) => "experts.gate_up",
+            (false, Some(_)) => "experts.up",
+        }
     }
 
-    /// Rows of the first matrix.
+    /// The last matrix's part of a canonical name.
+    pub fn down_name(&self) -> &'static str {
+        if self.experts.is_some() { "experts.down" } else { "down" }
+    }
+
+    /// Rows of the first matrix, of one expert where there are experts.
     pub fn up_size(&self) -> usize {
         if self.gated { 2 * self.intermediate_size } else { self.intermediate_size }
     }
+
+    /// Networks that are stored: 1 without experts.
+    pub fn num_experts(&self) -> usize {
+        self.experts.map_or(1, |e| e.num_experts)
+    }
+
+    /// Networks that a token uses: 1 without experts.
+    pub fn num_active(&self) -> usize {
+        self.experts.map_or(1, |e| e.num_active)
+    }
+}
+
+/// A mixture of experts. A router makes a logit `l` for each expert of each token: `l = router · x`, with `router.bias` where
+/// there is one, from the same `x` that the experts read. A token uses the `num_active` experts with the largest logits, of equal
+/// ones those that come first. With `selection_bias` they are those with the largest `score + router.selection_bias`. A score
+/// is `exp(l)` for [`Scores::Softmax`] and `1 / (1 + exp(−l))` for [`Scores::Sigmoid`]. The network's output is the sum of
+/// the chosen experts' outputs, each times
+///
+/// `weight = scale × score / n`
+///
+/// where `n` is the sum of the chosen experts' scores plus `epsilon` if `normalized`; else the sum of all experts' scores for softmax,
+/// and 1 for sigmoid.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Experts {
+    /// Experts that there are.
+    pub num_experts: usize,
+    /// Experts that a token uses.
+    pub num_active: usize,
+    /// What becomes of the router's logits.
+    pub scores: Scores,
+    /// Whether the weights of the chosen are divided by their sum.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalized: bool,
+    /// What is added to that sum; 0 with softmax.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub epsilon: f32,
+    /// Whether the router has a bias.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub router_bias: bool,
+    /// Whether there is a bias for choosing alone.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub selection_bias: bool,
+    /// All weights are multiplied with this.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub scale: f32,
+}
+
+impl Experts {
+    /// Experts without biases and with a scale of 1, whose weights are not normalized.
+    pub const fn new(num_experts: usize, num_active: usize, scores: Scores) -> Self {
+        Self {
+            num_experts,
+            num_active,
+            scores,
+            normalized: false,
+            epsilon: 0.0,
+            router_bias: false,
+            selection_bias: false,
+            scale: 1.0,
+        }
+    }
+}
+
+/// What becomes of a router's logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scores {
+    /// The softmax over the experts.
+    Softmax,
+    /// The logistic function of each by itself.
+    Sigmoid,
 }
 
 /// Feed-forward activations.
@@ -398,6 +491,16 @@ pub enum Activation {
     Gelu,
     /// GELU by the tanh approximation.
     GeluTanh,
+    /// gpt-oss's gate, which needs a gated network: with `g = min(gate, 7)` and `u = max(−7, min(up, 7))` the inner activation is
+    /// `g × sigmoid(1.702 × g) × (u + 1)`.
+    ClampedSwiglu,
+}
+
+impl Activation {
+    /// The largest gate and the largest magnitude of up, of [`Activation::ClampedSwiglu`].
+    pub const LIMIT: f32 = 7.0;
+    /// The factor in its sigmoid.
+    pub const ALPHA: f32 = 1.702;
 }
 
 /// Gates on the outputs of attention's heads, which the layer's input makes: the outputs are multiplied with their sigmoids

@@ -16,8 +16,8 @@ mod tensors;
 
 pub use check::SpecError;
 pub use layer::{
-    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling, Residual,
-    ShortConv,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling,
+    Residual, Scores, ShortConv,
 };
 pub use per_layer::PerLayerEmbedding;
 pub use tensors::{TensorClass, TensorSpec};

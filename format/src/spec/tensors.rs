@@ -36,8 +36,17 @@ pub enum TensorClass {
     Mlp,
     /// An untied output head.
     Head,
+    /// The matrices of routers, which decide among experts: always f32.
+    Router,
     /// Norm gains, biases, the kernels of convolutions, decays: always f32.
     Vector,
+}
+
+impl TensorClass {
+    /// Whether a recipe says how its tensors are stored. Others are always f32.
+    pub fn is_quantized(self) -> bool {
+        !matches!(self, Self::Router | Self::Vector)
+    }
 }
 
 impl DecoderSpec {
@@ -68,6 +77,18 @@ impl DecoderSpec {
             list.vector("head.bias", self.vocab_size);
         }
         list.tensors
+    }
+}
+
+impl DecoderSpec {
+    /// How many of how many experts a token uses of the canonical tensor `name`: 1 of 1 of tensors that are not experts'.
+    pub fn active_share(&self, name: &str) -> (u64, u64) {
+        let of_experts = || {
+            let (layer, part) = name.strip_prefix("layers.")?.split_once('.')?;
+            let experts = self.layers.get(layer.parse::<usize>().ok()?)?.mlp.experts?;
+            part.starts_with("experts.").then_some((experts.num_active as u64, experts.num_experts as u64))
+        };
+        of_experts().unwrap_or((1, 1))
     }
 }
 
@@ -139,6 +160,9 @@ impl List {
                 self.norm(&format!("{name}.{part}"), kind, qk_norm.gains(heads, a.head_dim));
             }
         }
+        if a.sinks {
+            self.vector(&format!("{name}.sinks"), a.num_heads);
+        }
         let shape = [self.hidden_size, a.attention_size()];
         self.matrix(&format!("{name}.attention_output"), TensorClass::Attention, shape, a.output_bias);
     }
@@ -164,9 +188,17 @@ impl List {
         self.matrix(&format!("{name}.delta_out"), TensorClass::Attention, [h, net.value_size()], false);
     }
 
+    /// All experts' matrices are one, one expert's rows after the other's.
     fn mlp(&mut self, name: &str, mlp: &Mlp) {
-        let (up, down) = (format!("{name}.{}", mlp.up_name()), format!("{name}.down"));
-        self.matrix(&up, TensorClass::Mlp, [mlp.up_size(), self.hidden_size], mlp.bias);
-        self.matrix(&down, TensorClass::Mlp, [self.hidden_size, mlp.intermediate_size], mlp.bias);
+        if let Some(experts) = mlp.experts {
+            let router = format!("{name}.router");
+            self.matrix(&router, TensorClass::Router, [experts.num_experts, self.hidden_size], experts.router_bias);
+            if experts.selection_bias {
+                self.vector(&format!("{router}.selection_bias"), experts.num_experts);
+            }
+        }
+        let (up, down, n) = (format!("{name}.{}", mlp.up_name()), format!("{name}.{}", mlp.down_name()), mlp.num_experts());
+        self.matrix(&up, TensorClass::Mlp, [n * mlp.up_size(), self.hidden_size], mlp.bias);
+        self.matrix(&down, TensorClass::Mlp, [n * self.hidden_size, mlp.intermediate_size], mlp.bias);
     }
 }

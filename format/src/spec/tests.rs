@@ -30,10 +30,10 @@ fn uneven() -> DecoderSpec {
     spec.norm.kind = NormKind::Rms;
     spec.ropes = vec![RopeTable { inv_freq: vec![1.0, 0.1], factor: 1.0, long: None }];
     let wide = Attention { window: Some(4), qkv_bias: true, ..Attention::new(2, 1, 5) };
-    let plain = Mlp { intermediate_size: 11, activation: Activation::GeluTanh, gated: false, bias: true };
+    let plain = Mlp { intermediate_size: 11, activation: Activation::GeluTanh, gated: false, bias: true, experts: None };
     spec.layers.push(LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(wide, plain) });
     let one_head = Attention { rope: Some(0), qk_norm: Some(QkNorm::PerHead), output_bias: true, ..Attention::new(1, 1, 8) };
-    let narrow = Mlp { intermediate_size: 2, activation: Activation::Gelu, gated: true, bias: false };
+    let narrow = Mlp { intermediate_size: 2, activation: Activation::Gelu, gated: true, bias: false, experts: None };
     spec.layers.push(LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(one_head, narrow) });
     spec
 }
@@ -109,7 +109,7 @@ fn mixed() -> DecoderSpec {
     let mut conv = ShortConv::new(8, 3);
     conv.bias = true;
     let mut gated = Attention::new(4, 2, 3);
-    gated.gate = Some(AttentionGate::PerHead);
+    (gated.gate, gated.sinks) = (Some(AttentionGate::PerHead), true);
     spec.layers = vec![LayerSpec::new(conv, mlp), LayerSpec::new(DeltaNet::new(2, 6, 4, 5, 2), mlp), LayerSpec::new(gated, mlp)];
     spec
 }
@@ -145,11 +145,11 @@ fn each_mixer_has_its_tensors() {
         ("delta_out", &[6, 30]),
     ];
     assert_eq!(mixer_tensors(&spec, 1), named(&delta));
-    assert_eq!(mixer_tensors(&spec, 2), named(&[("qkv", &[28, 6]), ("attention_output", &[6, 12])]));
+    assert_eq!(mixer_tensors(&spec, 2), named(&[("qkv", &[28, 6]), ("sinks", &[4]), ("attention_output", &[6, 12])]));
     spec.layers[0].mixer = ShortConv::new(8, 3).into();
     spec.layers[2].attention_mut().unwrap().gate = Some(AttentionGate::Elementwise);
     assert_eq!(mixer_tensors(&spec, 0), named(&[biased[0], biased[2], biased[4]]));
-    assert_eq!(mixer_tensors(&spec, 2), named(&[("qkv", &[36, 6]), ("attention_output", &[6, 12])]));
+    assert_eq!(mixer_tensors(&spec, 2), named(&[("qkv", &[36, 6]), ("sinks", &[4]), ("attention_output", &[6, 12])]));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn mixers_are_written_as_they_are_read() {
     let mixers = json!([
         {"short_conv": {"channels": 8, "kernel_size": 3, "bias": true}},
         {"delta_net": {"num_key_heads": 2, "num_value_heads": 6, "key_dim": 4, "value_dim": 5, "kernel_size": 2}},
-        {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 3, "scale": 3f32.powf(-0.5), "gate": "per_head"}}
+        {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 3, "scale": 3f32.powf(-0.5), "gate": "per_head", "sinks": true}}
     ]);
     for (layer, mixer) in json["layers"].as_array().unwrap().iter().zip(mixers.as_array().unwrap()) {
         assert_eq!(layer["mixer"], *mixer);

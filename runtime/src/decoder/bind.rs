@@ -8,8 +8,9 @@ use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
-use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan};
+use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
+use crate::kernels::experts::{ChooseExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
@@ -27,7 +28,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, NormKind, PerLayerEmbedding, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, Experts, NormKind, PerLayerEmbedding, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -153,6 +154,9 @@ impl Choices<'_> {
                     Phase::Prefill => needs,
                 })
             }
+            Operation::DeltaScan { layer, .. } => {
+                self.need_of(tables::DELTA_SCAN, &scan_shape(program, *delta_net(self.spec, *layer)))
+            }
             _ => Ok(Needs::default()),
         }
     }
@@ -250,6 +254,15 @@ fn per_layer(spec: &DecoderSpec) -> PerLayerEmbedding {
     spec.per_layer_embedding.unwrap_or_else(|| panic!("nothing for each layer"))
 }
 
+fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
+    ScanShape { tokens: program.rows as u32, phase: program.phase, net }
+}
+
+/// The experts of a layer that has them.
+fn experts(spec: &DecoderSpec, layer: usize) -> &Experts {
+    spec.layers[layer].mlp.experts.as_ref().unwrap_or_else(|| panic!("layer {layer} has no experts"))
+}
+
 /// What programs are bound to.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
@@ -301,6 +314,10 @@ impl<'a> Context<'a> {
             Operation::PerLayerInputs { into } => self.per_layer_inputs(program, *into),
             Operation::TakeLayer { layer, from, into } => self.take_layer(program, *layer, [*from, *into]),
             Operation::Scale { by, into } => self.scale(program, by, *into),
+            Operation::ChooseExperts { layer, from, into } => self.choose_experts(program, *layer, [*from, *into]),
+            Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output } => {
+                self.project_experts(program, *layer, matrix, bias.as_deref(), [*routing, *from, *into], *output)
+            }
             Operation::Sample { from, advance } => self.sample(program, *from, *advance),
         }?;
         bound.operation = operation.name();
@@ -439,6 +456,7 @@ impl<'a> Context<'a> {
             pages: table.into(),
             keys: keys.into(),
             values: values.into(),
+            sinks: self.find(&format!("layers.{layer}.sinks")),
             output: self.value(into),
         };
         let decode = program.phase == Phase::Decode;
@@ -499,7 +517,7 @@ impl<'a> Context<'a> {
 
     fn delta_scan(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let net = *delta_net(self.spec, layer);
-        let kernel = DeltaScan {
+        let scan = DeltaScan {
             num_tokens: program.rows as u32,
             net,
             chunk: program.phase == Phase::Prefill,
@@ -509,7 +527,8 @@ impl<'a> Context<'a> {
             y: self.value(into),
         };
         let shape = format!("{} heads of {} × {}, {}", net.num_value_heads, net.key_dim, net.value_dim, program.rows);
-        Ok(Bound::new("delta_scan", shape, vec![kernel.bind(self.gpu)?]))
+        let job = ScanJob { scan, scratch: (&self.buffers.scratch).into() };
+        self.bind_best(tables::DELTA_SCAN, &scan_shape(program, net), &job, shape, &self.buffers.scratch)
     }
 
     fn delta_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
@@ -551,6 +570,50 @@ impl<'a> Context<'a> {
         let (tokens, share) = (program.rows as u32, columns);
         let kernel = Multiply { tokens, columns, share, first: 0, x_pitch: 0, sigmoid: false, x, y };
         Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn choose_experts(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let experts = *experts(self.spec, layer);
+        let kernel = ChooseExperts {
+            tokens: program.rows as u32,
+            experts,
+            logits: self.value(from),
+            selection_bias: self.find(&format!("layers.{layer}.router.selection_bias")),
+            routing: self.value(into),
+        };
+        let shape = format!("{} of {} × {}", experts.num_active, experts.num_experts, program.rows);
+        Ok(Bound::new("choose_experts", shape, vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn project_experts(
+        &self,
+        program: &Program,
+        layer: usize,
+        matrix: &str,
+        bias: Option<&str>,
+        [routing, from, into]: [Value; 3],
+        output: Output,
+    ) -> Result<Bound, GpuError> {
+        let (matrix, experts) = (self.weights.get(matrix), experts(self.spec, layer));
+        let projection = Projection {
+            matrix,
+            input: self.value(from),
+            input_stride: padded(matrix.columns),
+            output: self.value(into),
+            output_stride: padded(self.spec.hidden_size),
+            tokens: program.rows,
+            bias: bias.map(|name| self.vector(name)),
+            mode: output,
+        };
+        let Experts { num_experts, num_active: active, .. } = *experts;
+        let kernel = MatvecExperts { projection, num_experts, active, routing: self.value(routing) };
+        let (rows, pairs) = (matrix.rows / num_experts, program.rows * active);
+        let words = format!("{}, {rows} × {} × {pairs}", matrix.scheme, matrix.columns);
+        let mut bound = Bound::new("matvec_experts", words, kernel.bind(self.gpu)?);
+        // As if no two tokens had an expert in common.
+        bound.bytes = matrix.bytes() / num_experts as u64 * pairs.min(num_experts) as u64;
+        bound.flops = 2 * (rows * matrix.columns * pairs) as u64;
+        Ok(bound)
     }
 
     fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {

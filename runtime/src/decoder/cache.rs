@@ -1,16 +1,17 @@
 //! The paged key/value cache: sequences of any length in pages of [`PAGE`] positions.
 //!
-//! Each layer has a pool of keys and a pool of values, `[page][kv_head][PAGE][head_dim]`, with as many pages as every
-//! other layer's and pages of its own size. A page belongs to one sequence, in all layers; a table row a sequence lists
-//! its pages in order. Pools start small and double when they are full, so memory
-//! follows use and nothing is sized for a context that nobody fills.
+//! Each layer has a pool of keys and a pool of values, `[page][kv_head][PAGE][head_dim]`, with pages of its own size. Layers that
+//! keep the same positions (all of them, or those of one window) share a page table and have as many pages: a page belongs to one
+//! sequence, in all of these layers, and a table row a sequence lists its pages in order. Pools start small and grow when they
+//! are full, so memory follows use and nothing is sized for a context that nobody fills; see [`Pages`].
 
 use super::DecoderError;
+use super::pages::Pages;
 use super::states::States;
 use crate::device::{Gpu, GpuError};
 use crate::kernels::attention::PAGE;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, LayerSpec};
+use haikuq_format::spec::Attention;
 use serde::{Deserialize, Serialize};
 
 /// How keys and values are stored.
@@ -62,7 +63,6 @@ pub struct SequenceId {
 #[derive(Debug)]
 struct Sequence {
     generation: u64,
-    pages: Vec<u32>,
     /// The tokens whose keys and values it holds.
     ids: Vec<u32>,
     /// How many it is known to hold soon, where that is more.
@@ -71,7 +71,34 @@ struct Sequence {
     long: bool,
 }
 
-/// Where a layer's attention finds keys and values.
+/// Keys and values on the GPU, and who owns which page.
+pub(super) struct KvCache {
+    pub(super) precision: CachePrecision,
+    /// Layers that keep the same positions.
+    groups: Vec<Group>,
+    /// By layer, its group and place in it; nothing without attention.
+    places: Vec<Option<(usize, usize)>>,
+    /// Pages in a row of a table.
+    pub(super) max_pages: usize,
+    /// What layers without keys and values keep.
+    pub(super) states: States,
+    max_context: usize,
+    rows: Vec<Option<Sequence>>,
+    next_generation: u64,
+}
+
+/// Layers that keep the same positions.
+struct Group {
+    pages: Pages,
+    /// `table[row * max_pages + position / PAGE]`.
+    table: wgpu::Buffer,
+    /// Bytes of a page of keys, or of values, in each layer.
+    page_bytes: Vec<u64>,
+    /// Keys and values of each layer.
+    pools: Vec<(wgpu::Buffer, wgpu::Buffer)>,
+}
+
+/// Where a layer's keys and values are.
 #[derive(Clone, Copy)]
 pub(super) struct LayerCache<'a> {
     /// Page table, u32 \[sequences\]\[max_pages\].
@@ -80,28 +107,6 @@ pub(super) struct LayerCache<'a> {
     pub(super) keys: &'a wgpu::Buffer,
     /// Pool of values.
     pub(super) values: &'a wgpu::Buffer,
-}
-
-/// Pools and page table on the GPU, and who owns which page.
-pub(super) struct KvCache {
-    pub(super) precision: CachePrecision,
-    /// Keys and values of each layer that has its own.
-    pools: Vec<(wgpu::Buffer, wgpu::Buffer)>,
-    /// The layer whose keys and values each layer sees: itself, or an earlier one.
-    sources: Vec<usize>,
-    /// `pages[row * max_pages + position / PAGE]`.
-    table: wgpu::Buffer,
-    /// Pages in a row of the table.
-    pub(super) max_pages: usize,
-    /// What layers without keys and values keep.
-    pub(super) states: States,
-    max_context: usize,
-    /// Bytes of a page of keys, or of values, in each layer.
-    page_bytes: Vec<u64>,
-    num_pages: usize,
-    free: Vec<u32>,
-    rows: Vec<Option<Sequence>>,
-    next_generation: u64,
 }
 
 impl KvCache {
@@ -113,28 +118,45 @@ impl KvCache {
         max_context: usize,
     ) -> Result<Self, GpuError> {
         let max_pages = max_context.div_ceil(PAGE);
-        // Layers that see another one's have none of their own.
-        let own = |layer: &LayerSpec| layer.attention().filter(|a| a.kv_from.is_none()).map_or(0, Attention::kv_size);
-        let page_bytes = |layer: &LayerSpec| (own(layer) * PAGE) as u64 * precision.bytes();
-        let source = |(i, layer): (usize, &LayerSpec)| layer.attention().and_then(|a| a.kv_from).unwrap_or(i);
-        let mut cache = Self {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut places: Vec<Option<(usize, usize)>> = Vec::with_capacity(spec.num_layers());
+        let mut place = |attention: &Attention| {
+            let window = attention.window.filter(|window| *window < max_context);
+            let group = groups.iter().position(|g| g.pages.window() == window).unwrap_or_else(|| {
+                let table = gpu.storage("page table", (max_sequences * max_pages * 4) as u64);
+                groups.push(Group { pages: Pages::new(window, max_sequences), table, page_bytes: vec![], pools: vec![] });
+                groups.len() - 1
+            });
+            let page_bytes = &mut groups[group].page_bytes;
+            page_bytes.push((attention.kv_size() * PAGE) as u64 * precision.bytes());
+            (group, page_bytes.len() - 1)
+        };
+        for layer in &spec.layers {
+            // A layer that sees another one's has none of its own.
+            let placed = layer.attention().and_then(|a| a.kv_from.map_or_else(|| Some(place(a)), |from| places[from]));
+            places.push(placed);
+        }
+        for group in &mut groups {
+            group.grow(gpu, 1, max_pages.min(8))?;
+        }
+        Ok(Self {
             precision,
-            pools: Vec::new(),
-            sources: spec.layers.iter().enumerate().map(source).collect(),
-            table: gpu.storage("page table", (max_sequences * max_pages * 4) as u64),
+            groups,
+            places,
             max_pages,
             states: States::new(gpu, spec, max_sequences)?,
             max_context,
-            page_bytes: spec.layers.iter().map(page_bytes).collect(),
-            num_pages: 0,
-            free: Vec::new(),
             rows: (0..max_sequences).map(|_| None).collect(),
             next_generation: 0,
-        };
-        let first = max_pages.min(8);
-        cache.pools = cache.allocate(gpu, first)?;
-        cache.add_pages(first);
-        Ok(cache)
+        })
+    }
+
+    /// Where a layer's keys and values are.
+    pub(super) fn layer(&self, layer: usize) -> LayerCache<'_> {
+        let (group, place) = self.places[layer].unwrap_or_else(|| panic!("layer {layer} has no keys and values"));
+        let Group { table, pools, .. } = &self.groups[group];
+        let (keys, values) = &pools[place];
+        LayerCache { table, keys, values }
     }
 
     /// Where a layer's attention finds keys and values.
@@ -145,35 +167,37 @@ impl KvCache {
 
     /// Positions that a sequence may have before pools must grow, if there is no other.
     pub(super) fn unshared_positions(&self) -> usize {
-        (self.num_pages * PAGE).min(self.max_context)
+        let pages = self.groups.iter().map(|g| g.pages.total()).min().unwrap_or(self.max_pages);
+        (pages * PAGE).min(self.max_context)
     }
 
     /// Makes a sequence look as if it had `len` positions, or as many as may be, by taking its pages again and again: for
     /// measurements, which do not care what is in them. Returns the number.
     pub(super) fn stretch(&self, gpu: &Gpu, id: SequenceId, len: usize) -> Result<usize, DecoderError> {
-        let (pages, len) = (&self.sequence(id)?.pages, len.min(self.max_context));
-        let row: Vec<u32> = pages.iter().copied().cycle().take(len.div_ceil(PAGE)).collect();
-        gpu.write(&self.table, (id.row * self.max_pages * 4) as u64, &row);
+        self.sequence(id)?;
+        let len = len.min(self.max_context);
+        for Group { pages, table, .. } in &self.groups {
+            let row: Vec<u32> = pages.of(id.row).cycle().take(len.div_ceil(PAGE)).collect();
+            gpu.write(table, (id.row * self.max_pages * 4) as u64, &row);
+        }
         Ok(len)
     }
 
     /// Bytes of all pools and states.
     pub(super) fn bytes(&self) -> u64 {
-        self.page_bytes.iter().sum::<u64>() * self.num_pages as u64 * 2 + self.states.bytes()
+        self.groups.iter().map(Group::bytes).sum::<u64>() + self.states.bytes()
     }
 
     pub(super) fn create(&mut self) -> Result<SequenceId, DecoderError> {
         let row = self.rows.iter().position(Option::is_none).ok_or(DecoderError::TooManySequences(self.rows.len()))?;
         self.next_generation += 1;
-        self.rows[row] =
-            Some(Sequence { generation: self.next_generation, pages: Vec::new(), ids: Vec::new(), expected: 0, long: false });
+        self.rows[row] = Some(Sequence { generation: self.next_generation, ids: Vec::new(), expected: 0, long: false });
         Ok(SequenceId { row, generation: self.next_generation })
     }
 
     pub(super) fn remove(&mut self, id: SequenceId) -> Result<(), DecoderError> {
-        let pages = std::mem::take(&mut self.sequence_mut(id)?.pages);
-        self.free.extend(pages.into_iter().rev());
-        self.states.clear(id.row);
+        self.sequence(id)?;
+        self.forget(id.row);
         self.rows[id.row] = None;
         Ok(())
     }
@@ -186,14 +210,22 @@ impl KvCache {
     /// are left.
     pub(super) fn truncate(&mut self, gpu: &Gpu, id: SequenceId, len: usize) -> Result<usize, DecoderError> {
         let have = self.len(id)?;
-        let len = if len < have { self.states.cut(gpu, id.row, len) } else { have };
+        if len >= have {
+            return Ok(have);
+        }
+        let len = self.reach(id.row, len);
+        self.states.cut(gpu, id.row, len);
+        self.groups.iter_mut().for_each(|g| g.pages.cut(id.row, len));
         let sequence = self.sequence_mut(id)?;
         sequence.ids.truncate(len);
         sequence.expected = sequence.expected.min(len);
-        let keep = sequence.ids.len().div_ceil(PAGE);
-        let freed = sequence.pages.split_off(keep.min(sequence.pages.len()));
-        self.free.extend(freed.into_iter().rev());
         Ok(len)
+    }
+
+    /// The most positions, `len` at most, at which all layers can go on.
+    fn reach(&self, row: usize, len: usize) -> usize {
+        let reached = self.groups.iter().fold(self.states.reach(row, len), |len, group| group.pages.reach(row, len));
+        if reached == len { len } else { self.reach(row, reached) }
     }
 
     /// Remembers the states of a sequence that has grown by a token, now and then.
@@ -201,10 +233,11 @@ impl KvCache {
         self.states.keep_some(gpu, id.row);
     }
 
-    /// Remembers a sequence's states, so that it can be cut here later.
+    /// Remembers a sequence's states and windows, so that it can be cut here later.
     pub(super) fn keep_states(&mut self, gpu: &Gpu, id: SequenceId) -> Result<(), DecoderError> {
         self.sequence(id)?;
         self.states.keep(gpu, id.row);
+        self.groups.iter_mut().for_each(|g| g.pages.keep(id.row));
         Ok(())
     }
 
@@ -213,18 +246,18 @@ impl KvCache {
         if len > self.max_context {
             return Err(DecoderError::ContextOverflow { needed: len, limit: self.max_context });
         }
-        let have = self.sequence_mut(id)?.pages.len();
-        let missing = len.div_ceil(PAGE).saturating_sub(have);
-        if missing == 0 {
-            return Ok(false);
+        self.sequence(id)?;
+        let mut grew = false;
+        for group in &mut self.groups {
+            if let Some((needed, wanted)) = group.pages.make_room(id.row, len, self.max_pages) {
+                group.grow(gpu, needed, wanted)?;
+                grew = true;
+            }
+            let (first, pages) = group.pages.take(id.row, len);
+            if !pages.is_empty() {
+                gpu.write(&group.table, ((id.row * self.max_pages + first) * 4) as u64, &pages);
+            }
         }
-        let grew = self.free.len() < missing;
-        if grew {
-            self.grow(gpu, missing - self.free.len())?;
-        }
-        let pages: Vec<u32> = self.free.split_off(self.free.len() - missing).into_iter().rev().collect();
-        gpu.write(&self.table, ((id.row * self.max_pages + have) * 4) as u64, &pages);
-        self.sequence_mut(id)?.pages.extend(pages);
         Ok(grew)
     }
 
@@ -234,6 +267,7 @@ impl KvCache {
         ids.extend_from_slice(tokens);
         let len = ids.len();
         self.states.advance(id.row, len);
+        self.groups.iter_mut().for_each(|g| g.pages.advance(id.row, len));
         Ok(())
     }
 
@@ -273,8 +307,14 @@ impl KvCache {
         }
         sequence.long = long;
         let ids = std::mem::take(&mut sequence.ids);
-        self.states.clear(id.row);
+        self.forget(id.row);
         Ok(ids)
+    }
+
+    /// Forgets all that layers keep of a sequence.
+    fn forget(&mut self, row: usize) {
+        self.states.clear(row);
+        self.groups.iter_mut().for_each(|g| g.pages.clear(row));
     }
 
     fn sequence(&self, id: SequenceId) -> Result<&Sequence, DecoderError> {
@@ -290,29 +330,27 @@ impl KvCache {
             _ => Err(DecoderError::NoSuchSequence),
         }
     }
+}
 
-    fn grow(&mut self, gpu: &Gpu, missing: usize) -> Result<(), GpuError> {
-        let most = self.rows.len() * self.max_pages;
-        let wanted = (self.num_pages + missing).max((2 * self.num_pages).min(most));
-        let (available, _) = self.largest_pool(gpu);
-        // Doubling may not fit where just enough does.
-        let pages = wanted.min((available / self.largest_page()) as usize).max(self.num_pages + missing);
+impl Group {
+    fn bytes(&self) -> u64 {
+        self.page_bytes.iter().sum::<u64>() * self.pages.total() as u64 * 2
+    }
+
+    /// Makes pools of `wanted` pages, or of fewer where these do not fit into a buffer.
+    fn grow(&mut self, gpu: &Gpu, needed: usize, wanted: usize) -> Result<(), GpuError> {
+        let pages = wanted.min((largest_pool(gpu).0 / self.largest_page()) as usize).max(needed);
         let pools = self.allocate(gpu, pages)?;
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         for ((old, new), page_bytes) in self.pools.iter().zip(&pools).zip(&self.page_bytes) {
-            let used = page_bytes * self.num_pages as u64;
+            let used = page_bytes * self.pages.total() as u64;
             encoder.copy_buffer_to_buffer(&old.0, 0, &new.0, 0, used);
             encoder.copy_buffer_to_buffer(&old.1, 0, &new.1, 0, used);
         }
         gpu.queue.submit([encoder.finish()]);
         self.pools = pools;
-        self.add_pages(pages);
+        self.pages.grow(pages);
         Ok(())
-    }
-
-    fn largest_pool(&self, gpu: &Gpu) -> (u64, &'static str) {
-        let (binding, buffer) = (gpu.profile.max_binding, gpu.profile.max_buffer);
-        if binding <= buffer { (binding, "maxStorageBufferBindingSize") } else { (buffer, "maxBufferSize") }
     }
 
     fn largest_page(&self) -> u64 {
@@ -320,19 +358,18 @@ impl KvCache {
     }
 
     fn allocate(&self, gpu: &Gpu, pages: usize) -> Result<Vec<(wgpu::Buffer, wgpu::Buffer)>, GpuError> {
-        let bytes = pages as u64 * self.largest_page();
-        let (available, limit) = self.largest_pool(gpu);
-        if bytes > available {
+        let (needed, (available, limit)) = (pages as u64 * self.largest_page(), largest_pool(gpu));
+        if needed > available {
             let what = format!("the key/value cache for {} positions", pages * PAGE);
-            return Err(GpuError::Limit { what, needed: bytes, limit, available });
+            return Err(GpuError::Limit { what, needed, limit, available });
         }
         let pool = |label, page_bytes| gpu.storage(label, pages as u64 * page_bytes);
         Ok(self.page_bytes.iter().map(|&bytes| (pool("keys", bytes), pool("values", bytes))).collect())
     }
+}
 
-    fn add_pages(&mut self, total: usize) {
-        let fresh = (self.num_pages as u32..total as u32).rev();
-        self.free.splice(0..0, fresh);
-        self.num_pages = total;
-    }
+/// Bytes that a pool may have, and the limit that says so.
+fn largest_pool(gpu: &Gpu) -> (u64, &'static str) {
+    let (binding, buffer) = (gpu.profile.max_binding, gpu.profile.max_buffer);
+    if binding <= buffer { (binding, "maxStorageBufferBindingSize") } else { (buffer, "maxBufferSize") }
 }

@@ -13,6 +13,7 @@ mod buffers;
 mod cache;
 mod error;
 mod measure;
+mod pages;
 mod profile;
 mod run_ahead;
 mod score;
@@ -34,6 +35,7 @@ use crate::kernels::candidate::Numerics;
 use crate::kernels::choose::{Restrictions, check_pins};
 use crate::kernels::measured::Measured;
 use crate::kernels::sample::{SampleParams, seen_words};
+use crate::kernels::weights::GpuMatrix;
 use crate::package::{Package, TableRows};
 use crate::program::place::place;
 use crate::program::{Part, Program, Step, Value};
@@ -43,7 +45,7 @@ use buffers::{Buffers, Sizes, qk_parameters};
 use cache::KvCache;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::PerLayerEmbedding;
+use haikuq_format::spec::{PerLayerEmbedding, TensorSpec};
 use run_ahead::Flights;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -285,13 +287,16 @@ impl Decoder {
     }
 
     /// Bytes of weights that one decoded token reads: all matrices, the single rows of an untied embedding and of a table
-    /// of positions aside.
+    /// of positions aside; of experts the part that a token uses.
     pub fn bytes_per_token(&self) -> u64 {
         let tensors = self.spec.tensors();
         let one_row = |name: &str| name == "positions" || (name == "embedding" && !self.spec.tied_head);
         let read = tensors.iter().filter(|t| !one_row(&t.name));
-        let bytes = read.filter_map(|t| self.weights.find(&t.name)).flat_map(|m| &m.chunks).flat_map(|c| &c.planes);
-        bytes.map(|(_, p)| p.bytes).sum()
+        let bytes = |t: &TensorSpec| {
+            let (active, all) = self.spec.active_share(&t.name);
+            self.weights.find(&t.name).map_or(0, GpuMatrix::bytes) / all * active
+        };
+        read.map(bytes).sum()
     }
 
     /// A new, empty sequence.
@@ -318,8 +323,8 @@ impl Decoder {
         self.cache.len(id)
     }
 
-    /// Forgets a sequence's positions from `len` on. Where layers keep states and not keys and values, a sequence can be cut
-    /// only where these are known, which may be earlier. Returns how many positions are left; the tokens after them are the
+    /// Forgets a sequence's positions from `len` on. Where layers keep states, or the keys and values of a window alone, a
+    /// sequence can be cut only where these are known, which may be earlier. Returns how many positions are left; the tokens after them are the
     /// caller's to give again.
     ///
     /// # Errors
@@ -328,7 +333,7 @@ impl Decoder {
         self.cache.truncate(&self.gpu, id, len)
     }
 
-    /// Remembers the states of a sequence as they are, if its layers have such, so that [`Decoder::truncate`] can cut it here.
+    /// Remembers the states and windows of a sequence as they are, if its layers have such, so that [`Decoder::truncate`] can cut it here.
     /// A sequence keeps a handful of these, the memory of which counts as cache; [`Decoder::prefill`] does the same.
     ///
     /// # Errors

@@ -160,12 +160,24 @@ impl States {
         self.rows[row].snapshots.insert(at, Snapshot { len, first, buffer });
     }
 
-    /// Takes a sequence back to `len` positions, or to fewer if its states are not known there. Returns how many.
-    pub(super) fn cut(&mut self, gpu: &Gpu, row: usize, len: usize) -> usize {
+    /// The most positions, `len` at most, at which a sequence's states are known.
+    pub(super) fn reach(&self, row: usize, len: usize) -> usize {
         if self.is_empty() {
             return len;
         }
         let len = len.min(self.rows[row].len);
+        match self.restart(row, len) {
+            Restart::Here => len,
+            Restart::Snapshot(i) => self.rows[row].snapshots[i].len,
+            Restart::Anew => 0,
+        }
+    }
+
+    /// Takes a sequence back to `len` positions, where its states are known.
+    pub(super) fn cut(&mut self, gpu: &Gpu, row: usize, len: usize) {
+        if self.is_empty() {
+            return;
+        }
         let restart = self.restart(row, len);
         let gone = self.rows[row].snapshots.partition_point(|s| s.len <= len);
         let gone = self.rows[row].snapshots.split_off(gone);
@@ -180,7 +192,6 @@ impl States {
             }
         };
         (self.rows[row].len, self.rows[row].first) = (len, first);
-        len
     }
 
     fn restart(&self, row: usize, len: usize) -> Restart {

@@ -15,6 +15,11 @@ pub fn require_supported(spec: &DecoderSpec) -> Result<(), DecoderError> {
         let what = format!("heads of {dim} dimensions in a gated delta net (a multiple of 4 up to {} is)", delta_net::MAX_DIM);
         return Err(DecoderError::Unsupported { field: "key_dim", what });
     }
+    let of_experts = spec.mlps().filter(|m| m.experts.is_some()).flat_map(|m| [m.up_size(), spec.hidden_size]);
+    if let Some(rows) = of_experts.into_iter().find(|rows| !rows.is_multiple_of(4)) {
+        let what = format!("experts' matrices of {rows} rows (a multiple of 4 is)");
+        return Err(DecoderError::Unsupported { field: "intermediate_size", what });
+    }
     let most = MAX_HEAD_DIM as usize;
     match spec.attentions().map(|a| a.head_dim).find(|d| !d.is_multiple_of(4) || *d > most) {
         Some(head_dim) => {

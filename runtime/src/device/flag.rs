@@ -58,6 +58,8 @@ flags! {
     Columns4 = "COLUMNS_4",
     /// Accumulators for eight tokens.
     Columns8 = "COLUMNS_8",
+    /// A token's experts are summed up.
+    Combine = "COMBINE",
     /// The kernel computes a convolution.
     Convolve = "CONVOLVE",
     /// Attention is not split over the keys.
@@ -126,6 +128,8 @@ flags! {
     ScaleE4m4 = "SCALE_E4M4",
     /// Sigmoids are multiplied with.
     Sigmoid = "SIGMOID",
+    /// A score of its own for each head joins the softmax, and nothing else.
+    Sinks = "SINKS",
     /// The columns that a sequence keeps are written.
     Store = "STORE",
     /// Subgroup operations, where the device has them; dropped elsewhere.

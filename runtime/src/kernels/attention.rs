@@ -132,9 +132,22 @@ pub struct AttentionBuffers<'a> {
     pub keys: Binding<'a>,
     /// Pool of values, like `keys`.
     pub values: Binding<'a>,
+    /// A score of each head that joins its softmax, f32 \[num_heads\], where there are such.
+    pub sinks: Option<Binding<'a>>,
     /// Output, f32 \[tokens\]\[padded(num_heads × head_dim)\]; padding becomes zero.
     pub output: Binding<'a>,
 }
+
+impl<'a> AttentionBuffers<'a> {
+    /// What a kernel that divides by sums of weights binds, beside `others`, and is told by a flag.
+    pub(super) fn with_sinks(&self, others: &[&Binding<'a>]) -> (Vec<(u32, Binding<'a>)>, Option<Flag>) {
+        let bindings = (0..).zip(others.iter().map(|b| (*b).clone()));
+        (bindings.chain(self.sinks.clone().map(|sinks| (SINKS, sinks))).collect(), self.sinks.as_ref().map(|_| Flag::Sinks))
+    }
+}
+
+/// Where `shared/attention_score.wgsl` has the sinks.
+const SINKS: u32 = 8;
 
 /// A cache in main memory, for the CPU twins.
 #[derive(Clone, Debug)]
@@ -147,13 +160,15 @@ pub struct CpuCache {
     pub keys: Vec<f32>,
     /// Values, likewise.
     pub values: Vec<f32>,
+    /// A score of each query head that joins its softmax, or none.
+    pub sinks: Vec<f32>,
 }
 
 impl CpuCache {
     /// A cache of zeros with `num_pages` pages.
     pub fn new(shape: AttentionShape, pages: Vec<u32>, num_pages: usize) -> Self {
         let n = num_pages * shape.num_kv_heads as usize * PAGE * shape.head_dim as usize;
-        Self { shape, pages, keys: vec![0.0; n], values: vec![0.0; n] }
+        Self { shape, pages, keys: vec![0.0; n], values: vec![0.0; n], sinks: vec![] }
     }
 
     /// Key and value of `head` at `position` of `sequence`.
@@ -192,7 +207,8 @@ pub fn cpu(scores: Scores, cache: &CpuCache, tokens: &[Token], q: &[f32]) -> Vec
             let logits: Vec<f64> = rows.iter().map(|(key, _)| logit(key)).collect();
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = logits.iter().map(|l| (l - largest).exp()).collect();
-            let total: f64 = weights.iter().sum();
+            let sink = cache.sinks.get(head).map_or(0.0, |sink| (f64::from(*sink) - largest).exp());
+            let total: f64 = weights.iter().sum::<f64>() + sink;
             for d in 0..dim {
                 let sum: f64 = weights.iter().zip(&rows).map(|(w, (_, value))| w * f64::from(value[d])).sum();
                 output[at + d] = (sum / total) as f32;

@@ -40,6 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             sum += w * part.y;
             value += w * partials[record + 1u + quad];
         }
+        sum = with_sink(sum, largest, head);
         output[t * PITCH + head * quads + quad] = select(vec4<f32>(0.0), value / sum, splits > 0u);
     }
 }

@@ -77,15 +77,21 @@ impl AttentionDecode<'_> {
         constants.extend([("GROUP", f64::from(shape.group())), ("BLOCKS", blocks.into())]);
         let b = &self.buffers;
         let target = if direct { &b.output } else { &self.scratch };
-        let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, target];
-        let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
+        let (mut bindings, sinks) = b.with_sinks(&[&b.q, &b.tokens, &b.pages, &b.keys, &b.values, target]);
+        if direct {
+            flags.extend(sinks);
+        } else {
+            // The other kernel adds them.
+            bindings.truncate(6);
+        }
         let grid = [self.splits, shape.num_kv_heads * blocks, self.num_tokens];
         let decode = Kernel { shader: &ATTENTION_DECODE, flags: &flags, constants: &constants, bindings: &bindings, grid };
         let mut dispatches = vec![decode.bind(gpu)?];
         if !direct {
-            let bindings = [(0, self.scratch.clone()), (1, b.tokens.clone()), (2, b.output.clone())];
+            let (bindings, sinks) = b.with_sinks(&[&self.scratch, &b.tokens, &b.output]);
+            let flags = Vec::from_iter(sinks);
             let grid = [shape.num_heads, self.num_tokens, 1];
-            let combine = Kernel { shader: &ATTENTION_COMBINE, flags: &[], constants: &shared, bindings: &bindings, grid };
+            let combine = Kernel { shader: &ATTENTION_COMBINE, flags: &flags, constants: &shared, bindings: &bindings, grid };
             dispatches.push(combine.bind(gpu)?);
         }
         Ok(dispatches)

@@ -198,7 +198,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             value += vectors[r * LANES + k * quads + i % quads];
         }
 #ifdef DIRECT
-        output[t * PITCH + head * quads + i] = value / sum;
+        output[t * PITCH + head * quads + i] = value / with_sink(sum, maxima[r], head + r);
 #else
         let record = ((t * HEADS + head + r) * SPLITS + split) * (quads + 1u);
         output[record + 1u + i % quads] = value;

@@ -45,8 +45,8 @@ impl AttentionPrefill<'_> {
         let b = &self.buffers;
         let size = gpu.uniform("attention_prefill", &[self.num_tokens, 0, 0, 0]);
         let size = (&size).into();
-        let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &size];
-        let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
+        let (bindings, sinks) = b.with_sinks(&[&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &size]);
+        flags.extend(sinks);
         let grid = [self.num_tokens.div_ceil(queries), shape.num_heads, 1];
         Kernel { shader: &ATTENTION_PREFILL, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }

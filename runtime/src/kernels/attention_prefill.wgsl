@@ -190,6 +190,7 @@ fn main(
         for (var i = 0u; i < 8u; i++) {
             sum += exchange[row * 8u + i];
         }
+        sum = with_sink(sum, largest[r], head);
         let live = tokens[first + row].z != IDLE;
         for (var c = 0u; c < CHUNKS; c++) {
             let quad = c * 8u + tx;

@@ -51,6 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             sum += w * part.y;
             value += w * partials[record + 1u + quad];
         }
+        sum = with_sink(sum, largest, kv_head * GROUP + i / quads);
         output[t * PITCH + kv_head * GROUP * quads + i] = select(vec4<f32>(0.0), value / sum, live);
     }
 }

@@ -321,8 +321,9 @@ fn main(
     to.inside = row < count;
     to.whole = parts.count == 1u;
     if to.whole {
-        to.at = t * PITCH + (kv_head * GROUP + (first_row + row) % GROUP) * quads;
-        to.factor = select(0.0, 1.0 / total, tokens[t].z != IDLE);
+        let head = kv_head * GROUP + (first_row + row) % GROUP;
+        to.at = t * PITCH + head * quads;
+        to.factor = select(0.0, 1.0 / with_sink(total, reference, head), tokens[t].z != IDLE);
     } else {
         let record = record_of(group.z, kv_head, first_row + row, num_rows);
         to.at = record + 1u;

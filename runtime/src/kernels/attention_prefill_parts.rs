@@ -72,17 +72,17 @@ impl Tiling {
         let b = &job.buffers;
         let size = gpu.uniform(shader.name, &[job.num_tokens, 0, 0, 0]);
         let size: Binding<'_> = (&size).into();
-        let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, scratch, &size];
-        let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
+        let (bindings, sinks) = b.with_sinks(&[&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, scratch, &size]);
+        flags.extend(sinks);
         let grid = [self.tiles(job.num_tokens, &shape), shape.num_kv_heads, splits];
         let mut dispatches = vec![Kernel { shader, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)?];
         if splits > 1 {
             constants.extend([("TILE_ROWS", self.rows.into()), ("TILE_KEYS", self.keys.into())]);
-            let bindings = [scratch, &b.tokens, &b.output, &size];
-            let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
+            let (bindings, sinks) = b.with_sinks(&[scratch, &b.tokens, &b.output, &size]);
+            let flags = Vec::from_iter(sinks);
             let grid = [job.num_tokens, shape.num_kv_heads, 1];
             let shader = &ATTENTION_PREFILL_COMBINE;
-            dispatches.push(Kernel { shader, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)?);
+            dispatches.push(Kernel { shader, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)?);
         }
         Ok(dispatches)
     }

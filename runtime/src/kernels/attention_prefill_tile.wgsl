@@ -324,8 +324,10 @@ fn main(
             sum += exchange[row * 8u + i];
         }
         let t = (first_row + row) / GROUP;
+        let head = kv_head * GROUP + (first_row + row) % GROUP;
+        let all = with_sink(sum, largest[r], head);
         let live = tokens[t].z != IDLE;
-        let to = t * PITCH + (kv_head * GROUP + (first_row + row) % GROUP) * quads;
+        let to = t * PITCH + head * quads;
         let record = record_of(group.z, kv_head, first_row + row, num_rows);
         if !whole && tx == 0u {
             partials[record] = vec4<f32>(largest[r], sum, 0.0, 0.0);
@@ -334,7 +336,7 @@ fn main(
             let quad = c * 8u + tx;
             if quad < quads {
                 if whole {
-                    output[to + quad] = select(vec4<f32>(0.0), result[c * ROWS + r] / sum, live);
+                    output[to + quad] = select(vec4<f32>(0.0), result[c * ROWS + r] / all, live);
                 } else {
                     partials[record + 1u + quad] = result[c * ROWS + r];
                 }

@@ -177,16 +177,16 @@ impl AttentionSplit<'_> {
             ("TEAM_LOG2", team(&shape).ilog2().into()),
         ]);
         let b = &self.buffers;
-        let bindings = [&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &self.scratch];
-        let bindings: Vec<_> = (0..).zip(bindings.map(Clone::clone)).collect();
+        let (bindings, sinks) = b.with_sinks(&[&b.q, &b.tokens, &b.pages, &b.keys, &b.values, &b.output, &self.scratch]);
+        flags.extend(sinks);
         let grid = [self.splits, shape.num_kv_heads * blocks, self.num_tokens];
         let split = Kernel { shader: &ATTENTION_SPLIT, flags: &flags, constants: &constants, bindings: &bindings, grid };
         let mut dispatches = vec![split.bind(gpu)?];
         if !last && self.splits > 1 {
-            let bindings = [(0, self.scratch.clone()), (1, b.tokens.clone()), (2, b.output.clone())];
+            let (bindings, sinks) = b.with_sinks(&[&self.scratch, &b.tokens, &b.output]);
             let (constants, grid) = (self.constants(profile, 1), [shape.num_heads, self.num_tokens, 1]);
-            let (shader, flags) = (&ATTENTION_SPLIT_COMBINE, &[]);
-            dispatches.push(Kernel { shader, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)?);
+            let (shader, flags) = (&ATTENTION_SPLIT_COMBINE, Vec::from_iter(sinks));
+            dispatches.push(Kernel { shader, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)?);
         }
         Ok(dispatches)
     }

@@ -268,7 +268,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let m = largest_part(r, subgroups);
         let all = merge(r, quad, m, subgroups);
         if splits == 1u {
-            output[t * PITCH + head * quads + i] = all.value / all.sum;
+            output[t * PITCH + head * quads + i] = all.value / with_sink(all.sum, m, head + r);
         } else {
             let record = record_of(t, head + r, split);
             partial_store(record + 1u + quad, all.value);

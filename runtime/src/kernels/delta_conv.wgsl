@@ -1,7 +1,7 @@
 // What a gated delta net does before its states: queries, keys and values go through a convolution and SiLU, queries and keys
 // are divided by their lengths; decays and betas are made. One workgroup a head and token.
 //
-// A row of x is queries, keys, values, output gates, b, a; a row of y queries, keys, values, decays, betas. A sequence keeps its
+// A row of x is queries, keys, values, output gates, b, a; a row of y queries, keys, values, logarithms of decays, betas. A sequence keeps its
 // last columns of queries, keys and values in a ring: position p in slot p % RING. CONVOLVE writes y, STORE the columns that are
 // kept. A step that has many tokens of one sequence does one after the other, since some tokens read the columns that others
 // replace.
@@ -108,7 +108,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if is_value && local == 0u {
         let b = t * X_PITCH + channels() + VALUE_HEADS * VALUE_DIM + value_head;
         let decay = t * Y_PITCH + channels() + value_head;
-        y[decay] = exp(-exp(log_decay[value_head]) * softplus(x[b + VALUE_HEADS] + step_bias[value_head]));
+        y[decay] = -exp(log_decay[value_head]) * softplus(x[b + VALUE_HEADS] + step_bias[value_head]);
         y[decay + VALUE_HEADS] = 1.0 / (1.0 + exp(-x[b]));
     }
 #endif

@@ -1,8 +1,11 @@
-//! A gated delta net in three kernels: `delta_conv` makes queries, keys, values, decays and betas, `delta_scan` goes through the
-//! tokens with the heads' states, `delta_norm` normalizes and gates what comes out.
+//! A gated delta net in three operations: `delta_conv` makes queries, keys, values, decays and betas, the *scan* goes through the
+//! tokens with the heads' states, `delta_norm` normalizes and gates what comes out. The scan has candidates: `delta_scan`, one token
+//! after the other, and [`delta_chunks`](super::delta_chunks).
 
 use super::attention::{IDLE, Token};
+use super::candidate::{Candidate, Kind, Numerics};
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
+use crate::program::Phase;
 use haikuq_format::layout::padded;
 use haikuq_format::spec::DeltaNet;
 
@@ -16,7 +19,7 @@ pub const RING: usize = 16;
 /// Widest heads that the kernels do.
 pub const MAX_DIM: usize = 256;
 
-/// Numbers of a token between `delta_conv` and `delta_scan`: queries, keys, values, decays, betas.
+/// Numbers of a token between `delta_conv` and the scan: queries, keys, values, logarithms of decays, betas.
 pub const fn mixed_size(net: &DeltaNet) -> usize {
     net.channels() + 2 * net.num_value_heads
 }
@@ -85,7 +88,46 @@ impl DeltaConv<'_> {
     }
 }
 
-/// `delta_scan` for the tokens of a step.
+/// Marks the operation that takes states through tokens.
+pub struct Scan;
+
+/// What decides how it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanShape {
+    /// Tokens of the step.
+    pub tokens: u32,
+    /// Whether these are one token each of several sequences, or consecutive ones of one.
+    pub phase: Phase,
+    /// Sizes.
+    pub net: DeltaNet,
+}
+
+/// What it is bound to.
+#[derive(Clone, Debug)]
+pub struct ScanJob<'a> {
+    /// What is done.
+    pub scan: DeltaScan<'a>,
+    /// As many bytes as the candidate asked for.
+    pub scratch: Binding<'a>,
+}
+
+impl Kind for Scan {
+    const NAME: &'static str = "delta_scan";
+    type Shape = ScanShape;
+    type Job<'a> = ScanJob<'a>;
+}
+
+/// One token after the other.
+pub static IN_TURN: Candidate<Scan> = Candidate {
+    name: "delta_scan",
+    numerics: Numerics::Exact,
+    can: |_, _| true,
+    fits: |_, _| true,
+    scratch: Candidate::<Scan>::NO_SCRATCH,
+    bind: |gpu, job| Ok(vec![job.scan.bind(gpu)?]),
+};
+
+/// The scan of the tokens of a step; its own kernel is `delta_scan`.
 #[derive(Clone, Debug)]
 pub struct DeltaScan<'a> {
     /// Tokens of the step.

@@ -12,7 +12,7 @@ override Y_PITCH: u32;
 // Tokens that follow each other in one sequence; the grid's z counts others.
 override TOKENS: u32;
 
-// Queries, keys, values, decays, betas.
+// Queries, keys, values, logarithms of decays, betas.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 // (id, position, sequence, long)
 @group(0) @binding(1) var<storage, read> tokens: array<vec4<u32>>;
@@ -92,7 +92,7 @@ fn main(
         }
     }
     var next_v = x[start_row + value / 4u][value % 4u];
-    var next_decay = x[start_row + decay_at / 4u][decay_at % 4u];
+    var next_decay = exp(x[start_row + decay_at / 4u][decay_at % 4u]);
     var next_beta = x[start_row + beta_at / 4u][beta_at % 4u];
     for (var step = 0u; step < TOKENS; step++) {
         let t = group.z + step;
@@ -112,7 +112,7 @@ fn main(
             }
         }
         next_v = x[row + value / 4u][value % 4u];
-        next_decay = x[row + decay_at / 4u][decay_at % 4u];
+        next_decay = exp(x[row + decay_at / 4u][decay_at % 4u]);
         next_beta = x[row + beta_at / 4u][beta_at % 4u];
         var remembered = 0.0;
         for (var i = 0u; i < count; i++) {

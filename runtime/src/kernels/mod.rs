@@ -27,8 +27,10 @@ pub mod attention_prefill_whole;
 pub mod attention_split;
 pub mod candidate;
 pub mod choose;
+pub mod delta_chunks;
 pub mod delta_net;
 pub mod embed;
+pub mod experts;
 pub mod gate_heads;
 pub mod matmul;
 pub mod matmul_int8;
@@ -76,6 +78,7 @@ const SHARED: &[(&str, &str)] = &[
     ("attention_score", text!("shared/attention_score")),
     ("cache", text!("shared/cache")),
     ("chunks", text!("shared/chunks")),
+    ("delta_chunk", text!("shared/delta_chunk")),
     ("octet", text!("shared/octet")),
     ("output", text!("shared/output")),
     ("output_heads", text!("shared/output_heads")),

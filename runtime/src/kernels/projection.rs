@@ -64,6 +64,7 @@ impl Output {
                 Activation::Silu => 0.0,
                 Activation::Gelu => 1.0,
                 Activation::GeluTanh => 2.0,
+                Activation::ClampedSwiglu => 3.0,
             },
             _ => 0.0,
         }
@@ -75,7 +76,7 @@ impl Output {
             Self::Store => y.copy_from_slice(sums),
             Self::Residual { multiplier } => y.iter_mut().zip(sums).for_each(|(y, v)| *y += multiplier * v),
             Self::Activate(a) => y.iter_mut().zip(sums).for_each(|(y, v)| *y = activation(a, *v)),
-            Self::Glu(a) => y.iter_mut().zip(sums.chunks_exact(2)).for_each(|(y, v)| *y = activation(a, v[0]) * v[1]),
+            Self::Glu(a) => y.iter_mut().zip(sums.chunks_exact(2)).for_each(|(y, v)| *y = gated(a, v[0], v[1])),
             Self::Logits { multiplier, softcap } => y.iter_mut().zip(sums).for_each(|(y, v)| {
                 let logit = multiplier * v;
                 *y = softcap.map_or(logit, |cap| cap * (logit / cap).tanh());
@@ -84,11 +85,21 @@ impl Output {
     }
 }
 
-/// The activation function on one value.
+/// The inner activation of a gated network.
+fn gated(kind: Activation, gate: f32, up: f32) -> f32 {
+    let limit = Activation::LIMIT;
+    match kind {
+        Activation::ClampedSwiglu => activation(kind, gate.min(limit)) * (up.clamp(-limit, limit) + 1.0),
+        _ => activation(kind, gate) * up,
+    }
+}
+
+/// The activation function on one value; of [`Activation::ClampedSwiglu`] what the gate becomes.
 pub fn activation(kind: Activation, x: f32) -> f32 {
     let x = f64::from(x);
     let y = match kind {
         Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::ClampedSwiglu => x / (1.0 + (-f64::from(Activation::ALPHA) * x).exp()),
         Activation::Gelu => 0.5 * x * erfc(-x / std::f64::consts::SQRT_2),
         Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
     };

@@ -84,12 +84,13 @@ impl<'a> Layer<'a> {
                 self.add_mixer(&layer.mixer);
             }
         }
-        self.add_block(Value::Inner(mlp.intermediate_size), "down", mlp.bias, "mlp_post_norm");
+        self.add_feed_forward(mlp);
         if let Some(per_layer) = self.spec.per_layer_embedding {
             let (all, gate) = (Value::PerLayer(self.spec.num_layers() * per_layer.size), Value::PerLayerGate(per_layer.size));
             self.project(Value::Hidden, "per_layer_gate", false, gate, Output::Activate(per_layer.activation));
             self.operations.push(Operation::TakeLayer { layer: self.index, from: all, into: gate });
-            self.add_normed(gate, "per_layer_output", false, "per_layer_post_norm");
+            self.project(gate, "per_layer_output", false, Value::BlockOutput, Output::Store);
+            self.add_norm("per_layer_post_norm");
         }
         if layer.output_scale {
             let by = self.name("output_scale");
@@ -150,7 +151,33 @@ impl<'a> Layer<'a> {
     /// From the block's input to the inner activations.
     fn feed_forward(&mut self, mlp: &Mlp, input: Value) {
         let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
-        self.project(input, mlp.up_name(), mlp.bias, Value::Inner(mlp.intermediate_size), output);
+        let inner = inner(mlp);
+        let Some(experts) = mlp.experts else {
+            return self.project(input, mlp.up_name(), mlp.bias, inner, output);
+        };
+        let (from, into) = (Value::RouterLogits(experts.num_experts), Value::Routing(experts.num_active));
+        self.project(input, "router", experts.router_bias, from, Output::Store);
+        self.operations.push(Operation::ChooseExperts { layer: self.index, from, into });
+        self.project_experts(mlp, mlp.up_name(), input, inner, output);
+    }
+
+    /// From the inner activations to the residual stream.
+    fn add_feed_forward(&mut self, mlp: &Mlp) {
+        let norm = "mlp_post_norm";
+        if mlp.experts.is_none() {
+            return self.add_block(inner(mlp), "down", mlp.bias, norm);
+        }
+        let (into, output) = self.block_output();
+        self.project_experts(mlp, mlp.down_name(), inner(mlp), into, output);
+        self.add_normed(norm);
+    }
+
+    /// A product with the matrices of each token's experts.
+    fn project_experts(&mut self, mlp: &Mlp, matrix: &str, from: Value, into: Value, output: Output) {
+        let matrix = self.name(matrix);
+        let bias = mlp.bias.then(|| format!("{matrix}.bias"));
+        let (layer, routing) = (self.index, Value::Routing(mlp.num_active()));
+        self.operations.push(Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output });
     }
 
     fn add_mixer(&mut self, mixer: &Mixer) {
@@ -165,16 +192,30 @@ impl<'a> Layer<'a> {
 
     /// A block's last projection, added to the residual stream, after a norm of its own where there is one.
     fn add_block(&mut self, from: Value, matrix: &str, bias: bool, norm: &str) {
-        let multiplier = self.spec.residual_multiplier;
-        if !self.layer().norm_placement.is_after() {
-            return self.project(from, matrix, bias, Value::Hidden, Output::Residual { multiplier });
-        }
-        self.add_normed(from, matrix, bias, norm);
+        let (into, output) = self.block_output();
+        self.project(from, matrix, bias, into, output);
+        self.add_normed(norm);
     }
 
-    /// The same with a norm.
-    fn add_normed(&mut self, from: Value, matrix: &str, bias: bool, norm: &str) {
-        self.project(from, matrix, bias, Value::BlockOutput, Output::Store);
+    /// Where a block's last product goes: to the residual stream, unless there is a norm after it.
+    fn block_output(&self) -> (Value, Output) {
+        let multiplier = self.spec.residual_multiplier;
+        if self.layer().norm_placement.is_after() {
+            (Value::BlockOutput, Output::Store)
+        } else {
+            (Value::Hidden, Output::Residual { multiplier })
+        }
+    }
+
+    /// The norm after a block, where there is one.
+    fn add_normed(&mut self, norm: &str) {
+        if self.layer().norm_placement.is_after() {
+            self.add_norm(norm);
+        }
+    }
+
+    /// A block's output, normalized and added to the residual stream.
+    fn add_norm(&mut self, norm: &str) {
         let (parameters, residual) = (self.name(norm), Some(self.spec.residual_multiplier));
         let (from, into) = (Value::BlockOutput, Value::Hidden);
         self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
@@ -185,4 +226,10 @@ impl<'a> Layer<'a> {
         let bias = bias.then(|| format!("{matrix}.bias"));
         self.operations.push(Operation::Project { matrix, bias, norm: None, from, into, output });
     }
+}
+
+/// The inner activations of a feed-forward network.
+fn inner(mlp: &Mlp) -> Value {
+    let width = mlp.intermediate_size;
+    mlp.experts.map_or(Value::Inner(width), |e| Value::ExpertsInner { experts: e.num_active, width })
 }

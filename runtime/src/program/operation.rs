@@ -106,14 +106,14 @@ pub enum Operation {
         layer: usize,
         /// What the first matrix makes.
         from: Value,
-        /// Queries, keys, values, decays, betas.
+        /// Queries, keys, values, logarithms of decays, betas.
         into: Value,
     },
     /// Takes the states of a layer's gated delta net from token to token.
     DeltaScan {
         /// The layer.
         layer: usize,
-        /// Queries, keys, values, decays, betas.
+        /// Queries, keys, values, logarithms of decays, betas.
         from: Value,
         /// The heads' outputs.
         into: Value,
@@ -147,6 +147,33 @@ pub enum Operation {
         by: String,
         /// What is multiplied.
         into: Value,
+    },
+    /// Chooses each token's experts from a router's logits, and their weights.
+    ChooseExperts {
+        /// The layer.
+        layer: usize,
+        /// The logits.
+        from: Value,
+        /// The routing.
+        into: Value,
+    },
+    /// A product with the matrices of each token's experts: `into[e] = output(matrix[e] × from + bias[e])` for each of them, or where
+    /// the output is [`Output::Store`] or [`Output::Residual`] the sum of `weight[e] × (matrix[e] × from[e] + bias[e])`.
+    ProjectExperts {
+        /// The layer.
+        layer: usize,
+        /// The matrices, stacked.
+        matrix: String,
+        /// The tensor of biases, stacked.
+        bias: Option<String>,
+        /// Which experts, with which weights.
+        routing: Value,
+        /// What is multiplied.
+        from: Value,
+        /// Where it goes.
+        into: Value,
+        /// What becomes of the sums.
+        output: Output,
     },
     /// Chooses a token from each row of logits.
     Sample {
@@ -208,6 +235,24 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Prints what becomes of a product.
+    fn fmt(self, f: &mut fmt::Formatter<'_>, into: &Value, product: &str) -> fmt::Result {
+        match self {
+            Self::Store => write!(f, "{into} = {product}"),
+            Self::Residual { multiplier } if multiplier == 1.0 => write!(f, "{into} += {product}"),
+            Self::Residual { multiplier } => write!(f, "{into} += {multiplier} × ({product})"),
+            Self::Glu(activation) => write!(f, "{into} = glu {activation:?}({product})"),
+            Self::Activate(activation) => write!(f, "{into} = {activation:?}({product})"),
+            Self::Logits { multiplier, softcap } => {
+                let cap = softcap.map_or(String::new(), |cap| format!(", capped at {cap}"));
+                let times = if multiplier == 1.0 { String::new() } else { format!("{multiplier} × ") };
+                write!(f, "{into} = {times}({product}){cap}")
+            }
+        }
+    }
+}
+
 impl Operation {
     /// Values that it reads.
     pub fn reads(&self) -> Vec<Value> {
@@ -223,7 +268,10 @@ impl Operation {
             | Self::DeltaNorm { from, into, .. } => {
                 vec![from, into]
             }
+            Self::ProjectExperts { routing, from, into, output: Output::Residual { .. }, .. } => vec![routing, from, into],
+            Self::ProjectExperts { routing, from, .. } => vec![routing, from],
             Self::Norm { from, .. }
+            | Self::ChooseExperts { from, .. }
             | Self::Project { from, .. }
             | Self::RopeCache { from, .. }
             | Self::ProjectRopeCache { from, .. }
@@ -251,7 +299,9 @@ impl Operation {
             | Self::DeltaConv { into, .. }
             | Self::DeltaScan { into, .. }
             | Self::DeltaNorm { into, .. }
-            | Self::ShortConv { into, .. } => Some(into),
+            | Self::ShortConv { into, .. }
+            | Self::ChooseExperts { into, .. }
+            | Self::ProjectExperts { into, .. } => Some(into),
             Self::Sample { .. } => None,
         }
     }
@@ -263,6 +313,8 @@ impl Operation {
             Self::Embed { table, .. } => format!("embed {table}"),
             Self::Norm { parameters, .. } => part(parameters),
             Self::Project { matrix, .. } => part(matrix),
+            Self::ProjectExperts { matrix, .. } => format!("{} of experts", part(matrix)),
+            Self::ChooseExperts { .. } => "choose experts".into(),
             Self::RopeCache { .. } => "rope and cache".into(),
             Self::ProjectRopeCache { matrix, .. } => format!("{}, rope and cache", part(matrix)),
             Self::Attend { .. } => "attend".into(),
@@ -297,18 +349,11 @@ impl fmt::Display for Operation {
                 write!(f, "{into} += {}norm({from}, {parameters})", times(*factor))
             }
             Self::Project { matrix, bias, norm, from, into, output } => {
-                let product = format!("{matrix} · {}{}", normed(from, norm), plus(bias));
-                match output {
-                    Output::Store => write!(f, "{into} = {product}"),
-                    Output::Residual { multiplier } if *multiplier == 1.0 => write!(f, "{into} += {product}"),
-                    Output::Residual { multiplier } => write!(f, "{into} += {multiplier} × ({product})"),
-                    Output::Glu(activation) => write!(f, "{into} = glu {activation:?}({product})"),
-                    Output::Activate(activation) => write!(f, "{into} = {activation:?}({product})"),
-                    Output::Logits { multiplier, softcap } => {
-                        let cap = softcap.map_or(String::new(), |cap| format!(", capped at {cap}"));
-                        write!(f, "{into} = {}({product}){cap}", times(*multiplier))
-                    }
-                }
+                output.fmt(f, into, &format!("{matrix} · {}{}", normed(from, norm), plus(bias)))
+            }
+            Self::ChooseExperts { from, into, .. } => write!(f, "{into} = choose({from})"),
+            Self::ProjectExperts { matrix, bias, routing, from, into, output, .. } => {
+                output.fmt(f, into, &format!("{matrix}[{routing}] · {from}{}", plus(bias)))
             }
             Self::RopeCache { layer, writes: true, from, into } => write!(f, "{into}, cache[{layer}] = rope({from})"),
             Self::RopeCache { writes: false, from, into, .. } => write!(f, "{into} = rope({from})"),

@@ -24,7 +24,6 @@ pub fn place(spec: &DecoderSpec, programs: &[Program], rows: usize, head_rows: u
     let conflicts = conflicts(programs);
     let used = ordered::set(programs.iter().flat_map(|p| &p.operations).flat_map(values));
     let lasting = |v: Value| matches!(v, Value::Hidden | Value::HeadRows | Value::Logits);
-    let is_padded = |v: Value| v.width(spec) != padded(v.width(spec));
     let bytes = |v: Value| (padded(v.width(spec)) * if v.is_of_head() { head_rows } else { rows }) as u64 * 4;
     let mut placement = Placement { slots: BTreeMap::new(), bytes: Vec::new() };
     let mut members: Vec<Vec<Value>> = Vec::new();
@@ -32,7 +31,7 @@ pub fn place(spec: &DecoderSpec, programs: &[Program], rows: usize, head_rows: u
     let mut order: Vec<Value> = used.into_iter().collect();
     order.sort_by_key(|v| std::cmp::Reverse(bytes(*v)));
     for value in order {
-        let alone = |v: Value| lasting(v) || is_padded(v);
+        let alone = |v: Value| lasting(v) || v.is_padded(spec);
         let fits = |others: &Vec<Value>| {
             !alone(value) && others.iter().all(|o| !alone(*o) && !conflicts.contains(&(value.min(*o), value.max(*o))))
         };

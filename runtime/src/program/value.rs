@@ -1,6 +1,7 @@
 //! [`Value`]: the named values of a program.
 
 use haikuq_format::DecoderSpec;
+use haikuq_format::layout::padded;
 use std::fmt;
 
 /// A matrix of f32 activations, one row a token (or a row of logits), that operations read and write.
@@ -33,6 +34,17 @@ pub enum Value {
     PerLayer(usize),
     /// What a layer makes of its own, so many.
     PerLayerGate(usize),
+    /// A router's logits, one for each of so many experts.
+    RouterLogits(usize),
+    /// The experts that a router chose, so many for each token, with their weights.
+    Routing(usize),
+    /// The inner activations of the experts of each token, side by side; each expert's are padded by itself.
+    ExpertsInner {
+        /// Experts of a token.
+        experts: usize,
+        /// Width of each.
+        width: usize,
+    },
     /// A block's output on its way through a norm.
     BlockOutput,
     /// Rows of the residual stream that logits are wanted for.
@@ -57,9 +69,19 @@ impl Value {
             | Self::Convolved(width)
             | Self::DeltaInput(width)
             | Self::DeltaMixed(width)
-            | Self::DeltaOutput(width) => width,
+            | Self::DeltaOutput(width)
+            | Self::RouterLogits(width) => width,
+            // An id and a weight.
+            Self::Routing(experts) => 2 * experts,
+            Self::ExpertsInner { experts, width } => experts * padded(width),
             Self::Logits => spec.vocab_size,
         }
+    }
+
+    /// Whether its rows have zeros that pad them.
+    pub fn is_padded(self, spec: &DecoderSpec) -> bool {
+        let width = if let Self::ExpertsInner { width, .. } = self { width } else { self.width(spec) };
+        width != padded(width)
     }
 
     /// Whether it has a row a wanted row of logits, and not a row a token.
@@ -83,6 +105,9 @@ impl Value {
             Self::Inner(_) => "inner",
             Self::PerLayer(_) => "per_layer",
             Self::PerLayerGate(_) => "per_layer_gate",
+            Self::RouterLogits(_) => "router_logits",
+            Self::Routing(_) => "routing",
+            Self::ExpertsInner { .. } => "experts_inner",
             Self::BlockOutput => "block_output",
             Self::HeadRows => "head_rows",
             Self::HeadNormed => "head_normed",

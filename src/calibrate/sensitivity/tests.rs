@@ -80,6 +80,13 @@ fn rows_of<'a>(
     }
 }
 
+/// Attention sinks beside windows.
+fn sinks() -> DecoderSpec {
+    let mut spec = llama();
+    spec.attentions_mut().for_each(|attention| (attention.sinks, attention.window) = (true, Some(3)));
+    spec
+}
+
 /// Random weights by canonical name.
 fn weights(spec: &DecoderSpec) -> BTreeMap<String, Vec<f32>> {
     let random = |(seed, t): (usize, TensorSpec)| {
@@ -115,7 +122,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -255,7 +262,7 @@ fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numb
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope(), shared()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), shared()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
@@ -280,7 +287,7 @@ fn a_gpu_measures_the_same() {
     let accelerator = Arc::new(accelerator);
     // All that matrices need, and room for none.
     let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();

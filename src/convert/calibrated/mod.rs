@@ -136,7 +136,7 @@ impl Run<'_> {
     }
 
     fn matrices(&self) -> impl Iterator<Item = &TensorEntry> {
-        self.plan.tensors.iter().filter(|t| t.class != TensorClass::Vector)
+        self.plan.tensors.iter().filter(|t| t.class.is_quantized())
     }
 
     /// A stream as a tensor.

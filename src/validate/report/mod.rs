@@ -246,7 +246,7 @@ fn package_info(manifest: &Manifest) -> PackageInfo {
         tool: manifest.provenance.tool.clone(),
         weight_bytes: manifest.weight_bytes(),
         bits_per_weight: manifest.bits_per_weight(),
-        tensors: manifest.tensors.iter().filter(|t| t.class != TensorClass::Vector).map(tensor).collect(),
+        tensors: manifest.tensors.iter().filter(|t| t.class.is_quantized()).map(tensor).collect(),
     }
 }
 

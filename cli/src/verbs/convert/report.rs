@@ -5,7 +5,6 @@ use crate::output::units::{counted, duration, human_bytes, human_count};
 use haikuq::convert::{self, Estimate, MatrixCost, Planned};
 use haikuq_format::Manifest;
 use haikuq_format::scheme::Scheme;
-use haikuq_format::spec::TensorClass;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -86,7 +85,7 @@ pub fn result_text(out: &Path, manifest: &Manifest, costs: &[Cost]) -> String {
         counted(manifest.shards.len(), "shard"),
         manifest.bits_per_weight()
     );
-    let errors = |t: &&haikuq_format::manifest::TensorEntry| t.class != TensorClass::Vector && t.relative_error > Some(0.0);
+    let errors = |t: &&haikuq_format::manifest::TensorEntry| t.class.is_quantized() && t.relative_error > Some(0.0);
     let worst = manifest
         .tensors
         .iter()

@@ -1,4 +1,4 @@
-// Activations by number: 0 SiLU, 1 GELU, 2 GELU by tanh. Exponents are clamped, so that no step overflows.
+// Activations by number: 0 SiLU, 1 GELU, 2 GELU by tanh, 3 the clamped SwiGLU, which needs a gate. Exponents are clamped, so that no step overflows.
 
 override ACTIVATION: u32 = 0u;
 
@@ -33,4 +33,13 @@ fn activate(x: f32) -> f32 {
         return x * sigmoid(1.5957691 * fma(0.044715 * x * x, x, x));
     }
     return x * sigmoid(x);
+}
+
+// The inner activation of a gated network.
+fn gated(gate: f32, up: f32) -> f32 {
+    if ACTIVATION == 3u {
+        let g = min(gate, 7.0);
+        return g * sigmoid(1.702 * g) * (clamp(up, -7.0, 7.0) + 1.0);
+    }
+    return activate(gate) * up;
 }

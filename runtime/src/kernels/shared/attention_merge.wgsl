@@ -124,7 +124,8 @@ fn combine(t: u32, head: u32, rows: u32, splits: u32, index: u32) {
             break;
         }
         let r = i / quads;
-        let all = merge(r, i % quads, largest_part(r, parts), parts);
-        output[t * PITCH + head * quads + i] = all.value / all.sum;
+        let m = largest_part(r, parts);
+        let all = merge(r, i % quads, m, parts);
+        output[t * PITCH + head * quads + i] = all.value / with_sink(all.sum, m, head + r);
     }
 }

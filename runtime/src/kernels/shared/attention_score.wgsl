@@ -18,6 +18,21 @@ fn soft_cap(score: f32) -> f32 {
     return sign(score) * SOFTCAP * (1.0 - e) / (1.0 + e);
 }
 
+#ifdef SINKS
+// A score of each head that takes its share of the softmax, and has no value.
+@group(0) @binding(8) var<storage, read> sinks: array<f32>;
+#endif
+
+// The sum of all weights of `head`, of those of positions and of the largest score among these. A sink far above that score
+// leaves positions nothing: the exponential is infinite then.
+fn with_sink(sum: f32, largest: f32, head: u32) -> f32 {
+#ifdef SINKS
+    return sum + exp(sinks[head] - largest);
+#else
+    return sum;
+#endif
+}
+
 // First position that a token at `position` sees.
 fn first_seen(position: u32) -> u32 {
     if WINDOW == 0u || position < WINDOW {

@@ -49,10 +49,10 @@ fn write_rows(token: u32, row: u32, sums: vec4<f32>) {
     // Rows are gate, up, gate, up.
     let at = token * params.output_stride + (params.first_row + row) / 2u;
     if row < params.rows {
-        output[at] = activate(v.x) * v.y;
+        output[at] = gated(v.x, v.y);
     }
     if row + 2u < params.rows {
-        output[at + 1u] = activate(v.z) * v.w;
+        output[at + 1u] = gated(v.z, v.w);
     }
 #else
     write_value(token, row, v.x);

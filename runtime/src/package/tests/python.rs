@@ -122,6 +122,7 @@ fn attention(i: usize) -> Attention {
     // Layers 1 and 7 have heads alike.
     attention.kv_from = (i == 7).then_some(1);
     (attention.values_are_keys, attention.value_norm) = (i == 9 || i == 15, i == 3 || i == 15);
+    attention.sinks = i % 7 < 3;
     (attention.qkv_bias, attention.output_bias) = (i.is_multiple_of(3), i.is_multiple_of(7));
     attention
 }

@@ -1,0 +1,175 @@
+//! Mixtures of experts: which experts a token uses, and products with their matrices. Ids of experts never leave the GPU.
+
+use super::projection::{Output, Projection};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
+use haikuq_format::layout::padded;
+use haikuq_format::spec::{Experts, Scores};
+
+super::shader!(CHOOSE_EXPERTS = "choose_experts");
+super::shader!(MATVEC_EXPERTS = "matvec_experts");
+
+/// Pairs of expert and weight from one token's routing to the next one's.
+pub fn routing_pitch(active: usize) -> usize {
+    padded(2 * active) / 2
+}
+
+/// The experts of each token, and their weights, from a router's logits.
+#[derive(Clone, Debug)]
+pub struct ChooseExperts<'a> {
+    /// Rows of logits.
+    pub tokens: u32,
+    /// How they are chosen.
+    pub experts: Experts,
+    /// f32 \[tokens\]\[padded(num_experts)\].
+    pub logits: Binding<'a>,
+    /// f32 \[num_experts\], where there is a bias of the choice.
+    pub selection_bias: Option<Binding<'a>>,
+    /// \[tokens\]\[[`routing_pitch`]\] of pairs: expert (u32), weight (f32).
+    pub routing: Binding<'a>,
+}
+
+impl ChooseExperts<'_> {
+    /// Binds the kernel.
+    ///
+    /// # Errors
+    /// [`GpuError::Limit`] if it does not fit the device.
+    pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
+        let experts = &self.experts;
+        let constants = [
+            ("EXPERTS", experts.num_experts as f64),
+            ("ACTIVE", experts.num_active as f64),
+            ("PITCH", padded(experts.num_experts) as f64),
+            ("ROUTING_PITCH", routing_pitch(experts.num_active) as f64),
+            ("SIGMOID", f64::from(u8::from(experts.scores == Scores::Sigmoid))),
+            ("NORMALIZED", f64::from(u8::from(experts.normalized))),
+            ("EPSILON", experts.epsilon.into()),
+            ("SCALE", experts.scale.into()),
+        ];
+        let mut bindings = vec![(0, self.logits.clone()), (2, self.routing.clone())];
+        let mut flags = Vec::new();
+        if let Some(bias) = &self.selection_bias {
+            flags.push(Flag::Bias);
+            bindings.push((1, bias.clone()));
+        }
+        let grid = [self.tokens, 1, 1];
+        Kernel { shader: &CHOOSE_EXPERTS, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+    }
+}
+
+/// The CPU twin of [`ChooseExperts`] for one token: experts and weights.
+pub fn choose_cpu(experts: &Experts, logits: &[f32], selection_bias: Option<&[f32]>) -> Vec<(usize, f32)> {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |a, l| a.max(*l));
+    let score = |l: f32| match experts.scores {
+        Scores::Softmax => f64::from(l - largest).exp(),
+        Scores::Sigmoid => 1.0 / (1.0 + f64::from(-l).exp()),
+    };
+    let scores: Vec<f64> = logits.iter().map(|l| score(*l)).collect();
+    let key = |e: usize| selection_bias.map_or(f64::from(logits[e]), |bias| scores[e] + f64::from(bias[e]));
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| key(b).total_cmp(&key(a)));
+    order.truncate(experts.num_active);
+    let total = match (experts.normalized, experts.scores) {
+        (true, _) => f64::from(experts.epsilon) + order.iter().map(|e| scores[*e]).sum::<f64>(),
+        (false, Scores::Softmax) => scores.iter().sum(),
+        (false, Scores::Sigmoid) => 1.0,
+    };
+    order.into_iter().map(|e| (e, (f64::from(experts.scale) * scores[e] / total) as f32)).collect()
+}
+
+/// A product with the matrices of each token's experts. Where the projection's mode is [`Output::Glu`] or [`Output::Activate`] each expert
+/// writes its own output, `padded` to whole units, side by side; where it is [`Output::Store`] or [`Output::Residual`] the inputs lie so, and the
+/// output is the sum of the experts', each times its weight.
+#[derive(Clone, Debug)]
+pub struct MatvecExperts<'a> {
+    /// All experts' matrices as one, activations and output. The output's stride counts where experts are summed up, the input's
+    /// where they are not.
+    pub projection: Projection<'a>,
+    /// Experts that there are.
+    pub num_experts: usize,
+    /// Experts of a token.
+    pub active: usize,
+    /// As [`ChooseExperts`] writes it.
+    pub routing: Binding<'a>,
+}
+
+impl MatvecExperts<'_> {
+    /// One dispatch a chunk of the matrix, in this order.
+    ///
+    /// # Errors
+    /// [`GpuError::Validation`] if sizes do not fit together, [`GpuError::Limit`] if a chunk is too large for the device.
+    pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
+        let projection = &self.projection;
+        projection.matrix.check()?;
+        let (matrix, mode) = (projection.matrix, projection.mode);
+        let rows = matrix.rows / self.num_experts.max(1);
+        if rows * self.num_experts != matrix.rows || !rows.is_multiple_of(4) {
+            return Err(GpuError::Validation(format!("{} rows of {} experts", matrix.rows, self.num_experts)));
+        }
+        // The last chunk ends with its matrix, a multiple of four rows.
+        if let Some(chunk) = matrix.chunks.iter().find(|c| !c.first_row.is_multiple_of(4)) {
+            return Err(GpuError::Validation(format!("a chunk of experts begins at row {}", chunk.first_row)));
+        }
+        let combine = matches!(mode, Output::Store | Output::Residual { .. });
+        let mut flags = projection.flags(gpu);
+        flags.extend(combine.then_some(Flag::Combine));
+        let constants = [
+            ("WORKGROUP", 64.0),
+            ("ACTIVATION", mode.activation()),
+            ("ACTIVE", self.active as f64),
+            ("EXPERT_ROWS", rows as f64),
+            ("ROUTING_PITCH", routing_pitch(self.active) as f64),
+            ("OUTPUT_PITCH", padded(mode.width(rows)) as f64),
+        ];
+        let pairs = if combine { projection.tokens } else { projection.tokens * self.active };
+        let bind = |chunk| {
+            let params = projection.params(gpu, chunk, 0.0);
+            let mut bindings = projection.bindings(&params, chunk);
+            bindings.push((7, self.routing.clone()));
+            let grid = [(rows / 4) as u32, pairs as u32, 1];
+            Kernel { shader: &MATVEC_EXPERTS, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        };
+        matrix.chunks.iter().map(bind).collect()
+    }
+}
+
+/// Arguments of the CPU twin of [`MatvecExperts`] for one token.
+pub struct Cpu<'a> {
+    /// All experts' weights.
+    pub weights: &'a [f32],
+    /// Columns.
+    pub columns: usize,
+    /// One value a row of all experts.
+    pub bias: Option<&'a [f32]>,
+    /// Experts that there are.
+    pub num_experts: usize,
+    /// Experts of the token with their weights.
+    pub chosen: &'a [(usize, f32)],
+    /// What becomes of the sums.
+    pub mode: Output,
+}
+
+/// The CPU twin. `input` is one row, or one for each chosen expert where these are summed up; `y` likewise, and no row is padded.
+pub fn cpu(arguments: &Cpu<'_>, input: &[f32], y: &mut [f32]) {
+    let Cpu { weights, columns, bias, num_experts, chosen, mode } = *arguments;
+    let rows = weights.len() / columns / num_experts;
+    let sum_of = |expert: usize, row: usize, x: &[f32]| {
+        let at = expert * rows + row;
+        let dot =
+            weights[at * columns..(at + 1) * columns].iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+        dot + bias.map_or(0.0, |b| f64::from(b[at]))
+    };
+    match mode {
+        Output::Store | Output::Residual { .. } => {
+            let each = || chosen.iter().zip(input.chunks_exact(columns));
+            let sums: Vec<f32> =
+                (0..rows).map(|row| each().map(|((e, w), x)| f64::from(*w) * sum_of(*e, row, x)).sum::<f64>() as f32).collect();
+            mode.cpu(&sums, y);
+        }
+        _ => {
+            for ((e, _), y) in chosen.iter().zip(y.chunks_exact_mut(mode.width(rows))) {
+                let sums: Vec<f32> = (0..rows).map(|row| sum_of(*e, row, input) as f32).collect();
+                mode.cpu(&sums, y);
+            }
+        }
+    }
+}

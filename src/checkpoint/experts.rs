@@ -1,0 +1,87 @@
+//! Experts' matrices that a file has as one tensor, taken apart: [`super::Checkpoint`] shows them one expert after the other, by the
+//! names that the family's checkpoints on the hub have, or would have.
+//!
+//! transformers 5 keeps them as `experts.gate_up_proj` `[experts, 2 × inner, hidden]` and `experts.down_proj`; Granite's files call
+//! them `input_linear` and `output_linear`. gpt-oss has them transposed, with the rows of gate and up in turn.
+
+use super::tensor::{Bytes, Placement, TensorInfo};
+use std::collections::BTreeMap;
+
+/// Tensors by name.
+type Tensors = BTreeMap<String, TensorInfo>;
+
+/// Takes all such tensors apart.
+pub(super) fn split(tensors: &mut Tensors) {
+    for (end, new) in [(".router.layer.weight", ".router.weight")] {
+        let names: Vec<String> =
+            tensors.keys().filter(|n| n.contains(".block_sparse_moe.") && n.ends_with(end)).cloned().collect();
+        for name in names {
+            if let (Some(info), Some(stem)) = (tensors.remove(&name), name.strip_suffix(end)) {
+                tensors.insert(format!("{stem}{new}"), info);
+            }
+        }
+    }
+    let stacked: Vec<String> = tensors.iter().filter(|(_, t)| t.shape.len() == 3).map(|(n, _)| n.clone()).collect();
+    for name in stacked {
+        let parts = tensors.get(&name).and_then(|info| parts(&name, info, tensors));
+        if let Some(parts) = parts {
+            tensors.remove(&name);
+            tensors.extend(parts);
+        }
+    }
+}
+
+/// What a tensor is taken apart to, if it is one of experts.
+fn parts(name: &str, info: &TensorInfo, tensors: &Tensors) -> Option<Vec<(String, TensorInfo)>> {
+    let bare = name.strip_suffix(".weight").unwrap_or(name);
+    let (list, up) = match bare.rsplit_once('.')? {
+        (list, "gate_up_proj") if list.ends_with(".experts") => (list.to_string(), true),
+        (list, "down_proj") if list.ends_with(".experts") => (list.to_string(), false),
+        (block, "input_linear") if block.ends_with(".block_sparse_moe") => (format!("{block}.experts"), true),
+        (block, "output_linear") if block.ends_with(".block_sparse_moe") => (format!("{block}.experts"), false),
+        _ => return None,
+    };
+    let [gate, up_name, down] = match list.ends_with(".feed_forward.experts") {
+        true => ["w1", "w3", "w2"],
+        false => ["gate_proj", "up_proj", "down_proj"],
+    };
+    let [experts, rows, columns] = info.shape[..] else { return None };
+    let mut parts = Vec::with_capacity(2 * experts);
+    let mut add = |expert: usize, of: &str, info: Option<TensorInfo>| -> Option<()> {
+        parts.push((format!("{list}.{expert}.{of}.weight"), info?));
+        Some(())
+    };
+    // As gpt-oss has them, and no other.
+    let transposed = tensors.contains_key(&format!("{bare}_bias"));
+    for expert in 0..experts {
+        if transposed {
+            let of = if up { "gate_up_proj" } else { down };
+            let mut matrix = part(info, expert * rows * columns, [rows, columns])?;
+            matrix.shape.reverse();
+            matrix.placement = Placement { transposed: true, ..matrix.placement };
+            add(expert, of, Some(matrix))?;
+        } else if up {
+            let half = rows / 2;
+            add(expert, gate, part(info, expert * rows * columns, [half, columns]))?;
+            add(expert, up_name, part(info, (expert * rows + half) * columns, [rows - half, columns]))?;
+        } else {
+            add(expert, down, part(info, expert * rows * columns, [rows, columns]))?;
+        }
+    }
+    Some(parts)
+}
+
+/// The matrix of `shape` that begins with number `first` of a tensor that a file has as it is.
+fn part(info: &TensorInfo, first: usize, shape: [usize; 2]) -> Option<TensorInfo> {
+    let Bytes::Mapped { file, range } = &info.bytes else { return None };
+    let dtype = info.dtype?;
+    let (begin, bytes) = (range.start + dtype.bytes(first)?, dtype.bytes(shape[0] * shape[1])?);
+    let bytes = Bytes::Mapped { file: *file, range: begin..begin + bytes };
+    (info.placement == Placement::plain(&info.shape)).then(|| TensorInfo {
+        label: info.label.clone(),
+        dtype: Some(dtype),
+        shape: shape.to_vec(),
+        bytes,
+        placement: Placement::plain(&shape),
+    })
+}
