@@ -480,7 +480,7 @@ fn layers_with_a_window_keep_its_pages_alone() {
             let kept = pair.gpu.truncate(sequence, len).unwrap();
             assert!(kept <= len && (len < start(text) - 5 || kept == len), "{kept} of {len} positions are left");
             for chunk in text[kept..text.len() - 1].chunks(CHUNK) {
-                pair.gpu.prefill(sequence, chunk).unwrap();
+                block_on(pair.gpu.prefill(sequence, chunk)).unwrap();
             }
             let found = pair.step(&[(sequence, text[text.len() - 1])]);
             pair.compare(&format!("cut at {len}"), &found, &expected[(text.len() - 1) * pair.vocab()..]);

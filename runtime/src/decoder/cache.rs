@@ -159,12 +159,6 @@ impl KvCache {
         LayerCache { table, keys, values }
     }
 
-    /// Where a layer's attention finds keys and values.
-    pub(super) fn layer(&self, index: usize) -> LayerCache<'_> {
-        let (keys, values) = &self.pools[self.sources[index]];
-        LayerCache { table: &self.table, keys, values }
-    }
-
     /// Positions that a sequence may have before pools must grow, if there is no other.
     pub(super) fn unshared_positions(&self) -> usize {
         let pages = self.groups.iter().map(|g| g.pages.total()).min().unwrap_or(self.max_pages);
