@@ -166,6 +166,32 @@ fn a_delta_net_has_three_operations_between_its_matrices() {
 }
 
 #[test]
+fn a_layer_sees_the_cache_of_another_and_takes_its_own_numbers() {
+    let seeing = json!({"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "scale": 0.25, "rope": 0, "kv_from": 0});
+    let mut both = spec(json!({"output_scale": true}), json!({"per_layer_embedding": {"size": 32, "activation": "gelu_tanh"}}));
+    both.layers[1].mixer = serde_json::from_value(json!({"attention": seeing})).unwrap();
+    let body = fuse(build(&both, Part::Body(Step::of_decode(1))), ALL).to_string();
+    let (first, second): (Vec<_>, Vec<_>) = body.lines().partition(|l| !l.contains("layers.1.") && !l.contains("per_layer[1]"));
+    insta::assert_snapshot!(first[..3].join("\n"), @r"
+    hidden = embedding[ids]
+    per_layer = per_layer_projection · hidden
+    per_layer = norm(per_layer, per_layer_norm) + per_layer_embedding[ids]
+    ");
+    insta::assert_snapshot!(second.join("\n"), @r"
+    qkv = layers.1.qkv · norm(hidden, layers.1.mixer_norm)
+    hidden += layers.1.attention_output · attended
+    inner = glu Silu(layers.1.gate_up · norm(hidden, layers.1.mlp_norm))
+    hidden += layers.1.down · inner
+    per_layer_gate = GeluTanh(layers.1.per_layer_gate · hidden)
+    per_layer_gate *= per_layer[1]
+    block_output = layers.1.per_layer_output · per_layer_gate
+    hidden += norm(block_output, layers.1.per_layer_post_norm)
+    hidden *= layers.1.output_scale
+    ");
+    assert!(body.contains("\nquery = rope(qkv)\nattended = attend(query, cache[0])\nhidden += layers.1."), "{body}");
+}
+
+#[test]
 fn a_product_that_makes_gates_is_not_fused_with_the_rotation() {
     let body = build(&gated(), Part::Body(Step::of_decode(1)));
     insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"

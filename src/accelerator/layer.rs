@@ -58,6 +58,9 @@ impl<'a> LayerOnGpu<'a> {
     /// processor.
     pub fn serves(accelerator: &Accelerator, spec: &DecoderSpec, index: usize, windows: usize, length: usize) -> bool {
         let layer = &spec.layers[index];
+        if spec.per_layer_embedding.is_some() || layer.output_scale || spec.shares_kv(index) {
+            return false;
+        }
         let mixes = match &layer.mixer {
             Mixer::Attention(attention) => accelerator.can_attend(attention, windows, length),
             Mixer::ShortConv(conv) => accelerator.can_convolve(conv, windows, length),

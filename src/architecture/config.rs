@@ -77,9 +77,13 @@ impl<'a> Config<'a> {
         if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(default) } else { self.size(key, default) }
     }
 
-    /// A whole number up to [`MAX_SIZE`], which may be 0.
+    /// The same, with 0 where the key is there and says that there is none.
     pub(super) fn size_or_none(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
-        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size(key, default) }
+        match self.get(key) {
+            None if self.has(key) => Ok(0),
+            Some(value) if value.as_u64() == Some(0) => Ok(0),
+            _ => self.size(key, default),
+        }
     }
 
     /// A number of layers, up to [`MAX_LAYERS`].
@@ -187,6 +191,15 @@ impl<'a> Config<'a> {
         let nested = self.value.as_object().into_iter().flatten().find(|(_, value)| value.is_object());
         match nested {
             Some((key, _)) => Err(self.unsupported(key, "a table", "numbers, texts and lists")),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses keys that are not `known`.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), ArchitectureError> {
+        let other = self.value.as_object().into_iter().flatten().find(|(key, _)| !known.contains(&key.as_str()));
+        match other {
+            Some((key, value)) => Err(self.unsupported(key, &value.to_string(), &known.join(", "))),
             None => Ok(()),
         }
     }

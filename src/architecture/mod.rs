@@ -11,6 +11,7 @@ mod ernie;
 mod error;
 mod exaone;
 mod gemma;
+mod gemma4;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
@@ -70,6 +71,7 @@ const FAMILIES: &[Family] = &[
     family(&["GemmaForCausalLM"], &["gemma"], gemma::load_1),
     family(&["Gemma2ForCausalLM"], &["gemma2"], gemma::load_2),
     family(&["Gemma3ForCausalLM"], &["gemma3_text"], gemma::load_3),
+    family(&["Gemma4ForCausalLM"], &["gemma4_text"], gemma4::load),
     family(&["PhiForCausalLM"], &["phi"], phi::load),
     family(&["Phi3ForCausalLM"], &["phi3"], phi3::load),
     family(&["SmolLM3ForCausalLM"], &["smollm3"], smollm3::load),
@@ -124,12 +126,14 @@ struct Mapping {
     notes: Vec<String>,
     /// Modules that checkpoints have and the model's class leaves out, by parts of their tensors' names.
     beside: &'static [&'static str],
+    /// Beginnings of the names of tensors that checkpoints have and the model's class does not use.
+    unread: Vec<String>,
 }
 
 impl Mapping {
     /// The mapping of a family that has names for everything in its spec.
     fn new(spec: DecoderSpec, names: Names) -> Self {
-        Self { spec, names, notes: Vec::new(), beside: &[] }
+        Self { spec, names, notes: Vec::new(), beside: &[], unread: Vec::new() }
     }
 
     /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].

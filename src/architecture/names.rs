@@ -29,6 +29,10 @@ pub(super) struct Names {
     pub(super) short_conv: [&'static str; 3],
     /// Of a gated delta net.
     pub(super) delta_net: DeltaNames,
+    /// Of numbers that tokens bring along for each layer.
+    pub(super) per_layer: PerLayerNames,
+    /// The factor of a layer's outputs, which is not called `weight`.
+    pub(super) output_scale: &'static str,
     pub(super) mixer_post_norm: &'static str,
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
@@ -83,6 +87,18 @@ pub(super) struct DeltaNames {
     pub(super) output: &'static str,
 }
 
+/// What the numbers of a token for each layer are stored as.
+#[derive(Clone, Copy)]
+pub(super) struct PerLayerNames {
+    pub(super) table: &'static str,
+    pub(super) projection: &'static str,
+    pub(super) norm: &'static str,
+    /// Of each layer.
+    pub(super) gate: &'static str,
+    pub(super) output: &'static str,
+    pub(super) post_norm: &'static str,
+}
+
 /// What a mixture of experts is stored as.
 #[derive(Clone, Copy)]
 pub(super) struct ExpertNames {
@@ -132,6 +148,15 @@ impl Names {
             norm: "linear_attn.norm",
             output: "linear_attn.out_proj",
         },
+        per_layer: PerLayerNames {
+            table: "embed_tokens_per_layer",
+            projection: "per_layer_model_projection",
+            norm: "per_layer_projection_norm",
+            gate: "per_layer_input_gate",
+            output: "per_layer_projection",
+            post_norm: "post_per_layer_input_norm",
+        },
+        output_scale: "layer_scalar",
         mixer_post_norm: "",
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
@@ -175,6 +200,9 @@ impl Names {
                 "embedding" => format!("{}{}", self.base, self.embedding),
                 "positions" => format!("{}{}", self.base, self.positions),
                 "final_norm" => format!("{}{}", self.base, self.final_norm),
+                "per_layer_embedding" => format!("{}{}", self.base, self.per_layer.table),
+                "per_layer_projection" => format!("{}{}", self.base, self.per_layer.projection),
+                "per_layer_norm" => format!("{}{}", self.base, self.per_layer.norm),
                 _ => self.head.to_string(),
             };
             return self.with_offset(tensor, Source::stacked(vec![Part::whole(format!("{name}.{kind}"), rows)]));
@@ -187,6 +215,10 @@ impl Names {
             "mlp_norm" => whole(self.mlp_norm),
             "mlp_post_norm" => whole(self.mlp_post_norm),
             "down" => whole(self.down),
+            "per_layer_gate" => whole(self.per_layer.gate),
+            "per_layer_output" => whole(self.per_layer.output),
+            "per_layer_post_norm" => whole(self.per_layer.post_norm),
+            "output_scale" => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
             "gate_up" | "up" => up(self.up, &layer.mlp, full),
             "router" => whole(self.experts.router),
             _ if part.starts_with("router.") || part.starts_with("experts.") => self.of_experts(&layer.mlp, tensor, full),
@@ -289,9 +321,10 @@ impl Names {
             }
             Qkv::ByHead(name) => (0..num_heads).map(|h| Part::slice(full(name), all, (3 * h + kind) * d, d)).collect(),
         };
-        let kinds = if attention.gate.is_some() { GATES + 1 } else { GATES };
+        let own = 1 + attention.own_kv();
+        let kinds = (0..own).chain(attention.gate.is_some().then_some(GATES));
         let stored = |kind| of_kind(kind).into_iter().map(move |p| if kind < VALUES { self.in_halves(p, d) } else { p });
-        Source::stacked((0..kinds).flat_map(stored).collect())
+        Source::stacked(kinds.flat_map(stored).collect())
     }
 
     /// The bias of a router's choice, or what all experts have of one kind.

@@ -47,8 +47,8 @@ fn configs_in_the_old_style_say_the_same_as_in_the_new_one() {
     let mut seen = 0;
     for folder in std::fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()) {
         let config = read(&folder.join("config.json"));
-        // This class is younger than the new style.
-        if config["model_type"] == "lfm3" {
+        // These classes are younger than the new style.
+        if config["model_type"] == "lfm3" || config["model_type"] == "gemma4_text" {
             continue;
         }
         let old = old_style(&config);
@@ -151,6 +151,14 @@ fn arithmetic_that_a_spec_cannot_say_is_refused_by_its_key() {
             "scale_attn_by_inverse_layer_idx",
         ),
         (json!({"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "enable_moe_block": true}), "enable_moe_block"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "vocab_size": 99}), "vocab_size_per_layer_input"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "num_kv_shared_layers": 27}), "num_kv_shared_layers"),
+        (
+            json!({"architectures": ["Gemma4ForCausalLM"], "per_layer_config": {"3": {"rope_theta": 1.0}}}),
+            "per_layer_config.3.rope_theta",
+        ),
         (json!({"architectures": ["PhiForCausalLM"], "qk_layernorm": true}), "qk_layernorm"),
         (json!({"architectures": ["CohereForCausalLM"], "use_qk_norm": true}), "use_qk_norm"),
         (json!({"architectures": ["Ernie4_5ForCausalLM"], "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
@@ -182,7 +190,7 @@ fn assert_same_meaning(architecture: &str, a: Value, b: Value) {
 #[test]
 fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
     // Training, initial values, memory and other heads than that of language models.
-    const HARMLESS: [&str; 33] = [
+    const HARMLESS: [&str; 36] = [
         "attention_dropout",
         "attn_pdrop",
         "classifier_dropout",
@@ -205,10 +213,13 @@ fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
         "mamba_n_groups",
         "mamba_n_heads",
         "mamba_proj_bias",
+        "moe_intermediate_size",
+        "num_experts",
         "num_experts_per_tok",
         "output_router_logits",
         "router_aux_loss_coef",
         "time_step_limit",
+        "top_k_experts",
         // Ends documents of the training text; generation ends with `eos_token_id`.
         "eod_token_id",
         "summary_activation",
@@ -296,6 +307,32 @@ fn families_of_the_same_build_differ_where_their_classes_do() {
         hunyuan(json!({}))
     );
     assert_eq!(with("GraniteMoeHybridForCausalLM", required("GraniteMoeHybridForCausalLM")).unwrap().ropes, []);
+}
+
+#[test]
+fn gemma_4_says_sizes_of_layers_that_see_everything_in_either_style() {
+    let few = |changes: Value| {
+        let mut config = json!({"num_hidden_layers": 7, "num_kv_shared_layers": 2, "attention_k_eq_v": true});
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        config
+    };
+    let by_key = few(json!({"global_head_dim": 128, "num_global_key_value_heads": 2}));
+    let own = json!({"head_dim": 128, "num_key_value_heads": 2});
+    // The last layer sees everything, too.
+    let by_layer = few(json!({"per_layer_config": {"5": own, "6": own}}));
+    // Layers 5 and 6 see what a layer of their kind made before.
+    let error = with("Gemma4ForCausalLM", by_key.clone()).unwrap_err().to_string();
+    assert!(error.contains("num_kv_shared_layers"), "{error}");
+    let (mut by_key, mut by_layer) = (by_key, by_layer);
+    for config in [&mut by_key, &mut by_layer] {
+        config["num_kv_shared_layers"] = json!(1);
+    }
+    assert_same_meaning("Gemma4ForCausalLM", by_key.clone(), by_layer);
+    let spec = with("Gemma4ForCausalLM", by_key).unwrap();
+    let sizes: Vec<_> = spec.attentions().map(|a| (a.head_dim, a.num_kv_heads, a.own_kv(), a.kv_from)).collect();
+    assert_eq!(sizes[4..], [(256, 4, 2, None), (128, 2, 1, None), (128, 2, 0, Some(5))]);
+    let plain = with("Gemma4ForCausalLM", json!({"hidden_size_per_layer_input": 0, "vocab_size": 99})).unwrap();
+    assert!(plain.per_layer_embedding.is_none() && plain.layers.iter().all(|l| l.output_scale));
 }
 
 /// Embedding models of this family are its decoder without a head, under that class or the decoder's own.

@@ -29,6 +29,11 @@ pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: us
     product(tokens, hidden, rows) + between
 }
 
+/// What numbers of tokens for a layer take: their part of a projection, and the layer's matrices for them.
+fn per_layer(spec: &DecoderSpec, windows: usize, length: usize) -> f64 {
+    spec.per_layer_embedding.map_or(0.0, |p| product(windows * length, spec.hidden_size, 3 * p.size))
+}
+
 /// One triangle of the Hessian of `columns` inputs.
 pub(crate) fn moments(tokens: usize, columns: usize) -> f64 {
     product(columns, tokens, columns) / 2.0
@@ -92,7 +97,8 @@ fn matrix(tokens: usize, tensor: &TensorEntry) -> f64 {
 /// from 1 on. A pass backward does a pass forward first, and then a product for each of that one's.
 pub(crate) fn sensitivities(spec: &DecoderSpec, step: usize, windows: usize, length: usize) -> f64 {
     let layers = spec.num_layers();
-    let of_layer = |index: usize| layer(&spec.layers[index], spec.hidden_size, windows, length);
+    let of_layer =
+        |index: usize| layer(&spec.layers[index], spec.hidden_size, windows, length) + per_layer(spec, windows, length);
     match step {
         0 => 0.0,
         _ if step <= layers => of_layer(step - 1),

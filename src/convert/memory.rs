@@ -21,6 +21,9 @@ struct Sizes {
     active: u64,
     vocabulary: u64,
     layers: u64,
+    /// Numbers of a token for all layers, and those of keys and values that later layers see, in all layers.
+    per_layer: u64,
+    shared: u64,
     /// Weights of a layer, of a layer's largest matrix, and of the largest that is a stack of experts'.
     layer: u64,
     matrix: u64,
@@ -63,15 +66,23 @@ impl Sizes {
         let hidden = spec.hidden_size as u64;
         let matrices = |layer: &LayerSpec| {
             let (mixer, mlp) = (&layer.mixer, &layer.mlp);
+            let per_layer = spec.per_layer_embedding.map_or(0, |p| 2 * p.size);
             let of_experts = |n| mlp.num_experts() * n;
-            let rows = [mixer.input_rows(), mixer.output_columns(), of_experts(mlp.up_size()), of_experts(mlp.intermediate_size)];
+            let rows = [
+                mixer.input_rows(),
+                mixer.output_columns(),
+                of_experts(mlp.up_size()),
+                of_experts(mlp.intermediate_size),
+                per_layer,
+            ];
             rows.map(|n| n as u64 * hidden)
         };
         let of_one = |layer: &LayerSpec| {
-            let [input, output, up, down] = matrices(layer);
+            let [input, output, up, down, per_layer] = matrices(layer);
             let experts = layer.mlp.num_experts() as u64;
-            [input, output, up / experts, down / experts]
+            [input, output, up / experts, down / experts, per_layer]
         };
+        let shared = spec.layers.iter().enumerate().filter(|(i, _)| spec.shares_kv(*i)).filter_map(|(_, l)| l.attention());
         let of_layers = || spec.layers.iter().map(matrices);
         Self {
             hidden,
@@ -81,6 +92,8 @@ impl Sizes {
             active: spec.mlps().map(haikuq_format::spec::Mlp::num_active).max().unwrap_or(1) as u64,
             vocabulary: spec.vocab_size as u64,
             layers: spec.num_layers() as u64,
+            per_layer: spec.per_layer_embedding.map_or(0, |p| p.size * spec.num_layers()) as u64,
+            shared: shared.map(|a| 2 * a.kv_size()).sum::<usize>() as u64,
             layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
             matrix: spec.layers.iter().flat_map(of_one).max().unwrap_or(0),
             stack: spec.layers.iter().filter(|l| l.mlp.experts.is_some()).flat_map(matrices).max().unwrap_or(0),
@@ -112,7 +125,9 @@ impl Sizes {
     fn sensitivities(&self, tokens: u64, window: u64) -> u64 {
         let windows = tokens.div_ceil(window.max(1));
         let at_once = self.jobs.min(windows);
-        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden);
+        // Numbers for each layer, their gradients and the table's rows; keys, values and theirs.
+        let beside = tokens * (3 * self.per_layer + 2 * self.shared);
+        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden) + beside;
         let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
         let head = 2 * self.vocabulary * self.hidden + at_once * logits + 2 * self.vocabulary * windows;
         let of_experts = if self.active > 1 { self.active * (4 * self.hidden + 12 * self.inner) } else { 12 * self.inner };
@@ -130,7 +145,9 @@ impl Sizes {
         // Inputs of each expert that a token uses wait, and codes of the experts before.
         let of_experts = if self.active > 1 { tokens * self.waiting(self.active * (hidden + inner)) + self.stack / 2 } else { 0 };
         let activations = activations + of_experts;
-        self.beside_gpu(activations) + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
+        // Keys and values of both streams; embeddings, from which the numbers for each layer are made.
+        let beside = tokens * (2 * self.shared + if self.per_layer > 0 { hidden } else { 0 });
+        self.beside_gpu(activations) + beside + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
     }
 
     /// While the head is quantized.

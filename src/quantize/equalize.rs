@@ -172,6 +172,8 @@ impl<'a> Equalized<'a> {
         let router = spec.mlp.experts.map(|_| name("router"));
         // Rows first: their factors count in the columns of their matrix.
         match &spec.mixer {
+            // Values that a norm, keys or other layers have to do with stay as they are.
+            Mixer::Attention(a) if a.own_kv() < 2 || a.value_norm || self.decoder.spec.shares_kv(layer) => {}
             Mixer::Attention(attention) => self.after_values(layer, attention)?,
             Mixer::ShortConv(conv) => self.after_convolution(layer, conv)?,
             // Between the two matrices numbers are squashed and normalized, so that nothing can be moved from one to the other.

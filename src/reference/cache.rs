@@ -3,6 +3,9 @@
 use super::delta_net::DeltaState;
 use candle_core::{Result, Tensor};
 
+/// Keys and values, each `[kv_heads, positions, head_dim]`.
+pub type KeysValues = (Tensor, Tensor);
+
 /// One layer's keys and values, each `[kv_heads, positions, head_dim]`, or what another mixer keeps.
 #[derive(Default)]
 pub(super) struct LayerCache {
@@ -26,5 +29,16 @@ impl LayerCache {
             Ok(all)
         };
         Ok((grow(&mut self.keys, keys)?, grow(&mut self.values, values)?))
+    }
+
+    /// All keys and values so far.
+    pub(super) fn kept(&self) -> Option<KeysValues> {
+        self.keys.clone().zip(self.values.clone())
+    }
+
+    /// A cache with the keys and values of another layer.
+    pub(super) fn of(kept: Option<KeysValues>) -> Self {
+        let (keys, values) = kept.unzip();
+        Self { keys, values, ..Self::default() }
     }
 }

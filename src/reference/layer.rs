@@ -2,7 +2,7 @@
 
 use super::ReferenceError;
 use super::attention::{Scores, attend};
-use super::cache::LayerCache;
+use super::cache::{KeysValues, LayerCache};
 use super::delta_net::DeltaNetWeights;
 use super::elementwise::{clamped_gated, gated, silu, silu_gated, sum};
 use super::experts::{Combined, Router, gathered};
@@ -10,6 +10,7 @@ use super::gate::gated_heads;
 use super::heads::split;
 use super::norm::NormWeights;
 use super::observe::{Observe, ProjectionKind, Unobserved};
+use super::per_layer::PerLayerBlock;
 use super::product::{Factor, GpuProducts};
 use super::rope::{CosSin, rotate};
 use super::rows::{every_second, stacked};
@@ -34,6 +35,14 @@ pub(super) struct Projection {
 impl Projection {
     pub(super) fn load(weights: &mut Weights, name: &str, bias: bool) -> std::result::Result<Self, ReferenceError> {
         Ok(Self { weight: weights.take(name)?.into(), bias: weights.take_if(bias, &format!("{name}.bias"))? })
+    }
+
+    pub(super) fn weights(&self) -> &Tensor {
+        self.weight.weight()
+    }
+
+    pub(super) fn factor(&mut self) -> &mut Factor {
+        &mut self.weight
     }
 
     /// The block of rows of expert `expert` of `experts`.
@@ -119,7 +128,9 @@ impl MixerWeights {
 struct AttentionWeights {
     spec: Attention,
     qkv: Projection,
-    qk_norm: Option<(NormWeights, NormWeights)>,
+    /// Of queries, and of keys where the layer has its own.
+    qk_norm: Option<(NormWeights, Option<NormWeights>)>,
+    value_norm: Option<NormWeights>,
     /// A number for each head, or none.
     sinks: Vec<f32>,
     output: Projection,
@@ -136,12 +147,13 @@ impl AttentionWeights {
         let qkv = Projection::load(weights, &format!("{layer}qkv"), attention.qkv_bias)?;
         let qk_norm = attention.qk_norm.map(|kind| -> std::result::Result<_, ReferenceError> {
             let mut load = |part| NormWeights::load(kind.norm(spec.norm), &format!("{layer}{part}"), weights);
-            Ok((load("q_norm")?, load("k_norm")?))
+            Ok((load("q_norm")?, attention.kv_from.is_none().then(|| load("k_norm")).transpose()?))
         });
         let qk_norm = qk_norm.transpose()?;
+        let value_norm = attention.value_norm.then(|| NormWeights::without_gains(spec.norm.epsilon, attention.head_dim));
         let sinks = if attention.sinks { weights.take(&format!("{layer}sinks"))?.to_vec1()? } else { Vec::new() };
         let output = Projection::load(weights, &format!("{layer}attention_output"), attention.output_bias)?;
-        Ok(Self { spec: attention, qkv, qk_norm, sinks, output })
+        Ok(Self { spec: attention, qkv, qk_norm, value_norm, sinks, output })
     }
 
     /// What the heads make of `qkv` `[n, …]`, whose first row is at position `first`: `[n, heads × head_dim]`.
@@ -149,43 +161,65 @@ impl AttentionWeights {
         let Attention { num_heads, num_kv_heads, head_dim, scale, softcap, window, .. } = self.spec;
         let (q_size, kv_size) = (self.spec.attention_size(), self.spec.kv_size());
         let heads = |x: &Tensor, first, heads| split(x, first, heads, head_dim);
-        let (mut q, mut k) = (heads(qkv, 0, num_heads)?, heads(qkv, q_size, num_kv_heads)?);
-        let v = heads(qkv, q_size + kv_size, num_kv_heads)?;
-        let after = self.spec.qk_norm_after_rope;
-        if !after {
-            (q, k) = self.normalized(q, k)?;
-        }
-        if let Some(rope) = self.spec.rope {
-            (q, k) = (rotate(&q, &ropes[rope])?, rotate(&k, &ropes[rope])?);
-        }
-        if after {
-            (q, k) = self.normalized(q, k)?;
-        }
+        let (q_norm, k_norm) = self.qk_norm.as_ref().map_or((None, None), |(q, k)| (Some(q), k.as_ref()));
+        let mut q = self.turned(heads(qkv, 0, num_heads)?, q_norm, ropes)?;
         if let Some(scaling) = self.spec.query_scaling {
             let count = q.dim(1)?;
             let factors: Vec<f32> = (first..first + count).map(|position| scaling.factor(position)).collect();
             q = q.broadcast_mul(&Tensor::from_vec(factors, (1, count, 1), &Device::Cpu)?)?;
         }
-        let (keys, values) = cache.append(k, v)?;
+        let own = match self.spec.own_kv() {
+            0 => None,
+            n => {
+                let k = heads(qkv, q_size, num_kv_heads)?;
+                let v = if n == 1 { k.clone() } else { heads(qkv, q_size + kv_size, num_kv_heads)? };
+                let v = match &self.value_norm {
+                    Some(norm) => norm.forward(&v)?,
+                    None => v,
+                };
+                Some((self.turned(k, k_norm, ropes)?, v))
+            }
+        };
+        // What another layer made is there already.
+        let seen = match own {
+            Some((k, v)) => Some(cache.append(k, v)?),
+            None => cache.kept(),
+        };
+        let Some((keys, values)) = seen else { candle_core::bail!("no keys and values to see") };
         let attended = attend(&q, &keys, &values, Scores { scale, softcap, window, first }, &self.sinks)?;
         match self.spec.gate_size() {
             0 => Ok(attended),
-            gates => gated_heads(&attended, &qkv.narrow(1, q_size + 2 * kv_size, gates)?),
+            gates => gated_heads(&attended, &qkv.narrow(1, q_size + self.spec.own_kv() * kv_size, gates)?),
         }
     }
 
-    /// Queries and keys `[heads, n, head_dim]` after their norms.
-    fn normalized(&self, q: Tensor, k: Tensor) -> Result<(Tensor, Tensor)> {
-        let Some((q_norm, k_norm)) = &self.qk_norm else { return Ok((q, k)) };
-        let norm = |norm: &NormWeights, x: &Tensor| match self.spec.qk_norm {
-            Some(QkNorm::Whole) => {
+    /// Queries or keys `[heads, n, head_dim]` after norm and rope.
+    fn turned(&self, mut x: Tensor, norm: Option<&NormWeights>, ropes: &[CosSin]) -> Result<Tensor> {
+        let normalized = |x: Tensor| match (norm, self.spec.qk_norm) {
+            (Some(norm), Some(QkNorm::Whole)) => {
                 let (heads, _, width) = x.dims3()?;
                 split(&norm.forward(&x.transpose(0, 1)?.flatten_from(1)?)?, 0, heads, width)
             }
-            _ => norm.forward(x),
+            (Some(norm), _) => norm.forward(&x),
+            (None, _) => Ok(x),
         };
-        Ok((norm(q_norm, &q)?, norm(k_norm, &k)?))
+        if !self.spec.qk_norm_after_rope {
+            x = normalized(x)?;
+        }
+        if let Some(rope) = self.spec.rope {
+            x = rotate(&x, &ropes[rope])?;
+        }
+        if self.spec.qk_norm_after_rope { normalized(x) } else { Ok(x) }
     }
+}
+
+/// What goes into a layer beside the residual stream, over several windows.
+#[derive(Clone, Default)]
+pub struct Beside {
+    /// Keys and values of the layer that it sees, of each window, if that is another one.
+    pub kv: Vec<KeysValues>,
+    /// The tokens' numbers for the layer, `[tokens, size]`, in decoders that have such.
+    pub numbers: Option<Tensor>,
 }
 
 /// One layer's weights.
@@ -200,6 +234,8 @@ pub(super) struct Layer {
     /// The feed-forward network, or those of the experts.
     networks: Vec<Network>,
     mlp_post_norm: Option<NormWeights>,
+    per_layer: Option<PerLayerBlock>,
+    output_scale: Option<f32>,
 }
 
 /// The matrices of a feed-forward network.
@@ -228,12 +264,22 @@ impl Layer {
         let network = |e| Ok::<_, ReferenceError>(Network { up: up.of_expert(e, experts)?, down: down.of_expert(e, experts)? });
         let networks = (0..experts).map(network).collect::<std::result::Result<_, _>>()?;
         let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
-        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, router, networks, mlp_post_norm })
+        let per_layer = PerLayerBlock::take(spec, &name(""), weights)?;
+        let output_scale = weights.take_if(layer.output_scale, &name("output_scale"))?;
+        let output_scale = output_scale.map(|scale| scale.get(0)?.to_scalar::<f32>()).transpose()?;
+        let spec = layer.clone();
+        Ok(Self { spec, mixer_norm, mixer, mixer_post_norm, mlp_norm, router, networks, mlp_post_norm, per_layer, output_scale })
     }
 
     fn factors(&mut self) -> Vec<&mut Factor> {
         let networks = self.networks.iter_mut().flat_map(|network| [&mut network.up, &mut network.down]);
-        self.mixer.projections_mut().into_iter().chain(networks).map(|projection| &mut projection.weight).collect()
+        let blocks = self.mixer.projections_mut().into_iter().chain(networks).map(Projection::factor);
+        blocks.chain(self.per_layer.iter_mut().flat_map(PerLayerBlock::factors)).collect()
+    }
+
+    /// The layer whose keys and values this one sees, if that is another one.
+    pub(super) fn kv_from(&self) -> Option<usize> {
+        self.spec.attention().and_then(|a| a.kv_from)
     }
 
     /// Has the products with the layer's weights computed in integers, and `gradients` of them.
@@ -246,7 +292,8 @@ impl Layer {
         self.factors().into_iter().try_for_each(|factor| factor.put_on(products))
     }
 
-    /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
+    /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer; `numbers` are
+    /// those of its tokens for it.
     pub(super) fn forward(
         &self,
         spec: &DecoderSpec,
@@ -254,25 +301,36 @@ impl Layer {
         ropes: &[CosSin],
         first: usize,
         cache: &mut LayerCache,
+        numbers: Option<&Tensor>,
     ) -> Result<Tensor> {
-        self.observed(spec, x, &mut Unobserved, |x| self.mixer.mix(x, ropes, first, cache))
+        self.observed(spec, x, numbers, &mut Unobserved, |x| self.mixer.mix(x, ropes, first, cache))
     }
 
     /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
-    /// `observer` sees what goes into and comes out of every matrix, and may put others in their place.
+    /// `observer` sees what goes into and comes out of every matrix, and may put others in their place. Also the keys and
+    /// values of each sequence, of a layer that has them.
     pub(super) fn forward_windows(
         &self,
         spec: &DecoderSpec,
         x: &Tensor,
+        beside: &Beside,
         ropes: &[CosSin],
         length: usize,
         observer: &mut dyn Observe,
-    ) -> Result<Tensor> {
-        self.observed(spec, x, observer, |mixed| {
-            let window = |i: usize| self.mixer.mix(&mixed.narrow(0, i * length, length)?, ropes, 0, &mut LayerCache::default());
+    ) -> Result<(Tensor, Vec<KeysValues>)> {
+        let mut kept = Vec::new();
+        let x = self.observed(spec, x, beside.numbers.as_ref(), observer, |mixed| {
+            let window = |i: usize| {
+                let mut cache = LayerCache::of(beside.kv.get(i).cloned());
+                let mixed = self.mixer.mix(&mixed.narrow(0, i * length, length)?, ropes, 0, &mut cache)?;
+                Ok((mixed, cache.kept()))
+            };
             let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
-            stacked(windows)
-        })
+            let (mixed, caches): (Vec<_>, Vec<_>) = windows.into_iter().unzip();
+            kept = caches.into_iter().flatten().collect();
+            stacked(mixed)
+        })?;
+        Ok((x, kept))
     }
 
     /// The layer with `mix` between the mixer's two matrices.
@@ -280,6 +338,7 @@ impl Layer {
         &self,
         spec: &DecoderSpec,
         x: &Tensor,
+        numbers: Option<&Tensor>,
         observer: &mut dyn Observe,
         mix: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
@@ -296,14 +355,19 @@ impl Layer {
         let mixed = project(ProjectionKind::MixerOutput, output, &mixed, observer)?;
         let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
         let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(x, observer)?)?, spec.residual_multiplier);
-        match self.spec.residual {
+        let mut x = match self.spec.residual {
             Residual::Sequential => {
                 let x = sum(x, &mixed)?;
-                sum(&x, &mlp(&norm(&self.mlp_norm, &x)?)?)
+                sum(&x, &mlp(&norm(&self.mlp_norm, &x)?)?)?
             }
-            Residual::Parallel => sum(&sum(x, &mixed)?, &mlp(&norm(&self.mlp_norm, x)?)?),
-            Residual::ParallelShared => sum(&sum(x, &mixed)?, &mlp(&normed)?),
+            Residual::Parallel => sum(&sum(x, &mixed)?, &mlp(&norm(&self.mlp_norm, x)?)?)?,
+            Residual::ParallelShared => sum(&sum(x, &mixed)?, &mlp(&normed)?)?,
+        };
+        if let Some(block) = &self.per_layer {
+            let Some(numbers) = numbers else { candle_core::bail!("no numbers for the layer") };
+            x = sum(&x, &scaled(block.forward(&x, numbers, observer)?, spec.residual_multiplier)?)?;
         }
+        scaled(x, self.output_scale.unwrap_or(1.0))
     }
 
     fn mlp(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
@@ -331,13 +395,7 @@ impl Layer {
         x: &Tensor,
         observer: &mut dyn Observe,
     ) -> Result<Tensor> {
-        let activate = |x: Tensor| match self.spec.mlp.activation {
-            Activation::Silu => silu(&x),
-            Activation::Gelu => x.gelu_erf(),
-            Activation::GeluTanh => x.gelu(),
-            // `DecoderSpec::check` refuses it without a gate.
-            Activation::ClampedSwiglu => candle_core::bail!("a clamped SwiGLU without a gate"),
-        };
+        let activate = |x| activate(self.spec.mlp.activation, x);
         let up = match observer.replace(up_kind, network.up.weight.weight(), x)? {
             Some(weights) => network.up.with_weights(weights)?,
             None => network.up.clone(),
@@ -359,14 +417,24 @@ impl Layer {
     }
 }
 
+pub(super) fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::Silu => silu(&x),
+        Activation::Gelu => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+        // `DecoderSpec::check` refuses it without a gate.
+        Activation::ClampedSwiglu => candle_core::bail!("a clamped SwiGLU without a gate"),
+    }
+}
+
 /// `x` through the matrix of a kind, or through what the observer puts in its place.
-fn project(kind: ProjectionKind, projection: &Projection, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+pub(super) fn project(kind: ProjectionKind, projection: &Projection, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
     match observer.replace(kind, projection.weight.weight(), x)? {
         Some(weights) => projection.with_weights(weights)?.forward(kind, x, observer),
         None => projection.forward(kind, x, observer),
     }
 }
 
-fn scaled(x: Tensor, by: f32) -> Result<Tensor> {
+pub(super) fn scaled(x: Tensor, by: f32) -> Result<Tensor> {
     if by == 1.0 { Ok(x) } else { x * f64::from(by) }
 }

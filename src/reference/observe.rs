@@ -14,6 +14,12 @@ pub enum ProjectionKind {
     Up,
     /// The feed-forward network's last, back to the residual stream.
     Down,
+    /// From the residual stream to what a token's numbers for the layer are multiplied with.
+    PerLayerGate,
+    /// From these back to the residual stream.
+    PerLayerOutput,
+    /// From embeddings to numbers for all layers. It is no layer's matrix.
+    PerLayerProjection,
     /// The same of one of several experts.
     ExpertUp(usize),
     /// Likewise.
@@ -37,6 +43,9 @@ impl ProjectionKind {
             Self::MixerOutput => output,
             Self::Up | Self::ExpertUp(_) => layer.mlp.up_name(),
             Self::Down | Self::ExpertDown(_) => layer.mlp.down_name(),
+            Self::PerLayerGate => "per_layer_gate",
+            Self::PerLayerOutput => "per_layer_output",
+            Self::PerLayerProjection => "per_layer_projection",
         }
     }
 }

@@ -88,9 +88,23 @@ impl DecoderSpec {
             self.check_rope(i, rope)?;
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            self.check_layer(layer).map_err(|SpecError(why)| SpecError(format!("layer {i}: {why}")))?;
+            self.check_layer(i, layer).map_err(|SpecError(why)| SpecError(format!("layer {i}: {why}")))?;
         }
-        Ok(())
+        self.check_per_layer()
+    }
+
+    fn check_per_layer(&self) -> Result<(), SpecError> {
+        let Some(per_layer) = self.per_layer_embedding else { return Ok(()) };
+        // Of the table, whose rows have the numbers of all layers.
+        check_sizes([
+            ("per_layer_embedding", per_layer.size),
+            ("width of per_layer_embedding", per_layer.size.saturating_mul(self.num_layers())),
+        ])?;
+        match [per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier].iter().find(|m| !m.is_finite())
+        {
+            Some(m) => fail(format!("a multiplier of per_layer_embedding is {m}, which is not finite")),
+            None => Ok(()),
+        }
     }
 
     fn check_rope(&self, i: usize, rope: &RopeTable) -> Result<(), SpecError> {
@@ -115,9 +129,12 @@ impl DecoderSpec {
         Ok(())
     }
 
-    fn check_layer(&self, layer: &LayerSpec) -> Result<(), SpecError> {
+    fn check_layer(&self, index: usize, layer: &LayerSpec) -> Result<(), SpecError> {
         match &layer.mixer {
-            Mixer::Attention(attention) => self.check_attention(attention)?,
+            Mixer::Attention(attention) => {
+                self.check_attention(attention)?;
+                self.check_sharing(index, attention)?;
+            }
             Mixer::ShortConv(conv) => {
                 check_sizes([("channels", conv.channels)])?;
                 check_kernel(conv.kernel_size)?;
@@ -148,6 +165,29 @@ impl DecoderSpec {
         }
         if experts.epsilon != 0.0 && (experts.scores == Scores::Softmax || !experts.normalized) {
             return fail("an epsilon of experts that is not used".into());
+        }
+        Ok(())
+    }
+
+    /// Where keys and values come from.
+    fn check_sharing(&self, index: usize, a: &Attention) -> Result<(), SpecError> {
+        let Some(from) = a.kv_from else { return Ok(()) };
+        if a.values_are_keys || a.value_norm {
+            return fail(format!("has no values of its own, those of layer {from}, and says how they are made"));
+        }
+        if from >= index {
+            return fail(format!("sees keys and values of layer {from}, which is no earlier one"));
+        }
+        let Some(other) = self.layers[from].attention().filter(|other| other.kv_from.is_none()) else {
+            return fail(format!("sees keys and values of layer {from}, which has none of its own"));
+        };
+        if (a.num_kv_heads, a.head_dim) != (other.num_kv_heads, other.head_dim) {
+            let (n, d, m, e) = (a.num_kv_heads, a.head_dim, other.num_kv_heads, other.head_dim);
+            return fail(format!("has {n} key/value heads of {d}, and layer {from}, whose it sees, {m} of {e}"));
+        }
+        if a.window != other.window {
+            let (w, v) = (a.window, other.window);
+            return fail(format!("has a window of {w:?} positions, and layer {from}, whose keys and values it sees, {v:?}"));
         }
         Ok(())
     }

@@ -19,12 +19,21 @@ pub struct LayerSpec {
     /// Where norms stand around the blocks.
     #[serde(default, skip_serializing_if = "is_default")]
     pub norm_placement: NormPlacement,
+    /// Whether the residual stream is multiplied with a number of the layer's own, `output_scale`, where it leaves the layer.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub output_scale: bool,
 }
 
 impl LayerSpec {
     /// A sequential layer with a norm before each block.
     pub fn new(mixer: impl Into<Mixer>, mlp: Mlp) -> Self {
-        Self { mixer: mixer.into(), mlp, residual: Residual::default(), norm_placement: NormPlacement::default() }
+        Self {
+            mixer: mixer.into(),
+            mlp,
+            residual: Residual::default(),
+            norm_placement: NormPlacement::default(),
+            output_scale: false,
+        }
     }
 
     /// The layer's attention, if that is what mixes positions.
@@ -164,6 +173,17 @@ pub struct Attention {
     /// Gates on the heads' outputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<AttentionGate>,
+    /// Index of an earlier layer whose keys and values the queries see, the newest position's included. `qkv` then has no rows
+    /// of keys and values, and there are no norms for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_from: Option<usize>,
+    /// Whether values are what the rows of keys make, before norm and rope. `qkv` then has no rows of values.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub values_are_keys: bool,
+    /// Whether each head of values is normalized without gains, `v / √(mean(v²) + ε)` with the epsilon of the decoder's norm,
+    /// whatever the kind of that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub value_norm: bool,
     /// Whether each head has a number in `sinks` that joins the scores of its softmax as if it were one more position's, after
     /// scale and soft cap. That position has no value, so the others' weights sum to less than 1.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -191,15 +211,28 @@ impl Attention {
             qk_norm_after_rope: false,
             query_scaling: None,
             gate: None,
+            kv_from: None,
+            values_are_keys: false,
+            value_norm: false,
             sinks: false,
             qkv_bias: false,
             output_bias: false,
         }
     }
 
-    /// Rows of the fused `qkv` matrix: all query heads, then all key heads, then all value heads, then gates.
+    /// Rows of the fused `qkv` matrix: all query heads, then all key heads, then all value heads, then gates. Some layers have
+    /// no rows of values, or none of keys either.
     pub fn qkv_size(&self) -> usize {
-        self.attention_size() + 2 * self.kv_size() + self.gate_size()
+        self.attention_size() + self.own_kv() * self.kv_size() + self.gate_size()
+    }
+
+    /// Which of keys and values have rows in `qkv`: 2 for both, 1 for keys alone, 0 for none.
+    pub fn own_kv(&self) -> usize {
+        match (self.kv_from, self.values_are_keys) {
+            (Some(_), _) => 0,
+            (None, true) => 1,
+            (None, false) => 2,
+        }
     }
 
     /// Rows of `qkv` that are gates.

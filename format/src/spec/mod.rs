@@ -11,6 +11,7 @@
 
 mod check;
 mod layer;
+mod per_layer;
 mod tensors;
 
 pub use check::SpecError;
@@ -18,6 +19,7 @@ pub use layer::{
     Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling,
     Residual, Scores, ShortConv,
 };
+pub use per_layer::PerLayerEmbedding;
 pub use tensors::{TensorClass, TensorSpec};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +54,9 @@ pub struct DecoderSpec {
     /// Whether a learned table `positions` \[max_context, hidden_size\] is added to the embedding.
     #[serde(default, skip_serializing_if = "is_default")]
     pub learned_positions: bool,
+    /// Numbers that each token brings along for each layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_layer_embedding: Option<PerLayerEmbedding>,
     /// Output logits become `cap × tanh(logit / cap)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_softcap: Option<f32>,
@@ -164,6 +169,7 @@ impl DecoderSpec {
             tied_head: false,
             head_bias: false,
             learned_positions: false,
+            per_layer_embedding: None,
             logit_softcap: None,
             embedding_multiplier: 1.0,
             residual_multiplier: 1.0,
@@ -211,6 +217,11 @@ impl DecoderSpec {
     /// Largest width inside a layer's feed-forward network.
     pub fn max_intermediate_size(&self) -> usize {
         self.mlps().map(|m| m.intermediate_size).max().unwrap_or(0)
+    }
+
+    /// Whether later layers see keys and values of this one.
+    pub fn shares_kv(&self, layer: usize) -> bool {
+        self.attentions().any(|a| a.kv_from == Some(layer))
     }
 
     /// Most positions of a sequence that is not a long one, if long ones are rotated otherwise.

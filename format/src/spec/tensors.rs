@@ -1,6 +1,6 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
-use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, QkNorm, Residual, ShortConv};
+use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv};
 use serde::{Deserialize, Serialize};
 
 /// One canonical tensor of a decoder.
@@ -26,11 +26,11 @@ impl TensorSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TensorClass {
-    /// Token (and position) embeddings; also the head where it is tied.
+    /// Tables of tokens (and positions), that for each layer too; also the head where it is tied.
     Embedding,
     /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`, `delta_in` and `delta_out`.
     Attention,
-    /// `gate_up` or `up`, and `down`.
+    /// `gate_up` or `up`, and `down`; the matrices that numbers for each layer go through.
     Mlp,
     /// An untied output head.
     Head,
@@ -52,10 +52,17 @@ impl DecoderSpec {
     /// the order in which a package stores them. This is the full contract between checkpoint readers and runtimes.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let (h, norm) = (self.hidden_size, self.norm.kind);
-        let mut list = List { hidden_size: h, norm, tensors: Vec::new() };
+        let per_layer = self.per_layer_embedding.map(|p| p.size);
+        let mut list = List { hidden_size: h, norm, per_layer, tensors: Vec::new() };
         list.matrix("embedding", TensorClass::Embedding, [self.vocab_size, h], false);
         if self.learned_positions {
             list.matrix("positions", TensorClass::Embedding, [self.max_context, h], false);
+        }
+        if let Some(size) = per_layer {
+            let all = self.num_layers() * size;
+            list.matrix(PerLayerEmbedding::TABLE, TensorClass::Embedding, [self.vocab_size, all], false);
+            list.matrix("per_layer_projection", TensorClass::Mlp, [all, h], false);
+            list.vector("per_layer_norm.gain", size);
         }
         for (i, layer) in self.layers.iter().enumerate() {
             list.layer(&format!("layers.{i}"), layer);
@@ -87,6 +94,8 @@ struct List {
     hidden_size: usize,
     /// Kind of all norms that name none.
     norm: NormKind,
+    /// Numbers of a token for each layer.
+    per_layer: Option<usize>,
     tensors: Vec<TensorSpec>,
 }
 
@@ -127,6 +136,14 @@ impl List {
         self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
         self.mlp(name, &layer.mlp);
         self.block_norm(after, &format!("{name}.mlp_post_norm"));
+        if let Some(size) = self.per_layer {
+            self.matrix(&format!("{name}.per_layer_gate"), TensorClass::Mlp, [size, self.hidden_size], false);
+            self.matrix(&format!("{name}.per_layer_output"), TensorClass::Mlp, [self.hidden_size, size], false);
+            self.block_norm(true, &format!("{name}.per_layer_post_norm"));
+        }
+        if layer.output_scale {
+            self.vector(&format!("{name}.output_scale"), 1);
+        }
     }
 
     fn attention(&mut self, name: &str, a: &Attention) {
@@ -136,7 +153,8 @@ impl List {
                 QkNorm::EachHead(kind) => kind,
                 QkNorm::PerHead | QkNorm::Whole => self.norm,
             };
-            for (part, heads) in [("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)] {
+            let parts = [("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)];
+            for (part, heads) in parts.into_iter().take(if a.kv_from.is_some() { 1 } else { 2 }) {
                 self.norm(&format!("{name}.{part}"), kind, qk_norm.gains(heads, a.head_dim));
             }
         }

@@ -217,6 +217,70 @@ fn short_convolutions_and_delta_nets_of_impossible_sizes_are_refused() {
     assert_eq!(net([1 << 24, 1 << 24, 1 << 24, 1 << 24, 2]), "layer 1: states of [16777216, 16777216, 16777216] numbers");
 }
 
+/// A layer that sees the keys and values of another, one whose keys are its values, and numbers for each.
+fn shared() -> DecoderSpec {
+    let mut spec = read(tiny());
+    spec.norm.kind = NormKind::Rms;
+    let (mut first, mut second) = (Attention::new(4, 2, 3), Attention::new(6, 2, 3));
+    (first.values_are_keys, first.value_norm, first.qk_norm) = (true, true, Some(QkNorm::PerHead));
+    (second.kv_from, second.qk_norm, second.qkv_bias) = (Some(0), Some(QkNorm::PerHead), true);
+    let mlp = Mlp::new(7, Activation::Silu);
+    spec.layers = vec![LayerSpec::new(first, mlp), LayerSpec::new(second, mlp)];
+    spec.layers[1].output_scale = true;
+    spec.per_layer_embedding = Some(PerLayerEmbedding::new(4, Activation::GeluTanh));
+    spec
+}
+
+#[test]
+fn layers_that_share_keys_and_values_have_no_rows_for_them() {
+    let named = |list: &[(&str, &[usize])]| list.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect::<Vec<_>>();
+    let spec = shared();
+    spec.check().unwrap();
+    assert!(spec.shares_kv(0) && !spec.shares_kv(1));
+    let keys: [(&str, &[usize]); 4] =
+        [("qkv", &[18, 6]), ("q_norm.gain", &[3]), ("k_norm.gain", &[3]), ("attention_output", &[6, 12])];
+    assert_eq!(mixer_tensors(&spec, 0), named(&keys));
+    let queries: [(&str, &[usize]); 4] =
+        [("qkv", &[18, 6]), ("qkv.bias", &[18]), ("q_norm.gain", &[3]), ("attention_output", &[6, 18])];
+    assert_eq!(mixer_tensors(&spec, 1), named(&queries));
+    let tensors = spec.tensors();
+    let names: Vec<_> = tensors.iter().filter(|t| !t.name.starts_with("layers.0")).map(|t| t.name.as_str()).collect();
+    assert_eq!(names[..4], ["embedding", "per_layer_embedding", "per_layer_projection", "per_layer_norm.gain"]);
+    let last = ["per_layer_gate", "per_layer_output", "per_layer_post_norm.gain", "output_scale"];
+    assert_eq!(names[names.len() - 6..names.len() - 2], last.map(|part| format!("layers.1.{part}")));
+    let shape = |name: &str| tensors.iter().find(|t| t.name == name).unwrap().shape.clone();
+    assert_eq!((shape("per_layer_embedding"), shape("per_layer_projection")), (vec![5, 8], vec![8, 6]));
+    assert_eq!((shape("layers.1.per_layer_gate"), shape("layers.1.output_scale")), (vec![4, 6], vec![1]));
+    let again: DecoderSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+    assert_eq!(again, spec);
+}
+
+#[test]
+fn keys_and_values_come_from_an_earlier_layer_of_the_same_sizes() {
+    let refused = |change: &dyn Fn(&mut DecoderSpec)| {
+        let mut spec = shared();
+        change(&mut spec);
+        spec.check().unwrap_err().0
+    };
+    let second = |change: fn(&mut Attention)| refused(&|s| change(s.layers[1].attention_mut().unwrap()));
+    for (error, expected) in [
+        (second(|a| a.kv_from = Some(1)), "layer 1: sees keys and values of layer 1, which is no earlier one"),
+        (second(|a| a.value_norm = true), "says how they are made"),
+        (second(|a| a.head_dim = 4), "has 2 key/value heads of 4, and layer 0, whose it sees, 2 of 3"),
+        (second(|a| a.window = Some(3)), "has a window of Some(3) positions"),
+        (
+            refused(&|s| s.layers.insert(0, LayerSpec::new(ShortConv::new(8, 3), Mlp::new(7, Activation::Silu)))),
+            "has none of its own",
+        ),
+    ] {
+        assert!(error.contains(expected), "{error}");
+    }
+    let size = refused(&|s| s.per_layer_embedding = Some(PerLayerEmbedding::new(usize::MAX, Activation::Silu)));
+    assert!(size.contains("per_layer_embedding is 18446744073709551615"), "{size}");
+    let multiplier = |s: &mut DecoderSpec| s.per_layer_embedding.as_mut().unwrap().multiplier = f32::NAN;
+    assert!(refused(&multiplier).contains("a multiplier of per_layer_embedding is NaN"));
+}
+
 #[test]
 fn experts_are_one_matrix_each_and_have_a_router() {
     let mut spec = tiny();

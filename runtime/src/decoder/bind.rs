@@ -14,7 +14,9 @@ use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
+use crate::kernels::multiply::Multiply;
 use crate::kernels::norm::NormRows;
+use crate::kernels::per_layer_inputs::PerLayerRows;
 use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
 use crate::kernels::projection::Projection;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
@@ -26,7 +28,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, Experts, NormKind, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, Experts, NormKind, PerLayerEmbedding, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -214,7 +216,7 @@ impl Choices<'_> {
             project: project_shape(rows, phase, weights, Output::Store, a.qkv_bias, norm),
             attention: attention_shape(a, self.cache),
             rotated: a.rope.map_or(0, |i| spec.ropes[i].inv_freq.len() as u32),
-            qk_norm: a.qk_norm.is_some(),
+            norms: a.qk_norm.is_some() || a.value_norm,
             one_chunk: weights.chunks.len() == 1,
         }
     }
@@ -253,6 +255,11 @@ fn attention_shape(a: &Attention, (cache_f16, max_pages): CacheShape) -> Attenti
 /// The gated delta net of a layer that has it.
 fn delta_net(spec: &DecoderSpec, layer: usize) -> &DeltaNet {
     spec.layers[layer].delta_net().unwrap_or_else(|| panic!("layer {layer} has no gated delta net"))
+}
+
+/// What tokens bring along for each layer, of a decoder where they do.
+fn per_layer(spec: &DecoderSpec) -> PerLayerEmbedding {
+    spec.per_layer_embedding.unwrap_or_else(|| panic!("nothing for each layer"))
 }
 
 fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
@@ -302,16 +309,19 @@ impl<'a> Context<'a> {
             Operation::Project { matrix, bias, norm, from, into, output } => {
                 self.project(program, matrix, bias.as_deref(), norm.as_ref(), [*from, *into], *output)
             }
-            Operation::RopeCache { layer, from, into } => self.rope_cache(program, *layer, [*from, *into]),
+            Operation::RopeCache { layer, from, into, .. } => self.rope_cache(program, *layer, [*from, *into]),
             Operation::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
                 self.project_heads(program, *layer, matrix, bias.as_deref(), norm.as_ref(), [*from, *into])
             }
-            Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
+            Operation::Attend { layer, from, into, .. } => self.attend(program, *layer, [*from, *into]),
             Operation::GateHeads { layer, from, into } => self.gate_heads(program, *layer, [*from, *into]),
             Operation::ShortConv { layer, from, into } => self.short_conv(program, *layer, [*from, *into]),
             Operation::DeltaConv { layer, from, into } => self.delta_conv(program, *layer, [*from, *into]),
             Operation::DeltaScan { layer, from, into } => self.delta_scan(program, *layer, [*from, *into]),
             Operation::DeltaNorm { layer, from, into } => self.delta_norm(program, *layer, [*from, *into]),
+            Operation::PerLayerInputs { into } => self.per_layer_inputs(program, *into),
+            Operation::TakeLayer { layer, from, into } => self.take_layer(program, *layer, [*from, *into]),
+            Operation::Scale { by, into } => self.scale(program, by, *into),
             Operation::ChooseExperts { layer, from, into } => self.choose_experts(program, *layer, [*from, *into]),
             Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output } => {
                 self.project_experts(program, *layer, matrix, bias.as_deref(), [*routing, *from, *into], *output)
@@ -431,6 +441,8 @@ impl<'a> Context<'a> {
             rope: self.rope(layer),
             qk_norm,
             query_scaling: a.query_scaling,
+            own_kv: a.own_kv() as u32,
+            value_norm: a.value_norm.then_some(spec.norm.epsilon),
             qkv: self.value(from),
             qkv_stride: padded(a.qkv_size()),
             tokens: (&b.tokens).into(),
@@ -538,6 +550,34 @@ impl<'a> Context<'a> {
             y: self.value(into),
         };
         Ok(Bound::new("delta_norm", format!("{} × {}", net.value_size(), program.rows), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn per_layer_inputs(&self, program: &Program, into: Value) -> Result<Bound, GpuError> {
+        let kernel = PerLayerRows {
+            tokens: program.rows as u32,
+            layers: self.spec.num_layers() as u32,
+            spec: per_layer(self.spec),
+            epsilon: self.spec.norm.epsilon,
+            gain: self.vector("per_layer_norm.gain"),
+            rows: (&self.buffers.per_layer_rows).into(),
+            x: self.value(into),
+        };
+        Ok(Bound::new("per_layer_inputs", format!("{} × {}", into.width(self.spec), program.rows), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn take_layer(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let (tokens, columns, x_pitch) = (program.rows as u32, into.width(self.spec), padded(from.width(self.spec)));
+        let (x, y) = (self.value(from), self.value(into));
+        let kernel = Multiply { tokens, columns, share: 1, first: layer * columns, x_pitch, sigmoid: false, x, y };
+        Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn scale(&self, program: &Program, by: &str, into: Value) -> Result<Bound, GpuError> {
+        let columns = into.width(self.spec);
+        let (x, y) = (self.vector(by), self.value(into));
+        let (tokens, share) = (program.rows as u32, columns);
+        let kernel = Multiply { tokens, columns, share, first: 0, x_pitch: 0, sigmoid: false, x, y };
+        Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
     }
 
     fn choose_experts(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {

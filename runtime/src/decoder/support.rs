@@ -1,6 +1,7 @@
 //! What of a [`DecoderSpec`] this runtime does. Everything else is refused before a byte of weights is read.
 
 use super::DecoderError;
+use crate::kernels::attention::MAX_HEAD_DIM;
 use crate::kernels::delta_net;
 use haikuq_format::DecoderSpec;
 
@@ -19,9 +20,10 @@ pub fn require_supported(spec: &DecoderSpec) -> Result<(), DecoderError> {
         let what = format!("experts' matrices of {rows} rows (a multiple of 4 is)");
         return Err(DecoderError::Unsupported { field: "intermediate_size", what });
     }
-    match spec.attentions().map(|a| a.head_dim).find(|d| !d.is_multiple_of(4) || *d > 256) {
+    let most = MAX_HEAD_DIM as usize;
+    match spec.attentions().map(|a| a.head_dim).find(|d| !d.is_multiple_of(4) || *d > most) {
         Some(head_dim) => {
-            let what = format!("heads of {head_dim} dimensions (a multiple of 4 up to 256 is)");
+            let what = format!("heads of {head_dim} dimensions (a multiple of 4 up to {most} is)");
             Err(DecoderError::Unsupported { field: "head_dim", what })
         }
         None => Ok(()),

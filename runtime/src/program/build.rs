@@ -24,6 +24,12 @@ fn body(spec: &DecoderSpec) -> Vec<Operation> {
     if spec.learned_positions {
         operations.push(Operation::Embed { table: "positions".into(), rows: RowSource::Positions, into: Value::Hidden });
     }
+    if let Some(per_layer) = spec.per_layer_embedding {
+        let into = Value::PerLayer(spec.num_layers() * per_layer.size);
+        let (matrix, from) = ("per_layer_projection".into(), Value::Hidden);
+        operations.push(Operation::Project { matrix, bias: None, norm: None, from, into, output: Output::Store });
+        operations.push(Operation::PerLayerInputs { into });
+    }
     for index in 0..spec.num_layers() {
         Layer { spec, index, operations: &mut operations }.build();
     }
@@ -79,6 +85,17 @@ impl<'a> Layer<'a> {
             }
         }
         self.add_feed_forward(mlp);
+        if let Some(per_layer) = self.spec.per_layer_embedding {
+            let (all, gate) = (Value::PerLayer(self.spec.num_layers() * per_layer.size), Value::PerLayerGate(per_layer.size));
+            self.project(Value::Hidden, "per_layer_gate", false, gate, Output::Activate(per_layer.activation));
+            self.operations.push(Operation::TakeLayer { layer: self.index, from: all, into: gate });
+            self.project(gate, "per_layer_output", false, Value::BlockOutput, Output::Store);
+            self.add_norm("per_layer_post_norm");
+        }
+        if layer.output_scale {
+            let by = self.name("output_scale");
+            self.operations.push(Operation::Scale { by, into: Value::Hidden });
+        }
     }
 
     fn layer(&self) -> &'a LayerSpec {
@@ -105,8 +122,9 @@ impl<'a> Layer<'a> {
     fn attend(&mut self, attention: &Attention, input: Value) {
         self.project(input, "qkv", attention.qkv_bias, Value::Qkv, Output::Store);
         let layer = self.index;
-        self.operations.push(Operation::RopeCache { layer, from: Value::Qkv, into: Value::Query });
-        self.operations.push(Operation::Attend { layer, from: Value::Query, into: Value::Attended });
+        let (writes, cache) = (attention.kv_from.is_none(), attention.kv_from.unwrap_or(layer));
+        self.operations.push(Operation::RopeCache { layer, writes, from: Value::Qkv, into: Value::Query });
+        self.operations.push(Operation::Attend { layer, cache, from: Value::Query, into: Value::Attended });
         if attention.gate.is_some() {
             self.operations.push(Operation::GateHeads { layer, from: Value::Qkv, into: Value::Attended });
         }
@@ -192,10 +210,15 @@ impl<'a> Layer<'a> {
     /// The norm after a block, where there is one.
     fn add_normed(&mut self, norm: &str) {
         if self.layer().norm_placement.is_after() {
-            let (parameters, residual) = (self.name(norm), Some(self.spec.residual_multiplier));
-            let (from, into) = (Value::BlockOutput, Value::Hidden);
-            self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
+            self.add_norm(norm);
         }
+    }
+
+    /// A block's output, normalized and added to the residual stream.
+    fn add_norm(&mut self, norm: &str) {
+        let (parameters, residual) = (self.name(norm), Some(self.spec.residual_multiplier));
+        let (from, into) = (Value::BlockOutput, Value::Hidden);
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
     }
 
     fn project(&mut self, from: Value, matrix: &str, bias: bool, into: Value, output: Output) {

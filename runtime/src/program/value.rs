@@ -30,6 +30,10 @@ pub enum Value {
     /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
     /// them, those of another width may not lie there.
     Inner(usize),
+    /// What tokens bring along for each layer, so many numbers.
+    PerLayer(usize),
+    /// What a layer makes of its own, so many.
+    PerLayerGate(usize),
     /// A router's logits, one for each of so many experts.
     RouterLogits(usize),
     /// The experts that a router chose, so many for each token, with their weights.
@@ -59,6 +63,8 @@ impl Value {
             Self::Qkv => spec.max_qkv_size(),
             Self::Query | Self::Attended => spec.max_attention_size(),
             Self::Inner(width)
+            | Self::PerLayer(width)
+            | Self::PerLayerGate(width)
             | Self::ConvInput(width)
             | Self::Convolved(width)
             | Self::DeltaInput(width)
@@ -97,6 +103,8 @@ impl Value {
             Self::DeltaMixed(_) => "delta_mixed",
             Self::DeltaOutput(_) => "delta_output",
             Self::Inner(_) => "inner",
+            Self::PerLayer(_) => "per_layer",
+            Self::PerLayerGate(_) => "per_layer_gate",
             Self::RouterLogits(_) => "router_logits",
             Self::Routing(_) => "routing",
             Self::ExpertsInner { .. } => "experts_inner",
