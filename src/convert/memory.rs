@@ -6,7 +6,7 @@
 
 use crate::calibrate::{self, sensitivity};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::LayerSpec;
+use haikuq_format::spec::{LayerSpec, Mixer};
 
 pub use crate::zeros::keep_large_buffers;
 
@@ -58,16 +58,17 @@ fn bytes(numbers: u64) -> u64 {
 impl Sizes {
     fn new(spec: &DecoderSpec, jobs: usize, calibrated: Calibrated) -> Self {
         let hidden = spec.hidden_size as u64;
-        let matrices = |layer: &LayerSpec| {
-            let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let rows = [mixer.input_rows(), mixer.output_columns(), mlp.up_size(), mlp.intermediate_size];
-            rows.map(|n| n as u64 * hidden)
+        let matrices = |layer: &LayerSpec| -> Vec<u64> {
+            let of_mixers = layer.mixers().flat_map(|mixer| [mixer.input_rows(), mixer.output_columns()]);
+            let of_mlp = layer.mlp.iter().flat_map(|mlp| [mlp.up_size(), mlp.intermediate_size]);
+            of_mixers.chain(of_mlp).map(|n| n as u64 * hidden).collect()
         };
         let of_layers = || spec.layers.iter().map(matrices);
+        let of_mixers = || spec.layers.iter().flat_map(LayerSpec::mixers);
         Self {
             hidden,
-            mixed: spec.layers.iter().map(|l| l.mixer.output_columns()).max().unwrap_or(0) as u64,
-            mixer: spec.layers.iter().map(|l| l.mixer.input_rows()).max().unwrap_or(0) as u64,
+            mixed: of_mixers().map(Mixer::output_columns).max().unwrap_or(0) as u64,
+            mixer: of_mixers().map(Mixer::input_rows).max().unwrap_or(0) as u64,
             inner: spec.max_intermediate_size() as u64,
             vocabulary: spec.vocab_size as u64,
             layers: spec.num_layers() as u64,

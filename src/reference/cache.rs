@@ -1,6 +1,7 @@
 //! What a layer keeps of the positions that it has seen.
 
 use super::delta_net::DeltaState;
+use super::mamba2::Mamba2State;
 use candle_core::{Result, Tensor};
 
 /// One layer's keys and values, each `[kv_heads, positions, head_dim]`, or what another mixer keeps.
@@ -12,6 +13,8 @@ pub(super) struct LayerCache {
     pub(super) products: Option<Tensor>,
     /// What a gated delta net keeps.
     pub(super) delta: Option<DeltaState>,
+    /// What a Mamba 2 mixer keeps.
+    pub(super) mamba: Option<Mamba2State>,
 }
 
 impl LayerCache {

@@ -7,6 +7,7 @@ use super::delta_net::DeltaNetWeights;
 use super::elementwise::{gated, silu, silu_gated, sum};
 use super::gate::gated_heads;
 use super::heads::split;
+use super::mamba2::Mamba2Weights;
 use super::norm::NormWeights;
 use super::observe::{Observe, ProjectionKind, Unobserved};
 use super::product::{Factor, GpuProducts};
@@ -16,7 +17,7 @@ use super::short_conv::ShortConvWeights;
 use super::weights::Weights;
 use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, QkNorm, Residual};
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, Mlp, QkNorm, Residual};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ enum MixerWeights {
     Attention(AttentionWeights),
     ShortConv(ShortConvWeights),
     DeltaNet(DeltaNetWeights),
+    Mamba2(Mamba2Weights),
 }
 
 impl MixerWeights {
@@ -64,6 +66,7 @@ impl MixerWeights {
             Mixer::Attention(attention) => AttentionWeights::load(spec, *attention, layer, weights).map(Self::Attention),
             Mixer::ShortConv(conv) => ShortConvWeights::load(*conv, layer, weights).map(Self::ShortConv),
             Mixer::DeltaNet(net) => DeltaNetWeights::load(spec, *net, layer, weights).map(Self::DeltaNet),
+            Mixer::Mamba2(mamba) => Mamba2Weights::load(spec, *mamba, layer, weights).map(Self::Mamba2),
         }
     }
 
@@ -73,6 +76,7 @@ impl MixerWeights {
             Self::Attention(weights) => [&weights.qkv, &weights.output],
             Self::ShortConv(weights) => [&weights.input, &weights.output],
             Self::DeltaNet(weights) => [&weights.input, &weights.output],
+            Self::Mamba2(weights) => [&weights.input, &weights.output],
         }
     }
 
@@ -81,6 +85,7 @@ impl MixerWeights {
             Self::Attention(weights) => [&mut weights.qkv, &mut weights.output],
             Self::ShortConv(weights) => [&mut weights.input, &mut weights.output],
             Self::DeltaNet(weights) => [&mut weights.input, &mut weights.output],
+            Self::Mamba2(weights) => [&mut weights.input, &mut weights.output],
         }
     }
 
@@ -90,6 +95,7 @@ impl MixerWeights {
             Self::Attention(weights) => weights.attend(x, ropes, first, cache),
             Self::ShortConv(weights) => weights.convolve(x, &mut cache.products),
             Self::DeltaNet(weights) => weights.mix(x, &mut cache.delta),
+            Self::Mamba2(weights) => weights.mix(x, &mut cache.mamba),
         }
     }
 }
@@ -164,17 +170,24 @@ impl AttentionWeights {
     }
 }
 
+/// The weights of a feed-forward network.
+struct MlpWeights {
+    spec: Mlp,
+    norm: Option<NormWeights>,
+    /// The rows of a gate and its up projection take turns.
+    up: Projection,
+    down: Projection,
+    post_norm: Option<NormWeights>,
+}
+
 /// One layer's weights.
 pub(super) struct Layer {
     spec: LayerSpec,
     mixer_norm: Option<NormWeights>,
-    mixer: MixerWeights,
+    /// One, or two side by side.
+    mixers: Vec<MixerWeights>,
     mixer_post_norm: Option<NormWeights>,
-    mlp_norm: Option<NormWeights>,
-    /// The rows of a gate and its up projection take turns.
-    up: Projection,
-    down: Projection,
-    mlp_post_norm: Option<NormWeights>,
+    mlp: Option<MlpWeights>,
 }
 
 impl Layer {
@@ -186,28 +199,35 @@ impl Layer {
             if present { NormWeights::load(spec.norm, &name(part), weights).map(Some) } else { Ok(None) }
         };
         let mixer_norm = norm(pre, "mixer_norm", weights)?;
-        let mixer = MixerWeights::load(spec, &layer.mixer, &name(""), weights)?;
+        let mixers = layer.mixers().map(|mixer| MixerWeights::load(spec, mixer, &name(""), weights));
+        let mixers = mixers.collect::<std::result::Result<_, _>>()?;
         let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
-        let mlp_norm = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
-        let up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
-        let down = Projection::load(weights, &name("down"), layer.mlp.bias)?;
-        let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
-        Ok(Self { spec: layer.clone(), mixer_norm, mixer, mixer_post_norm, mlp_norm, up, down, mlp_post_norm })
+        let mlp = layer.mlp.as_ref().map(|mlp| -> std::result::Result<_, ReferenceError> {
+            Ok(MlpWeights {
+                spec: *mlp,
+                norm: norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?,
+                up: Projection::load(weights, &name(mlp.up_name()), mlp.bias)?,
+                down: Projection::load(weights, &name("down"), mlp.bias)?,
+                post_norm: norm(post, "mlp_post_norm", weights)?,
+            })
+        });
+        Ok(Self { spec: layer.clone(), mixer_norm, mixers, mixer_post_norm, mlp: mlp.transpose()? })
     }
 
-    fn factors(&mut self) -> [&mut Factor; 4] {
-        let [input, output] = self.mixer.projections_mut();
-        [input, output, &mut self.up, &mut self.down].map(|projection| &mut projection.weight)
+    fn factors(&mut self) -> impl Iterator<Item = &mut Factor> {
+        let of_mixers = self.mixers.iter_mut().flat_map(MixerWeights::projections_mut);
+        let of_mlp = self.mlp.iter_mut().flat_map(|mlp| [&mut mlp.up, &mut mlp.down]);
+        of_mixers.chain(of_mlp).map(|projection| &mut projection.weight)
     }
 
     /// Has the products with the layer's weights computed in integers, and `gradients` of them.
     pub(super) fn use_integers(&mut self, gradients: bool) -> Result<()> {
-        self.factors().into_iter().try_for_each(|factor| factor.use_integers(gradients))
+        self.factors().try_for_each(|factor| factor.use_integers(gradients))
     }
 
     /// Has the products with the layer's weights computed by `products`.
     pub(super) fn put_on(&mut self, products: &Arc<GpuProducts>) -> Result<()> {
-        self.factors().into_iter().try_for_each(|factor| factor.put_on(products))
+        self.factors().try_for_each(|factor| factor.put_on(products))
     }
 
     /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer.
@@ -219,7 +239,7 @@ impl Layer {
         first: usize,
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
-        self.observed(spec, x, &mut Unobserved, |x| self.mixer.mix(x, ropes, first, cache))
+        self.observed(spec, x, &mut Unobserved, |mixer, x| mixer.mix(x, ropes, first, cache))
     }
 
     /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
@@ -232,49 +252,61 @@ impl Layer {
         length: usize,
         observer: &mut dyn Observe,
     ) -> Result<Tensor> {
-        self.observed(spec, x, observer, |mixed| {
-            let window = |i: usize| self.mixer.mix(&mixed.narrow(0, i * length, length)?, ropes, 0, &mut LayerCache::default());
+        self.observed(spec, x, observer, |mixer, rows| {
+            let window = |i: usize| mixer.mix(&rows.narrow(0, i * length, length)?, ropes, 0, &mut LayerCache::default());
             let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
             stacked(windows)
         })
     }
 
-    /// The layer with `mix` between the mixer's two matrices.
+    /// The layer with `mix` between each mixer's two matrices.
     fn observed(
         &self,
         spec: &DecoderSpec,
         x: &Tensor,
         observer: &mut dyn Observe,
-        mix: impl FnOnce(&Tensor) -> Result<Tensor>,
+        mut mix: impl FnMut(&MixerWeights, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
             Some(norm) => norm.forward(x),
             None => Ok(x.clone()),
         };
         let normed = norm(&self.mixer_norm, x)?;
-        let [input, output] = self.mixer.projections();
-        let mixed = {
-            let rows = project(ProjectionKind::MixerInput, input, &normed, observer)?;
-            mix(&rows)?
-        };
-        let mixed = project(ProjectionKind::MixerOutput, output, &mixed, observer)?;
+        let mut mixed: Option<Tensor> = None;
+        for (mixer, [of_input, of_output]) in self.mixers.iter().zip(ProjectionKind::MIXERS) {
+            let [input, output] = mixer.projections();
+            let made = {
+                let rows = project(of_input, input, &normed, observer)?;
+                mix(mixer, &rows)?
+            };
+            let made = project(of_output, output, &made, observer)?;
+            mixed = Some(match mixed {
+                Some(others) => sum(&others, &made)?,
+                None => made,
+            });
+        }
+        let mixed = mixed.map_or_else(|| x.zeros_like(), Ok)?;
         let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
-        let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(x, observer)?)?, spec.residual_multiplier);
+        let Some(mlp) = &self.mlp else { return sum(x, &mixed) };
+        let mut forward = |x: &Tensor| scaled(norm(&mlp.post_norm, &mlp.forward(x, observer)?)?, spec.residual_multiplier);
         match self.spec.residual {
             Residual::Sequential => {
                 let x = sum(x, &mixed)?;
-                sum(&x, &mlp(&norm(&self.mlp_norm, &x)?)?)
+                sum(&x, &forward(&norm(&mlp.norm, &x)?)?)
             }
-            Residual::Parallel => sum(&sum(x, &mixed)?, &mlp(&norm(&self.mlp_norm, x)?)?),
-            Residual::ParallelShared => sum(&sum(x, &mixed)?, &mlp(&normed)?),
+            Residual::Parallel => sum(&sum(x, &mixed)?, &forward(&norm(&mlp.norm, x)?)?),
+            Residual::ParallelShared => sum(&sum(x, &mixed)?, &forward(&normed)?),
         }
     }
+}
 
-    fn mlp(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
-        let activate = |x: Tensor| match self.spec.mlp.activation {
+impl MlpWeights {
+    fn forward(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+        let activate = |x: Tensor| match self.spec.activation {
             Activation::Silu => silu(&x),
             Activation::Gelu => x.gelu_erf(),
             Activation::GeluTanh => x.gelu(),
+            Activation::Relu2 => x.relu()?.sqr(),
         };
         let up = match observer.replace(ProjectionKind::Up, self.up.weight.weight(), x)? {
             Some(weights) => self.up.with_weights(weights)?,
@@ -285,7 +317,7 @@ impl Layer {
         for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
             let y = up.forward(ProjectionKind::Up, &x, observer)?;
-            parts.push(match (self.spec.mlp.gated, self.spec.mlp.activation) {
+            parts.push(match (self.spec.gated, self.spec.activation) {
                 (true, Activation::Silu) => silu_gated(&y)?,
                 (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
                 (false, _) => activate(y)?,

@@ -6,12 +6,14 @@
 
 mod attention;
 mod cache;
+mod causal_conv;
 mod delta_net;
 mod elementwise;
 mod embedding;
 mod gate;
 mod heads;
 mod layer;
+mod mamba2;
 mod norm;
 mod numbers;
 mod observe;
@@ -21,6 +23,7 @@ mod rope;
 mod rows;
 mod short_conv;
 pub mod stored;
+mod vectors;
 mod weights;
 mod windows;
 

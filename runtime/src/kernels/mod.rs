@@ -30,6 +30,8 @@ pub mod choose;
 pub mod delta_net;
 pub mod embed;
 pub mod gate_heads;
+pub mod gated_norm;
+pub mod mamba2;
 pub mod matmul;
 pub mod matmul_int8;
 #[cfg(not(target_arch = "wasm32"))]
@@ -74,6 +76,8 @@ const SHARED: &[(&str, &str)] = &[
     ("attention_score", text!("shared/attention_score")),
     ("cache", text!("shared/cache")),
     ("chunks", text!("shared/chunks")),
+    ("convolution", text!("shared/convolution")),
+    ("lane_sum", text!("shared/lane_sum")),
     ("octet", text!("shared/octet")),
     ("output", text!("shared/output")),
     ("output_heads", text!("shared/output_heads")),

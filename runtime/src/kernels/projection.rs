@@ -64,6 +64,7 @@ impl Output {
                 Activation::Silu => 0.0,
                 Activation::Gelu => 1.0,
                 Activation::GeluTanh => 2.0,
+                Activation::Relu2 => 3.0,
             },
             _ => 0.0,
         }
@@ -91,6 +92,7 @@ pub fn activation(kind: Activation, x: f32) -> f32 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Gelu => 0.5 * x * erfc(-x / std::f64::consts::SQRT_2),
         Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
+        Activation::Relu2 => x.max(0.0).powi(2),
     };
     y as f32
 }

@@ -2,7 +2,7 @@
 
 use super::{Operation, Output, Part, Phase, Program, RowSource, Step, Value};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mixer, Mlp, Residual, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, Residual, ShortConv};
 
 /// The operations of `part`.
 pub fn build(spec: &DecoderSpec, part: Part) -> Program {
@@ -56,29 +56,33 @@ impl<'a> Layer<'a> {
     fn build(mut self) {
         let layer = self.layer();
         let input = self.block_input("mixer_norm");
-        match &layer.mixer {
-            Mixer::Attention(attention) => self.attend(attention, input),
-            Mixer::ShortConv(conv) => self.convolve(conv, input),
-            Mixer::DeltaNet(net) => self.correct(net, input),
+        // All mixers read the input before any of them is added to the stream.
+        for mixer in layer.mixers() {
+            match mixer {
+                Mixer::Attention(attention) => self.attend(attention, input),
+                Mixer::ShortConv(conv) => self.convolve(conv, input),
+                Mixer::DeltaNet(net) => self.correct(net, input),
+                Mixer::Mamba2(mamba) => self.scan(mamba, input),
+            }
         }
-        let mlp = &layer.mlp;
+        let Some(mlp) = &layer.mlp else { return self.add_mixers() };
         match layer.residual {
             Residual::Sequential => {
-                self.add_mixer(&layer.mixer);
+                self.add_mixers();
                 let input = self.block_input("mlp_norm");
                 self.feed_forward(mlp, input);
             }
             Residual::Parallel => {
                 let input = self.block_input("mlp_norm");
                 self.feed_forward(mlp, input);
-                self.add_mixer(&layer.mixer);
+                self.add_mixers();
             }
             Residual::ParallelShared => {
                 self.feed_forward(mlp, input);
-                self.add_mixer(&layer.mixer);
+                self.add_mixers();
             }
         }
-        self.add_block(Value::Inner(mlp.intermediate_size), "down", mlp.bias, "mlp_post_norm");
+        self.add_block(&[(Value::Inner(mlp.intermediate_size), "down", mlp.bias)], "mlp_post_norm");
     }
 
     fn layer(&self) -> &'a LayerSpec {
@@ -130,32 +134,54 @@ impl<'a> Layer<'a> {
         self.operations.push(Operation::DeltaNorm { layer, from: rows, into });
     }
 
+    /// From the block's input to the gated outputs of a Mamba 2 mixer's heads.
+    fn scan(&mut self, mamba: &Mamba2, input: Value) {
+        let layer = self.index;
+        let (rows, mixed) = (Value::MambaInput(mamba.input_rows()), Value::MambaMixed(mamba.channels() + 2 * mamba.num_heads));
+        let into = Value::MambaOutput(mamba.inner_size());
+        self.project(input, "mamba_in", mamba.input_bias, rows, Output::Store);
+        self.operations.push(Operation::MambaConv { layer, from: rows, into: mixed });
+        self.operations.push(Operation::MambaScan { layer, from: mixed, into });
+        self.operations.push(Operation::MambaNorm { layer, from: rows, into });
+    }
+
     /// From the block's input to the inner activations.
     fn feed_forward(&mut self, mlp: &Mlp, input: Value) {
         let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
         self.project(input, mlp.up_name(), mlp.bias, Value::Inner(mlp.intermediate_size), output);
     }
 
-    fn add_mixer(&mut self, mixer: &Mixer) {
-        let from = match mixer {
-            Mixer::Attention(_) => Value::Attended,
-            Mixer::ShortConv(conv) => Value::Convolved(conv.channels),
-            Mixer::DeltaNet(net) => Value::DeltaOutput(net.value_size()),
+    fn add_mixers(&mut self) {
+        let part = |mixer: &Mixer| {
+            let from = match mixer {
+                Mixer::Attention(_) => Value::Attended,
+                Mixer::ShortConv(conv) => Value::Convolved(conv.channels),
+                Mixer::DeltaNet(net) => Value::DeltaOutput(net.value_size()),
+                Mixer::Mamba2(mamba) => Value::MambaOutput(mamba.inner_size()),
+            };
+            (from, mixer.matrices()[1], mixer.biases()[1])
         };
-        let ([_, matrix], [_, bias]) = (mixer.matrices(), mixer.biases());
-        self.add_block(from, matrix, bias, "mixer_post_norm");
+        let parts: Vec<_> = self.layer().mixers().map(part).collect();
+        self.add_block(&parts, "mixer_post_norm");
     }
 
-    /// A block's last projection, added to the residual stream, after a norm of its own where there is one.
-    fn add_block(&mut self, from: Value, matrix: &str, bias: bool, norm: &str) {
+    /// A block's last projections, added to the residual stream, after a norm of its own where there is one.
+    fn add_block(&mut self, parts: &[(Value, &str, bool)], norm: &str) {
         let multiplier = self.spec.residual_multiplier;
-        if !self.layer().norm_placement.is_after() {
-            return self.project(from, matrix, bias, Value::Hidden, Output::Residual { multiplier });
+        let after = self.layer().norm_placement.is_after();
+        for (i, &(from, matrix, bias)) in parts.iter().enumerate() {
+            let (into, output) = match after {
+                false => (Value::Hidden, Output::Residual { multiplier }),
+                true if i == 0 => (Value::BlockOutput, Output::Store),
+                true => (Value::BlockOutput, Output::Residual { multiplier: 1.0 }),
+            };
+            self.project(from, matrix, bias, into, output);
         }
-        self.project(from, matrix, bias, Value::BlockOutput, Output::Store);
-        let (parameters, residual) = (self.name(norm), Some(multiplier));
-        let (from, into) = (Value::BlockOutput, Value::Hidden);
-        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
+        if after {
+            let (parameters, residual) = (self.name(norm), Some(multiplier));
+            let (from, into) = (Value::BlockOutput, Value::Hidden);
+            self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
+        }
     }
 
     fn project(&mut self, from: Value, matrix: &str, bias: bool, into: Value, output: Output) {

@@ -123,6 +123,34 @@ pub enum Operation {
         /// The heads' outputs.
         into: Value,
     },
+    /// Inputs, `B`, `C`, steps and decays of a layer's Mamba 2 mixer, through a convolution over the columns that its sequences keep,
+    /// which it updates.
+    MambaConv {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// Inputs, `B`, `C`, steps, decays.
+        into: Value,
+    },
+    /// Takes the states of a layer's Mamba 2 mixer from token to token.
+    MambaScan {
+        /// The layer.
+        layer: usize,
+        /// Inputs, `B`, `C`, steps, decays.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
+    /// Gates the outputs of a Mamba 2 mixer's heads, and normalizes them where it has a norm.
+    MambaNorm {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
     /// Chooses a token from each row of logits.
     Sample {
         /// The logits.
@@ -192,7 +220,8 @@ impl Operation {
             Self::Norm { from, into, residual: Some(_), .. } => vec![from, into],
             Self::Project { from, into, output: Output::Residual { .. }, .. }
             | Self::GateHeads { from, into, .. }
-            | Self::DeltaNorm { from, into, .. } => {
+            | Self::DeltaNorm { from, into, .. }
+            | Self::MambaNorm { from, into, .. } => {
                 vec![from, into]
             }
             Self::Norm { from, .. }
@@ -203,6 +232,8 @@ impl Operation {
             | Self::ShortConv { from, .. }
             | Self::DeltaConv { from, .. }
             | Self::DeltaScan { from, .. }
+            | Self::MambaConv { from, .. }
+            | Self::MambaScan { from, .. }
             | Self::Sample { from, .. } => vec![from],
         }
     }
@@ -220,6 +251,9 @@ impl Operation {
             | Self::DeltaConv { into, .. }
             | Self::DeltaScan { into, .. }
             | Self::DeltaNorm { into, .. }
+            | Self::MambaConv { into, .. }
+            | Self::MambaScan { into, .. }
+            | Self::MambaNorm { into, .. }
             | Self::ShortConv { into, .. } => Some(into),
             Self::Sample { .. } => None,
         }
@@ -240,6 +274,9 @@ impl Operation {
             Self::DeltaConv { .. } => "delta net, convolution".into(),
             Self::DeltaScan { .. } => "delta net, scan".into(),
             Self::DeltaNorm { .. } => "delta net, norm".into(),
+            Self::MambaConv { .. } => "mamba, convolution".into(),
+            Self::MambaScan { .. } => "mamba, scan".into(),
+            Self::MambaNorm { .. } => "mamba, norm".into(),
             Self::Sample { .. } => "sample".into(),
         }
     }
@@ -286,6 +323,9 @@ impl fmt::Display for Operation {
             Self::DeltaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = delta_conv({from}, columns[{layer}])"),
             Self::DeltaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = delta_scan({from}, state[{layer}])"),
             Self::DeltaNorm { from, into, .. } => write!(f, "{into} = norm({into}) * silu(gates of {from})"),
+            Self::MambaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = mamba_conv({from}, columns[{layer}])"),
+            Self::MambaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = mamba_scan({from}, state[{layer}])"),
+            Self::MambaNorm { from, into, .. } => write!(f, "{into} = gated({into}, gates of {from})"),
             Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
             Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
         }

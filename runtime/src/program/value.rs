@@ -26,6 +26,12 @@ pub enum Value {
     DeltaMixed(usize),
     /// The outputs of a gated delta net's heads, side by side.
     DeltaOutput(usize),
+    /// What the first matrix of a Mamba 2 mixer makes, so many numbers.
+    MambaInput(usize),
+    /// Inputs, `B`, `C`, steps and decays of a Mamba 2 mixer.
+    MambaMixed(usize),
+    /// The outputs of a Mamba 2 mixer's heads, side by side.
+    MambaOutput(usize),
     /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
     /// them, those of another width may not lie there.
     Inner(usize),
@@ -51,7 +57,10 @@ impl Value {
             | Self::Convolved(width)
             | Self::DeltaInput(width)
             | Self::DeltaMixed(width)
-            | Self::DeltaOutput(width) => width,
+            | Self::DeltaOutput(width)
+            | Self::MambaInput(width)
+            | Self::MambaMixed(width)
+            | Self::MambaOutput(width) => width,
             Self::Logits => spec.vocab_size,
         }
     }
@@ -74,6 +83,9 @@ impl Value {
             Self::DeltaInput(_) => "delta_input",
             Self::DeltaMixed(_) => "delta_mixed",
             Self::DeltaOutput(_) => "delta_output",
+            Self::MambaInput(_) => "mamba_input",
+            Self::MambaMixed(_) => "mamba_mixed",
+            Self::MambaOutput(_) => "mamba_output",
             Self::Inner(_) => "inner",
             Self::BlockOutput => "block_output",
             Self::HeadRows => "head_rows",

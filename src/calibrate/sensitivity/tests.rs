@@ -52,6 +52,22 @@ fn norms_after_rope() -> DecoderSpec {
     spec
 }
 
+/// A Mamba 2 mixer alone, and one beside attention.
+fn mamba() -> DecoderSpec {
+    let mut spec = llama();
+    let mut mixer = Mamba2::new(4, 3, 2, 5, 3);
+    (mixer.norm, mixer.conv_bias, mixer.input_bias) = (Some(GatedNorm::AfterGate), true, true);
+    spec.layers[0] = LayerSpec::new(mixer, None);
+    let mut beside = Mamba2::new(3, 4, 1, 2, 2);
+    // Without a norm it would be too quiet for differences.
+    beside.norm = Some(GatedNorm::AfterGate);
+    spec.layers[1].beside = Some(beside.into());
+    let mut mlp = Mlp::new(10, Activation::Relu2);
+    mlp.gated = false;
+    spec.layers[1].mlp = Some(mlp);
+    spec
+}
+
 /// Random weights by canonical name.
 fn weights(spec: &DecoderSpec) -> BTreeMap<String, Vec<f32>> {
     let random = |(seed, t): (usize, TensorSpec)| {
@@ -87,7 +103,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), mamba()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -125,10 +141,9 @@ fn gradients_are_those_of_finite_differences() {
         };
         for (at, back) in [(0, &first), (1, &second)] {
             let kinds: Vec<ProjectionKind> = back.outputs.iter().map(|o| o.0).collect();
-            assert_eq!(
-                kinds,
-                [ProjectionKind::MixerInput, ProjectionKind::MixerOutput, ProjectionKind::Up, ProjectionKind::Down]
-            );
+            let (layer, feed_forward) = (&spec.layers[at], [ProjectionKind::Up, ProjectionKind::Down]);
+            let mixers = layer.mixers().zip(ProjectionKind::MIXERS).flat_map(|(_, kinds)| kinds);
+            assert_eq!(kinds, mixers.chain(feed_forward.into_iter().filter(|_| layer.mlp.is_some())).collect::<Vec<_>>());
             for (kind, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { kind: *kind, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {kind:?}"));
@@ -145,7 +160,7 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), mamba()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
@@ -170,7 +185,7 @@ fn a_gpu_measures_the_same() {
     let accelerator = Arc::new(accelerator);
     // All that matrices need, and room for none.
     let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
-    for spec in [llama(), everything_else(), norms_after_rope()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), mamba()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
