@@ -10,8 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mlp, Norm, NormKind, NormPlacement, PerLayerEmbedding,
-    QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, NormPlacement,
+    PerLayerEmbedding, QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -113,6 +113,43 @@ fn delta_nets() -> DecoderSpec {
     layers[2].norm_placement = NormPlacement::Both;
     layers[3].residual = Residual::ParallelShared;
     changed(plain(), |s| s.layers = layers)
+}
+
+/// Mamba 2 mixers of several kinds, one of them beside attention, between attention and layers without a feed-forward network.
+fn mamba() -> DecoderSpec {
+    let mlp = |intermediate_size, activation, gated| {
+        let mut mlp = Mlp::new(intermediate_size, activation);
+        mlp.gated = gated;
+        mlp
+    };
+    let mut normed = Mamba2::new(6, 12, 2, 20, 4);
+    (normed.norm, normed.conv_bias) = (Some(GatedNorm::AfterGate), true);
+    let mut biased = Mamba2::new(3, 20, 3, 36, 3);
+    (biased.norm, biased.input_bias, biased.output_bias) = (Some(GatedNorm::BeforeGate), true, true);
+    let mut limited = Mamba2::new(5, 8, 1, 16, 1);
+    (limited.min_step, limited.max_step) = (0.5, Some(0.9));
+    let mut attention = Attention::new(3, 1, 24);
+    attention.rope = Some(0);
+    let mut layers = vec![
+        LayerSpec::new(normed, mlp(100, Activation::Silu, true)),
+        LayerSpec::new(attention, None),
+        LayerSpec::new(attention, mlp(37, Activation::Relu2, false)),
+        LayerSpec::new(limited, None),
+        LayerSpec::new(biased, mlp(64, Activation::Silu, true)),
+    ];
+    layers[2].beside = Some(limited.into());
+    layers[4].residual = Residual::ParallelShared;
+    changed(plain(), |s| s.layers = layers)
+}
+
+/// The same with norms after blocks, and the mixers side by side the other way round.
+fn mamba_and_norms_after_blocks() -> DecoderSpec {
+    let mut spec = with_layers(mamba(), |l| l.norm_placement = NormPlacement::Both);
+    let layer = &mut spec.layers[2];
+    let attention = std::mem::replace(&mut layer.mixer, Mamba2::new(4, 16, 2, 128, 4).into());
+    layer.beside = Some(attention);
+    spec.residual_multiplier = 0.7;
+    spec
 }
 
 /// Experts of several kinds: all scores, biases, activations and places of norms.
@@ -712,6 +749,8 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ("layers of different sizes", uneven()),
         ("short convolutions", convolutions()),
         ("gated delta nets", delta_nets()),
+        ("Mamba mixers", mamba()),
+        ("Mamba mixers, norms after blocks", mamba_and_norms_after_blocks()),
         ("mixtures of experts", mixtures()),
         ("keys and values of other layers", shared_kv()),
         ("numbers for each layer", per_layer(shared_kv(), 9)),
