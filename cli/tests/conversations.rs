@@ -6,8 +6,8 @@ mod random_decoder;
 
 use common::golden;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, PerLayerEmbedding, RopeTable,
-    ShortConv,
+    Activation, Attention, AttentionGate, DeltaNet, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, PerLayerEmbedding,
+    RopeTable, ShortConv,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions};

@@ -118,8 +118,8 @@ fn share(config: &Config<'_>, spec: &mut DecoderSpec, sliding: &[bool]) -> Resul
             return Err(config.unsupported("num_kv_shared_layers", &shared.to_string(), supported));
         };
         let layer = &mut spec.layers[i];
-        if wide {
-            layer.mlp.intermediate_size *= 2;
+        if let Some(mlp) = layer.mlp.as_mut().filter(|_| wide) {
+            mlp.intermediate_size *= 2;
         }
         if let Some(attention) = layer.attention_mut() {
             (attention.kv_from, attention.values_are_keys, attention.value_norm) = (Some(from), false, false);

@@ -253,7 +253,11 @@ impl Names {
             "output_scale" => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
             "gate_up" | "up" if let Some(mlp) = &layer.mlp => up(self.up, mlp, full),
             "router" => whole(self.experts.router),
-            _ if part.starts_with("router.") || part.starts_with("experts.") => self.of_experts(layer.mlp.as_ref(), tensor, full),
+            _ if let Some(mlp) = &layer.mlp
+                && (part.starts_with("router.") || part.starts_with("experts.")) =>
+            {
+                self.of_experts(mlp, tensor, full)
+            }
             _ => match mixer_of(layer, part) {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
                 Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
@@ -429,9 +433,4 @@ fn mixer_of<'a>(layer: &'a LayerSpec, part: &str) -> &'a Mixer {
     let is_mamba = part.starts_with("mamba");
     let own = layer.mixers().find(|mixer| matches!(mixer, Mixer::Mamba2(_)) == is_mamba);
     own.unwrap_or(&layer.mixer)
-}
-
-/// The name of a parameter that is not called `weight`.
-fn bare(name: &str) -> String {
-    name.strip_suffix(".weight").unwrap_or(name).to_string()
 }

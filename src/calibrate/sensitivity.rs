@@ -564,7 +564,7 @@ fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<ProjectionKind, Su
     for (name, experts) in stacks {
         let mut all = Sums::default();
         let rows = experts.first().map_or(0, |(_, sums)| sums.output.sums.len());
-        all.output = Squares { sums: vec![0.0; rows * of_layer.mlp.num_experts()], rows: tokens };
+        all.output = Squares { sums: vec![0.0; rows * of_layer.num_experts()], rows: tokens };
         let mut pairs = 0;
         for (expert, sums) in experts {
             all.output.sums[expert * rows..(expert + 1) * rows].copy_from_slice(&sums.output.sums);

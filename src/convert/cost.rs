@@ -5,7 +5,7 @@
 use super::calibrated::correction::keeps_outputs;
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
-use haikuq_format::spec::{LayerSpec, Mixer, TensorClass};
+use haikuq_format::spec::{LayerSpec, Mixer, Mlp, TensorClass};
 
 /// `[n, terms]` times `[terms, columns]`.
 fn product(n: usize, terms: usize, columns: usize) -> f64 {

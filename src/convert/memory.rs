@@ -73,7 +73,7 @@ impl Sizes {
         };
         // Matrices of experts are quantized one by one.
         let of_one = |layer: &LayerSpec| {
-            let experts = layer.mlp.as_ref().map_or(1, Mlp::num_experts) as u64;
+            let experts = layer.num_experts().max(1) as u64;
             let of_mixers = 2 * layer.mixers().count();
             let of_one = move |(i, n): (usize, u64)| if (of_mixers..of_mixers + 2).contains(&i) { n / experts } else { n };
             matrices(layer).into_iter().enumerate().map(of_one)
@@ -93,7 +93,7 @@ impl Sizes {
             shared: shared.map(|a| 2 * a.kv_size()).sum::<usize>() as u64,
             layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
             matrix: spec.layers.iter().flat_map(of_one).max().unwrap_or(0),
-            stack: spec.layers.iter().filter(|l| l.mlp.is_some_and(|m| m.experts.is_some())).flat_map(matrices).max().unwrap_or(0),
+            stack: spec.layers.iter().filter(|l| l.num_experts() > 1).flat_map(matrices).max().unwrap_or(0),
             jobs: jobs as u64,
             calibrated,
         }

@@ -384,7 +384,8 @@ impl Layer {
         let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
         let mut x = match &self.mlp {
             Some(mlp) => {
-                let mut forward = |x: &Tensor| scaled(norm(&mlp.post_norm, &mlp.forward(x, observer)?)?, spec.residual_multiplier);
+                let mut forward =
+                    |x: &Tensor| scaled(norm(&mlp.post_norm, &mlp.forward(x, observer)?)?, spec.residual_multiplier);
                 match self.spec.residual {
                     Residual::Sequential => {
                         let x = sum(x, &mixed)?;

@@ -348,13 +348,13 @@ def decoder_tensors(spec):
             kinds.append(kind)
         if placement != "pre":
             norm(f"{p}.mixer_post_norm", h)
-        if layer.get("mlp") is None:
-            check(residual == "sequential", f"{p}: no feed-forward network that a mixer could be parallel to")
-            continue
-        if placement != "post" and residual != "parallel_shared":
+        feeds_forward = layer.get("mlp") is not None
+        check(feeds_forward or residual == "sequential", f"{p}: no feed-forward network that a mixer could be parallel to")
+        if feeds_forward and placement != "post" and residual != "parallel_shared":
             norm(f"{p}.mlp_norm", h)
-        mlp(p, layer["mlp"])
-        if placement != "pre":
+        if feeds_forward:
+            mlp(p, layer["mlp"])
+        if feeds_forward and placement != "pre":
             norm(f"{p}.mlp_post_norm", h)
         if per_layer is not None:
             matrix(f"{p}.per_layer_gate", size, h, "mlp")

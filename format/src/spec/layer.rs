@@ -38,6 +38,11 @@ impl LayerSpec {
         Self { mixer: mixer.into(), beside: None, mlp: mlp.into(), residual, norm_placement, output_scale: false }
     }
 
+    /// Feed-forward networks that are stored: 1 without experts, 0 without such a network.
+    pub fn num_experts(&self) -> usize {
+        self.mlp.as_ref().map_or(0, Mlp::num_experts)
+    }
+
     /// The layer's mixers: one, or two.
     pub fn mixers(&self) -> impl Iterator<Item = &Mixer> + Clone {
         std::iter::once(&self.mixer).chain(&self.beside)

@@ -86,7 +86,7 @@ impl DecoderSpec {
     pub fn active_share(&self, name: &str) -> (u64, u64) {
         let of_experts = || {
             let (layer, part) = name.strip_prefix("layers.")?.split_once('.')?;
-            let experts = self.layers.get(layer.parse::<usize>().ok()?)?.mlp.experts?;
+            let experts = self.layers.get(layer.parse::<usize>().ok()?)?.mlp?.experts?;
             part.starts_with("experts.").then_some((experts.num_active as u64, experts.num_experts as u64))
         };
         of_experts().unwrap_or((1, 1))
@@ -139,10 +139,11 @@ impl List {
             }
         }
         self.block_norm(after, &format!("{name}.mixer_post_norm"));
-        let Some(mlp) = &layer.mlp else { return };
-        self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
-        self.mlp(name, mlp);
-        self.block_norm(after, &format!("{name}.mlp_post_norm"));
+        if let Some(mlp) = &layer.mlp {
+            self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
+            self.mlp(name, mlp);
+            self.block_norm(after, &format!("{name}.mlp_post_norm"));
+        }
         if let Some(size) = self.per_layer {
             self.matrix(&format!("{name}.per_layer_gate"), TensorClass::Mlp, [size, self.hidden_size], false);
             self.matrix(&format!("{name}.per_layer_output"), TensorClass::Mlp, [self.hidden_size, size], false);

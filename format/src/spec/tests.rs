@@ -364,7 +364,7 @@ fn experts_are_one_matrix_each_and_have_a_router() {
     assert_eq!(read.active_share("layers.9.experts.down"), (1, 1));
     let said = |change: &dyn Fn(&mut Mlp)| {
         let mut spec = read.clone();
-        change(&mut spec.layers[0].mlp);
+        change(spec.layers[0].mlp.as_mut().unwrap());
         spec.check().map_err(|e| e.to_string())
     };
     let experts = |change: &'static dyn Fn(&mut Experts)| {

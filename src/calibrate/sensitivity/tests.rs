@@ -77,7 +77,8 @@ fn experts() -> DecoderSpec {
         mlp.experts = Some(experts);
     }
     let second = &mut spec.layers[1];
-    (second.mlp.activation, second.mlp.bias) = (Activation::ClampedSwiglu, true);
+    let mlp = second.mlp.as_mut().unwrap();
+    (mlp.activation, mlp.bias) = (Activation::ClampedSwiglu, true);
     second.norm_placement = NormPlacement::Both;
     spec
 }
@@ -198,9 +199,11 @@ fn gradients_are_those_of_finite_differences() {
             // Each once; each token has as many experts as it uses.
             let tokens = |expert: bool| back.outputs.iter().filter(move |o| (o.0.expert().is_some()) == expert);
             let rows: usize = tokens(true).map(|o| o.1.dim(0).unwrap()).sum();
-            let sparse = spec.layers[at].mlp.experts.is_some();
-            assert_eq!(rows, if sparse { 2 * ids.len() * spec.layers[at].mlp.num_active() } else { 0 });
-            assert_eq!(tokens(false).count(), if sparse { 2 } else { 4 });
+            let layer = &spec.layers[at];
+            let experts = layer.mlp.filter(|mlp| mlp.experts.is_some());
+            assert_eq!(rows, experts.map_or(0, |mlp| 2 * ids.len() * mlp.num_active()));
+            let of_mlp = if layer.mlp.is_some() && experts.is_none() { 2 } else { 0 };
+            assert_eq!(tokens(false).count(), 2 * layer.mixers().count() + of_mlp);
             for (kind, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { kind: *kind, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {kind:?}"));

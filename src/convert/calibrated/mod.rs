@@ -283,7 +283,7 @@ impl Quantizer<'_> {
         let original = self.originals.remove(&kind);
         let Some(expert) = kind.expert() else { return self.run.matrix(name, weights, input, original, None) };
         if !self.stacks.contains_key(name) {
-            let experts = self.run.spec().layers[self.layer].mlp.num_experts();
+            let experts = self.run.spec().layers[self.layer].num_experts();
             self.stacks.insert(name.into(), self.run.stack(name, experts)?);
         }
         let stack = self.stacks.get_mut(name).ok_or_else(|| ConvertError::NotPlanned { tensor: name.into() })?;
