@@ -29,6 +29,8 @@ FAMILIES = {
                           layer_types=["conv", "conv", "full_attention", "conv", "full_attention"])),
     "lfm3": ("Lfm3", dict(head_dim=64, sliding_window=128,
                           layer_types=["conv", "sliding_attention", "full_attention", "conv", "full_attention"])),
+    # About as many parameters, of which a token uses half.
+    "olmoe": ("Olmoe", dict(intermediate_size=160, num_experts=8, num_experts_per_tok=2, norm_topk_prob=True)),
     "qwen3_5": ("Qwen3_5Text", dict(head_dim=64, linear_key_head_dim=64, linear_value_head_dim=64, linear_num_key_heads=2,
                                     linear_num_value_heads=4,
                                     layer_types=["linear_attention"] * 3 + ["full_attention", "linear_attention"])),
@@ -63,7 +65,7 @@ def train(family, ids, device, steps, seed, out):
     torch.manual_seed(seed)
     name, own = FAMILIES[family]
     model_class = getattr(transformers, name.removesuffix("Text") + "ForCausalLM")
-    model = model_class(getattr(transformers, name + "Config")(**COMMON, **own)).to(device)
+    model = model_class(getattr(transformers, name + "Config")(**(COMMON | own))).to(device)
     count = sum(p.numel() for p in model.parameters())
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]

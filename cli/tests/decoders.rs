@@ -10,8 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mlp, Norm, NormKind, NormPlacement, PerLayerEmbedding, QkNorm,
-    QueryScaling, Residual, RopeTable, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mlp, Norm, NormKind, NormPlacement, PerLayerEmbedding,
+    QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -153,6 +153,41 @@ fn per_layer(mut spec: DecoderSpec, size: usize) -> DecoderSpec {
     (per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier) = (1.4, 0.3, 0.7);
     spec.per_layer_embedding = Some(per_layer);
     spec
+}
+
+/// Experts of several kinds: all scores, biases, activations and places of norms.
+fn mixtures() -> DecoderSpec {
+    let of = |width, activation, experts: Experts| {
+        let mut mlp = Mlp::new(width, activation);
+        mlp.experts = Some(experts);
+        mlp
+    };
+    let attention = || {
+        let mut attention = Attention::new(3, 1, 24);
+        attention.rope = Some(0);
+        attention
+    };
+    let mut sigmoid = Experts::new(7, 3, Scores::Sigmoid);
+    (sigmoid.selection_bias, sigmoid.normalized, sigmoid.epsilon, sigmoid.scale) = (true, true, 1e-6, 1.5);
+    let mut softmax = Experts::new(5, 2, Scores::Softmax);
+    (softmax.normalized, softmax.router_bias) = (true, true);
+    let mut biased = of(34, Activation::ClampedSwiglu, softmax);
+    biased.bias = true;
+    let mut plain = of(40, Activation::GeluTanh, Experts::new(3, 3, Scores::Sigmoid));
+    (plain.gated, plain.bias) = (false, true);
+    let mut layers = vec![
+        LayerSpec::new(attention(), of(50, Activation::Silu, Experts::new(6, 2, Scores::Softmax))),
+        LayerSpec::new(ShortConv::new(33, 2), of(64, Activation::Silu, sigmoid)),
+        LayerSpec::new(attention(), biased),
+        LayerSpec::new(attention(), plain),
+        LayerSpec::new(attention(), Mlp::new(100, Activation::Silu)),
+        LayerSpec::new(attention(), of(4, Activation::Gelu, Experts::new(1, 1, Scores::Softmax))),
+    ];
+    layers[1].norm_placement = NormPlacement::Both;
+    layers[2].norm_placement = NormPlacement::Post;
+    layers[2].residual = Residual::Parallel;
+    layers[3].residual = Residual::ParallelShared;
+    changed(self::plain(), |s| (s.layers, s.residual_multiplier) = (layers, 0.7))
 }
 
 fn of_norm(kind: NormKind) -> DecoderSpec {
@@ -514,6 +549,23 @@ fn learned_positions_in_any_scheme() {
 }
 
 #[test]
+fn mixtures_of_experts_in_any_scheme() {
+    let gpu = gpu();
+    for scheme in ["f32", "f16", "q8/32", "q4/32+f16", "q3/32+u4", "q5/32", "q4/32:e4m4 learned"] {
+        let scheme: Scheme = scheme.parse().unwrap();
+        Pair::new(&format!("experts in {scheme}"), &gpu, &mixtures(), |_| scheme).check();
+    }
+    let tied = changed(mixtures(), |s| s.tied_head = true);
+    let pair = Pair::new("experts, and the bytes that a token reads", &gpu, &tied, f32_package);
+    let sizes = tied.tensors().into_iter().map(|t| {
+        let padded = t.shape.last().unwrap().next_multiple_of(32) * if t.shape.len() == 2 { t.shape[0] } else { 1 };
+        let (active, all) = tied.active_share(&t.name);
+        4 * padded as u64 / all * active
+    });
+    assert_eq!(pair.gpu.bytes_per_token(), sizes.sum::<u64>());
+}
+
+#[test]
 fn layers_of_different_sizes_in_any_scheme() {
     let gpu = gpu();
     for scheme in ["f32", "f16", "q8/32", "q4/32+f16", "q3/32+u4"] {
@@ -662,6 +714,7 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ("gated delta nets", delta_nets()),
         ("keys and values of other layers", shared_kv()),
         ("numbers for each layer", per_layer(shared_kv(), 9)),
+        ("mixtures of experts", mixtures()),
         (
             "gates on heads, biases, partial rope",
             with_attention(with_biases(plain()), |a| (a.gate, a.rope) = (Some(AttentionGate::Elementwise), Some(1))),

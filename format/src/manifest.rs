@@ -2,7 +2,7 @@
 
 use crate::layout::{PlaneKind, plane_sizes};
 use crate::scheme::Scheme;
-use crate::spec::{DecoderSpec, TensorClass, TensorSpec};
+use crate::spec::{DecoderSpec, PerLayerEmbedding, TensorClass, TensorSpec};
 use crate::{MAX_PLANE_BYTES, PLANE_ALIGNMENT, align};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -70,6 +70,17 @@ pub struct TensorEntry {
     /// `√(Σ(stored − original)² / Σ original²)`, measured at conversion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relative_error: Option<f64>,
+}
+
+/// Bytes of a decoder's `tensors` that one decoded token reads: all of most, of experts the part that it uses, and next to nothing
+/// of tables of which it looks a row up.
+pub fn active_bytes(spec: &DecoderSpec, tensors: &[TensorEntry]) -> u64 {
+    let one_row = |name: &str| name == "positions" || name == PerLayerEmbedding::TABLE || (name == "embedding" && !spec.tied_head);
+    let of = |t: &TensorEntry| {
+        let (active, all) = spec.active_share(&t.name);
+        t.bytes() / all * active
+    };
+    tensors.iter().filter(|t| !one_row(&t.name)).map(of).sum()
 }
 
 impl Manifest {
@@ -305,6 +316,11 @@ impl Manifest {
     /// Bytes of all shards.
     pub fn weight_bytes(&self) -> u64 {
         self.shards.iter().map(|s| s.bytes).sum()
+    }
+
+    /// Bytes of weights that one decoded token reads; see [`active_bytes`].
+    pub fn active_bytes(&self) -> u64 {
+        active_bytes(&self.spec, &self.tensors)
     }
 
     /// Bits a weight over all matrices, scales included, padding of planes not.

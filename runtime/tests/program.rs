@@ -128,6 +128,28 @@ fn a_short_convolution_goes_on_from_its_state() {
 }
 
 #[test]
+fn experts_are_chosen_between_the_norm_and_their_products() {
+    let experts = json!({"num_experts": 8, "num_active": 2, "scores": "softmax", "router_bias": true});
+    let mlp = json!({"intermediate_size": 48, "activation": "silu", "bias": true, "experts": experts});
+    let sparse = spec(json!({"mlp": mlp}), json!({"residual_multiplier": 0.5}));
+    insta::assert_snapshot!(first_layer(&fuse(build(&sparse, Part::Body(Step::of_decode(1))), ALL)), @r"
+    hidden = embedding[ids]
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.mixer_norm))
+    attended = attend(query, cache[0])
+    hidden += 0.5 × (layers.0.attention_output · attended)
+    normed = norm(hidden, layers.0.mlp_norm)
+    router_logits = layers.0.router · normed + layers.0.router.bias
+    routing = choose(router_logits)
+    experts_inner = glu Silu(layers.0.experts.gate_up[routing] · normed + layers.0.experts.gate_up.bias)
+    hidden += 0.5 × (layers.0.experts.down[routing] · experts_inner + layers.0.experts.down.bias)
+    ");
+    let mut post = sparse;
+    post.layers.iter_mut().for_each(|l| l.norm_placement = haikuq_format::spec::NormPlacement::Post);
+    let text = first_layer(&build(&post, Part::Body(Step::of_decode(1))));
+    assert!(text.contains("block_output = layers.0.experts.down[routing] · experts_inner"), "{text}");
+}
+
+#[test]
 fn a_delta_net_has_three_operations_between_its_matrices() {
     let net = json!({"num_key_heads": 2, "num_value_heads": 4, "key_dim": 16, "value_dim": 32, "kernel_size": 4});
     let body = build(&spec(json!({"mixer": {"delta_net": net}}), json!({})), Part::Body(Step::of_decode(1)));

@@ -3,7 +3,7 @@
 
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
-use super::names::{Names, Up};
+use super::names::{ExpertNames, Names, Up};
 use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
@@ -29,12 +29,29 @@ const DEFAULTS_SWA: Defaults = Defaults {
 
 const NAMES_4: Names = Names { up: Up::Fused("shared_mlp.input_linear"), down: "shared_mlp.output_linear", ..Names::LLAMA };
 
+const NAMES_EXPERTS: Names = Names {
+    experts: ExpertNames { router: "block_sparse_moe.router", list: "block_sparse_moe.experts", ..Names::LLAMA.experts },
+    ..Names::LLAMA
+};
+
 pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &LLAMA)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
     multiply(&mut spec, config)?;
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
     Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+/// Granite with experts.
+pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &LLAMA)?;
+    base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
+    multiply(&mut spec, config)?;
+    base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
+    let mut experts = base::experts(config, 8, 2)?;
+    experts.normalized = true;
+    spec.mlps_mut().for_each(|m| m.experts = Some(experts));
+    Ok(Mapping::new(spec, NAMES_EXPERTS))
 }
 
 /// Granite with windows and attention sinks, and a rope base for each layer.

@@ -3,11 +3,11 @@
 
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
-use super::names::{Names, Qkv, Up};
+use super::names::{ExpertNames, Names, Qkv, Up};
 use super::rope::{self, RopeDefaults};
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{AttentionGate, NormPlacement, QkNorm, ShortConv};
+use haikuq_format::spec::{AttentionGate, NormPlacement, QkNorm, Scores, ShortConv};
 
 /// Of `Lfm2Config`.
 const LFM_2: Defaults = Defaults {
@@ -31,6 +31,21 @@ const NAMES: Names = Names {
     down: "feed_forward.w2",
     final_norm: "embedding_norm",
     ..Names::LLAMA
+};
+
+/// Of `Lfm2MoeConfig`.
+const LFM_2_EXPERTS: Defaults = Defaults { hidden_size: 2048, intermediate_size: 7168, ..LFM_2 };
+
+const NAMES_EXPERTS: Names = Names {
+    experts: ExpertNames {
+        router: "feed_forward.gate",
+        selection_bias: "feed_forward.expert_bias",
+        list: "feed_forward.experts",
+        up: Up::Separate(["w1", "w3"]),
+        down: "w2",
+        ..Names::LLAMA.experts
+    },
+    ..NAMES
 };
 
 /// Of `Lfm3Config`.
@@ -75,6 +90,31 @@ pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     let kinds = base::layer_kinds(config, layers, &["full_attention", "conv"], |i| usize::from(!attends[i]))?;
     convolve(&mut spec, config, 3, |i| kinds[i] == 1)?;
     Ok(Mapping::new(spec, NAMES))
+}
+
+/// LFM 2 with experts in all layers but the first few.
+pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &LFM_2_EXPERTS)?;
+    spec.norm = base::rms_norm(config, "norm_eps", 1e-5)?;
+    if config.has("tie_embedding") {
+        spec.tied_head = config.flag("tie_embedding", true)?;
+    }
+    base::rotate_all(&mut spec, config, RopeDefaults { theta: 1_000_000.0, ..RopeDefaults::USUAL })?;
+    spec.attentions_mut().for_each(|a| a.qk_norm = Some(QkNorm::PerHead));
+    let layers = spec.num_layers();
+    let kinds = base::layer_kinds(config, layers, &["full_attention", "conv"], |_| 0)?;
+    convolve(&mut spec, config, 3, |i| kinds[i] == 1)?;
+    let mut experts = base::experts(config, 32, 4)?;
+    (experts.scores, experts.selection_bias) = (Scores::Sigmoid, config.flag("use_expert_bias", true)?);
+    experts.normalized = config.flag("norm_topk_prob", true)?;
+    experts.epsilon = if experts.normalized { 1e-6 } else { 0.0 };
+    experts.scale = config.number("routed_scaling_factor", 1.0)? as f32;
+    let width = config.size("moe_intermediate_size", 1792)?;
+    let dense = config.size_or_none("num_dense_layers", 2)?;
+    for layer in spec.layers.iter_mut().skip(dense) {
+        (layer.mlp.intermediate_size, layer.mlp.experts) = (width, Some(experts));
+    }
+    Ok(Mapping::new(spec, NAMES_EXPERTS))
 }
 
 pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {

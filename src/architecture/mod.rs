@@ -14,6 +14,7 @@ mod gemma;
 mod gemma4;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
 mod hunyuan;
 mod lfm;
@@ -78,6 +79,7 @@ const FAMILIES: &[Family] = &[
     family(&["Olmo3ForCausalLM"], &["olmo3"], olmo::load_3),
     mixture(&["OlmoeForCausalLM"], &["olmoe"], olmo::load_experts),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
+    mixture(&["GraniteMoeForCausalLM"], &["granitemoe"], granite::load_experts),
     family(&["GraniteSWAForCausalLM"], &["granite_swa"], granite::load_swa),
     family(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
     family(&["CohereForCausalLM"], &["cohere"], cohere::load_1),
@@ -87,9 +89,11 @@ const FAMILIES: &[Family] = &[
     family(&["HunYuanDenseV1ForCausalLM"], &["hunyuan_v1_dense"], hunyuan::load),
     family(&["Qwen3_5ForCausalLM"], &["qwen3_5_text"], qwen3_5::load),
     family(&["Lfm2ForCausalLM"], &["lfm2"], lfm::load_2),
+    mixture(&["Lfm2MoeForCausalLM"], &["lfm2_moe"], lfm::load_experts),
     family(&["Lfm3ForCausalLM"], &["lfm3"], lfm::load_3),
     family(&["StableLmForCausalLM", "StableLMEpochForCausalLM"], &["stablelm"], stablelm::load),
     family(&["GPTNeoXForCausalLM"], &["gpt_neox"], gpt_neox::load),
+    mixture(&["GptOssForCausalLM"], &["gpt_oss"], gpt_oss::load),
     family(&["GPT2LMHeadModel"], &["gpt2"], gpt2::load),
 ];
 

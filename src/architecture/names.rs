@@ -330,17 +330,14 @@ impl Names {
     /// The bias of a router's choice, or what all experts have of one kind.
     fn of_experts(&self, mlp: &Mlp, tensor: &TensorSpec, full: impl Fn(&str) -> String) -> Source {
         let (names, n) = (&self.experts, mlp.num_experts());
-        let bare = |name: &str| {
-            let name = full(name);
-            name.rsplit_once('.').map_or(name.clone(), |(bare, _)| bare.to_string())
-        };
         if tensor.name.ends_with(".selection_bias") {
-            return Source::stacked(vec![Part::whole(bare(names.selection_bias), n)]);
+            return Source::stacked(vec![Part::whole(bare(&full(names.selection_bias)), n)]);
         }
         let is_down = tensor.name.contains(".experts.down");
         if tensor.name.ends_with(".bias") {
             let rows = tensor.shape[0];
-            let mut whole = Part::whole(bare(names.biases[usize::from(is_down)]), rows);
+            let name = full(names.biases[usize::from(is_down)]);
+            let mut whole = Part::whole(name.strip_suffix(".bias").unwrap_or(&name), rows);
             whole.shape = Some(vec![n, rows / n]);
             return Source::stacked(vec![whole]);
         }

@@ -9,8 +9,11 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>, experts: bool) 
     let given = |key: &str| config.get(key).is_some_and(|v| !v.is_null() && v.as_object().is_none_or(|table| !table.is_empty()));
     // The last two are those of MLX and of older files of compressed-tensors.
     let quantization = ["quantization_config", "quantization", "compression_config"].into_iter().find(|key| given(key));
-    if let Some(key) = quantization {
-        let method = config[key].get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
+    if let Some(key) = quantization
+        && let method = config[key].get("quant_method").and_then(Value::as_str).unwrap_or("unknown")
+        // As gpt-oss was trained; there is no other original.
+        && !(experts && method == "mxfp4")
+    {
         return Some(format!(
             "it is quantized already ({key}, method {method}), and quantizing twice adds up both losses: \
              convert the full-precision original"

@@ -100,9 +100,19 @@ fn families_are_found_by_model_type_where_a_config_names_no_architecture() {
 fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
     let refused = |config: Value| spec(&config).unwrap_err().to_string();
     for (config, expected) in [
-        (json!({"architectures": ["MixtralForCausalLM"]}), "MixtralForCausalLM cannot be converted: mixture-of-experts"),
-        (json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 128}), "mixture-of-experts"),
-        (json!({"architectures": ["LlamaForCausalLM"], "num_local_experts": 8}), "mixture-of-experts"),
+        (json!({"architectures": ["MixtralForCausalLM"]}), "MixtralForCausalLM cannot be converted: this mixture of experts"),
+        (
+            json!({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 60}),
+            "this mixture of experts is not supported; those of Qwen 3",
+        ),
+        (json!({"architectures": ["LlamaForCausalLM"], "num_local_experts": 8}), "this mixture of experts"),
+        (
+            json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4, "num_experts_per_tok": 5}),
+            "up to 4, the number of experts",
+        ),
+        (json!({"architectures": ["OlmoeForCausalLM"], "clip_qkv": 8.0}), "clip_qkv 8 is not supported"),
+        (json!({"architectures": ["GptOssForCausalLM"], "swiglu_limit": 9.0}), "swiglu_limit 9 is not supported"),
+        (json!({"architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "fp8"}}), "method fp8"),
         (json!({"architectures": ["BertForMaskedLM"], "model_type": "bert"}), "encoders and classifiers"),
         (json!({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": true}), "encoder-decoder models"),
         (
@@ -112,7 +122,7 @@ fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
         (json!({"architectures": ["Qwen2VLForConditionalGeneration"]}), "text-only decoders are"),
         (json!({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "mistral"}}), "--text-only"),
         (json!({"architectures": ["MambaForCausalLM"]}), "state-space"),
-        (json!({"architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 64}), "mixture-of-experts"),
+        (json!({"architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 64}), "this mixture of experts"),
         (json!({"architectures": ["GraniteMoeHybridForCausalLM"]}), "mixture-of-experts"),
         (
             json!({

@@ -551,11 +551,35 @@ impl Back {
     }
 }
 
-/// Sums of a layer's kinds as sensitivities of its matrices.
+/// Sums of a layer's kinds as sensitivities of its matrices. Those of experts are one: its rows' gradients are means over all tokens, of
+/// which those that reach no row have none, and its inputs are means over the tokens that reach an expert.
 fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<ProjectionKind, Sums>) -> Vec<(String, Sensitivity)> {
-    let name = |kind: ProjectionKind| format!("layers.{layer}.{}", kind.matrix(&spec.layers[layer]));
-    let matrix = |(kind, sums): (ProjectionKind, Sums)| (name(kind), sums.sensitivity());
-    sums.into_iter().map(matrix).collect()
+    let of_layer = &spec.layers[layer];
+    let name = |kind: ProjectionKind| format!("layers.{layer}.{}", kind.matrix(of_layer));
+    let tokens = sums.get(&ProjectionKind::MixerInput).map_or(0, |sums| sums.input.rows);
+    let (mut measured, mut stacks) = (Vec::new(), BTreeMap::<String, Vec<(usize, Sums)>>::new());
+    for (kind, sums) in sums {
+        match kind.expert() {
+            Some(expert) => stacks.entry(name(kind)).or_default().push((expert, sums)),
+            None => measured.push((name(kind), sums.sensitivity())),
+        }
+    }
+    for (name, experts) in stacks {
+        let mut all = Sums::default();
+        let rows = experts.first().map_or(0, |(_, sums)| sums.output.sums.len());
+        all.output = Squares { sums: vec![0.0; rows * of_layer.mlp.num_experts()], rows: tokens };
+        let mut pairs = 0;
+        for (expert, sums) in experts {
+            all.output.sums[expert * rows..(expert + 1) * rows].copy_from_slice(&sums.output.sums);
+            all.input.merge(&sums.input);
+            pairs += sums.input.rows;
+            all.joint += sums.joint;
+        }
+        // A mean over all tokens, as that of the outputs.
+        all.joint *= pairs as f64 / tokens.max(1) as f64;
+        measured.push((name, all.sensitivity()));
+    }
+    measured
 }
 
 /// Sees inputs on the way forward, and the gradients of outputs on the way back.

@@ -2,9 +2,10 @@
 //! names that the family's checkpoints on the hub have, or would have.
 //!
 //! transformers 5 keeps them as `experts.gate_up_proj` `[experts, 2 × inner, hidden]` and `experts.down_proj`; Granite's files call
-//! them `input_linear` and `output_linear`. gpt-oss has them transposed, with the rows of gate and up in turn.
+//! them `input_linear` and `output_linear`. gpt-oss has them transposed, with the rows of gate and up in turn, or in MXFP4 as
+//! `gate_up_proj_blocks` `[experts, 2 × inner, hidden / 32, 16]` with `gate_up_proj_scales`.
 
-use super::tensor::{Bytes, Placement, TensorInfo};
+use super::tensor::{Bytes, Dtype, Placement, TensorInfo};
 use std::collections::BTreeMap;
 
 /// Tensors by name.
@@ -19,6 +20,16 @@ pub(super) fn split(tensors: &mut Tensors) {
             if let (Some(info), Some(stem)) = (tensors.remove(&name), name.strip_suffix(end)) {
                 tensors.insert(format!("{stem}{new}"), info);
             }
+        }
+    }
+    let packed: Vec<String> = tensors.keys().filter(|n| n.contains(".experts.") && n.ends_with("_blocks")).cloned().collect();
+    for name in packed {
+        let Some(stem) = name.strip_suffix("_blocks") else { continue };
+        let scales = format!("{stem}_scales");
+        if let Some(parts) = tensors.get(&name).zip(tensors.get(&scales)).and_then(|(n, s)| mxfp4_parts(stem, n, s)) {
+            tensors.remove(&name);
+            tensors.remove(&scales);
+            tensors.extend(parts);
         }
     }
     let stacked: Vec<String> = tensors.iter().filter(|(_, t)| t.shape.len() == 3).map(|(n, _)| n.clone()).collect();
@@ -69,6 +80,26 @@ fn parts(name: &str, info: &TensorInfo, tensors: &Tensors) -> Option<Vec<(String
         }
     }
     Some(parts)
+}
+
+/// The experts' matrices of numbers and scales in MXFP4, if these fit each other.
+fn mxfp4_parts(stem: &str, numbers: &TensorInfo, scales: &TensorInfo) -> Option<Vec<(String, TensorInfo)>> {
+    let (list, of) = stem.rsplit_once('.')?;
+    let [experts, rows, blocks, 16] = numbers.shape[..] else { return None };
+    let fit = scales.shape == [experts, rows, blocks] && numbers.label == "U8" && scales.label == "U8";
+    let (Bytes::Mapped { file, range }, Bytes::Mapped { file: of_scales, range: scales }) = (&numbers.bytes, &scales.bytes)
+    else {
+        return None;
+    };
+    let shape = [rows, 32 * blocks];
+    let part = |expert: usize| {
+        let of = |range: &std::ops::Range<usize>, bytes: usize| range.start + expert * bytes..range.start + (expert + 1) * bytes;
+        let bytes =
+            Bytes::Mxfp4 { numbers: (*file, of(range, rows * blocks * 16)), scales: (*of_scales, of(scales, rows * blocks)) };
+        let (label, dtype, placement) = ("MXFP4".into(), Some(Dtype::Mxfp4), Placement::plain(&shape));
+        TensorInfo { label, dtype, shape: shape.to_vec(), bytes, placement }
+    };
+    fit.then(|| (0..experts).map(|expert| (format!("{list}.{expert}.{of}.weight"), part(expert))).collect())
 }
 
 /// The matrix of `shape` that begins with number `first` of a tensor that a file has as it is.

@@ -221,10 +221,12 @@ impl Checkpoint {
     /// Tells the system that a tensor's pages of the mapped file are not needed soon, so that a large checkpoint
     /// need not stay in memory while it is converted.
     pub fn release(&self, name: &str) {
-        let release = |info: &TensorInfo| {
-            if let Bytes::Mapped { file, range } = &info.bytes {
-                self.weights.files[*file].release(range.clone());
+        let release = |info: &TensorInfo| match &info.bytes {
+            Bytes::Mapped { file, range } => self.weights.files[*file].release(range.clone()),
+            Bytes::Mxfp4 { numbers, scales } => {
+                [numbers, scales].iter().for_each(|(file, range)| self.weights.files[*file].release(range.clone()));
             }
+            _ => {}
         };
         match self.weights.tensors.get(name) {
             Some(TensorInfo { bytes: Bytes::Stacked { parts }, .. }) => parts.iter().for_each(release),

@@ -20,6 +20,8 @@ pub enum Dtype {
     F16,
     /// The upper half of an f32.
     Bf16,
+    /// Numbers of 4 bits (E2M1), 32 of which share a power of two that lies elsewhere (OCP Microscaling Formats 1.0).
+    Mxfp4,
     /// A block format of GGUF files, which candle dequantizes.
     Ggml(GgmlDType),
 }
@@ -30,11 +32,16 @@ impl Dtype {
         match self {
             Self::F32 => count.checked_mul(4),
             Self::F16 | Self::Bf16 => count.checked_mul(2),
+            Self::Mxfp4 if count.is_multiple_of(MX_BLOCK) => Some(count / 2),
+            Self::Mxfp4 => None,
             Self::Ggml(t) if count.is_multiple_of(t.block_size()) => (count / t.block_size()).checked_mul(t.type_size()),
             Self::Ggml(_) => None,
         }
     }
 }
+
+/// Numbers of MXFP4 that share a scale.
+const MX_BLOCK: usize = 32;
 
 /// Where a tensor's bytes are.
 #[derive(Clone, Debug)]
@@ -43,6 +50,8 @@ pub(super) enum Bytes {
     Mapped { file: usize, range: Range<usize> },
     /// In memory, unpacked from a file of that number.
     Owned { file: usize, bytes: Arc<Vec<u8>> },
+    /// Numbers and powers of two of MXFP4, in files of these numbers.
+    Mxfp4 { numbers: (usize, Range<usize>), scales: (usize, Range<usize>) },
     /// In several tensors, at least one, whose rows follow each other.
     Stacked { parts: Vec<TensorInfo> },
 }
@@ -51,6 +60,7 @@ impl Bytes {
     pub(super) fn file(&self) -> usize {
         match self {
             Self::Mapped { file, .. } | Self::Owned { file, .. } => *file,
+            Self::Mxfp4 { numbers: (file, _), .. } => *file,
             Self::Stacked { parts } => parts.first().map_or(0, |part| part.bytes.file()),
         }
     }
@@ -151,6 +161,7 @@ impl<'a> TensorView<'a> {
         let data = match &info.bytes {
             Bytes::Mapped { range, .. } => &file.bytes()[range.clone()],
             Bytes::Owned { bytes, .. } => bytes.as_slice(),
+            Bytes::Mxfp4 { numbers: (_, range), .. } => &file.bytes()[range.clone()],
             Bytes::Stacked { parts } if parts.iter().any(|p| p.dtype.is_none()) => return None,
             Bytes::Stacked { .. } => &[],
         };
@@ -301,8 +312,10 @@ impl<'a> TensorView<'a> {
 
     /// Makes sure that the file did not change meanwhile, takes off what was added and looks for numbers that are none; `index` says which element is `out[at]`.
     fn finish(&self, out: &mut [f32], index: impl Fn(usize) -> usize) -> Result<(), CheckpointError> {
-        if let (Bytes::Mapped { file, .. }, false) = (&self.info.bytes, self.files.is_empty()) {
-            self.files[*file].check()?;
+        match &self.info.bytes {
+            Bytes::Mapped { file, .. } if !self.files.is_empty() => self.files[*file].check()?,
+            Bytes::Mxfp4 { numbers, scales } => [numbers.0, scales.0].iter().try_for_each(|file| self.files[*file].check())?,
+            _ => {}
         }
         let mut finite = true;
         for x in out.iter_mut() {
@@ -325,6 +338,13 @@ impl<'a> TensorView<'a> {
             Dtype::F32 => convert(data, out, f32_of),
             Dtype::F16 => convert(data, out, f16_of),
             Dtype::Bf16 => convert(data, out, bf16_of),
+            Dtype::Mxfp4 => {
+                let Bytes::Mxfp4 { scales: (file, range), .. } = &self.info.bytes else {
+                    return Err(self.blocks(start, out.len()));
+                };
+                let scales = &self.files[*file].bytes()[range.clone()];
+                mxfp4(data, &scales[start / MX_BLOCK..(start + out.len()) / MX_BLOCK], out);
+            }
             Dtype::Ggml(dtype) => super::ggml::dequantize(dtype, data, out).map_err(|why| self.entry(why))?,
         }
         Ok(())
@@ -338,7 +358,7 @@ impl<'a> TensorView<'a> {
             Dtype::F16 => gather(self.data, start, pitch, out, f16_of),
             Dtype::Bf16 => gather(self.data, start, pitch, out, bf16_of),
             // No file holds these with the blocks across rows.
-            Dtype::Ggml(_) => return Err(self.blocks(start, out.len())),
+            Dtype::Ggml(_) | Dtype::Mxfp4 => return Err(self.blocks(start, out.len())),
         }
         Ok(())
     }
@@ -349,6 +369,18 @@ impl<'a> TensorView<'a> {
 
     fn entry(&self, why: String) -> CheckpointError {
         CheckpointError::Entry { file: self.file.into(), tensor: self.name.into(), why }
+    }
+}
+
+/// Whole blocks of MXFP4, as the Hugging Face integration reads them: the low half of a byte comes first. Every number is exact in f32,
+/// or too large for it.
+fn mxfp4(data: &[u8], scales: &[u8], out: &mut [f32]) {
+    const VALUES: [f64; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+    for ((out, data), scale) in out.chunks_exact_mut(MX_BLOCK).zip(data.chunks_exact(MX_BLOCK / 2)).zip(scales) {
+        let factor = f64::from(i32::from(*scale) - 127).exp2();
+        for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(data) {
+            *pair = [byte & 15, byte >> 4].map(|code| (VALUES[usize::from(code)] * factor) as f32);
+        }
     }
 }
 
@@ -388,6 +420,21 @@ mod tests {
         let parts = RowOrder::PartsFirst { parts: 3, heads: 2, head_dim: 2 };
         // Stored q0 q0 q1 q1 k0 k0 k1 k1 v0 v0 v1 v1, wanted head by head.
         assert_eq!((0..12).map(|r| parts.stored(r)).collect::<Vec<_>>(), [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]);
+    }
+
+    #[test]
+    fn mxfp4_is_read_exactly() {
+        let mut data = [0u8; 32];
+        (data[0], data[1], data[16]) = (0x71, 0x2a, 0xf3);
+        let mut out = [9.0; 64];
+        mxfp4(&data, &[127, 120], &mut out);
+        assert_eq!(out[..4], [0.5, 6.0, -1.0, 1.0]);
+        assert_eq!(out[32..34], [1.5 / 128.0, -6.0 / 128.0]);
+        assert!(out[4..32].iter().chain(&out[34..]).all(|x| *x == 0.0));
+        // The smallest scale, and the largest that f32 holds with every number.
+        mxfp4(&data, &[0, 252], &mut out);
+        assert_eq!(out[..2], [f32::from_bits(1 << 21), 6.0 * 2f32.powi(-127)]);
+        assert_eq!(out[33], -6.0 * 2f32.powi(125));
     }
 
     #[test]

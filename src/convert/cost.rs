@@ -65,9 +65,20 @@ pub(crate) fn loss(tokens: usize, rows: usize, columns: usize) -> f64 {
     2.0 * product(tokens, rows, columns)
 }
 
+/// The same for a tensor of experts, of which each token uses `active` of `all`: each is a matrix of its own, and sees its share of tokens.
+pub(super) fn matrices(tokens: usize, tensor: &TensorEntry, (active, all): (u64, u64)) -> f64 {
+    let (active, all) = (active as usize, all.max(1) as usize);
+    if all == 1 {
+        return matrix(tokens, tensor);
+    }
+    let mut one = tensor.clone();
+    one.shape[0] /= all;
+    all as f64 * matrix((tokens * active / all).max(1), &one)
+}
+
 /// All that is done for a matrix of a layer, in about the time that so many operations of products take: factorization and
 /// codes are slower than these, and each weight's scales take time, too.
-pub(super) fn matrix(tokens: usize, tensor: &TensorEntry) -> f64 {
+fn matrix(tokens: usize, tensor: &TensorEntry) -> f64 {
     let (rows, columns) = (tensor.rows(), tensor.columns());
     let scales = 2e4 * rows as f64 * columns as f64;
     if tensor.class == TensorClass::Embedding {

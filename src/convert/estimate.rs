@@ -45,9 +45,21 @@ impl Estimate {
         let tokens = options.windows * length;
         let matrices: Vec<TensorSpec> = spec.tensors().into_iter().filter(|t| t.class.is_quantized()).collect();
         let is_head = |t: &TensorSpec| t.name == if spec.tied_head { "embedding" } else { "head" };
-        let multiplied =
-            || matrices.iter().filter(|t| t.class != TensorClass::Embedding || is_head(t)).map(|t| (t.shape[0], t.shape[1]));
-        let sum = |flop: &dyn Fn(usize, usize) -> f64| multiplied().map(|(rows, columns)| flop(rows, columns)).sum::<f64>();
+        let multiplied = || matrices.iter().filter(|t| t.class != TensorClass::Embedding || is_head(t));
+        // Each expert is a matrix of its own.
+        let experts = |t: &TensorSpec| spec.active_share(&t.name).1;
+        let sum = |flop: &dyn Fn(usize, usize) -> f64| {
+            let of = |t: &TensorSpec| experts(t) as f64 * flop(t.shape[0] / experts(t) as usize, t.shape[1]);
+            multiplied().map(of).sum::<f64>()
+        };
+        // And sees its share of the tokens.
+        let sum_of_tokens = |flop: &dyn Fn(usize, usize, usize) -> f64| {
+            let of = |t: &TensorSpec| {
+                let (active, all) = spec.active_share(&t.name);
+                all as f64 * flop(tokens * active as usize / all as usize, t.shape[0] / all as usize, t.shape[1])
+            };
+            multiplied().map(of).sum::<f64>()
+        };
         let weights: f64 = matrices.iter().map(|t| t.shape[0] as f64 * t.shape[1] as f64).sum();
         let sampled: f64 = matrices.iter().map(|t| t.shape[0].min(256) as f64 * t.shape[1] as f64).sum();
         let sensitivities = |step: Step| {
@@ -75,8 +87,8 @@ impl Estimate {
             (Step::Schemes, sampled * candidates as f64 / (CHOICE_SHARE * speeds.rounding) + weights * READING),
             (Step::Reading, weights * READING),
             (Step::Forward, on_either(Step::Forward, forward, 0.75)),
-            (Step::Moments, on_either(Step::Moments, sum(&|_, columns| cost::moments(tokens, columns)), 0.75)),
-            (Step::Correction, on_either(Step::Correction, sum(&|rows, columns| cost::correction(tokens, rows, columns)), 0.65)),
+            (Step::Moments, on_either(Step::Moments, sum_of_tokens(&|tokens, _, columns| cost::moments(tokens, columns)), 0.75)),
+            (Step::Correction, on_either(Step::Correction, sum_of_tokens(&cost::correction), 0.65)),
             (Step::Solving, on_either(Step::Solving, sum(&cost::solving), 0.55)),
             (Step::Factorization, on_either(Step::Factorization, sum(&|_, columns| cost::factorization(columns)), 0.4)),
             (Step::Codes, on_either(Step::Codes, sum(&cost::codes), 0.6) + scales),

@@ -17,14 +17,17 @@ struct Sizes {
     mixed: u64,
     mixer: u64,
     inner: u64,
+    /// Experts that a token uses; 1 without.
+    active: u64,
     vocabulary: u64,
     layers: u64,
     /// Numbers of a token for all layers, and those of keys and values that later layers see, in all layers.
     per_layer: u64,
     shared: u64,
-    /// Weights of a layer, and of a layer's largest matrix.
+    /// Weights of a layer, of a layer's largest matrix, and of the largest that is a stack of experts'.
     layer: u64,
     matrix: u64,
+    stack: u64,
     jobs: u64,
     calibrated: Calibrated,
 }
@@ -69,18 +72,25 @@ impl Sizes {
             rows.map(|n| n as u64 * hidden)
         };
         let shared = spec.layers.iter().enumerate().filter(|(i, _)| spec.shares_kv(*i)).filter_map(|(_, l)| l.attention());
+        let of_one = |layer: &LayerSpec| {
+            let [input, output, up, down, per_layer] = matrices(layer);
+            let experts = layer.mlp.num_experts() as u64;
+            [input, output, up / experts, down / experts, per_layer]
+        };
         let of_layers = || spec.layers.iter().map(matrices);
         Self {
             hidden,
             mixed: spec.layers.iter().map(|l| l.mixer.output_columns()).max().unwrap_or(0) as u64,
             mixer: spec.layers.iter().map(|l| l.mixer.input_rows()).max().unwrap_or(0) as u64,
             inner: spec.max_intermediate_size() as u64,
+            active: spec.mlps().map(haikuq_format::spec::Mlp::num_active).max().unwrap_or(1) as u64,
             vocabulary: spec.vocab_size as u64,
             layers: spec.num_layers() as u64,
             per_layer: spec.per_layer_embedding.map_or(0, |p| p.size * spec.num_layers()) as u64,
             shared: shared.map(|a| 2 * a.kv_size()).sum::<usize>() as u64,
             layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
-            matrix: of_layers().flatten().max().unwrap_or(0),
+            matrix: spec.layers.iter().flat_map(of_one).max().unwrap_or(0),
+            stack: spec.layers.iter().filter(|l| l.mlp.experts.is_some()).flat_map(matrices).max().unwrap_or(0),
             jobs: jobs as u64,
             calibrated,
         }
@@ -114,7 +124,8 @@ impl Sizes {
         let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden) + beside;
         let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
         let head = 2 * self.vocabulary * self.hidden + at_once * logits + 2 * self.vocabulary * windows;
-        let graph = window * (14 * self.hidden + 8 * self.mixer + 12 * self.inner);
+        let of_experts = if self.active > 1 { self.active * (4 * self.hidden + 12 * self.inner) } else { 12 * self.inner };
+        let graph = window * (14 * self.hidden + 8 * self.mixer + of_experts);
         kept + head.max(2 * self.layer + at_once * graph)
     }
 
@@ -127,6 +138,9 @@ impl Sizes {
         let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_mixer));
         // Keys and values of both streams; embeddings, from which the numbers for each layer are made.
         let beside = tokens * (2 * self.shared + if self.per_layer > 0 { hidden } else { 0 });
+        // Inputs of each expert that a token uses wait, and codes of the experts before.
+        let of_experts = if self.active > 1 { tokens * self.waiting(self.active * (hidden + inner)) + self.stack / 2 } else { 0 };
+        let activations = activations + of_experts;
         self.beside_gpu(activations) + beside + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
     }
 

@@ -44,6 +44,9 @@ pub struct Plan {
     pub calibration_tokens: usize,
     /// What calibration is expected to take of memory at most, in bytes; 0 without one.
     calibration_memory: u64,
+    /// Of tensors of experts, how many of how many a token uses.
+    shares: BTreeMap<String, (u64, u64)>,
+    active_bytes: u64,
 }
 
 /// A hash of what calibrated quantization takes from a calibration.
@@ -132,7 +135,11 @@ impl Plan {
             }
             shards.push(PlannedShard { name: shard_name(s, count), layout, chunks: draft.chunks });
         }
-        Ok(Self { recipe: recipe.into(), tensors, shards, jobs, losses: None, calibration_tokens: 0, calibration_memory: 0 })
+        let share = |t: &TensorEntry| Some((t.name.clone(), spec.active_share(&t.name))).filter(|(_, share)| share.1 > 1);
+        let shares = tensors.iter().filter_map(share).collect();
+        let active_bytes = haikuq_format::manifest::active_bytes(spec, &tensors);
+        let (recipe, losses, calibration_tokens, calibration_memory) = (recipe.into(), None, 0, 0);
+        Ok(Self { recipe, tensors, shards, jobs, losses, calibration_tokens, calibration_memory, shares, active_bytes })
     }
 
     /// Notes what is known beyond the layout: the tensors' expected losses, and the calibration.
@@ -155,7 +162,22 @@ impl Plan {
     /// Work of each matrix of a calibrated conversion by its name, for telling what is left; nothing without calibration.
     pub fn works(&self) -> BTreeMap<String, f64> {
         let matrices = self.tensors.iter().filter(|t| is_staged(t) && self.calibration_tokens > 0);
-        matrices.map(|t| (t.name.clone(), super::cost::matrix(self.calibration_tokens, t))).collect()
+        matrices.map(|t| (t.name.clone(), super::cost::matrices(self.calibration_tokens, t, self.share(t)))).collect()
+    }
+
+    /// How many of how many experts a token uses of a tensor; 1 of 1 where it is not experts'.
+    fn share(&self, tensor: &TensorEntry) -> (u64, u64) {
+        self.shares.get(&tensor.name).copied().unwrap_or((1, 1))
+    }
+
+    /// Bytes of weights that one decoded token reads; fewer than all where there are experts.
+    pub fn active_bytes(&self) -> u64 {
+        self.active_bytes
+    }
+
+    /// Whether there are experts.
+    pub fn has_experts(&self) -> bool {
+        !self.shares.is_empty()
     }
 
     /// The expected KL divergence from the checkpoint, in nats a token.
@@ -319,5 +341,30 @@ mod tests {
     #[test]
     fn a_matrix_that_fits_is_one_chunk() {
         assert_eq!(chunk_rows("layers.0.down", Scheme::F32, 7, 33, 64 << 10), vec![0..7; 1]);
+    }
+
+    /// A shape like that of OLMoE-1B-7B, of which no weight is read.
+    #[test]
+    fn packages_of_more_than_four_gibibytes_are_planned_and_checked() {
+        use haikuq_format::spec::{Activation, Attention, Experts, LayerSpec, Mlp, Norm, NormKind, Scores};
+        let mut mlp = Mlp::new(1024, Activation::Silu);
+        mlp.experts = Some(Experts::new(64, 8, Scores::Softmax));
+        let layers = vec![LayerSpec::new(Attention::new(16, 16, 128), mlp); 16];
+        let spec = DecoderSpec::new(50_304, 2048, 4096, Norm { kind: NormKind::Rms, epsilon: 1e-5 }, layers);
+        let scheme = |t: &haikuq_format::spec::TensorSpec| if t.class.is_quantized() { Scheme::F16 } else { Scheme::F32 };
+        for shard_bytes in [64 << 20, 64 << 30] {
+            let plan = Plan::new(&spec, "f16", spec.tensors().iter().map(scheme).collect(), shard_bytes, 1).unwrap();
+            assert!(plan.total_bytes() > 12 << 30 && plan.shards.iter().all(|s| s.layout.file_bytes <= shard_bytes));
+            let planes = plan.tensors.iter().flat_map(|t| &t.chunks).flat_map(|c| &c.planes);
+            let last = planes.map(|p| p.offset).max().unwrap_or(0);
+            assert_eq!(last > u64::from(u32::MAX), shard_bytes > 1 << 32);
+            // 1.18 of 6.92 billion weights: eight of 64 experts, and no embedding.
+            assert_eq!((plan.active_bytes() >> 20, plan.has_experts()), (2252, true));
+            let mut manifest = haikuq_format::Manifest::new(spec.clone());
+            manifest.tensors = plan.tensors.clone();
+            manifest.shards = plan.shards.iter().map(|s| s.entry(&"0".repeat(64))).collect();
+            let read = haikuq_format::Manifest::from_json(&manifest.to_json()).unwrap();
+            assert_eq!((read.weight_bytes(), read.active_bytes()), (plan.total_bytes(), plan.active_bytes()));
+        }
     }
 }

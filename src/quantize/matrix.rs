@@ -42,14 +42,39 @@ pub fn serves(scheme: Grouped) -> bool {
 pub fn quantize_matrix(scheme: Grouped, weights: Vec<f32>, hessian: &Hessian) -> Result<QuantizedMatrix, NotPositive> {
     let columns = hessian.columns();
     let importance = hessian.diagonal();
-    let fit = Fit::new(scheme, &weights, columns, &importance);
-    let factors = hessian.factors()?;
-    Ok(fit.quantize(weights, |weights, scales| {
-        let (mut codes, errors) = gptq::quantize(&fit.table, scheme.group, weights, scales, factors);
-        let descent = Descent { table: &fit.table, group: scheme.group, scales, hessian };
-        descent.improve(factors, &errors, &mut codes, SWEEPS);
-        codes
-    }))
+    Fit::new(scheme, &weights, columns, &importance).round(weights, hessian)
+}
+
+/// What matrices that are stored as one tensor have in common: the table of values, and the scales that there are.
+#[derive(Clone, Debug)]
+pub struct SharedFit {
+    scheme: Grouped,
+    table: Table,
+    grid: ScaleGrid,
+}
+
+impl SharedFit {
+    /// From a `sample` of their rows of `columns` weights, what a squared error of a column costs, and the largest weight that they may have.
+    ///
+    /// # Panics
+    /// As [`quantize_matrix`].
+    pub fn new(scheme: Grouped, sample: &[f32], columns: usize, importance: &[f32], largest: f32) -> Self {
+        let Fit { table, .. } = Fit::new(scheme, sample, columns, importance);
+        let grid = ScaleGrid::new(scheme.scale, largest, table.reach());
+        Self { scheme, table, grid }
+    }
+
+    /// As [`quantize_matrix`], of one of the matrices.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// If `weights` is no whole number of rows.
+    pub fn quantize(&self, weights: Vec<f32>, hessian: &Hessian) -> Result<QuantizedMatrix, NotPositive> {
+        let (scheme, columns, importance) = (self.scheme, hessian.columns(), hessian.diagonal());
+        Fit { scheme, columns, importance: &importance, table: self.table.clone(), grid: self.grid }.round(weights, hessian)
+    }
 }
 
 /// As [`quantize_matrix`], on a GPU: `factor`, `order` and `hessian` are what [`Accelerator::round`] takes, `importance` is the
@@ -168,6 +193,17 @@ impl<'a> Fit<'a> {
         let largest = weights.par_chunks(1 << 16).map(of_part).reduce(|| 0.0, f32::max);
         let grid = ScaleGrid::new(scheme.scale, largest, table.reach());
         Self { scheme, columns, importance, table, grid }
+    }
+
+    /// With codes by GPTQ and coordinate descent.
+    fn round(&self, weights: Vec<f32>, hessian: &Hessian) -> Result<QuantizedMatrix, NotPositive> {
+        let (factors, group) = (hessian.factors()?, self.scheme.group);
+        Ok(self.quantize(weights, |weights, scales| {
+            let (mut codes, errors) = gptq::quantize(&self.table, group, weights, scales, factors);
+            let descent = Descent { table: &self.table, group, scales, hessian };
+            descent.improve(factors, &errors, &mut codes, SWEEPS);
+            codes
+        }))
     }
 
     /// The code of zero, which pads rows.

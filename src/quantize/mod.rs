@@ -20,8 +20,8 @@ pub use allocate::{Allocation, allocate};
 pub use equalize::Equalized;
 pub use hessian::{Hessian, NotPositive, SHRINKAGE, activation_order};
 pub use matrix::{
-    QuantizedMatrix, quantize_matrix, quantize_matrix_on, quantize_table, quantize_table_on, relative_error, rounding_speed,
-    serves,
+    QuantizedMatrix, SharedFit, quantize_matrix, quantize_matrix_on, quantize_table, quantize_table_on, relative_error,
+    rounding_speed, serves,
 };
 pub use recipe::{Choice, Recipe, RecipeError};
 

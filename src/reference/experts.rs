@@ -303,6 +303,9 @@ mod tests {
         let numbers = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let projection = Projection::from_weight(random(1, 5, 3));
         for (spec, bias) in all().into_iter().flat_map(|spec| [(spec, None), (spec, Some(vec![0.0, 2.0, 0.0, -1.0, 0.1]))]) {
+            if bias.is_some() && spec.scores == Scores::Softmax {
+                continue;
+            }
             let router = Router { spec, logits: projection.clone(), selection_bias: bias.clone() };
             let found = router.choose(&logits).unwrap();
             if bias.is_none() {

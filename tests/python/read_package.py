@@ -27,6 +27,7 @@ MAX_SIZE = 2**24
 MAX_LAYERS = 4096
 MAX_KERNEL = 16
 MAX_STATE = 2**28
+MAX_EXPERTS = 2**10
 # Windows takes these for devices, whatever follows a first dot.
 DEVICES = r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?"
 
@@ -100,7 +101,7 @@ def check_tensors(manifest):
     for tensor in manifest["tensors"]:
         name, scheme = tensor["name"], tensor["scheme"]
         check_scheme(name, scheme)
-        check(tensor["class"] != "vector" or scheme["kind"] == "f32", f"{name}: a vector that is not f32")
+        check(tensor["class"] not in ("vector", "router") or scheme["kind"] == "f32", f"{name}: {tensor['class']} that is not f32")
         rows, columns = matrix_shape(tensor)
         row = 0
         for chunk in tensor["chunks"]:
@@ -145,7 +146,8 @@ ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm
     kv_from values_are_keys value_norm sinks qkv_bias output_bias"""
 SHORT_CONV = "channels kernel_size bias"
 DELTA_NET = "num_key_heads num_value_heads key_dim value_dim kernel_size"
-MLP = "intermediate_size activation gated bias"
+MLP = "intermediate_size activation gated bias experts"
+EXPERTS = "num_experts num_active scores normalized epsilon router_bias selection_bias scale"
 
 
 def known(what, members, names):
@@ -264,16 +266,35 @@ def decoder_tensors(spec):
         vector(f"{p}.delta_norm.gain", value_dim)
         matrix(f"{p}.delta_out", h, w, "attention")
 
+    def router(p, experts):
+        """The number of experts of a mixture, after its router's tensors."""
+        what = f"{p}: experts"
+        known(what, experts, EXPERTS)
+        n, active = sizes(what, experts, "num_experts num_active")
+        check(active <= n <= MAX_EXPERTS, f"{what}: {active} active of {n}")
+        softmax, normalized = one_of("scores", experts["scores"], "softmax", "sigmoid") == "softmax", experts.get("normalized", False)
+        epsilon = experts.get("epsilon", 0)
+        check(epsilon == 0 or (epsilon > 0 and normalized and not softmax), f"{what}: epsilon {epsilon}")
+        matrix(f"{p}.router", n, h, "router", experts.get("router_bias", False))
+        if experts.get("selection_bias", False):
+            check(not softmax, f"{what}: a selection bias of softmax scores")
+            vector(f"{p}.router.selection_bias", n)
+        return n
+
     def mlp(p, network):
         known(f"{p}: mlp", network, MLP)
         sizes(f"{p}: mlp", network, "intermediate_size")
-        one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh")
-        m, bias = network["intermediate_size"], network.get("bias", False)
-        if network.get("gated", True):
-            matrix(f"{p}.gate_up", 2 * m, h, "mlp", bias)
-        else:
-            matrix(f"{p}.up", m, h, "mlp", bias)
-        matrix(f"{p}.down", h, m, "mlp", bias)
+        activation = one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh", "clamped_swiglu")
+        m, bias, gated, experts = network["intermediate_size"], network.get("bias", False), network.get("gated", True), network.get("experts")
+        check(gated or activation != "clamped_swiglu", f"{p}: a clamped SwiGLU without a gate")
+        n = 1
+        if experts is not None:
+            n = router(p, experts)
+            p += ".experts"
+        up = 2 * m if gated else m
+        check(n * max(up, h) <= MAX_SIZE, f"{p}: {n} experts of {up} and {h} rows")
+        matrix(f"{p}.gate_up" if gated else f"{p}.up", n * up, h, "mlp", bias)
+        matrix(f"{p}.down", n * h, m, "mlp", bias)
 
     matrix("embedding", spec["vocab_size"], h, "embedding")
     if spec.get("learned_positions", False):

@@ -123,10 +123,14 @@ fn package_text(manifest: &Manifest, ends: &str) -> String {
     for f in &manifest.provenance.source {
         sources.row([f.name.clone(), f.bytes.to_string(), f.sha256.clone()]);
     }
+    let active = match manifest.spec.mlps().any(|m| m.experts.is_some()) {
+        true => format!(", a token reads {}", human_bytes(manifest.active_bytes())),
+        false => String::new(),
+    };
     let hub = manifest.provenance.hub.as_ref();
     let hub = hub.map_or_else(String::new, |h| format!("from      {} on the hub, commit {}\n", h.repo, h.commit));
     format!(
-        "package   format {}.{}, {} of weights in {}, {:.3} bits a weight\n\
+        "package   format {}.{}, {} of weights in {}, {:.3} bits a weight{active}\n\
          made by   {}, recipe {}\n{hub}{}\nends      {ends}\n\n{tensors}\n\n{files}\n\n{sources}",
         manifest.version.major,
         manifest.version.minor,

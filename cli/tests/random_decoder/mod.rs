@@ -21,8 +21,10 @@ pub struct RandomDecoder {
     files: BTreeMap<String, Vec<u8>>,
 }
 
-/// Rows of a chunk: few, so that every matrix has several chunks.
-const CHUNK_ROWS: usize = 38;
+/// Rows of a chunk: few, so that every matrix has several chunks. Those of experts may end within an expert.
+fn chunk_rows(tensor: &TensorSpec) -> usize {
+    if tensor.name.contains(".experts.") { 40 } else { 38 }
+}
 
 impl RandomDecoder {
     /// Weights that depend on the spec alone; `scheme` says how matrices are stored.
@@ -31,7 +33,7 @@ impl RandomDecoder {
         let specs = spec.tensors();
         let (mut tensors, mut shards) = (Vec::new(), Vec::new());
         for (shard, tensor) in specs.iter().enumerate() {
-            let scheme = if tensor.class == TensorClass::Vector { Scheme::F32 } else { scheme(tensor) };
+            let scheme = if tensor.class.is_quantized() { scheme(tensor) } else { Scheme::F32 };
             let (entry, bytes) = this.store(tensor, scheme, shard, numbers(tensor, shard as u64));
             let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
             let name = shard_name(shard, specs.len());
@@ -48,10 +50,10 @@ impl RandomDecoder {
 
     /// One tensor as a shard of its own.
     fn store(&mut self, tensor: &TensorSpec, scheme: Scheme, shard: usize, values: Vec<f32>) -> (TensorEntry, Vec<u8>) {
-        let columns = *tensor.shape.last().unwrap();
+        let (columns, of_chunk) = (*tensor.shape.last().unwrap(), chunk_rows(tensor));
         let stored: Vec<PlaneBuffers> = match scheme {
-            Scheme::Grouped(grouped) if grouped.codebook == Codebook::Learned => learned(grouped, columns, &values),
-            _ => values.chunks(CHUNK_ROWS * columns).map(|rows| store_rows(scheme, columns, rows).unwrap().planes).collect(),
+            Scheme::Grouped(grouped) if grouped.codebook == Codebook::Learned => learned(grouped, columns, &values, of_chunk),
+            _ => values.chunks(of_chunk * columns).map(|rows| store_rows(scheme, columns, rows).unwrap().planes).collect(),
         };
         let planes =
             || stored.iter().enumerate().flat_map(|(i, planes)| planes.iter().map(move |(kind, words)| (i, *kind, words)));
@@ -65,7 +67,7 @@ impl RandomDecoder {
         }
         let (mut chunks, mut entries, mut first_row, mut read) = (Vec::new(), layout.entries.iter(), 0, Vec::new());
         for planes in &stored {
-            let rows = CHUNK_ROWS.min(values.len() / columns - first_row);
+            let rows = of_chunk.min(values.len() / columns - first_row);
             let slices: Vec<(PlaneKind, &[u32])> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
             read.extend(dequantize(scheme, rows, columns, &slices));
             let planes = planes.iter().zip(entries.by_ref());
@@ -92,7 +94,7 @@ impl RandomDecoder {
 }
 
 /// The chunks of a matrix with a learned codebook, which they share.
-fn learned(scheme: Grouped, columns: usize, values: &[f32]) -> Vec<PlaneBuffers> {
+fn learned(scheme: Grouped, columns: usize, values: &[f32], of_chunk: usize) -> Vec<PlaneBuffers> {
     let matrix = quantize_table(scheme, values, columns, None).rows;
     let per_row = groups(columns, scheme.group);
     let part = |codes: &[u8], first_row: usize| {
@@ -109,8 +111,8 @@ fn learned(scheme: Grouped, columns: usize, values: &[f32]) -> Vec<PlaneBuffers>
         };
         pack_quantized(scheme, rows, columns, &block)
     };
-    let chunks = matrix.codes.chunks(CHUNK_ROWS * padded(columns)).enumerate();
-    chunks.map(|(i, codes)| part(codes, i * CHUNK_ROWS)).collect()
+    let chunks = matrix.codes.chunks(of_chunk * padded(columns)).enumerate();
+    chunks.map(|(i, codes)| part(codes, i * of_chunk)).collect()
 }
 
 /// Matrices keep the variance of what goes through them, gains are around 1, and biases show when they are forgotten.
@@ -120,7 +122,9 @@ fn numbers(tensor: &TensorSpec, seed: u64) -> Vec<f32> {
         TensorClass::Embedding => (0.0, 1.7),
         TensorClass::Vector if [".gain", ".output_scale"].iter().any(|end| tensor.name.ends_with(end)) => (1.0, 0.5),
         TensorClass::Vector => (0.0, 0.4),
-        TensorClass::Attention | TensorClass::Mlp | TensorClass::Head => (0.0, 1.7 / (columns as f32).sqrt()),
+        TensorClass::Attention | TensorClass::Mlp | TensorClass::Head | TensorClass::Router => {
+            (0.0, 1.7 / (columns as f32).sqrt())
+        }
     };
     (0..n as u64).map(|i| centre + size * (2.0 * uniform(seed, i) - 1.0)).collect()
 }

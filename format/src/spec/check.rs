@@ -156,6 +156,9 @@ impl DecoderSpec {
         if !(experts.scale.is_finite() && experts.epsilon.is_finite() && experts.epsilon >= 0.0) {
             return fail(format!("weights of experts with scale {} and epsilon {}", experts.scale, experts.epsilon));
         }
+        if experts.selection_bias && experts.scores == Scores::Softmax {
+            return fail("a selection bias of softmax scores".into());
+        }
         if experts.epsilon != 0.0 && (experts.scores == Scores::Softmax || !experts.normalized) {
             return fail("an epsilon of experts that is not used".into());
         }

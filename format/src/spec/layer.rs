@@ -420,8 +420,8 @@ impl Mlp {
 
 /// A mixture of experts. A router makes a logit `l` for each expert of each token: `l = router · x`, with `router.bias` where
 /// there is one, from the same `x` that the experts read. A token uses the `num_active` experts with the largest logits, of equal
-/// ones those that come first. With `selection_bias` they are those with the largest `score + router.selection_bias`. A score
-/// is `exp(l)` for [`Scores::Softmax`] and `1 / (1 + exp(−l))` for [`Scores::Sigmoid`]. The network's output is the sum of
+/// ones those that come first. A score is `exp(l)` for [`Scores::Softmax`] and `1 / (1 + exp(−l))` for [`Scores::Sigmoid`]. With
+/// `selection_bias` those with the largest `score + router.selection_bias` are used. The network's output is the sum of
 /// the chosen experts' outputs, each times
 ///
 /// `weight = scale × score / n`
@@ -447,7 +447,7 @@ pub struct Experts {
     /// Whether the router has a bias.
     #[serde(default, skip_serializing_if = "is_default")]
     pub router_bias: bool,
-    /// Whether there is a bias for choosing alone.
+    /// Whether there is a bias for choosing alone, of scores that are not softmax.
     #[serde(default, skip_serializing_if = "is_default")]
     pub selection_bias: bool,
     /// All weights are multiplied with this.

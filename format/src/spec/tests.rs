@@ -279,6 +279,61 @@ fn keys_and_values_come_from_an_earlier_layer_of_the_same_sizes() {
 }
 
 #[test]
+fn experts_are_one_matrix_each_and_have_a_router() {
+    let mut spec = tiny();
+    let experts = json!({"num_experts": 4, "num_active": 2, "scores": "sigmoid", "normalized": true, "epsilon": 0.5,
+                         "router_bias": true, "selection_bias": true, "scale": 2.5});
+    spec["layers"][0]["mlp"] = json!({"intermediate_size": 7, "activation": "clamped_swiglu", "bias": true, "experts": experts});
+    let read = read(spec.clone());
+    assert_eq!(serde_json::to_value(&read).unwrap()["layers"], spec["layers"]);
+    let tensors = read.tensors();
+    let of_mlp: Vec<_> = tensors.iter().filter(|t| t.name.contains("router") || t.name.contains("experts")).collect();
+    let found: Vec<_> = of_mlp.iter().map(|t| (t.name.as_str(), t.class, t.shape.clone())).collect();
+    assert_eq!(
+        found,
+        [
+            ("layers.0.router", TensorClass::Router, vec![4, 6]),
+            ("layers.0.router.bias", TensorClass::Vector, vec![4]),
+            ("layers.0.router.selection_bias", TensorClass::Vector, vec![4]),
+            ("layers.0.experts.gate_up", TensorClass::Mlp, vec![56, 6]),
+            ("layers.0.experts.gate_up.bias", TensorClass::Vector, vec![56]),
+            ("layers.0.experts.down", TensorClass::Mlp, vec![24, 7]),
+            ("layers.0.experts.down.bias", TensorClass::Vector, vec![24]),
+        ]
+    );
+    assert_eq!(read.active_share("layers.0.experts.down"), (2, 4));
+    assert_eq!(read.active_share("layers.0.router"), (1, 1));
+    assert_eq!(read.active_share("layers.9.experts.down"), (1, 1));
+    let said = |change: &dyn Fn(&mut Mlp)| {
+        let mut spec = read.clone();
+        change(&mut spec.layers[0].mlp);
+        spec.check().map_err(|e| e.to_string())
+    };
+    let experts = |change: &'static dyn Fn(&mut Experts)| {
+        said(&|mlp| {
+            if let Some(experts) = &mut mlp.experts {
+                change(experts);
+            }
+        })
+    };
+    assert_eq!(said(&|_| ()), Ok(()));
+    let refused = |why: &str| Err(format!("layer 0: {why}"));
+    assert_eq!(experts(&|e| e.num_active = 5), refused("5 active of 4 experts (at most 1024)"));
+    assert_eq!(experts(&|e| e.num_active = 0), refused("num_active is 0, outside 1 to 16777216"));
+    assert_eq!(experts(&|e| e.num_experts = 2000), refused("2 active of 2000 experts (at most 1024)"));
+    assert_eq!(said(&|m| m.intermediate_size = 1 << 23), refused("rows of all experts is 67108864, outside 1 to 16777216"));
+    assert_eq!(experts(&|e| e.scale = f32::NAN), refused("weights of experts with scale NaN and epsilon 0.5"));
+    assert_eq!(experts(&|e| e.epsilon = -1.0), refused("weights of experts with scale 2.5 and epsilon -1"));
+    assert_eq!(experts(&|e| e.normalized = false), refused("an epsilon of experts that is not used"));
+    assert_eq!(
+        experts(&|e| (e.scores, e.selection_bias) = (Scores::Softmax, false)),
+        refused("an epsilon of experts that is not used")
+    );
+    assert_eq!(experts(&|e| e.scores = Scores::Softmax), refused("a selection bias of softmax scores"));
+    assert_eq!(said(&|m| m.gated = false), refused("a clamped SwiGLU without a gate"));
+}
+
+#[test]
 fn queries_grow_beyond_the_original_context() {
     let scaling = QueryScaling { beta: 0.5, original_context: 8 };
     assert_eq!([0, 7].map(|p| scaling.factor(p)), [1.0, 1.0]);
@@ -329,6 +384,10 @@ fn what_a_reader_does_not_know_is_refused_by_name() {
         spec.pointer_mut(path).unwrap()[member] = json!(1);
         serde_json::from_value::<DecoderSpec>(spec).unwrap_err().to_string()
     };
+    let mut spec = tiny();
+    spec["layers"][0]["mlp"]["experts"] = json!({"num_experts": 2, "num_active": 1, "scores": "softmax", "shared": 1});
+    let said = serde_json::from_value::<DecoderSpec>(spec).unwrap_err().to_string();
+    assert!(said.contains("unknown field `shared`"), "{said}");
     for path in ["", "/norm", "/layers/0", "/layers/0/mlp", "/layers/0/mixer/attention"] {
         let said = set(path, "surprise");
         assert!(said.contains("unknown field `surprise`"), "{path}: {said}");

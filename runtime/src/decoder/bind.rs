@@ -10,7 +10,7 @@ use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
 use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
-use crate::kernels::experts::{ChooseExperts, MatvecExperts};
+use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
@@ -156,6 +156,14 @@ impl Choices<'_> {
             }
             Operation::DeltaScan { layer, .. } => {
                 self.need_of(tables::DELTA_SCAN, &scan_shape(program, *delta_net(self.spec, *layer)))
+            }
+            Operation::ProjectExperts { layer, output, .. } if program.phase == Phase::Prefill => {
+                let (tokens, Experts { num_experts, num_active, .. }) = (program.rows, *experts(self.spec, *layer));
+                let each = MatmulExperts::each_bytes(tokens, num_active, self.spec.hidden_size);
+                let sums = matches!(output, Output::Store | Output::Residual { .. });
+                // What only attention in decoding works in otherwise.
+                let decode_scratch = MatmulExperts::group_bytes(tokens, num_active, num_experts);
+                Ok(Needs { scratch: if sums { each } else { 0 }, decode_scratch, fast: false })
             }
             _ => Ok(Needs::default()),
         }
@@ -606,10 +614,17 @@ impl<'a> Context<'a> {
             mode: output,
         };
         let Experts { num_experts, num_active: active, .. } = *experts;
-        let kernel = MatvecExperts { projection, num_experts, active, routing: self.value(routing) };
+        let product = MatvecExperts { projection, num_experts, active, routing: self.value(routing) };
         let (rows, pairs) = (matrix.rows / num_experts, program.rows * active);
         let words = format!("{}, {rows} × {} × {pairs}", matrix.scheme, matrix.columns);
-        let mut bound = Bound::new("matvec_experts", words, kernel.bind(self.gpu)?);
+        let (name, dispatches) = match program.phase {
+            Phase::Decode => ("matvec_experts", product.bind(self.gpu)?),
+            Phase::Prefill => {
+                let (groups, each) = ((&self.buffers.decode_scratch).into(), (&self.buffers.scratch).into());
+                ("matmul_experts", MatmulExperts { product, groups, each }.bind(self.gpu)?)
+            }
+        };
+        let mut bound = Bound::new(name, words, dispatches);
         // As if no two tokens had an expert in common.
         bound.bytes = matrix.bytes() / num_experts as u64 * pairs.min(num_experts) as u64;
         bound.flops = 2 * (rows * matrix.columns * pairs) as u64;

@@ -64,6 +64,8 @@ flags! {
     Convolve = "CONVOLVE",
     /// Attention is not split over the keys.
     Direct = "DIRECT",
+    /// Each expert of a token has an input of its own.
+    Each = "EACH",
     /// `enable f16;`, where the device has it; dropped elsewhere.
     F16 = "F16",
     /// Weights are f16.

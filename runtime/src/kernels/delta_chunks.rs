@@ -38,11 +38,12 @@ pub fn works(profile: &Profile, net: &DeltaNet) -> bool {
 /// Widest keys: those of a chunk are as many numbers as an invocation can have on their way.
 const MAX_KEY_DIM: usize = 128;
 
-/// Bytes of scratch memory for `num_tokens` tokens: for each chunk the key heads' keys and queries, and two matrices a value head.
+/// Bytes of scratch memory for `num_tokens` tokens: for each chunk the key heads' keys and queries, and two matrices and a
+/// row a value head.
 pub fn scratch_bytes(num_tokens: u32, net: &DeltaNet) -> u64 {
     let chunk = u64::from(CHUNK);
     let (keys, heads) = (net.key_size() as u64, net.num_value_heads as u64);
-    u64::from(num_tokens.div_ceil(CHUNK)) * 4 * (2 * chunk * keys + 2 * chunk * chunk * heads)
+    u64::from(num_tokens.div_ceil(CHUNK)) * 4 * (2 * chunk * keys + (2 * chunk + 1) * chunk * heads)
 }
 
 /// Binds both kernels.

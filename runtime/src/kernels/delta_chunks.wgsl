@@ -80,15 +80,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 tile[from_start / CHUNK * TILE_STRIDE + from_start % CHUNK] = next[n];
             }
         }
-        if index < CHUNK {
-            logs[index] = log_decay_up_to(first, index, at);
+        let of_chunk = matrices_of(chunk, head);
+        if index < CHUNK / 4u {
+            let of_four = made[of_chunk + 2u * CHUNK * CHUNK / 4u + index];
+            for (var n = 0u; n < 4u; n++) {
+                logs[4u * index + n] = of_four[n];
+            }
         }
         let following = min(chunk + 1u, (TOKENS - 1u) / CHUNK);
         for (var n = 0u; n < FETCHES; n++) {
             next[n] = made[tiles_of(following, at.key_head) + min(n * WORKGROUP + index, TILE - 1u)];
         }
         // A row of both matrices, and values.
-        let matrices = matrices_of(chunk, head) + i * (CHUNK / 4u);
+        let matrices = of_chunk + i * (CHUNK / 4u);
         var inverse: array<vec4<f32>, 8>;
         var weights: array<vec4<f32>, 8>;
         for (var j = 0u; j < CHUNK / 4u; j++) {

@@ -6,7 +6,10 @@ use haikuq_format::layout::padded;
 use haikuq_format::spec::{Experts, Scores};
 
 super::shader!(CHOOSE_EXPERTS = "choose_experts");
+super::shader!(MATMUL_EXPERTS = "matmul_experts");
 super::shader!(MATVEC_EXPERTS = "matvec_experts");
+super::shader!(SORT_EXPERTS = "sort_experts");
+super::shader!(SUM_EXPERTS = "sum_experts");
 
 /// Pairs of expert and weight from one token's routing to the next one's.
 pub fn routing_pitch(active: usize) -> usize {
@@ -99,16 +102,8 @@ impl MatvecExperts<'_> {
     /// [`GpuError::Validation`] if sizes do not fit together, [`GpuError::Limit`] if a chunk is too large for the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
         let projection = &self.projection;
-        projection.matrix.check()?;
+        let rows = expert_rows(projection, self.num_experts)?;
         let (matrix, mode) = (projection.matrix, projection.mode);
-        let rows = matrix.rows / self.num_experts.max(1);
-        if rows * self.num_experts != matrix.rows || !rows.is_multiple_of(4) {
-            return Err(GpuError::Validation(format!("{} rows of {} experts", matrix.rows, self.num_experts)));
-        }
-        // The last chunk ends with its matrix, a multiple of four rows.
-        if let Some(chunk) = matrix.chunks.iter().find(|c| !c.first_row.is_multiple_of(4)) {
-            return Err(GpuError::Validation(format!("a chunk of experts begins at row {}", chunk.first_row)));
-        }
         let combine = matches!(mode, Output::Store | Output::Residual { .. });
         let mut flags = projection.flags(gpu);
         flags.extend(combine.then_some(Flag::Combine));
@@ -129,6 +124,114 @@ impl MatvecExperts<'_> {
             Kernel { shader: &MATVEC_EXPERTS, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
         };
         matrix.chunks.iter().map(bind).collect()
+    }
+}
+
+/// Rows of an expert, a multiple of four, at which chunks begin too.
+fn expert_rows(projection: &Projection<'_>, num_experts: usize) -> Result<usize, GpuError> {
+    let matrix = projection.matrix;
+    matrix.check()?;
+    let rows = matrix.rows / num_experts.max(1);
+    if rows * num_experts != matrix.rows || !rows.is_multiple_of(4) {
+        return Err(GpuError::Validation(format!("{} rows of {num_experts} experts", matrix.rows)));
+    }
+    // The last chunk ends with its matrix, a multiple of four rows.
+    match matrix.chunks.iter().find(|c| !c.first_row.is_multiple_of(4)) {
+        Some(chunk) => Err(GpuError::Validation(format!("a chunk of experts begins at row {}", chunk.first_row))),
+        None => Ok(rows),
+    }
+}
+
+/// As [`MatvecExperts`], for many tokens: those that an expert has in common read its weights together, up to [`TILE`] of them.
+#[derive(Clone, Debug)]
+pub struct MatmulExperts<'a> {
+    /// The product.
+    pub product: MatvecExperts<'a>,
+    /// [`MatmulExperts::group_bytes`], for the order of tokens by expert.
+    pub groups: Binding<'a>,
+    /// Where experts are summed up, f32 \[tokens × active\]\[padded rows of an expert\]; not the buffer of `groups`.
+    pub each: Binding<'a>,
+}
+
+/// Tokens of an expert that are computed together, as in `matmul_experts.wgsl`.
+pub const TILE: usize = 8;
+
+impl MatmulExperts<'_> {
+    /// Tiles that `pairs` pairs of token and expert take at most.
+    fn tiles(pairs: usize, num_experts: usize) -> usize {
+        pairs / TILE + num_experts.min(pairs)
+    }
+
+    /// Bytes that the order takes.
+    pub fn group_bytes(tokens: usize, active: usize, num_experts: usize) -> u64 {
+        4 * (3 * Self::tiles(tokens * active, num_experts) + tokens * active) as u64
+    }
+
+    /// Bytes of all experts' outputs of `rows` rows.
+    pub fn each_bytes(tokens: usize, active: usize, rows: usize) -> u64 {
+        4 * (tokens * active * padded(rows)) as u64
+    }
+
+    /// Dispatches in this order.
+    ///
+    /// # Errors
+    /// As those of [`MatvecExperts::bind`].
+    pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
+        let MatvecExperts { projection, num_experts, active, routing } = &self.product;
+        let (rows, mode, tokens) = (expert_rows(projection, *num_experts)?, projection.mode, projection.tokens);
+        let combine = matches!(mode, Output::Store | Output::Residual { .. });
+        let (pairs, tiles) = (tokens * active, Self::tiles(tokens * active, *num_experts));
+        let pitch = routing_pitch(*active) as f64;
+        let active = ("ACTIVE", *active as f64);
+        let constants = [
+            ("PAIRS", pairs as f64),
+            active,
+            ("EXPERTS", *num_experts as f64),
+            ("ROUTING_PITCH", pitch),
+            ("TILE", TILE as f64),
+            ("TILES", tiles as f64),
+        ];
+        let bindings = [(0, routing.clone()), (1, self.groups.clone())];
+        let sort = Kernel { shader: &SORT_EXPERTS, flags: &[], constants: &constants, bindings: &bindings, grid: [1, 1, 1] };
+        let mut dispatches = vec![sort.bind(gpu)?];
+        let each = match combine {
+            true => Projection { output: self.each.clone(), mode: Output::Store, ..projection.clone() },
+            false => projection.clone(),
+        };
+        let mut flags = each.flags(gpu);
+        flags.extend(combine.then_some(Flag::Each));
+        let constants = [
+            ("ACTIVATION", mode.activation()),
+            active,
+            ("EXPERT_ROWS", rows as f64),
+            ("OUTPUT_PITCH", padded(mode.width(rows)) as f64),
+            ("TILES", tiles as f64),
+        ];
+        for chunk in &projection.matrix.chunks {
+            let params = each.params(gpu, chunk, 0.0);
+            let mut bindings = each.bindings(&params, chunk);
+            bindings.push((7, self.groups.clone()));
+            let grid = [(rows / 4) as u32, tiles as u32, 1];
+            let kernel = Kernel { shader: &MATMUL_EXPERTS, flags: &flags, constants: &constants, bindings: &bindings, grid };
+            dispatches.push(kernel.bind(gpu)?);
+        }
+        if combine {
+            let (multiplier, flags) = match mode {
+                Output::Residual { multiplier } => (multiplier, &[Flag::Residual][..]),
+                _ => (1.0, &[][..]),
+            };
+            let constants = [
+                active,
+                ("COLUMNS", rows as f64),
+                ("ROUTING_PITCH", pitch),
+                ("PITCH", padded(rows) as f64),
+                ("MULTIPLIER", multiplier.into()),
+            ];
+            let bindings = [(0, routing.clone()), (1, self.each.clone()), (2, projection.output.clone())];
+            let grid = [rows.div_ceil(64) as u32, tokens as u32, 1];
+            dispatches.push(Kernel { shader: &SUM_EXPERTS, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)?);
+        }
+        Ok(dispatches)
     }
 }
 

@@ -1,4 +1,5 @@
 //! Random matrices in every scheme, on the GPU and dequantized, and devices in every permutation.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use haikuq_format::layout::{PlaneKind, QuantizedRows, Scales, dequantize, groups, pack_f16, pack_f32, pack_quantized, padded};
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};

@@ -80,6 +80,20 @@ fn rows_of<'a>(
     }
 }
 
+/// Experts of both kinds of scores, after both kinds of norms.
+fn experts() -> DecoderSpec {
+    let mut spec = llama();
+    let mut sigmoid = Experts::new(5, 2, Scores::Sigmoid);
+    (sigmoid.normalized, sigmoid.epsilon, sigmoid.selection_bias) = (true, 0.01, true);
+    for (mlp, experts) in spec.mlps_mut().zip([Experts::new(4, 3, Scores::Softmax), sigmoid]) {
+        mlp.experts = Some(experts);
+    }
+    let second = &mut spec.layers[1];
+    (second.mlp.activation, second.mlp.bias) = (Activation::ClampedSwiglu, true);
+    second.norm_placement = NormPlacement::Both;
+    spec
+}
+
 /// Attention sinks beside windows.
 fn sinks() -> DecoderSpec {
     let mut spec = llama();
@@ -122,7 +136,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -160,10 +174,17 @@ fn gradients_are_those_of_finite_differences() {
         };
         for (at, back) in [(0, &first), (1, &second)] {
             let kinds: Vec<ProjectionKind> = back.outputs.iter().map(|o| o.0).collect();
-            assert_eq!(
-                kinds,
-                [ProjectionKind::MixerInput, ProjectionKind::MixerOutput, ProjectionKind::Up, ProjectionKind::Down]
-            );
+            let of_layer = |kind: &ProjectionKind| format!("layers.{at}.{}", kind.matrix(&spec.layers[at]));
+            let names: std::collections::BTreeSet<String> = kinds.iter().map(of_layer).collect();
+            let matrices =
+                spec.tensors().into_iter().filter(|t| t.class.is_quantized() && t.name.starts_with(&format!("layers.{at}.")));
+            assert_eq!(names, matrices.map(|t| t.name).collect());
+            // Each once; each token has as many experts as it uses.
+            let tokens = |expert: bool| back.outputs.iter().filter(move |o| (o.0.expert().is_some()) == expert);
+            let rows: usize = tokens(true).map(|o| o.1.dim(0).unwrap()).sum();
+            let sparse = spec.layers[at].mlp.experts.is_some();
+            assert_eq!(rows, if sparse { 2 * ids.len() * spec.layers[at].mlp.num_active() } else { 0 });
+            assert_eq!(tokens(false).count(), if sparse { 2 } else { 4 });
             for (kind, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { kind: *kind, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {kind:?}"));
@@ -262,7 +283,7 @@ fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numb
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), shared()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), shared()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();

@@ -152,7 +152,7 @@ impl Files {
         let found = match &bytes {
             Bytes::Mapped { range, .. } => range.len(),
             Bytes::Owned { bytes, .. } => bytes.len(),
-            Bytes::Stacked { .. } => needed,
+            Bytes::Stacked { .. } | Bytes::Mxfp4 { .. } => needed,
         };
         if found != needed {
             let label = stored.label();

@@ -255,7 +255,7 @@ impl Context<'_> {
         match self.stored[tensor].bytes.as_ref()? {
             Bytes::Mapped { file, range } => self.files.get(*file)?.bytes().get(range.clone()),
             Bytes::Owned { bytes, .. } => Some(bytes),
-            Bytes::Stacked { .. } => None,
+            Bytes::Stacked { .. } | Bytes::Mxfp4 { .. } => None,
         }
     }
 

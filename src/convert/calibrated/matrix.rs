@@ -56,6 +56,35 @@ impl Run<'_> {
         let begin = Instant::now();
         let (rows, columns, tokens) = (tensor.rows(), tensor.columns(), stored.dim(0)?);
         let failed = |source| ConvertError::Hessian { tensor: name.into(), source };
+        let (hessian, corrected) = self.corrected(name, weights, stored, original, lookup)?;
+        let (staged, out) = match tensor.scheme {
+            Scheme::Grouped(scheme) if serves(scheme) => {
+                let quantize = || quantize_matrix(scheme, corrected, &hessian);
+                let quantized = self.timings.measure(Step::Codes, name, cost::codes(rows, columns), quantize).map_err(failed)?;
+                drop(hessian);
+                self.packed(tensor, weights, quantized)
+            }
+            _ => self.timings.measure(Step::Codes, name, 0.0, || self.searched(tensor, &corrected, weights))?,
+        };
+        let flop = cost::loss(tokens.min(SAMPLE_TOKENS), rows, columns);
+        let loss = self.timings.measure(Step::Loss, name, flop, || self.relative_loss(weights, &out, stored))?;
+        self.finish(tensor, &staged, begin, loss)?;
+        Ok(out)
+    }
+
+    /// The Hessian of a matrix's inputs, factored, and the weights that are rounded: those that correct what the errors of matrices before
+    /// this one have changed. Arguments are as those of [`Run::matrix`].
+    pub(super) fn corrected(
+        &self,
+        name: &str,
+        weights: &[f32],
+        stored: &Tensor,
+        original: Option<Original>,
+        lookup: Option<&[f32]>,
+    ) -> Result<(Hessian, Vec<f32>), ConvertError> {
+        let (tokens, columns) = stored.dims2()?;
+        let rows = weights.len() / columns.max(1);
+        let failed = |source| ConvertError::Hessian { tensor: name.into(), source };
         let (hessian, correction) = with_numbers(stored, |stored| -> Result<_, ConvertError> {
             let (inputs, mut hessian) = self.timings.measure(Step::Moments, name, cost::moments(tokens, columns), || {
                 let inputs = Inputs::new(stored, columns);
@@ -86,19 +115,7 @@ impl Run<'_> {
             }
             None => weights.to_vec(),
         };
-        let (staged, out) = match tensor.scheme {
-            Scheme::Grouped(scheme) if serves(scheme) => {
-                let quantize = || quantize_matrix(scheme, corrected, &hessian);
-                let quantized = self.timings.measure(Step::Codes, name, cost::codes(rows, columns), quantize).map_err(failed)?;
-                drop(hessian);
-                self.packed(tensor, weights, quantized)
-            }
-            _ => self.timings.measure(Step::Codes, name, 0.0, || self.searched(tensor, &corrected, weights))?,
-        };
-        let flop = cost::loss(tokens.min(SAMPLE_TOKENS), rows, columns);
-        let loss = self.timings.measure(Step::Loss, name, flop, || self.relative_loss(weights, &out, stored))?;
-        self.finish(tensor, &staged, begin, loss)?;
-        Ok(out)
+        Ok((hessian, corrected))
     }
 
     /// The values of a matrix that an earlier run quantized.
@@ -164,6 +181,12 @@ impl Run<'_> {
 
     /// `E|(W − Ŵ) x|² / E|W x|²` over some of the inputs of stored weights.
     fn relative_loss(&self, weights: &[f32], out: &[f32], inputs: &Tensor) -> Result<f64, ConvertError> {
+        let (lost, all) = self.losses(weights, out, inputs)?;
+        Ok(lost / all.max(f64::MIN_POSITIVE))
+    }
+
+    /// Both of its parts.
+    pub(super) fn losses(&self, weights: &[f32], out: &[f32], inputs: &Tensor) -> Result<(f64, f64), ConvertError> {
         let ((tokens, columns), mut sample) = (inputs.dims2()?, Vec::new());
         with_numbers(inputs, |inputs| {
             sampled(tokens).for_each(|rows| sample.extend_from_slice(&inputs[rows.start * columns..rows.end * columns]));
@@ -175,7 +198,7 @@ impl Run<'_> {
             lost += energy(&difference);
             all += energy(weights);
         }
-        Ok(lost / all.max(f64::MIN_POSITIVE))
+        Ok((lost, all))
     }
 
     pub(super) fn finish(
@@ -216,7 +239,7 @@ pub(super) fn energy(numbers: &[f32]) -> f64 {
 }
 
 /// Planes of a quantized matrix, packed by all threads.
-fn packed(tensor: &TensorEntry, rows: &QuantizedRows) -> PlaneBuffers {
+pub(super) fn packed(tensor: &TensorEntry, rows: &QuantizedRows) -> PlaneBuffers {
     let Scheme::Grouped(scheme) = tensor.scheme else { unreachable!("quantized without groups") };
     let (columns, width) = (tensor.columns(), padded(tensor.columns()));
     let per_row = groups(columns, scheme.group);

@@ -10,6 +10,7 @@
 //! goes on.
 
 pub(super) mod correction;
+mod experts;
 mod matrix;
 mod on_gpu;
 mod side;
@@ -23,11 +24,12 @@ use crate::architecture::ArchitectureError;
 use crate::calibrate::Calibration;
 use crate::kept::Kept;
 use crate::quantize::Equalized;
-use crate::reference::{Embedding, FinalNorm, LayerWindows, Observe, ProjectionKind, with_numbers};
+use crate::reference::{Embedding, FinalNorm, LayerWindows, Observe, ProjectionKind, Routing, with_numbers};
 use crate::timings::{Step, Timings};
 use crate::zeros::give_back;
 use candle_core::{Device, Tensor};
 use correction::{Original, keeps_outputs};
+use experts::{Stack, with_enough_tokens};
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::{LayerSpec, TensorClass};
@@ -189,7 +191,8 @@ impl Run<'_> {
         let layer_spec = &spec.layers[index];
         let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?.in_integers(false)?;
         let flop = cost::layer(layer_spec, spec.hidden_size, self.calibration.windows.len(), length);
-        let mut recorder = Recorder { spill: self.spill, originals: BTreeMap::new() };
+        let tokens = self.calibration.windows.len() * length;
+        let mut recorder = Recorder { spill: self.spill, tokens, originals: BTreeMap::new(), routing: None };
         let mut pass = |x: Kept, stream: Stream, observer: &mut dyn Observe| -> Result<Kept, ConvertError> {
             let (x, beside) = (x.take()?, side.of(self, index, stream)?);
             let forward = || layer.forward_beside(&x, &beside, observer);
@@ -199,13 +202,16 @@ impl Run<'_> {
             Ok(Kept::of(self.spill, after)?)
         };
         let original = pass(original, Stream::Original, &mut recorder)?;
-        let mut quantizer = Quantizer { run: self, layer: index, originals: recorder.originals, failed: None };
+        let Recorder { originals, routing, .. } = recorder;
+        let mut quantizer = Quantizer { run: self, layer: index, originals, routing, stacks: BTreeMap::new(), failed: None };
         let result = pass(stored, Stream::Stored, &mut quantizer);
         // The cause goes first: what candle hands on of it is text.
-        match quantizer.failed {
-            Some(error) => Err(error),
-            None => Ok((original, result?)),
+        if let Some(error) = quantizer.failed {
+            return Err(error);
         }
+        let stored = result?;
+        quantizer.stacks.into_values().try_for_each(|stack| self.finish_stack(stack))?;
+        Ok((original, stored))
     }
 }
 
@@ -229,7 +235,10 @@ struct Run<'a> {
 /// Keeps what correcting a layer's matrices takes.
 struct Recorder<'a> {
     spill: Option<&'a Path>,
+    /// Of all windows.
+    tokens: usize,
     originals: BTreeMap<ProjectionKind, Original>,
+    routing: Option<Routing>,
 }
 
 impl Observe for Recorder<'_> {
@@ -241,6 +250,12 @@ impl Observe for Recorder<'_> {
         };
         self.originals.insert(kind, original.map_err(candle_core::Error::wrap)?);
         Ok(None)
+    }
+
+    fn route(&mut self, routing: Routing) -> candle_core::Result<Routing> {
+        let routing = with_enough_tokens(routing, self.tokens);
+        self.routing = Some(routing.clone());
+        Ok(routing)
     }
 
     fn output(&mut self, kind: ProjectionKind, output: Tensor) -> candle_core::Result<Tensor> {
@@ -256,14 +271,30 @@ struct Quantizer<'a> {
     run: &'a Run<'a>,
     layer: usize,
     originals: BTreeMap<ProjectionKind, Original>,
+    /// Where the original stream's tokens went.
+    routing: Option<Routing>,
+    /// Matrices of experts, by name.
+    stacks: BTreeMap<String, Stack>,
     failed: Option<ConvertError>,
+}
+
+impl Quantizer<'_> {
+    fn quantize(&mut self, kind: ProjectionKind, name: &str, weights: &[f32], input: &Tensor) -> Result<Vec<f32>, ConvertError> {
+        let original = self.originals.remove(&kind);
+        let Some(expert) = kind.expert() else { return self.run.matrix(name, weights, input, original, None) };
+        if !self.stacks.contains_key(name) {
+            let experts = self.run.spec().layers[self.layer].mlp.num_experts();
+            self.stacks.insert(name.into(), self.run.stack(name, experts)?);
+        }
+        let stack = self.stacks.get_mut(name).ok_or_else(|| ConvertError::NotPlanned { tensor: name.into() })?;
+        self.run.expert(stack, expert, weights, input, original)
+    }
 }
 
 impl Observe for Quantizer<'_> {
     fn replace(&mut self, kind: ProjectionKind, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
         let name = name_of(&self.run.spec().layers[self.layer], self.layer, kind);
-        let original = self.originals.remove(&kind);
-        match with_numbers(weights, |weights| self.run.matrix(&name, weights, input, original, None))? {
+        match with_numbers(weights, |weights| self.quantize(kind, &name, weights, input))? {
             Ok(values) => Ok(Some(values)),
             Err(error) => {
                 let text = error.to_string();
@@ -271,6 +302,10 @@ impl Observe for Quantizer<'_> {
                 Err(candle_core::Error::Msg(text))
             }
         }
+    }
+
+    fn route(&mut self, routing: Routing) -> candle_core::Result<Routing> {
+        Ok(self.routing.take().unwrap_or(routing))
     }
 }
 

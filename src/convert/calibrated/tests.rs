@@ -7,6 +7,7 @@ use crate::convert::choose_schemes;
 use crate::matmul::gram;
 use crate::matmul::integers::Inputs;
 use crate::quantize::Recipe;
+use crate::reference::stored::StoredWeights;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -175,4 +176,39 @@ fn the_processor_goes_on_when_the_device_is_lost() {
     assert!(told.is_empty(), "{told:?}");
     assert!(lost.len() > 4 * prepared.decoder.spec.num_layers());
     assert_alike(&lost, &alone, 0.05);
+}
+
+/// The error that is told of a matrix is that of what is stored: blocks of experts lie where readers look for them.
+#[test]
+fn experts_are_rounded_one_by_one_into_one_matrix() {
+    let dir = tempfile::tempdir().unwrap();
+    let windows = || (0..4u32).map(|w| (0..40).map(|t| (w * 97 + t * 13) % 320).collect()).collect::<Vec<Vec<u32>>>();
+    let q8 = "calibrate = true\nembedding = \"q8/32\"\nattention = \"q8/32\"\nmlp = \"q8/32\"\nhead = \"q8/32\"\n";
+    let recipes = [("rounded", "target_bits = 9.0\nschemes = [\"q4/32:e4m4 learned\"]\n", 0.25), ("searched", q8, 0.05)];
+    for family in ["olmoe", "gpt_oss"] {
+        for (name, text, limit) in recipes {
+            let recipe = dir.path().join(format!("{name}.toml"));
+            std::fs::write(&recipe, text).unwrap();
+            let prepared = Prepared::new(&format!("tests/fixtures/architectures/{family}"), windows(), recipe.to_str().unwrap());
+            let out = dir.path().join(format!("{family}-{name}"));
+            let (errors, told) = prepared.convert(&out, None, |_| ());
+            assert!(told.is_empty(), "{told:?}");
+            let weights = Equalized::for_recipe(&prepared.decoder, &prepared.recipe).unwrap();
+            let stored = StoredWeights::open(&out).unwrap();
+            for (tensor, error) in errors {
+                let (original, found) = (weights.read(&tensor).unwrap(), stored.read(&tensor).unwrap());
+                let square = |x: f32| f64::from(x) * f64::from(x);
+                let lost: f64 = original.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
+                let all: f64 = original.iter().map(|a| square(*a)).sum();
+                let measured = (lost / all.max(f64::MIN_POSITIVE)).sqrt();
+                assert!((measured - error).abs() < 1e-3, "{family}, {name}, {tensor}: {measured}, told as {error}");
+                assert!(error < limit, "{family}, {name}, {tensor}: {error}");
+                assert!(!tensor.contains("router") || error == 0.0, "{tensor} is stored as it is");
+            }
+        }
+    }
+    let recipe = dir.path().join("rounded.toml");
+    let prepared = Prepared::new("tests/fixtures/architectures/olmoe", windows(), recipe.to_str().unwrap());
+    let (_, told) = prepared.convert(&dir.path().join("gpu"), Some(gpu(None)), |_| ());
+    assert!(told.iter().any(|text| text.contains("no kernels for such a layer")), "{told:?}");
 }

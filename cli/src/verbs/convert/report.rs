@@ -20,8 +20,12 @@ pub fn summary(planned: &Planned) -> String {
         n => format!(", calibrated on {} tokens", human_count(n as u64)),
     };
     let time = estimate.as_ref().map_or(String::new(), |e| format!("about {} and ", duration(e.seconds())));
+    let active = match plan.has_experts() {
+        true => format!(" (a token reads {})", human_bytes(plan.active_bytes())),
+        false => String::new(),
+    };
     format!(
-        "{}: {} weights to {} in {}, {:.3} bits a weight{calibrated}{expected}; {time}up to {} of memory with {}",
+        "{}: {} weights to {} in {}{active}, {:.3} bits a weight{calibrated}{expected}; {time}up to {} of memory with {}",
         plan.recipe,
         human_count(plan.weights()),
         human_bytes(plan.total_bytes()),
@@ -66,6 +70,7 @@ pub fn plan_json(planned: &Planned) -> Value {
         "shards": plan.shards.iter().map(|s| json!({"name": s.name, "bytes": s.layout.file_bytes})).collect::<Vec<_>>(),
         "weights": plan.weights(),
         "bytes": plan.total_bytes(),
+        "active_bytes": plan.active_bytes(),
         "bits_per_weight": plan.bits_per_weight(),
         "expected_kl": plan.expected_loss(),
         "jobs": plan.jobs,

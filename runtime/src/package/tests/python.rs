@@ -8,8 +8,8 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, NormPlacement, QkNorm, QueryScaling,
-    PerLayerEmbedding, Residual, ShortConv, TensorClass, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormKind, NormPlacement,
+    PerLayerEmbedding, QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -53,10 +53,10 @@ fn schemes() -> Vec<Scheme> {
 
 /// The matrices take turns.
 fn scheme_of(tensor: &TensorSpec) -> Scheme {
-    if tensor.class == TensorClass::Vector {
+    if !tensor.class.is_quantized() {
         return Scheme::F32;
     }
-    let matrices = spec().tensors().into_iter().filter(|t| t.class != TensorClass::Vector);
+    let matrices = spec().tensors().into_iter().filter(|t| t.class.is_quantized());
     let index = matrices.take_while(|t| t.name != tensor.name).count();
     let schemes = schemes();
     schemes[index % schemes.len()]
@@ -138,6 +138,13 @@ fn spec() -> haikuq_format::DecoderSpec {
     let layer = |i: usize| {
         let mut mlp = Mlp::new(77 - i, Activation::Silu);
         (mlp.gated, mlp.bias) = (i % 4 != 1, i % 2 == 1);
+        if i % 8 > 5 {
+            let mut experts = Experts::new(5 - i % 3, 1 + i % 2, if i < 12 { Scores::Softmax } else { Scores::Sigmoid });
+            (experts.normalized, experts.router_bias, experts.selection_bias) = (i > 12, i % 8 == 7, i == 14);
+            (experts.epsilon, experts.scale) = (if i > 12 { 1e-6 } else { 0.0 }, 1.0 + i as f32);
+            mlp.experts = Some(experts);
+            mlp.activation = Activation::ClampedSwiglu;
+        }
         let mut layer = LayerSpec::new(mixer(i), mlp);
         (layer.residual, layer.norm_placement) = (residuals[i / 3 % 3], placements[i % 3]);
         layer.output_scale = i % 5 == 2;
