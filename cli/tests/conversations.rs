@@ -5,7 +5,9 @@ mod common;
 mod random_decoder;
 
 use common::golden;
-use haikuq_format::spec::{Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mlp, Norm, NormKind, PerLayerEmbedding, RopeTable, ShortConv};
+use haikuq_format::spec::{
+    Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mlp, Norm, NormKind, PerLayerEmbedding, RopeTable, ShortConv,
+};
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions};
 use haikuq_runtime::device::{Gpu, GpuOptions};

@@ -75,7 +75,8 @@ pub struct TensorEntry {
 /// Bytes of a decoder's `tensors` that one decoded token reads: all of most, of experts the part that it uses, and next to nothing
 /// of tables of which it looks a row up.
 pub fn active_bytes(spec: &DecoderSpec, tensors: &[TensorEntry]) -> u64 {
-    let one_row = |name: &str| name == "positions" || name == PerLayerEmbedding::TABLE || (name == "embedding" && !spec.tied_head);
+    let one_row =
+        |name: &str| name == "positions" || name == PerLayerEmbedding::TABLE || (name == "embedding" && !spec.tied_head);
     let of = |t: &TensorEntry| {
         let (active, all) = spec.active_share(&t.name);
         t.bytes() / all * active

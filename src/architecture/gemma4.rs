@@ -90,7 +90,9 @@ fn ropes(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), Architecture
         let dim = spec.attentions().find(|a| a.window.is_none() == full).map_or(2, |a| a.head_dim);
         match nested.as_ref().map(|t| t.table(kind)).transpose()?.flatten() {
             Some(table) => rope::table_of(config, Some(&table), dim, RopeDefaults::USUAL),
-            None if nested.is_some() => Err(config.unsupported("rope_parameters", "a table", "one with a table for each kind of layer")),
+            None if nested.is_some() => {
+                Err(config.unsupported("rope_parameters", "a table", "one with a table for each kind of layer"))
+            }
             None if full => Ok(rope::proportional(1e6, 0.25, dim, 1.0)),
             None => rope::table_of(config, None, dim, RopeDefaults::USUAL),
         }

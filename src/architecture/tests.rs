@@ -155,7 +155,10 @@ fn arithmetic_that_a_spec_cannot_say_is_refused_by_its_key() {
         (json!({"architectures": ["Gemma4ForCausalLM"], "enable_moe_block": true}), "enable_moe_block"),
         (json!({"architectures": ["Gemma4ForCausalLM"], "vocab_size": 99}), "vocab_size_per_layer_input"),
         (json!({"architectures": ["Gemma4ForCausalLM"], "num_kv_shared_layers": 27}), "num_kv_shared_layers"),
-        (json!({"architectures": ["Gemma4ForCausalLM"], "per_layer_config": {"3": {"rope_theta": 1.0}}}), "per_layer_config.3.rope_theta"),
+        (
+            json!({"architectures": ["Gemma4ForCausalLM"], "per_layer_config": {"3": {"rope_theta": 1.0}}}),
+            "per_layer_config.3.rope_theta",
+        ),
         (json!({"architectures": ["PhiForCausalLM"], "qk_layernorm": true}), "qk_layernorm"),
         (json!({"architectures": ["CohereForCausalLM"], "use_qk_norm": true}), "use_qk_norm"),
         (json!({"architectures": ["Ernie4_5ForCausalLM"], "partial_rotary_factor": 0.5}), "partial_rotary_factor"),

@@ -21,8 +21,8 @@ pub mod sensitivity;
 pub mod text;
 
 use crate::kept::KeptError;
-use haikuq_format::manifest::FileEntry;
 use haikuq_format::DecoderSpec;
+use haikuq_format::manifest::FileEntry;
 use haikuq_format::spec::{PerLayerEmbedding, TensorClass, TensorSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -169,11 +169,12 @@ fn sensitivities<E: Into<BoxError>>(
         None => None,
     };
     let mut shared = BTreeMap::<usize, Vec<Vec<KeysValues>>>::new();
-    let beside = |shared: &BTreeMap<usize, Vec<Vec<KeysValues>>>, index: usize, window: usize| -> Result<Beside, CalibrationError> {
-        let from = spec.layers[index].attention().and_then(|a| a.kv_from);
-        let kv = from.and_then(|from| shared.get(&from)).map(|kv| kv[window].clone()).unwrap_or_default();
-        Ok(Beside { kv, numbers: per_layer.as_ref().map(|p| p.of_layer(window, index)).transpose()? })
-    };
+    let beside =
+        |shared: &BTreeMap<usize, Vec<Vec<KeysValues>>>, index: usize, window: usize| -> Result<Beside, CalibrationError> {
+            let from = spec.layers[index].attention().and_then(|a| a.kv_from);
+            let kv = from.and_then(|from| shared.get(&from)).map(|kv| kv[window].clone()).unwrap_or_default();
+            Ok(Beside { kv, numbers: per_layer.as_ref().map(|p| p.of_layer(window, index)).transpose()? })
+        };
     let mut inputs = Kept::new(options.spill.as_deref())?;
     for index in 0..spec.num_layers() {
         let layer = load(index, false)?;
@@ -527,11 +528,7 @@ fn backward(
     let gradients = end.backward()?;
     let back = probes.back(of(&gradients, &x)?);
     let kv = kv.iter().map(|(k, v)| Ok((of(&gradients, k)?, of(&gradients, v)?)));
-    Ok(Back {
-        kv: kv.collect::<candle_core::Result<_>>()?,
-        numbers: numbers.map(|n| of(&gradients, &n)).transpose()?,
-        ..back
-    })
+    Ok(Back { kv: kv.collect::<candle_core::Result<_>>()?, numbers: numbers.map(|n| of(&gradients, &n)).transpose()?, ..back })
 }
 
 impl Back {
@@ -590,7 +587,7 @@ struct Probes {
 }
 
 impl Probes {
-    /// What they have seen once gradients have come back.
+    /// Inputs and gradients that were seen, once these have come back.
     fn back(self, gradient: Tensor) -> Back {
         let outputs = self.outputs.into_iter().filter_map(|(kind, seen)| Some((kind, seen.get()?.clone())));
         Back { gradient, kv: Vec::new(), numbers: None, outputs: outputs.collect(), inputs: self.inputs }

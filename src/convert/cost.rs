@@ -97,7 +97,8 @@ fn matrix(tokens: usize, tensor: &TensorEntry) -> f64 {
 /// from 1 on. A pass backward does a pass forward first, and then a product for each of that one's.
 pub(crate) fn sensitivities(spec: &DecoderSpec, step: usize, windows: usize, length: usize) -> f64 {
     let layers = spec.num_layers();
-    let of_layer = |index: usize| layer(&spec.layers[index], spec.hidden_size, windows, length) + per_layer(spec, windows, length);
+    let of_layer =
+        |index: usize| layer(&spec.layers[index], spec.hidden_size, windows, length) + per_layer(spec, windows, length);
     match step {
         0 => 0.0,
         _ if step <= layers => of_layer(step - 1),

@@ -68,7 +68,13 @@ impl Sizes {
             let (mixer, mlp) = (&layer.mixer, &layer.mlp);
             let per_layer = spec.per_layer_embedding.map_or(0, |p| 2 * p.size);
             let of_experts = |n| mlp.num_experts() * n;
-            let rows = [mixer.input_rows(), mixer.output_columns(), of_experts(mlp.up_size()), of_experts(mlp.intermediate_size), per_layer];
+            let rows = [
+                mixer.input_rows(),
+                mixer.output_columns(),
+                of_experts(mlp.up_size()),
+                of_experts(mlp.intermediate_size),
+                per_layer,
+            ];
             rows.map(|n| n as u64 * hidden)
         };
         let shared = spec.layers.iter().enumerate().filter(|(i, _)| spec.shares_kv(*i)).filter_map(|(_, l)| l.attention());

@@ -268,18 +268,7 @@ impl Layer {
         let output_scale = weights.take_if(layer.output_scale, &name("output_scale"))?;
         let output_scale = output_scale.map(|scale| scale.get(0)?.to_scalar::<f32>()).transpose()?;
         let spec = layer.clone();
-        Ok(Self {
-            spec,
-            mixer_norm,
-            mixer,
-            mixer_post_norm,
-            mlp_norm,
-            router,
-            networks,
-            mlp_post_norm,
-            per_layer,
-            output_scale,
-        })
+        Ok(Self { spec, mixer_norm, mixer, mixer_post_norm, mlp_norm, router, networks, mlp_post_norm, per_layer, output_scale })
     }
 
     fn factors(&mut self) -> Vec<&mut Factor> {

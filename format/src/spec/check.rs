@@ -96,8 +96,12 @@ impl DecoderSpec {
     fn check_per_layer(&self) -> Result<(), SpecError> {
         let Some(per_layer) = self.per_layer_embedding else { return Ok(()) };
         // Of the table, whose rows have the numbers of all layers.
-        check_sizes([("per_layer_embedding", per_layer.size), ("width of per_layer_embedding", per_layer.size.saturating_mul(self.num_layers()))])?;
-        match [per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier].iter().find(|m| !m.is_finite()) {
+        check_sizes([
+            ("per_layer_embedding", per_layer.size),
+            ("width of per_layer_embedding", per_layer.size.saturating_mul(self.num_layers())),
+        ])?;
+        match [per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier].iter().find(|m| !m.is_finite())
+        {
             Some(m) => fail(format!("a multiplier of per_layer_embedding is {m}, which is not finite")),
             None => Ok(()),
         }

@@ -1,8 +1,6 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
-use super::{
-    Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv,
-};
+use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv};
 use serde::{Deserialize, Serialize};
 
 /// One canonical tensor of a decoder.

@@ -268,7 +268,10 @@ fn keys_and_values_come_from_an_earlier_layer_of_the_same_sizes() {
         (second(|a| a.value_norm = true), "says how they are made"),
         (second(|a| a.head_dim = 4), "has 2 key/value heads of 4, and layer 0, whose it sees, 2 of 3"),
         (second(|a| a.window = Some(3)), "has a window of Some(3) positions"),
-        (refused(&|s| s.layers.insert(0, LayerSpec::new(ShortConv::new(8, 3), Mlp::new(7, Activation::Silu)))), "has none of its own"),
+        (
+            refused(&|s| s.layers.insert(0, LayerSpec::new(ShortConv::new(8, 3), Mlp::new(7, Activation::Silu)))),
+            "has none of its own",
+        ),
     ] {
         assert!(error.contains(expected), "{error}");
     }

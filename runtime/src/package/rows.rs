@@ -109,7 +109,11 @@ impl TableRows {
         let (file, begin) = (&self.shards[plane.shard], plane.offset + first);
         let found = read_fully(&*self.source, file, begin..begin + bytes).await?;
         if (found.len() as u64) < bytes {
-            return Err(PackageError::Truncated { file: file.clone(), expected: begin + bytes, found: begin + found.len() as u64 });
+            return Err(PackageError::Truncated {
+                file: file.clone(),
+                expected: begin + bytes,
+                found: begin + found.len() as u64,
+            });
         }
         Ok(found)
     }

@@ -257,9 +257,9 @@ impl Operation {
     /// Values that it reads.
     pub fn reads(&self) -> Vec<Value> {
         match *self {
-            Self::Embed { rows: RowSource::Positions, into, .. }
-            | Self::Scale { into, .. }
-            | Self::PerLayerInputs { into } => vec![into],
+            Self::Embed { rows: RowSource::Positions, into, .. } | Self::Scale { into, .. } | Self::PerLayerInputs { into } => {
+                vec![into]
+            }
             Self::Embed { .. } => vec![],
             Self::Norm { from, into, residual: Some(_), .. } => vec![from, into],
             Self::Project { from, into, output: Output::Residual { .. }, .. }

@@ -200,7 +200,14 @@ fn gradients_are_those_of_finite_differences() {
 }
 
 /// What the numbers of a window cost, with one number in layer `at` changed, or in the projection of all layers' numbers.
-fn loss_beside(spec: &DecoderSpec, x: &Tensor, ids: &[u32], labels: &[u32], at: usize, nudge: &mut Nudge) -> (Vec<Vec<f32>>, f64) {
+fn loss_beside(
+    spec: &DecoderSpec,
+    x: &Tensor,
+    ids: &[u32],
+    labels: &[u32],
+    at: usize,
+    nudge: &mut Nudge,
+) -> (Vec<Vec<f32>>, f64) {
     let weights = weights(spec);
     let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
     let inputs = PerLayerInputs::load(spec, read).unwrap().unwrap();
@@ -235,8 +242,7 @@ fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numb
     let (weights, ids) = (weights(&spec), vec![3, 7, 1, 22, 7]);
     let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
     let tables = (read, rows_of(&spec, &weights));
-    let measured =
-        sensitivities(Products::Floats, &spec, &[ids.clone()], &Options::default(), tables, &mut |_| {}).unwrap();
+    let measured = sensitivities(Products::Floats, &spec, &[ids.clone()], &Options::default(), tables, &mut |_| {}).unwrap();
     let embedded = Embedding::load(&spec, read).unwrap().embed(std::slice::from_ref(&ids)).unwrap();
     let still = || Nudge { kind: ProjectionKind::MixerInput, element: 0, delta: 0.0 };
     let (logits, _) = loss_beside(&spec, &embedded, &ids, &[], usize::MAX, &mut still());
@@ -274,9 +280,8 @@ fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numb
         ("layers.3.per_layer_output", 3, ProjectionKind::PerLayerOutput),
         ("per_layer_projection", 4, ProjectionKind::PerLayerProjection),
     ] {
-        let nudged = |element| {
-            slope(&|delta| loss_beside(&spec, &embedded, &ids, &labels, at, &mut Nudge { kind, element, delta }).1)
-        };
+        let nudged =
+            |element| slope(&|delta| loss_beside(&spec, &embedded, &ids, &labels, at, &mut Nudge { kind, element, delta }).1);
         check(name, &measured[name].output, &nudged);
     }
 }
@@ -289,14 +294,20 @@ fn every_matrix_is_measured_whatever_the_arithmetic() {
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
         let mut seen = Vec::new();
         let seed = |seed| Options { seed, ..Options::default() };
-        let measured = sensitivities(Products::Floats, &spec, &windows, &seed(1), (read, rows_of(&spec, &weights)), &mut |done| seen.push(done)).unwrap();
+        let measured =
+            sensitivities(Products::Floats, &spec, &windows, &seed(1), (read, rows_of(&spec, &weights)), &mut |done| {
+                seen.push(done)
+            })
+            .unwrap();
         assert_eq!(seen, (1..=steps(&spec)).collect::<Vec<_>>());
         let have: BTreeMap<_, _> =
             measured.iter().map(|(n, s)| (n.clone(), s.parts().map(|(part, values)| (part, values.len())))).collect();
         assert_eq!(have, crate::calibrate::lengths(&spec));
-        let again = sensitivities(Products::Floats, &spec, &windows, &seed(1), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap();
+        let again =
+            sensitivities(Products::Floats, &spec, &windows, &seed(1), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap();
         assert!(measured == again, "the same seed gives the same numbers");
-        let other = sensitivities(Products::Floats, &spec, &windows, &seed(2), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap();
+        let other =
+            sensitivities(Products::Floats, &spec, &windows, &seed(2), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap();
         assert_eq!(measured["layers.1.qkv"].input, other["layers.1.qkv"].input, "inputs do not depend on labels");
         assert_ne!(measured["layers.1.qkv"].output, other["layers.1.qkv"].output);
     }
@@ -312,8 +323,9 @@ fn a_gpu_measures_the_same() {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
-        let measured =
-            |products: Products<'_>| sensitivities(products, &spec, &windows, &Options::default(), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap();
+        let measured = |products: Products<'_>| {
+            sensitivities(products, &spec, &windows, &Options::default(), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap()
+        };
         let on_cpu = measured(Products::Floats);
         let products = GpuProducts::new(accelerator.clone()).unwrap();
         assert_close(&measured(Products::OnGpu(&products)), &on_cpu, 1e-3);

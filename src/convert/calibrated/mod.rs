@@ -34,9 +34,9 @@ use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::{LayerSpec, TensorClass};
 use on_gpu::{OnGpu, Room, Stop};
+use side::{Side, Stream};
 use std::collections::BTreeMap;
 use std::path::Path;
-use side::{Side, Stream};
 use streams::{Activations, Streams};
 
 /// Whether a GPU's memory has room for a decoder's layers, a window at a time at least.

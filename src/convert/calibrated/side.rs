@@ -37,7 +37,9 @@ impl Side {
     pub(super) fn new(run: &Run<'_>) -> Result<Self, ConvertError> {
         const MATRIX: &str = "per_layer_projection";
         let kv = BTreeMap::new();
-        let Some(PerLayerEmbedding { size, .. }) = run.spec().per_layer_embedding else { return Ok(Self { per_layer: None, kv }) };
+        let Some(PerLayerEmbedding { size, .. }) = run.spec().per_layer_embedding else {
+            return Ok(Self { per_layer: None, kv });
+        };
         let (embedded, weights) = (run.embedded()?, run.read(MATRIX)?);
         let mut values = Some(run.matrix(MATRIX, &weights, &embedded, None, None)?);
         let load = |values: &mut Option<Vec<f32>>| -> Result<PerLayerInputs, ConvertError> {
