@@ -10,8 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mlp, Norm, NormKind, NormPlacement, PerLayerEmbedding,
-    QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, NormPlacement,
+    PerLayerEmbedding, QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -115,6 +115,78 @@ fn delta_nets() -> DecoderSpec {
     changed(plain(), |s| s.layers = layers)
 }
 
+/// Mamba 2 mixers of several kinds, one of them beside attention, between attention and layers without a feed-forward network.
+fn mamba() -> DecoderSpec {
+    let mlp = |intermediate_size, activation, gated| {
+        let mut mlp = Mlp::new(intermediate_size, activation);
+        mlp.gated = gated;
+        mlp
+    };
+    let mut normed = Mamba2::new(6, 12, 2, 20, 4);
+    (normed.norm, normed.conv_bias) = (Some(GatedNorm::AfterGate), true);
+    let mut biased = Mamba2::new(3, 20, 3, 36, 3);
+    (biased.norm, biased.input_bias, biased.output_bias) = (Some(GatedNorm::BeforeGate), true, true);
+    let mut limited = Mamba2::new(5, 8, 1, 16, 1);
+    (limited.min_step, limited.max_step) = (0.5, Some(0.9));
+    let mut attention = Attention::new(3, 1, 24);
+    attention.rope = Some(0);
+    let mut layers = vec![
+        LayerSpec::new(normed, mlp(100, Activation::Silu, true)),
+        LayerSpec::new(attention, None),
+        LayerSpec::new(attention, mlp(37, Activation::Relu2, false)),
+        LayerSpec::new(limited, None),
+        LayerSpec::new(biased, mlp(64, Activation::Silu, true)),
+    ];
+    layers[2].beside = Some(limited.into());
+    layers[4].residual = Residual::ParallelShared;
+    changed(plain(), |s| s.layers = layers)
+}
+
+/// The same with norms after blocks, and the mixers side by side the other way round.
+fn mamba_and_norms_after_blocks() -> DecoderSpec {
+    let mut spec = with_layers(mamba(), |l| l.norm_placement = NormPlacement::Both);
+    let layer = &mut spec.layers[2];
+    let attention = std::mem::replace(&mut layer.mixer, Mamba2::new(4, 16, 2, 128, 4).into());
+    layer.beside = Some(attention);
+    spec.residual_multiplier = 0.7;
+    spec
+}
+
+/// Experts of several kinds: all scores, biases, activations and places of norms.
+fn mixtures() -> DecoderSpec {
+    let of = |width, activation, experts: Experts| {
+        let mut mlp = Mlp::new(width, activation);
+        mlp.experts = Some(experts);
+        mlp
+    };
+    let attention = || {
+        let mut attention = Attention::new(3, 1, 24);
+        attention.rope = Some(0);
+        attention
+    };
+    let mut sigmoid = Experts::new(7, 3, Scores::Sigmoid);
+    (sigmoid.selection_bias, sigmoid.normalized, sigmoid.epsilon, sigmoid.scale) = (true, true, 1e-6, 1.5);
+    let mut softmax = Experts::new(5, 2, Scores::Softmax);
+    (softmax.normalized, softmax.router_bias) = (true, true);
+    let mut biased = of(34, Activation::ClampedSwiglu, softmax);
+    biased.bias = true;
+    let mut plain = of(40, Activation::GeluTanh, Experts::new(3, 3, Scores::Sigmoid));
+    (plain.gated, plain.bias) = (false, true);
+    let mut layers = vec![
+        LayerSpec::new(attention(), of(50, Activation::Silu, Experts::new(6, 2, Scores::Softmax))),
+        LayerSpec::new(ShortConv::new(33, 2), of(64, Activation::Silu, sigmoid)),
+        LayerSpec::new(attention(), biased),
+        LayerSpec::new(attention(), plain),
+        LayerSpec::new(attention(), Mlp::new(100, Activation::Silu)),
+        LayerSpec::new(attention(), of(4, Activation::Gelu, Experts::new(1, 1, Scores::Softmax))),
+    ];
+    layers[1].norm_placement = NormPlacement::Both;
+    layers[2].norm_placement = NormPlacement::Post;
+    layers[2].residual = Residual::Parallel;
+    layers[3].residual = Residual::ParallelShared;
+    changed(self::plain(), |s| (s.layers, s.residual_multiplier) = (layers, 0.7))
+}
+
 /// Layers with heads of their own width, some of which see the keys and values of earlier ones, of both kinds; values that are keys;
 /// values with norms; outputs with factors.
 fn shared_kv() -> DecoderSpec {
@@ -153,41 +225,6 @@ fn per_layer(mut spec: DecoderSpec, size: usize) -> DecoderSpec {
     (per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier) = (1.4, 0.3, 0.7);
     spec.per_layer_embedding = Some(per_layer);
     spec
-}
-
-/// Experts of several kinds: all scores, biases, activations and places of norms.
-fn mixtures() -> DecoderSpec {
-    let of = |width, activation, experts: Experts| {
-        let mut mlp = Mlp::new(width, activation);
-        mlp.experts = Some(experts);
-        mlp
-    };
-    let attention = || {
-        let mut attention = Attention::new(3, 1, 24);
-        attention.rope = Some(0);
-        attention
-    };
-    let mut sigmoid = Experts::new(7, 3, Scores::Sigmoid);
-    (sigmoid.selection_bias, sigmoid.normalized, sigmoid.epsilon, sigmoid.scale) = (true, true, 1e-6, 1.5);
-    let mut softmax = Experts::new(5, 2, Scores::Softmax);
-    (softmax.normalized, softmax.router_bias) = (true, true);
-    let mut biased = of(34, Activation::ClampedSwiglu, softmax);
-    biased.bias = true;
-    let mut plain = of(40, Activation::GeluTanh, Experts::new(3, 3, Scores::Sigmoid));
-    (plain.gated, plain.bias) = (false, true);
-    let mut layers = vec![
-        LayerSpec::new(attention(), of(50, Activation::Silu, Experts::new(6, 2, Scores::Softmax))),
-        LayerSpec::new(ShortConv::new(33, 2), of(64, Activation::Silu, sigmoid)),
-        LayerSpec::new(attention(), biased),
-        LayerSpec::new(attention(), plain),
-        LayerSpec::new(attention(), Mlp::new(100, Activation::Silu)),
-        LayerSpec::new(attention(), of(4, Activation::Gelu, Experts::new(1, 1, Scores::Softmax))),
-    ];
-    layers[1].norm_placement = NormPlacement::Both;
-    layers[2].norm_placement = NormPlacement::Post;
-    layers[2].residual = Residual::Parallel;
-    layers[3].residual = Residual::ParallelShared;
-    changed(self::plain(), |s| (s.layers, s.residual_multiplier) = (layers, 0.7))
 }
 
 fn of_norm(kind: NormKind) -> DecoderSpec {
@@ -712,9 +749,11 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ("layers of different sizes", uneven()),
         ("short convolutions", convolutions()),
         ("gated delta nets", delta_nets()),
+        ("Mamba mixers", mamba()),
+        ("Mamba mixers, norms after blocks", mamba_and_norms_after_blocks()),
+        ("mixtures of experts", mixtures()),
         ("keys and values of other layers", shared_kv()),
         ("numbers for each layer", per_layer(shared_kv(), 9)),
-        ("mixtures of experts", mixtures()),
         (
             "gates on heads, biases, partial rope",
             with_attention(with_biases(plain()), |a| (a.gate, a.rope) = (Some(AttentionGate::Elementwise), Some(1))),

@@ -219,11 +219,17 @@ pub(super) fn layer_kinds(
         let found = format!("{} entries", types.len());
         return Err(config.unsupported("layer_types", &found, &format!("{layers}, as num_hidden_layers says")));
     }
-    let kind = |t: &&str| {
-        // The shorter name is that of configs before transformers 5.
-        let name = if *t == "attention" { "full_attention" } else { t };
-        let known_as = known.iter().position(|k| *k == name);
-        known_as.ok_or_else(|| config.unsupported("layer_types", t, &known.join(", ")))
+    types.iter().map(|name| layer_kind(config, "layer_types", name, known)).collect()
+}
+
+/// The number in `known` of a kind of layer, which the config names under `key`.
+pub(super) fn layer_kind(config: &Config<'_>, key: &str, name: &str, known: &[&str]) -> Result<usize, ArchitectureError> {
+    // The shorter names are those of configs before transformers 5.
+    let today = match name {
+        "attention" => "full_attention",
+        "mamba" => "linear_attention",
+        _ => name,
     };
-    types.iter().map(kind).collect()
+    let known_as = known.iter().position(|k| *k == today);
+    known_as.ok_or_else(|| config.unsupported(key, name, &known.join(", ")))
 }

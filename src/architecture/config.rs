@@ -86,6 +86,11 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// As [`Config::size`], or nothing where the key is absent or says `auto`.
+    pub(super) fn size_or_auto(&self, key: &str) -> Result<Option<usize>, ArchitectureError> {
+        if self.get(key).and_then(Value::as_str) == Some("auto") { Ok(None) } else { self.optional_size(key) }
+    }
+
     /// A number of layers, up to [`MAX_LAYERS`].
     pub(super) fn layers(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
         self.at_most(key, default, MAX_LAYERS)
@@ -136,6 +141,17 @@ impl<'a> Config<'a> {
     /// A list of finite numbers.
     pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, ArchitectureError> {
         self.list(key, "a list of numbers that an f32 holds", |v| v.as_f64().filter(|n| (*n as f32).is_finite()))
+    }
+
+    /// The least and the largest of what is allowed, where infinity is no limit.
+    pub(super) fn limits(&self, key: &str) -> Result<(f64, Option<f64>), ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok((0.0, None)) };
+        let wrong = || self.wrong(key, value, "two numbers, the lesser first");
+        let [least, largest] = value.as_array().map(Vec::as_slice).ok_or_else(wrong)? else { return Err(wrong()) };
+        // As transformers writes it, and as Python does.
+        let infinite = largest.get("__float__").unwrap_or(largest) == "Infinity";
+        let number = |v: &Value| v.as_f64().filter(|n| *n >= 0.0 && (*n as f32).is_finite()).ok_or_else(wrong);
+        Ok((number(least)?, if infinite { None } else { Some(number(largest)?) }))
     }
 
     fn list<T>(
@@ -210,7 +226,8 @@ impl<'a> Config<'a> {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu" | "gelu_python" => Ok(Activation::Gelu),
             "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Ok(Activation::GeluTanh),
-            other => Err(self.unsupported(key, other, "silu, gelu, gelu_new, gelu_pytorch_tanh")),
+            "relu2" => Ok(Activation::Relu2),
+            other => Err(self.unsupported(key, other, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu2")),
         }
     }
 

@@ -209,8 +209,17 @@ fn resolve(checkpoint: &Checkpoint, tensor: &TensorSpec, source: Source) -> Resu
     })
 }
 
-/// Reads rows of a part.
+/// Reads rows of a part, multiplied with its scale.
 fn read(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
+    stored(view, part, rows, out)?;
+    if part.scale != 1.0 {
+        out.iter_mut().for_each(|x| *x *= part.scale);
+    }
+    Ok(())
+}
+
+/// Reads rows of a part as they are stored.
+fn stored(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
     let rows = part.first + rows.start..part.first + rows.end;
     if let Some(shape) = &part.shape {
         // A vector is read whole, and these rows are several numbers each.

@@ -6,7 +6,7 @@
 
 use crate::calibrate::{self, sensitivity};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::LayerSpec;
+use haikuq_format::spec::{LayerSpec, Mixer};
 
 pub use crate::zeros::keep_large_buffers;
 
@@ -64,30 +64,27 @@ fn bytes(numbers: u64) -> u64 {
 impl Sizes {
     fn new(spec: &DecoderSpec, jobs: usize, calibrated: Calibrated) -> Self {
         let hidden = spec.hidden_size as u64;
-        let matrices = |layer: &LayerSpec| {
-            let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let per_layer = spec.per_layer_embedding.map_or(0, |p| 2 * p.size);
-            let of_experts = |n| mlp.num_experts() * n;
-            let rows = [
-                mixer.input_rows(),
-                mixer.output_columns(),
-                of_experts(mlp.up_size()),
-                of_experts(mlp.intermediate_size),
-                per_layer,
-            ];
-            rows.map(|n| n as u64 * hidden)
+        // Of mixers, of the feed-forward network (all experts' together), and of numbers for each layer.
+        let matrices = |layer: &LayerSpec| -> Vec<u64> {
+            let of_mixers = layer.mixers().flat_map(|mixer| [mixer.input_rows(), mixer.output_columns()]);
+            let of_mlp = layer.mlp.iter().flat_map(|m| [m.up_size(), m.intermediate_size].map(|n| m.num_experts() * n));
+            let per_layer = spec.per_layer_embedding.map(|p| 2 * p.size);
+            of_mixers.chain(of_mlp).chain(per_layer).map(|n| n as u64 * hidden).collect()
+        };
+        // Matrices of experts are quantized one by one.
+        let of_one = |layer: &LayerSpec| {
+            let experts = layer.mlp.as_ref().map_or(1, Mlp::num_experts) as u64;
+            let of_mixers = 2 * layer.mixers().count();
+            let of_one = move |(i, n): (usize, u64)| if (of_mixers..of_mixers + 2).contains(&i) { n / experts } else { n };
+            matrices(layer).into_iter().enumerate().map(of_one)
         };
         let shared = spec.layers.iter().enumerate().filter(|(i, _)| spec.shares_kv(*i)).filter_map(|(_, l)| l.attention());
-        let of_one = |layer: &LayerSpec| {
-            let [input, output, up, down, per_layer] = matrices(layer);
-            let experts = layer.mlp.num_experts() as u64;
-            [input, output, up / experts, down / experts, per_layer]
-        };
         let of_layers = || spec.layers.iter().map(matrices);
+        let of_mixers = || spec.layers.iter().flat_map(LayerSpec::mixers);
         Self {
             hidden,
-            mixed: spec.layers.iter().map(|l| l.mixer.output_columns()).max().unwrap_or(0) as u64,
-            mixer: spec.layers.iter().map(|l| l.mixer.input_rows()).max().unwrap_or(0) as u64,
+            mixed: of_mixers().map(Mixer::output_columns).max().unwrap_or(0) as u64,
+            mixer: of_mixers().map(Mixer::input_rows).max().unwrap_or(0) as u64,
             inner: spec.max_intermediate_size() as u64,
             active: spec.mlps().map(haikuq_format::spec::Mlp::num_active).max().unwrap_or(1) as u64,
             vocabulary: spec.vocab_size as u64,
@@ -96,7 +93,7 @@ impl Sizes {
             shared: shared.map(|a| 2 * a.kv_size()).sum::<usize>() as u64,
             layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
             matrix: spec.layers.iter().flat_map(of_one).max().unwrap_or(0),
-            stack: spec.layers.iter().filter(|l| l.mlp.experts.is_some()).flat_map(matrices).max().unwrap_or(0),
+            stack: spec.layers.iter().filter(|l| l.mlp.is_some_and(|m| m.experts.is_some())).flat_map(matrices).max().unwrap_or(0),
             jobs: jobs as u64,
             calibrated,
         }
@@ -142,11 +139,11 @@ impl Sizes {
         let in_feed_forward = 3 * hidden + 2 * inner;
         let in_mixer = 2 * hidden + mixer + 2 * mixed;
         let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_mixer));
-        // Keys and values of both streams; embeddings, from which the numbers for each layer are made.
-        let beside = tokens * (2 * self.shared + if self.per_layer > 0 { hidden } else { 0 });
         // Inputs of each expert that a token uses wait, and codes of the experts before.
         let of_experts = if self.active > 1 { tokens * self.waiting(self.active * (hidden + inner)) + self.stack / 2 } else { 0 };
         let activations = activations + of_experts;
+        // Keys and values of both streams; embeddings, from which the numbers for each layer are made.
+        let beside = tokens * (2 * self.shared + if self.per_layer > 0 { hidden } else { 0 });
         self.beside_gpu(activations) + beside + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
     }
 

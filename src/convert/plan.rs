@@ -161,7 +161,7 @@ impl Plan {
 
     /// Work of each matrix of a calibrated conversion by its name, for telling what is left; nothing without calibration.
     pub fn works(&self) -> BTreeMap<String, f64> {
-        let matrices = self.tensors.iter().filter(|t| is_staged(t) && self.calibration_tokens > 0);
+        let matrices = self.tensors.iter().filter(|t| is_staged(t) && t.class.is_quantized() && self.calibration_tokens > 0);
         matrices.map(|t| (t.name.clone(), super::cost::matrices(self.calibration_tokens, t, self.share(t)))).collect()
     }
 

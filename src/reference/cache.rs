@@ -1,6 +1,7 @@
 //! What a layer keeps of the positions that it has seen.
 
 use super::delta_net::DeltaState;
+use super::mamba2::Mamba2State;
 use candle_core::{Result, Tensor};
 
 /// Keys and values, each `[kv_heads, positions, head_dim]`.
@@ -15,6 +16,8 @@ pub(super) struct LayerCache {
     pub(super) products: Option<Tensor>,
     /// What a gated delta net keeps.
     pub(super) delta: Option<DeltaState>,
+    /// What a Mamba 2 mixer keeps.
+    pub(super) mamba: Option<Mamba2State>,
 }
 
 impl LayerCache {

@@ -8,6 +8,7 @@ use super::elementwise::{clamped_gated, gated, silu, silu_gated, sum};
 use super::experts::{Combined, Router, gathered};
 use super::gate::gated_heads;
 use super::heads::split;
+use super::mamba2::Mamba2Weights;
 use super::norm::NormWeights;
 use super::observe::{Observe, ProjectionKind, Unobserved};
 use super::per_layer::PerLayerBlock;
@@ -18,7 +19,7 @@ use super::short_conv::ShortConvWeights;
 use super::weights::Weights;
 use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, QkNorm, Residual};
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, Mlp, QkNorm, Residual};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -86,6 +87,7 @@ enum MixerWeights {
     Attention(AttentionWeights),
     ShortConv(ShortConvWeights),
     DeltaNet(DeltaNetWeights),
+    Mamba2(Mamba2Weights),
 }
 
 impl MixerWeights {
@@ -94,6 +96,7 @@ impl MixerWeights {
             Mixer::Attention(attention) => AttentionWeights::load(spec, *attention, layer, weights).map(Self::Attention),
             Mixer::ShortConv(conv) => ShortConvWeights::load(*conv, layer, weights).map(Self::ShortConv),
             Mixer::DeltaNet(net) => DeltaNetWeights::load(spec, *net, layer, weights).map(Self::DeltaNet),
+            Mixer::Mamba2(mamba) => Mamba2Weights::load(spec, *mamba, layer, weights).map(Self::Mamba2),
         }
     }
 
@@ -103,6 +106,7 @@ impl MixerWeights {
             Self::Attention(weights) => [&weights.qkv, &weights.output],
             Self::ShortConv(weights) => [&weights.input, &weights.output],
             Self::DeltaNet(weights) => [&weights.input, &weights.output],
+            Self::Mamba2(weights) => [&weights.input, &weights.output],
         }
     }
 
@@ -111,6 +115,7 @@ impl MixerWeights {
             Self::Attention(weights) => [&mut weights.qkv, &mut weights.output],
             Self::ShortConv(weights) => [&mut weights.input, &mut weights.output],
             Self::DeltaNet(weights) => [&mut weights.input, &mut weights.output],
+            Self::Mamba2(weights) => [&mut weights.input, &mut weights.output],
         }
     }
 
@@ -120,6 +125,7 @@ impl MixerWeights {
             Self::Attention(weights) => weights.attend(x, ropes, first, cache),
             Self::ShortConv(weights) => weights.convolve(x, &mut cache.products),
             Self::DeltaNet(weights) => weights.mix(x, &mut cache.delta),
+            Self::Mamba2(weights) => weights.mix(x, &mut cache.mamba),
         }
     }
 }
@@ -222,20 +228,15 @@ pub struct Beside {
     pub numbers: Option<Tensor>,
 }
 
-/// One layer's weights.
-pub(super) struct Layer {
-    spec: LayerSpec,
-    mixer_norm: Option<NormWeights>,
-    mixer: MixerWeights,
-    mixer_post_norm: Option<NormWeights>,
-    mlp_norm: Option<NormWeights>,
+/// The weights of a feed-forward network, or of several, of which each token uses a few.
+struct MlpWeights {
+    spec: Mlp,
+    norm: Option<NormWeights>,
     /// What chooses among several experts.
     router: Option<Router>,
     /// The feed-forward network, or those of the experts.
     networks: Vec<Network>,
-    mlp_post_norm: Option<NormWeights>,
-    per_layer: Option<PerLayerBlock>,
-    output_scale: Option<f32>,
+    post_norm: Option<NormWeights>,
 }
 
 /// The matrices of a feed-forward network.
@@ -243,6 +244,18 @@ struct Network {
     /// The rows of a gate and its up projection take turns.
     up: Projection,
     down: Projection,
+}
+
+/// One layer's weights.
+pub(super) struct Layer {
+    spec: LayerSpec,
+    mixer_norm: Option<NormWeights>,
+    /// One, or two side by side.
+    mixers: Vec<MixerWeights>,
+    mixer_post_norm: Option<NormWeights>,
+    mlp: Option<MlpWeights>,
+    per_layer: Option<PerLayerBlock>,
+    output_scale: Option<f32>,
 }
 
 impl Layer {
@@ -254,27 +267,34 @@ impl Layer {
             if present { NormWeights::load(spec.norm, &name(part), weights).map(Some) } else { Ok(None) }
         };
         let mixer_norm = norm(pre, "mixer_norm", weights)?;
-        let mixer = MixerWeights::load(spec, &layer.mixer, &name(""), weights)?;
+        let mixers = layer.mixers().map(|mixer| MixerWeights::load(spec, mixer, &name(""), weights));
+        let mixers = mixers.collect::<std::result::Result<_, _>>()?;
         let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
-        let mlp_norm = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
-        let router = layer.mlp.experts.map(|experts| Router::load(experts, &name(""), weights)).transpose()?;
-        let up = Projection::load(weights, &name(layer.mlp.up_name()), layer.mlp.bias)?;
-        let down = Projection::load(weights, &name(layer.mlp.down_name()), layer.mlp.bias)?;
-        let experts = layer.mlp.num_experts();
-        let network = |e| Ok::<_, ReferenceError>(Network { up: up.of_expert(e, experts)?, down: down.of_expert(e, experts)? });
-        let networks = (0..experts).map(network).collect::<std::result::Result<_, _>>()?;
-        let mlp_post_norm = norm(post, "mlp_post_norm", weights)?;
+        let mlp = layer.mlp.as_ref().map(|mlp| -> std::result::Result<_, ReferenceError> {
+            let norm_before = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
+            let router = mlp.experts.map(|experts| Router::load(experts, &name(""), weights)).transpose()?;
+            let up = Projection::load(weights, &name(mlp.up_name()), mlp.bias)?;
+            let down = Projection::load(weights, &name(mlp.down_name()), mlp.bias)?;
+            let experts = mlp.num_experts();
+            let network =
+                |e| Ok::<_, ReferenceError>(Network { up: up.of_expert(e, experts)?, down: down.of_expert(e, experts)? });
+            let networks = (0..experts).map(network).collect::<std::result::Result<_, _>>()?;
+            let post_norm = norm(post, "mlp_post_norm", weights)?;
+            Ok(MlpWeights { spec: *mlp, norm: norm_before, router, networks, post_norm })
+        });
+        let mlp = mlp.transpose()?;
         let per_layer = PerLayerBlock::take(spec, &name(""), weights)?;
         let output_scale = weights.take_if(layer.output_scale, &name("output_scale"))?;
         let output_scale = output_scale.map(|scale| scale.get(0)?.to_scalar::<f32>()).transpose()?;
-        let spec = layer.clone();
-        Ok(Self { spec, mixer_norm, mixer, mixer_post_norm, mlp_norm, router, networks, mlp_post_norm, per_layer, output_scale })
+        Ok(Self { spec: layer.clone(), mixer_norm, mixers, mixer_post_norm, mlp, per_layer, output_scale })
     }
 
-    fn factors(&mut self) -> Vec<&mut Factor> {
-        let networks = self.networks.iter_mut().flat_map(|network| [&mut network.up, &mut network.down]);
-        let blocks = self.mixer.projections_mut().into_iter().chain(networks).map(Projection::factor);
-        blocks.chain(self.per_layer.iter_mut().flat_map(PerLayerBlock::factors)).collect()
+    fn factors(&mut self) -> impl Iterator<Item = &mut Factor> {
+        let of_mixers = self.mixers.iter_mut().flat_map(MixerWeights::projections_mut);
+        let networks = self.mlp.iter_mut().flat_map(|mlp| &mut mlp.networks);
+        let of_mlp = networks.flat_map(|network| [&mut network.up, &mut network.down]);
+        let blocks = of_mixers.chain(of_mlp).map(Projection::factor);
+        blocks.chain(self.per_layer.iter_mut().flat_map(PerLayerBlock::factors))
     }
 
     /// The layer whose keys and values this one sees, if that is another one.
@@ -284,12 +304,12 @@ impl Layer {
 
     /// Has the products with the layer's weights computed in integers, and `gradients` of them.
     pub(super) fn use_integers(&mut self, gradients: bool) -> Result<()> {
-        self.factors().into_iter().try_for_each(|factor| factor.use_integers(gradients))
+        self.factors().try_for_each(|factor| factor.use_integers(gradients))
     }
 
     /// Has the products with the layer's weights computed by `products`.
     pub(super) fn put_on(&mut self, products: &Arc<GpuProducts>) -> Result<()> {
-        self.factors().into_iter().try_for_each(|factor| factor.put_on(products))
+        self.factors().try_for_each(|factor| factor.put_on(products))
     }
 
     /// The residual stream `x` `[n, hidden_size]`, whose first row is at position `first`, after this layer; `numbers` are
@@ -303,7 +323,7 @@ impl Layer {
         cache: &mut LayerCache,
         numbers: Option<&Tensor>,
     ) -> Result<Tensor> {
-        self.observed(spec, x, numbers, &mut Unobserved, |x| self.mixer.mix(x, ropes, first, cache))
+        self.observed(spec, x, numbers, &mut Unobserved, |mixer, x| mixer.mix(x, ropes, first, cache))
     }
 
     /// As [`Layer::forward`] for several sequences of `length` positions each, one after the other in the rows of `x`;
@@ -319,49 +339,62 @@ impl Layer {
         observer: &mut dyn Observe,
     ) -> Result<(Tensor, Vec<KeysValues>)> {
         let mut kept = Vec::new();
-        let x = self.observed(spec, x, beside.numbers.as_ref(), observer, |mixed| {
+        let x = self.observed(spec, x, beside.numbers.as_ref(), observer, |mixer, rows| {
             let window = |i: usize| {
                 let mut cache = LayerCache::of(beside.kv.get(i).cloned());
-                let mixed = self.mixer.mix(&mixed.narrow(0, i * length, length)?, ropes, 0, &mut cache)?;
+                let mixed = mixer.mix(&rows.narrow(0, i * length, length)?, ropes, 0, &mut cache)?;
                 Ok((mixed, cache.kept()))
             };
             let windows = (0..x.dim(0)? / length).into_par_iter().map(window).collect::<Result<Vec<_>>>()?;
             let (mixed, caches): (Vec<_>, Vec<_>) = windows.into_iter().unzip();
-            kept = caches.into_iter().flatten().collect();
+            kept.extend(caches.into_iter().flatten());
             stacked(mixed)
         })?;
         Ok((x, kept))
     }
 
-    /// The layer with `mix` between the mixer's two matrices.
+    /// The layer with `mix` between each mixer's two matrices.
     fn observed(
         &self,
         spec: &DecoderSpec,
         x: &Tensor,
         numbers: Option<&Tensor>,
         observer: &mut dyn Observe,
-        mix: impl FnOnce(&Tensor) -> Result<Tensor>,
+        mut mix: impl FnMut(&MixerWeights, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let norm = |norm: &Option<NormWeights>, x: &Tensor| match norm {
             Some(norm) => norm.forward(x),
             None => Ok(x.clone()),
         };
         let normed = norm(&self.mixer_norm, x)?;
-        let [input, output] = self.mixer.projections();
-        let mixed = {
-            let rows = project(ProjectionKind::MixerInput, input, &normed, observer)?;
-            mix(&rows)?
-        };
-        let mixed = project(ProjectionKind::MixerOutput, output, &mixed, observer)?;
+        let mut mixed: Option<Tensor> = None;
+        for (mixer, [of_input, of_output]) in self.mixers.iter().zip(ProjectionKind::MIXERS) {
+            let [input, output] = mixer.projections();
+            let made = {
+                let rows = project(of_input, input, &normed, observer)?;
+                mix(mixer, &rows)?
+            };
+            let made = project(of_output, output, &made, observer)?;
+            mixed = Some(match mixed {
+                Some(others) => sum(&others, &made)?,
+                None => made,
+            });
+        }
+        let mixed = mixed.map_or_else(|| x.zeros_like(), Ok)?;
         let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
-        let mut mlp = |x: &Tensor| scaled(norm(&self.mlp_post_norm, &self.mlp(x, observer)?)?, spec.residual_multiplier);
-        let mut x = match self.spec.residual {
-            Residual::Sequential => {
-                let x = sum(x, &mixed)?;
-                sum(&x, &mlp(&norm(&self.mlp_norm, &x)?)?)?
+        let mut x = match &self.mlp {
+            Some(mlp) => {
+                let mut forward = |x: &Tensor| scaled(norm(&mlp.post_norm, &mlp.forward(x, observer)?)?, spec.residual_multiplier);
+                match self.spec.residual {
+                    Residual::Sequential => {
+                        let x = sum(x, &mixed)?;
+                        sum(&x, &forward(&norm(&mlp.norm, &x)?)?)?
+                    }
+                    Residual::Parallel => sum(&sum(x, &mixed)?, &forward(&norm(&mlp.norm, x)?)?)?,
+                    Residual::ParallelShared => sum(&sum(x, &mixed)?, &forward(&normed)?)?,
+                }
             }
-            Residual::Parallel => sum(&sum(x, &mixed)?, &mlp(&norm(&self.mlp_norm, x)?)?)?,
-            Residual::ParallelShared => sum(&sum(x, &mixed)?, &mlp(&normed)?)?,
+            None => sum(x, &mixed)?,
         };
         if let Some(block) = &self.per_layer {
             let Some(numbers) = numbers else { candle_core::bail!("no numbers for the layer") };
@@ -369,8 +402,10 @@ impl Layer {
         }
         scaled(x, self.output_scale.unwrap_or(1.0))
     }
+}
 
-    fn mlp(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
+impl MlpWeights {
+    fn forward(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor> {
         let Some(router) = &self.router else {
             return self.network(&self.networks[0], [ProjectionKind::Up, ProjectionKind::Down], x, observer);
         };
@@ -395,7 +430,7 @@ impl Layer {
         x: &Tensor,
         observer: &mut dyn Observe,
     ) -> Result<Tensor> {
-        let activate = |x| activate(self.spec.mlp.activation, x);
+        let activate = |x| activate(self.spec.activation, x);
         let up = match observer.replace(up_kind, network.up.weight.weight(), x)? {
             Some(weights) => network.up.with_weights(weights)?,
             None => network.up.clone(),
@@ -405,7 +440,7 @@ impl Layer {
         for first in (0..x.dim(0)?).step_by(MLP_ROWS) {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
             let y = up.forward(up_kind, &x, observer)?;
-            parts.push(match (self.spec.mlp.gated, self.spec.mlp.activation) {
+            parts.push(match (self.spec.gated, self.spec.activation) {
                 (true, Activation::Silu) => silu_gated(&y)?,
                 (true, Activation::ClampedSwiglu) => clamped_gated(&y)?,
                 (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,
@@ -422,6 +457,7 @@ pub(super) fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
         Activation::Silu => silu(&x),
         Activation::Gelu => x.gelu_erf(),
         Activation::GeluTanh => x.gelu(),
+        Activation::Relu2 => x.relu()?.sqr(),
         // `DecoderSpec::check` refuses it without a gate.
         Activation::ClampedSwiglu => candle_core::bail!("a clamped SwiGLU without a gate"),
     }

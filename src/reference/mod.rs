@@ -6,6 +6,7 @@
 
 mod attention;
 mod cache;
+mod causal_conv;
 mod delta_net;
 mod elementwise;
 mod embedding;
@@ -13,6 +14,7 @@ mod experts;
 mod gate;
 mod heads;
 mod layer;
+mod mamba2;
 mod norm;
 mod numbers;
 mod observe;
@@ -23,6 +25,7 @@ mod rope;
 mod rows;
 mod short_conv;
 pub mod stored;
+mod vectors;
 mod weights;
 mod windows;
 

@@ -69,7 +69,7 @@ def read_json(text, known, what):
 def read_manifest(folder):
     text = read_bytes(folder, "haikuq.json", MAX_MANIFEST_BYTES)
     check(len(text) <= MAX_MANIFEST_BYTES, "haikuq.json is too large")
-    manifest = read_json(text, set(f"{MANIFEST} {SPEC} {LAYER} {PER_LAYER} {ATTENTION} {SHORT_CONV} {DELTA_NET} {MLP}".split()), "haikuq.json")
+    manifest = read_json(text, set(f"{MANIFEST} {SPEC} {LAYER} {PER_LAYER} {ATTENTION} {SHORT_CONV} {DELTA_NET} {MAMBA2} {MLP}".split()), "haikuq.json")
     check(manifest.get("format") == "haikuq", f"format is {manifest.get('format')!r}")
     version = manifest["version"]
     check(version["major"] == 2, f"version {version['major']}.{version['minor']} is not known")
@@ -140,12 +140,13 @@ MANIFEST = """format version major minor spec tensors shards files name bytes sh
     first_row rows planes kind bits group offset codebook scale shard epsilon inv_freq each_head"""
 SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bias learned_positions logit_softcap
     per_layer_embedding embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
-LAYER = "mixer mlp residual norm_placement output_scale"
+LAYER = "mixer beside mlp residual norm_placement output_scale"
 PER_LAYER = "size activation table_multiplier projection_multiplier multiplier"
 ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm qk_norm_after_rope query_scaling gate
     kv_from values_are_keys value_norm sinks qkv_bias output_bias"""
 SHORT_CONV = "channels kernel_size bias"
 DELTA_NET = "num_key_heads num_value_heads key_dim value_dim kernel_size"
+MAMBA2 = """num_heads head_dim num_groups state_size kernel_size norm min_step max_step conv_bias input_bias output_bias"""
 MLP = "intermediate_size activation gated bias experts"
 EXPERTS = "num_experts num_active scores normalized epsilon router_bias selection_bias scale"
 
@@ -281,10 +282,31 @@ def decoder_tensors(spec):
             vector(f"{p}.router.selection_bias", n)
         return n
 
+    def mamba2(p, i, mixer):
+        what = f"{p}: mamba2"
+        known(what, mixer, MAMBA2)
+        heads, d, groups, state = sizes(what, mixer, "num_heads head_dim num_groups state_size")
+        size = kernel(what, mixer)
+        check(heads % groups == 0, f"{what}: {heads} heads in {groups} groups")
+        check(heads * d * state <= MAX_STATE, f"{what}: states of {heads} x {d} x {state} numbers")
+        least, most = mixer.get("min_step", 0), mixer.get("max_step")
+        check(least >= 0 and (most is None or most >= least), f"{what}: steps from {least} to {most}")
+        s = heads * d
+        n = s + 2 * groups * state
+        matrix(f"{p}.mamba_in", s + n + heads, h, "attention", mixer.get("input_bias", False))
+        vector(f"{p}.mamba.kernel", n * size)
+        if mixer.get("conv_bias", False):
+            vector(f"{p}.mamba.bias", n)
+        for name in ("log_decay", "step_bias", "skip"):
+            vector(f"{p}.mamba.{name}", heads)
+        if one_of("norm", mixer.get("norm"), None, "after_gate", "before_gate") is not None:
+            vector(f"{p}.mamba_norm.gain", s)
+        matrix(f"{p}.mamba_out", h, s, "attention", mixer.get("output_bias", False))
+
     def mlp(p, network):
         known(f"{p}: mlp", network, MLP)
         sizes(f"{p}: mlp", network, "intermediate_size")
-        activation = one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh", "clamped_swiglu")
+        activation = one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu")
         m, bias, gated, experts = network["intermediate_size"], network.get("bias", False), network.get("gated", True), network.get("experts")
         check(gated or activation != "clamped_swiglu", f"{p}: a clamped SwiGLU without a gate")
         n = 1
@@ -316,12 +338,19 @@ def decoder_tensors(spec):
         residual = one_of("residual", layer.get("residual", "sequential"), "sequential", "parallel", "parallel_shared")
         if placement != "post":
             norm(f"{p}.mixer_norm", h)
-        check(len(layer["mixer"]) == 1, f"{p}: {len(layer['mixer'])} mixers")
-        [(kind, mixer)] = layer["mixer"].items()
-        mixers = {"attention": attention, "short_conv": short_conv, "delta_net": delta_net}
-        mixers[one_of("mixer", kind, *mixers)](p, i, mixer)
+        mixers = {"attention": attention, "short_conv": short_conv, "delta_net": delta_net, "mamba2": mamba2}
+        kinds = []
+        for one in filter(None, (layer["mixer"], layer.get("beside"))):
+            check(len(one) == 1, f"{p}: {len(one)} mixers")
+            [(kind, mixer)] = one.items()
+            mixers[one_of("mixer", kind, *mixers)](p, i, mixer)
+            check(kind not in kinds, f"{p}: two mixers of one kind")
+            kinds.append(kind)
         if placement != "pre":
             norm(f"{p}.mixer_post_norm", h)
+        if layer.get("mlp") is None:
+            check(residual == "sequential", f"{p}: no feed-forward network that a mixer could be parallel to")
+            continue
         if placement != "post" and residual != "parallel_shared":
             norm(f"{p}.mlp_norm", h)
         mlp(p, layer["mlp"])

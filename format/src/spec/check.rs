@@ -1,6 +1,6 @@
 //! Whether the numbers of a [`DecoderSpec`] fit together.
 
-use super::{Activation, Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, RopeTable, Scores};
+use super::{Activation, Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, Residual, RopeTable, Scores};
 
 /// Largest size of anything.
 const MAX_SIZE: usize = 1 << 24;
@@ -46,7 +46,28 @@ fn check_delta_net(net: &DeltaNet) -> Result<(), SpecError> {
     if !net.num_value_heads.is_multiple_of(net.num_key_heads) {
         return fail(format!("{} value heads are not a multiple of {} key heads", net.num_value_heads, net.num_key_heads));
     }
-    let sizes = [net.num_value_heads, net.key_dim, net.value_dim];
+    check_states([net.num_value_heads, net.key_dim, net.value_dim])
+}
+
+fn check_mamba2(mamba: &Mamba2) -> Result<(), SpecError> {
+    check_sizes([
+        ("num_heads", mamba.num_heads),
+        ("head_dim", mamba.head_dim),
+        ("num_groups", mamba.num_groups),
+        ("state_size", mamba.state_size),
+    ])?;
+    check_kernel(mamba.kernel_size)?;
+    if !mamba.num_heads.is_multiple_of(mamba.num_groups) {
+        return fail(format!("{} heads are not a multiple of {} groups", mamba.num_heads, mamba.num_groups));
+    }
+    let (min, max) = (mamba.min_step, mamba.max_step.unwrap_or(f32::MAX));
+    if !(min >= 0.0 && max.is_finite() && min <= max) {
+        return fail(format!("steps from {min} to {max}"));
+    }
+    check_states([mamba.num_heads, mamba.head_dim, mamba.state_size])
+}
+
+fn check_states(sizes: [usize; 3]) -> Result<(), SpecError> {
     match sizes.iter().try_fold(1usize, |product, n| product.checked_mul(*n)) {
         Some(product) if product <= 1 << 28 => Ok(()),
         _ => fail(format!("states of {sizes:?} numbers")),
@@ -130,18 +151,30 @@ impl DecoderSpec {
     }
 
     fn check_layer(&self, index: usize, layer: &LayerSpec) -> Result<(), SpecError> {
-        match &layer.mixer {
-            Mixer::Attention(attention) => {
-                self.check_attention(attention)?;
-                self.check_sharing(index, attention)?;
+        for mixer in layer.mixers() {
+            match mixer {
+                Mixer::Attention(attention) => {
+                    self.check_attention(attention)?;
+                    self.check_sharing(index, attention)?;
+                }
+                Mixer::ShortConv(conv) => {
+                    check_sizes([("channels", conv.channels)])?;
+                    check_kernel(conv.kernel_size)?;
+                }
+                Mixer::DeltaNet(net) => check_delta_net(net)?,
+                Mixer::Mamba2(mamba) => check_mamba2(mamba)?,
             }
-            Mixer::ShortConv(conv) => {
-                check_sizes([("channels", conv.channels)])?;
-                check_kernel(conv.kernel_size)?;
-            }
-            Mixer::DeltaNet(net) => check_delta_net(net)?,
         }
-        self.check_mlp(&layer.mlp)
+        if layer.beside.as_ref().is_some_and(|beside| beside.matrices() == layer.mixer.matrices()) {
+            return fail("two mixers of one kind".into());
+        }
+        match &layer.mlp {
+            Some(mlp) => self.check_mlp(mlp),
+            None if layer.residual != Residual::Sequential => {
+                fail("no feed-forward network that a mixer could be parallel to".into())
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_mlp(&self, mlp: &Mlp) -> Result<(), SpecError> {

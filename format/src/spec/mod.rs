@@ -16,8 +16,8 @@ mod tensors;
 
 pub use check::SpecError;
 pub use layer::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling,
-    Residual, Scores, ShortConv,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormPlacement, QkNorm,
+    QueryScaling, Residual, Scores, ShortConv,
 };
 pub use per_layer::PerLayerEmbedding;
 pub use tensors::{TensorClass, TensorSpec};
@@ -194,14 +194,14 @@ impl DecoderSpec {
         self.layers.iter_mut().filter_map(LayerSpec::attention_mut)
     }
 
-    /// The feed-forward network of every layer, in order.
+    /// The feed-forward network of every layer that has one, in order.
     pub fn mlps(&self) -> impl Iterator<Item = &Mlp> + Clone {
-        self.layers.iter().map(|l| &l.mlp)
+        self.layers.iter().filter_map(|l| l.mlp.as_ref())
     }
 
     /// The feed-forward network of every layer, in order, to change it.
     pub fn mlps_mut(&mut self) -> impl Iterator<Item = &mut Mlp> {
-        self.layers.iter_mut().map(|l| &mut l.mlp)
+        self.layers.iter_mut().filter_map(|l| l.mlp.as_mut())
     }
 
     /// Most rows of a layer's `qkv` matrix; 0 without attention.

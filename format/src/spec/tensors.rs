@@ -1,6 +1,8 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
-use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv};
+use super::{
+    Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv,
+};
 use serde::{Deserialize, Serialize};
 
 /// One canonical tensor of a decoder.
@@ -28,7 +30,8 @@ impl TensorSpec {
 pub enum TensorClass {
     /// Tables of tokens (and positions), that for each layer too; also the head where it is tied.
     Embedding,
-    /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`, `delta_in` and `delta_out`.
+    /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`, `delta_in` and `delta_out`, `mamba_in` and
+    /// `mamba_out`.
     Attention,
     /// `gate_up` or `up`, and `down`; the matrices that numbers for each layer go through.
     Mlp,
@@ -36,7 +39,7 @@ pub enum TensorClass {
     Head,
     /// The matrices of routers, which decide among experts: always f32.
     Router,
-    /// Norm gains, biases, the kernels of convolutions, decays: always f32.
+    /// Norm gains, biases, the kernels of convolutions, decays, skips: always f32.
     Vector,
 }
 
@@ -127,14 +130,18 @@ impl List {
     fn layer(&mut self, name: &str, layer: &LayerSpec) {
         let (before, after) = (layer.norm_placement.is_before(), layer.norm_placement.is_after());
         self.block_norm(before, &format!("{name}.mixer_norm"));
-        match &layer.mixer {
-            Mixer::Attention(attention) => self.attention(name, attention),
-            Mixer::ShortConv(conv) => self.short_conv(name, conv),
-            Mixer::DeltaNet(net) => self.delta_net(name, net),
+        for mixer in layer.mixers() {
+            match mixer {
+                Mixer::Attention(attention) => self.attention(name, attention),
+                Mixer::ShortConv(conv) => self.short_conv(name, conv),
+                Mixer::DeltaNet(net) => self.delta_net(name, net),
+                Mixer::Mamba2(mamba) => self.mamba2(name, mamba),
+            }
         }
         self.block_norm(after, &format!("{name}.mixer_post_norm"));
+        let Some(mlp) = &layer.mlp else { return };
         self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
-        self.mlp(name, &layer.mlp);
+        self.mlp(name, mlp);
         self.block_norm(after, &format!("{name}.mlp_post_norm"));
         if let Some(size) = self.per_layer {
             self.matrix(&format!("{name}.per_layer_gate"), TensorClass::Mlp, [size, self.hidden_size], false);
@@ -184,6 +191,22 @@ impl List {
         self.vector(&format!("{name}.delta.step_bias"), net.num_value_heads);
         self.vector(&format!("{name}.delta_norm.gain"), net.value_dim);
         self.matrix(&format!("{name}.delta_out"), TensorClass::Attention, [h, net.value_size()], false);
+    }
+
+    fn mamba2(&mut self, name: &str, mamba: &Mamba2) {
+        let (h, heads) = (self.hidden_size, mamba.num_heads);
+        self.matrix(&format!("{name}.mamba_in"), TensorClass::Attention, [mamba.input_rows(), h], mamba.input_bias);
+        self.vector(&format!("{name}.mamba.kernel"), mamba.channels() * mamba.kernel_size);
+        if mamba.conv_bias {
+            self.vector(&format!("{name}.mamba.bias"), mamba.channels());
+        }
+        for part in ["log_decay", "step_bias", "skip"] {
+            self.vector(&format!("{name}.mamba.{part}"), heads);
+        }
+        if mamba.norm.is_some() {
+            self.vector(&format!("{name}.mamba_norm.gain"), mamba.inner_size());
+        }
+        self.matrix(&format!("{name}.mamba_out"), TensorClass::Attention, [h, mamba.inner_size()], mamba.output_bias);
     }
 
     /// All experts' matrices are one, one expert's rows after the other's.

@@ -8,10 +8,12 @@ use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
-use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan, ScanJob, ScanShape};
+use crate::kernels::delta_net::{DeltaConv, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
+use crate::kernels::gated_norm::{GateAndNormalize, GroupNorm};
+use crate::kernels::mamba2::{MambaConv, MambaScan};
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
 use crate::kernels::multiply::Multiply;
@@ -28,7 +30,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, Experts, NormKind, PerLayerEmbedding, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, Experts, GatedNorm, Mamba2, NormKind, PerLayerEmbedding, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -257,6 +259,11 @@ fn delta_net(spec: &DecoderSpec, layer: usize) -> &DeltaNet {
     spec.layers[layer].delta_net().unwrap_or_else(|| panic!("layer {layer} has no gated delta net"))
 }
 
+/// The Mamba 2 mixer of a layer that has it.
+fn mamba2(spec: &DecoderSpec, layer: usize) -> &Mamba2 {
+    spec.layers[layer].mamba2().unwrap_or_else(|| panic!("layer {layer} has no Mamba mixer"))
+}
+
 /// What tokens bring along for each layer, of a decoder where they do.
 fn per_layer(spec: &DecoderSpec) -> PerLayerEmbedding {
     spec.per_layer_embedding.unwrap_or_else(|| panic!("nothing for each layer"))
@@ -268,7 +275,7 @@ fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
 
 /// The experts of a layer that has them.
 fn experts(spec: &DecoderSpec, layer: usize) -> &Experts {
-    spec.layers[layer].mlp.experts.as_ref().unwrap_or_else(|| panic!("layer {layer} has no experts"))
+    spec.layers[layer].mlp.as_ref().and_then(|mlp| mlp.experts.as_ref()).unwrap_or_else(|| panic!("layer {layer} has no experts"))
 }
 
 /// What programs are bound to.
@@ -319,6 +326,9 @@ impl<'a> Context<'a> {
             Operation::DeltaConv { layer, from, into } => self.delta_conv(program, *layer, [*from, *into]),
             Operation::DeltaScan { layer, from, into } => self.delta_scan(program, *layer, [*from, *into]),
             Operation::DeltaNorm { layer, from, into } => self.delta_norm(program, *layer, [*from, *into]),
+            Operation::MambaConv { layer, from, into } => self.mamba_conv(program, *layer, [*from, *into]),
+            Operation::MambaScan { layer, from, into } => self.mamba_scan(program, *layer, [*from, *into]),
+            Operation::MambaNorm { layer, from, into } => self.mamba_norm(program, *layer, [*from, *into]),
             Operation::PerLayerInputs { into } => self.per_layer_inputs(program, *into),
             Operation::TakeLayer { layer, from, into } => self.take_layer(program, *layer, [*from, *into]),
             Operation::Scale { by, into } => self.scale(program, by, *into),
@@ -541,15 +551,74 @@ impl<'a> Context<'a> {
 
     fn delta_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let net = *delta_net(self.spec, layer);
-        let kernel = DeltaNorm {
-            num_tokens: program.rows as u32,
-            net,
+        let norm = GroupNorm {
+            order: GatedNorm::BeforeGate,
             epsilon: self.spec.norm.epsilon,
-            x: self.value(from),
             gain: self.vector(&format!("layers.{layer}.delta_norm.gain")),
+            shared: true,
+        };
+        let sizes = [net.num_value_heads, net.value_dim, net.input_rows(), net.channels()];
+        self.gated_norm(program, sizes, Some(norm), [from, into])
+    }
+
+    fn gated_norm(
+        &self,
+        program: &Program,
+        [groups, width, x_columns, first_gate]: [usize; 4],
+        norm: Option<GroupNorm<'_>>,
+        [from, into]: [Value; 2],
+    ) -> Result<Bound, GpuError> {
+        let (x, y) = (self.value(from), self.value(into));
+        let num_tokens = program.rows as u32;
+        let kernel = GateAndNormalize { num_tokens, groups, width, norm, x, x_columns, first_gate, y };
+        Ok(Bound::new("gated_norm", format!("{} × {num_tokens}", groups * width), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn mamba_conv(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let mamba = *mamba2(self.spec, layer);
+        let name = |part: &str| format!("layers.{layer}.mamba.{part}");
+        let kernel = MambaConv {
+            num_tokens: program.rows as u32,
+            mamba,
+            chunk: program.phase == Phase::Prefill,
+            x: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            columns: self.cache.states.columns(layer).into(),
+            kernel: self.vector(&name("kernel")),
+            bias: self.find(&name("bias")),
+            log_decay: self.vector(&name("log_decay")),
+            step_bias: self.vector(&name("step_bias")),
             y: self.value(into),
         };
-        Ok(Bound::new("delta_norm", format!("{} × {}", net.value_size(), program.rows), vec![kernel.bind(self.gpu)?]))
+        Ok(Bound::new("mamba_conv", format!("{} × {}", mamba.channels(), program.rows), kernel.bind(self.gpu)?))
+    }
+
+    fn mamba_scan(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let mamba = *mamba2(self.spec, layer);
+        let kernel = MambaScan {
+            num_tokens: program.rows as u32,
+            mamba,
+            chunk: program.phase == Phase::Prefill,
+            x: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            skip: self.vector(&format!("layers.{layer}.mamba.skip")),
+            states: self.cache.states.matrices(layer).into(),
+            y: self.value(into),
+        };
+        let shape = format!("{} heads of {} × {}, {}", mamba.num_heads, mamba.head_dim, mamba.state_size, program.rows);
+        Ok(Bound::new("mamba_scan", shape, vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn mamba_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let mamba = mamba2(self.spec, layer);
+        let norm = mamba.norm.map(|order| GroupNorm {
+            order,
+            epsilon: self.spec.norm.epsilon,
+            gain: self.vector(&format!("layers.{layer}.mamba_norm.gain")),
+            shared: false,
+        });
+        let sizes = [mamba.num_groups, mamba.inner_size() / mamba.num_groups, mamba.input_rows(), 0];
+        self.gated_norm(program, sizes, norm, [from, into])
     }
 
     fn per_layer_inputs(&self, program: &Program, into: Value) -> Result<Bound, GpuError> {

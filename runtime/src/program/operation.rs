@@ -175,6 +175,34 @@ pub enum Operation {
         /// What becomes of the sums.
         output: Output,
     },
+    /// Inputs, `B`, `C`, steps and decays of a layer's Mamba 2 mixer, through a convolution over the columns that its sequences keep,
+    /// which it updates.
+    MambaConv {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// Inputs, `B`, `C`, steps, decays.
+        into: Value,
+    },
+    /// Takes the states of a layer's Mamba 2 mixer from token to token.
+    MambaScan {
+        /// The layer.
+        layer: usize,
+        /// Inputs, `B`, `C`, steps, decays.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
+    /// Gates the outputs of a Mamba 2 mixer's heads, and normalizes them where it has a norm.
+    MambaNorm {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
     /// Chooses a token from each row of logits.
     Sample {
         /// The logits.
@@ -265,7 +293,8 @@ impl Operation {
             Self::Project { from, into, output: Output::Residual { .. }, .. }
             | Self::GateHeads { from, into, .. }
             | Self::TakeLayer { from, into, .. }
-            | Self::DeltaNorm { from, into, .. } => {
+            | Self::DeltaNorm { from, into, .. }
+            | Self::MambaNorm { from, into, .. } => {
                 vec![from, into]
             }
             Self::ProjectExperts { routing, from, into, output: Output::Residual { .. }, .. } => vec![routing, from, into],
@@ -279,6 +308,8 @@ impl Operation {
             | Self::ShortConv { from, .. }
             | Self::DeltaConv { from, .. }
             | Self::DeltaScan { from, .. }
+            | Self::MambaConv { from, .. }
+            | Self::MambaScan { from, .. }
             | Self::Sample { from, .. } => vec![from],
         }
     }
@@ -299,6 +330,9 @@ impl Operation {
             | Self::DeltaConv { into, .. }
             | Self::DeltaScan { into, .. }
             | Self::DeltaNorm { into, .. }
+            | Self::MambaConv { into, .. }
+            | Self::MambaScan { into, .. }
+            | Self::MambaNorm { into, .. }
             | Self::ShortConv { into, .. }
             | Self::ChooseExperts { into, .. }
             | Self::ProjectExperts { into, .. } => Some(into),
@@ -326,6 +360,9 @@ impl Operation {
             Self::PerLayerInputs { .. } => "numbers for each layer".into(),
             Self::TakeLayer { .. } => "numbers for a layer".into(),
             Self::Scale { by, .. } => part(by),
+            Self::MambaConv { .. } => "mamba, convolution".into(),
+            Self::MambaScan { .. } => "mamba, scan".into(),
+            Self::MambaNorm { .. } => "mamba, norm".into(),
             Self::Sample { .. } => "sample".into(),
         }
     }
@@ -369,6 +406,9 @@ impl fmt::Display for Operation {
             Self::DeltaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = delta_conv({from}, columns[{layer}])"),
             Self::DeltaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = delta_scan({from}, state[{layer}])"),
             Self::DeltaNorm { from, into, .. } => write!(f, "{into} = norm({into}) * silu(gates of {from})"),
+            Self::MambaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = mamba_conv({from}, columns[{layer}])"),
+            Self::MambaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = mamba_scan({from}, state[{layer}])"),
+            Self::MambaNorm { from, into, .. } => write!(f, "{into} = gated({into}, gates of {from})"),
             Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
             Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
         }

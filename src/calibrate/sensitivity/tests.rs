@@ -52,6 +52,36 @@ fn norms_after_rope() -> DecoderSpec {
     spec
 }
 
+/// A Mamba 2 mixer alone, and one beside attention.
+fn mamba() -> DecoderSpec {
+    let mut spec = llama();
+    let mut mixer = Mamba2::new(4, 3, 2, 5, 3);
+    (mixer.norm, mixer.conv_bias, mixer.input_bias) = (Some(GatedNorm::AfterGate), true, true);
+    spec.layers[0] = LayerSpec::new(mixer, None);
+    let mut beside = Mamba2::new(3, 4, 1, 2, 2);
+    // Without a norm it would be too quiet for differences.
+    beside.norm = Some(GatedNorm::AfterGate);
+    spec.layers[1].beside = Some(beside.into());
+    let mut mlp = Mlp::new(10, Activation::Relu2);
+    mlp.gated = false;
+    spec.layers[1].mlp = Some(mlp);
+    spec
+}
+
+/// Experts of both kinds of scores, after both kinds of norms.
+fn experts() -> DecoderSpec {
+    let mut spec = llama();
+    let mut sigmoid = Experts::new(5, 2, Scores::Sigmoid);
+    (sigmoid.normalized, sigmoid.epsilon, sigmoid.selection_bias) = (true, 0.01, true);
+    for (mlp, experts) in spec.mlps_mut().zip([Experts::new(4, 3, Scores::Softmax), sigmoid]) {
+        mlp.experts = Some(experts);
+    }
+    let second = &mut spec.layers[1];
+    (second.mlp.activation, second.mlp.bias) = (Activation::ClampedSwiglu, true);
+    second.norm_placement = NormPlacement::Both;
+    spec
+}
+
 /// Layers that see the keys and values of another, values that are keys, and numbers for each layer.
 fn shared() -> DecoderSpec {
     let mut spec = llama();
@@ -78,20 +108,6 @@ fn rows_of<'a>(
         let table = weights.get(PerLayerEmbedding::TABLE).ok_or("no such table")?;
         Ok(ids.iter().flat_map(|id| &table[*id as usize * width..][..width]).copied().collect())
     }
-}
-
-/// Experts of both kinds of scores, after both kinds of norms.
-fn experts() -> DecoderSpec {
-    let mut spec = llama();
-    let mut sigmoid = Experts::new(5, 2, Scores::Sigmoid);
-    (sigmoid.normalized, sigmoid.epsilon, sigmoid.selection_bias) = (true, 0.01, true);
-    for (mlp, experts) in spec.mlps_mut().zip([Experts::new(4, 3, Scores::Softmax), sigmoid]) {
-        mlp.experts = Some(experts);
-    }
-    let second = &mut spec.layers[1];
-    (second.mlp.activation, second.mlp.bias) = (Activation::ClampedSwiglu, true);
-    second.norm_placement = NormPlacement::Both;
-    spec
 }
 
 /// Attention sinks beside windows.
@@ -136,7 +152,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), mamba()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -288,7 +304,7 @@ fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numb
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), shared()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), shared(), mamba()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
@@ -319,7 +335,7 @@ fn a_gpu_measures_the_same() {
     let accelerator = Arc::new(accelerator);
     // All that matrices need, and room for none.
     let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), mamba()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();

@@ -8,8 +8,8 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormKind, NormPlacement, PerLayerEmbedding,
-    QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormKind, NormPlacement,
+    PerLayerEmbedding, QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ fn random_planes(tensor: &TensorSpec, scheme: Scheme, rows: Range<usize>) -> Pla
     pack_quantized(g, rows, columns, &block)
 }
 
-/// The mixers of the layers: all kinds and gates of attention, and between them short convolutions and delta nets.
+/// The mixers of the layers: all kinds and gates of attention, and between them short convolutions, delta nets and Mamba mixers.
 fn mixer(i: usize) -> Mixer {
     match i % 6 {
         2 => {
@@ -104,9 +104,18 @@ fn mixer(i: usize) -> Mixer {
             conv.bias = i.is_multiple_of(4);
             conv.into()
         }
+        4 if i % 12 == 10 => mamba(i).into(),
         4 => DeltaNet::new(1 + i % 4, 2 * (1 + i % 4), 4 + 4 * (i % 5), 12 - i % 5, 1 + i % 7).into(),
         _ => attention(i).into(),
     }
+}
+
+fn mamba(i: usize) -> Mamba2 {
+    let mut mamba = Mamba2::new(2 + 2 * (i % 3), 5, 2, 6 + i % 5, 1 + i % 7);
+    mamba.norm = [None, Some(GatedNorm::AfterGate), Some(GatedNorm::BeforeGate)][i % 3];
+    (mamba.conv_bias, mamba.input_bias, mamba.output_bias) = (i % 2 == 0, i % 3 == 1, i % 5 == 0);
+    (mamba.min_step, mamba.max_step) = (0.125, (i % 2 == 0).then_some(2.5));
+    mamba
 }
 
 fn attention(i: usize) -> Attention {
@@ -136,7 +145,7 @@ fn spec() -> haikuq_format::DecoderSpec {
     let placements = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both];
     let residuals = [Residual::Sequential, Residual::Parallel, Residual::ParallelShared];
     let layer = |i: usize| {
-        let mut mlp = Mlp::new(77 - i, Activation::Silu);
+        let mut mlp = Mlp::new(77 - i, if i % 5 == 2 { Activation::Relu2 } else { Activation::Silu });
         (mlp.gated, mlp.bias) = (i % 4 != 1, i % 2 == 1);
         if i % 8 > 5 {
             let mut experts = Experts::new(5 - i % 3, 1 + i % 2, if i < 12 { Scores::Softmax } else { Scores::Sigmoid });
@@ -148,6 +157,13 @@ fn spec() -> haikuq_format::DecoderSpec {
         let mut layer = LayerSpec::new(mixer(i), mlp);
         (layer.residual, layer.norm_placement) = (residuals[i / 3 % 3], placements[i % 3]);
         layer.output_scale = i % 5 == 2;
+        // Two mixers, and no feed-forward network.
+        if i % 8 == 3 {
+            layer.beside = Some(mamba(i).into());
+        }
+        if i % 9 == 1 {
+            layer.mlp = None;
+        }
         layer
     };
     spec.layers = (0..24).map(layer).collect();
