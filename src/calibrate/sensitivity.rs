@@ -587,7 +587,7 @@ struct Probes {
 }
 
 impl Probes {
-    /// What they have seen once gradients have come back.
+    /// Inputs and gradients that were seen, once these have come back.
     fn back(self, gradient: Tensor) -> Back {
         let outputs = self.outputs.into_iter().filter_map(|(kind, seen)| Some((kind, seen.get()?.clone())));
         Back { gradient, kv: Vec::new(), numbers: None, outputs: outputs.collect(), inputs: self.inputs }

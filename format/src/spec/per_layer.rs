@@ -27,7 +27,7 @@ pub struct PerLayerEmbedding {
     /// Rows of the table are multiplied with this.
     #[serde(default = "super::one", skip_serializing_if = "super::is_one")]
     pub table_multiplier: f32,
-    /// What `per_layer_projection` makes is multiplied with this before it is normalized.
+    /// Outputs of `per_layer_projection` are multiplied with this before they are normalized.
     #[serde(default = "super::one", skip_serializing_if = "super::is_one")]
     pub projection_multiplier: f32,
     /// The sum of both is multiplied with this.
