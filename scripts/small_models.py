@@ -34,6 +34,10 @@ FAMILIES = {
     "qwen3_5": ("Qwen3_5Text", dict(head_dim=64, linear_key_head_dim=64, linear_value_head_dim=64, linear_num_key_heads=2,
                                     linear_num_value_heads=4,
                                     layer_types=["linear_attention"] * 3 + ["full_attention", "linear_attention"])),
+    "granite4_hybrid": ("GraniteMoeHybrid", dict(num_local_experts=0, shared_intermediate_size=640, mamba_n_heads=8, mamba_d_state=64,
+                                                 attention_multiplier=0.125,
+                                                 layer_types=["linear_attention"] * 3 + ["full_attention", "linear_attention"])),
+    "falcon_h1": ("FalconH1", dict(head_dim=64, mamba_d_ssm=384, mamba_n_heads=6, mamba_d_state=64, intermediate_size=512)),
 }
 
 

@@ -138,7 +138,7 @@ async fn likeliest(decoder: &mut Decoder, sequence: SequenceId, ids: &[u32]) -> 
     }
     decoder.expect(sequence, ids.len())?;
     for chunk in ids.chunks(decoder.prefill_chunk()) {
-        decoder.prefill(sequence, chunk)?;
+        decoder.prefill(sequence, chunk).await?;
     }
     decoder.sample_first(sequence, choice).await
 }

@@ -5,7 +5,10 @@ mod common;
 mod random_decoder;
 
 use common::golden;
-use haikuq_format::spec::{Activation, Attention, AttentionGate, DeltaNet, LayerSpec, Mlp, Norm, NormKind, RopeTable, ShortConv};
+use haikuq_format::spec::{
+    Activation, Attention, AttentionGate, DeltaNet, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, PerLayerEmbedding,
+    RopeTable, ShortConv,
+};
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Decoder, DecoderOptions};
 use haikuq_runtime::device::{Gpu, GpuOptions};
@@ -25,9 +28,13 @@ const VOCAB: usize = 301;
 const CHUNK: usize = 32;
 
 fn decoder(layers: Vec<LayerSpec>) -> RandomDecoder {
+    RandomDecoder::new(&spec(layers), |_| Scheme::F32)
+}
+
+fn spec(layers: Vec<LayerSpec>) -> DecoderSpec {
     let mut spec = DecoderSpec::new(VOCAB, 72, 256, Norm { kind: NormKind::Rms, epsilon: 1e-5 }, layers);
     spec.ropes = vec![RopeTable::new((0..10).map(|i| 1e4f32.powf(-(i as f32) / 10.0)).collect())];
-    RandomDecoder::new(&spec, |_| Scheme::F32)
+    spec
 }
 
 fn mlp() -> Mlp {
@@ -48,6 +55,23 @@ fn short_convolutions() -> RandomDecoder {
 fn delta_nets() -> RandomDecoder {
     let net = |key_dim, value_dim| LayerSpec::new(DeltaNet::new(2, 4, key_dim, value_dim, 4), mlp());
     decoder(vec![net(20, 12), LayerSpec::new(gated(), mlp()), net(16, 24)])
+}
+
+fn mamba() -> RandomDecoder {
+    let mut mixer = Mamba2::new(6, 12, 2, 20, 4);
+    mixer.norm = Some(GatedNorm::AfterGate);
+    let mut both = LayerSpec::new(gated(), mlp());
+    both.beside = Some(mixer.into());
+    decoder(vec![LayerSpec::new(mixer, mlp()), both, LayerSpec::new(Mamba2::new(5, 16, 1, 16, 3), None)])
+}
+
+/// Tokens bring numbers along, so that no step can run ahead; a layer sees the keys and values of another.
+fn per_layer() -> RandomDecoder {
+    let (mut first, mut second) = (Attention::new(3, 1, 20), Attention::new(6, 1, 20));
+    (first.rope, first.values_are_keys, second.kv_from) = (Some(0), true, Some(0));
+    let mut spec = spec(vec![LayerSpec::new(first, mlp()), LayerSpec::new(second, mlp())]);
+    spec.per_layer_embedding = Some(PerLayerEmbedding::new(12, Activation::Silu));
+    RandomDecoder::new(&spec, |_| Scheme::F32)
 }
 
 fn load(random: &RandomDecoder, steps_ahead: usize) -> Decoder {
@@ -99,6 +123,8 @@ fn late_and_new(ids: &[u32]) -> u32 {
 #[rstest]
 #[case::short_convolutions(short_convolutions())]
 #[case::delta_nets(delta_nets())]
+#[case::mamba(mamba())]
+#[case::per_layer(per_layer())]
 fn greedy_texts_are_those_of_the_reference_however_far_the_gpu_runs_ahead(#[case] random: RandomDecoder) {
     let mut greedy = options(40);
     greedy.sampling = SamplingOptions::greedy();
@@ -111,6 +137,8 @@ fn greedy_texts_are_those_of_the_reference_however_far_the_gpu_runs_ahead(#[case
 #[rstest]
 #[case::short_convolutions(short_convolutions(), true)]
 #[case::delta_nets(delta_nets(), false)]
+#[case::mamba(mamba(), false)]
+#[case::per_layer(per_layer(), true)]
 fn a_turn_goes_on_from_one_that_ran_too_far(#[case] random: RandomDecoder, #[case] cut_anywhere: bool) {
     let prompt = ids(1, 40);
     let mut one_by_one = load(&random, 0);
@@ -151,6 +179,7 @@ fn a_turn_goes_on_from_one_that_ran_too_far(#[case] random: RandomDecoder, #[cas
 #[rstest]
 #[case::short_convolutions(short_convolutions())]
 #[case::delta_nets(delta_nets())]
+#[case::mamba(mamba())]
 fn texts_of_a_batch_are_those_that_each_is_alone(#[case] random: RandomDecoder) {
     let prompts = [ids(4, 40), ids(5, 3), ids(6, 33)];
     let lengths = [options(11), options(50), options(24)];

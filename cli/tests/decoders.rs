@@ -10,8 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mlp, Norm, NormKind, NormPlacement, QkNorm, QueryScaling,
-    Residual, RopeTable, Scores, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, NormPlacement,
+    PerLayerEmbedding, QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -115,6 +115,43 @@ fn delta_nets() -> DecoderSpec {
     changed(plain(), |s| s.layers = layers)
 }
 
+/// Mamba 2 mixers of several kinds, one of them beside attention, between attention and layers without a feed-forward network.
+fn mamba() -> DecoderSpec {
+    let mlp = |intermediate_size, activation, gated| {
+        let mut mlp = Mlp::new(intermediate_size, activation);
+        mlp.gated = gated;
+        mlp
+    };
+    let mut normed = Mamba2::new(6, 12, 2, 20, 4);
+    (normed.norm, normed.conv_bias) = (Some(GatedNorm::AfterGate), true);
+    let mut biased = Mamba2::new(3, 20, 3, 36, 3);
+    (biased.norm, biased.input_bias, biased.output_bias) = (Some(GatedNorm::BeforeGate), true, true);
+    let mut limited = Mamba2::new(5, 8, 1, 16, 1);
+    (limited.min_step, limited.max_step) = (0.5, Some(0.9));
+    let mut attention = Attention::new(3, 1, 24);
+    attention.rope = Some(0);
+    let mut layers = vec![
+        LayerSpec::new(normed, mlp(100, Activation::Silu, true)),
+        LayerSpec::new(attention, None),
+        LayerSpec::new(attention, mlp(37, Activation::Relu2, false)),
+        LayerSpec::new(limited, None),
+        LayerSpec::new(biased, mlp(64, Activation::Silu, true)),
+    ];
+    layers[2].beside = Some(limited.into());
+    layers[4].residual = Residual::ParallelShared;
+    changed(plain(), |s| s.layers = layers)
+}
+
+/// The same with norms after blocks, and the mixers side by side the other way round.
+fn mamba_and_norms_after_blocks() -> DecoderSpec {
+    let mut spec = with_layers(mamba(), |l| l.norm_placement = NormPlacement::Both);
+    let layer = &mut spec.layers[2];
+    let attention = std::mem::replace(&mut layer.mixer, Mamba2::new(4, 16, 2, 128, 4).into());
+    layer.beside = Some(attention);
+    spec.residual_multiplier = 0.7;
+    spec
+}
+
 /// Experts of several kinds: all scores, biases, activations and places of norms.
 fn mixtures() -> DecoderSpec {
     let of = |width, activation, experts: Experts| {
@@ -148,6 +185,46 @@ fn mixtures() -> DecoderSpec {
     layers[2].residual = Residual::Parallel;
     layers[3].residual = Residual::ParallelShared;
     changed(self::plain(), |s| (s.layers, s.residual_multiplier) = (layers, 0.7))
+}
+
+/// Layers with heads of their own width, some of which see the keys and values of earlier ones, of both kinds; values that are keys;
+/// values with norms; outputs with factors.
+fn shared_kv() -> DecoderSpec {
+    let mlp = |intermediate_size| Mlp::new(intermediate_size, Activation::GeluTanh);
+    let mut windowed = Attention::new(6, 2, 20);
+    (windowed.window, windowed.rope) = (Some(11), Some(0));
+    (windowed.qk_norm, windowed.value_norm, windowed.scale) = (Some(QkNorm::PerHead), true, 1.0);
+    // Wider than a workgroup of 64 that takes four dimensions an invocation.
+    let mut wide = Attention::new(3, 1, 264);
+    (wide.rope, wide.qk_norm, wide.scale) = (Some(1), Some(QkNorm::PerHead), 0.2);
+    (wide.value_norm, wide.values_are_keys, wide.qkv_bias) = (true, true, true);
+    let seeing = |mut attention: Attention, from| {
+        (attention.kv_from, attention.values_are_keys, attention.value_norm) = (Some(from), false, false);
+        attention
+    };
+    let mut gated = seeing(windowed, 0);
+    (gated.gate, gated.qk_norm) = (Some(AttentionGate::PerHead), Some(QkNorm::EachHead(NormKind::LayerNoBias)));
+    let mut keys_alone = Attention::new(4, 2, 12);
+    keys_alone.values_are_keys = true;
+    let mut layers = vec![
+        LayerSpec::new(windowed, mlp(100)),
+        LayerSpec::new(wide, mlp(96)),
+        LayerSpec::new(gated, mlp(37)),
+        LayerSpec::new(seeing(wide, 1), mlp(64)),
+        LayerSpec::new(keys_alone, mlp(33)),
+        LayerSpec::new(seeing(windowed, 0), mlp(40)),
+    ];
+    layers.iter_mut().step_by(2).for_each(|l| (l.norm_placement, l.output_scale) = (NormPlacement::Both, true));
+    layers[3].output_scale = true;
+    changed(plain(), |s| s.layers = layers)
+}
+
+/// Numbers that tokens bring along for each layer, so many of them.
+fn per_layer(mut spec: DecoderSpec, size: usize) -> DecoderSpec {
+    let mut per_layer = PerLayerEmbedding::new(size, Activation::GeluTanh);
+    (per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier) = (1.4, 0.3, 0.7);
+    spec.per_layer_embedding = Some(per_layer);
+    spec
 }
 
 fn of_norm(kind: NormKind) -> DecoderSpec {
@@ -251,7 +328,7 @@ impl Pair {
     fn prefilled(&mut self, ids: &[u32]) -> SequenceId {
         let sequence = self.gpu.create_sequence().unwrap();
         for chunk in ids.chunks(CHUNK) {
-            self.gpu.prefill(sequence, chunk).unwrap();
+            block_on(self.gpu.prefill(sequence, chunk)).unwrap();
         }
         sequence
     }
@@ -319,7 +396,7 @@ impl Pair {
             assert!(kept >= at_least, "{}: {kept} of {len} positions are left", self.what);
             let whole: Vec<u32> = text[..len].iter().chain(&other[..12]).copied().collect();
             for chunk in whole[kept..whole.len() - 1].chunks(CHUNK) {
-                self.gpu.prefill(sequence, chunk).unwrap();
+                block_on(self.gpu.prefill(sequence, chunk)).unwrap();
             }
             let found = self.step(&[(sequence, whole[whole.len() - 1])]);
             let expected = self.expected(&whole).split_off((whole.len() - 1) * self.vocab());
@@ -475,7 +552,7 @@ fn layers_with_a_window_keep_its_pages_alone() {
             let kept = pair.gpu.truncate(sequence, len).unwrap();
             assert!(kept <= len && (len < start(text) - 5 || kept == len), "{kept} of {len} positions are left");
             for chunk in text[kept..text.len() - 1].chunks(CHUNK) {
-                pair.gpu.prefill(sequence, chunk).unwrap();
+                block_on(pair.gpu.prefill(sequence, chunk)).unwrap();
             }
             let found = pair.step(&[(sequence, text[text.len() - 1])]);
             pair.compare(&format!("cut at {len}"), &found, &expected[(text.len() - 1) * pair.vocab()..]);
@@ -532,6 +609,22 @@ fn layers_of_different_sizes_in_any_scheme() {
         let scheme: Scheme = scheme.parse().unwrap();
         Pair::new(&format!("uneven layers in {scheme}"), &gpu, &uneven(), |_| scheme).check();
     }
+}
+
+#[test]
+fn rows_of_a_table_for_each_layer_are_read_in_any_scheme() {
+    let gpu = gpu();
+    let schemes = ["f32", "f16", "q8/32", "q4/32+f16", "q3/32+u4", "q5/64", "q4/32:e4m4 learned", "q3/64 learned"];
+    for scheme in schemes {
+        let parsed: Scheme = scheme.parse().unwrap();
+        // 33 numbers a row: the second unit is nearly empty, and rows of one or two groups begin within a byte of zero points.
+        let of = |tensor: &TensorSpec| if tensor.name == PerLayerEmbedding::TABLE { parsed } else { Scheme::F32 };
+        let spec = changed(per_layer(plain(), 11), |s| s.residual_multiplier = 0.8);
+        Pair::new(&format!("rows in {scheme}"), &gpu, &spec, of).check();
+    }
+    let spec = per_layer(changed(with_layers(of_norm(NormKind::Layer), |l| l.output_scale = true), |s| s.tied_head = true), 32);
+    let q4: Scheme = "q4/32".parse().unwrap();
+    Pair::new("all matrices in q4/32", &gpu, &spec, |_| q4).check();
 }
 
 fn without_rope(spec: DecoderSpec) -> DecoderSpec {
@@ -656,7 +749,11 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ("layers of different sizes", uneven()),
         ("short convolutions", convolutions()),
         ("gated delta nets", delta_nets()),
+        ("Mamba mixers", mamba()),
+        ("Mamba mixers, norms after blocks", mamba_and_norms_after_blocks()),
         ("mixtures of experts", mixtures()),
+        ("keys and values of other layers", shared_kv()),
+        ("numbers for each layer", per_layer(shared_kv(), 9)),
         (
             "gates on heads, biases, partial rope",
             with_attention(with_biases(plain()), |a| (a.gate, a.rope) = (Some(AttentionGate::Elementwise), Some(1))),

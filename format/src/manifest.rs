@@ -2,7 +2,7 @@
 
 use crate::layout::{PlaneKind, plane_sizes};
 use crate::scheme::Scheme;
-use crate::spec::{DecoderSpec, TensorClass, TensorSpec};
+use crate::spec::{DecoderSpec, PerLayerEmbedding, TensorClass, TensorSpec};
 use crate::{MAX_PLANE_BYTES, PLANE_ALIGNMENT, align};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,7 +75,8 @@ pub struct TensorEntry {
 /// Bytes of a decoder's `tensors` that one decoded token reads: all of most, of experts the part that it uses, and next to nothing
 /// of tables of which it looks a row up.
 pub fn active_bytes(spec: &DecoderSpec, tensors: &[TensorEntry]) -> u64 {
-    let one_row = |name: &str| name == "positions" || (name == "embedding" && !spec.tied_head);
+    let one_row =
+        |name: &str| name == "positions" || name == PerLayerEmbedding::TABLE || (name == "embedding" && !spec.tied_head);
     let of = |t: &TensorEntry| {
         let (active, all) = spec.active_share(&t.name);
         t.bytes() / all * active

@@ -120,7 +120,9 @@ fn queries(random: &mut Random, shape: &AttentionShape, tokens: usize) -> Vec<f3
 #[case::five(5, 1, 4)]
 #[case::eight(16, 2, 64)]
 #[case::more_than_one_workgroup_holds(11, 1, 36)]
-#[case::widest(8, 1, 256)]
+#[case::wide(8, 1, 256)]
+#[case::widest(8, 1, 512)]
+#[case::wider_than_a_workgroup(5, 1, 260)]
 fn decode_agrees_for_sequences_of_different_lengths(
     #[case] num_heads: u32,
     #[case] num_kv_heads: u32,
@@ -147,7 +149,9 @@ fn decode_agrees_for_sequences_of_different_lengths(
 #[case::wide(4, 1, 128, 64, 64)]
 #[case::smallest(5, 1, 4, 1, 10)]
 #[case::three_chunks(8, 1, 92, 31, 7)]
-#[case::widest(2, 1, 256, 40, 129)]
+#[case::wide_enough_for_eight_chunks(2, 1, 256, 40, 129)]
+#[case::widest(2, 1, 512, 40, 129)]
+#[case::wider_than_eight_chunks(3, 1, 300, 21, 600)]
 #[case::group_of_three(6, 2, 64, 37, 50)]
 #[case::group_of_four_in_parts(4, 1, 32, 5, 900)]
 #[case::group_of_eight_in_parts(8, 1, 48, 41, 1000)]

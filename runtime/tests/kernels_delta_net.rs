@@ -3,10 +3,11 @@
 mod support;
 
 use haikuq_format::layout::padded;
-use haikuq_format::spec::DeltaNet;
+use haikuq_format::spec::{DeltaNet, GatedNorm};
 use haikuq_runtime::kernels::attention::Token;
 use haikuq_runtime::kernels::delta_chunks;
-use haikuq_runtime::kernels::delta_net::{self, CpuDeltaNet, DeltaConv, DeltaNorm, DeltaScan, MAX_DIM, RING, mixed_size};
+use haikuq_runtime::kernels::delta_net::{self, CpuDeltaNet, DeltaConv, DeltaScan, MAX_DIM, RING, mixed_size};
+use haikuq_runtime::kernels::gated_norm::{GateAndNormalize, GroupNorm};
 use rstest::rstest;
 use support::{Random, assert_close, permutations, run, token};
 
@@ -34,7 +35,8 @@ fn steps() -> Vec<(bool, Vec<Token>)> {
 
 #[rstest]
 fn chunks_and_single_tokens_are_those_of_the_twin(
-    #[values([1, 1, 4, 4], [2, 4, 20, 12], [3, 3, 68, 72], [1, 3, 12, 100], [1, 1, MAX_DIM, MAX_DIM])] sizes: [usize; 4],
+    #[values([1, 1, 4, 4], [2, 4, 20, 12], [3, 3, 68, 72], [1, 3, 12, 100], [1, 2, 128, 40], [1, 1, MAX_DIM, MAX_DIM])]
+    sizes: [usize; 4],
     #[values(1, 2, 4, 16)] kernel_size: usize,
     #[values(false, true)] in_chunks: bool,
 ) {
@@ -81,10 +83,20 @@ fn chunks_and_single_tokens_are_those_of_the_twin(
                 states: (&states).into(),
                 y: (&y).into(),
             };
-            let norm = DeltaNorm { num_tokens, net, epsilon, x: (&x_buffer).into(), gain: (&gain).into(), y: (&y).into() };
+            let norm = GroupNorm { order: GatedNorm::BeforeGate, epsilon, gain: (&gain).into(), shared: true };
+            let norm = GateAndNormalize {
+                num_tokens,
+                groups: value_heads,
+                width: value_dim,
+                norm: Some(norm),
+                x: (&x_buffer).into(),
+                x_columns: net.input_rows(),
+                first_gate: net.channels(),
+                y: (&y).into(),
+            };
             let mut dispatches = conv.bind(&gpu).unwrap();
             let scratch = gpu.storage("scratch", delta_chunks::scratch_bytes(num_tokens, &net));
-            match chunk && in_chunks {
+            match chunk && in_chunks && delta_chunks::works(&gpu.profile, &net) {
                 true => dispatches.extend(delta_chunks::bind(&gpu, &scan, &(&scratch).into()).unwrap()),
                 false => dispatches.push(scan.bind(&gpu).unwrap()),
             }

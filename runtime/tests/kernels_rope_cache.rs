@@ -23,7 +23,7 @@ fn read_pool(gpu: &Gpu, shape: AttentionShape, buffer: &wgpu::Buffer, count: usi
 }
 
 fn run_kernel(gpu: &Gpu, cache: &CpuCache, steps: CpuSteps<'_>, tokens: &[Token], qkv: &[f32]) -> Outcome {
-    let CpuSteps { rope, qk_norm, norm_after_rope, query_scaling } = steps;
+    let CpuSteps { rope, qk_norm, norm_after_rope, query_scaling, lacks, value_norm } = steps;
     let shape = cache.shape;
     let num_pages = cache.keys.len() as u64 * if shape.cache_f16 { 2 } else { 4 } / shape.page_bytes();
     let pool = |name| gpu.storage(name, num_pages * shape.page_bytes());
@@ -48,8 +48,10 @@ fn run_kernel(gpu: &Gpu, cache: &CpuCache, steps: CpuSteps<'_>, tokens: &[Token]
             parameters: buffer.into(),
         }),
         query_scaling,
+        own_kv: 2 - lacks,
+        value_norm,
         qkv: (&qkv).into(),
-        qkv_stride: padded(cache.shape.qkv_size() as usize),
+        qkv_stride: padded(width(&shape, lacks)),
         tokens: (&tokens_buffer).into(),
         pages: (&pages).into(),
         q: (&q).into(),
@@ -59,6 +61,11 @@ fn run_kernel(gpu: &Gpu, cache: &CpuCache, steps: CpuSteps<'_>, tokens: &[Token]
     gpu.run(&[&kernel.bind(gpu).unwrap()]);
     let pool = |buffer| read_pool(gpu, shape, buffer, cache.keys.len());
     (read(gpu, &q, count).unwrap(), pool(&keys), pool(&values))
+}
+
+/// Numbers of a row that lacks values (1), or keys and values (2).
+fn width(shape: &AttentionShape, lacks: u32) -> usize {
+    (shape.qkv_size() - lacks * shape.num_kv_heads * shape.head_dim) as usize
 }
 
 fn llama_table(head_dim: usize) -> RopeTable {
@@ -71,6 +78,8 @@ fn llama_table(head_dim: usize) -> RopeTable {
 #[case::one_query_head_a_key_head(3, 3, 16, 8)]
 #[case::partly_rotated_odd(5, 1, 80, 11)]
 #[case::wide(4, 1, 256, 128)]
+#[case::widest(2, 1, 512, 256)]
+#[case::wider_than_a_workgroup(3, 1, 260, 40)]
 #[case::no_rope(8, 2, 64, 0)]
 #[case::smallest(2, 1, 4, 1)]
 fn queries_are_rotated_and_keys_and_values_land_on_their_pages(
@@ -130,13 +139,45 @@ fn queries_and_keys_are_normalized_by_head_or_as_a_whole(
     // Not all dimensions turn, and those that do grow: a norm after rope is another one.
     let mut table = llama_table(head_dim as usize - 4);
     table.factor = 1.3;
-    let steps = CpuSteps { rope: Some(&table), qk_norm, norm_after_rope, query_scaling: None };
+    let steps = CpuSteps { rope: Some(&table), qk_norm, norm_after_rope, ..CpuSteps::default() };
     for (name, gpu) in permutations() {
         let mut cache = CpuCache::new(shape, pages.clone(), num_pages);
         let (q, keys, _) = run_kernel(&gpu, &cache, steps, &tokens, &qkv);
         let expected = rope_cache::cpu(&mut cache, steps, &tokens, &qkv);
         assert_close(&format!("{name}, queries"), &q, &expected, 5e-6);
         assert_close(&format!("{name}, keys"), &keys, &cache.keys, 5e-6);
+    }
+}
+
+#[rstest]
+fn values_may_be_keys_or_those_of_another_layer_and_have_norms(
+    #[values(0, 1, 2)] lacks: u32,
+    #[values((6, 2, 32), (3, 1, 20), (2, 1, 512))] (num_heads, num_kv_heads, head_dim): (u32, u32, u32),
+    #[values(None, Some(QkNorm::PerHead), Some(QkNorm::EachHead(NormKind::Layer)))] kind: Option<QkNorm>,
+) {
+    let shape = AttentionShape { num_heads, num_kv_heads, head_dim, max_pages: 1, cache_f16: false };
+    let mut random = Random::new(12);
+    let (pages, num_pages) = scattered_pages(&mut random, &shape, 2);
+    let tokens = [token(3, 1), Token::IDLE, token(17, 0)];
+    let qkv = random.rows(3, width(&shape, lacks), padded(width(&shape, lacks)));
+    let norm = Norm { kind: NormKind::Rms, epsilon: 1e-3 };
+    let own = if lacks == 2 { &[num_heads][..] } else { &[num_heads, num_kv_heads] };
+    let parameters = kind.map(|kind| {
+        let gains: usize = own.iter().map(|heads| kind.gains(*heads as usize, head_dim as usize)).sum();
+        random.values(gains * if kind.norm(norm).kind.has_bias() { 2 } else { 1 })
+    });
+    let qk_norm = kind.zip(parameters.as_deref()).map(|(kind, parameters)| (kind, norm, parameters));
+    let table = llama_table(head_dim as usize - 4);
+    let value_norm = (lacks < 2).then_some(1e-3);
+    let steps = CpuSteps { rope: Some(&table), qk_norm, lacks, value_norm, ..CpuSteps::default() };
+    for (name, gpu) in permutations() {
+        let mut cache = CpuCache::new(shape, pages.clone(), num_pages);
+        let (q, keys, values) = run_kernel(&gpu, &cache, steps, &tokens, &qkv);
+        let expected = rope_cache::cpu(&mut cache, steps, &tokens, &qkv);
+        assert_close(&format!("{name}, queries"), &q, &expected, 5e-6);
+        assert_close(&format!("{name}, keys"), &keys, &cache.keys, 5e-6);
+        assert_close(&format!("{name}, values"), &values, &cache.values, 5e-6);
+        assert_eq!(values.iter().all(|x| *x == 0.0), lacks == 2, "a layer that sees another one's writes nothing");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::AttentionGate;
+use haikuq_runtime::decoder::require_supported;
 use haikuq_runtime::program::place::place;
 use haikuq_runtime::program::rewrite::{Fusions, fuse};
 use haikuq_runtime::program::{Part, Program, Step, Value, build};
@@ -165,6 +166,91 @@ fn a_delta_net_has_three_operations_between_its_matrices() {
     ");
 }
 
+/// A Mamba 2 mixer as JSON.
+fn mamba2() -> serde_json::Value {
+    json!({"mamba2": {
+        "num_heads": 4, "head_dim": 32, "num_groups": 2, "state_size": 16, "kernel_size": 4, "norm": "after_gate", "input_bias": true
+    }})
+}
+
+#[test]
+fn a_mamba_mixer_has_three_operations_between_its_matrices() {
+    let body = build(&spec(json!({"mixer": mamba2(), "mlp": null}), json!({})), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    mamba_input = layers.0.mamba_in · norm(hidden, layers.0.mixer_norm) + layers.0.mamba_in.bias
+    mamba_mixed, columns[0] = mamba_conv(mamba_input, columns[0])
+    mamba_output, state[0] = mamba_scan(mamba_mixed, state[0])
+    mamba_output = gated(mamba_output, gates of mamba_input)
+    hidden += layers.0.mamba_out · mamba_output
+    ");
+}
+
+#[test]
+fn mixers_side_by_side_read_the_stream_before_either_is_added() {
+    let body = build(&spec(json!({"beside": mamba2()}), json!({})), Part::Body(Step::of_decode(1)));
+    insta::assert_snapshot!(first_layer(&fuse(body, ALL)), @r"
+    hidden = embedding[ids]
+    query, cache[0] = rope(layers.0.qkv · norm(hidden, layers.0.mixer_norm))
+    attended = attend(query, cache[0])
+    mamba_input = layers.0.mamba_in · norm(hidden, layers.0.mixer_norm) + layers.0.mamba_in.bias
+    mamba_mixed, columns[0] = mamba_conv(mamba_input, columns[0])
+    mamba_output, state[0] = mamba_scan(mamba_mixed, state[0])
+    mamba_output = gated(mamba_output, gates of mamba_input)
+    hidden += layers.0.attention_output · attended
+    hidden += layers.0.mamba_out · mamba_output
+    inner = glu Silu(layers.0.gate_up · norm(hidden, layers.0.mlp_norm))
+    hidden += layers.0.down · inner
+    ");
+    let both = spec(json!({"beside": mamba2(), "norm_placement": "post"}), json!({}));
+    let body = build(&both, Part::Body(Step::of_decode(1))).to_string();
+    let lines: Vec<&str> = body.lines().filter(|line| line.contains("block_output") && line.contains("layers.0.m")).collect();
+    assert_eq!(lines[0], "block_output += layers.0.mamba_out · mamba_output", "{body}");
+    assert!(lines[1].contains("norm(block_output, layers.0.mixer_post_norm)"), "{body}");
+}
+
+#[test]
+fn what_the_kernels_of_mixers_do_not_do_is_refused_by_name() {
+    let refused = |layer: serde_json::Value| require_supported(&spec(layer, json!({}))).unwrap_err().to_string();
+    let mamba = |key: &str, size: usize| {
+        let mut mixer = mamba2();
+        mixer["mamba2"][key] = json!(size);
+        refused(json!({"mixer": mixer}))
+    };
+    assert!(mamba("state_size", 260).contains("states of 260 numbers in a Mamba mixer"));
+    assert!(mamba("state_size", 18).contains("states of 18 numbers in a Mamba mixer"));
+    assert!(mamba("head_dim", 10).contains("heads of 10 dimensions in a Mamba mixer"));
+    let conv = json!({"short_conv": {"channels": 64, "kernel_size": 3}});
+    assert!(refused(json!({"mixer": conv, "beside": mamba2()})).contains("two mixers of which none is attention"));
+    require_supported(&spec(json!({"mixer": mamba2()}), json!({}))).unwrap();
+}
+
+#[test]
+fn a_layer_sees_the_cache_of_another_and_takes_its_own_numbers() {
+    let seeing = json!({"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "scale": 0.25, "rope": 0, "kv_from": 0});
+    let mut both = spec(json!({"output_scale": true}), json!({"per_layer_embedding": {"size": 32, "activation": "gelu_tanh"}}));
+    both.layers[1].mixer = serde_json::from_value(json!({"attention": seeing})).unwrap();
+    let body = fuse(build(&both, Part::Body(Step::of_decode(1))), ALL).to_string();
+    let (first, second): (Vec<_>, Vec<_>) = body.lines().partition(|l| !l.contains("layers.1.") && !l.contains("per_layer[1]"));
+    insta::assert_snapshot!(first[..3].join("\n"), @r"
+    hidden = embedding[ids]
+    per_layer = per_layer_projection · hidden
+    per_layer = norm(per_layer, per_layer_norm) + per_layer_embedding[ids]
+    ");
+    insta::assert_snapshot!(second.join("\n"), @r"
+    qkv = layers.1.qkv · norm(hidden, layers.1.mixer_norm)
+    hidden += layers.1.attention_output · attended
+    inner = glu Silu(layers.1.gate_up · norm(hidden, layers.1.mlp_norm))
+    hidden += layers.1.down · inner
+    per_layer_gate = GeluTanh(layers.1.per_layer_gate · hidden)
+    per_layer_gate *= per_layer[1]
+    block_output = layers.1.per_layer_output · per_layer_gate
+    hidden += norm(block_output, layers.1.per_layer_post_norm)
+    hidden *= layers.1.output_scale
+    ");
+    assert!(body.contains("\nquery = rope(qkv)\nattended = attend(query, cache[0])\nhidden += layers.1."), "{body}");
+}
+
 #[test]
 fn a_product_that_makes_gates_is_not_fused_with_the_rotation() {
     let body = build(&gated(), Part::Body(Step::of_decode(1)));
@@ -238,6 +324,8 @@ fn assert_values_survive(spec: &DecoderSpec, programs: &[Program]) {
 #[case::delta_net(json!({"mixer": {"delta_net": {
     "num_key_heads": 2, "num_value_heads": 4, "key_dim": 16, "value_dim": 32, "kernel_size": 4
 }}}), json!({}))]
+#[case::mamba(json!({"mixer": mamba2(), "mlp": null}), json!({}))]
+#[case::side_by_side(json!({"beside": mamba2()}), json!({}))]
 #[case::gates(json!({"mixer": {"attention": {
     "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "scale": 0.25, "rope": 0, "gate": "elementwise"
 }}}), json!({}))]

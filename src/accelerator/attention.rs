@@ -33,7 +33,10 @@ impl Accelerator {
     pub fn can_attend(&self, attention: &Attention, windows: usize, length: usize) -> bool {
         let scores = attention.num_heads * length * length.next_multiple_of(32) * 4;
         let whole = |columns| self.panel_rows(columns).is_ok_and(|rows| rows >= windows * length || rows.is_multiple_of(length));
-        attention.head_dim.is_multiple_of(16)
+        // Keys and values of the layer's own, as its rows make them.
+        let plain = attention.own_kv() == 2 && !attention.value_norm;
+        plain
+            && attention.head_dim.is_multiple_of(16)
             && scores as u64 <= self.panel_bytes
             && attention.num_heads <= MAX_PRODUCTS
             && whole(attention.qkv_size())

@@ -167,6 +167,7 @@ impl Accelerator {
             Activation::Gelu => 1.0,
             Activation::GeluTanh => 2.0,
             Activation::ClampedSwiglu => 3.0,
+            Activation::Relu2 => 4.0,
         };
         let constants = [("ACTIVATION", number), ("GATED", f64::from(u8::from(gated)))];
         Self::for_common_rows(x, &out, |_, rows, [from, to]| {

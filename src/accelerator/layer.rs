@@ -3,7 +3,7 @@
 use super::{Accelerator, AcceleratorError, HeadColumns, Matrix};
 use crate::reference::ProjectionKind;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, LayerSpec, Mixer, Norm, QkNorm, Residual, ShortConv};
+use haikuq_format::spec::{Attention, LayerSpec, Mixer, Mlp, Norm, QkNorm, Residual, ShortConv};
 
 /// What a layer has beside its matrices: norms, biases and angles.
 pub struct LayerOnGpu<'a> {
@@ -58,12 +58,16 @@ impl<'a> LayerOnGpu<'a> {
     /// processor.
     pub fn serves(accelerator: &Accelerator, spec: &DecoderSpec, index: usize, windows: usize, length: usize) -> bool {
         let layer = &spec.layers[index];
+        if spec.per_layer_embedding.is_some() || layer.output_scale || spec.shares_kv(index) {
+            return false;
+        }
         let mixes = match &layer.mixer {
             Mixer::Attention(attention) => accelerator.can_attend(attention, windows, length),
             Mixer::ShortConv(conv) => accelerator.can_convolve(conv, windows, length),
-            Mixer::DeltaNet(_) => false,
+            Mixer::DeltaNet(_) | Mixer::Mamba2(_) => false,
         };
-        mixes && layer.mlp.experts.is_none() && accelerator.panel_rows(layer.mlp.up_size()).is_ok()
+        let serves = |mlp: &Mlp| mlp.experts.is_none() && accelerator.panel_rows(mlp.up_size()).is_ok();
+        mixes && layer.beside.is_none() && layer.mlp.as_ref().is_none_or(serves)
     }
 
     /// Reads norms and biases of layer `index` through `read`, for windows of `length` positions.
@@ -102,15 +106,16 @@ impl<'a> LayerOnGpu<'a> {
         });
         let attention = attention.transpose()?;
         let mixer_post_norm = gains(after, "mixer_post_norm", spec.norm)?;
-        let mlp_norm = gains(before && layer.residual != Residual::ParallelShared, "mlp_norm", spec.norm)?;
-        let mlp_post_norm = gains(after, "mlp_post_norm", spec.norm)?;
+        let mlp = layer.mlp.as_ref();
+        let mlp_norm = gains(mlp.is_some() && before && layer.residual != Residual::ParallelShared, "mlp_norm", spec.norm)?;
+        let mlp_post_norm = gains(mlp.is_some() && after, "mlp_post_norm", spec.norm)?;
         let mut bias = |present: bool, part: &str| present.then(|| read(&format!("{part}.bias"))).transpose();
         let ([input, output], [input_bias, output_bias]) = (layer.mixer.matrices(), layer.mixer.biases());
         let biases = Biases {
             input: bias(input_bias, input)?,
             output: bias(output_bias, output)?,
-            up: bias(layer.mlp.bias, layer.mlp.up_name())?,
-            down: bias(layer.mlp.bias, layer.mlp.down_name())?,
+            up: mlp.map_or(Ok(None), |mlp| bias(mlp.bias, mlp.up_name()))?,
+            down: mlp.map_or(Ok(None), |mlp| bias(mlp.bias, mlp.down_name()))?,
         };
         let mixer = match (&layer.mixer, attention) {
             (_, Some(mut mixer)) => {
@@ -127,8 +132,8 @@ impl<'a> LayerOnGpu<'a> {
                 let taps = kernel.chunks_exact(conv.kernel_size).zip(bias);
                 MixerOnGpu::ShortConv { conv, taps: taps.flat_map(|(taps, bias)| taps.iter().copied().chain([bias])).collect() }
             }
-            (Mixer::Attention(_) | Mixer::DeltaNet(_), None) => {
-                unreachable!("attention was read before, delta nets are not served")
+            (Mixer::Attention(_) | Mixer::DeltaNet(_) | Mixer::Mamba2(_), None) => {
+                unreachable!("attention was read before, delta nets and Mamba mixers are not served")
             }
         };
         Ok(Self { accelerator, spec, layer, length, mixer_norm, mixer, mixer_post_norm, mlp_norm, mlp_post_norm, biases })
@@ -155,12 +160,13 @@ impl<'a> LayerOnGpu<'a> {
         let mut sum = self.accelerator.copy(x)?;
         self.accelerator.combine(&mut sum, 1.0, &mixed, multiplier)?;
         drop(mixed);
+        let Some(mlp) = &self.layer.mlp else { return Ok(sum) };
         let input = match (shared, self.layer.residual) {
             (Some(shared), _) => shared,
             (None, Residual::Parallel) => self.normed(&self.mlp_norm, x)?,
             (None, _) => self.normed(&self.mlp_norm, &sum)?,
         };
-        let out = self.mlp(input, &mut product)?;
+        let out = self.mlp(mlp, input, &mut product)?;
         self.accelerator.combine(&mut sum, 1.0, &out, multiplier)?;
         Ok(sum)
     }
@@ -222,12 +228,13 @@ impl<'a> LayerOnGpu<'a> {
 
     fn mlp<E: From<AcceleratorError>>(
         &self,
+        mlp: &Mlp,
         input: Matrix,
         product: &mut impl FnMut(ProjectionKind, Matrix) -> Result<Matrix, E>,
     ) -> Result<Matrix, E> {
         let mut up = product(ProjectionKind::Up, input)?;
         self.biased(&mut up, &self.biases.up)?;
-        let inner = self.accelerator.activate(&up, self.layer.mlp.activation, self.layer.mlp.gated)?;
+        let inner = self.accelerator.activate(&up, mlp.activation, mlp.gated)?;
         drop(up);
         let mut out = product(ProjectionKind::Down, inner)?;
         self.biased(&mut out, &self.biases.down)?;

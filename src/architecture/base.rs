@@ -44,6 +44,11 @@ pub(super) const LLAMA: Defaults = Defaults {
 /// multiplied, and no positions yet.
 pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
     refuse_others(config)?;
+    spec_of(config, defaults)
+}
+
+/// The same where a family itself refuses what a spec cannot say.
+pub(super) fn spec_of(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
     let hidden_size = config.size("hidden_size", defaults.hidden_size)?;
     let num_heads = config.size("num_attention_heads", defaults.num_heads)?;
     let head_dim = config.size_or_zero("head_dim", defaults.head_dim.unwrap_or(hidden_size / num_heads))?;
@@ -70,18 +75,27 @@ pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSp
 
 /// Refuses what the base class of all configs knows, and a spec cannot say.
 pub(super) fn refuse_others(config: &Config<'_>) -> Result<(), ArchitectureError> {
-    for key in ["use_bidirectional_attention", "add_cross_attention", "scale_attn_by_inverse_layer_idx"] {
+    config.refuse_flag("use_bidirectional_attention")?;
+    refuse_table(config, "per_layer_config")?;
+    refuse_flags(config)
+}
+
+/// What of that no family reads.
+pub(super) fn refuse_flags(config: &Config<'_>) -> Result<(), ArchitectureError> {
+    for key in ["add_cross_attention", "scale_attn_by_inverse_layer_idx"] {
         config.refuse_flag(key)?;
     }
     if !config.flag("is_causal", true)? {
         return Err(config.unsupported("is_causal", "false", "true"));
     }
-    for key in ["pruned_heads", "per_layer_config"] {
-        if config.table(key)?.is_some() {
-            return Err(config.unsupported(key, "a table", "none; layers that differ from the config are not supported"));
-        }
+    refuse_table(config, "pruned_heads")
+}
+
+fn refuse_table(config: &Config<'_>, key: &str) -> Result<(), ArchitectureError> {
+    match config.table(key)? {
+        Some(_) => Err(config.unsupported(key, "a table", "none; layers that differ from the config are not supported")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The spec's norm as root mean square.
@@ -205,11 +219,17 @@ pub(super) fn layer_kinds(
         let found = format!("{} entries", types.len());
         return Err(config.unsupported("layer_types", &found, &format!("{layers}, as num_hidden_layers says")));
     }
-    let kind = |t: &&str| {
-        // The shorter name is that of configs before transformers 5.
-        let name = if *t == "attention" { "full_attention" } else { t };
-        let known_as = known.iter().position(|k| *k == name);
-        known_as.ok_or_else(|| config.unsupported("layer_types", t, &known.join(", ")))
+    types.iter().map(|name| layer_kind(config, "layer_types", name, known)).collect()
+}
+
+/// The number in `known` of a kind of layer, which the config names under `key`.
+pub(super) fn layer_kind(config: &Config<'_>, key: &str, name: &str, known: &[&str]) -> Result<usize, ArchitectureError> {
+    // The shorter names are those of configs before transformers 5.
+    let today = match name {
+        "attention" => "full_attention",
+        "mamba" => "linear_attention",
+        _ => name,
     };
-    types.iter().map(kind).collect()
+    let known_as = known.iter().position(|k| *k == today);
+    known_as.ok_or_else(|| config.unsupported(key, name, &known.join(", ")))
 }

@@ -77,9 +77,18 @@ impl<'a> Config<'a> {
         if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(default) } else { self.size(key, default) }
     }
 
-    /// A whole number up to [`MAX_SIZE`], which may be 0.
+    /// The same, with 0 where the key is there and says that there is none.
     pub(super) fn size_or_none(&self, key: &str, default: usize) -> Result<usize, ArchitectureError> {
-        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size(key, default) }
+        match self.get(key) {
+            None if self.has(key) => Ok(0),
+            Some(value) if value.as_u64() == Some(0) => Ok(0),
+            _ => self.size(key, default),
+        }
+    }
+
+    /// As [`Config::size`], or nothing where the key is absent or says `auto`.
+    pub(super) fn size_or_auto(&self, key: &str) -> Result<Option<usize>, ArchitectureError> {
+        if self.get(key).and_then(Value::as_str) == Some("auto") { Ok(None) } else { self.optional_size(key) }
     }
 
     /// A number of layers, up to [`MAX_LAYERS`].
@@ -132,6 +141,17 @@ impl<'a> Config<'a> {
     /// A list of finite numbers.
     pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, ArchitectureError> {
         self.list(key, "a list of numbers that an f32 holds", |v| v.as_f64().filter(|n| (*n as f32).is_finite()))
+    }
+
+    /// The least and the largest of what is allowed, where infinity is no limit.
+    pub(super) fn limits(&self, key: &str) -> Result<(f64, Option<f64>), ArchitectureError> {
+        let Some(value) = self.get(key) else { return Ok((0.0, None)) };
+        let wrong = || self.wrong(key, value, "two numbers, the lesser first");
+        let [least, largest] = value.as_array().map(Vec::as_slice).ok_or_else(wrong)? else { return Err(wrong()) };
+        // As transformers writes it, and as Python does.
+        let infinite = largest.get("__float__").unwrap_or(largest) == "Infinity";
+        let number = |v: &Value| v.as_f64().filter(|n| *n >= 0.0 && (*n as f32).is_finite()).ok_or_else(wrong);
+        Ok((number(least)?, if infinite { None } else { Some(number(largest)?) }))
     }
 
     fn list<T>(
@@ -191,13 +211,23 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// Refuses keys that are not `known`.
+    pub(super) fn only(&self, known: &[&str]) -> Result<(), ArchitectureError> {
+        let other = self.value.as_object().into_iter().flatten().find(|(key, _)| !known.contains(&key.as_str()));
+        match other {
+            Some((key, value)) => Err(self.unsupported(key, &value.to_string(), &known.join(", "))),
+            None => Ok(()),
+        }
+    }
+
     /// `hidden_act`.
     pub(super) fn activation(&self, key: &str, default: &str) -> Result<Activation, ArchitectureError> {
         match self.text(key)?.unwrap_or(default) {
             "silu" | "swish" => Ok(Activation::Silu),
             "gelu" | "gelu_python" => Ok(Activation::Gelu),
             "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" => Ok(Activation::GeluTanh),
-            other => Err(self.unsupported(key, other, "silu, gelu, gelu_new, gelu_pytorch_tanh")),
+            "relu2" => Ok(Activation::Relu2),
+            other => Err(self.unsupported(key, other, "silu, gelu, gelu_new, gelu_pytorch_tanh, relu2")),
         }
     }
 

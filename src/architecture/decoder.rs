@@ -52,8 +52,10 @@ impl Decoder {
         }
         let used: BTreeSet<&str> = tensors.values().flat_map(|t: &Canonical| t.source.tensors()).collect();
         let is_beside = |name: &&str| name.split('.').any(|part| mapping.beside.contains(&part));
-        let (beside, unused): (Vec<&str>, Vec<&str>) =
-            checkpoint.tensor_names().filter(|n| !used.contains(n)).partition(is_beside);
+        let is_unread = |name: &&str| mapping.unread.iter().any(|start| name.starts_with(start.as_str()));
+        let (unread, others): (Vec<&str>, Vec<&str>) =
+            checkpoint.tensor_names().filter(|n| !used.contains(n)).partition(is_unread);
+        let (beside, unused): (Vec<&str>, Vec<&str>) = others.into_iter().partition(is_beside);
         if let Some(first) = unused.first() {
             let first = first.to_string();
             return Err(ArchitectureError::Unused { path: checkpoint.path().into(), count: unused.len(), first });
@@ -61,6 +63,9 @@ impl Decoder {
         let mut notes = mapping.notes;
         if !beside.is_empty() {
             notes.push(format!("{} tensors of {} are left out, as in transformers", beside.len(), mapping.beside.join(", ")));
+        }
+        if let Some(first) = unread.first() {
+            notes.push(format!("{} tensors, such as {first}, are left out: transformers does not use them either", unread.len()));
         }
         notes.extend(checkpoint.warnings().iter().cloned());
         Ok(Self { spec: mapping.spec, checkpoint, tensors, notes })
@@ -144,6 +149,25 @@ impl Decoder {
         Ok(out)
     }
 
+    /// Columns of some rows of a canonical matrix, one row after the other: rows that are asked for twice are read once.
+    ///
+    /// # Errors
+    /// As [`Decoder::read_rows`].
+    pub fn look_up(&self, name: &str, rows: &[u32], columns: Range<usize>) -> Result<Vec<f32>, ArchitectureError> {
+        let width = self.tensors.get(name).map_or(0, |tensor| tensor.width);
+        let no_columns = || ArchitectureError::NoSuchRows { name: name.into(), start: columns.start, end: columns.end };
+        let known: Vec<u32> = rows.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let read = |row: &u32| -> Result<Vec<f32>, ArchitectureError> {
+            let mut whole = vec![0.0; width];
+            self.read_rows(name, *row as usize..*row as usize + 1, &mut whole)?;
+            Ok(whole.get(columns.clone()).ok_or_else(no_columns)?.to_vec())
+        };
+        let parts: Vec<Result<Vec<f32>, _>> = known.par_iter().map(read).collect();
+        let parts = parts.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let place = |row: &u32| known.binary_search(row).unwrap_or_default();
+        Ok(rows.iter().flat_map(|row| &parts[place(row)]).copied().collect())
+    }
+
     /// Rows of a canonical matrix; none of what is not there.
     pub fn rows(&self, name: &str) -> usize {
         self.tensors.get(name).map_or(0, |tensor| tensor.rows)
@@ -185,8 +209,17 @@ fn resolve(checkpoint: &Checkpoint, tensor: &TensorSpec, source: Source) -> Resu
     })
 }
 
-/// Reads rows of a part.
+/// Reads rows of a part, multiplied with its scale.
 fn read(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
+    stored(view, part, rows, out)?;
+    if part.scale != 1.0 {
+        out.iter_mut().for_each(|x| *x *= part.scale);
+    }
+    Ok(())
+}
+
+/// Reads rows of a part as they are stored.
+fn stored(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
     let rows = part.first + rows.start..part.first + rows.end;
     if let Some(shape) = &part.shape {
         // A vector is read whole, and these rows are several numbers each.

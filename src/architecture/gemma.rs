@@ -34,7 +34,7 @@ const GEMMA_3: Defaults = Defaults { vocab_size: 262_208, max_context: 131_072, 
 
 const NAMES: Names = Names { gain_offset: 1.0, ..Names::LLAMA };
 
-const NAMES_2: Names = Names {
+pub(super) const NAMES_2: Names = Names {
     mixer_post_norm: "post_attention_layernorm",
     mlp_norm: "pre_feedforward_layernorm",
     mlp_post_norm: "post_feedforward_layernorm",
@@ -94,7 +94,11 @@ fn around(config: &Config<'_>, defaults: &Defaults, sliding: impl Fn(usize) -> b
 }
 
 fn common(config: &Config<'_>, defaults: &Defaults, activation: &str) -> Result<DecoderSpec, ArchitectureError> {
-    let mut spec = base::spec(config, defaults)?;
+    scaled(config, base::spec(config, defaults)?, activation)
+}
+
+/// What all Gemmas have in common: the activation, a scaled embedding, biases or none.
+pub(super) fn scaled(config: &Config<'_>, mut spec: DecoderSpec, activation: &str) -> Result<DecoderSpec, ArchitectureError> {
     base::set_activation(&mut spec, config.activation(activation, "gelu_pytorch_tanh")?);
     spec.embedding_multiplier = (spec.hidden_size as f64).sqrt() as f32;
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);

@@ -1,12 +1,14 @@
-//! Granite: Llama with multipliers on embedding, attention, residuals and logits. Granite 4 (dense) is the same with a fused
-//! feed-forward network, and in some sizes without rope; its class also holds mixtures of experts and state-space layers.
+//! Granite: Llama with multipliers on embedding, attention, residuals and logits. Granite 4 is the same with a fused feed-forward
+//! network, in some sizes without rope, and in its hybrids with Mamba 2 mixers in most layers; its class also holds mixtures of
+//! experts.
 
 use super::base::{self, Defaults, LLAMA};
 use super::config::Config;
 use super::names::{ExpertNames, Names, Up};
 use super::rope::{self, RopeDefaults};
-use super::{ArchitectureError, Mapping};
+use super::{ArchitectureError, Mapping, mamba};
 use haikuq_format::DecoderSpec;
+use haikuq_format::spec::{GatedNorm, Mamba2};
 
 /// Of `GraniteMoeHybridConfig`, with what it calls the shared experts' width.
 const DEFAULTS_4: Defaults = Defaults { intermediate_size: 1024, ..LLAMA };
@@ -95,9 +97,14 @@ pub(super) fn load_4(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     let mut spec = base::spec(config, &DEFAULTS_4)?;
     let width = config.size("shared_intermediate_size", DEFAULTS_4.intermediate_size)?;
     spec.mlps_mut().for_each(|m| m.intermediate_size = width);
-    attention_alone(config, spec.num_layers())?;
+    let is_mamba = mamba_layers(config, spec.num_layers())?;
+    if is_mamba.contains(&true) {
+        let mixer = mamba_mixer(config, spec.hidden_size)?;
+        let layers = spec.layers.iter_mut().zip(&is_mamba);
+        layers.filter(|(_, is_mamba)| **is_mamba).for_each(|(layer, _)| layer.mixer = mixer.into());
+    }
     // The class knows that name alone, and takes all others for none.
-    if config.text("position_embedding_type")? == Some("rope") {
+    if config.text("position_embedding_type")? == Some("rope") && is_mamba.contains(&false) {
         base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
     }
     multiply(&mut spec, config)?;
@@ -105,18 +112,23 @@ pub(super) fn load_4(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     Ok(Mapping::new(spec, NAMES_4))
 }
 
-/// Refuses layers without attention, which the class has where a config does not list them.
-fn attention_alone(config: &Config<'_>, layers: usize) -> Result<(), ArchitectureError> {
+/// Which layers have a Mamba mixer; all of them where a config does not list them.
+fn mamba_layers(config: &Config<'_>, layers: usize) -> Result<Vec<bool>, ArchitectureError> {
     let key = if config.has("layers_block_type") { "layers_block_type" } else { "layer_types" };
     let types = config.texts(key)?.unwrap_or_else(|| vec!["linear_attention"; layers]);
-    match types.iter().find(|t| !matches!(**t, "attention" | "full_attention")) {
-        Some(other) => Err(config.unsupported(key, other, "attention in every layer; state-space layers (Mamba) are not")),
-        None if types.len() != layers => {
-            let found = format!("{} entries", types.len());
-            Err(config.unsupported(key, &found, &format!("{layers}, as num_hidden_layers says")))
-        }
-        None => Ok(()),
+    if types.len() != layers {
+        let found = format!("{} entries", types.len());
+        return Err(config.unsupported(key, &found, &format!("{layers}, as num_hidden_layers says")));
     }
+    let kind = |name: &&str| base::layer_kind(config, key, name, &["full_attention", "linear_attention"]);
+    types.iter().map(|name| Ok(kind(name)? == 1)).collect()
+}
+
+fn mamba_mixer(config: &Config<'_>, hidden_size: usize) -> Result<Mamba2, ArchitectureError> {
+    let mut mixer = mamba::mixer(config, config.size("mamba_expand", 2)? * hidden_size)?;
+    mixer.norm = Some(GatedNorm::AfterGate);
+    mixer.output_bias = mixer.input_bias;
+    Ok(mixer)
 }
 
 /// The multipliers, and the activation.

@@ -111,8 +111,8 @@ pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureE
     experts.scale = config.number("routed_scaling_factor", 1.0)? as f32;
     let width = config.size("moe_intermediate_size", 1792)?;
     let dense = config.size_or_none("num_dense_layers", 2)?;
-    for layer in spec.layers.iter_mut().skip(dense) {
-        (layer.mlp.intermediate_size, layer.mlp.experts) = (width, Some(experts));
+    for mlp in spec.mlps_mut().skip(dense) {
+        (mlp.intermediate_size, mlp.experts) = (width, Some(experts));
     }
     Ok(Mapping::new(spec, NAMES_EXPERTS))
 }

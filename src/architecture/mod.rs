@@ -10,7 +10,9 @@ mod decoder;
 mod ernie;
 mod error;
 mod exaone;
+mod falcon_h1;
 mod gemma;
+mod gemma4;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
@@ -18,9 +20,11 @@ mod granite;
 mod hunyuan;
 mod lfm;
 mod llama;
+mod mamba;
 mod ministral;
 mod mistral;
 mod names;
+mod nemotron_h;
 mod olmo;
 mod other_classes;
 mod phi;
@@ -42,7 +46,7 @@ pub use source::{Order, Part, Source};
 use crate::checkpoint::{Checkpoint, Wanted, WantedTensor};
 use config::Config;
 use haikuq_format::DecoderSpec;
-use names::Names;
+use names::{Blocks, Names};
 use serde_json::Value;
 use source::Sources;
 use std::path::Path;
@@ -70,6 +74,7 @@ const FAMILIES: &[Family] = &[
     family(&["GemmaForCausalLM"], &["gemma"], gemma::load_1),
     family(&["Gemma2ForCausalLM"], &["gemma2"], gemma::load_2),
     family(&["Gemma3ForCausalLM"], &["gemma3_text"], gemma::load_3),
+    family(&["Gemma4ForCausalLM"], &["gemma4_text"], gemma4::load),
     family(&["PhiForCausalLM"], &["phi"], phi::load),
     family(&["Phi3ForCausalLM"], &["phi3"], phi3::load),
     family(&["SmolLM3ForCausalLM"], &["smollm3"], smollm3::load),
@@ -80,6 +85,8 @@ const FAMILIES: &[Family] = &[
     mixture(&["GraniteMoeForCausalLM"], &["granitemoe"], granite::load_experts),
     family(&["GraniteSWAForCausalLM"], &["granite_swa"], granite::load_swa),
     family(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
+    family(&["FalconH1ForCausalLM"], &["falcon_h1"], falcon_h1::load),
+    family(&["NemotronHForCausalLM"], &["nemotron_h"], nemotron_h::load),
     family(&["CohereForCausalLM"], &["cohere"], cohere::load_1),
     family(&["Cohere2ForCausalLM"], &["cohere2"], cohere::load_2),
     family(&["Ernie4_5ForCausalLM"], &["ernie4_5"], ernie::load),
@@ -122,19 +129,32 @@ struct Mapping {
     names: Names,
     /// What a user should know of how the config was read, a sentence each.
     notes: Vec<String>,
+    /// Where a layer's blocks are layers of their own in the checkpoint.
+    blocks: Option<Blocks>,
+    /// What tensors of these names in a layer are multiplied with, a factor for each part of their sources.
+    scales: Vec<(&'static str, Vec<f64>)>,
     /// Modules that checkpoints have and the model's class leaves out, by parts of their tensors' names.
     beside: &'static [&'static str],
+    /// Beginnings of the names of tensors that checkpoints have and the model's class does not use.
+    unread: Vec<String>,
 }
 
 impl Mapping {
     /// The mapping of a family that has names for everything in its spec.
     fn new(spec: DecoderSpec, names: Names) -> Self {
-        Self { spec, names, notes: Vec::new(), beside: &[] }
+        Self { spec, names, notes: Vec::new(), blocks: None, scales: Vec::new(), beside: &[], unread: Vec::new() }
     }
 
     /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].
     fn sources(&self) -> Sources {
-        self.names.sources(&self.spec)
+        let mut sources = self.names.sources(&self.spec, self.blocks.as_ref());
+        for (name, source) in &mut sources {
+            let within = name.strip_prefix("layers.").and_then(|rest| Some(rest.split_once('.')?.1));
+            for (_, factors) in self.scales.iter().filter(|(part, _)| Some(*part) == within) {
+                source.parts.iter_mut().zip(factors).for_each(|(part, by)| part.scale *= *by as f32);
+            }
+        }
+        sources
     }
 
     /// What readers look for in a checkpoint.

@@ -2,7 +2,7 @@
 
 use super::source::{Order, Part, Source, Sources};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mixer, Mlp, QkNorm, ShortConv, TensorSpec};
+use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, QkNorm, ShortConv, TensorSpec};
 
 /// A family's own names, without `.weight` and `.bias`, of layers without their number's prefix.
 ///
@@ -29,6 +29,12 @@ pub(super) struct Names {
     pub(super) short_conv: [&'static str; 3],
     /// Of a gated delta net.
     pub(super) delta_net: DeltaNames,
+    /// Of numbers that tokens bring along for each layer.
+    pub(super) per_layer: PerLayerNames,
+    /// The factor of a layer's outputs, which is not called `weight`.
+    pub(super) output_scale: &'static str,
+    /// Of a Mamba 2 mixer.
+    pub(super) mamba2: MambaNames,
     pub(super) mixer_post_norm: &'static str,
     pub(super) mlp_norm: &'static str,
     pub(super) up: Up,
@@ -83,6 +89,18 @@ pub(super) struct DeltaNames {
     pub(super) output: &'static str,
 }
 
+/// What the numbers of a token for each layer are stored as.
+#[derive(Clone, Copy)]
+pub(super) struct PerLayerNames {
+    pub(super) table: &'static str,
+    pub(super) projection: &'static str,
+    pub(super) norm: &'static str,
+    /// Of each layer.
+    pub(super) gate: &'static str,
+    pub(super) output: &'static str,
+    pub(super) post_norm: &'static str,
+}
+
 /// What a mixture of experts is stored as.
 #[derive(Clone, Copy)]
 pub(super) struct ExpertNames {
@@ -97,6 +115,24 @@ pub(super) struct ExpertNames {
     /// Biases of all experts together, of the first matrices and of the last, which are not called `bias`.
     pub(super) biases: [&'static str; 2],
 }
+
+/// What a Mamba 2 mixer is stored as.
+#[derive(Clone, Copy)]
+pub(super) struct MambaNames {
+    /// Gates, inputs, `B`, `C` and steps.
+    pub(super) input: &'static str,
+    pub(super) kernel: &'static str,
+    /// Parameters that are not called `weight`.
+    pub(super) log_decay: &'static str,
+    pub(super) step_bias: &'static str,
+    pub(super) skip: &'static str,
+    /// Its gains are used as they are.
+    pub(super) norm: &'static str,
+    pub(super) output: &'static str,
+}
+
+/// Numbers that a checkpoint gives to each layer's mixer and to its feed-forward network, where these are layers of their own there.
+pub(super) type Blocks = Vec<[usize; 2]>;
 
 /// How the feed-forward network's first matrices are stored.
 #[derive(Clone, Copy)]
@@ -132,6 +168,24 @@ impl Names {
             norm: "linear_attn.norm",
             output: "linear_attn.out_proj",
         },
+        per_layer: PerLayerNames {
+            table: "embed_tokens_per_layer",
+            projection: "per_layer_model_projection",
+            norm: "per_layer_projection_norm",
+            gate: "per_layer_input_gate",
+            output: "per_layer_projection",
+            post_norm: "post_per_layer_input_norm",
+        },
+        output_scale: "layer_scalar",
+        mamba2: MambaNames {
+            input: "mamba.in_proj",
+            kernel: "mamba.conv1d",
+            log_decay: "mamba.A_log",
+            step_bias: "mamba.dt_bias",
+            skip: "mamba.D",
+            norm: "mamba.norm",
+            output: "mamba.out_proj",
+        },
         mixer_post_norm: "",
         mlp_norm: "post_attention_layernorm",
         up: Up::Separate(["mlp.gate_proj", "mlp.up_proj"]),
@@ -153,32 +207,38 @@ impl Names {
     };
 
     /// The sources of every canonical tensor of `spec`.
-    pub(super) fn sources(&self, spec: &DecoderSpec) -> Sources {
+    pub(super) fn sources(&self, spec: &DecoderSpec, blocks: Option<&Blocks>) -> Sources {
         let layer_of = |t: &TensorSpec| {
             let (index, _) = t.name.strip_prefix("layers.")?.split_once('.')?;
-            spec.layers.get(index.parse::<usize>().ok()?)
+            let index = index.parse::<usize>().ok()?;
+            Some((spec.layers.get(index)?, blocks.map_or([index; 2], |blocks| blocks[index])))
         };
         spec.tensors().into_iter().map(|t| (t.name.clone(), self.source(layer_of(&t), &t))).collect()
     }
 
-    /// `layer` is the one that the tensor belongs to, if it belongs to one.
-    fn source(&self, layer: Option<&LayerSpec>, tensor: &TensorSpec) -> Source {
+    /// `layer` is the one that the tensor belongs to, if it belongs to one, with the numbers of its blocks.
+    fn source(&self, layer: Option<(&LayerSpec, [usize; 2])>, tensor: &TensorSpec) -> Source {
         let rows = tensor.shape[0];
         let (name, kind) = match tensor.name.rsplit_once('.') {
             Some((name, "bias")) => (name, "bias"),
-            Some((name, "gain" | "kernel" | "log_decay" | "step_bias")) => (name, "weight"),
+            Some((name, "gain" | "kernel" | "log_decay" | "step_bias" | "skip")) => (name, "weight"),
             _ => (tensor.name.as_str(), "weight"),
         };
         let within = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
-        let (Some((index, part)), Some(layer)) = (within, layer) else {
+        let (Some((_, part)), Some((layer, [of_mixer, of_mlp]))) = (within, layer) else {
             let name = match name {
                 "embedding" => format!("{}{}", self.base, self.embedding),
                 "positions" => format!("{}{}", self.base, self.positions),
                 "final_norm" => format!("{}{}", self.base, self.final_norm),
+                "per_layer_embedding" => format!("{}{}", self.base, self.per_layer.table),
+                "per_layer_projection" => format!("{}{}", self.base, self.per_layer.projection),
+                "per_layer_norm" => format!("{}{}", self.base, self.per_layer.norm),
                 _ => self.head.to_string(),
             };
             return self.with_offset(tensor, Source::stacked(vec![Part::whole(format!("{name}.{kind}"), rows)]));
         };
+        let is_of_mlp = matches!(part, "mlp_norm" | "mlp_post_norm" | "gate_up" | "up" | "down");
+        let index = if is_of_mlp { of_mlp } else { of_mixer };
         let full = |name: &str| format!("{}{}.{index}.{name}.{kind}", self.base, self.layers);
         let whole = |name: &str| Source::stacked(vec![Part::whole(full(name), rows)]);
         let mut source = match part {
@@ -187,13 +247,22 @@ impl Names {
             "mlp_norm" => whole(self.mlp_norm),
             "mlp_post_norm" => whole(self.mlp_post_norm),
             "down" => whole(self.down),
-            "gate_up" | "up" => up(self.up, &layer.mlp, full),
+            "per_layer_gate" => whole(self.per_layer.gate),
+            "per_layer_output" => whole(self.per_layer.output),
+            "per_layer_post_norm" => whole(self.per_layer.post_norm),
+            "output_scale" => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
+            "gate_up" | "up" if let Some(mlp) = &layer.mlp => up(self.up, mlp, full),
             "router" => whole(self.experts.router),
-            _ if part.starts_with("router.") || part.starts_with("experts.") => self.of_experts(&layer.mlp, tensor, full),
-            _ => match &layer.mixer {
+            _ if let Some(mlp) = &layer.mlp
+                && (part.starts_with("router.") || part.starts_with("experts.")) =>
+            {
+                self.of_experts(mlp, tensor, full)
+            }
+            _ => match mixer_of(layer, part) {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
                 Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
                 Mixer::DeltaNet(net) => self.delta_net(net, &tensor.name, rows, full),
+                Mixer::Mamba2(mamba) => self.mamba2(mamba, part, &tensor.name, rows, full),
             },
         };
         if self.transposed && tensor.shape.len() == 2 {
@@ -203,7 +272,8 @@ impl Names {
     }
 
     fn with_offset(&self, tensor: &TensorSpec, mut source: Source) -> Source {
-        if tensor.name.ends_with(".gain") && !tensor.name.ends_with(".delta_norm.gain") {
+        let is_own = [".delta_norm.gain", ".mamba_norm.gain"].iter().any(|end| tensor.name.ends_with(end));
+        if tensor.name.ends_with(".gain") && !is_own {
             source.add = self.gain_offset;
         }
         source
@@ -236,6 +306,7 @@ impl Names {
 
     fn delta_net(&self, net: &DeltaNet, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
         let names = &self.delta_net;
+        let bare = |name: &str| bare(&full(name));
         let whole = match canonical.rsplit('.').next().unwrap_or_default() {
             "delta_in" => {
                 let sizes = [net.channels(), net.value_size(), net.num_value_heads, net.num_value_heads];
@@ -252,6 +323,33 @@ impl Names {
             "gain" => Part::whole(full(names.norm), rows),
             _ => Part::whole(full(names.output), rows),
         };
+        Source::stacked(vec![whole])
+    }
+
+    fn mamba2(&self, mamba: &Mamba2, part: &str, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
+        let names = &self.mamba2;
+        let kernel = canonical.ends_with(".kernel");
+        let name = match part {
+            "mamba_in" => {
+                // A part for each of what it makes, since families multiply them apart.
+                let groups = mamba.groups_size();
+                let sizes = [mamba.inner_size(), mamba.inner_size(), groups, groups, mamba.num_heads];
+                let mut first = 0;
+                let slices = sizes.map(|n| {
+                    first += n;
+                    Part::slice(full(names.input), rows, first - n, n)
+                });
+                return Source::stacked(slices.to_vec());
+            }
+            "mamba_out" => full(names.output),
+            "mamba_norm" => full(names.norm),
+            _ if canonical.ends_with(".log_decay") => bare(&full(names.log_decay)),
+            _ if canonical.ends_with(".step_bias") => bare(&full(names.step_bias)),
+            _ if canonical.ends_with(".skip") => bare(&full(names.skip)),
+            _ => full(names.kernel),
+        };
+        let mut whole = Part::whole(name, rows);
+        whole.shape = kernel.then(|| vec![mamba.channels(), 1, mamba.kernel_size]);
         Source::stacked(vec![whole])
     }
 
@@ -289,9 +387,10 @@ impl Names {
             }
             Qkv::ByHead(name) => (0..num_heads).map(|h| Part::slice(full(name), all, (3 * h + kind) * d, d)).collect(),
         };
-        let kinds = if attention.gate.is_some() { GATES + 1 } else { GATES };
+        let own = 1 + attention.own_kv();
+        let kinds = (0..own).chain(attention.gate.is_some().then_some(GATES));
         let stored = |kind| of_kind(kind).into_iter().map(move |p| if kind < VALUES { self.in_halves(p, d) } else { p });
-        Source::stacked((0..kinds).flat_map(stored).collect())
+        Source::stacked(kinds.flat_map(stored).collect())
     }
 
     /// The bias of a router's choice, or what all experts have of one kind.
@@ -327,4 +426,11 @@ fn up(names: Up, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
         Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),
         Up::Alone(name) => Source::stacked(vec![Part::whole(full(name), mlp.up_size())]),
     }
+}
+
+/// The mixer of a layer that a tensor belongs to, by the part of its name after the layer's.
+fn mixer_of<'a>(layer: &'a LayerSpec, part: &str) -> &'a Mixer {
+    let is_mamba = part.starts_with("mamba");
+    let own = layer.mixers().find(|mixer| matches!(mixer, Mixer::Mamba2(_)) == is_mamba);
+    own.unwrap_or(&layer.mixer)
 }

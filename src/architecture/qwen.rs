@@ -53,9 +53,9 @@ pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureE
     let mut experts = base::experts(config, 128, 8)?;
     experts.normalized = config.flag("norm_topk_prob", false)?;
     let width = config.size("moe_intermediate_size", 768)?;
-    for (i, layer) in spec.layers.iter_mut().enumerate() {
+    for (i, mlp) in spec.mlps_mut().enumerate() {
         if (i + 1).is_multiple_of(step) && !dense.contains(&(i as f64)) {
-            (layer.mlp.intermediate_size, layer.mlp.experts) = (width, Some(experts));
+            (mlp.intermediate_size, mlp.experts) = (width, Some(experts));
         }
     }
     Ok(Mapping::new(spec, Names::LLAMA))

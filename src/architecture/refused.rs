@@ -19,7 +19,11 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>, experts: bool) 
              convert the full-precision original"
         ));
     }
-    let numbers = ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
+    let mut numbers = vec!["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"];
+    // Configs of this type say how many experts a layer would have, whether one has them or not.
+    if config.get("model_type").is_some_and(|kind| kind == "nemotron_h") {
+        numbers.clear();
+    }
     let name = architecture.unwrap_or_default();
     let lower = name.to_lowercase();
     let has_experts = !experts && numbers.iter().any(|key| config.get(key).and_then(Value::as_u64).is_some_and(|n| n > 1));
@@ -48,10 +52,11 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>, experts: bool) 
     if heads.iter().any(|head| name.contains(head)) || encoders.iter().any(|e| lower.starts_with(e) || lower.contains("bert")) {
         return Some("encoders and classifiers are not supported; decoder-only language models are".into());
     }
-    let recurrent = ["mamba", "rwkv", "jamba", "recurrentgemma", "zamba", "bamba", "hymba", "falconh1", "retnet"];
+    let recurrent = ["mamba", "rwkv", "jamba", "recurrentgemma", "zamba", "bamba", "hymba", "retnet"];
     if recurrent.iter().any(|r| lower.starts_with(r)) {
         return Some(
-            "state-space models are not supported; decoders with attention, short convolutions or gated delta nets are".into(),
+            "state-space models of this class are not supported; Mamba 2 beside attention (Granite 4, Falcon-H1, Nemotron-H) is"
+                .into(),
         );
     }
     None

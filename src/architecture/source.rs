@@ -28,7 +28,7 @@ pub enum Order {
 }
 
 /// Consecutive rows of one of the checkpoint's tensors.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Part {
     /// Name in the checkpoint.
     pub tensor: String,
@@ -44,6 +44,8 @@ pub struct Part {
     pub rows_are: RowOrder,
     /// The whole tensor's shape, where a vector of all its numbers in order is wanted.
     pub shape: Option<Vec<usize>>,
+    /// What every number is multiplied with.
+    pub scale: f32,
 }
 
 impl Part {
@@ -54,7 +56,7 @@ impl Part {
 
     /// `rows` from `first` on, of a tensor of `of`.
     pub(super) fn slice(tensor: impl Into<String>, of: usize, first: usize, rows: usize) -> Self {
-        Self { tensor: tensor.into(), of, first, rows, transposed: false, rows_are: RowOrder::Same, shape: None }
+        Self { tensor: tensor.into(), of, first, rows, transposed: false, rows_are: RowOrder::Same, shape: None, scale: 1.0 }
     }
 
     /// The same where the halves of heads of `head_dim` rows alternate.

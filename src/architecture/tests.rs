@@ -1,6 +1,7 @@
 //! Configs in the styles that checkpoints come in, and what is refused.
 
 use super::*;
+use haikuq_format::spec::GatedNorm;
 use serde_json::{Map, json};
 use std::path::PathBuf;
 
@@ -47,8 +48,8 @@ fn configs_in_the_old_style_say_the_same_as_in_the_new_one() {
     let mut seen = 0;
     for folder in std::fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()) {
         let config = read(&folder.join("config.json"));
-        // This class is younger than the new style.
-        if config["model_type"] == "lfm3" {
+        // These classes are younger than the new style.
+        if config["model_type"] == "lfm3" || config["model_type"] == "gemma4_text" {
             continue;
         }
         let old = old_style(&config);
@@ -62,7 +63,12 @@ fn configs_in_the_old_style_say_the_same_as_in_the_new_one() {
 /// What a config must say to be of a kind that is read, where the class's defaults are of another.
 fn required(architecture: &str) -> Value {
     match architecture {
-        "GraniteMoeHybridForCausalLM" => json!({"num_local_experts": 0, "layer_types": vec!["full_attention"; 32]}),
+        "GraniteMoeHybridForCausalLM" => {
+            let mut types = vec!["linear_attention"; 31];
+            types.push("full_attention");
+            json!({"num_local_experts": 0, "layer_types": types})
+        }
+        "NemotronHForCausalLM" => json!({"layers_block_type": ["linear_attention", "full_attention", "mlp"]}),
         _ => json!({}),
     }
 }
@@ -124,13 +130,8 @@ fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
         (json!({"architectures": ["MambaForCausalLM"]}), "state-space"),
         (json!({"architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 64}), "this mixture of experts"),
         (json!({"architectures": ["GraniteMoeHybridForCausalLM"]}), "mixture-of-experts"),
-        (
-            json!({
-                "architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 0, "num_hidden_layers": 2,
-                "layer_types": ["mamba", "attention"],
-            }),
-            "state-space",
-        ),
+        (json!({"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h"}), "mixture-of-experts"),
+        (json!({"architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "MEM*E"}), "mixture-of-experts"),
         (
             json!({"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "gptq", "bits": 4}}),
             "quantized already (quantization_config, method gptq)",
@@ -151,11 +152,27 @@ fn arithmetic_that_a_spec_cannot_say_is_refused_by_its_key() {
             "scale_attn_by_inverse_layer_idx",
         ),
         (json!({"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": true}), "use_bidirectional_attention"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "enable_moe_block": true}), "enable_moe_block"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "vocab_size": 99}), "vocab_size_per_layer_input"),
+        (json!({"architectures": ["Gemma4ForCausalLM"], "num_kv_shared_layers": 27}), "num_kv_shared_layers"),
+        (
+            json!({"architectures": ["Gemma4ForCausalLM"], "per_layer_config": {"3": {"rope_theta": 1.0}}}),
+            "per_layer_config.3.rope_theta",
+        ),
         (json!({"architectures": ["PhiForCausalLM"], "qk_layernorm": true}), "qk_layernorm"),
         (json!({"architectures": ["CohereForCausalLM"], "use_qk_norm": true}), "use_qk_norm"),
         (json!({"architectures": ["Ernie4_5ForCausalLM"], "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         (json!({"architectures": ["Exaone4ForCausalLM"], "sliding_window_pattern": "LLLG"}), "sliding_window_pattern"),
-        (json!({"architectures": ["LlamaForCausalLM"], "hidden_act": "relu2"}), "hidden_act"),
+        (json!({"architectures": ["LlamaForCausalLM"], "hidden_act": "tanh"}), "hidden_act"),
+        (json!({"architectures": ["FalconH1ForCausalLM"], "hidden_act": "gelu"}), "hidden_act"),
+        (json!({"architectures": ["FalconH1ForCausalLM"], "mamba_d_head": 7}), "mamba_d_head"),
+        (json!({"architectures": ["FalconH1ForCausalLM"], "mamba_use_mlp": false}), "mamba_use_mlp"),
+        (json!({"architectures": ["FalconH1ForCausalLM"], "ssm_multipliers": [1.0, 2.0]}), "ssm_multipliers"),
+        (json!({"architectures": ["FalconH1ForCausalLM"], "time_step_limit": [1.0]}), "time_step_limit"),
+        (json!({"architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "M--"}), "hybrid_override_pattern"),
+        (json!({"architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "M?"}), "hybrid_override_pattern"),
+        (json!({"architectures": ["NemotronHForCausalLM"], "layers_block_type": ["mlp", "mamba"]}), "layers_block_type"),
         (json!({"architectures": ["Gemma2ForCausalLM"], "layer_types": ["chunked_attention"]}), "layer_types"),
         (json!({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 0]}), "no_rope_layers"),
         (json!({"architectures": ["LlamaForCausalLM"], "partial_rotary_factor": 2.0}), "partial_rotary_factor"),
@@ -182,7 +199,7 @@ fn assert_same_meaning(architecture: &str, a: Value, b: Value) {
 #[test]
 fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
     // Training, initial values, memory and other heads than that of language models.
-    const HARMLESS: [&str; 33] = [
+    const HARMLESS: [&str; 52] = [
         "attention_dropout",
         "attn_pdrop",
         "classifier_dropout",
@@ -195,20 +212,42 @@ fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
         "pretraining_tp",
         "reorder_and_upcast_attn",
         "resid_pdrop",
-        // Of experts and state-space layers, with which a config is refused.
-        "mamba_chunk_size",
-        "mamba_conv_bias",
-        "mamba_d_conv",
-        "mamba_d_head",
-        "mamba_d_state",
-        "mamba_expand",
-        "mamba_n_groups",
-        "mamba_n_heads",
-        "mamba_proj_bias",
+        // Of experts and of layers that guess later tokens.
+        "moe_intermediate_size",
+        "moe_latent_size",
+        "moe_shared_expert_intermediate_size",
+        "moe_shared_expert_overlap",
+        "mtp_layers_block_type",
+        "n_group",
+        "n_routed_experts",
+        "n_shared_experts",
+        "norm_topk_prob",
+        "num_experts",
         "num_experts_per_tok",
+        "num_local_experts",
+        "num_nextn_predict_layers",
         "output_router_logits",
+        "routed_scaling_factor",
         "router_aux_loss_coef",
+        "topk_group",
+        // Of a scan's parts, of numbers that steps begin with in training, and of a cache.
+        "chunk_size",
+        "expand",
+        "mamba_chunk_size",
+        "mamba_ssm_cache_dtype",
+        "num_logits_to_keep",
+        "rescale_prenorm_residual",
+        "residual_in_fp32",
+        "time_step_floor",
         "time_step_limit",
+        "top_k_experts",
+        "time_step_max",
+        "use_mamba_kernels",
+        // Its layers list what they are.
+        "layer_types",
+        // Nemotron-H's attention has neither, whatever its config says.
+        "attention_bias",
+        "mamba_proj_bias",
         // Ends documents of the training text; generation ends with `eos_token_id`.
         "eod_token_id",
         "summary_activation",
@@ -298,6 +337,32 @@ fn families_of_the_same_build_differ_where_their_classes_do() {
     assert_eq!(with("GraniteMoeHybridForCausalLM", required("GraniteMoeHybridForCausalLM")).unwrap().ropes, []);
 }
 
+#[test]
+fn gemma_4_says_sizes_of_layers_that_see_everything_in_either_style() {
+    let few = |changes: Value| {
+        let mut config = json!({"num_hidden_layers": 7, "num_kv_shared_layers": 2, "attention_k_eq_v": true});
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        config
+    };
+    let by_key = few(json!({"global_head_dim": 128, "num_global_key_value_heads": 2}));
+    let own = json!({"head_dim": 128, "num_key_value_heads": 2});
+    // The last layer sees everything, too.
+    let by_layer = few(json!({"per_layer_config": {"5": own, "6": own}}));
+    // Layers 5 and 6 see what a layer of their kind made before.
+    let error = with("Gemma4ForCausalLM", by_key.clone()).unwrap_err().to_string();
+    assert!(error.contains("num_kv_shared_layers"), "{error}");
+    let (mut by_key, mut by_layer) = (by_key, by_layer);
+    for config in [&mut by_key, &mut by_layer] {
+        config["num_kv_shared_layers"] = json!(1);
+    }
+    assert_same_meaning("Gemma4ForCausalLM", by_key.clone(), by_layer);
+    let spec = with("Gemma4ForCausalLM", by_key).unwrap();
+    let sizes: Vec<_> = spec.attentions().map(|a| (a.head_dim, a.num_kv_heads, a.own_kv(), a.kv_from)).collect();
+    assert_eq!(sizes[4..], [(256, 4, 2, None), (128, 2, 1, None), (128, 2, 0, Some(5))]);
+    let plain = with("Gemma4ForCausalLM", json!({"hidden_size_per_layer_input": 0, "vocab_size": 99})).unwrap();
+    assert!(plain.per_layer_embedding.is_none() && plain.layers.iter().all(|l| l.output_scale));
+}
+
 /// Embedding models of this family are its decoder without a head, under that class or the decoder's own.
 #[test]
 fn the_bare_decoder_of_qwen_3_is_read_as_its_language_model() {
@@ -348,4 +413,38 @@ fn what_the_classes_know_and_a_spec_cannot_say_is_refused_by_its_key() {
         let error = with(architecture, config.clone()).unwrap_err().to_string();
         assert!(error.contains(key), "{config}: {error}");
     }
+}
+
+#[test]
+fn mamba_mixers_have_the_sizes_and_limits_that_configs_give_them() {
+    let mamba = |spec: DecoderSpec| *spec.layers[0].mamba2().unwrap();
+    let falcon = |changes: Value| mamba(with("FalconH1ForCausalLM", changes).unwrap());
+    assert_eq!((falcon(json!({})).num_heads, falcon(json!({})).head_dim, falcon(json!({})).norm), (128, 8, None));
+    assert_eq!(falcon(json!({"mamba_d_ssm": null, "mamba_d_head": "auto"})).head_dim, 64, "twice 4096 by 128 heads");
+    assert_eq!(falcon(json!({"mamba_rms_norm": true})).norm, Some(GatedNorm::BeforeGate));
+    for limits in [json!([0.0, "Infinity"]), json!([0.0, {"__float__": "Infinity"}]), json!(null)] {
+        assert_eq!(falcon(json!({"time_step_limit": limits})), falcon(json!({})), "{limits}");
+    }
+    let limited = falcon(json!({"time_step_limit": [0.25, 2.0]}));
+    assert_eq!((limited.min_step, limited.max_step), (0.25, Some(2.0)));
+    let nemotron = |changes: Value| with("NemotronHForCausalLM", changes).unwrap();
+    assert_eq!(mamba(nemotron(required("NemotronHForCausalLM"))).min_step, 0.001);
+    let old = json!({"hybrid_override_pattern": "M*", "mamba_n_groups": 4, "mamba_d_conv": 3, "mamba_conv_bias": false});
+    let new = json!({"layer_types": ["mamba", "attention"], "n_groups": 4, "conv_kernel": 3, "use_conv_bias": false});
+    assert_eq!(nemotron(old), nemotron(new));
+}
+
+#[test]
+fn a_block_of_its_own_becomes_half_a_layer() {
+    let config = json!({"architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "M-M*-MM-"});
+    let mapping = mapping(Path::new("config.json"), &config, None).unwrap();
+    let kinds: Vec<_> = mapping.spec.layers.iter().map(|l| (l.attention().is_some(), l.mlp.is_some())).collect();
+    assert_eq!(kinds, [(false, true), (false, false), (true, true), (false, false), (false, true)]);
+    let sources = mapping.sources();
+    let tensor = |name: &str| sources[name].tensors()[0].to_string();
+    assert_eq!(tensor("layers.1.mamba.log_decay"), "backbone.layers.2.mixer.A_log");
+    assert_eq!(tensor("layers.2.qkv"), "backbone.layers.3.mixer.q_proj.weight");
+    assert_eq!(tensor("layers.2.mixer_norm.gain"), "backbone.layers.3.norm.weight");
+    assert_eq!(tensor("layers.2.mlp_norm.gain"), "backbone.layers.4.norm.weight");
+    assert_eq!(tensor("layers.4.up"), "backbone.layers.7.mixer.up_proj.weight");
 }

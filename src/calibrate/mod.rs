@@ -21,8 +21,9 @@ pub mod sensitivity;
 pub mod text;
 
 use crate::kept::KeptError;
+use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::FileEntry;
-use haikuq_format::{DecoderSpec, spec::TensorClass};
+use haikuq_format::spec::{PerLayerEmbedding, TensorClass, TensorSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -36,7 +37,7 @@ pub struct Calibration {
     pub text: Vec<FileEntry>,
     /// Token ids; all windows have one length.
     pub windows: Vec<Vec<u32>>,
-    /// By canonical name, of every matrix.
+    /// By canonical name, of every matrix but the table of all layers' numbers.
     pub sensitivities: BTreeMap<String, Sensitivity>,
     /// Tokens that the sensitivities were measured on.
     pub sensitivity_tokens: usize,
@@ -90,7 +91,9 @@ impl Sensitivity {
 
 /// Lengths of the parts of every matrix of a decoder, by canonical name.
 fn lengths(spec: &DecoderSpec) -> BTreeMap<String, [(&'static str, usize); 4]> {
-    let matrices = spec.tensors().into_iter().filter(|t| t.class.is_quantized());
+    // The table of all layers' numbers is larger than all the rest, and no bits are weighed against each other for it.
+    let measured = |t: &TensorSpec| t.class.is_quantized() && t.name != PerLayerEmbedding::TABLE;
+    let matrices = spec.tensors().into_iter().filter(measured);
     let lengths = matrices.map(|t| {
         let (rows, columns) = (t.shape[0], t.shape[1]);
         let looked_up = t.class == TensorClass::Embedding;

@@ -13,11 +13,14 @@ use crate::exponentials::exponentials;
 use crate::kept::Kept;
 use crate::model::BoxError;
 use crate::reference::{
-    Embedding, GpuProducts, LayerWindows, Observe, OutputHead, ProjectionKind, ReferenceError, numbers, with_numbers,
+    Beside, Embedding, GpuProducts, KeysValues, LayerWindows, Observe, OutputHead, PerLayerInputs, ProjectionKind,
+    ReferenceError, numbers, with_numbers,
 };
 use crate::timings::Step;
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor, Var};
 use haikuq_format::DecoderSpec;
+use haikuq_format::spec::PerLayerEmbedding;
 use haikuq_runtime::sampling::uniform;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -81,7 +84,9 @@ pub fn measure_on(
         values
     };
     let products = products.map_or(Products::Integers, Products::OnGpu);
-    let sensitivities = sensitivities(products, &decoder.spec, &windows, options, read, progress)?;
+    let width = decoder.spec.per_layer_embedding.map_or(0, |p| p.size * decoder.spec.num_layers());
+    let rows = |ids: &[u32]| decoder.look_up(PerLayerEmbedding::TABLE, ids, 0..width);
+    let sensitivities = sensitivities(products, &decoder.spec, &windows, options, (read, rows), progress)?;
     let sensitivity_tokens = windows.iter().map(Vec::len).sum();
     Ok(Calibration { text: text.sources, windows: text.windows, sensitivities, sensitivity_tokens })
 }
@@ -117,6 +122,15 @@ impl Products<'_> {
         }
     }
 
+    fn of_inputs(self, inputs: PerLayerInputs) -> Result<PerLayerInputs, ReferenceError> {
+        match self {
+            Self::Integers => inputs.in_integers(true),
+            Self::OnGpu(products) => inputs.on(products),
+            #[cfg(test)]
+            Self::Floats => Ok(inputs),
+        }
+    }
+
     fn of_head(self, head: OutputHead) -> Result<OutputHead, ReferenceError> {
         match self {
             Self::Integers => head.in_integers(),
@@ -127,13 +141,14 @@ impl Products<'_> {
     }
 }
 
-/// Sensitivities by canonical name, measured on windows of one length.
+/// Sensitivities by canonical name, measured on windows of one length. A tensor is read whole, or rows of the table of all layers'
+/// numbers.
 fn sensitivities<E: Into<BoxError>>(
     products: Products<'_>,
     spec: &DecoderSpec,
     windows: &[Vec<u32>],
     options: &Options,
-    read: impl Fn(&str) -> Result<Vec<f32>, E>,
+    (read, rows): (impl Fn(&str) -> Result<Vec<f32>, E>, impl Fn(&[u32]) -> Result<Vec<f32>, E>),
     progress: &mut dyn FnMut(usize),
 ) -> Result<BTreeMap<String, Sensitivity>, CalibrationError> {
     let length = windows.first().map_or(0, Vec::len);
@@ -149,10 +164,28 @@ fn sensitivities<E: Into<BoxError>>(
     let embedding = Embedding::load(spec, &read)?;
     let mut residual: Vec<Tensor> = windows.iter().map(|w| embedding.embed(std::slice::from_ref(w))).collect::<Result<_, _>>()?;
     drop(embedding);
+    let per_layer = match PerLayerInputs::load(spec, &read)? {
+        Some(inputs) => Some(PerLayer::new(spec, products.of_inputs(inputs)?, windows, &residual, rows)?),
+        None => None,
+    };
+    let mut shared = BTreeMap::<usize, Vec<Vec<KeysValues>>>::new();
+    let beside =
+        |shared: &BTreeMap<usize, Vec<Vec<KeysValues>>>, index: usize, window: usize| -> Result<Beside, CalibrationError> {
+            let from = spec.layers[index].attention().and_then(|a| a.kv_from);
+            let kv = from.and_then(|from| shared.get(&from)).map(|kv| kv[window].clone()).unwrap_or_default();
+            Ok(Beside { kv, numbers: per_layer.as_ref().map(|p| p.of_layer(window, index)).transpose()? })
+        };
     let mut inputs = Kept::new(options.spill.as_deref())?;
     for index in 0..spec.num_layers() {
         let layer = load(index, false)?;
-        let next = residual.par_iter().map(|x| layer.forward(x, &mut Unseen)).collect::<Result<_, _>>()?;
+        let forward = |(window, x): (usize, &Tensor)| -> Result<_, CalibrationError> {
+            Ok(layer.forward_beside(x, &beside(&shared, index, window)?, &mut Unseen)?)
+        };
+        let after = residual.par_iter().enumerate().map(forward).collect::<Result<Vec<_>, _>>()?;
+        let (next, kv) = after.into_iter().unzip();
+        if spec.shares_kv(index) {
+            shared.insert(index, kv);
+        }
         inputs.push(std::mem::replace(&mut residual, next))?;
         step();
     }
@@ -174,21 +207,46 @@ fn sensitivities<E: Into<BoxError>>(
     measured.insert(if spec.tied_head { "embedding" } else { "head" }.to_owned(), head.sensitivity());
     step();
 
+    // Gradients of keys and values that several layers see, by their own layer; of the layers' numbers, the last layer's first.
+    let mut of_shared = BTreeMap::<usize, Vec<Vec<KeysValues>>>::new();
+    let mut of_numbers: Vec<Vec<Tensor>> = windows.iter().map(|_| Vec::new()).collect();
     for index in (0..spec.num_layers()).rev() {
         let layer = load(index, true)?;
         let inputs = inputs.pop()?;
-        let window = |(x, gradient): (&Tensor, &mut Tensor)| -> Result<_, CalibrationError> {
-            let back = backward(&layer, x, gradient)?;
+        let of_kv = of_shared.remove(&index);
+        let window = |(window, (x, gradient)): (usize, (&Tensor, &mut Tensor))| -> Result<_, CalibrationError> {
+            let beside = beside(&shared, index, window)?;
+            let of_kv = of_kv.as_ref().map_or(&[][..], |of_kv| &of_kv[window]);
+            let back = backward(&layer, x, &beside, gradient, of_kv)?;
             let sums = back.sums()?;
             *gradient = back.gradient;
-            Ok(sums)
+            Ok((sums, back.kv, back.numbers))
         };
         let mut sums = BTreeMap::<ProjectionKind, Sums>::new();
-        for of_window in inputs.par_iter().zip(&mut gradients).map(window).collect::<Result<Vec<_>, _>>()? {
+        let back = inputs.par_iter().zip(&mut gradients).enumerate().map(window).collect::<Result<Vec<_>, _>>()?;
+        let mut kv = Vec::with_capacity(windows.len());
+        for ((of_window, of_kv, numbers), all) in back.into_iter().zip(&mut of_numbers) {
             of_window.iter().for_each(|(kind, sum)| sums.entry(*kind).or_default().merge(sum));
+            kv.push(of_kv);
+            all.extend(numbers);
+        }
+        if let Some(from) = spec.layers[index].attention().and_then(|a| a.kv_from) {
+            match of_shared.get_mut(&from) {
+                Some(all) => add(all, &kv)?,
+                None => drop(of_shared.insert(from, kv)),
+            }
         }
         measured.extend(by_matrix(spec, index, sums));
         step();
+    }
+    if let Some(per_layer) = &per_layer {
+        let mut sums = Sums::default();
+        for (window, (gradient, of_numbers)) in gradients.iter_mut().zip(of_numbers).enumerate() {
+            let back = per_layer.backward(window, of_numbers)?;
+            *gradient = (&*gradient + &back.gradient)?;
+            back.sums()?.values().for_each(|sum| sums.merge(sum));
+        }
+        measured.insert("per_layer_projection".into(), sums.sensitivity());
     }
 
     let mut lookup = Squares::default();
@@ -343,10 +401,74 @@ fn draw(weights: &[f32], total: f64, uniform: f32) -> usize {
     chosen.unwrap_or(weights.len().saturating_sub(1))
 }
 
+/// Adds gradients of keys and values, window by window.
+fn add(all: &mut [Vec<KeysValues>], more: &[Vec<KeysValues>]) -> candle_core::Result<()> {
+    for ((keys, values), (k, v)) in all.iter_mut().flatten().zip(more.iter().flatten()) {
+        (*keys, *values) = ((&*keys + k)?, (&*values + v)?);
+    }
+    Ok(())
+}
+
+/// What all layers get beside the residual stream.
+struct PerLayer {
+    size: usize,
+    inputs: PerLayerInputs,
+    /// By window.
+    embedded: Vec<Tensor>,
+    rows: Vec<Tensor>,
+    numbers: Vec<Tensor>,
+}
+
+impl PerLayer {
+    /// Of `windows` whose embeddings are `embedded`; `read` gives rows of the table.
+    fn new<E: Into<BoxError>>(
+        spec: &DecoderSpec,
+        inputs: PerLayerInputs,
+        windows: &[Vec<u32>],
+        embedded: &[Tensor],
+        read: impl Fn(&[u32]) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, CalibrationError> {
+        let size = spec.per_layer_embedding.map_or(1, |p| p.size);
+        let table = |source: E| ReferenceError::Read { tensor: PerLayerEmbedding::TABLE.into(), source: source.into() };
+        let rows = |ids: &Vec<u32>| -> Result<Tensor, CalibrationError> {
+            let shape = (ids.len(), spec.num_layers() * size);
+            Ok(Tensor::from_vec(read(ids).map_err(table)?, shape, &Device::Cpu)?)
+        };
+        let rows = windows.iter().map(rows).collect::<Result<Vec<_>, _>>()?;
+        let numbers = |(x, rows): (&Tensor, &Tensor)| inputs.forward(x, rows, &mut Unseen);
+        let numbers = embedded.iter().zip(&rows).map(numbers).collect::<Result<_, _>>()?;
+        Ok(Self { size, inputs, embedded: embedded.to_vec(), rows, numbers })
+    }
+
+    /// `[length, size]`.
+    fn of_layer(&self, window: usize, index: usize) -> candle_core::Result<Tensor> {
+        self.numbers[window].narrow(1, index * self.size, self.size)?.contiguous()
+    }
+
+    /// Back from the gradients of the layers' numbers, the last layer's first, to the embeddings.
+    fn backward(&self, window: usize, mut of_numbers: Vec<Tensor>) -> Result<Back, CalibrationError> {
+        of_numbers.reverse();
+        let x = Var::from_tensor(&self.embedded[window].detach())?;
+        let mut probes = Probes::default();
+        let y = self.inputs.forward(&x, &self.rows[window], &mut probes)?;
+        let gradient = gradient_of(&y, &Tensor::cat(&of_numbers, 1)?, &x)?;
+        Ok(probes.back(gradient))
+    }
+}
+
 /// Goes back from `y`, whose gradient is given, to `x`.
 fn gradient_of(y: &Tensor, gradient: &Tensor, x: &Var) -> candle_core::Result<Tensor> {
-    let mut gradients = y.apply_op1(Start { gradient: gradient.clone() })?.backward()?;
-    gradients.remove(x).map_or_else(|| x.zeros_like(), Ok)
+    let gradients = start(y, gradient)?.backward()?;
+    of(&gradients, x)
+}
+
+/// Where gradients begin: at `y`, whose gradient is given.
+fn start(y: &Tensor, gradient: &Tensor) -> candle_core::Result<Tensor> {
+    y.apply_op1(Start { gradient: gradient.clone() })
+}
+
+fn of(gradients: &GradStore, x: &Var) -> candle_core::Result<Tensor> {
+    gradients.get(x).map_or_else(|| x.zeros_like(), |gradient| Ok(gradient.clone()))
 }
 
 /// An unknown number of which only the gradient is known.
@@ -372,19 +494,41 @@ impl CustomOp1 for Start {
 struct Back {
     /// With respect to the layer's input.
     gradient: Tensor,
+    /// With respect to the keys and values of another layer that it sees.
+    kv: Vec<KeysValues>,
+    /// With respect to the tokens' numbers for it.
+    numbers: Option<Tensor>,
     inputs: BTreeMap<ProjectionKind, (Squares, Vec<f64>)>,
     /// With respect to each matrix's output, or part of its rows.
     outputs: Vec<(ProjectionKind, Tensor)>,
 }
 
-/// Runs a layer on one window's residual stream `x`, and back from the gradient of its output.
-fn backward(layer: &LayerWindows, x: &Tensor, gradient: &Tensor) -> Result<Back, CalibrationError> {
-    let x = Var::from_tensor(&x.detach())?;
+/// Runs a layer on one window's residual stream `x`, and back from the gradient of its output, and from those of its keys and
+/// values that other layers have found.
+fn backward(
+    layer: &LayerWindows,
+    x: &Tensor,
+    beside: &Beside,
+    gradient: &Tensor,
+    of_kv: &[KeysValues],
+) -> Result<Back, CalibrationError> {
+    let var = |x: &Tensor| Var::from_tensor(&x.detach());
+    let (x, numbers) = (var(x)?, beside.numbers.as_ref().map(var).transpose()?);
+    let kv = beside.kv.iter().map(|(k, v)| Ok((var(k)?, var(v)?))).collect::<candle_core::Result<Vec<_>>>()?;
+    let beside = Beside {
+        kv: kv.iter().map(|(k, v)| (k.as_tensor().clone(), v.as_tensor().clone())).collect(),
+        numbers: numbers.as_ref().map(|n| n.as_tensor().clone()),
+    };
     let mut probes = Probes::default();
-    let y = layer.forward(&x, &mut probes)?;
-    let gradient = gradient_of(&y, gradient, &x)?;
-    let outputs = probes.outputs.into_iter().filter_map(|(kind, seen)| Some((kind, seen.get()?.clone())));
-    Ok(Back { gradient, outputs: outputs.collect(), inputs: probes.inputs })
+    let (y, made) = layer.forward_beside(&x, &beside, &mut probes)?;
+    let mut end = start(&y, gradient)?;
+    for ((keys, values), (k, v)) in made.iter().zip(of_kv) {
+        end = ((end + start(keys, k)?)? + start(values, v)?)?;
+    }
+    let gradients = end.backward()?;
+    let back = probes.back(of(&gradients, &x)?);
+    let kv = kv.iter().map(|(k, v)| Ok((of(&gradients, k)?, of(&gradients, v)?)));
+    Ok(Back { kv: kv.collect::<candle_core::Result<_>>()?, numbers: numbers.map(|n| of(&gradients, &n)).transpose()?, ..back })
 }
 
 impl Back {
@@ -420,7 +564,7 @@ fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<ProjectionKind, Su
     for (name, experts) in stacks {
         let mut all = Sums::default();
         let rows = experts.first().map_or(0, |(_, sums)| sums.output.sums.len());
-        all.output = Squares { sums: vec![0.0; rows * of_layer.mlp.num_experts()], rows: tokens };
+        all.output = Squares { sums: vec![0.0; rows * of_layer.num_experts()], rows: tokens };
         let mut pairs = 0;
         for (expert, sums) in experts {
             all.output.sums[expert * rows..(expert + 1) * rows].copy_from_slice(&sums.output.sums);
@@ -440,6 +584,14 @@ fn by_matrix(spec: &DecoderSpec, layer: usize, sums: BTreeMap<ProjectionKind, Su
 struct Probes {
     inputs: BTreeMap<ProjectionKind, (Squares, Vec<f64>)>,
     outputs: Vec<(ProjectionKind, Arc<OnceLock<Tensor>>)>,
+}
+
+impl Probes {
+    /// Inputs and gradients that were seen, once these have come back.
+    fn back(self, gradient: Tensor) -> Back {
+        let outputs = self.outputs.into_iter().filter_map(|(kind, seen)| Some((kind, seen.get()?.clone())));
+        Back { gradient, kv: Vec::new(), numbers: None, outputs: outputs.collect(), inputs: self.inputs }
+    }
 }
 
 /// Changes nothing, and keeps the gradient that comes back.

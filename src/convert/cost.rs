@@ -5,7 +5,7 @@
 use super::calibrated::correction::keeps_outputs;
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
-use haikuq_format::spec::{LayerSpec, Mixer, TensorClass};
+use haikuq_format::spec::{LayerSpec, Mixer, Mlp, TensorClass};
 
 /// `[n, terms]` times `[terms, columns]`.
 fn product(n: usize, terms: usize, columns: usize) -> f64 {
@@ -15,18 +15,27 @@ fn product(n: usize, terms: usize, columns: usize) -> f64 {
 /// A pass through a layer over windows of `length` tokens.
 pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: usize) -> f64 {
     let tokens = windows * length;
-    let mixer = layer.mixer.input_rows() + layer.mixer.output_columns();
-    let network = layer.mlp.up_size() + layer.mlp.intermediate_size;
-    let router = layer.mlp.experts.map_or(0, |e| e.num_experts);
-    let rows = mixer + router + layer.mlp.num_active() * network;
-    let between = match &layer.mixer {
+    let mixers: usize = layer.mixers().map(|mixer| mixer.input_rows() + mixer.output_columns()).sum();
+    let of_mlp = |mlp: &Mlp| {
+        let router = mlp.experts.map_or(0, |e| e.num_experts);
+        router + mlp.num_active() * (mlp.up_size() + mlp.intermediate_size)
+    };
+    let rows = mixers + layer.mlp.as_ref().map_or(0, of_mlp);
+    let between = |mixer: &Mixer| match mixer {
         // Half of the keys are seen, and each takes part in two products.
         Mixer::Attention(attention) => product(tokens, length, attention.attention_size()),
         Mixer::ShortConv(conv) => product(tokens, conv.kernel_size, conv.channels),
         // A state is read for its key, changed, and read for its query.
         Mixer::DeltaNet(net) => product(tokens, 3, net.state_size()),
+        // A state is changed, and read.
+        Mixer::Mamba2(mamba) => product(tokens, 2, mamba.states_size()),
     };
-    product(tokens, hidden, rows) + between
+    product(tokens, hidden, rows) + layer.mixers().map(between).sum::<f64>()
+}
+
+/// What numbers of tokens for a layer take: their part of a projection, and the layer's matrices for them.
+fn per_layer(spec: &DecoderSpec, windows: usize, length: usize) -> f64 {
+    spec.per_layer_embedding.map_or(0.0, |p| product(windows * length, spec.hidden_size, 3 * p.size))
 }
 
 /// One triangle of the Hessian of `columns` inputs.
@@ -92,7 +101,8 @@ fn matrix(tokens: usize, tensor: &TensorEntry) -> f64 {
 /// from 1 on. A pass backward does a pass forward first, and then a product for each of that one's.
 pub(crate) fn sensitivities(spec: &DecoderSpec, step: usize, windows: usize, length: usize) -> f64 {
     let layers = spec.num_layers();
-    let of_layer = |index: usize| layer(&spec.layers[index], spec.hidden_size, windows, length);
+    let of_layer =
+        |index: usize| layer(&spec.layers[index], spec.hidden_size, windows, length) + per_layer(spec, windows, length);
     match step {
         0 => 0.0,
         _ if step <= layers => of_layer(step - 1),

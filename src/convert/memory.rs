@@ -6,7 +6,7 @@
 
 use crate::calibrate::{self, sensitivity};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::LayerSpec;
+use haikuq_format::spec::{LayerSpec, Mixer};
 
 pub use crate::zeros::keep_large_buffers;
 
@@ -21,6 +21,9 @@ struct Sizes {
     active: u64,
     vocabulary: u64,
     layers: u64,
+    /// Numbers of a token for all layers, and those of keys and values that later layers see, in all layers.
+    per_layer: u64,
+    shared: u64,
     /// Weights of a layer, of a layer's largest matrix, and of the largest that is a stack of experts'.
     layer: u64,
     matrix: u64,
@@ -61,29 +64,36 @@ fn bytes(numbers: u64) -> u64 {
 impl Sizes {
     fn new(spec: &DecoderSpec, jobs: usize, calibrated: Calibrated) -> Self {
         let hidden = spec.hidden_size as u64;
-        let matrices = |layer: &LayerSpec| {
-            let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let of_experts = |n| mlp.num_experts() * n;
-            let rows = [mixer.input_rows(), mixer.output_columns(), of_experts(mlp.up_size()), of_experts(mlp.intermediate_size)];
-            rows.map(|n| n as u64 * hidden)
+        // Of mixers, of the feed-forward network (all experts' together), and of numbers for each layer.
+        let matrices = |layer: &LayerSpec| -> Vec<u64> {
+            let of_mixers = layer.mixers().flat_map(|mixer| [mixer.input_rows(), mixer.output_columns()]);
+            let of_mlp = layer.mlp.iter().flat_map(|m| [m.up_size(), m.intermediate_size].map(|n| m.num_experts() * n));
+            let per_layer = spec.per_layer_embedding.map(|p| 2 * p.size);
+            of_mixers.chain(of_mlp).chain(per_layer).map(|n| n as u64 * hidden).collect()
         };
+        // Matrices of experts are quantized one by one.
         let of_one = |layer: &LayerSpec| {
-            let [input, output, up, down] = matrices(layer);
-            let experts = layer.mlp.num_experts() as u64;
-            [input, output, up / experts, down / experts]
+            let experts = layer.num_experts().max(1) as u64;
+            let of_mixers = 2 * layer.mixers().count();
+            let of_one = move |(i, n): (usize, u64)| if (of_mixers..of_mixers + 2).contains(&i) { n / experts } else { n };
+            matrices(layer).into_iter().enumerate().map(of_one)
         };
+        let shared = spec.layers.iter().enumerate().filter(|(i, _)| spec.shares_kv(*i)).filter_map(|(_, l)| l.attention());
         let of_layers = || spec.layers.iter().map(matrices);
+        let of_mixers = || spec.layers.iter().flat_map(LayerSpec::mixers);
         Self {
             hidden,
-            mixed: spec.layers.iter().map(|l| l.mixer.output_columns()).max().unwrap_or(0) as u64,
-            mixer: spec.layers.iter().map(|l| l.mixer.input_rows()).max().unwrap_or(0) as u64,
+            mixed: of_mixers().map(Mixer::output_columns).max().unwrap_or(0) as u64,
+            mixer: of_mixers().map(Mixer::input_rows).max().unwrap_or(0) as u64,
             inner: spec.max_intermediate_size() as u64,
             active: spec.mlps().map(haikuq_format::spec::Mlp::num_active).max().unwrap_or(1) as u64,
             vocabulary: spec.vocab_size as u64,
             layers: spec.num_layers() as u64,
+            per_layer: spec.per_layer_embedding.map_or(0, |p| p.size * spec.num_layers()) as u64,
+            shared: shared.map(|a| 2 * a.kv_size()).sum::<usize>() as u64,
             layer: of_layers().map(|m| m.iter().sum()).max().unwrap_or(0),
             matrix: spec.layers.iter().flat_map(of_one).max().unwrap_or(0),
-            stack: spec.layers.iter().filter(|l| l.mlp.experts.is_some()).flat_map(matrices).max().unwrap_or(0),
+            stack: spec.layers.iter().filter(|l| l.num_experts() > 1).flat_map(matrices).max().unwrap_or(0),
             jobs: jobs as u64,
             calibrated,
         }
@@ -112,7 +122,9 @@ impl Sizes {
     fn sensitivities(&self, tokens: u64, window: u64) -> u64 {
         let windows = tokens.div_ceil(window.max(1));
         let at_once = self.jobs.min(windows);
-        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden);
+        // Numbers for each layer, their gradients and the table's rows; keys, values and theirs.
+        let beside = tokens * (3 * self.per_layer + 2 * self.shared);
+        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden) + beside;
         let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
         let head = 2 * self.vocabulary * self.hidden + at_once * logits + 2 * self.vocabulary * windows;
         let of_experts = if self.active > 1 { self.active * (4 * self.hidden + 12 * self.inner) } else { 12 * self.inner };
@@ -130,7 +142,9 @@ impl Sizes {
         // Inputs of each expert that a token uses wait, and codes of the experts before.
         let of_experts = if self.active > 1 { tokens * self.waiting(self.active * (hidden + inner)) + self.stack / 2 } else { 0 };
         let activations = activations + of_experts;
-        self.beside_gpu(activations) + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
+        // Keys and values of both streams; embeddings, from which the numbers for each layer are made.
+        let beside = tokens * (2 * self.shared + if self.per_layer > 0 { hidden } else { 0 });
+        self.beside_gpu(activations) + beside + 2 * self.layer + self.quantizing(self.matrix, inner.max(mixed).max(hidden))
     }
 
     /// While the head is quantized.

@@ -10,6 +10,7 @@ use crate::quantize::{Equalized, StoredRows, store_rows};
 use haikuq_files::little_endian;
 use haikuq_format::align;
 use haikuq_format::manifest::{FileEntry, TensorEntry};
+use haikuq_format::spec::PerLayerEmbedding;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -71,7 +72,7 @@ fn chunk(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<StoredChunk, ConvertError> {
     let tensor = &plan.tensors[t];
-    if let Some(staged) = staged.filter(|_| tensor.class.is_quantized()) {
+    if let Some(staged) = staged.filter(|_| is_staged(tensor)) {
         let matrix = match last.take() {
             Some((of, matrix)) if of == t => matrix,
             _ => staged.read(tensor)?.ok_or_else(|| ConvertError::NotStaged { tensor: tensor.name.clone() })?,
@@ -79,6 +80,12 @@ fn chunk(
         return Ok(vec![last.insert((t, matrix)).1.rows(tensor, &tensor.chunks[c])]);
     }
     quantize_chunk(weights, plan, t, c, progress)
+}
+
+/// Whether a calibrated conversion quantizes a tensor as a whole: not what has no scheme, and not the table of all layers' numbers,
+/// which is larger than all the rest and looked up in alone.
+pub(super) fn is_staged(tensor: &TensorEntry) -> bool {
+    tensor.class.is_quantized() && tensor.name != PerLayerEmbedding::TABLE
 }
 
 /// Reads and quantizes the chunk's blocks of rows, in parallel.

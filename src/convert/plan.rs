@@ -3,6 +3,7 @@
 use super::ConvertError;
 use super::files::SourceFile;
 use super::memory::Calibrated;
+use super::pipeline::is_staged;
 use crate::calibrate::Calibration;
 use crate::quantize::Recipe;
 use haikuq_format::layout::{plane_sizes, row_chunks};
@@ -160,7 +161,7 @@ impl Plan {
 
     /// Work of each matrix of a calibrated conversion by its name, for telling what is left; nothing without calibration.
     pub fn works(&self) -> BTreeMap<String, f64> {
-        let matrices = self.tensors.iter().filter(|t| t.class.is_quantized() && self.calibration_tokens > 0);
+        let matrices = self.tensors.iter().filter(|t| is_staged(t) && t.class.is_quantized() && self.calibration_tokens > 0);
         matrices.map(|t| (t.name.clone(), super::cost::matrices(self.calibration_tokens, t, self.share(t)))).collect()
     }
 
@@ -229,7 +230,8 @@ impl Plan {
         let block = |t: &TensorEntry| (block_rows(t.columns()).min(t.rows()) * t.columns()) as u64;
         let largest_block: u64 = self.tensors.iter().map(block).max().unwrap_or(0);
         // A staged matrix is whole in memory while its chunks go their way.
-        let staged = if self.calibration_memory > 0 { self.tensors.iter().map(|t| 2 * t.bytes()).max().unwrap_or(0) } else { 0 };
+        let staged = || self.tensors.iter().filter(|t| is_staged(t));
+        let staged = if self.calibration_memory > 0 { staged().map(|t| 2 * t.bytes()).max().unwrap_or(0) } else { 0 };
         let streaming = CHUNKS_IN_MEMORY * largest_chunk + self.jobs as u64 * largest_block * 10 + staged;
         BASE_MEMORY + streaming.max(self.calibration_memory)
     }

@@ -12,7 +12,7 @@ use crate::calibrate::Sensitivity;
 use haikuq_format::align;
 use haikuq_format::layout::plane_sizes;
 use haikuq_format::scheme::Scheme;
-use haikuq_format::spec::TensorSpec;
+use haikuq_format::spec::{PerLayerEmbedding, TensorSpec};
 use rayon::prelude::*;
 
 /// Rows of a matrix that are quantized to see how large its errors are, at most.
@@ -81,8 +81,10 @@ pub fn allocate<E: From<RecipeError>>(
     let mut options: Vec<Vec<Stored>> = Vec::with_capacity(tensors.len());
     let (mut weights, mut open) = (0usize, Vec::new());
     for (tensor, fixed) in tensors.iter().zip(fixed) {
-        if !tensor.class.is_quantized() {
-            options.push(vec![Stored { scheme: Scheme::F32, bits: 0.0, loss: 0.0 }]);
+        // What is not weighed against the rest.
+        let apart = !tensor.class.is_quantized() || tensor.name == PerLayerEmbedding::TABLE;
+        if let Some(scheme) = fixed.filter(|_| apart) {
+            options.push(vec![Stored { scheme, bits: 0.0, loss: 0.0 }]);
             continue;
         }
         let (rows, columns) = (tensor.shape[0], tensor.shape[1]);

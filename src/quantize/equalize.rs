@@ -58,8 +58,8 @@ pub struct Equalized<'a> {
 }
 
 impl<'a> Equalized<'a> {
-    /// Equalizes every matrix whose input something else can make larger: those after a norm, the projection after
-    /// the heads (through the values), and the one after a gated product (through its `up` half).
+    /// Equalizes every matrix whose input something else can make larger: those after a norm, that of a Mamba mixer's heads
+    /// included, the projection after the heads (through the values), and the one after a gated product (through its `up` half).
     ///
     /// # Errors
     /// If weights cannot be read.
@@ -168,35 +168,65 @@ impl<'a> Equalized<'a> {
     fn layer(&mut self, layer: usize) -> Result<(), ArchitectureError> {
         let spec = &self.decoder.spec.layers[layer];
         let name = |part: &str| format!("layers.{layer}.{part}");
-        let up = name(spec.mlp.up_name());
-        let router = spec.mlp.experts.map(|_| name("router"));
+        let up = spec.mlp.as_ref().map(|mlp| name(mlp.up_name()));
+        let router = spec.mlp.as_ref().and_then(|mlp| mlp.experts).map(|_| name("router"));
         // Rows first: their factors count in the columns of their matrix.
-        match &spec.mixer {
-            Mixer::Attention(attention) => self.after_values(layer, attention)?,
-            Mixer::ShortConv(conv) => self.after_convolution(layer, conv)?,
-            // Between the two matrices numbers are squashed and normalized, so that nothing can be moved from one to the other.
-            Mixer::DeltaNet(_) => {}
+        for mixer in spec.mixers() {
+            match mixer {
+                // Values that a norm, keys or other layers have to do with stay as they are.
+                Mixer::Attention(a) if a.own_kv() < 2 || a.value_norm || self.decoder.spec.shares_kv(layer) => {}
+                Mixer::Attention(attention) => self.after_values(layer, attention)?,
+                Mixer::ShortConv(conv) => self.after_convolution(layer, conv)?,
+                // Between the two matrices numbers are squashed and normalized, so that nothing can be moved from one to the other.
+                Mixer::DeltaNet(_) => {}
+                // The same; but each number that goes into the last matrix has a gain of its own.
+                Mixer::Mamba2(mamba) if mamba.norm.is_some() => {
+                    let gain = format!("{}.gain", name("mamba_norm"));
+                    self.after_gains(&[gain], &[name("mamba_out")], None, mamba.inner_size())?;
+                }
+                Mixer::Mamba2(_) => {}
+            }
         }
         // The clamped one is no product of up.
-        if spec.mlp.gated && spec.mlp.activation != Activation::ClampedSwiglu {
-            self.after_up(layer, &spec.mlp, &up)?;
+        let is_product = |mlp: &&Mlp| mlp.gated && mlp.activation != Activation::ClampedSwiglu;
+        if let (Some(mlp), Some(up)) = (spec.mlp.as_ref().filter(is_product), &up) {
+            self.after_up(layer, mlp, up)?;
         }
         if !spec.norm_placement.is_before() {
             return Ok(());
         }
-        let [input, _] = spec.mixer.matrices();
+        let mut inputs: Vec<String> = spec.mixers().map(|mixer| name(mixer.matrices()[0])).collect();
         match spec.residual {
-            Residual::ParallelShared => self.after_norm(&name("mixer_norm"), &[name(input), up], router),
+            Residual::ParallelShared => {
+                inputs.extend(up);
+                self.after_norm(&name("mixer_norm"), &inputs, router)
+            }
             Residual::Sequential | Residual::Parallel => {
-                self.after_norm(&name("mixer_norm"), &[name(input)], None)?;
-                self.after_norm(&name("mlp_norm"), &[up], router)
+                self.after_norm(&name("mixer_norm"), &inputs, None)?;
+                up.map_or(Ok(()), |up| self.after_norm(&name("mlp_norm"), &[up], router))
             }
         }
     }
 
     /// Columns of the matrices that a norm feeds, and its gain. A router's columns follow, which nothing rounds.
     fn after_norm(&mut self, norm: &str, matrices: &[String], router: Option<String>) -> Result<(), ArchitectureError> {
-        let mut squares = vec![0.0f64; self.decoder.spec.hidden_size];
+        let mut vectors = vec![format!("{norm}.gain")];
+        if self.decoder.spec.norm.kind.has_bias() {
+            vectors.push(format!("{norm}.bias"));
+        }
+        self.after_gains(&vectors, matrices, router, self.decoder.spec.hidden_size)
+    }
+
+    /// Columns of the matrices whose `width` inputs are multiplied with gains before, and these `vectors` (gains, and biases). A
+    /// router's columns follow.
+    fn after_gains(
+        &mut self,
+        vectors: &[String],
+        matrices: &[String],
+        router: Option<String>,
+        width: usize,
+    ) -> Result<(), ArchitectureError> {
+        let mut squares = vec![0.0f64; width];
         let mut rows = 0;
         for matrix in matrices {
             rows += self.add_column_squares(matrix, &mut squares)?;
@@ -213,9 +243,8 @@ impl<'a> Equalized<'a> {
         for matrix in matrices.iter().chain(&router) {
             self.factors.entry(matrix.clone()).or_default().columns = Some(factors.iter().map(|s| 1.0 / s).collect());
         }
-        self.factors.entry(format!("{norm}.gain")).or_default().columns = Some(factors.clone());
-        if self.decoder.spec.norm.kind.has_bias() {
-            self.factors.entry(format!("{norm}.bias")).or_default().columns = Some(factors);
+        for vector in vectors {
+            self.factors.entry(vector.clone()).or_default().columns = Some(factors.clone());
         }
         Ok(())
     }

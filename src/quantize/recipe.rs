@@ -23,8 +23,8 @@
 //!
 //! Such a recipe is always calibrated. Overrides hold for it too.
 
-use haikuq_format::scheme::{Codebook, Scheme};
-use haikuq_format::spec::{TensorClass, TensorSpec};
+use haikuq_format::scheme::{Bits, Codebook, Grouped, Scheme};
+use haikuq_format::spec::{PerLayerEmbedding, TensorClass, TensorSpec};
 use regex::Regex;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -287,6 +287,7 @@ impl Recipe {
             .map(|t| {
                 let of_class = match (&self.choice, t.class) {
                     (_, TensorClass::Router | TensorClass::Vector) => return Some(Scheme::F32),
+                    (choice, _) if t.name == PerLayerEmbedding::TABLE => Some(of_table(choice)),
                     (Choice::Classes { embedding, .. }, TensorClass::Embedding) => Some(*embedding),
                     (Choice::Classes { attention, .. }, TensorClass::Attention) => Some(*attention),
                     (Choice::Classes { mlp, .. }, TensorClass::Mlp) => Some(*mlp),
@@ -307,6 +308,19 @@ impl Recipe {
             Some(((pattern, _), _)) => Err(RecipeError::NoMatch { name: self.name.clone(), pattern: pattern.as_str().into() }),
             None => Ok(schemes),
         }
+    }
+}
+
+/// The scheme of the table of all layers' numbers, which is larger than all the rest and is not weighed against it: that of
+/// feed-forward networks, or the one that comes closest to the target.
+fn of_table(choice: &Choice) -> Scheme {
+    let grouped = |bits| Scheme::Grouped(Grouped::new(bits, 32));
+    match choice {
+        Choice::Classes { mlp, .. } => *mlp,
+        Choice::Target { bits, .. } if *bits < 4.0 => grouped(Bits::B3),
+        Choice::Target { bits, .. } if *bits < 6.5 => grouped(Bits::B4),
+        Choice::Target { bits, .. } if *bits < 12.0 => grouped(Bits::B8),
+        Choice::Target { .. } => Scheme::F16,
     }
 }
 

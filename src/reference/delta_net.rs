@@ -4,10 +4,11 @@
 //! last, with the states that the way forward went through.
 
 use super::ReferenceError;
+use super::causal_conv::CausalConv;
 use super::layer::Projection;
 use super::numbers::{numbers, with_numbers};
+use super::vectors::{add, dot, sigmoid_of, silu_slope, softplus};
 use super::weights::Weights;
-use crate::exponentials::sigmoid;
 use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use haikuq_format::DecoderSpec;
@@ -48,7 +49,7 @@ impl DeltaNetWeights {
         };
         let (kernel, log_decay) = (vector("delta.kernel")?, vector("delta.log_decay")?);
         let (step_bias, gain) = (vector("delta.step_bias")?, vector("delta_norm.gain")?);
-        let rule = Rule { net, kernel, log_decay, step_bias, gain, epsilon: spec.norm.epsilon };
+        let rule = Rule { net, conv: conv_of(&net, kernel), log_decay, step_bias, gain, epsilon: spec.norm.epsilon };
         let output = Projection::load(weights, &format!("{layer}delta_out"), false)?;
         Ok(Self { input, output, rule: Arc::new(rule) })
     }
@@ -66,17 +67,21 @@ impl DeltaNetWeights {
 /// The layer's numbers.
 struct Rule {
     net: DeltaNet,
-    kernel: Vec<f32>,
+    conv: CausalConv,
     log_decay: Vec<f32>,
     step_bias: Vec<f32>,
     gain: Vec<f32>,
     epsilon: f32,
 }
 
-/// Numbers of a row, by what they are.
+/// The convolution of queries, keys and values.
+fn conv_of(net: &DeltaNet, kernel: Vec<f32>) -> CausalConv {
+    let (width, channels, taps) = (net.input_rows(), net.channels(), net.kernel_size);
+    CausalConv { width, first: 0, channels, taps, kernel, bias: None }
+}
+
+/// Numbers of a row beside queries, keys and values.
 struct Row<'a> {
-    /// Queries, keys and values.
-    mixed: &'a [f32],
     z: &'a [f32],
     b: &'a [f32],
     a: &'a [f32],
@@ -95,42 +100,12 @@ struct Prepared {
     betas: Vec<f32>,
 }
 
-fn sigmoid_of(x: f32) -> f32 {
-    let mut one = [x];
-    sigmoid(&mut one);
-    one[0]
-}
-
-/// `ln(1 + eˣ)`.
-fn softplus(x: f32) -> f32 {
-    if x > 20.0 { x } else { x.exp().ln_1p() }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// `out += by × x`.
-fn add(out: &mut [f32], by: f32, x: &[f32]) {
-    out.iter_mut().zip(x).for_each(|(out, x)| *out += by * x);
-}
-
 impl Rule {
     fn row<'a>(&self, rows: &'a [f32], t: usize) -> Row<'a> {
         let (n, net) = (self.net.input_rows(), &self.net);
-        let (mixed, rest) = rows[t * n..][..n].split_at(net.channels());
-        let (z, rest) = rest.split_at(net.value_size());
+        let (z, rest) = rows[t * n..][..n][net.channels()..].split_at(net.value_size());
         let (b, a) = rest.split_at(net.num_value_heads);
-        Row { mixed, z, b, a }
-    }
-
-    /// What a channel of position `t` sees of `tap`, those before the first position included.
-    fn column<'a>(&self, rows: &'a [f32], columns: &'a [f32], t: usize, tap: usize) -> &'a [f32] {
-        let (channels, kept) = (self.net.channels(), self.net.kernel_size - 1);
-        match (t + tap).checked_sub(kept) {
-            Some(position) => self.row(rows, position).mixed,
-            None => &columns[(t + tap) * channels..][..channels],
-        }
+        Row { z, b, a }
     }
 
     fn query_scale(&self) -> f32 {
@@ -139,7 +114,7 @@ impl Rule {
 
     fn prepare(&self, rows: &[f32], columns: &[f32]) -> Prepared {
         let net = &self.net;
-        let (n, channels, taps, heads) = (rows.len() / net.input_rows(), net.channels(), net.kernel_size, net.num_value_heads);
+        let (n, channels, heads) = (rows.len() / net.input_rows(), net.channels(), net.num_value_heads);
         let mut prepared = Prepared {
             convolved: zeros(n * channels),
             scales: zeros(n * 2 * net.num_key_heads),
@@ -151,13 +126,7 @@ impl Rule {
         let of_rows = of_rows.zip(prepared.scales.par_chunks_mut(2 * net.num_key_heads));
         let of_rows = of_rows.zip(prepared.decays.par_chunks_mut(heads).zip(prepared.betas.par_chunks_mut(heads)));
         of_rows.enumerate().for_each(|(t, (((convolved, unit), scales), (decays, betas)))| {
-            for tap in 0..taps {
-                let column = self.column(rows, columns, t, tap);
-                convolved.iter_mut().zip(column).enumerate().for_each(|(c, (sum, u))| *sum += self.kernel[c * taps + tap] * u);
-            }
-            unit.copy_from_slice(convolved);
-            sigmoid(unit);
-            unit.iter_mut().zip(&*convolved).for_each(|(y, x)| *y *= x);
+            self.conv.forward(rows, columns, t, convolved, unit);
             for (head, scale) in unit.chunks_exact_mut(net.key_dim).zip(scales) {
                 *scale = (dot(head, head) + LENGTH_EPSILON).sqrt().recip();
                 head.iter_mut().for_each(|x| *x *= *scale);
@@ -222,8 +191,7 @@ impl Rule {
         let prepared = self.prepare(rows, &state.columns);
         let of_heads = state.states.par_chunks_mut(net.key_dim * width).enumerate();
         let heads: Vec<Vec<f32>> = of_heads.map(|(head, state)| self.scan(&prepared, head, state, None)).collect();
-        let kept = (n..n + net.kernel_size - 1).flat_map(|t| self.column(rows, &state.columns, t, 0).to_vec()).collect();
-        state.columns = kept;
+        state.columns = self.conv.keep(rows, &state.columns, n);
         let mut out = zeros(n * net.value_size());
         out.par_chunks_mut(net.value_size()).enumerate().for_each(|(t, out)| {
             let z = self.row(rows, t).z;
@@ -267,21 +235,11 @@ impl Rule {
                 let first = 2 * net.key_size() + key_head * width;
                 out[first..first + width].copy_from_slice(&found.values[t * width..][..width]);
             }
-            let convolved = &prepared.convolved[t * channels..][..channels];
-            out.iter_mut().zip(convolved).for_each(|(g, x)| {
-                let s = sigmoid_of(*x);
-                *g *= s * (1.0 + x * (1.0 - s));
-            });
+            CausalConv::before_silu(out, &prepared.convolved[t * channels..][..channels]);
         });
-        let (taps, width) = (net.kernel_size, net.input_rows());
         let mut out = zeros(rows.len());
-        out.par_chunks_mut(width).enumerate().for_each(|(t, out)| {
-            // Position `s` reads position `t` through its tap `taps − 1 − (s − t)`.
-            for s in t..n.min(t + taps) {
-                let of_reader = &of_convolved[s * channels..][..channels];
-                let tap = taps - 1 - (s - t);
-                (0..channels).for_each(|c| out[c] += self.kernel[c * taps + tap] * of_reader[c]);
-            }
+        out.par_chunks_mut(net.input_rows()).enumerate().for_each(|(t, out)| {
+            self.conv.backward(&of_convolved, t, &mut out[..channels]);
             for (key_head, found) in found.iter().enumerate() {
                 let of_z = group * net.value_dim;
                 out[channels + key_head * of_z..][..of_z].copy_from_slice(&found.gates[t * of_z..][..of_z]);
@@ -325,9 +283,9 @@ impl Rule {
             let of_gate = &mut all.gates[own * width..][..width];
             let mut along = 0.0;
             for j in 0..width {
-                let (s, normed) = (sigmoid_of(z[j]), o[j] * scale);
-                of_gate[j] = given[j] * normed * self.gain[j] * s * (1.0 + z[j] * (1.0 - s));
-                of_out[j] = given[j] * self.gain[j] * z[j] * s;
+                let normed = o[j] * scale;
+                of_gate[j] = given[j] * normed * self.gain[j] * silu_slope(z[j]);
+                of_out[j] = given[j] * self.gain[j] * z[j] * sigmoid_of(z[j]);
                 along += of_out[j] * normed;
             }
             let along = along / width as f32;
@@ -396,9 +354,8 @@ struct Pass {
 
 impl Pass {
     fn start(&self) -> DeltaState {
-        let net = &self.rule.net;
-        let new =
-            || DeltaState { columns: vec![0.0; (net.kernel_size - 1) * net.channels()], states: vec![0.0; net.state_size()] };
+        let Rule { net, conv, .. } = &*self.rule;
+        let new = || DeltaState { columns: vec![0.0; conv.kept_size()], states: vec![0.0; net.state_size()] };
         self.before.clone().unwrap_or_else(new)
     }
 }
@@ -437,7 +394,7 @@ mod tests {
     fn rule() -> Arc<Rule> {
         let net = DeltaNet::new(2, 4, 6, 5, 3);
         let (kernel, gain) = (random(1, net.channels() * 3), random(2, 5));
-        Arc::new(Rule { net, kernel, log_decay: random(3, 4), step_bias: random(4, 4), gain, epsilon: 1e-5 })
+        Arc::new(Rule { net, conv: conv_of(&net, kernel), log_decay: random(3, 4), step_bias: random(4, 4), gain, epsilon: 1e-5 })
     }
 
     fn pass(rule: &Arc<Rule>, before: Option<DeltaState>) -> Pass {

@@ -1,16 +1,20 @@
 //! [`Embedding`]: what stands before the first layer.
 
 use super::ReferenceError;
+use super::per_layer::PerLayerInputs;
 use super::weights::Weights;
 use crate::model::BoxError;
 use candle_core::{Device, Tensor};
 use haikuq_format::DecoderSpec;
+use haikuq_format::spec::PerLayerEmbedding;
 
 /// The table that ids are looked up in, and that of learned positions.
 pub struct Embedding {
     spec: DecoderSpec,
     table: Tensor,
     positions: Option<Tensor>,
+    /// Where the decoder was loaded as a whole.
+    per_layer: Option<(PerLayerInputs, Tensor)>,
 }
 
 impl Embedding {
@@ -23,13 +27,28 @@ impl Embedding {
         read: impl FnMut(&str) -> Result<Vec<f32>, E>,
     ) -> Result<Self, ReferenceError> {
         spec.check()?;
-        Self::take(spec, &mut Weights::new(spec, read))
+        Self::tables(spec, &mut Weights::new(spec, read))
     }
 
-    pub(super) fn take(spec: &DecoderSpec, weights: &mut Weights) -> Result<Self, ReferenceError> {
+    fn tables(spec: &DecoderSpec, weights: &mut Weights) -> Result<Self, ReferenceError> {
         let table = weights.take("embedding")?;
         let positions = weights.take_if(spec.learned_positions, "positions")?;
-        Ok(Self { spec: spec.clone(), table, positions })
+        Ok(Self { spec: spec.clone(), table, positions, per_layer: None })
+    }
+
+    /// With all that tokens bring along.
+    pub(super) fn take(spec: &DecoderSpec, weights: &mut Weights) -> Result<Self, ReferenceError> {
+        let embedding = Self::tables(spec, weights)?;
+        let inputs = PerLayerInputs::take(spec, weights)?;
+        let per_layer = inputs.map(|inputs| weights.take(PerLayerEmbedding::TABLE).map(|table| (inputs, table))).transpose()?;
+        Ok(Self { per_layer, ..embedding })
+    }
+
+    /// The numbers for all layers `[ids, layers × size]` of ids whose residual stream before the first layer is `x`, and the size.
+    pub(super) fn per_layer(&self, ids: &[u32], x: &Tensor) -> Result<Option<(Tensor, usize)>, ReferenceError> {
+        let Some((inputs, table)) = &self.per_layer else { return Ok(None) };
+        let rows = table.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
+        Ok(self.spec.per_layer_embedding.map(|p| p.size).zip(Some(inputs.unobserved(x, &rows)?)).map(|(size, all)| (all, size)))
     }
 
     /// The decoder's spec.

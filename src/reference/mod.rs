@@ -6,6 +6,7 @@
 
 mod attention;
 mod cache;
+mod causal_conv;
 mod delta_net;
 mod elementwise;
 mod embedding;
@@ -13,15 +14,18 @@ mod experts;
 mod gate;
 mod heads;
 mod layer;
+mod mamba2;
 mod norm;
 mod numbers;
 mod observe;
 mod output;
+mod per_layer;
 mod product;
 mod rope;
 mod rows;
 mod short_conv;
 pub mod stored;
+mod vectors;
 mod weights;
 mod windows;
 
@@ -33,10 +37,13 @@ use layer::Layer;
 use rope::cos_sin;
 use weights::Weights;
 
+pub use cache::KeysValues;
 pub use embedding::Embedding;
+pub use layer::Beside;
 pub use numbers::{numbers, with_numbers};
 pub use observe::{Observe, ProjectionKind, Routing};
 pub use output::{FinalNorm, OutputHead};
+pub use per_layer::PerLayerInputs;
 pub use product::GpuProducts;
 pub use windows::LayerWindows;
 
@@ -217,9 +224,13 @@ impl Reference {
         let mut x = self.embedding.embed_from(ids, cache.len())?;
         let rope = |table| cos_sin(table, cache.len(), ids.len(), end);
         let ropes = self.spec().ropes.iter().map(rope).collect::<Result<Vec<_>, _>>()?;
-        let first = cache.len();
-        for (layer, cached) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward(self.spec(), &x, &ropes, first, cached)?;
+        let (first, numbers) = (cache.len(), self.embedding.per_layer(ids, &x)?);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let of_layer = numbers.as_ref().map(|(all, size)| all.narrow(1, i * size, *size)).transpose()?;
+            if let Some(from) = layer.kv_from() {
+                cache.layers[i] = LayerCache::of(cache.layers[from].kept());
+            }
+            x = layer.forward(self.spec(), &x, &ropes, first, &mut cache.layers[i], of_layer.as_ref())?;
         }
         cache.ids.extend(ids);
         self.head.normed(&x)

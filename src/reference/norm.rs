@@ -5,7 +5,7 @@ use super::numbers::{numbers, with_numbers};
 use super::weights::Weights;
 use crate::zeros::zeros;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
-use haikuq_format::spec::Norm;
+use haikuq_format::spec::{Norm, NormKind};
 use rayon::prelude::*;
 
 /// Rows that a thread takes at a time.
@@ -24,6 +24,11 @@ impl NormWeights {
             Ok(weights.take(&format!("{name}.{part}"))?.to_vec1()?)
         };
         Ok(Self { norm, gain: take("gain")?, bias: norm.kind.has_bias().then(|| take("bias")).transpose()? })
+    }
+
+    /// Root mean squares over `width` numbers, and nothing else.
+    pub(super) fn without_gains(epsilon: f32, width: usize) -> Self {
+        Self { norm: Norm { kind: NormKind::Rms, epsilon }, gain: vec![1.0; width], bias: None }
     }
 
     /// Normalizes the last dimension of `x`. Gain and bias are of that size, or of so many numbers for each index of the

@@ -10,10 +10,20 @@ pub enum ProjectionKind {
     MixerInput,
     /// The mixer's last, back to the residual stream.
     MixerOutput,
+    /// The first matrix of the mixer beside it, where a layer has two.
+    BesideInput,
+    /// The last matrix of the mixer beside it.
+    BesideOutput,
     /// `gate_up` where there is a gate, else `up`.
     Up,
     /// The feed-forward network's last, back to the residual stream.
     Down,
+    /// From the residual stream to what a token's numbers for the layer are multiplied with.
+    PerLayerGate,
+    /// From these back to the residual stream.
+    PerLayerOutput,
+    /// From embeddings to numbers for all layers. It is no layer's matrix.
+    PerLayerProjection,
     /// The same of one of several experts.
     ExpertUp(usize),
     /// Likewise.
@@ -29,14 +39,26 @@ impl ProjectionKind {
         }
     }
 
+    /// The first and the last matrix of a layer's mixers, in their order.
+    pub const MIXERS: [[Self; 2]; 2] = [[Self::MixerInput, Self::MixerOutput], [Self::BesideInput, Self::BesideOutput]];
+
     /// The last part of its matrix's canonical name. The matrices of all experts are one.
+    ///
+    /// # Panics
+    /// If the layer has no such matrix.
     pub fn matrix(self, layer: &LayerSpec) -> &'static str {
-        let [input, output] = layer.mixer.matrices();
+        let beside = || layer.beside.as_ref().expect("a mixer beside the other").matrices();
+        let mlp = || layer.mlp.as_ref().expect("a feed-forward network");
         match self {
-            Self::MixerInput => input,
-            Self::MixerOutput => output,
-            Self::Up | Self::ExpertUp(_) => layer.mlp.up_name(),
-            Self::Down | Self::ExpertDown(_) => layer.mlp.down_name(),
+            Self::MixerInput => layer.mixer.matrices()[0],
+            Self::MixerOutput => layer.mixer.matrices()[1],
+            Self::BesideInput => beside()[0],
+            Self::BesideOutput => beside()[1],
+            Self::Up | Self::ExpertUp(_) => mlp().up_name(),
+            Self::Down | Self::ExpertDown(_) => mlp().down_name(),
+            Self::PerLayerGate => "per_layer_gate",
+            Self::PerLayerOutput => "per_layer_output",
+            Self::PerLayerProjection => "per_layer_projection",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The reference one layer at a time, over many windows at once: what calibration runs on.
 
 use super::ReferenceError;
-use super::layer::Layer;
+use super::cache::KeysValues;
+use super::layer::{Beside, Layer};
 use super::observe::Observe;
 use super::product::GpuProducts;
 use super::rope::{CosSin, cos_sin};
@@ -58,6 +59,20 @@ impl<'a> LayerWindows<'a> {
     /// # Errors
     /// The observer's own.
     pub fn forward(&self, x: &Tensor, observer: &mut dyn Observe) -> Result<Tensor, ReferenceError> {
-        Ok(self.layer.forward_windows(self.spec, x, &self.ropes, self.length, observer)?)
+        Ok(self.forward_beside(x, &Beside::default(), observer)?.0)
+    }
+
+    /// As [`LayerWindows::forward`], given what else goes into the layer; also its keys and values, of each window, where it
+    /// has such.
+    ///
+    /// # Errors
+    /// The observer's own.
+    pub fn forward_beside(
+        &self,
+        x: &Tensor,
+        beside: &Beside,
+        observer: &mut dyn Observe,
+    ) -> Result<(Tensor, Vec<KeysValues>), ReferenceError> {
+        Ok(self.layer.forward_windows(self.spec, x, beside, &self.ropes, self.length, observer)?)
     }
 }

@@ -69,7 +69,7 @@ def read_json(text, known, what):
 def read_manifest(folder):
     text = read_bytes(folder, "haikuq.json", MAX_MANIFEST_BYTES)
     check(len(text) <= MAX_MANIFEST_BYTES, "haikuq.json is too large")
-    manifest = read_json(text, set(f"{MANIFEST} {SPEC} {LAYER} {ATTENTION} {SHORT_CONV} {DELTA_NET} {MLP}".split()), "haikuq.json")
+    manifest = read_json(text, set(f"{MANIFEST} {SPEC} {LAYER} {PER_LAYER} {ATTENTION} {SHORT_CONV} {DELTA_NET} {MAMBA2} {MLP}".split()), "haikuq.json")
     check(manifest.get("format") == "haikuq", f"format is {manifest.get('format')!r}")
     version = manifest["version"]
     check(version["major"] == 2, f"version {version['major']}.{version['minor']} is not known")
@@ -139,12 +139,14 @@ def check_scheme(name, scheme):
 MANIFEST = """format version major minor spec tensors shards files name bytes sha256 class shape scheme chunks relative_error
     first_row rows planes kind bits group offset codebook scale shard epsilon inv_freq each_head"""
 SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bias learned_positions logit_softcap
-    embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
-LAYER = "mixer mlp residual norm_placement"
+    per_layer_embedding embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
+LAYER = "mixer beside mlp residual norm_placement output_scale"
+PER_LAYER = "size activation table_multiplier projection_multiplier multiplier"
 ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm qk_norm_after_rope query_scaling gate
-    sinks qkv_bias output_bias"""
+    kv_from values_are_keys value_norm sinks qkv_bias output_bias"""
 SHORT_CONV = "channels kernel_size bias"
 DELTA_NET = "num_key_heads num_value_heads key_dim value_dim kernel_size"
+MAMBA2 = """num_heads head_dim num_groups state_size kernel_size norm min_step max_step conv_bias input_bias output_bias"""
 MLP = "intermediate_size activation gated bias experts"
 EXPERTS = "num_experts num_active scores normalized epsilon router_bias selection_bias scale"
 
@@ -194,23 +196,40 @@ def decoder_tensors(spec):
         if bias:
             out.append((f"{name}.bias", [rows], "vector"))
 
-    def attention(p, mixer):
+    def own_kv(p, i, mixer):
+        """How many of keys and values have rows in `qkv`."""
+        source = mixer.get("kv_from")
+        if source is None:
+            return 1 if mixer.get("values_are_keys", False) else 2
+        made = mixer.get("values_are_keys", False) or mixer.get("value_norm", False)
+        check(not made, f"{p}: says how values are made, and has none")
+        check(type(source) is int and 0 <= source < i, f"{p}: keys and values of layer {source}")
+        other = spec["layers"][source]["mixer"].get("attention")
+        check(other is not None and other.get("kv_from") is None, f"{p}: layer {source} has no keys and values of its own")
+        for name in ("num_kv_heads", "head_dim", "window"):
+            check(mixer.get(name) == other.get(name), f"{p}: {name} {mixer.get(name)}, and {other.get(name)} in layer {source}")
+        return 0
+
+    def attention(p, i, mixer):
         known(f"{p}: attention", mixer, ATTENTION)
         heads, kv_heads, d = sizes(f"{p}: attention", mixer, "num_heads num_kv_heads head_dim")
         check(heads % kv_heads == 0, f"{p}: {heads} heads, {kv_heads} of keys and values")
         for name in ("window", "softcap"):
             check(mixer.get(name) is None or mixer[name] > 0, f"{p}: {name} {mixer.get(name)}")
+        own = own_kv(p, i, mixer)
         a, kv, qk_norm, rope = heads * d, kv_heads * d, mixer.get("qk_norm"), mixer.get("rope")
         check(rope is None or 2 * len(spec["ropes"][rope]["inv_freq"]) <= d, f"{p}: rope table {rope} does not fit")
         gates = {None: 0, "per_head": heads, "elementwise": a}[one_of("gate", mixer.get("gate"), None, "per_head", "elementwise")]
-        matrix(f"{p}.qkv", a + 2 * kv + gates, h, "attention", mixer.get("qkv_bias", False))
+        matrix(f"{p}.qkv", a + own * kv + gates, h, "attention", mixer.get("qkv_bias", False))
         if isinstance(qk_norm, dict):
             norm(f"{p}.q_norm", a, known("qk_norm", qk_norm, "each_head")["each_head"])
-            norm(f"{p}.k_norm", kv, qk_norm["each_head"])
+            if own:
+                norm(f"{p}.k_norm", kv, qk_norm["each_head"])
         elif qk_norm is not None:
             one_of("qk_norm", qk_norm, "per_head", "whole")
             norm(f"{p}.q_norm", d if qk_norm == "per_head" else a)
-            norm(f"{p}.k_norm", d if qk_norm == "per_head" else kv)
+            if own:
+                norm(f"{p}.k_norm", d if qk_norm == "per_head" else kv)
         check(qk_norm is not None or not mixer.get("qk_norm_after_rope", False), f"{p}: no norm of queries and keys after rope")
         scaling = mixer.get("query_scaling")
         if scaling is not None:
@@ -223,7 +242,7 @@ def decoder_tensors(spec):
     def vector(name, n):
         out.append((name, [n], "vector"))
 
-    def short_conv(p, mixer):
+    def short_conv(p, i, mixer):
         known(f"{p}: short_conv", mixer, SHORT_CONV)
         [n], size, bias = sizes(f"{p}: short_conv", mixer, "channels"), kernel(f"{p}: short_conv", mixer), mixer.get("bias", False)
         matrix(f"{p}.conv_in", 3 * n, h, "attention", bias)
@@ -232,7 +251,7 @@ def decoder_tensors(spec):
             vector(f"{p}.conv.bias", n)
         matrix(f"{p}.conv_out", h, n, "attention", bias)
 
-    def delta_net(p, mixer):
+    def delta_net(p, i, mixer):
         what = f"{p}: delta_net"
         known(what, mixer, DELTA_NET)
         key_heads, v, key_dim, value_dim = sizes(what, mixer, "num_key_heads num_value_heads key_dim value_dim")
@@ -263,10 +282,31 @@ def decoder_tensors(spec):
             vector(f"{p}.router.selection_bias", n)
         return n
 
+    def mamba2(p, i, mixer):
+        what = f"{p}: mamba2"
+        known(what, mixer, MAMBA2)
+        heads, d, groups, state = sizes(what, mixer, "num_heads head_dim num_groups state_size")
+        size = kernel(what, mixer)
+        check(heads % groups == 0, f"{what}: {heads} heads in {groups} groups")
+        check(heads * d * state <= MAX_STATE, f"{what}: states of {heads} x {d} x {state} numbers")
+        least, most = mixer.get("min_step", 0), mixer.get("max_step")
+        check(least >= 0 and (most is None or most >= least), f"{what}: steps from {least} to {most}")
+        s = heads * d
+        n = s + 2 * groups * state
+        matrix(f"{p}.mamba_in", s + n + heads, h, "attention", mixer.get("input_bias", False))
+        vector(f"{p}.mamba.kernel", n * size)
+        if mixer.get("conv_bias", False):
+            vector(f"{p}.mamba.bias", n)
+        for name in ("log_decay", "step_bias", "skip"):
+            vector(f"{p}.mamba.{name}", heads)
+        if one_of("norm", mixer.get("norm"), None, "after_gate", "before_gate") is not None:
+            vector(f"{p}.mamba_norm.gain", s)
+        matrix(f"{p}.mamba_out", h, s, "attention", mixer.get("output_bias", False))
+
     def mlp(p, network):
         known(f"{p}: mlp", network, MLP)
         sizes(f"{p}: mlp", network, "intermediate_size")
-        activation = one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh", "clamped_swiglu")
+        activation = one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu")
         m, bias, gated, experts = network["intermediate_size"], network.get("bias", False), network.get("gated", True), network.get("experts")
         check(gated or activation != "clamped_swiglu", f"{p}: a clamped SwiGLU without a gate")
         n = 1
@@ -281,6 +321,16 @@ def decoder_tensors(spec):
     matrix("embedding", spec["vocab_size"], h, "embedding")
     if spec.get("learned_positions", False):
         matrix("positions", spec["max_context"], h, "embedding")
+    per_layer = spec.get("per_layer_embedding")
+    if per_layer is not None:
+        known("per_layer_embedding", per_layer, PER_LAYER)
+        [size] = sizes("per_layer_embedding", per_layer, "size")
+        one_of("activation", per_layer["activation"], "silu", "gelu", "gelu_tanh")
+        width = size * len(spec["layers"])
+        check(width <= MAX_SIZE, f"per_layer_embedding: rows of {width} numbers")
+        matrix("per_layer_embedding", spec["vocab_size"], width, "embedding")
+        matrix("per_layer_projection", width, h, "mlp")
+        vector("per_layer_norm.gain", size)
     for i, layer in enumerate(spec["layers"]):
         p = f"layers.{i}"
         known(p, layer, LAYER)
@@ -288,17 +338,30 @@ def decoder_tensors(spec):
         residual = one_of("residual", layer.get("residual", "sequential"), "sequential", "parallel", "parallel_shared")
         if placement != "post":
             norm(f"{p}.mixer_norm", h)
-        check(len(layer["mixer"]) == 1, f"{p}: {len(layer['mixer'])} mixers")
-        [(kind, mixer)] = layer["mixer"].items()
-        mixers = {"attention": attention, "short_conv": short_conv, "delta_net": delta_net}
-        mixers[one_of("mixer", kind, *mixers)](p, mixer)
+        mixers = {"attention": attention, "short_conv": short_conv, "delta_net": delta_net, "mamba2": mamba2}
+        kinds = []
+        for one in filter(None, (layer["mixer"], layer.get("beside"))):
+            check(len(one) == 1, f"{p}: {len(one)} mixers")
+            [(kind, mixer)] = one.items()
+            mixers[one_of("mixer", kind, *mixers)](p, i, mixer)
+            check(kind not in kinds, f"{p}: two mixers of one kind")
+            kinds.append(kind)
         if placement != "pre":
             norm(f"{p}.mixer_post_norm", h)
-        if placement != "post" and residual != "parallel_shared":
+        feeds_forward = layer.get("mlp") is not None
+        check(feeds_forward or residual == "sequential", f"{p}: no feed-forward network that a mixer could be parallel to")
+        if feeds_forward and placement != "post" and residual != "parallel_shared":
             norm(f"{p}.mlp_norm", h)
-        mlp(p, layer["mlp"])
-        if placement != "pre":
+        if feeds_forward:
+            mlp(p, layer["mlp"])
+        if feeds_forward and placement != "pre":
             norm(f"{p}.mlp_post_norm", h)
+        if per_layer is not None:
+            matrix(f"{p}.per_layer_gate", size, h, "mlp")
+            matrix(f"{p}.per_layer_output", h, size, "mlp")
+            norm(f"{p}.per_layer_post_norm", h)
+        if layer.get("output_scale", False):
+            vector(f"{p}.output_scale", 1)
     norm("final_norm", h)
     if not spec.get("tied_head", False):
         matrix("head", spec["vocab_size"], h, "head")

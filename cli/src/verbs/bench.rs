@@ -158,15 +158,15 @@ async fn measure_with(decoder: &mut Decoder, args: &BenchArgs, sequences: &[Sequ
     // Without any token there is nothing to decode from: one stands in for an empty prompt, outside the measured time.
     let warm = args.depth + usize::from(args.depth + args.prompt_tokens == 0);
     for id in sequences {
-        prefill(decoder, *id, warm)?;
+        prefill(decoder, *id, warm).await?;
     }
     decoder.logits(1).await?;
     let started = Instant::now();
-    prefill(decoder, sequences[0], args.prompt_tokens)?;
+    prefill(decoder, sequences[0], args.prompt_tokens).await?;
     let mut token = decoder.sample_first(sequences[0], choice).await?;
     let first_token = started.elapsed();
     for id in &sequences[1..] {
-        prefill(decoder, *id, args.prompt_tokens)?;
+        prefill(decoder, *id, args.prompt_tokens).await?;
         decoder.sample_first(*id, choice).await?;
     }
     let started = Instant::now();
@@ -188,7 +188,7 @@ async fn profile(decoder: &mut Decoder, args: &BenchArgs, batch: usize) -> anyho
     let sequences = (0..batch).map(|_| decoder.create_sequence()).collect::<Result<Vec<_>, _>>()?;
     let result = async {
         for id in &sequences {
-            prefill(decoder, *id, args.depth)?;
+            prefill(decoder, *id, args.depth).await?;
         }
         let mut steps = Vec::new();
         if args.prompt_tokens > 1 {
@@ -208,11 +208,11 @@ async fn profile(decoder: &mut Decoder, args: &BenchArgs, batch: usize) -> anyho
 }
 
 /// Fixed, varied ids: speed does not depend on which.
-fn prefill(decoder: &mut Decoder, id: SequenceId, count: usize) -> anyhow::Result<()> {
+async fn prefill(decoder: &mut Decoder, id: SequenceId, count: usize) -> anyhow::Result<()> {
     let vocab = decoder.spec().vocab_size as u32;
     let ids: Vec<u32> = (0..count as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab).collect();
     for chunk in ids.chunks(decoder.prefill_chunk()) {
-        decoder.prefill(id, chunk)?;
+        decoder.prefill(id, chunk).await?;
     }
     Ok(())
 }

@@ -120,7 +120,7 @@ fn numbers(tensor: &TensorSpec, seed: u64) -> Vec<f32> {
     let (n, columns) = (tensor.shape.iter().product::<usize>(), *tensor.shape.last().unwrap());
     let (centre, size) = match tensor.class {
         TensorClass::Embedding => (0.0, 1.7),
-        TensorClass::Vector if tensor.name.ends_with(".gain") => (1.0, 0.5),
+        TensorClass::Vector if [".gain", ".output_scale"].iter().any(|end| tensor.name.ends_with(end)) => (1.0, 0.5),
         TensorClass::Vector => (0.0, 0.4),
         TensorClass::Attention | TensorClass::Mlp | TensorClass::Head | TensorClass::Router => {
             (0.0, 1.7 / (columns as f32).sqrt())

@@ -1,6 +1,6 @@
 //! Whether the numbers of a [`DecoderSpec`] fit together.
 
-use super::{Activation, Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, RopeTable, Scores};
+use super::{Activation, Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, Residual, RopeTable, Scores};
 
 /// Largest size of anything.
 const MAX_SIZE: usize = 1 << 24;
@@ -46,7 +46,28 @@ fn check_delta_net(net: &DeltaNet) -> Result<(), SpecError> {
     if !net.num_value_heads.is_multiple_of(net.num_key_heads) {
         return fail(format!("{} value heads are not a multiple of {} key heads", net.num_value_heads, net.num_key_heads));
     }
-    let sizes = [net.num_value_heads, net.key_dim, net.value_dim];
+    check_states([net.num_value_heads, net.key_dim, net.value_dim])
+}
+
+fn check_mamba2(mamba: &Mamba2) -> Result<(), SpecError> {
+    check_sizes([
+        ("num_heads", mamba.num_heads),
+        ("head_dim", mamba.head_dim),
+        ("num_groups", mamba.num_groups),
+        ("state_size", mamba.state_size),
+    ])?;
+    check_kernel(mamba.kernel_size)?;
+    if !mamba.num_heads.is_multiple_of(mamba.num_groups) {
+        return fail(format!("{} heads are not a multiple of {} groups", mamba.num_heads, mamba.num_groups));
+    }
+    let (min, max) = (mamba.min_step, mamba.max_step.unwrap_or(f32::MAX));
+    if !(min >= 0.0 && max.is_finite() && min <= max) {
+        return fail(format!("steps from {min} to {max}"));
+    }
+    check_states([mamba.num_heads, mamba.head_dim, mamba.state_size])
+}
+
+fn check_states(sizes: [usize; 3]) -> Result<(), SpecError> {
     match sizes.iter().try_fold(1usize, |product, n| product.checked_mul(*n)) {
         Some(product) if product <= 1 << 28 => Ok(()),
         _ => fail(format!("states of {sizes:?} numbers")),
@@ -88,9 +109,23 @@ impl DecoderSpec {
             self.check_rope(i, rope)?;
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            self.check_layer(layer).map_err(|SpecError(why)| SpecError(format!("layer {i}: {why}")))?;
+            self.check_layer(i, layer).map_err(|SpecError(why)| SpecError(format!("layer {i}: {why}")))?;
         }
-        Ok(())
+        self.check_per_layer()
+    }
+
+    fn check_per_layer(&self) -> Result<(), SpecError> {
+        let Some(per_layer) = self.per_layer_embedding else { return Ok(()) };
+        // Of the table, whose rows have the numbers of all layers.
+        check_sizes([
+            ("per_layer_embedding", per_layer.size),
+            ("width of per_layer_embedding", per_layer.size.saturating_mul(self.num_layers())),
+        ])?;
+        match [per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier].iter().find(|m| !m.is_finite())
+        {
+            Some(m) => fail(format!("a multiplier of per_layer_embedding is {m}, which is not finite")),
+            None => Ok(()),
+        }
     }
 
     fn check_rope(&self, i: usize, rope: &RopeTable) -> Result<(), SpecError> {
@@ -115,16 +150,31 @@ impl DecoderSpec {
         Ok(())
     }
 
-    fn check_layer(&self, layer: &LayerSpec) -> Result<(), SpecError> {
-        match &layer.mixer {
-            Mixer::Attention(attention) => self.check_attention(attention)?,
-            Mixer::ShortConv(conv) => {
-                check_sizes([("channels", conv.channels)])?;
-                check_kernel(conv.kernel_size)?;
+    fn check_layer(&self, index: usize, layer: &LayerSpec) -> Result<(), SpecError> {
+        for mixer in layer.mixers() {
+            match mixer {
+                Mixer::Attention(attention) => {
+                    self.check_attention(attention)?;
+                    self.check_sharing(index, attention)?;
+                }
+                Mixer::ShortConv(conv) => {
+                    check_sizes([("channels", conv.channels)])?;
+                    check_kernel(conv.kernel_size)?;
+                }
+                Mixer::DeltaNet(net) => check_delta_net(net)?,
+                Mixer::Mamba2(mamba) => check_mamba2(mamba)?,
             }
-            Mixer::DeltaNet(net) => check_delta_net(net)?,
         }
-        self.check_mlp(&layer.mlp)
+        if layer.beside.as_ref().is_some_and(|beside| beside.matrices() == layer.mixer.matrices()) {
+            return fail("two mixers of one kind".into());
+        }
+        match &layer.mlp {
+            Some(mlp) => self.check_mlp(mlp),
+            None if layer.residual != Residual::Sequential => {
+                fail("no feed-forward network that a mixer could be parallel to".into())
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_mlp(&self, mlp: &Mlp) -> Result<(), SpecError> {
@@ -148,6 +198,29 @@ impl DecoderSpec {
         }
         if experts.epsilon != 0.0 && (experts.scores == Scores::Softmax || !experts.normalized) {
             return fail("an epsilon of experts that is not used".into());
+        }
+        Ok(())
+    }
+
+    /// Where keys and values come from.
+    fn check_sharing(&self, index: usize, a: &Attention) -> Result<(), SpecError> {
+        let Some(from) = a.kv_from else { return Ok(()) };
+        if a.values_are_keys || a.value_norm {
+            return fail(format!("has no values of its own, those of layer {from}, and says how they are made"));
+        }
+        if from >= index {
+            return fail(format!("sees keys and values of layer {from}, which is no earlier one"));
+        }
+        let Some(other) = self.layers[from].attention().filter(|other| other.kv_from.is_none()) else {
+            return fail(format!("sees keys and values of layer {from}, which has none of its own"));
+        };
+        if (a.num_kv_heads, a.head_dim) != (other.num_kv_heads, other.head_dim) {
+            let (n, d, m, e) = (a.num_kv_heads, a.head_dim, other.num_kv_heads, other.head_dim);
+            return fail(format!("has {n} key/value heads of {d}, and layer {from}, whose it sees, {m} of {e}"));
+        }
+        if a.window != other.window {
+            let (w, v) = (a.window, other.window);
+            return fail(format!("has a window of {w:?} positions, and layer {from}, whose keys and values it sees, {v:?}"));
         }
         Ok(())
     }

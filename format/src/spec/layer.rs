@@ -5,58 +5,73 @@ use serde::{Deserialize, Serialize};
 
 /// One layer: a mixer, which moves information between positions, and a feed-forward network, which works on each
 /// position by itself. Layers of one decoder may differ in everything but the width of the residual stream.
+///
+/// Some layers have two mixers side by side: both read the same input, and their outputs are added. Some have no feed-forward
+/// network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LayerSpec {
     /// The block that mixes positions.
     pub mixer: Mixer,
-    /// The feed-forward network.
-    pub mlp: Mlp,
+    /// A second mixer of another kind beside it: the block's output is the sum of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Mixer>,
+    /// The feed-forward network. A layer without one ends after its mixer, and is sequential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlp: Option<Mlp>,
     /// How the two blocks are added to the residual stream.
     #[serde(default, skip_serializing_if = "is_default")]
     pub residual: Residual,
     /// Where norms stand around the blocks.
     #[serde(default, skip_serializing_if = "is_default")]
     pub norm_placement: NormPlacement,
+    /// Whether the residual stream is multiplied with a number of the layer's own, `output_scale`, where it leaves the layer.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub output_scale: bool,
 }
 
 impl LayerSpec {
     /// A sequential layer with a norm before each block.
-    pub fn new(mixer: impl Into<Mixer>, mlp: Mlp) -> Self {
-        Self { mixer: mixer.into(), mlp, residual: Residual::default(), norm_placement: NormPlacement::default() }
+    pub fn new(mixer: impl Into<Mixer>, mlp: impl Into<Option<Mlp>>) -> Self {
+        let (residual, norm_placement) = (Residual::default(), NormPlacement::default());
+        Self { mixer: mixer.into(), beside: None, mlp: mlp.into(), residual, norm_placement, output_scale: false }
     }
 
-    /// The layer's attention, if that is what mixes positions.
+    /// Feed-forward networks that are stored: 1 without experts, 0 without such a network.
+    pub fn num_experts(&self) -> usize {
+        self.mlp.as_ref().map_or(0, Mlp::num_experts)
+    }
+
+    /// The layer's mixers: one, or two.
+    pub fn mixers(&self) -> impl Iterator<Item = &Mixer> + Clone {
+        std::iter::once(&self.mixer).chain(&self.beside)
+    }
+
+    /// The layer's attention, if it has that.
     pub fn attention(&self) -> Option<&Attention> {
-        match &self.mixer {
-            Mixer::Attention(attention) => Some(attention),
-            Mixer::ShortConv(_) | Mixer::DeltaNet(_) => None,
-        }
+        self.mixers().find_map(|mixer| if let Mixer::Attention(attention) = mixer { Some(attention) } else { None })
     }
 
     /// The layer's attention, to change it.
     pub fn attention_mut(&mut self) -> Option<&mut Attention> {
-        match &mut self.mixer {
-            Mixer::Attention(attention) => Some(attention),
-            Mixer::ShortConv(_) | Mixer::DeltaNet(_) => None,
-        }
+        let mut mixers = std::iter::once(&mut self.mixer).chain(&mut self.beside);
+        mixers.find_map(|mixer| if let Mixer::Attention(attention) = mixer { Some(attention) } else { None })
     }
 
-    /// The layer's short convolution, if that is what mixes positions.
+    /// The layer's short convolution, if it has one.
     pub fn short_conv(&self) -> Option<&ShortConv> {
-        match &self.mixer {
-            Mixer::ShortConv(conv) => Some(conv),
-            Mixer::Attention(_) | Mixer::DeltaNet(_) => None,
-        }
+        self.mixers().find_map(|mixer| if let Mixer::ShortConv(conv) = mixer { Some(conv) } else { None })
     }
 
-    /// The layer's gated delta net, if that is what mixes positions.
+    /// The layer's gated delta net, if it has one.
     pub fn delta_net(&self) -> Option<&DeltaNet> {
-        match &self.mixer {
-            Mixer::DeltaNet(net) => Some(net),
-            Mixer::Attention(_) | Mixer::ShortConv(_) => None,
-        }
+        self.mixers().find_map(|mixer| if let Mixer::DeltaNet(net) = mixer { Some(net) } else { None })
+    }
+
+    /// The layer's Mamba 2 mixer, if it has one.
+    pub fn mamba2(&self) -> Option<&Mamba2> {
+        self.mixers().find_map(|mixer| if let Mixer::Mamba2(mamba) = mixer { Some(mamba) } else { None })
     }
 }
 
@@ -70,6 +85,8 @@ pub enum Mixer {
     ShortConv(ShortConv),
     /// Linear attention with a state that forgets and is corrected.
     DeltaNet(DeltaNet),
+    /// A state space whose state forgets, by steps that the input chooses.
+    Mamba2(Mamba2),
 }
 
 impl Mixer {
@@ -80,6 +97,7 @@ impl Mixer {
             Self::Attention(_) => ["qkv", "attention_output"],
             Self::ShortConv(_) => ["conv_in", "conv_out"],
             Self::DeltaNet(_) => ["delta_in", "delta_out"],
+            Self::Mamba2(_) => ["mamba_in", "mamba_out"],
         }
     }
 
@@ -89,6 +107,7 @@ impl Mixer {
             Self::Attention(attention) => attention.qkv_size(),
             Self::ShortConv(conv) => conv.input_rows(),
             Self::DeltaNet(net) => net.input_rows(),
+            Self::Mamba2(mamba) => mamba.input_rows(),
         }
     }
 
@@ -98,6 +117,7 @@ impl Mixer {
             Self::Attention(attention) => attention.attention_size(),
             Self::ShortConv(conv) => conv.channels,
             Self::DeltaNet(net) => net.value_size(),
+            Self::Mamba2(mamba) => mamba.inner_size(),
         }
     }
 
@@ -107,6 +127,7 @@ impl Mixer {
             Self::Attention(attention) => [attention.qkv_bias, attention.output_bias],
             Self::ShortConv(conv) => [conv.bias; 2],
             Self::DeltaNet(_) => [false; 2],
+            Self::Mamba2(mamba) => [mamba.input_bias, mamba.output_bias],
         }
     }
 }
@@ -120,6 +141,12 @@ impl From<Attention> for Mixer {
 impl From<DeltaNet> for Mixer {
     fn from(net: DeltaNet) -> Self {
         Self::DeltaNet(net)
+    }
+}
+
+impl From<Mamba2> for Mixer {
+    fn from(mamba: Mamba2) -> Self {
+        Self::Mamba2(mamba)
     }
 }
 
@@ -164,6 +191,17 @@ pub struct Attention {
     /// Gates on the heads' outputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<AttentionGate>,
+    /// Index of an earlier layer whose keys and values the queries see, the newest position's included. `qkv` then has no rows
+    /// of keys and values, and there are no norms for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_from: Option<usize>,
+    /// Whether values are what the rows of keys make, before norm and rope. `qkv` then has no rows of values.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub values_are_keys: bool,
+    /// Whether each head of values is normalized without gains, `v / √(mean(v²) + ε)` with the epsilon of the decoder's norm,
+    /// whatever the kind of that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub value_norm: bool,
     /// Whether each head has a number in `sinks` that joins the scores of its softmax as if it were one more position's, after
     /// scale and soft cap. That position has no value, so the others' weights sum to less than 1.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -191,15 +229,28 @@ impl Attention {
             qk_norm_after_rope: false,
             query_scaling: None,
             gate: None,
+            kv_from: None,
+            values_are_keys: false,
+            value_norm: false,
             sinks: false,
             qkv_bias: false,
             output_bias: false,
         }
     }
 
-    /// Rows of the fused `qkv` matrix: all query heads, then all key heads, then all value heads, then gates.
+    /// Rows of the fused `qkv` matrix: all query heads, then all key heads, then all value heads, then gates. Some layers have
+    /// no rows of values, or none of keys either.
     pub fn qkv_size(&self) -> usize {
-        self.attention_size() + 2 * self.kv_size() + self.gate_size()
+        self.attention_size() + self.own_kv() * self.kv_size() + self.gate_size()
+    }
+
+    /// Which of keys and values have rows in `qkv`: 2 for both, 1 for keys alone, 0 for none.
+    pub fn own_kv(&self) -> usize {
+        match (self.kv_from, self.values_are_keys) {
+            (Some(_), _) => 0,
+            (None, true) => 1,
+            (None, false) => 2,
+        }
     }
 
     /// Rows of `qkv` that are gates.
@@ -324,6 +375,108 @@ impl DeltaNet {
     pub const fn state_size(&self) -> usize {
         self.num_value_heads * self.key_dim * self.value_dim
     }
+}
+
+/// A Mamba 2 mixer (T. Dao and A. Gu, "Transformers are SSMs", 2024). `mamba_in` makes, stacked in this order, gates `z` and inputs
+/// `x` of all heads (`num_heads × head_dim` each), `B` and `C` of all groups (`num_groups × state_size` each), and a step `dt` for
+/// each head. `x`, `B` and `C` go through a causal convolution of each channel (`mamba.kernel`, and `mamba.bias` with `conv_bias`, as in
+/// [`ShortConv`]) and SiLU. A head keeps a state `S` \[head_dim, state_size\], zero at first. With
+/// `dt ← clamp(softplus(dt + mamba.step_bias), min_step, max_step)`, and `B` and `C` of group `⌊head × num_groups / num_heads⌋`,
+/// each position does
+///
+/// `S ← exp(−exp(mamba.log_decay) × dt) × S + dt × x ⊗ B; y = S C + mamba.skip × x`
+///
+/// and the mixer is `mamba_out(gated(y, z))`: `y × silu(z)` without a norm. With one, root mean squares are taken over all heads of a
+/// group together, with the epsilon of the decoder's norm and a gain for each number (`mamba_norm.gain`):
+/// `rms(y × silu(z)) × gain`, or `rms(y) × gain × silu(z)` (see [`GatedNorm`]).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Mamba2 {
+    /// Heads, each with a decay, a skip and a bias of its step.
+    pub num_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Groups of heads that share `B` and `C`; divides `num_heads`.
+    pub num_groups: usize,
+    /// Numbers that a state has for each of a head's.
+    pub state_size: usize,
+    /// Positions that the convolution sees, the current one included.
+    pub kernel_size: usize,
+    /// Normalization of the heads' outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<GatedNorm>,
+    /// The shortest step.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub min_step: f32,
+    /// The longest step, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_step: Option<f32>,
+    /// Whether the convolution has a bias.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub conv_bias: bool,
+    /// Whether `mamba_in` has a bias.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub input_bias: bool,
+    /// Whether `mamba_out` has a bias.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub output_bias: bool,
+}
+
+impl Mamba2 {
+    /// A mixer of these sizes without norm and biases, whose steps are not bounded.
+    pub const fn new(num_heads: usize, head_dim: usize, num_groups: usize, state_size: usize, kernel_size: usize) -> Self {
+        let (norm, min_step, max_step) = (None, 0.0, None);
+        let (conv_bias, input_bias, output_bias) = (false, false, false);
+        Self {
+            num_heads,
+            head_dim,
+            num_groups,
+            state_size,
+            kernel_size,
+            norm,
+            min_step,
+            max_step,
+            conv_bias,
+            input_bias,
+            output_bias,
+        }
+    }
+
+    /// Numbers of all heads of a position: the input of `mamba_out`.
+    pub const fn inner_size(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Numbers of `B` of all groups, and of `C`.
+    pub const fn groups_size(&self) -> usize {
+        self.num_groups * self.state_size
+    }
+
+    /// Channels of the convolution.
+    pub const fn channels(&self) -> usize {
+        self.inner_size() + 2 * self.groups_size()
+    }
+
+    /// Rows of `mamba_in`.
+    pub const fn input_rows(&self) -> usize {
+        self.inner_size() + self.channels() + self.num_heads
+    }
+
+    /// Numbers of a sequence's states, all heads together.
+    pub const fn states_size(&self) -> usize {
+        self.inner_size() * self.state_size
+    }
+}
+
+/// How the outputs `y` of a [`Mamba2`] mixer's heads are normalized and gated by `z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GatedNorm {
+    /// `rms(y × silu(z)) × gain`.
+    AfterGate,
+    /// `rms(y) × gain × silu(z)`.
+    BeforeGate,
 }
 
 /// A feed-forward network: `down(activation(gate) × up)` (SwiGLU and kin), or `down(activation(up))` without a gate. With
@@ -458,6 +611,8 @@ pub enum Activation {
     Gelu,
     /// GELU by the tanh approximation.
     GeluTanh,
+    /// `max(x, 0)²`.
+    Relu2,
     /// gpt-oss's gate, which needs a gated network: with `g = min(gate, 7)` and `u = max(−7, min(up, 7))` the inner activation is
     /// `g × sigmoid(1.702 × g) × (u + 1)`.
     ClampedSwiglu,

@@ -11,13 +11,15 @@
 
 mod check;
 mod layer;
+mod per_layer;
 mod tensors;
 
 pub use check::SpecError;
 pub use layer::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormPlacement, QkNorm, QueryScaling,
-    Residual, Scores, ShortConv,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormPlacement, QkNorm,
+    QueryScaling, Residual, Scores, ShortConv,
 };
+pub use per_layer::PerLayerEmbedding;
 pub use tensors::{TensorClass, TensorSpec};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +54,9 @@ pub struct DecoderSpec {
     /// Whether a learned table `positions` \[max_context, hidden_size\] is added to the embedding.
     #[serde(default, skip_serializing_if = "is_default")]
     pub learned_positions: bool,
+    /// Numbers that each token brings along for each layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_layer_embedding: Option<PerLayerEmbedding>,
     /// Output logits become `cap × tanh(logit / cap)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_softcap: Option<f32>,
@@ -164,6 +169,7 @@ impl DecoderSpec {
             tied_head: false,
             head_bias: false,
             learned_positions: false,
+            per_layer_embedding: None,
             logit_softcap: None,
             embedding_multiplier: 1.0,
             residual_multiplier: 1.0,
@@ -188,14 +194,14 @@ impl DecoderSpec {
         self.layers.iter_mut().filter_map(LayerSpec::attention_mut)
     }
 
-    /// The feed-forward network of every layer, in order.
+    /// The feed-forward network of every layer that has one, in order.
     pub fn mlps(&self) -> impl Iterator<Item = &Mlp> + Clone {
-        self.layers.iter().map(|l| &l.mlp)
+        self.layers.iter().filter_map(|l| l.mlp.as_ref())
     }
 
     /// The feed-forward network of every layer, in order, to change it.
     pub fn mlps_mut(&mut self) -> impl Iterator<Item = &mut Mlp> {
-        self.layers.iter_mut().map(|l| &mut l.mlp)
+        self.layers.iter_mut().filter_map(|l| l.mlp.as_mut())
     }
 
     /// Most rows of a layer's `qkv` matrix; 0 without attention.
@@ -211,6 +217,11 @@ impl DecoderSpec {
     /// Largest width inside a layer's feed-forward network.
     pub fn max_intermediate_size(&self) -> usize {
         self.mlps().map(|m| m.intermediate_size).max().unwrap_or(0)
+    }
+
+    /// Whether later layers see keys and values of this one.
+    pub fn shares_kv(&self, layer: usize) -> bool {
+        self.attentions().any(|a| a.kv_from == Some(layer))
     }
 
     /// Most positions of a sequence that is not a long one, if long ones are rotated otherwise.

@@ -1,6 +1,8 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
-use super::{Attention, DecoderSpec, DeltaNet, LayerSpec, Mixer, Mlp, NormKind, QkNorm, Residual, ShortConv};
+use super::{
+    Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv,
+};
 use serde::{Deserialize, Serialize};
 
 /// One canonical tensor of a decoder.
@@ -26,17 +28,18 @@ impl TensorSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TensorClass {
-    /// Token (and position) embeddings; also the head where it is tied.
+    /// Tables of tokens (and positions), that for each layer too; also the head where it is tied.
     Embedding,
-    /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`, `delta_in` and `delta_out`.
+    /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`, `delta_in` and `delta_out`, `mamba_in` and
+    /// `mamba_out`.
     Attention,
-    /// `gate_up` or `up`, and `down`.
+    /// `gate_up` or `up`, and `down`; the matrices that numbers for each layer go through.
     Mlp,
     /// An untied output head.
     Head,
     /// The matrices of routers, which decide among experts: always f32.
     Router,
-    /// Norm gains, biases, the kernels of convolutions, decays: always f32.
+    /// Norm gains, biases, the kernels of convolutions, decays, skips: always f32.
     Vector,
 }
 
@@ -52,10 +55,17 @@ impl DecoderSpec {
     /// the order in which a package stores them. This is the full contract between checkpoint readers and runtimes.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let (h, norm) = (self.hidden_size, self.norm.kind);
-        let mut list = List { hidden_size: h, norm, tensors: Vec::new() };
+        let per_layer = self.per_layer_embedding.map(|p| p.size);
+        let mut list = List { hidden_size: h, norm, per_layer, tensors: Vec::new() };
         list.matrix("embedding", TensorClass::Embedding, [self.vocab_size, h], false);
         if self.learned_positions {
             list.matrix("positions", TensorClass::Embedding, [self.max_context, h], false);
+        }
+        if let Some(size) = per_layer {
+            let all = self.num_layers() * size;
+            list.matrix(PerLayerEmbedding::TABLE, TensorClass::Embedding, [self.vocab_size, all], false);
+            list.matrix("per_layer_projection", TensorClass::Mlp, [all, h], false);
+            list.vector("per_layer_norm.gain", size);
         }
         for (i, layer) in self.layers.iter().enumerate() {
             list.layer(&format!("layers.{i}"), layer);
@@ -76,7 +86,7 @@ impl DecoderSpec {
     pub fn active_share(&self, name: &str) -> (u64, u64) {
         let of_experts = || {
             let (layer, part) = name.strip_prefix("layers.")?.split_once('.')?;
-            let experts = self.layers.get(layer.parse::<usize>().ok()?)?.mlp.experts?;
+            let experts = self.layers.get(layer.parse::<usize>().ok()?)?.mlp?.experts?;
             part.starts_with("experts.").then_some((experts.num_active as u64, experts.num_experts as u64))
         };
         of_experts().unwrap_or((1, 1))
@@ -87,6 +97,8 @@ struct List {
     hidden_size: usize,
     /// Kind of all norms that name none.
     norm: NormKind,
+    /// Numbers of a token for each layer.
+    per_layer: Option<usize>,
     tensors: Vec<TensorSpec>,
 }
 
@@ -118,15 +130,28 @@ impl List {
     fn layer(&mut self, name: &str, layer: &LayerSpec) {
         let (before, after) = (layer.norm_placement.is_before(), layer.norm_placement.is_after());
         self.block_norm(before, &format!("{name}.mixer_norm"));
-        match &layer.mixer {
-            Mixer::Attention(attention) => self.attention(name, attention),
-            Mixer::ShortConv(conv) => self.short_conv(name, conv),
-            Mixer::DeltaNet(net) => self.delta_net(name, net),
+        for mixer in layer.mixers() {
+            match mixer {
+                Mixer::Attention(attention) => self.attention(name, attention),
+                Mixer::ShortConv(conv) => self.short_conv(name, conv),
+                Mixer::DeltaNet(net) => self.delta_net(name, net),
+                Mixer::Mamba2(mamba) => self.mamba2(name, mamba),
+            }
         }
         self.block_norm(after, &format!("{name}.mixer_post_norm"));
-        self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
-        self.mlp(name, &layer.mlp);
-        self.block_norm(after, &format!("{name}.mlp_post_norm"));
+        if let Some(mlp) = &layer.mlp {
+            self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
+            self.mlp(name, mlp);
+            self.block_norm(after, &format!("{name}.mlp_post_norm"));
+        }
+        if let Some(size) = self.per_layer {
+            self.matrix(&format!("{name}.per_layer_gate"), TensorClass::Mlp, [size, self.hidden_size], false);
+            self.matrix(&format!("{name}.per_layer_output"), TensorClass::Mlp, [self.hidden_size, size], false);
+            self.block_norm(true, &format!("{name}.per_layer_post_norm"));
+        }
+        if layer.output_scale {
+            self.vector(&format!("{name}.output_scale"), 1);
+        }
     }
 
     fn attention(&mut self, name: &str, a: &Attention) {
@@ -136,7 +161,8 @@ impl List {
                 QkNorm::EachHead(kind) => kind,
                 QkNorm::PerHead | QkNorm::Whole => self.norm,
             };
-            for (part, heads) in [("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)] {
+            let parts = [("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)];
+            for (part, heads) in parts.into_iter().take(if a.kv_from.is_some() { 1 } else { 2 }) {
                 self.norm(&format!("{name}.{part}"), kind, qk_norm.gains(heads, a.head_dim));
             }
         }
@@ -166,6 +192,22 @@ impl List {
         self.vector(&format!("{name}.delta.step_bias"), net.num_value_heads);
         self.vector(&format!("{name}.delta_norm.gain"), net.value_dim);
         self.matrix(&format!("{name}.delta_out"), TensorClass::Attention, [h, net.value_size()], false);
+    }
+
+    fn mamba2(&mut self, name: &str, mamba: &Mamba2) {
+        let (h, heads) = (self.hidden_size, mamba.num_heads);
+        self.matrix(&format!("{name}.mamba_in"), TensorClass::Attention, [mamba.input_rows(), h], mamba.input_bias);
+        self.vector(&format!("{name}.mamba.kernel"), mamba.channels() * mamba.kernel_size);
+        if mamba.conv_bias {
+            self.vector(&format!("{name}.mamba.bias"), mamba.channels());
+        }
+        for part in ["log_decay", "step_bias", "skip"] {
+            self.vector(&format!("{name}.mamba.{part}"), heads);
+        }
+        if mamba.norm.is_some() {
+            self.vector(&format!("{name}.mamba_norm.gain"), mamba.inner_size());
+        }
+        self.matrix(&format!("{name}.mamba_out"), TensorClass::Attention, [h, mamba.inner_size()], mamba.output_bias);
     }
 
     /// All experts' matrices are one, one expert's rows after the other's.

@@ -102,7 +102,16 @@ fn layers_have_the_tensors_of_their_own_sizes() {
     assert_eq!((spec.max_qkv_size(), spec.max_attention_size(), spec.max_intermediate_size()), (24, 12, 11));
 }
 
-/// A short convolution, a delta net and gated attention.
+/// A Mamba 2 mixer with everything that one can have.
+fn mamba() -> Mamba2 {
+    let mut mamba = Mamba2::new(6, 5, 3, 4, 2);
+    mamba.norm = Some(GatedNorm::AfterGate);
+    (mamba.conv_bias, mamba.input_bias, mamba.output_bias) = (true, true, true);
+    (mamba.min_step, mamba.max_step) = (0.25, Some(4.0));
+    mamba
+}
+
+/// A short convolution, a delta net, gated attention, and a Mamba 2 mixer without a feed-forward network.
 fn mixed() -> DecoderSpec {
     let mut spec = read(tiny());
     let mlp = Mlp::new(7, Activation::Silu);
@@ -110,7 +119,9 @@ fn mixed() -> DecoderSpec {
     conv.bias = true;
     let mut gated = Attention::new(4, 2, 3);
     (gated.gate, gated.sinks) = (Some(AttentionGate::PerHead), true);
-    spec.layers = vec![LayerSpec::new(conv, mlp), LayerSpec::new(DeltaNet::new(2, 6, 4, 5, 2), mlp), LayerSpec::new(gated, mlp)];
+    let net = DeltaNet::new(2, 6, 4, 5, 2);
+    spec.layers =
+        vec![LayerSpec::new(conv, mlp), LayerSpec::new(net, mlp), LayerSpec::new(gated, mlp), LayerSpec::new(mamba(), None)];
     spec
 }
 
@@ -146,6 +157,26 @@ fn each_mixer_has_its_tensors() {
     ];
     assert_eq!(mixer_tensors(&spec, 1), named(&delta));
     assert_eq!(mixer_tensors(&spec, 2), named(&[("qkv", &[28, 6]), ("sinks", &[4]), ("attention_output", &[6, 12])]));
+    // 30 gates and 30 inputs, 2 × 12 of `B` and `C`, 6 steps.
+    let scanned: [(&str, &[usize]); 10] = [
+        ("mamba_in", &[90, 6]),
+        ("mamba_in.bias", &[90]),
+        ("mamba.kernel", &[108]),
+        ("mamba.bias", &[54]),
+        ("mamba.log_decay", &[6]),
+        ("mamba.step_bias", &[6]),
+        ("mamba.skip", &[6]),
+        ("mamba_norm.gain", &[30]),
+        ("mamba_out", &[6, 30]),
+        ("mamba_out.bias", &[6]),
+    ];
+    assert_eq!(mixer_tensors(&spec, 3), named(&scanned), "and nothing after it");
+    spec.layers[2].beside = Some(Mamba2::new(6, 5, 3, 4, 2).into());
+    let beside: Vec<_> = [0, 2, 4, 5, 6, 8].map(|i| scanned[i]).to_vec();
+    let both = [&[("qkv", &[28, 6][..]), ("sinks", &[4]), ("attention_output", &[6, 12])][..], &beside[..]].concat();
+    assert_eq!(mixer_tensors(&spec, 2), named(&both));
+    spec.check().unwrap();
+    spec.layers[2].beside = None;
     spec.layers[0].mixer = ShortConv::new(8, 3).into();
     spec.layers[2].attention_mut().unwrap().gate = Some(AttentionGate::Elementwise);
     assert_eq!(mixer_tensors(&spec, 0), named(&[biased[0], biased[2], biased[4]]));
@@ -172,18 +203,30 @@ fn mixers_are_written_as_they_are_read() {
     let mixers = json!([
         {"short_conv": {"channels": 8, "kernel_size": 3, "bias": true}},
         {"delta_net": {"num_key_heads": 2, "num_value_heads": 6, "key_dim": 4, "value_dim": 5, "kernel_size": 2}},
-        {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 3, "scale": 3f32.powf(-0.5), "gate": "per_head", "sinks": true}}
+        {"attention": {"num_heads": 4, "num_kv_heads": 2, "head_dim": 3, "scale": 3f32.powf(-0.5), "gate": "per_head", "sinks": true}},
+        {"mamba2": {
+            "num_heads": 6, "head_dim": 5, "num_groups": 3, "state_size": 4, "kernel_size": 2, "norm": "after_gate",
+            "min_step": 0.25, "max_step": 4.0, "conv_bias": true, "input_bias": true, "output_bias": true
+        }}
     ]);
     for (layer, mixer) in json["layers"].as_array().unwrap().iter().zip(mixers.as_array().unwrap()) {
         assert_eq!(layer["mixer"], *mixer);
     }
+    assert_eq!(json["layers"][3].get("mlp"), None);
     assert_eq!(read(json), spec);
+    let mut both = spec.layers[2].clone();
+    both.beside = Some(Mamba2::new(6, 5, 3, 4, 2).into());
+    let json = serde_json::to_value(&both).unwrap();
+    let sizes = json!({"num_heads": 6, "head_dim": 5, "num_groups": 3, "state_size": 4, "kernel_size": 2});
+    assert_eq!(json["beside"], json!({"mamba2": sizes}));
+    assert_eq!(serde_json::from_value::<LayerSpec>(json).unwrap(), both);
     let plain = serde_json::to_value(Mixer::from(ShortConv::new(8, 3))).unwrap();
     assert_eq!(plain, json!({"short_conv": {"channels": 8, "kernel_size": 3}}));
     assert_eq!(serde_json::to_value(AttentionGate::Elementwise).unwrap(), json!("elementwise"));
     for unknown in [
         json!({"short_conv": {"channels": 8, "kernel_size": 3, "surprise": 1}}),
         json!({"delta_net": {"num_key_heads": 2, "num_value_heads": 6, "key_dim": 4, "value_dim": 5, "kernel_size": 2, "surprise": 1}}),
+        json!({"mamba2": {"num_heads": 6, "head_dim": 5, "num_groups": 3, "state_size": 4, "kernel_size": 2, "surprise": 1}}),
     ] {
         let said = serde_json::from_value::<Mixer>(unknown).unwrap_err().to_string();
         assert!(said.contains("unknown field `surprise`"), "{said}");
@@ -191,7 +234,7 @@ fn mixers_are_written_as_they_are_read() {
 }
 
 #[test]
-fn short_convolutions_and_delta_nets_of_impossible_sizes_are_refused() {
+fn mixers_of_impossible_sizes_are_refused() {
     let said = |i: usize, mixer: Mixer| {
         let mut spec = mixed();
         spec.layers[i].mixer = mixer;
@@ -213,8 +256,84 @@ fn short_convolutions_and_delta_nets_of_impossible_sizes_are_refused() {
     assert_eq!(net([2, 6, 4, 5, 17]), "layer 1: a convolution over 17 positions, over the limit of 16");
     assert_eq!(net([4, 6, 4, 5, 2]), "layer 1: 6 value heads are not a multiple of 4 key heads");
     assert_eq!(net([2, 6, 1 << 14, 1 << 14, 2]), "layer 1: states of [6, 16384, 16384] numbers");
+    let scan = |change: &dyn Fn(&mut Mamba2)| {
+        let mut mamba = mamba();
+        change(&mut mamba);
+        said(3, mamba.into())
+    };
+    assert_eq!(scan(&|m| m.num_groups = 4), "layer 3: 6 heads are not a multiple of 4 groups");
+    assert_eq!(scan(&|m| m.state_size = 0), "layer 3: state_size is 0, outside 1 to 16777216");
+    assert_eq!(scan(&|m| m.kernel_size = 17), "layer 3: a convolution over 17 positions, over the limit of 16");
+    assert_eq!(scan(&|m| (m.head_dim, m.state_size) = (1 << 14, 1 << 14)), "layer 3: states of [6, 16384, 16384] numbers");
+    assert_eq!(scan(&|m| m.max_step = Some(0.1)), "layer 3: steps from 0.25 to 0.1");
+    assert_eq!(scan(&|m| m.max_step = Some(f32::INFINITY)), "layer 3: steps from 0.25 to inf");
+    assert_eq!(scan(&|m| m.min_step = f32::NAN), "layer 3: steps from NaN to 4");
     // More numbers than 64 bits count.
     assert_eq!(net([1 << 24, 1 << 24, 1 << 24, 1 << 24, 2]), "layer 1: states of [16777216, 16777216, 16777216] numbers");
+}
+
+/// A layer that sees the keys and values of another, one whose keys are its values, and numbers for each.
+fn shared() -> DecoderSpec {
+    let mut spec = read(tiny());
+    spec.norm.kind = NormKind::Rms;
+    let (mut first, mut second) = (Attention::new(4, 2, 3), Attention::new(6, 2, 3));
+    (first.values_are_keys, first.value_norm, first.qk_norm) = (true, true, Some(QkNorm::PerHead));
+    (second.kv_from, second.qk_norm, second.qkv_bias) = (Some(0), Some(QkNorm::PerHead), true);
+    let mlp = Mlp::new(7, Activation::Silu);
+    spec.layers = vec![LayerSpec::new(first, mlp), LayerSpec::new(second, mlp)];
+    spec.layers[1].output_scale = true;
+    spec.per_layer_embedding = Some(PerLayerEmbedding::new(4, Activation::GeluTanh));
+    spec
+}
+
+#[test]
+fn layers_that_share_keys_and_values_have_no_rows_for_them() {
+    let named = |list: &[(&str, &[usize])]| list.iter().map(|(n, s)| (n.to_string(), s.to_vec())).collect::<Vec<_>>();
+    let spec = shared();
+    spec.check().unwrap();
+    assert!(spec.shares_kv(0) && !spec.shares_kv(1));
+    let keys: [(&str, &[usize]); 4] =
+        [("qkv", &[18, 6]), ("q_norm.gain", &[3]), ("k_norm.gain", &[3]), ("attention_output", &[6, 12])];
+    assert_eq!(mixer_tensors(&spec, 0), named(&keys));
+    let queries: [(&str, &[usize]); 4] =
+        [("qkv", &[18, 6]), ("qkv.bias", &[18]), ("q_norm.gain", &[3]), ("attention_output", &[6, 18])];
+    assert_eq!(mixer_tensors(&spec, 1), named(&queries));
+    let tensors = spec.tensors();
+    let names: Vec<_> = tensors.iter().filter(|t| !t.name.starts_with("layers.0")).map(|t| t.name.as_str()).collect();
+    assert_eq!(names[..4], ["embedding", "per_layer_embedding", "per_layer_projection", "per_layer_norm.gain"]);
+    let last = ["per_layer_gate", "per_layer_output", "per_layer_post_norm.gain", "output_scale"];
+    assert_eq!(names[names.len() - 6..names.len() - 2], last.map(|part| format!("layers.1.{part}")));
+    let shape = |name: &str| tensors.iter().find(|t| t.name == name).unwrap().shape.clone();
+    assert_eq!((shape("per_layer_embedding"), shape("per_layer_projection")), (vec![5, 8], vec![8, 6]));
+    assert_eq!((shape("layers.1.per_layer_gate"), shape("layers.1.output_scale")), (vec![4, 6], vec![1]));
+    let again: DecoderSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
+    assert_eq!(again, spec);
+}
+
+#[test]
+fn keys_and_values_come_from_an_earlier_layer_of_the_same_sizes() {
+    let refused = |change: &dyn Fn(&mut DecoderSpec)| {
+        let mut spec = shared();
+        change(&mut spec);
+        spec.check().unwrap_err().0
+    };
+    let second = |change: fn(&mut Attention)| refused(&|s| change(s.layers[1].attention_mut().unwrap()));
+    for (error, expected) in [
+        (second(|a| a.kv_from = Some(1)), "layer 1: sees keys and values of layer 1, which is no earlier one"),
+        (second(|a| a.value_norm = true), "says how they are made"),
+        (second(|a| a.head_dim = 4), "has 2 key/value heads of 4, and layer 0, whose it sees, 2 of 3"),
+        (second(|a| a.window = Some(3)), "has a window of Some(3) positions"),
+        (
+            refused(&|s| s.layers.insert(0, LayerSpec::new(ShortConv::new(8, 3), Mlp::new(7, Activation::Silu)))),
+            "has none of its own",
+        ),
+    ] {
+        assert!(error.contains(expected), "{error}");
+    }
+    let size = refused(&|s| s.per_layer_embedding = Some(PerLayerEmbedding::new(usize::MAX, Activation::Silu)));
+    assert!(size.contains("per_layer_embedding is 18446744073709551615"), "{size}");
+    let multiplier = |s: &mut DecoderSpec| s.per_layer_embedding.as_mut().unwrap().multiplier = f32::NAN;
+    assert!(refused(&multiplier).contains("a multiplier of per_layer_embedding is NaN"));
 }
 
 #[test]
@@ -245,7 +364,7 @@ fn experts_are_one_matrix_each_and_have_a_router() {
     assert_eq!(read.active_share("layers.9.experts.down"), (1, 1));
     let said = |change: &dyn Fn(&mut Mlp)| {
         let mut spec = read.clone();
-        change(&mut spec.layers[0].mlp);
+        change(spec.layers[0].mlp.as_mut().unwrap());
         spec.check().map_err(|e| e.to_string())
     };
     let experts = |change: &'static dyn Fn(&mut Experts)| {
@@ -367,7 +486,12 @@ fn contradictions_are_named_with_their_layer_and_numbers() {
         "layer 2: beta of query_scaling is NaN, which is not finite"
     );
     assert_eq!(attention(&|a| a.num_kv_heads = 0), "layer 2: num_kv_heads is 0, outside 1 to 16777216");
-    assert_eq!(said(&|s| s.layers[1].mlp.intermediate_size = 0), "layer 1: intermediate_size is 0, outside 1 to 16777216");
+    assert_eq!(
+        said(&|s| s.layers[1].mlp.as_mut().unwrap().intermediate_size = 0),
+        "layer 1: intermediate_size is 0, outside 1 to 16777216"
+    );
+    assert_eq!(said(&|s| s.layers[1].beside = Some(s.layers[2].mixer.clone())), "layer 1: two mixers of one kind");
+    assert_eq!(said(&|s| s.layers[2].mlp = None), "layer 2: no feed-forward network that a mixer could be parallel to");
     assert_eq!(said(&|s| s.layers.clear()), "number of layers is 0, outside 1 to 4096");
     assert_eq!(said(&|s| s.layers = vec![s.layers[0].clone(); 5000]), "number of layers is 5000, outside 1 to 4096");
     assert_eq!(said(&|s| s.logit_multiplier = f32::INFINITY), "logit multiplier inf is not finite");

@@ -8,13 +8,17 @@ use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
-use crate::kernels::delta_net::{DeltaConv, DeltaNorm, DeltaScan, ScanJob, ScanShape};
+use crate::kernels::delta_net::{DeltaConv, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
+use crate::kernels::gated_norm::{GateAndNormalize, GroupNorm};
+use crate::kernels::mamba2::{MambaConv, MambaScan};
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
+use crate::kernels::multiply::Multiply;
 use crate::kernels::norm::NormRows;
+use crate::kernels::per_layer_inputs::PerLayerRows;
 use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
 use crate::kernels::projection::Projection;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
@@ -26,7 +30,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, Experts, NormKind, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, Experts, GatedNorm, Mamba2, NormKind, PerLayerEmbedding, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -214,7 +218,7 @@ impl Choices<'_> {
             project: project_shape(rows, phase, weights, Output::Store, a.qkv_bias, norm),
             attention: attention_shape(a, self.cache),
             rotated: a.rope.map_or(0, |i| spec.ropes[i].inv_freq.len() as u32),
-            qk_norm: a.qk_norm.is_some(),
+            norms: a.qk_norm.is_some() || a.value_norm,
             one_chunk: weights.chunks.len() == 1,
         }
     }
@@ -255,13 +259,23 @@ fn delta_net(spec: &DecoderSpec, layer: usize) -> &DeltaNet {
     spec.layers[layer].delta_net().unwrap_or_else(|| panic!("layer {layer} has no gated delta net"))
 }
 
+/// The Mamba 2 mixer of a layer that has it.
+fn mamba2(spec: &DecoderSpec, layer: usize) -> &Mamba2 {
+    spec.layers[layer].mamba2().unwrap_or_else(|| panic!("layer {layer} has no Mamba mixer"))
+}
+
+/// What tokens bring along for each layer, of a decoder where they do.
+fn per_layer(spec: &DecoderSpec) -> PerLayerEmbedding {
+    spec.per_layer_embedding.unwrap_or_else(|| panic!("nothing for each layer"))
+}
+
 fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
     ScanShape { tokens: program.rows as u32, phase: program.phase, net }
 }
 
 /// The experts of a layer that has them.
 fn experts(spec: &DecoderSpec, layer: usize) -> &Experts {
-    spec.layers[layer].mlp.experts.as_ref().unwrap_or_else(|| panic!("layer {layer} has no experts"))
+    spec.layers[layer].mlp.as_ref().and_then(|mlp| mlp.experts.as_ref()).unwrap_or_else(|| panic!("layer {layer} has no experts"))
 }
 
 /// What programs are bound to.
@@ -302,16 +316,22 @@ impl<'a> Context<'a> {
             Operation::Project { matrix, bias, norm, from, into, output } => {
                 self.project(program, matrix, bias.as_deref(), norm.as_ref(), [*from, *into], *output)
             }
-            Operation::RopeCache { layer, from, into } => self.rope_cache(program, *layer, [*from, *into]),
+            Operation::RopeCache { layer, from, into, .. } => self.rope_cache(program, *layer, [*from, *into]),
             Operation::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
                 self.project_heads(program, *layer, matrix, bias.as_deref(), norm.as_ref(), [*from, *into])
             }
-            Operation::Attend { layer, from, into } => self.attend(program, *layer, [*from, *into]),
+            Operation::Attend { layer, from, into, .. } => self.attend(program, *layer, [*from, *into]),
             Operation::GateHeads { layer, from, into } => self.gate_heads(program, *layer, [*from, *into]),
             Operation::ShortConv { layer, from, into } => self.short_conv(program, *layer, [*from, *into]),
             Operation::DeltaConv { layer, from, into } => self.delta_conv(program, *layer, [*from, *into]),
             Operation::DeltaScan { layer, from, into } => self.delta_scan(program, *layer, [*from, *into]),
             Operation::DeltaNorm { layer, from, into } => self.delta_norm(program, *layer, [*from, *into]),
+            Operation::MambaConv { layer, from, into } => self.mamba_conv(program, *layer, [*from, *into]),
+            Operation::MambaScan { layer, from, into } => self.mamba_scan(program, *layer, [*from, *into]),
+            Operation::MambaNorm { layer, from, into } => self.mamba_norm(program, *layer, [*from, *into]),
+            Operation::PerLayerInputs { into } => self.per_layer_inputs(program, *into),
+            Operation::TakeLayer { layer, from, into } => self.take_layer(program, *layer, [*from, *into]),
+            Operation::Scale { by, into } => self.scale(program, by, *into),
             Operation::ChooseExperts { layer, from, into } => self.choose_experts(program, *layer, [*from, *into]),
             Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output } => {
                 self.project_experts(program, *layer, matrix, bias.as_deref(), [*routing, *from, *into], *output)
@@ -431,6 +451,8 @@ impl<'a> Context<'a> {
             rope: self.rope(layer),
             qk_norm,
             query_scaling: a.query_scaling,
+            own_kv: a.own_kv() as u32,
+            value_norm: a.value_norm.then_some(spec.norm.epsilon),
             qkv: self.value(from),
             qkv_stride: padded(a.qkv_size()),
             tokens: (&b.tokens).into(),
@@ -529,15 +551,102 @@ impl<'a> Context<'a> {
 
     fn delta_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let net = *delta_net(self.spec, layer);
-        let kernel = DeltaNorm {
-            num_tokens: program.rows as u32,
-            net,
+        let norm = GroupNorm {
+            order: GatedNorm::BeforeGate,
             epsilon: self.spec.norm.epsilon,
-            x: self.value(from),
             gain: self.vector(&format!("layers.{layer}.delta_norm.gain")),
+            shared: true,
+        };
+        let sizes = [net.num_value_heads, net.value_dim, net.input_rows(), net.channels()];
+        self.gated_norm(program, sizes, Some(norm), [from, into])
+    }
+
+    fn gated_norm(
+        &self,
+        program: &Program,
+        [groups, width, x_columns, first_gate]: [usize; 4],
+        norm: Option<GroupNorm<'_>>,
+        [from, into]: [Value; 2],
+    ) -> Result<Bound, GpuError> {
+        let (x, y) = (self.value(from), self.value(into));
+        let num_tokens = program.rows as u32;
+        let kernel = GateAndNormalize { num_tokens, groups, width, norm, x, x_columns, first_gate, y };
+        Ok(Bound::new("gated_norm", format!("{} × {num_tokens}", groups * width), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn mamba_conv(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let mamba = *mamba2(self.spec, layer);
+        let name = |part: &str| format!("layers.{layer}.mamba.{part}");
+        let kernel = MambaConv {
+            num_tokens: program.rows as u32,
+            mamba,
+            chunk: program.phase == Phase::Prefill,
+            x: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            columns: self.cache.states.columns(layer).into(),
+            kernel: self.vector(&name("kernel")),
+            bias: self.find(&name("bias")),
+            log_decay: self.vector(&name("log_decay")),
+            step_bias: self.vector(&name("step_bias")),
             y: self.value(into),
         };
-        Ok(Bound::new("delta_norm", format!("{} × {}", net.value_size(), program.rows), vec![kernel.bind(self.gpu)?]))
+        Ok(Bound::new("mamba_conv", format!("{} × {}", mamba.channels(), program.rows), kernel.bind(self.gpu)?))
+    }
+
+    fn mamba_scan(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let mamba = *mamba2(self.spec, layer);
+        let kernel = MambaScan {
+            num_tokens: program.rows as u32,
+            mamba,
+            chunk: program.phase == Phase::Prefill,
+            x: self.value(from),
+            tokens: (&self.buffers.tokens).into(),
+            skip: self.vector(&format!("layers.{layer}.mamba.skip")),
+            states: self.cache.states.matrices(layer).into(),
+            y: self.value(into),
+        };
+        let shape = format!("{} heads of {} × {}, {}", mamba.num_heads, mamba.head_dim, mamba.state_size, program.rows);
+        Ok(Bound::new("mamba_scan", shape, vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn mamba_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let mamba = mamba2(self.spec, layer);
+        let norm = mamba.norm.map(|order| GroupNorm {
+            order,
+            epsilon: self.spec.norm.epsilon,
+            gain: self.vector(&format!("layers.{layer}.mamba_norm.gain")),
+            shared: false,
+        });
+        let sizes = [mamba.num_groups, mamba.inner_size() / mamba.num_groups, mamba.input_rows(), 0];
+        self.gated_norm(program, sizes, norm, [from, into])
+    }
+
+    fn per_layer_inputs(&self, program: &Program, into: Value) -> Result<Bound, GpuError> {
+        let kernel = PerLayerRows {
+            tokens: program.rows as u32,
+            layers: self.spec.num_layers() as u32,
+            spec: per_layer(self.spec),
+            epsilon: self.spec.norm.epsilon,
+            gain: self.vector("per_layer_norm.gain"),
+            rows: (&self.buffers.per_layer_rows).into(),
+            x: self.value(into),
+        };
+        Ok(Bound::new("per_layer_inputs", format!("{} × {}", into.width(self.spec), program.rows), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn take_layer(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let (tokens, columns, x_pitch) = (program.rows as u32, into.width(self.spec), padded(from.width(self.spec)));
+        let (x, y) = (self.value(from), self.value(into));
+        let kernel = Multiply { tokens, columns, share: 1, first: layer * columns, x_pitch, sigmoid: false, x, y };
+        Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn scale(&self, program: &Program, by: &str, into: Value) -> Result<Bound, GpuError> {
+        let columns = into.width(self.spec);
+        let (x, y) = (self.vector(by), self.value(into));
+        let (tokens, share) = (program.rows as u32, columns);
+        let kernel = Multiply { tokens, columns, share, first: 0, x_pitch: 0, sigmoid: false, x, y };
+        Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
     }
 
     fn choose_experts(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {

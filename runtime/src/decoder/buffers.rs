@@ -30,6 +30,8 @@ pub(super) struct Buffers {
     pub(super) tokens: wgpu::Buffer,
     placement: Placement,
     slots: Vec<wgpu::Buffer>,
+    /// Rows of the table of numbers for each layer, of the step's tokens, multiplied already.
+    pub(super) per_layer_rows: wgpu::Buffer,
     /// Where candidates work.
     pub(super) scratch: wgpu::Buffer,
     /// Where attention works in steps of decoding; see [`crate::kernels::attend::AttendJob`].
@@ -69,6 +71,8 @@ pub(super) struct Sizes {
 impl Buffers {
     pub(super) fn new(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights, placement: Placement, sizes: &Sizes) -> Self {
         let slots = (0..placement.bytes.len()).map(|slot| gpu.storage(&label(&placement, slot), placement.bytes[slot])).collect();
+        let tokens = sizes.chunk.max(MAX_BATCH);
+        let per_layer = spec.per_layer_embedding.map_or(0, |p| p.size * spec.num_layers());
         let staging = |_| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("chosen tokens, mapped"),
@@ -78,9 +82,10 @@ impl Buffers {
             })
         };
         Self {
-            tokens: gpu.storage("tokens", sizes.chunk.max(MAX_BATCH) as u64 * 16),
+            tokens: gpu.storage("tokens", tokens as u64 * 16),
             slots,
             placement,
+            per_layer_rows: gpu.storage("rows for each layer", (per_layer * tokens * 4) as u64),
             scratch: gpu.storage("scratch", sizes.needs.scratch),
             decode_scratch: gpu.storage("attention scratch", sizes.needs.decode_scratch),
             inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
@@ -105,6 +110,7 @@ impl Buffers {
     pub(super) fn bytes(&self) -> u64 {
         let own = [
             &self.tokens,
+            &self.per_layer_rows,
             &self.scratch,
             &self.decode_scratch,
             &self.sample_params,

@@ -119,6 +119,7 @@ impl KvCache {
     ) -> Result<Self, GpuError> {
         let max_pages = max_context.div_ceil(PAGE);
         let mut groups: Vec<Group> = Vec::new();
+        let mut places: Vec<Option<(usize, usize)>> = Vec::with_capacity(spec.num_layers());
         let mut place = |attention: &Attention| {
             let window = attention.window.filter(|window| *window < max_context);
             let group = groups.iter().position(|g| g.pages.window() == window).unwrap_or_else(|| {
@@ -130,7 +131,11 @@ impl KvCache {
             page_bytes.push((attention.kv_size() * PAGE) as u64 * precision.bytes());
             (group, page_bytes.len() - 1)
         };
-        let places = spec.layers.iter().map(|layer| layer.attention().map(&mut place)).collect();
+        for layer in &spec.layers {
+            // A layer that sees another one's has none of its own.
+            let placed = layer.attention().and_then(|a| a.kv_from.map_or_else(|| Some(place(a)), |from| places[from]));
+            places.push(placed);
+        }
         for group in &mut groups {
             group.grow(gpu, 1, max_pages.min(8))?;
         }

@@ -36,7 +36,7 @@ use crate::kernels::choose::{Restrictions, check_pins};
 use crate::kernels::measured::Measured;
 use crate::kernels::sample::{SampleParams, seen_words};
 use crate::kernels::weights::GpuMatrix;
-use crate::package::Package;
+use crate::package::{Package, TableRows};
 use crate::program::place::place;
 use crate::program::{Part, Program, Step, Value};
 use crate::sampling::SamplingOptions;
@@ -45,7 +45,7 @@ use buffers::{Buffers, Sizes, qk_parameters};
 use cache::KvCache;
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::TensorSpec;
+use haikuq_format::spec::{PerLayerEmbedding, TensorSpec};
 use run_ahead::Flights;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,7 +124,7 @@ pub struct Next<'a> {
 /// What a loaded decoder takes of the GPU's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryUse {
-    /// Shards.
+    /// Shards, but for a table of numbers for each layer, which stays where the package lies.
     pub weights: u64,
     /// Pools of keys and values as they are now.
     pub cache: u64,
@@ -141,6 +141,8 @@ pub struct Decoder {
     buffers: Buffers,
     parts: BoundParts,
     flights: Flights,
+    /// What tokens bring along for each layer, where the package lies.
+    per_layer: Option<TableRows>,
     restrictions: Restrictions,
     numerics: Numerics,
     max_context: usize,
@@ -184,6 +186,7 @@ impl Decoder {
         gpu.finish().await?;
         let run_ahead =
             options.run_ahead.unwrap_or_else(|| run_ahead::depth(&gpu.profile)).min(buffers::MAX_IN_FLIGHT - run_ahead::TOGETHER);
+        let per_layer = spec.per_layer_embedding.and_then(|_| package.rows_of(PerLayerEmbedding::TABLE));
         let (parts, flights) = (BoundParts::default(), Flights::default());
         let mut decoder = Self {
             gpu,
@@ -193,6 +196,7 @@ impl Decoder {
             buffers,
             parts,
             flights,
+            per_layer,
             restrictions,
             numerics,
             max_context,
@@ -279,7 +283,7 @@ impl Decoder {
 
     /// GPU memory in use now.
     pub fn memory(&self) -> MemoryUse {
-        MemoryUse { weights: self.weights.bytes, cache: self.cache.bytes(), scratch: self.buffers.bytes() }
+        MemoryUse { weights: self.weights.resident, cache: self.cache.bytes(), scratch: self.buffers.bytes() }
     }
 
     /// Bytes of weights that one decoded token reads: all matrices, the single rows of an untied embedding and of a table
@@ -339,16 +343,17 @@ impl Decoder {
     }
 
     /// Appends a chunk of at most [`DecoderOptions::prefill_chunk`] tokens of a prompt to a sequence and leaves its last
-    /// token's logits as row 0. Long prompts are given chunk by chunk, so that the caller can stop or show progress.
+    /// token's logits as row 0. Long prompts are given chunk by chunk, so that the caller can stop or show progress. This waits
+    /// for a decoder's package alone, where rows of a table are read from there, and not for the GPU.
     ///
     /// # Errors
     /// [`DecoderError`]; the sequence keeps its length then.
-    pub fn prefill(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), DecoderError> {
+    pub async fn prefill(&mut self, id: SequenceId, tokens: &[u32]) -> Result<(), DecoderError> {
         if tokens.len() > self.prefill_chunk {
             return Err(DecoderError::ContextOverflow { needed: tokens.len(), limit: self.prefill_chunk });
         }
-        self.fit_ropes(id, tokens.len())?;
-        let step = self.append(id, tokens)?;
+        self.fit_ropes(id, tokens.len()).await?;
+        let step = self.append(id, tokens).await?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.encode(&mut encoder, &[Part::Body(step)])?;
         self.copy_head_rows(&mut encoder, tokens.len() - 1, 1);
@@ -370,11 +375,11 @@ impl Decoder {
 
     /// Makes a sequence that is about to get `more` tokens a long one if that is what it becomes, or one that is not.
     /// If that changes it, its tokens so far are computed anew.
-    fn fit_ropes(&mut self, id: SequenceId, more: usize) -> Result<(), DecoderError> {
+    async fn fit_ropes(&mut self, id: SequenceId, more: usize) -> Result<(), DecoderError> {
         let Some(beyond) = self.spec.long_beyond() else { return Ok(()) };
         let earlier = self.cache.set_length(id, self.cache.len(id)? + more, beyond)?;
         for chunk in earlier.chunks(self.prefill_chunk) {
-            let step = self.append(id, chunk)?;
+            let step = self.append(id, chunk).await?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             self.encode(&mut encoder, &[Part::Body(step)])?;
             self.gpu.queue.submit([encoder.finish()]);
@@ -429,12 +434,13 @@ impl Decoder {
     }
 
     /// Checks ids, makes room and writes the step's token list for consecutive tokens of one sequence.
-    fn append(&mut self, id: SequenceId, tokens: &[u32]) -> Result<Step, DecoderError> {
+    async fn append(&mut self, id: SequenceId, tokens: &[u32]) -> Result<Step, DecoderError> {
         if tokens.is_empty() {
             return Err(DecoderError::NoTokens);
         }
         let start = self.cache.len(id)?;
         self.check_ids(tokens.iter().copied())?;
+        self.look_up(tokens).await?;
         self.reserve(id, start + tokens.len())?;
         let step = Step::of_prefill(tokens.len());
         let (sequence, long) = (id.row as u32, u32::from(self.cache.is_long(id)?));
@@ -443,6 +449,16 @@ impl Decoder {
         entries.resize(step.tokens, Token::IDLE);
         self.gpu.write(&self.buffers.tokens, 0, &entries);
         Ok(step)
+    }
+
+    /// Gives the next step what its tokens, whose ids exist, bring along for each layer.
+    async fn look_up(&mut self, ids: &[u32]) -> Result<(), DecoderError> {
+        if let (Some(table), Some(spec)) = (&mut self.per_layer, self.spec.per_layer_embedding) {
+            let mut rows = table.read(ids).await?;
+            rows.iter_mut().for_each(|x| *x *= spec.table_multiplier);
+            self.gpu.write(&self.buffers.per_layer_rows, 0, &rows);
+        }
+        Ok(())
     }
 
     fn check_ids(&self, mut ids: impl Iterator<Item = u32>) -> Result<(), DecoderError> {

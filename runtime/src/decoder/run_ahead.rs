@@ -70,12 +70,12 @@ impl Decoder {
     /// # Errors
     /// [`DecoderError`]; the sequences keep their lengths then.
     pub async fn decode(&mut self, batch: &[Next<'_>]) -> Result<Vec<u32>, DecoderError> {
-        self.submit(batch)?;
+        self.submit(batch).await?;
         self.land().await
     }
 
     /// [`Decoder::decode`], and then the same with the tokens that it chose, and so on: at least one step, at most `most`, as
-    /// many as can be submitted before their predecessors' ids are known. `on_ids` sees each step's ids. Once it breaks, no
+    /// many as can be submitted before their predecessors' ids are known (one alone where tokens bring numbers along for each layer). `on_ids` sees each step's ids. Once it breaks, no
     /// further step is submitted; those on their way still come, and a caller that does not want them truncates its
     /// sequences.
     ///
@@ -87,7 +87,7 @@ impl Decoder {
         most: usize,
         on_ids: &mut (impl FnMut(&[u32]) -> ControlFlow<()> + ?Sized),
     ) -> Result<(), DecoderError> {
-        self.submit(batch)?;
+        self.submit(batch).await?;
         let sequences: Vec<_> = batch.iter().map(|n| n.sequence).collect();
         let (mut submitted, mut go_on) = (1, true);
         while !self.flights.waiting.is_empty() {
@@ -110,7 +110,7 @@ impl Decoder {
     }
 
     /// Submits a step whose tokens the host knows.
-    fn submit(&mut self, batch: &[Next<'_>]) -> Result<(), DecoderError> {
+    async fn submit(&mut self, batch: &[Next<'_>]) -> Result<(), DecoderError> {
         self.forget_flights();
         if batch.is_empty() {
             return Err(DecoderError::NoTokens);
@@ -119,9 +119,10 @@ impl Decoder {
             return Err(DecoderError::TooManySequences(MAX_BATCH));
         }
         for next in batch {
-            self.fit_ropes(next.sequence, 1)?;
+            self.fit_ropes(next.sequence, 1).await?;
         }
         self.check_ids(batch.iter().map(|n| n.token))?;
+        self.look_up(&batch.iter().map(|n| n.token).collect::<Vec<_>>()).await?;
         let mut entries = Vec::with_capacity(batch.len());
         for Next { sequence, token, .. } in batch {
             let position = self.cache.len(*sequence)?;
@@ -143,7 +144,8 @@ impl Decoder {
     /// How many steps, at most `most`, can be submitted after those on their way: all `sequences` have room for them, and
     /// none of them becomes a long one, which computes it anew.
     fn steps_ahead(&self, sequences: &[SequenceId], most: usize) -> Result<usize, DecoderError> {
-        let mut steps = most;
+        // The host looks up what those tokens bring along for each layer, so it has to know them.
+        let mut steps = if self.per_layer.is_some() { 0 } else { most };
         for sequence in sequences {
             let len = self.cache.len(*sequence)?;
             let end = match self.spec.long_beyond() {

@@ -25,8 +25,8 @@ impl Decoder {
         self.expect(id, tokens.len())?;
         let mut position = 0;
         for chunk in tokens.chunks(self.prefill_chunk) {
-            self.fit_ropes(id, chunk.len())?;
-            let step = self.append(id, chunk)?;
+            self.fit_ropes(id, chunk.len()).await?;
+            let step = self.append(id, chunk).await?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             self.encode(&mut encoder, &[Part::Body(step)])?;
             self.gpu.queue.submit([encoder.finish()]);

@@ -2,13 +2,13 @@
 //!
 //! A state covers a sequence up to its last position; unlike keys and values it cannot be cut anywhere. A convolution keeps
 //! its last columns in a ring, so that a sequence may lose a few positions, as it does when steps ran ahead. For longer cuts, and
-//! for the states of gated delta nets, there are snapshots: copies of a sequence's states at some lengths. A sequence is cut at
+//! for the states of gated delta nets and Mamba mixers, there are snapshots: copies of a sequence's states at some lengths. A sequence is cut at
 //! the last length at which its states are known, and the tokens after it are computed again.
 
 use crate::device::{Gpu, GpuError};
-use crate::kernels::{delta_net, short_conv};
+use crate::kernels::{delta_net, mamba2, short_conv};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::Mixer;
+use haikuq_format::spec::{LayerSpec, Mixer};
 
 /// Snapshots of a sequence, at most. They are spread over it: the one goes whose neighbours are closest to each other.
 const SNAPSHOTS: usize = 8;
@@ -31,7 +31,7 @@ pub(super) struct States {
 struct Layer {
     /// The last columns that go into a convolution.
     columns: Option<State>,
-    /// The states of a gated delta net's heads.
+    /// The states of heads.
     matrices: Option<State>,
 }
 
@@ -83,16 +83,25 @@ impl States {
             }
             Ok(Some(State { buffer: gpu.storage("states", needed), bytes }))
         };
-        let layer = |mixer: &Mixer| match mixer {
-            Mixer::Attention(_) => Ok(Layer::default()),
-            Mixer::ShortConv(conv) => Ok(Layer { columns: state(short_conv::RING * conv.channels)?, matrices: None }),
-            Mixer::DeltaNet(net) => {
-                Ok(Layer { columns: state(delta_net::RING * net.channels())?, matrices: state(net.state_size())? })
+        let layer = |layer: &LayerSpec| {
+            let mut kept = Layer::default();
+            for mixer in layer.mixers() {
+                match mixer {
+                    Mixer::Attention(_) => {}
+                    Mixer::ShortConv(conv) => kept.columns = state(short_conv::RING * conv.channels)?,
+                    Mixer::DeltaNet(net) => {
+                        (kept.columns, kept.matrices) = (state(delta_net::RING * net.channels())?, state(net.state_size())?);
+                    }
+                    Mixer::Mamba2(mamba) => {
+                        (kept.columns, kept.matrices) = (state(mamba2::RING * mamba.channels())?, state(mamba.states_size())?);
+                    }
+                }
             }
+            Ok(kept)
         };
-        let layers = spec.layers.iter().map(|l| layer(&l.mixer)).collect::<Result<_, GpuError>>()?;
+        let layers: Vec<Layer> = spec.layers.iter().map(layer).collect::<Result<_, GpuError>>()?;
         let taps = spec.layers.iter().filter_map(|l| l.short_conv()).map(|conv| conv.kernel_size).max();
-        let cannot = spec.layers.iter().any(|l| l.delta_net().is_some());
+        let cannot = layers.iter().any(|l| l.matrices.is_some());
         // A convolution reads all of its positions but the current one.
         let before = taps.filter(|_| !cannot).map(|taps| taps - 1);
         let rows = (0..max_sequences).map(|_| Row::default()).collect();
@@ -104,7 +113,7 @@ impl States {
         &self.layers[layer].columns.as_ref().unwrap_or_else(|| panic!("layer {layer} keeps no columns")).buffer
     }
 
-    /// The states of a layer's gated delta net.
+    /// The states of a layer's heads.
     pub(super) fn matrices(&self, layer: usize) -> &wgpu::Buffer {
         &self.layers[layer].matrices.as_ref().unwrap_or_else(|| panic!("layer {layer} keeps no states")).buffer
     }

@@ -10,6 +10,7 @@ use crate::ordered;
 use crate::package::{PIECE_BYTES, Package};
 use haikuq_format::layout::{PlaneKind, plane_sizes};
 use haikuq_format::manifest::{Chunk, TensorEntry};
+use haikuq_format::spec::PerLayerEmbedding;
 use haikuq_format::{Manifest, align};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,6 +25,8 @@ pub(super) struct Weights {
     destinations: Vec<Vec<Destination>>,
     /// Bytes of all shards.
     pub(super) bytes: u64,
+    /// Those that the GPU has.
+    pub(super) resident: u64,
 }
 
 /// Where a plane of a shard goes.
@@ -58,7 +61,9 @@ impl Weights {
     /// Buffers for all planes of a package, empty yet: missing memory shows before anything is read.
     pub(super) fn allocate(gpu: &Gpu, manifest: &Manifest) -> Result<Self, DecoderError> {
         let mut layout = Layout { gpu, room: Vec::new(), planes: Vec::new() };
-        let plans: Vec<_> = manifest.tensors.iter().map(|t| (t, layout.tensor(t))).collect();
+        // A token needs one row of that table, which is larger than all the rest: it stays where it is.
+        let (resident, apart): (Vec<_>, Vec<_>) = manifest.tensors.iter().partition(|t| t.name != PerLayerEmbedding::TABLE);
+        let plans: Vec<_> = resident.into_iter().map(|t| (t, layout.tensor(t))).collect();
         for (tensor, chunks) in &plans {
             check_limits(&gpu.profile, tensor, chunks)?;
         }
@@ -76,7 +81,9 @@ impl Weights {
             (tensor.name.clone(), matrix)
         };
         let tensors = ordered::map(plans.iter().map(bind));
-        Ok(Self { tensors, destinations, bytes: manifest.weight_bytes() })
+        let bytes = manifest.weight_bytes();
+        let resident = bytes - apart.iter().map(|t| t.bytes()).sum::<u64>().min(bytes);
+        Ok(Self { tensors, destinations, bytes, resident })
     }
 
     /// Reads, checks and uploads shard after shard: whole ones where the source holds them, else a piece at a time.

@@ -48,6 +48,8 @@ flags! {
     Chunks3 = "CHUNKS_3",
     /// Heads of up to 128 dimensions.
     Chunks4 = "CHUNKS_4",
+    /// Heads of up to 512 dimensions.
+    Chunks16 = "CHUNKS_16",
     /// Heads of up to 256 dimensions.
     Chunks8 = "CHUNKS_8",
     /// Accumulators for two tokens.
@@ -126,6 +128,8 @@ flags! {
     Rows8 = "ROWS_8",
     /// Scales are of eight bits.
     ScaleE4m4 = "SCALE_E4M4",
+    /// Sigmoids are multiplied with.
+    Sigmoid = "SIGMOID",
     /// A score of its own for each head joins the softmax, and nothing else.
     Sinks = "SINKS",
     /// The columns that a sequence keeps are written.
@@ -142,8 +146,12 @@ flags! {
     TableWorkgroup = "TABLE_WORKGROUP",
     /// Cooperative matrices: `enable wgpu_cooperative_matrix;`.
     Matrices = "MATRICES",
+    /// Values are normalized.
+    ValueNorm = "VALUE_NORM",
     /// Cached keys are read eight at a time.
     Wide = "WIDE",
+    /// Heads of more than 256 dimensions.
+    WideHeads = "WIDE_HEADS",
 }
 
 impl fmt::Display for Flag {

@@ -120,7 +120,7 @@ async fn grow(
         }
         // A text that goes on needs all of its positions.
         for chunk in conversation.cached[kept..].chunks(decoder.prefill_chunk()) {
-            decoder.prefill(conversation.sequence, chunk)?;
+            decoder.prefill(conversation.sequence, chunk).await?;
         }
     }
     Ok(())
@@ -210,7 +210,7 @@ impl<'a> Text<'a> {
                     return Ok(text);
                 }
             }
-            decoder.prefill(sequence, chunk)?;
+            decoder.prefill(sequence, chunk).await?;
             request.conversation.cached.extend_from_slice(chunk);
         }
         if request.options.sampling.repetition_penalty != 1.0 {

@@ -7,6 +7,9 @@ use half::f16;
 /// Tokens in a page of the cache.
 pub const PAGE: usize = 64;
 
+/// Widest head of attention that kernels are for.
+pub const MAX_HEAD_DIM: u32 = 512;
+
 /// The [`Token::sequence`] of a token that takes no part in a step: nothing is written to the cache for it and its
 /// results are zeros. A graph made for more tokens than there are is filled up with such tokens, at its end.
 pub const IDLE: u32 = u32::MAX;
@@ -37,7 +40,7 @@ pub struct AttentionShape {
     pub num_heads: u32,
     /// Key/value heads; divides `num_heads`.
     pub num_kv_heads: u32,
-    /// Width of a head: a multiple of 4, from 4 to 256.
+    /// Width of a head: a multiple of 4, from 4 to [`MAX_HEAD_DIM`].
     pub head_dim: u32,
     /// Pages in a row of the page table.
     pub max_pages: u32,

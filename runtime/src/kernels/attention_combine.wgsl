@@ -20,9 +20,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if head == 0u && local < PITCH - HEADS * quads {
         output[t * PITCH + HEADS * quads + local] = vec4<f32>(0.0);
     }
-    if local >= quads {
-        return;
-    }
     // The splits that had pages, as attention_decode deals them out.
     let num_pages = token.y / PAGE + 1u - first_seen(token.y) / PAGE;
     let share = (num_pages + SPLITS - 1u) / SPLITS;
@@ -33,15 +30,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var s = 0u; s < splits; s++) {
         largest = max(largest, partials[first + s * (quads + 1u)].x);
     }
-    var sum = 0.0;
-    var value = vec4<f32>(0.0);
-    for (var s = 0u; s < splits; s++) {
-        let record = first + s * (quads + 1u);
-        let part = partials[record];
-        let w = exp(part.x - largest);
-        sum += w * part.y;
-        value += w * partials[record + 1u + local];
+    for (var quad = local; quad < quads; quad += 64u) {
+        var sum = 0.0;
+        var value = vec4<f32>(0.0);
+        for (var s = 0u; s < splits; s++) {
+            let record = first + s * (quads + 1u);
+            let part = partials[record];
+            let w = exp(part.x - largest);
+            sum += w * part.y;
+            value += w * partials[record + 1u + quad];
+        }
+        sum = with_sink(sum, largest, head);
+        output[t * PITCH + head * quads + quad] = select(vec4<f32>(0.0), value / sum, splits > 0u);
     }
-    sum = with_sink(sum, largest, head);
-    output[t * PITCH + head * quads + local] = select(vec4<f32>(0.0), value / sum, splits > 0u);
 }

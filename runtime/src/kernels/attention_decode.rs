@@ -33,7 +33,8 @@ pub fn splits(shape: &AttentionShape, window: Option<u32>) -> u32 {
 
 /// Query heads that one workgroup takes, and workgroups that share a key/value head's query heads.
 fn blocks(shape: &AttentionShape) -> (u32, u32) {
-    let rows = shape.group().next_power_of_two().min(8);
+    // As many as workgroup memory holds.
+    let rows = shape.group().next_power_of_two().min(if shape.head_dim > 256 { 4 } else { 8 });
     (rows, shape.group().div_ceil(rows))
 }
 
@@ -64,6 +65,7 @@ impl AttentionDecode<'_> {
         if shape.cache_f16 && shape.head_dim.is_multiple_of(8) {
             flags.push(Flag::Wide);
         }
+        flags.extend((shape.head_dim > 256).then_some(Flag::WideHeads));
         let mut constants = shape.constants();
         constants.extend(self.scores.constants());
         constants.extend([

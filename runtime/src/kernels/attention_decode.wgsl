@@ -22,6 +22,13 @@ const ROWS: u32 = 1u;
 #endif
 #endif
 
+// Invocations: a vector of a value each.
+#ifdef WIDE_HEADS
+const LANES: u32 = 128u;
+#else
+const LANES: u32 = 64u;
+#endif
+
 // Query heads a key/value head, and runs of ROWS of them.
 override GROUP: u32;
 override BLOCKS: u32;
@@ -43,16 +50,16 @@ override SPLITS: u32;
 // DIRECT: [token][PITCH]. Else [token][head][split][1 + HEAD_DIM / 4]: (maximum, sum, 0, 0), then weighted values.
 @group(0) @binding(5) var<storage, read_write> output: array<vec4<f32>>;
 
-// Queries [ROWS][HEAD_DIM / 4] at first, weighted values [ROWS][64] in the end.
-var<workgroup> vectors: array<vec4<f32>, ROWS * 64u>;
-// Scores, then weights [ROWS][PAGE]; in the end sums of weights.
-var<workgroup> weights: array<f32, ROWS * PAGE>;
+// Queries [ROWS][HEAD_DIM / 4] at first, weighted values [ROWS][LANES] in the end.
+var<workgroup> vectors: array<vec4<f32>, ROWS * LANES>;
+// Scores, then weights [ROWS][PAGE]; in the end sums of weights [ROWS][LANES].
+var<workgroup> weights: array<f32, ROWS * LANES>;
 var<workgroup> maxima: array<f32, ROWS * 8u>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let quads = HEAD_DIM / 4u;
-    let parts = 64u / quads;
+    let parts = LANES / quads;
     let split = group.x;
     let kv_head = group.y / BLOCKS;
     let first_row = group.y % BLOCKS * ROWS;
@@ -74,7 +81,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         output[t * PITCH + HEADS * quads + local] = vec4<f32>(0.0);
     }
     if token.z == IDLE {
-        for (var i = local; i < rows * quads; i += 64u) {
+        for (var i = local; i < rows * quads; i += LANES) {
             output[t * PITCH + head * quads + i] = vec4<f32>(0.0);
         }
         return;
@@ -85,7 +92,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 #endif
 
-    for (var i = local; i < ROWS * quads; i += 64u) {
+    for (var i = local; i < ROWS * quads; i += LANES) {
         vectors[i] = q[t * PITCH + (head + min(i / quads, rows - 1u)) * quads + i % quads] * SCALE;
     }
     workgroupBarrier();
@@ -133,7 +140,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         for (var r = 0u; r < ROWS; r++) {
             scores[r] = select(MASKED, soft_cap(scores[r]), seen);
-            weights[r * PAGE + local] = scores[r];
+            if local < PAGE {
+                weights[r * PAGE + local] = scores[r];
+            }
         }
         workgroupBarrier();
         if local < ROWS * 8u {
@@ -153,7 +162,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             largest[r] = m;
             sums[r] *= decay;
             sum_values[r] *= decay;
-            weights[r * PAGE + local] = select(0.0, exp(scores[r] - m), seen);
+            if local < PAGE {
+                weights[r * PAGE + local] = select(0.0, exp(scores[r] - m), seen);
+            }
         }
         workgroupBarrier();
         if part < parts {
@@ -171,20 +182,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 
     for (var r = 0u; r < ROWS; r++) {
-        vectors[r * 64u + local] = sum_values[r];
-        weights[r * 64u + local] = sums[r];
+        vectors[r * LANES + local] = sum_values[r];
+        weights[r * LANES + local] = sums[r];
         if local == 0u {
             maxima[r] = largest[r];
         }
     }
     workgroupBarrier();
-    for (var i = local; i < rows * quads; i += 64u) {
+    for (var i = local; i < rows * quads; i += LANES) {
         let r = i / quads;
         var sum = 0.0;
         var value = vec4<f32>(0.0);
         for (var k = 0u; k < parts; k++) {
-            sum += weights[r * 64u + k * quads + i % quads];
-            value += vectors[r * 64u + k * quads + i % quads];
+            sum += weights[r * LANES + k * quads + i % quads];
+            value += vectors[r * LANES + k * quads + i % quads];
         }
 #ifdef DIRECT
         output[t * PITCH + head * quads + i] = value / with_sink(sum, maxima[r], head + r);

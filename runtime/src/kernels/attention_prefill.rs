@@ -28,7 +28,11 @@ impl AttentionPrefill<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
         let shape = self.shape;
         // Queries that a workgroup takes, as the shader counts them.
-        let queries = if shape.head_dim > 128 { 32 } else { 64 };
+        let queries = match shape.head_dim {
+            0..=128 => 64,
+            129..=256 => 32,
+            _ => 16,
+        };
         let mut flags = shape.flags();
         flags.extend(chunks(&shape));
         let mut constants = shape.constants();
@@ -55,6 +59,7 @@ pub(super) fn chunks(shape: &AttentionShape) -> Option<Flag> {
         2 => Some(Flag::Chunks2),
         3 => Some(Flag::Chunks3),
         4 => Some(Flag::Chunks4),
-        _ => Some(Flag::Chunks8),
+        5..=8 => Some(Flag::Chunks8),
+        _ => Some(Flag::Chunks16),
     }
 }

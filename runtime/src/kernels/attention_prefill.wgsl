@@ -9,10 +9,14 @@
 #import chunks
 
 // Queries an invocation: as many as registers hold.
+#ifdef CHUNKS_16
+const ROWS: u32 = 2u;
+#else
 #ifdef CHUNKS_8
 const ROWS: u32 = 4u;
 #else
 const ROWS: u32 = 8u;
+#endif
 #endif
 
 const QUERIES: u32 = 8u * ROWS;

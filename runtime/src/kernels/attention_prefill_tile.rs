@@ -2,7 +2,7 @@
 //! [`attention::cpu`](super::attention::cpu).
 
 use super::attend::Attend;
-use super::attention::AttentionShape;
+use super::attention::{AttentionShape, MAX_HEAD_DIM};
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_parts::Tiling;
 use super::candidate::{Candidate, Numerics};
@@ -35,7 +35,7 @@ pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
 
 /// Whether the kernel runs, for heads of this shape.
 pub(super) fn works(shape: &AttentionShape) -> bool {
-    shape.head_dim.is_multiple_of(4) && shape.head_dim <= 256
+    shape.head_dim.is_multiple_of(4) && shape.head_dim <= MAX_HEAD_DIM
 }
 
 /// Bytes of scratch memory for `num_tokens` tokens.

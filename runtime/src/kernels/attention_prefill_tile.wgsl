@@ -12,12 +12,17 @@
 #import attention_parts
 
 // Rows an invocation and keys a step: as many as registers and workgroup memory hold.
+#ifdef CHUNKS_16
+const ROWS: u32 = 2u;
+const VALUE_KEYS: u32 = 4u;
+#else
 #ifdef CHUNKS_8
 const ROWS: u32 = 2u;
 const VALUE_KEYS: u32 = 8u;
 #else
 const ROWS: u32 = 4u;
 const VALUE_KEYS: u32 = 16u;
+#endif
 #endif
 
 const THREADS: u32 = 128u;

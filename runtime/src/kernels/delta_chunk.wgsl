@@ -18,6 +18,8 @@ const WORKGROUP = 128u;
 const LANES = 4u;
 const OTHERS = 8u;
 
+// Logarithms of decays, and their sums up to each token.
+var<workgroup> own_logs: array<f32, CHUNK>;
 var<workgroup> logs: array<f32, CHUNK>;
 // [token][earlier token]
 var<workgroup> lower: array<f32, CHUNK * CHUNK>;
@@ -36,7 +38,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = index / LANES;
     let part = index % LANES;
     if index < CHUNK {
-        logs[index] = log_decay_up_to(first, index, at);
+        own_logs[index] = select(0.0, number(first + index, at.log_decay), is_live(first + index));
+    }
+    workgroupBarrier();
+    if index < CHUNK {
+        var sum = 0.0;
+        for (var j = 0u; j < CHUNK; j++) {
+            sum += select(0.0, own_logs[j], j <= index);
+        }
+        logs[index] = sum;
     }
 
     // Idle tokens have keys of zero.
@@ -70,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     let beta = select(0.0, number(first + i, at.beta), live);
-    let weights = matrices_of(chunk, head) * 4u;
+    let weights = matrices_of(chunk, head);
     for (var n = 0u; n < OTHERS; n++) {
         let j = n * LANES + part;
         let decay = exp(min(logs[i] - logs[j], 0.0));
@@ -78,9 +88,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         inverse[i * CHUNK + j] = select(0.0, decay * queries[n], j <= i && live);
     }
     workgroupBarrier();
+    if index < CHUNK / 4u {
+        let w = 4u * index;
+        made[weights + 2u * CHUNK * CHUNK / 4u + index] = vec4<f32>(logs[w], logs[w + 1u], logs[w + 2u], logs[w + 3u]);
+    }
     for (var n = index; n < CHUNK * CHUNK / 4u; n += WORKGROUP) {
         let w = 4u * n;
-        made[weights / 4u + CHUNK * CHUNK / 4u + n] = vec4<f32>(inverse[w], inverse[w + 1u], inverse[w + 2u], inverse[w + 3u]);
+        made[weights + CHUNK * CHUNK / 4u + n] = vec4<f32>(inverse[w], inverse[w + 1u], inverse[w + 2u], inverse[w + 3u]);
     }
     workgroupBarrier();
     // By forward substitution, a column an invocation.
@@ -100,6 +114,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     for (var n = index; n < CHUNK * CHUNK / 4u; n += WORKGROUP) {
         let w = 4u * n;
-        made[weights / 4u + n] = vec4<f32>(inverse[w], inverse[w + 1u], inverse[w + 2u], inverse[w + 3u]);
+        made[weights + n] = vec4<f32>(inverse[w], inverse[w + 1u], inverse[w + 2u], inverse[w + 3u]);
     }
 }

@@ -7,12 +7,12 @@
 // replace.
 
 #import ring
+#import convolution
 
 override KEY_HEADS: u32;
 override VALUE_HEADS: u32;
 override KEY_DIM: u32;
 override VALUE_DIM: u32;
-override SIZE: u32;
 // f32 values from one token's row to the next one's.
 override X_PITCH: u32;
 override Y_PITCH: u32;
@@ -45,26 +45,9 @@ fn slot(token: vec4<u32>, position: u32, channel: u32) -> u32 {
     return ring_slot(token, position) * channels() + channel;
 }
 
-#ifdef CONVOLVE
-fn activated(t: u32, token: vec4<u32>, channel: u32) -> f32 {
-    var sum = 0.0;
-    for (var j = 0u; j < SIZE; j++) {
-        let back = SIZE - 1u - j;
-        var u = 0.0;
-        if back == 0u || (CHUNK && back <= t) {
-            u = x[(t - back) * X_PITCH + channel];
-        } else if back <= token.y {
-            u = state[slot(token, token.y - back, channel)];
-        }
-        sum += kernel[channel * SIZE + j] * u;
-    }
-    return sum / (1.0 + exp(-sum));
+fn column(t: u32, channel: u32) -> f32 {
+    return x[t * X_PITCH + channel];
 }
-
-fn softplus(x: f32) -> f32 {
-    return max(x, 0.0) + log(1.0 + exp(-abs(x)));
-}
-#endif
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -83,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < 4u; i++) {
         let d = i * WORKGROUP + local;
         if d < width {
-            values[i] = activated(t, token, first + d);
+            values[i] = silu(convolved(t, token, first + d));
             squares += values[i] * values[i];
         }
     }
@@ -115,7 +98,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #ifdef STORE
     if is_kept(t) {
         for (var d = local; d < width; d += WORKGROUP) {
-            state[slot(token, token.y, first + d)] = x[t * X_PITCH + first + d];
+            state[slot(token, token.y, first + d)] = column(t, first + d);
         }
     }
 #endif

@@ -1,5 +1,5 @@
 //! A gated delta net in three operations: `delta_conv` makes queries, keys, values, decays and betas, the *scan* goes through the
-//! tokens with the heads' states, `delta_norm` normalizes and gates what comes out. The scan has candidates: `delta_scan`, one token
+//! tokens with the heads' states, [`gated_norm`](super::gated_norm) normalizes and gates what comes out. The scan has candidates: `delta_scan`, one token
 //! after the other, and [`delta_chunks`](super::delta_chunks).
 
 use super::attention::{IDLE, Token};
@@ -11,7 +11,6 @@ use haikuq_format::spec::DeltaNet;
 
 super::shader!(DELTA_CONV = "delta_conv");
 super::shader!(DELTA_SCAN = "delta_scan");
-super::shader!(DELTA_NORM = "delta_norm");
 
 /// Positions whose queries, keys and values before the convolution a sequence keeps.
 pub const RING: usize = 16;
@@ -167,43 +166,6 @@ impl DeltaScan<'_> {
         // Four invocations have a column.
         let grid = [net.value_dim.div_ceil(8) as u32, net.num_value_heads as u32, apart];
         Kernel { shader: &DELTA_SCAN, flags: &[Flag::Subgroups], constants: &constants, bindings: &bindings, grid }.bind(gpu)
-    }
-}
-
-/// `delta_norm` for the tokens of a step.
-#[derive(Clone, Debug)]
-pub struct DeltaNorm<'a> {
-    /// Tokens of the step.
-    pub num_tokens: u32,
-    /// Sizes.
-    pub net: DeltaNet,
-    /// Added to the mean square.
-    pub epsilon: f32,
-    /// f32 \[tokens\]\[padded(input_rows)\]: what `delta_in` makes.
-    pub x: Binding<'a>,
-    /// f32 \[value_dim\].
-    pub gain: Binding<'a>,
-    /// f32 \[tokens\]\[padded(value_size)\].
-    pub y: Binding<'a>,
-}
-
-impl DeltaNorm<'_> {
-    /// Binds the kernel.
-    ///
-    /// # Errors
-    /// [`GpuError::Limit`] if it does not fit the device.
-    pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
-        let net = &self.net;
-        let constants = [
-            ("VALUE_DIM", net.value_dim as f64),
-            ("EPSILON", self.epsilon.into()),
-            ("FIRST", net.channels() as f64),
-            ("X_PITCH", padded(net.input_rows()) as f64),
-            ("Y_PITCH", padded(net.value_size()) as f64),
-        ];
-        let bindings = [(0, self.x.clone()), (1, self.gain.clone()), (2, self.y.clone())];
-        let grid = [net.num_value_heads as u32, self.num_tokens, 1];
-        Kernel { shader: &DELTA_NORM, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
 }
 

@@ -2,6 +2,8 @@
 // state stays in registers from its sequence's first token of the step to the last: LANES invocations have a part of it each. The
 // time of a token is what there is to save, for each waits for the one before; so the next one's numbers are on their way meanwhile.
 
+#import lane_sum
+
 override KEY_HEADS: u32;
 override VALUE_HEADS: u32;
 override KEY_DIM: u32;
@@ -22,27 +24,8 @@ override TOKENS: u32;
 
 const IDLE = 0xffffffffu;
 const WORKGROUP = 32u;
-// Invocations of a column, and quarters of the widest key that one of them has.
-const LANES = 4u;
+// Quarters of the widest key that one of a column's invocations has.
 const MOST = 16u;
-
-#ifndef SUBGROUPS
-var<workgroup> parts: array<f32, 32>;
-#endif
-
-// Sum over the invocations of a column.
-fn column_sum(part: f32, index: u32) -> f32 {
-#ifdef SUBGROUPS
-    let pair = part + subgroupShuffleXor(part, 1u);
-    return pair + subgroupShuffleXor(pair, 2u);
-#else
-    workgroupBarrier();
-    parts[index] = part;
-    workgroupBarrier();
-    let first = index / LANES * LANES;
-    return parts[first] + parts[first + 1u] + (parts[first + 2u] + parts[first + 3u]);
-#endif
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -119,13 +102,13 @@ fn main(
             s[i] *= decay;
             remembered += dot(s[i], k[i]);
         }
-        let correction = beta * (v - column_sum(remembered, index));
+        let correction = beta * (v - lane_sum(remembered, index));
         var out = 0.0;
         for (var i = 0u; i < count; i++) {
             s[i] += correction * k[i];
             out += dot(s[i], q[i]);
         }
-        out = column_sum(out, index);
+        out = lane_sum(out, index);
         if live && !idle && part == 0u {
             y[t * Y_PITCH + head * VALUE_DIM + column] = out;
         }

@@ -1,9 +1,8 @@
 //! `gate_heads`: sigmoid gates on the outputs of attention's heads.
 
-use crate::device::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use super::multiply::Multiply;
+use crate::device::{Binding, Dispatch, Gpu, GpuError};
 use haikuq_format::layout::padded;
-
-super::shader!(GATE_HEADS = "gate_heads");
 
 /// `y *= σ(gates)` for each of `tokens` rows.
 #[derive(Clone, Debug)]
@@ -28,16 +27,10 @@ impl GateHeads<'_> {
     /// # Errors
     /// [`GpuError::Limit`] if it does not fit the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
-        let constants = [
-            ("COLUMNS", self.columns as f64),
-            ("SHARE", (self.columns / self.gates) as f64),
-            ("FIRST", (self.x_columns - self.gates) as f64),
-            ("X_PITCH", padded(self.x_columns) as f64),
-            ("Y_PITCH", padded(self.columns) as f64),
-        ];
-        let bindings = [(0, self.x.clone()), (1, self.y.clone())];
-        let grid = [self.columns.div_ceil(64) as u32, self.tokens, 1];
-        Kernel { shader: &GATE_HEADS, flags: &[], constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        let Self { tokens, columns, gates, x_columns, .. } = *self;
+        let (share, first, x_pitch) = (columns / gates, x_columns - gates, padded(x_columns));
+        let (x, y) = (self.x.clone(), self.y.clone());
+        Multiply { tokens, columns, share, first, x_pitch, sigmoid: true, x, y }.bind(gpu)
     }
 }
 

@@ -61,7 +61,7 @@ fn is_meant(profile: &Profile, shape: &ProjectShape, heads: bool) -> bool {
 }
 
 fn are_heads(shape: &ProjectHeadsShape) -> bool {
-    let heads = shape.attention.qkv_size() as usize == shape.project.rows && shape.one_chunk && !shape.qk_norm;
+    let heads = shape.attention.qkv_size() as usize == shape.project.rows && shape.one_chunk && !shape.norms;
     heads && heads_fit(&shape.attention, shape.rotated)
 }
 

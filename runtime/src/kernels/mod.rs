@@ -32,6 +32,8 @@ pub mod delta_net;
 pub mod embed;
 pub mod experts;
 pub mod gate_heads;
+pub mod gated_norm;
+pub mod mamba2;
 pub mod matmul;
 pub mod matmul_int8;
 #[cfg(not(target_arch = "wasm32"))]
@@ -40,7 +42,9 @@ pub mod matmul_tile;
 pub mod matvec;
 pub mod matvec_int8;
 pub mod measured;
+pub mod multiply;
 pub mod norm;
+pub mod per_layer_inputs;
 pub mod project;
 pub mod projection;
 pub mod quantize;
@@ -77,6 +81,8 @@ const SHARED: &[(&str, &str)] = &[
     ("cache", text!("shared/cache")),
     ("chunks", text!("shared/chunks")),
     ("delta_chunk", text!("shared/delta_chunk")),
+    ("convolution", text!("shared/convolution")),
+    ("lane_sum", text!("shared/lane_sum")),
     ("octet", text!("shared/octet")),
     ("output", text!("shared/output")),
     ("output_heads", text!("shared/output_heads")),

@@ -85,8 +85,8 @@ pub struct ProjectHeadsShape {
     pub attention: AttentionShape,
     /// Half of the dimensions of a head that rotate.
     pub rotated: u32,
-    /// Whether queries and keys are normalized.
-    pub qk_norm: bool,
+    /// Whether queries, keys or values are normalized.
+    pub norms: bool,
     /// Whether the device has the matrix as one chunk.
     pub one_chunk: bool,
 }

@@ -65,6 +65,7 @@ impl Output {
                 Activation::Gelu => 1.0,
                 Activation::GeluTanh => 2.0,
                 Activation::ClampedSwiglu => 3.0,
+                Activation::Relu2 => 4.0,
             },
             _ => 0.0,
         }
@@ -102,6 +103,7 @@ pub fn activation(kind: Activation, x: f32) -> f32 {
         Activation::ClampedSwiglu => x / (1.0 + (-f64::from(Activation::ALPHA) * x).exp()),
         Activation::Gelu => 0.5 * x * erfc(-x / std::f64::consts::SQRT_2),
         Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
+        Activation::Relu2 => x.max(0.0).powi(2),
     };
     y as f32
 }

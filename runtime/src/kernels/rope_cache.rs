@@ -4,7 +4,7 @@ use super::attention::{AttentionShape, CpuCache, IDLE, Token};
 use super::norm;
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Norm, QkNorm, QueryScaling, RopeTable};
+use haikuq_format::spec::{Norm, NormKind, QkNorm, QueryScaling, RopeTable};
 
 super::shader!(ROPE_CACHE = "rope_cache");
 
@@ -47,6 +47,11 @@ pub struct RopeCache<'a> {
     pub qk_norm: Option<QkNormalization<'a>>,
     /// How queries grow, if they do.
     pub query_scaling: Option<QueryScaling>,
+    /// What a row has behind its queries: keys and values (2); keys, which are the values before norm and rope (1); or
+    /// neither (0), and then the cache stays as it is.
+    pub own_kv: u32,
+    /// Added to the mean square by which values are divided, head by head; values stay where absent.
+    pub value_norm: Option<f32>,
     /// f32 \[tokens\]\[qkv_stride\]: all query heads, all key heads, all value heads, and what may come after them.
     pub qkv: Binding<'a>,
     /// Values from one token's row of these to the next one's.
@@ -70,14 +75,17 @@ impl RopeCache<'_> {
     /// [`GpuError::Limit`] if it does not fit the device.
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
         let shape = self.shape;
+        let wide = shape.head_dim > 256;
         let heads_at_once = (256 / shape.head_dim).max(1);
         let mut flags = shape.flags();
+        flags.extend(wide.then_some(Flag::WideHeads));
         let mut constants = shape.constants();
         constants.extend([
             ("HEADS", shape.num_heads.into()),
             ("QKV_PITCH", self.qkv_stride as f64),
             ("Q_PITCH", (shape.pitch() / 4).into()),
             ("HEADS_AT_ONCE", heads_at_once.into()),
+            ("OWN_KV", self.own_kv.into()),
         ]);
         let mut bindings = vec![
             (0, self.qkv.clone()),
@@ -110,7 +118,14 @@ impl RopeCache<'_> {
             flags.push(Flag::QueryScaling);
             constants.extend(scaling_constants(scaling));
         }
-        let groups = (shape.num_heads + 2 * shape.num_kv_heads).div_ceil(heads_at_once);
+        if let Some(epsilon) = self.value_norm {
+            flags.push(Flag::ValueNorm);
+            // That of the other norms.
+            constants.retain(|(name, _)| *name != "EPSILON");
+            constants.push(("EPSILON", epsilon.into()));
+        }
+        let kv_heads = if self.own_kv == 0 { 0 } else { 2 * shape.num_kv_heads };
+        let groups = (shape.num_heads + kv_heads).div_ceil(heads_at_once);
         let grid = [groups, self.num_tokens, 1];
         Kernel { shader: &ROPE_CACHE, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }
@@ -154,20 +169,29 @@ pub struct CpuSteps<'a> {
     pub norm_after_rope: bool,
     /// How queries grow, if they do.
     pub query_scaling: Option<QueryScaling>,
+    /// Which of keys and values rows lack: 0 for none of them, 1 for values, 2 for both.
+    pub lacks: u32,
+    /// Added to the mean square by which values are divided.
+    pub value_norm: Option<f32>,
 }
 
 /// The CPU twin: writes the cache and returns the queries, \[tokens\]\[padded(num_heads × head_dim)\].
 pub fn cpu(cache: &mut CpuCache, steps: CpuSteps<'_>, tokens: &[Token], qkv: &[f32]) -> Vec<f32> {
-    let CpuSteps { rope, qk_norm, norm_after_rope, query_scaling } = steps;
+    let CpuSteps { rope, qk_norm, norm_after_rope, query_scaling, lacks, value_norm } = steps;
     let shape = cache.shape;
     let (dim, pitch) = (shape.head_dim as usize, shape.pitch() as usize);
     let (q_size, k_size) = (shape.attention_size() as usize, shape.num_kv_heads as usize * dim);
     let mut queries = vec![0.0; tokens.len() * pitch];
     for (t, token) in tokens.iter().enumerate() {
-        let row = &qkv[t * padded(shape.qkv_size() as usize)..][..shape.qkv_size() as usize];
-        let (q, rest) = row.split_at(q_size);
-        let (k, v) = rest.split_at(k_size);
+        let width = shape.qkv_size() as usize - lacks as usize * k_size;
+        let (q, rest) = qkv[t * padded(width)..][..width].split_at(q_size);
+        let (k, v) = rest.split_at(k_size.min(rest.len()));
+        let mut v = if lacks == 1 { k.to_vec() } else { v.to_vec() };
         let (mut q, mut k) = (q.to_vec(), k.to_vec());
+        if let Some(epsilon) = value_norm {
+            let norm = Norm { kind: NormKind::Rms, epsilon };
+            v = v.chunks(dim).flat_map(|head| norm::cpu(norm, head, &vec![1.0; dim], &[])).collect();
+        }
         let turn = |q: &mut Vec<f32>, k: &mut Vec<f32>| {
             if let Some(rope) = rope {
                 q.chunks_mut(dim).chain(k.chunks_mut(dim)).for_each(|head| rotate(rope, token, head));
@@ -179,6 +203,7 @@ pub fn cpu(cache: &mut CpuCache, steps: CpuSteps<'_>, tokens: &[Token], qkv: &[f
         if let Some((kind, norm, parameters)) = qk_norm {
             let norm = kind.norm(norm);
             let [q_gains, k_gains] = [shape.num_heads, shape.num_kv_heads].map(|heads| kind.gains(heads as usize, dim));
+            let k_gains = if lacks == 2 { 0 } else { k_gains };
             let (gains, biases) = parameters.split_at(q_gains + k_gains);
             let apply = |x: &mut Vec<f32>, first: usize, count: usize| {
                 let run = if kind == QkNorm::Whole { x.len() } else { dim };

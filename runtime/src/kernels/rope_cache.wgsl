@@ -1,7 +1,8 @@
 // Splits rows of queries, keys and values; normalizes and rotates queries and keys, or with NORM_AFTER_ROPE the other way
 // round; writes queries to a buffer of their own and keys and values to the cache.
 //
-// An invocation makes four neighbouring dimensions of one head; a workgroup holds HEADS_AT_ONCE whole heads.
+// An invocation makes four neighbouring dimensions of one head; a workgroup holds HEADS_AT_ONCE whole heads. Rows may lack values,
+// which then are the keys before norm and rope, or both, and then nothing is written to the cache.
 
 #import cache
 #ifdef ROPE
@@ -11,7 +12,15 @@
 #import query_scaling
 #endif
 
+#ifdef WIDE_HEADS
+const LANES: u32 = 128u;
+#else
+const LANES: u32 = 64u;
+#endif
+
 override HEADS: u32;
+// What a row has behind its queries: keys and values (2), keys (1) or neither (0).
+override OWN_KV: u32;
 // f32 values from one token's row of q, k and v to the next one's.
 override QKV_PITCH: u32;
 // vec4 from one token's queries to the next one's.
@@ -26,8 +35,8 @@ override FACTOR: f32;
 // Whether all heads are normalized together; whether all heads have the same gains.
 override WHOLE: bool;
 override SHARED_GAINS: bool;
-override EPSILON: f32;
 #endif
+override EPSILON: f32 = 0.0;
 
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> tokens: array<vec4<u32>>;
@@ -41,8 +50,9 @@ override EPSILON: f32;
 #ifdef QK_NORM
 // Gains of q, gains of k; with BIAS then biases of q, biases of k.
 @group(0) @binding(7) var<storage, read> norm: array<f32>;
+#endif
 
-var<workgroup> partial_sums: array<f32, 64>;
+var<workgroup> partial_sums: array<f32, LANES>;
 
 // Sum of `x` over the invocations of a head.
 fn head_sum(x: f32, local: u32) -> f32 {
@@ -53,11 +63,10 @@ fn head_sum(x: f32, local: u32) -> f32 {
     let first = local / quads * quads;
     var sum = 0.0;
     for (var i = 0u; i < quads; i++) {
-        sum += partial_sums[min(first + i, 63u)];
+        sum += partial_sums[min(first + i, LANES - 1u)];
     }
     return sum;
 }
-#endif
 
 // What all dimensions of a head have in common.
 struct Head {
@@ -127,7 +136,7 @@ fn unnormed(first: u32, d: u32, token: vec4<u32>) -> f32 {
 }
 #endif
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let quads = HEAD_DIM / 4u;
     let index = group.x * HEADS_AT_ONCE + local / quads;
@@ -135,14 +144,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let t = group.y;
     let token = tokens[t];
     // Invocations beyond the last head work on it again, and write nothing.
-    let live = local / quads < HEADS_AT_ONCE && index < HEADS + 2u * KV_HEADS;
-    let h = min(index, HEADS + 2u * KV_HEADS - 1u);
+    let all_heads = HEADS + select(2u * KV_HEADS, 0u, OWN_KV == 0u);
+    let live = local / quads < HEADS_AT_ONCE && index < all_heads;
+    let h = min(index, all_heads - 1u);
+    let is_value = h >= HEADS + KV_HEADS;
 
     var head: Head;
-    head.first = t * QKV_PITCH + h * HEAD_DIM;
+    head.first = t * QKV_PITCH + (h - select(0u, KV_HEADS, is_value && OWN_KV == 1u)) * HEAD_DIM;
+#ifdef VALUE_NORM
+    var own_squares = 0.0;
+    for (var c = 0u; c < 4u; c++) {
+        let x = qkv[head.first + 4u * quad + c];
+        own_squares += x * x;
+    }
+    let value_scale = 1.0 / sqrt(head_sum(own_squares, local) / f32(HEAD_DIM) + EPSILON);
+#endif
 #ifdef QK_NORM
     let is_key = h >= HEADS;
-    let is_value = h >= HEADS + KV_HEADS;
     // The run of values that are normalized together: this head, or all heads of its kind.
     var run = head.first;
     var heads = 1u;
@@ -170,7 +188,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let scale = 1.0 / sqrt(head_sum(squares, local) / count + EPSILON);
     head.scale = select(scale, 0.0, is_value);
     let q_gains = select(HEADS * HEAD_DIM, HEAD_DIM, SHARED_GAINS);
-    let k_gains = select(KV_HEADS * HEAD_DIM, HEAD_DIM, SHARED_GAINS);
+    let k_gains = select(select(KV_HEADS * HEAD_DIM, HEAD_DIM, SHARED_GAINS), 0u, OWN_KV == 0u);
     let within = select(select(h, h - HEADS, is_key) * HEAD_DIM, 0u, SHARED_GAINS);
     head.gain = select(0u, q_gains, is_key) + within;
     head.bias = q_gains + k_gains + head.gain;
@@ -183,8 +201,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     var x: vec4<f32>;
-    if h >= HEADS + KV_HEADS {
+    if is_value {
         x = vec4<f32>(qkv[head.first + d], qkv[head.first + d + 1u], qkv[head.first + d + 2u], qkv[head.first + d + 3u]);
+#ifdef VALUE_NORM
+        x *= value_scale;
+#endif
     } else {
 #ifdef ROPE
         x = vec4<f32>(

@@ -5,9 +5,9 @@
 // some tokens read the columns that others replace.
 
 #import ring
+#import convolution
 
 override CHANNELS: u32;
-override SIZE: u32;
 // f32 values from one token's row to the next one's.
 override X_PITCH: u32;
 override Y_PITCH: u32;
@@ -29,7 +29,7 @@ override Y_PITCH: u32;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 #endif
 
-fn product(t: u32, channel: u32) -> f32 {
+fn column(t: u32, channel: u32) -> f32 {
     return x[t * X_PITCH + channel] * x[t * X_PITCH + 2u * CHANNELS + channel];
 }
 
@@ -46,20 +46,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if channel < Y_PITCH {
         var out = 0.0;
         if channel < CHANNELS && token.z != IDLE {
-            var sum = 0.0;
+            var sum = convolved(t, token, channel);
 #ifdef BIAS
-            sum = bias[channel];
+            sum += bias[channel];
 #endif
-            for (var j = 0u; j < SIZE; j++) {
-                let back = SIZE - 1u - j;
-                var u = 0.0;
-                if back == 0u || (CHUNK && back <= t) {
-                    u = product(t - back, channel);
-                } else if back <= token.y {
-                    u = state[slot(token, token.y - back, channel)];
-                }
-                sum += kernel[channel * SIZE + j] * u;
-            }
             out = x[t * X_PITCH + CHANNELS + channel] * sum;
         }
         y[t * Y_PITCH + channel] = out;
@@ -67,7 +57,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 #endif
 #ifdef STORE
     if channel < CHANNELS && is_kept(t) {
-        state[slot(token, token.y, channel)] = product(t, channel);
+        state[slot(token, token.y, channel)] = column(t, channel);
     }
 #endif
 }

@@ -5,6 +5,7 @@
 //! name, offset and size of every entry. Bytes leave this module only when all of that holds.
 
 mod error;
+mod rows;
 pub mod source;
 #[cfg(test)]
 pub(crate) mod test_package;
@@ -12,6 +13,7 @@ pub(crate) mod test_package;
 mod tests;
 
 pub use error::PackageError;
+pub use rows::TableRows;
 pub use source::{ByteSource, HeldFile, MemorySource, SourceError, SourceFuture, ThreadSafe, check_file_name};
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 pub use source::{FolderSource, within};
@@ -24,6 +26,7 @@ use haikuq_format::shard::{read_shard_header, shard_header_bytes};
 use sha2::{Digest, Sha256};
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A manifest larger than this is refused unread. Real ones have about 300 bytes a plane: 2 MB for a thousand tensors.
 pub const MAX_MANIFEST_BYTES: u64 = 64 << 20;
@@ -33,7 +36,7 @@ pub const PIECE_BYTES: u64 = 4 << 20;
 
 /// A package whose manifest was read and checked.
 pub struct Package {
-    source: Box<dyn ByteSource>,
+    source: Arc<dyn ByteSource>,
     manifest: Manifest,
 }
 
@@ -59,7 +62,7 @@ impl Package {
             return Err(PackageError::ManifestTooLarge { limit: MAX_MANIFEST_BYTES });
         }
         let manifest = Manifest::from_json(&bytes)?;
-        Ok(Self { source: Box::new(source), manifest })
+        Ok(Self { source: Arc::new(source), manifest })
     }
 
     /// The checked manifest.
@@ -212,14 +215,14 @@ impl Package {
     #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
     pub async fn check_layout(&self) -> Result<(), PackageError> {
         for (index, entry) in self.manifest.shards.iter().enumerate() {
-            let length = read_fully(&self.source, &entry.name, 0..entry.bytes.min(8)).await?;
+            let length = read_fully(&*self.source, &entry.name, 0..entry.bytes.min(8)).await?;
             let header = shard_header_bytes(&length, entry.bytes);
             let header = header.map_err(|source| PackageError::Shard { file: entry.name.clone(), source })?;
             // The last byte, and one more that is not to be there.
             let last = entry.bytes.saturating_sub(1);
-            let end = read_fully(&self.source, &entry.name, last..last.saturating_add(2)).await?;
+            let end = read_fully(&*self.source, &entry.name, last..last.saturating_add(2)).await?;
             check_length(entry, last + end.len() as u64)?;
-            self.check_entries(index, &read_fully(&self.source, &entry.name, 0..header).await?)?;
+            self.check_entries(index, &read_fully(&*self.source, &entry.name, 0..header).await?)?;
         }
         for entry in &self.manifest.files {
             self.read_checked(entry).await?;
@@ -263,7 +266,7 @@ impl Package {
         loop {
             // One byte more than there should be shows a file that is too long without reading all of it.
             let end = (found + PIECE_BYTES).min(entry.bytes.saturating_add(1));
-            let piece = read_fully(&self.source, &entry.name, found..end).await?;
+            let piece = read_fully(&*self.source, &entry.name, found..end).await?;
             if found + piece.len() as u64 > entry.bytes {
                 return check_length(entry, found + piece.len() as u64);
             }
@@ -344,7 +347,7 @@ fn check_hash(entry: &FileEntry, found: String) -> Result<(), PackageError> {
 }
 
 /// The bytes of `range` of a file, fewer only where the file ends, also from a source that gives fewer at a time.
-async fn read_fully(source: &impl ByteSource, file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
+async fn read_fully(source: &(impl ByteSource + ?Sized), file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
     let mut bytes = source.read(file, range.clone()).await?;
     while !bytes.is_empty() && range.start + (bytes.len() as u64) < range.end {
         let more = source.read(file, range.start + bytes.len() as u64..range.end).await?;

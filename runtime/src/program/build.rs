@@ -2,7 +2,7 @@
 
 use super::{Operation, Output, Part, Phase, Program, RowSource, Step, Value};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mixer, Mlp, Residual, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, Residual, ShortConv};
 
 /// The operations of `part`.
 pub fn build(spec: &DecoderSpec, part: Part) -> Program {
@@ -23,6 +23,12 @@ fn body(spec: &DecoderSpec) -> Vec<Operation> {
     let mut operations = vec![Operation::Embed { table: "embedding".into(), rows, into: Value::Hidden }];
     if spec.learned_positions {
         operations.push(Operation::Embed { table: "positions".into(), rows: RowSource::Positions, into: Value::Hidden });
+    }
+    if let Some(per_layer) = spec.per_layer_embedding {
+        let into = Value::PerLayer(spec.num_layers() * per_layer.size);
+        let (matrix, from) = ("per_layer_projection".into(), Value::Hidden);
+        operations.push(Operation::Project { matrix, bias: None, norm: None, from, into, output: Output::Store });
+        operations.push(Operation::PerLayerInputs { into });
     }
     for index in 0..spec.num_layers() {
         Layer { spec, index, operations: &mut operations }.build();
@@ -56,26 +62,48 @@ impl<'a> Layer<'a> {
     fn build(mut self) {
         let layer = self.layer();
         let input = self.block_input("mixer_norm");
-        match &layer.mixer {
-            Mixer::Attention(attention) => self.attend(attention, input),
-            Mixer::ShortConv(conv) => self.convolve(conv, input),
-            Mixer::DeltaNet(net) => self.correct(net, input),
+        // All mixers read the input before any of them is added to the stream.
+        for mixer in layer.mixers() {
+            match mixer {
+                Mixer::Attention(attention) => self.attend(attention, input),
+                Mixer::ShortConv(conv) => self.convolve(conv, input),
+                Mixer::DeltaNet(net) => self.correct(net, input),
+                Mixer::Mamba2(mamba) => self.scan(mamba, input),
+            }
         }
-        let mlp = &layer.mlp;
-        match layer.residual {
+        match &layer.mlp {
+            Some(mlp) => self.add_blocks(mlp, input),
+            None => self.add_mixers(),
+        }
+        if let Some(per_layer) = self.spec.per_layer_embedding {
+            let (all, gate) = (Value::PerLayer(self.spec.num_layers() * per_layer.size), Value::PerLayerGate(per_layer.size));
+            self.project(Value::Hidden, "per_layer_gate", false, gate, Output::Activate(per_layer.activation));
+            self.operations.push(Operation::TakeLayer { layer: self.index, from: all, into: gate });
+            self.project(gate, "per_layer_output", false, Value::BlockOutput, Output::Store);
+            self.add_norm("per_layer_post_norm");
+        }
+        if layer.output_scale {
+            let by = self.name("output_scale");
+            self.operations.push(Operation::Scale { by, into: Value::Hidden });
+        }
+    }
+
+    /// From the mixers' outputs and their `input` to the residual stream after both blocks.
+    fn add_blocks(&mut self, mlp: &Mlp, input: Value) {
+        match self.layer().residual {
             Residual::Sequential => {
-                self.add_mixer(&layer.mixer);
+                self.add_mixers();
                 let input = self.block_input("mlp_norm");
                 self.feed_forward(mlp, input);
             }
             Residual::Parallel => {
                 let input = self.block_input("mlp_norm");
                 self.feed_forward(mlp, input);
-                self.add_mixer(&layer.mixer);
+                self.add_mixers();
             }
             Residual::ParallelShared => {
                 self.feed_forward(mlp, input);
-                self.add_mixer(&layer.mixer);
+                self.add_mixers();
             }
         }
         self.add_feed_forward(mlp);
@@ -105,8 +133,9 @@ impl<'a> Layer<'a> {
     fn attend(&mut self, attention: &Attention, input: Value) {
         self.project(input, "qkv", attention.qkv_bias, Value::Qkv, Output::Store);
         let layer = self.index;
-        self.operations.push(Operation::RopeCache { layer, from: Value::Qkv, into: Value::Query });
-        self.operations.push(Operation::Attend { layer, from: Value::Query, into: Value::Attended });
+        let (writes, cache) = (attention.kv_from.is_none(), attention.kv_from.unwrap_or(layer));
+        self.operations.push(Operation::RopeCache { layer, writes, from: Value::Qkv, into: Value::Query });
+        self.operations.push(Operation::Attend { layer, cache, from: Value::Query, into: Value::Attended });
         if attention.gate.is_some() {
             self.operations.push(Operation::GateHeads { layer, from: Value::Qkv, into: Value::Attended });
         }
@@ -130,6 +159,17 @@ impl<'a> Layer<'a> {
         self.operations.push(Operation::DeltaNorm { layer, from: rows, into });
     }
 
+    /// From the block's input to the gated outputs of a Mamba 2 mixer's heads.
+    fn scan(&mut self, mamba: &Mamba2, input: Value) {
+        let layer = self.index;
+        let (rows, mixed) = (Value::MambaInput(mamba.input_rows()), Value::MambaMixed(mamba.channels() + 2 * mamba.num_heads));
+        let into = Value::MambaOutput(mamba.inner_size());
+        self.project(input, "mamba_in", mamba.input_bias, rows, Output::Store);
+        self.operations.push(Operation::MambaConv { layer, from: rows, into: mixed });
+        self.operations.push(Operation::MambaScan { layer, from: mixed, into });
+        self.operations.push(Operation::MambaNorm { layer, from: rows, into });
+    }
+
     /// From the block's input to the inner activations.
     fn feed_forward(&mut self, mlp: &Mlp, input: Value) {
         let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
@@ -147,7 +187,7 @@ impl<'a> Layer<'a> {
     fn add_feed_forward(&mut self, mlp: &Mlp) {
         let norm = "mlp_post_norm";
         if mlp.experts.is_none() {
-            return self.add_block(inner(mlp), "down", mlp.bias, norm);
+            return self.add_block(&[(inner(mlp), "down", mlp.bias)], norm);
         }
         let (into, output) = self.block_output();
         self.project_experts(mlp, mlp.down_name(), inner(mlp), into, output);
@@ -162,20 +202,29 @@ impl<'a> Layer<'a> {
         self.operations.push(Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output });
     }
 
-    fn add_mixer(&mut self, mixer: &Mixer) {
-        let from = match mixer {
-            Mixer::Attention(_) => Value::Attended,
-            Mixer::ShortConv(conv) => Value::Convolved(conv.channels),
-            Mixer::DeltaNet(net) => Value::DeltaOutput(net.value_size()),
+    fn add_mixers(&mut self) {
+        let part = |mixer: &Mixer| {
+            let from = match mixer {
+                Mixer::Attention(_) => Value::Attended,
+                Mixer::ShortConv(conv) => Value::Convolved(conv.channels),
+                Mixer::DeltaNet(net) => Value::DeltaOutput(net.value_size()),
+                Mixer::Mamba2(mamba) => Value::MambaOutput(mamba.inner_size()),
+            };
+            (from, mixer.matrices()[1], mixer.biases()[1])
         };
-        let ([_, matrix], [_, bias]) = (mixer.matrices(), mixer.biases());
-        self.add_block(from, matrix, bias, "mixer_post_norm");
+        let parts: Vec<_> = self.layer().mixers().map(part).collect();
+        self.add_block(&parts, "mixer_post_norm");
     }
 
-    /// A block's last projection, added to the residual stream, after a norm of its own where there is one.
-    fn add_block(&mut self, from: Value, matrix: &str, bias: bool, norm: &str) {
-        let (into, output) = self.block_output();
-        self.project(from, matrix, bias, into, output);
+    /// A block's last projections, added to the residual stream, after a norm of its own where there is one.
+    fn add_block(&mut self, parts: &[(Value, &str, bool)], norm: &str) {
+        for (i, &(from, matrix, bias)) in parts.iter().enumerate() {
+            let (into, mut output) = self.block_output();
+            if i > 0 && into == Value::BlockOutput {
+                output = Output::Residual { multiplier: 1.0 };
+            }
+            self.project(from, matrix, bias, into, output);
+        }
         self.add_normed(norm);
     }
 
@@ -192,10 +241,15 @@ impl<'a> Layer<'a> {
     /// The norm after a block, where there is one.
     fn add_normed(&mut self, norm: &str) {
         if self.layer().norm_placement.is_after() {
-            let (parameters, residual) = (self.name(norm), Some(self.spec.residual_multiplier));
-            let (from, into) = (Value::BlockOutput, Value::Hidden);
-            self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
+            self.add_norm(norm);
         }
+    }
+
+    /// A block's output, normalized and added to the residual stream.
+    fn add_norm(&mut self, norm: &str) {
+        let (parameters, residual) = (self.name(norm), Some(self.spec.residual_multiplier));
+        let (from, into) = (Value::BlockOutput, Value::Hidden);
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
     }
 
     fn project(&mut self, from: Value, matrix: &str, bias: bool, into: Value, output: Output) {

@@ -44,10 +44,12 @@ pub enum Operation {
         /// What becomes of the sums.
         output: Output,
     },
-    /// Normalizes and rotates queries and keys of a layer, and writes keys and values to its cache.
+    /// Normalizes and rotates queries and keys of a layer, and writes keys and values to its cache if it has them.
     RopeCache {
         /// The layer.
         layer: usize,
+        /// Whether it has keys and values of its own.
+        writes: bool,
         /// Queries, keys and values.
         from: Value,
         /// Queries.
@@ -68,10 +70,12 @@ pub enum Operation {
         /// Queries.
         into: Value,
     },
-    /// Attention of a layer over its cache.
+    /// Attention of a layer over its cache, or that of an earlier one.
     Attend {
         /// The layer.
         layer: usize,
+        /// The layer whose cache it is.
+        cache: usize,
         /// Queries.
         from: Value,
         /// The heads' outputs.
@@ -123,6 +127,27 @@ pub enum Operation {
         /// The heads' outputs.
         into: Value,
     },
+    /// What tokens bring along for all layers: `into = multiplier × (rms(into) + rows of the table)`.
+    PerLayerInputs {
+        /// The projection of the embedding.
+        into: Value,
+    },
+    /// `into *= from[layer]`.
+    TakeLayer {
+        /// The layer.
+        layer: usize,
+        /// The numbers of all layers.
+        from: Value,
+        /// What those of the layer are multiplied with.
+        into: Value,
+    },
+    /// `into *= by`, which is a tensor of one number.
+    Scale {
+        /// The tensor.
+        by: String,
+        /// What is multiplied.
+        into: Value,
+    },
     /// Chooses each token's experts from a router's logits, and their weights.
     ChooseExperts {
         /// The layer.
@@ -149,6 +174,34 @@ pub enum Operation {
         into: Value,
         /// What becomes of the sums.
         output: Output,
+    },
+    /// Inputs, `B`, `C`, steps and decays of a layer's Mamba 2 mixer, through a convolution over the columns that its sequences keep,
+    /// which it updates.
+    MambaConv {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// Inputs, `B`, `C`, steps, decays.
+        into: Value,
+    },
+    /// Takes the states of a layer's Mamba 2 mixer from token to token.
+    MambaScan {
+        /// The layer.
+        layer: usize,
+        /// Inputs, `B`, `C`, steps, decays.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
+    },
+    /// Gates the outputs of a Mamba 2 mixer's heads, and normalizes them where it has a norm.
+    MambaNorm {
+        /// The layer.
+        layer: usize,
+        /// What the first matrix makes.
+        from: Value,
+        /// The heads' outputs.
+        into: Value,
     },
     /// Chooses a token from each row of logits.
     Sample {
@@ -232,12 +285,16 @@ impl Operation {
     /// Values that it reads.
     pub fn reads(&self) -> Vec<Value> {
         match *self {
-            Self::Embed { rows: RowSource::Positions, into, .. } => vec![into],
+            Self::Embed { rows: RowSource::Positions, into, .. } | Self::Scale { into, .. } | Self::PerLayerInputs { into } => {
+                vec![into]
+            }
             Self::Embed { .. } => vec![],
             Self::Norm { from, into, residual: Some(_), .. } => vec![from, into],
             Self::Project { from, into, output: Output::Residual { .. }, .. }
             | Self::GateHeads { from, into, .. }
-            | Self::DeltaNorm { from, into, .. } => {
+            | Self::TakeLayer { from, into, .. }
+            | Self::DeltaNorm { from, into, .. }
+            | Self::MambaNorm { from, into, .. } => {
                 vec![from, into]
             }
             Self::ProjectExperts { routing, from, into, output: Output::Residual { .. }, .. } => vec![routing, from, into],
@@ -251,6 +308,8 @@ impl Operation {
             | Self::ShortConv { from, .. }
             | Self::DeltaConv { from, .. }
             | Self::DeltaScan { from, .. }
+            | Self::MambaConv { from, .. }
+            | Self::MambaScan { from, .. }
             | Self::Sample { from, .. } => vec![from],
         }
     }
@@ -264,10 +323,16 @@ impl Operation {
             | Self::RopeCache { into, .. }
             | Self::ProjectRopeCache { into, .. }
             | Self::Attend { into, .. }
+            | Self::Scale { into, .. }
+            | Self::PerLayerInputs { into }
+            | Self::TakeLayer { into, .. }
             | Self::GateHeads { into, .. }
             | Self::DeltaConv { into, .. }
             | Self::DeltaScan { into, .. }
             | Self::DeltaNorm { into, .. }
+            | Self::MambaConv { into, .. }
+            | Self::MambaScan { into, .. }
+            | Self::MambaNorm { into, .. }
             | Self::ShortConv { into, .. }
             | Self::ChooseExperts { into, .. }
             | Self::ProjectExperts { into, .. } => Some(into),
@@ -292,6 +357,12 @@ impl Operation {
             Self::DeltaConv { .. } => "delta net, convolution".into(),
             Self::DeltaScan { .. } => "delta net, scan".into(),
             Self::DeltaNorm { .. } => "delta net, norm".into(),
+            Self::PerLayerInputs { .. } => "numbers for each layer".into(),
+            Self::TakeLayer { .. } => "numbers for a layer".into(),
+            Self::Scale { by, .. } => part(by),
+            Self::MambaConv { .. } => "mamba, convolution".into(),
+            Self::MambaScan { .. } => "mamba, scan".into(),
+            Self::MambaNorm { .. } => "mamba, norm".into(),
             Self::Sample { .. } => "sample".into(),
         }
     }
@@ -321,16 +392,23 @@ impl fmt::Display for Operation {
             Self::ProjectExperts { matrix, bias, routing, from, into, output, .. } => {
                 output.fmt(f, into, &format!("{matrix}[{routing}] · {from}{}", plus(bias)))
             }
-            Self::RopeCache { layer, from, into } => write!(f, "{into}, cache[{layer}] = rope({from})"),
+            Self::RopeCache { layer, writes: true, from, into } => write!(f, "{into}, cache[{layer}] = rope({from})"),
+            Self::RopeCache { writes: false, from, into, .. } => write!(f, "{into} = rope({from})"),
             Self::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
                 write!(f, "{into}, cache[{layer}] = rope({matrix} · {}{})", normed(from, norm), plus(bias))
             }
-            Self::Attend { layer, from, into } => write!(f, "{into} = attend({from}, cache[{layer}])"),
+            Self::Attend { cache, from, into, .. } => write!(f, "{into} = attend({from}, cache[{cache}])"),
+            Self::PerLayerInputs { into } => write!(f, "{into} = norm({into}, per_layer_norm) + per_layer_embedding[ids]"),
+            Self::TakeLayer { layer, from, into } => write!(f, "{into} *= {from}[{layer}]"),
+            Self::Scale { by, into } => write!(f, "{into} *= {by}"),
             Self::GateHeads { from, into, .. } => write!(f, "{into} *= sigmoid(gates of {from})"),
             Self::ShortConv { layer, from, into } => write!(f, "{into}, state[{layer}] = short_conv({from}, state[{layer}])"),
             Self::DeltaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = delta_conv({from}, columns[{layer}])"),
             Self::DeltaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = delta_scan({from}, state[{layer}])"),
             Self::DeltaNorm { from, into, .. } => write!(f, "{into} = norm({into}) * silu(gates of {from})"),
+            Self::MambaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = mamba_conv({from}, columns[{layer}])"),
+            Self::MambaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = mamba_scan({from}, state[{layer}])"),
+            Self::MambaNorm { from, into, .. } => write!(f, "{into} = gated({into}, gates of {from})"),
             Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
             Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
         }

@@ -64,7 +64,7 @@ fn fuse_rope(operations: &mut Vec<Operation>, wanted: &dyn Fn(usize) -> bool) {
         let fused = match (&operations[at], &operations[at + 1]) {
             (
                 Operation::Project { matrix, bias, norm, from, into: written, output: Output::Store },
-                Operation::RopeCache { layer, from: read, into },
+                Operation::RopeCache { layer, writes: true, from: read, into },
             ) if written == read && !is_read(&operations[at + 2..], *written) && wanted(*layer) => {
                 Some(Operation::ProjectRopeCache {
                     layer: *layer,

@@ -27,9 +27,19 @@ pub enum Value {
     DeltaMixed(usize),
     /// The outputs of a gated delta net's heads, side by side.
     DeltaOutput(usize),
+    /// What the first matrix of a Mamba 2 mixer makes, so many numbers.
+    MambaInput(usize),
+    /// Inputs, `B`, `C`, steps and decays of a Mamba 2 mixer.
+    MambaMixed(usize),
+    /// The outputs of a Mamba 2 mixer's heads, side by side.
+    MambaOutput(usize),
     /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
     /// them, those of another width may not lie there.
     Inner(usize),
+    /// What tokens bring along for each layer, so many numbers.
+    PerLayer(usize),
+    /// What a layer makes of its own, so many.
+    PerLayerGate(usize),
     /// A router's logits, one for each of so many experts.
     RouterLogits(usize),
     /// The experts that a router chose, so many for each token, with their weights.
@@ -59,11 +69,16 @@ impl Value {
             Self::Qkv => spec.max_qkv_size(),
             Self::Query | Self::Attended => spec.max_attention_size(),
             Self::Inner(width)
+            | Self::PerLayer(width)
+            | Self::PerLayerGate(width)
             | Self::ConvInput(width)
             | Self::Convolved(width)
             | Self::DeltaInput(width)
             | Self::DeltaMixed(width)
             | Self::DeltaOutput(width)
+            | Self::MambaInput(width)
+            | Self::MambaMixed(width)
+            | Self::MambaOutput(width)
             | Self::RouterLogits(width) => width,
             // An id and a weight.
             Self::Routing(experts) => 2 * experts,
@@ -96,7 +111,12 @@ impl Value {
             Self::DeltaInput(_) => "delta_input",
             Self::DeltaMixed(_) => "delta_mixed",
             Self::DeltaOutput(_) => "delta_output",
+            Self::MambaInput(_) => "mamba_input",
+            Self::MambaMixed(_) => "mamba_mixed",
+            Self::MambaOutput(_) => "mamba_output",
             Self::Inner(_) => "inner",
+            Self::PerLayer(_) => "per_layer",
+            Self::PerLayerGate(_) => "per_layer_gate",
             Self::RouterLogits(_) => "router_logits",
             Self::Routing(_) => "routing",
             Self::ExpertsInner { .. } => "experts_inner",

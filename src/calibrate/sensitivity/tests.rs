@@ -52,6 +52,22 @@ fn norms_after_rope() -> DecoderSpec {
     spec
 }
 
+/// A Mamba 2 mixer alone, and one beside attention.
+fn mamba() -> DecoderSpec {
+    let mut spec = llama();
+    let mut mixer = Mamba2::new(4, 3, 2, 5, 3);
+    (mixer.norm, mixer.conv_bias, mixer.input_bias) = (Some(GatedNorm::AfterGate), true, true);
+    spec.layers[0] = LayerSpec::new(mixer, None);
+    let mut beside = Mamba2::new(3, 4, 1, 2, 2);
+    // Without a norm it would be too quiet for differences.
+    beside.norm = Some(GatedNorm::AfterGate);
+    spec.layers[1].beside = Some(beside.into());
+    let mut mlp = Mlp::new(10, Activation::Relu2);
+    mlp.gated = false;
+    spec.layers[1].mlp = Some(mlp);
+    spec
+}
+
 /// Experts of both kinds of scores, after both kinds of norms.
 fn experts() -> DecoderSpec {
     let mut spec = llama();
@@ -61,9 +77,38 @@ fn experts() -> DecoderSpec {
         mlp.experts = Some(experts);
     }
     let second = &mut spec.layers[1];
-    (second.mlp.activation, second.mlp.bias) = (Activation::ClampedSwiglu, true);
+    let mlp = second.mlp.as_mut().unwrap();
+    (mlp.activation, mlp.bias) = (Activation::ClampedSwiglu, true);
     second.norm_placement = NormPlacement::Both;
     spec
+}
+
+/// Layers that see the keys and values of another, values that are keys, and numbers for each layer.
+fn shared() -> DecoderSpec {
+    let mut spec = llama();
+    let mut seeing = spec.layers[0].clone();
+    seeing.output_scale = true;
+    let attention = seeing.attention_mut().unwrap();
+    (attention.kv_from, attention.qk_norm) = (Some(0), Some(QkNorm::PerHead));
+    let own = spec.layers[0].attention_mut().unwrap();
+    (own.value_norm, own.values_are_keys, own.qk_norm) = (true, true, Some(QkNorm::PerHead));
+    spec.layers.extend([seeing.clone(), seeing]);
+    let mut per_layer = PerLayerEmbedding::new(3, Activation::GeluTanh);
+    (per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier) = (1.7, 0.5, 0.8);
+    spec.per_layer_embedding = Some(per_layer);
+    spec
+}
+
+/// Rows of the table of all layers' numbers.
+fn rows_of<'a>(
+    spec: &DecoderSpec,
+    weights: &'a BTreeMap<String, Vec<f32>>,
+) -> impl Fn(&[u32]) -> Result<Vec<f32>, &'static str> + Copy + 'a {
+    let width = spec.per_layer_embedding.map_or(0, |p| p.size * spec.num_layers());
+    move |ids| {
+        let table = weights.get(PerLayerEmbedding::TABLE).ok_or("no such table")?;
+        Ok(ids.iter().flat_map(|id| &table[*id as usize * width..][..width]).copied().collect())
+    }
 }
 
 /// Attention sinks beside windows.
@@ -77,7 +122,7 @@ fn sinks() -> DecoderSpec {
 fn weights(spec: &DecoderSpec) -> BTreeMap<String, Vec<f32>> {
     let random = |(seed, t): (usize, TensorSpec)| {
         let n = t.shape.iter().product::<usize>() as u64;
-        let centre = if t.name.ends_with(".gain") { 1.0 } else { 0.0 };
+        let centre = if t.name.ends_with(".gain") || t.name.ends_with(".output_scale") { 1.0 } else { 0.0 };
         (t.name, (0..n).map(|i| centre + 1.2 * (uniform(seed as u64, i) - 0.5)).collect())
     };
     spec.tensors().into_iter().enumerate().map(random).collect()
@@ -108,7 +153,7 @@ impl Observe for Nudge {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), mamba()] {
         spec.check().unwrap();
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
@@ -130,8 +175,8 @@ fn gradients_are_those_of_finite_differences() {
         let middle = layers[0].forward(&embedded, &mut Unseen).unwrap();
         let last = layers[1].forward(&middle, &mut Unseen).unwrap();
         let end = at_the_end(&head, &last, &|position, _, _| labels[position] as usize).unwrap();
-        let second = backward(&layers[1], &middle, &end.gradient).unwrap();
-        let first = backward(&layers[0], &embedded, &second.gradient).unwrap();
+        let second = backward(&layers[1], &middle, &Beside::default(), &end.gradient, &[]).unwrap();
+        let first = backward(&layers[0], &embedded, &Beside::default(), &second.gradient, &[]).unwrap();
 
         let check = |gradient: &Tensor, difference: &dyn Fn(usize, f32) -> f64, what: &str| {
             let gradient = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -154,9 +199,11 @@ fn gradients_are_those_of_finite_differences() {
             // Each once; each token has as many experts as it uses.
             let tokens = |expert: bool| back.outputs.iter().filter(move |o| (o.0.expert().is_some()) == expert);
             let rows: usize = tokens(true).map(|o| o.1.dim(0).unwrap()).sum();
-            let sparse = spec.layers[at].mlp.experts.is_some();
-            assert_eq!(rows, if sparse { 2 * ids.len() * spec.layers[at].mlp.num_active() } else { 0 });
-            assert_eq!(tokens(false).count(), if sparse { 2 } else { 4 });
+            let layer = &spec.layers[at];
+            let experts = layer.mlp.filter(|mlp| mlp.experts.is_some());
+            assert_eq!(rows, experts.map_or(0, |mlp| 2 * ids.len() * mlp.num_active()));
+            let of_mlp = if layer.mlp.is_some() && experts.is_none() { 2 } else { 0 };
+            assert_eq!(tokens(false).count(), 2 * layer.mixers().count() + of_mlp);
             for (kind, gradient) in &back.outputs {
                 let difference = |element, delta| loss(&embedded, at, &mut Nudge { kind: *kind, element, delta });
                 check(gradient, &difference, &format!("layer {at}, {kind:?}"));
@@ -171,22 +218,115 @@ fn gradients_are_those_of_finite_differences() {
     }
 }
 
+/// What the numbers of a window cost, with one number in layer `at` changed, or in the projection of all layers' numbers.
+fn loss_beside(
+    spec: &DecoderSpec,
+    x: &Tensor,
+    ids: &[u32],
+    labels: &[u32],
+    at: usize,
+    nudge: &mut Nudge,
+) -> (Vec<Vec<f32>>, f64) {
+    let weights = weights(spec);
+    let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
+    let inputs = PerLayerInputs::load(spec, read).unwrap().unwrap();
+    let layers = spec.num_layers();
+    let size = spec.per_layer_embedding.unwrap().size;
+    let rows = Tensor::from_vec(rows_of(spec, &weights)(ids).unwrap(), (ids.len(), layers * size), &Device::Cpu).unwrap();
+    let numbers = if at == layers { inputs.forward(x, &rows, nudge) } else { inputs.forward(x, &rows, &mut Unseen) }.unwrap();
+    let (mut x, mut kv) = (x.clone(), Vec::new());
+    for index in 0..layers {
+        let layer = LayerWindows::load(spec, index, ids.len(), read).unwrap();
+        let numbers = numbers.narrow(1, index * size, size).unwrap().contiguous().unwrap();
+        let seen = spec.layers[index].attention().unwrap().kv_from.map(|from: usize| Vec::clone(&kv[from]));
+        let beside = Beside { kv: seen.unwrap_or_default(), numbers: Some(numbers) };
+        let (after, made) = match index == at {
+            true => layer.forward_beside(&x, &beside, nudge),
+            false => layer.forward_beside(&x, &beside, &mut Unseen),
+        }
+        .unwrap();
+        kv.push(made);
+        x = after;
+    }
+    let head = OutputHead::load(spec, read).unwrap();
+    let logits = head.logits(&head.normed(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+    let loss = logits.iter().zip(labels).map(|(row, label)| nll(row, logsumexp(row), *label)).sum();
+    (logits, loss)
+}
+
+#[test]
+fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numbers_for_each() {
+    let spec = shared();
+    spec.check().unwrap();
+    let (weights, ids) = (weights(&spec), vec![3, 7, 1, 22, 7]);
+    let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
+    let tables = (read, rows_of(&spec, &weights));
+    let measured = sensitivities(Products::Floats, &spec, &[ids.clone()], &Options::default(), tables, &mut |_| {}).unwrap();
+    let embedded = Embedding::load(&spec, read).unwrap().embed(std::slice::from_ref(&ids)).unwrap();
+    let still = || Nudge { kind: ProjectionKind::MixerInput, element: 0, delta: 0.0 };
+    let (logits, _) = loss_beside(&spec, &embedded, &ids, &[], usize::MAX, &mut still());
+    let label = |(position, mut row): (usize, Vec<f32>)| {
+        exponentials(&mut row);
+        let total = row.iter().map(|&w| f64::from(w)).sum();
+        draw(&row, total, uniform(0, position as u64)) as u32
+    };
+    let labels: Vec<u32> = logits.into_iter().enumerate().map(label).collect();
+    let slope = |loss: &dyn Fn(f32) -> f64| (loss(4e-3) - loss(-4e-3)) / 8e-3;
+    // Means over positions of squares, column by column, against those that were measured.
+    let check = |what: &str, measured: &[f32], slope: &dyn Fn(usize) -> f64| {
+        let (columns, mut sizes) = (measured.len(), vec![0.0; measured.len()]);
+        (0..columns * ids.len()).for_each(|i| sizes[i % columns] += slope(i).powi(2) / ids.len() as f64);
+        let largest = sizes.iter().fold(0.0, |a: f64, b| a.max(*b));
+        assert!(largest > 1e-5, "{what}: {largest}");
+        for (c, (found, expected)) in measured.iter().zip(&sizes).enumerate() {
+            assert!((f64::from(*found) - expected).abs() < 0.02 * (expected + largest), "{what}, {c}: {found}, {expected}");
+        }
+    };
+    let moved = |element: usize| {
+        slope(&|delta| {
+            let mut values = embedded.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            values[element] += delta;
+            let x = Tensor::from_vec(values, embedded.shape(), &Device::Cpu).unwrap();
+            loss_beside(&spec, &x, &ids, &labels, usize::MAX, &mut still()).1
+        })
+    };
+    check("embedding", &measured["embedding"].lookup, &moved);
+    for (name, at, kind) in [
+        ("layers.0.qkv", 0, ProjectionKind::MixerInput),
+        ("layers.1.down", 1, ProjectionKind::Down),
+        ("layers.2.per_layer_gate", 2, ProjectionKind::PerLayerGate),
+        ("layers.2.qkv", 2, ProjectionKind::MixerInput),
+        ("layers.3.per_layer_output", 3, ProjectionKind::PerLayerOutput),
+        ("per_layer_projection", 4, ProjectionKind::PerLayerProjection),
+    ] {
+        let nudged =
+            |element| slope(&|delta| loss_beside(&spec, &embedded, &ids, &labels, at, &mut Nudge { kind, element, delta }).1);
+        check(name, &measured[name].output, &nudged);
+    }
+}
+
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), shared(), mamba()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
         let mut seen = Vec::new();
         let seed = |seed| Options { seed, ..Options::default() };
-        let measured = sensitivities(Products::Floats, &spec, &windows, &seed(1), read, &mut |done| seen.push(done)).unwrap();
+        let measured =
+            sensitivities(Products::Floats, &spec, &windows, &seed(1), (read, rows_of(&spec, &weights)), &mut |done| {
+                seen.push(done)
+            })
+            .unwrap();
         assert_eq!(seen, (1..=steps(&spec)).collect::<Vec<_>>());
         let have: BTreeMap<_, _> =
             measured.iter().map(|(n, s)| (n.clone(), s.parts().map(|(part, values)| (part, values.len())))).collect();
         assert_eq!(have, crate::calibrate::lengths(&spec));
-        let again = sensitivities(Products::Floats, &spec, &windows, &seed(1), read, &mut |_| {}).unwrap();
+        let again =
+            sensitivities(Products::Floats, &spec, &windows, &seed(1), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap();
         assert!(measured == again, "the same seed gives the same numbers");
-        let other = sensitivities(Products::Floats, &spec, &windows, &seed(2), read, &mut |_| {}).unwrap();
+        let other =
+            sensitivities(Products::Floats, &spec, &windows, &seed(2), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap();
         assert_eq!(measured["layers.1.qkv"].input, other["layers.1.qkv"].input, "inputs do not depend on labels");
         assert_ne!(measured["layers.1.qkv"].output, other["layers.1.qkv"].output);
     }
@@ -198,12 +338,13 @@ fn a_gpu_measures_the_same() {
     let accelerator = Arc::new(accelerator);
     // All that matrices need, and room for none.
     let without = Arc::new(Accelerator::open(Some("0"), Some(0)).unwrap());
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), mamba()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();
-        let measured =
-            |products: Products<'_>| sensitivities(products, &spec, &windows, &Options::default(), read, &mut |_| {}).unwrap();
+        let measured = |products: Products<'_>| {
+            sensitivities(products, &spec, &windows, &Options::default(), (read, rows_of(&spec, &weights)), &mut |_| {}).unwrap()
+        };
         let on_cpu = measured(Products::Floats);
         let products = GpuProducts::new(accelerator.clone()).unwrap();
         assert_close(&measured(Products::OnGpu(&products)), &on_cpu, 1e-3);
@@ -234,7 +375,8 @@ fn a_matrix_gets_means_of_squares_by_row_and_column() {
     assert_eq!(energies, [9.0, 1.0]);
     // Gate and up, in turn.
     let outputs = vec![(ProjectionKind::Up, rows(&[0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 2.0]))];
-    let back = Back { gradient: rows(&[0.0, 0.0]), inputs: BTreeMap::from([(ProjectionKind::Up, (input, energies))]), outputs };
+    let inputs = BTreeMap::from([(ProjectionKind::Up, (input, energies))]);
+    let back = Back { gradient: rows(&[0.0, 0.0]), kv: Vec::new(), numbers: None, inputs, outputs };
     let [(name, gate_up)] = &by_matrix(&llama(), 1, back.sums().unwrap())[..] else { panic!("one matrix") };
     assert_eq!(name, "layers.1.gate_up");
     assert_eq!((&gate_up.input[..], &gate_up.output[..]), (&[5.0][..], &[0.5, 0.5, 0.5, 2.0][..]));

@@ -40,7 +40,12 @@ pub(super) fn read(
         return Err(m.wrong(&key("block_count"), &format!("is {layers}, more than {MAX_LAYERS}")));
     }
     let queries = m.required(&key("attention.head_count"))?;
-    let keys = m.size(&key("attention.head_count_kv"))?.unwrap_or(queries);
+    // A list has 0 for layers without attention.
+    let by_layer = m.get(&key("attention.head_count_kv")).filter(|value| matches!(value, Stored::Array(_)));
+    let keys = match by_layer {
+        Some(_) if family.name == "lfm2" => key_heads(&model, layers)?.into_iter().max().unwrap_or(0),
+        _ => m.size(&key("attention.head_count_kv"))?.unwrap_or(queries),
+    };
     let head_dim = m.size(&key("attention.key_length"))?.unwrap_or(hidden / queries);
     let value_dim = m.size(&key("attention.value_length"))?.unwrap_or(head_dim);
     if !(1..=MAX_HEAD_DIM).contains(&head_dim) {
@@ -92,6 +97,7 @@ pub(super) fn read(
 fn epsilon(model: &Model<'_>) -> Result<(&'static str, f64), CheckpointError> {
     let (m, rms) = (model.metadata(), model.key("attention.layer_norm_rms_epsilon"));
     let (key, own) = match model.family.name {
+        "lfm2" => (rms, "norm_eps"),
         "phi2" | "stablelm" | "gptneox" | "command-r" | "cohere2" => {
             (model.key("attention.layer_norm_epsilon"), "layer_norm_eps")
         }
@@ -158,6 +164,14 @@ fn own_keys(
             if model.family.name != "gemma" {
                 gemma(model, &mut set, layers, hidden / queries, head_dim, window)?;
             }
+        }
+        "lfm2" => {
+            set("conv_L_cache", json!(m.required(&key("shortconv.l_cache"))?));
+            set("conv_bias", json!((0..layers).any(|i| model.has(&format!("blk.{i}.shortconv.in_proj.bias")))));
+            // The width is that of the matrices, and not what the class would make of it.
+            set("block_auto_adjust_ff_dim", json!(false));
+            let name = |heads: &usize| if *heads == 0 { "conv" } else { "full_attention" };
+            set("layer_types", json!(key_heads(model, layers)?.iter().map(name).collect::<Vec<_>>()));
         }
         "phi2" => set("hidden_act", json!("gelu_new")),
         "phi3" => set("sliding_window", json!(window)),
@@ -232,6 +246,19 @@ fn gemma(
     set("sliding_window", json!(window.unwrap_or(4096)));
     set("layer_types", types);
     Ok(())
+}
+
+/// Heads of keys and values in each layer; 0 in those without attention.
+fn key_heads(model: &Model<'_>, layers: usize) -> Result<Vec<usize>, CheckpointError> {
+    let (m, key) = (model.metadata(), model.key("attention.head_count_kv"));
+    let heads: Vec<usize> = m.numbers(&key)?.unwrap_or_default().into_iter().map(|n| n.max(0.0) as usize).collect();
+    if heads.len() != layers {
+        return Err(m.wrong(&key, &format!("has {} entries, expected {layers}, one a layer", heads.len())));
+    }
+    match heads.iter().filter(|n| **n > 0).find(|n| Some(**n) != heads.iter().copied().max()) {
+        Some(other) => Err(m.wrong(&key, &format!("has layers with {other} heads and layers with more"))),
+        None => Ok(heads),
+    }
 }
 
 /// Which layers have a window: as the file lists them, or all but every `period`th.

@@ -37,6 +37,9 @@ pub(super) enum Fused {
     ByHead,
 }
 
+/// The kernel of a short convolution: \[channels, taps\], where transformers has \[channels, 1, taps\].
+pub(super) const SHORT_CONV: &str = "shortconv.conv";
+
 const OUTSIDE: &[Renamed] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 /// What nearly all families call the parts of a layer.
@@ -97,7 +100,7 @@ const GEMMA_2: Family = Family {
 };
 
 /// Every family that is read.
-static FAMILIES: [Family; 19] = [
+static FAMILIES: [Family; 20] = [
     // Mistral too, and everything else of Llama's build.
     LLAMA,
     Family { name: "qwen2", architecture: "Qwen2ForCausalLM", model_type: "qwen2", ..UNTURNED },
@@ -146,6 +149,35 @@ static FAMILIES: [Family; 19] = [
     Family { name: "cohere2", architecture: "Cohere2ForCausalLM", model_type: "cohere2", ..UNTURNED },
     Family { name: "ernie4_5", architecture: "Ernie4_5ForCausalLM", model_type: "ernie4_5", ..UNTURNED },
     Family { name: "exaone4", architecture: "Exaone4ForCausalLM", model_type: "exaone4", inside: NORMS_AROUND, ..UNTURNED },
+    Family {
+        name: "lfm2",
+        architecture: "Lfm2ForCausalLM",
+        model_type: "lfm2",
+        outside: &[
+            ("token_embd", "model.embed_tokens"),
+            // The norm before the head, whatever its first name says.
+            ("token_embd_norm", "model.embedding_norm"),
+            ("output_norm", "model.embedding_norm"),
+            ("output", "lm_head"),
+        ],
+        inside: &[
+            ("attn_norm", "operator_norm"),
+            ("attn_q", "self_attn.q_proj"),
+            ("attn_k", "self_attn.k_proj"),
+            ("attn_v", "self_attn.v_proj"),
+            ("attn_q_norm", "self_attn.q_layernorm"),
+            ("attn_k_norm", "self_attn.k_layernorm"),
+            ("attn_output", "self_attn.out_proj"),
+            (SHORT_CONV, "conv.conv"),
+            ("shortconv.in_proj", "conv.in_proj"),
+            ("shortconv.out_proj", "conv.out_proj"),
+            ("ffn_norm", "ffn_norm"),
+            ("ffn_gate", "feed_forward.w1"),
+            ("ffn_up", "feed_forward.w3"),
+            ("ffn_down", "feed_forward.w2"),
+        ],
+        ..UNTURNED
+    },
     Family { name: "stablelm", architecture: "StableLmForCausalLM", model_type: "stablelm", ..UNTURNED },
     Family {
         name: "gptneox",

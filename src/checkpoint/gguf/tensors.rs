@@ -4,7 +4,7 @@ use super::super::CheckpointError;
 use super::super::tensor::{Bytes, Placement, RowOrder, TensorInfo};
 use super::config::Heads;
 use super::container::{Container, Tensor};
-use super::family::{Family, Fused};
+use super::family::{Family, Fused, SHORT_CONV};
 use std::collections::BTreeMap;
 
 /// Tensors that the config says in its own words.
@@ -88,6 +88,10 @@ fn rename(
     if transposed {
         shape.reverse();
     }
+    if part == SHORT_CONV && shape.len() == 2 {
+        shape.insert(1, 1);
+    }
+    let plain = Placement::plain(&shape);
     let (order, added) = (order(family, part, heads), added(family, part, suffix));
     Ok(vec![(full(own), info(shape, Placement { transposed, order, added, ..plain }))])
 }

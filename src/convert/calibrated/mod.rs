@@ -13,8 +13,10 @@ pub(super) mod correction;
 mod experts;
 mod matrix;
 mod on_gpu;
+mod side;
 mod streams;
 
+use super::pipeline::is_staged;
 use super::staged::Staged;
 use super::{ConvertError, Options, Plan, Progress, cost};
 use crate::accelerator::Accelerator;
@@ -32,6 +34,7 @@ use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_format::spec::{LayerSpec, TensorClass};
 use on_gpu::{OnGpu, Room, Stop};
+use side::{Side, Stream};
 use std::collections::BTreeMap;
 use std::path::Path;
 use streams::{Activations, Streams};
@@ -72,7 +75,7 @@ pub(super) fn stage(
         },
     }
     // Tables that are only looked up in: each row's error matters by itself.
-    for tensor in plan.tensors.iter().filter(|t| t.class == TensorClass::Embedding && t.name != run.head()) {
+    for tensor in plan.tensors.iter().filter(|t| t.class == TensorClass::Embedding && is_staged(t) && t.name != run.head()) {
         run.table(tensor)?;
     }
     Ok(())
@@ -123,11 +126,15 @@ impl Run<'_> {
             self.matrices().filter(before).for_each(|t| (self.progress)(Progress::Matrix { name: &t.name, cost: None }));
             return Ok(found);
         }
-        let embed = || -> Result<_, ConvertError> {
-            Ok(Embedding::load(self.spec(), |name| self.read(name))?.embed(&self.calibration.windows)?)
-        };
-        let embedded = with_numbers(&self.timings.measure(Step::Forward, "", 0.0, embed)?, <[f32]>::to_vec)?;
+        let embedded = with_numbers(&self.embedded()?, <[f32]>::to_vec)?;
         Ok(Activations { layer: 0, original: embedded.clone(), stored: embedded })
+    }
+
+    /// What goes into the first layer.
+    fn embedded(&self) -> Result<Tensor, ConvertError> {
+        self.timings.measure(Step::Forward, "", 0.0, || {
+            Ok(Embedding::load(self.spec(), |name| self.read(name))?.embed(&self.calibration.windows)?)
+        })
     }
 
     fn matrices(&self) -> impl Iterator<Item = &TensorEntry> {
@@ -144,14 +151,15 @@ impl Run<'_> {
     /// All layers from `start` on and the head, on the processor.
     fn on_processor(&self, start: Activations, streams: &mut Streams) -> Result<(), ConvertError> {
         let (mut original, mut stored) = (self.keep(start.original)?, self.keep(start.stored)?);
+        let mut side = Side::new(self)?;
         for layer in start.layer..self.spec().num_layers() {
-            if layer > start.layer && streams.is_due() {
+            if layer > start.layer && streams.is_due() && side.is_made_anew() {
                 let (o, s) = (original.take()?, stored.take()?);
                 let numbers = |t: &Tensor| with_numbers(t, <[f32]>::to_vec);
                 streams.keep(&Activations { layer, original: numbers(&o)?, stored: numbers(&s)? })?;
                 (original, stored) = (Kept::of(self.spill, o)?, Kept::of(self.spill, s)?);
             }
-            (original, stored) = self.layer_on_processor(layer, original, stored)?;
+            (original, stored) = self.layer_on_processor(layer, original, stored, &mut side)?;
         }
         self.head_on_processor(original, stored)
     }
@@ -172,23 +180,31 @@ impl Run<'_> {
     }
 
     /// Both streams after a layer, whose matrices are quantized on the way.
-    fn layer_on_processor(&self, index: usize, original: Kept, stored: Kept) -> Result<(Kept, Kept), ConvertError> {
+    fn layer_on_processor(
+        &self,
+        index: usize,
+        original: Kept,
+        stored: Kept,
+        side: &mut Side,
+    ) -> Result<(Kept, Kept), ConvertError> {
         let (spec, length) = (self.spec(), self.length());
         let layer_spec = &spec.layers[index];
         let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?.in_integers(false)?;
         let flop = cost::layer(layer_spec, spec.hidden_size, self.calibration.windows.len(), length);
         let tokens = self.calibration.windows.len() * length;
         let mut recorder = Recorder { spill: self.spill, tokens, originals: BTreeMap::new(), routing: None };
-        let pass = |x: Kept, observer: &mut dyn Observe| -> Result<Kept, ConvertError> {
-            let x = x.take()?;
-            let after = self.timings.measure(Step::Forward, "", flop, || layer.forward(&x, observer))?;
+        let mut pass = |x: Kept, stream: Stream, observer: &mut dyn Observe| -> Result<Kept, ConvertError> {
+            let (x, beside) = (x.take()?, side.of(self, index, stream)?);
+            let forward = || layer.forward_beside(&x, &beside, observer);
+            let (after, kv) = self.timings.measure(Step::Forward, "", flop, forward)?;
             drop(x);
+            side.keep(spec, index, stream, kv);
             Ok(Kept::of(self.spill, after)?)
         };
-        let original = pass(original, &mut recorder)?;
+        let original = pass(original, Stream::Original, &mut recorder)?;
         let Recorder { originals, routing, .. } = recorder;
         let mut quantizer = Quantizer { run: self, layer: index, originals, routing, stacks: BTreeMap::new(), failed: None };
-        let result = pass(stored, &mut quantizer);
+        let result = pass(stored, Stream::Stored, &mut quantizer);
         // The cause goes first: what candle hands on of it is text.
         if let Some(error) = quantizer.failed {
             return Err(error);
@@ -267,7 +283,7 @@ impl Quantizer<'_> {
         let original = self.originals.remove(&kind);
         let Some(expert) = kind.expert() else { return self.run.matrix(name, weights, input, original, None) };
         if !self.stacks.contains_key(name) {
-            let experts = self.run.spec().layers[self.layer].mlp.num_experts();
+            let experts = self.run.spec().layers[self.layer].num_experts();
             self.stacks.insert(name.into(), self.run.stack(name, experts)?);
         }
         let stack = self.stacks.get_mut(name).ok_or_else(|| ConvertError::NotPlanned { tensor: name.into() })?;

@@ -139,6 +139,23 @@ fn layers_of_every_kind_are_rounded_some_windows_at_a_time() {
     }
 }
 
+/// Keys and values of other layers and numbers for each layer go beside both streams.
+#[test]
+fn layers_that_see_more_than_the_streams_are_rounded_by_the_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    let windows = (0..4).map(|w| (0..32).map(|t| (w * 97 + t * 13) % 96).collect()).collect();
+    let prepared = Prepared::new("tests/fixtures/architectures/gemma4", windows, "q4");
+    let (errors, told) = prepared.convert(&dir.path().join("alone"), None, |_| ());
+    assert!(told.is_empty(), "{told:?}");
+    let of = |name: &str| errors.iter().find(|(n, _)| n == name).unwrap().1;
+    for name in ["per_layer_embedding", "per_layer_projection", "layers.5.per_layer_gate", "layers.4.qkv", "layers.1.qkv"] {
+        assert!((1e-3..0.3).contains(&of(name)), "{name}: {}", of(name));
+    }
+    let (beside, told) = prepared.convert(&dir.path().join("gpu"), Some(gpu(None)), |_| ());
+    assert!(told.iter().any(|text| text.contains("no kernels for such a layer")), "{told:?}");
+    assert_alike(&beside, &errors, 0.05);
+}
+
 #[test]
 fn the_processor_goes_on_when_the_device_is_lost() {
     let folder = "golden/haiku-7m";

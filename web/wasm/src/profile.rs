@@ -34,7 +34,7 @@ async fn steps(decoder: &mut Decoder, sequence: SequenceId, tokens: usize) -> Re
     let tokens = tokens.min(decoder.prefill_chunk()).min(decoder.max_context() - 1).max(2);
     let prefill = decoder.profile_prefill(sequence, tokens).await?;
     // Speed does not depend on which ids these are.
-    decoder.prefill(sequence, &vec![0; tokens])?;
+    decoder.prefill(sequence, &vec![0; tokens]).await?;
     Ok(vec![prefill, decoder.profile_decode(&[sequence]).await?])
 }
 

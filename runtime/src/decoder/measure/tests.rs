@@ -140,7 +140,7 @@ fn text(decoder: &mut Decoder) -> Vec<u32> {
     const GREEDY: SamplingOptions = SamplingOptions::greedy();
     let choice = Choice { sampling: &GREEDY, step: 0 };
     let id = decoder.create_sequence().unwrap();
-    decoder.prefill(id, &(0..96).map(|i| i * 7 % 40).collect::<Vec<_>>()).unwrap();
+    pollster::block_on(decoder.prefill(id, &(0..96).map(|i| i * 7 % 40).collect::<Vec<_>>())).unwrap();
     let mut ids = vec![pollster::block_on(decoder.sample_first(id, choice)).unwrap()];
     while ids.len() < 12 {
         let next = Next { sequence: id, token: *ids.last().unwrap(), choice };

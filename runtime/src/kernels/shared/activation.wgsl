@@ -1,4 +1,5 @@
-// Activations by number: 0 SiLU, 1 GELU, 2 GELU by tanh, 3 the clamped SwiGLU, which needs a gate. Exponents are clamped, so that no step overflows.
+// Activations by number: 0 SiLU, 1 GELU, 2 GELU by tanh, 3 the clamped SwiGLU, which needs a gate, 4 the square of what is positive.
+// Exponents are clamped, so that no step overflows.
 
 override ACTIVATION: u32 = 0u;
 
@@ -31,6 +32,9 @@ fn activate(x: f32) -> f32 {
     if ACTIVATION == 2u {
         // x/2 (1 + tanh u) = x sigmoid(2u)
         return x * sigmoid(1.5957691 * fma(0.044715 * x * x, x, x));
+    }
+    if ACTIVATION == 4u {
+        return max(x, 0.0) * max(x, 0.0);
     }
     return x * sigmoid(x);
 }

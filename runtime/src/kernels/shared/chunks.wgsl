@@ -1,4 +1,4 @@
-// Runs of 32 dimensions in a head, from the flags CHUNKS_2, CHUNKS_3, CHUNKS_4 and CHUNKS_8: none of them is one.
+// Runs of 32 dimensions in a head, from the flags CHUNKS_2, CHUNKS_3, CHUNKS_4, CHUNKS_8 and CHUNKS_16: none of them is one.
 
 #ifdef CHUNKS_2
 const CHUNKS: u32 = 2u;
@@ -12,7 +12,11 @@ const CHUNKS: u32 = 4u;
 #ifdef CHUNKS_8
 const CHUNKS: u32 = 8u;
 #else
+#ifdef CHUNKS_16
+const CHUNKS: u32 = 16u;
+#else
 const CHUNKS: u32 = 1u;
+#endif
 #endif
 #endif
 #endif

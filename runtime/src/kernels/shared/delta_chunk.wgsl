@@ -48,24 +48,13 @@ fn number(t: u32, at: u32) -> f32 {
     return x[min(t, TOKENS - 1u) * X_PITCH + at / 4u][at % 4u];
 }
 
-// The sum of the logarithms of decays from token `first` to the `n`th after it.
-fn log_decay_up_to(first: u32, n: u32, at: HeadAt) -> f32 {
-    var sum = 0.0;
-    for (var j = 0u; j <= n; j++) {
-        if is_live(first + j) {
-            sum += number(first + j, at.log_decay);
-        }
-    }
-    return sum;
-}
-
 // Keys [vec4 of dimensions][token], then queries, in vec4.
 fn tiles_of(chunk: u32, key_head: u32) -> u32 {
     return (chunk * KEY_HEADS + key_head) * 2u * CHUNK * (KEY_DIM / 4u);
 }
 
-// (I + L)⁻¹ β [token][token], then the weights of corrections, in vec4.
+// (I + L)⁻¹ β [token][token], then the weights of corrections, then each token's sum of logarithms of decays, in vec4.
 fn matrices_of(chunk: u32, head: u32) -> u32 {
     let tiles = (TOKENS + CHUNK - 1u) / CHUNK * KEY_HEADS * 2u * CHUNK * (KEY_DIM / 4u);
-    return tiles + (chunk * VALUE_HEADS + head) * 2u * (CHUNK * CHUNK / 4u);
+    return tiles + (chunk * VALUE_HEADS + head) * (2u * CHUNK + 1u) * (CHUNK / 4u);
 }

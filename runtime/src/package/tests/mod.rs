@@ -4,6 +4,7 @@
 mod held;
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 mod python;
+mod rows;
 
 use super::test_package::{build_f32, tiny_spec};
 use super::*;
@@ -287,7 +288,7 @@ fn a_manifest_with_a_length_of_the_largest_number_is_harmless() {
 struct Copies {
     stored: std::sync::Mutex<MemorySource>,
     origin: MemorySource,
-    refreshed: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+    refreshed: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl ByteSource for Copies {
@@ -314,7 +315,7 @@ fn a_damaged_copy_is_replaced_once() {
     bad.get_mut(name).unwrap()[700] ^= 1;
     let whole = block_on(good.read(name, 0..u64::MAX)).unwrap();
     for (origin, repaired) in [(&good, true), (&bad, false)] {
-        let refreshed = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
+        let refreshed = Arc::<std::sync::Mutex<Vec<String>>>::default();
         let copies = Copies { stored: bad.clone().into(), origin: origin.clone(), refreshed: refreshed.clone() };
         let package = block_on(Package::open(copies)).unwrap();
         let mut bytes = vec![0; whole.len()];

@@ -8,8 +8,8 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, LayerSpec, Mixer, Mlp, NormKind, NormPlacement, QkNorm,
-    QueryScaling, Residual, Scores, ShortConv, TensorSpec,
+    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormKind, NormPlacement,
+    PerLayerEmbedding, QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ fn random_planes(tensor: &TensorSpec, scheme: Scheme, rows: Range<usize>) -> Pla
     pack_quantized(g, rows, columns, &block)
 }
 
-/// The mixers of the layers: all kinds and gates of attention, and between them short convolutions and delta nets.
+/// The mixers of the layers: all kinds and gates of attention, and between them short convolutions, delta nets and Mamba mixers.
 fn mixer(i: usize) -> Mixer {
     match i % 6 {
         2 => {
@@ -104,9 +104,18 @@ fn mixer(i: usize) -> Mixer {
             conv.bias = i.is_multiple_of(4);
             conv.into()
         }
+        4 if i % 12 == 10 => mamba(i).into(),
         4 => DeltaNet::new(1 + i % 4, 2 * (1 + i % 4), 4 + 4 * (i % 5), 12 - i % 5, 1 + i % 7).into(),
         _ => attention(i).into(),
     }
+}
+
+fn mamba(i: usize) -> Mamba2 {
+    let mut mamba = Mamba2::new(2 + 2 * (i % 3), 5, 2, 6 + i % 5, 1 + i % 7);
+    mamba.norm = [None, Some(GatedNorm::AfterGate), Some(GatedNorm::BeforeGate)][i % 3];
+    (mamba.conv_bias, mamba.input_bias, mamba.output_bias) = (i % 2 == 0, i % 3 == 1, i % 5 == 0);
+    (mamba.min_step, mamba.max_step) = (0.125, (i % 2 == 0).then_some(2.5));
+    mamba
 }
 
 fn attention(i: usize) -> Attention {
@@ -119,6 +128,9 @@ fn attention(i: usize) -> Attention {
     attention.qk_norm_after_rope = i % 8 == 5;
     attention.query_scaling = i.is_multiple_of(6).then_some(QueryScaling { beta: 0.5, original_context: 7 });
     attention.gate = gates[i / 2 % 3];
+    // Layers 1 and 7 have heads alike.
+    attention.kv_from = (i == 7).then_some(1);
+    (attention.values_are_keys, attention.value_norm) = (i == 9 || i == 15, i == 3 || i == 15);
     attention.sinks = i % 7 < 3;
     (attention.qkv_bias, attention.output_bias) = (i.is_multiple_of(3), i.is_multiple_of(7));
     attention
@@ -133,7 +145,7 @@ fn spec() -> haikuq_format::DecoderSpec {
     let placements = [NormPlacement::Pre, NormPlacement::Post, NormPlacement::Both];
     let residuals = [Residual::Sequential, Residual::Parallel, Residual::ParallelShared];
     let layer = |i: usize| {
-        let mut mlp = Mlp::new(77 - i, Activation::Silu);
+        let mut mlp = Mlp::new(77 - i, if i % 5 == 2 { Activation::Relu2 } else { Activation::Silu });
         (mlp.gated, mlp.bias) = (i % 4 != 1, i % 2 == 1);
         if i % 8 > 5 {
             let mut experts = Experts::new(5 - i % 3, 1 + i % 2, if i < 12 { Scores::Softmax } else { Scores::Sigmoid });
@@ -144,15 +156,29 @@ fn spec() -> haikuq_format::DecoderSpec {
         }
         let mut layer = LayerSpec::new(mixer(i), mlp);
         (layer.residual, layer.norm_placement) = (residuals[i / 3 % 3], placements[i % 3]);
+        layer.output_scale = i % 5 == 2;
+        // Two mixers, and no feed-forward network.
+        if i % 8 == 3 {
+            layer.beside = Some(mamba(i).into());
+        }
+        if i % 9 == 1 {
+            layer.mlp = None;
+        }
         layer
     };
     spec.layers = (0..24).map(layer).collect();
+    spec.per_layer_embedding = Some(PerLayerEmbedding::new(5, Activation::GeluTanh));
     spec
 }
 
-fn write_package(folder: &Path) -> Manifest {
+/// A package of that decoder in memory.
+pub(super) fn of_every_scheme() -> (MemorySource, Manifest) {
     let pack = |tensor: &TensorSpec, rows| random_planes(tensor, scheme_of(tensor), rows);
-    let (source, manifest) = build(spec(), 7, &[("tokenizer.json", TOKENIZER)], scheme_of, pack);
+    build(spec(), 7, &[("tokenizer.json", TOKENIZER)], scheme_of, pack)
+}
+
+fn write_package(folder: &Path) -> Manifest {
+    let (source, manifest) = of_every_scheme();
     let names = manifest.shards.iter().chain(&manifest.files).map(|f| f.name.as_str()).chain([MANIFEST_FILE]);
     for name in names {
         let bytes = block_on(source.read(name, 0..u64::MAX)).unwrap();
@@ -163,7 +189,12 @@ fn write_package(folder: &Path) -> Manifest {
 
 /// SHA-256 of a tensor's weights as little-endian f32, as this crate reads them.
 fn weights_hash(package: &Package, tensor: &TensorEntry) -> String {
-    let mut bytes = Vec::new();
+    sha256_hex(&weights(package, tensor).iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>())
+}
+
+/// A tensor's weights, chunk by chunk.
+pub(super) fn weights(package: &Package, tensor: &TensorEntry) -> Vec<f32> {
+    let mut all = Vec::new();
     for chunk in &tensor.chunks {
         let planes: Vec<(PlaneKind, Vec<u32>)> = (chunk.planes.iter())
             .map(|p| {
@@ -173,10 +204,9 @@ fn weights_hash(package: &Package, tensor: &TensorEntry) -> String {
             })
             .collect();
         let planes: Vec<(PlaneKind, &[u32])> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
-        let weights = dequantize(tensor.scheme, chunk.rows, tensor.columns(), &planes);
-        bytes.extend(weights.iter().flat_map(|w| w.to_le_bytes()));
+        all.extend(dequantize(tensor.scheme, chunk.rows, tensor.columns(), &planes));
     }
-    sha256_hex(&bytes)
+    all
 }
 
 fn folder(name: &str) -> PathBuf {

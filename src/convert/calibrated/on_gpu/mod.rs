@@ -10,6 +10,7 @@ use super::super::staged::StagedMatrix;
 use super::super::{ConvertError, Progress, cost};
 use super::correction::{CORRECTION, keeps_outputs};
 use super::matrix::{energy, sampled};
+use super::side::Side;
 use super::streams::{Activations, Streams};
 use super::{Run, name_of};
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
@@ -85,10 +86,10 @@ impl OnGpu<'_> {
         let Self { run, gpu } = *self;
         let (spec, hidden) = (run.spec(), run.spec().hidden_size);
         let (windows, length) = (run.calibration.windows.len(), run.length());
-        let first = start.layer;
+        let (first, mut side) = (start.layer, Side::new(run)?);
         let (mut original, mut stored) = (Held::OnHost(start.original), Held::OnHost(start.stored));
         for layer in first..spec.num_layers() {
-            if layer > first && streams.is_due() {
+            if layer > first && streams.is_due() && side.is_made_anew() {
                 let (original, stored) = (original.numbers(gpu)?, stored.numbers(gpu)?);
                 streams.keep(&Activations { layer, original, stored })?;
             }
@@ -108,7 +109,7 @@ impl OnGpu<'_> {
                 }
                 Room::TooLittle(_) | Room::Unserved => {
                     let (o, s) = (run.keep(original.on_host(gpu)?)?, run.keep(stored.on_host(gpu)?)?);
-                    let (o, s) = run.layer_on_processor(layer, o, s)?;
+                    let (o, s) = run.layer_on_processor(layer, o, s, &mut side)?;
                     let numbers = |kept: Kept| -> Result<Held, ConvertError> {
                         Ok(Held::OnHost(with_numbers(&kept.take()?, <[f32]>::to_vec)?))
                     };

@@ -60,8 +60,8 @@ fn squares(columns: usize) -> u64 {
 /// each matrix, or of some.
 fn layer_bytes(spec: &DecoderSpec, index: usize, windows: usize, length: usize, all: bool) -> u64 {
     let layer = &spec.layers[index];
-    let (hidden, inner, up) = (spec.hidden_size, layer.mlp.intermediate_size, layer.mlp.up_size());
-    let (mixed, mixer) = (layer.mixer.output_columns(), layer.mixer.input_rows());
+    let (inner, up) = layer.mlp.as_ref().map_or((0, 0), |mlp| (mlp.intermediate_size, mlp.up_size()));
+    let (hidden, mixed, mixer) = (spec.hidden_size, layer.mixer.output_columns(), layer.mixer.input_rows());
     let matrices = [mixer * hidden, hidden * mixed, up * hidden, hidden * inner].map(|n| n as u64);
     // The original weights together; a matrix corrected, rounded and as it is stored.
     let weights = 4 * (matrices.iter().sum::<u64>() + 4 * matrices.iter().max().copied().unwrap_or(0));
