@@ -180,13 +180,13 @@ impl Names {
         let index = if is_of_mlp { of_mlp } else { of_mixer };
         let full = |name: &str| format!("{}{}.{index}.{name}.{kind}", self.base, self.layers);
         let whole = |name: &str| Source::stacked(vec![Part::whole(full(name), rows)]);
-        let mut source = match part {
-            "mixer_norm" => whole(self.mixer_norm),
-            "mixer_post_norm" => whole(self.mixer_post_norm),
-            "mlp_norm" => whole(self.mlp_norm),
-            "mlp_post_norm" => whole(self.mlp_post_norm),
-            "down" => whole(self.down),
-            "gate_up" | "up" if let Some(mlp) = &layer.mlp => self.up(mlp, full),
+        let mut source = match (part, &layer.mlp) {
+            ("mixer_norm", _) => whole(self.mixer_norm),
+            ("mixer_post_norm", _) => whole(self.mixer_post_norm),
+            ("mlp_norm", _) => whole(self.mlp_norm),
+            ("mlp_post_norm", _) => whole(self.mlp_post_norm),
+            ("down", _) => whole(self.down),
+            ("gate_up" | "up", Some(mlp)) => self.up(mlp, full),
             _ => match mixer_of(layer, part) {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
                 Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
