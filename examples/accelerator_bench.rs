@@ -74,7 +74,7 @@ fn layer(accelerator: &Accelerator, tokens: usize, hidden: usize, inner: usize) 
     attention.window = Some(512);
     let qkv = accelerator.upload(&numbers(tokens * attention.qkv_size()), attention.qkv_size())?;
     if accelerator.can_attend(&attention, tokens / 512, 512) {
-        let seconds = time(accelerator, || accelerator.attend(&qkv, &attention, 512).map(drop))?;
+        let seconds = time(accelerator, || accelerator.attend(&qkv, &attention, &[], 512).map(drop))?;
         let flops = 2.0 * (tokens * 512 * hidden) as f64;
         print("attention", [tokens, 512, hidden], flops, seconds);
     }

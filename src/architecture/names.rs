@@ -241,23 +241,20 @@ impl Names {
         let index = if is_of_mlp { of_mlp } else { of_mixer };
         let full = |name: &str| format!("{}{}.{index}.{name}.{kind}", self.base, self.layers);
         let whole = |name: &str| Source::stacked(vec![Part::whole(full(name), rows)]);
-        let mut source = match part {
-            "mixer_norm" => whole(self.mixer_norm),
-            "mixer_post_norm" => whole(self.mixer_post_norm),
-            "mlp_norm" => whole(self.mlp_norm),
-            "mlp_post_norm" => whole(self.mlp_post_norm),
-            "down" => whole(self.down),
-            "per_layer_gate" => whole(self.per_layer.gate),
-            "per_layer_output" => whole(self.per_layer.output),
-            "per_layer_post_norm" => whole(self.per_layer.post_norm),
-            "output_scale" => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
-            "gate_up" | "up" if let Some(mlp) = &layer.mlp => up(self.up, mlp, full),
-            "router" => whole(self.experts.router),
-            _ if let Some(mlp) = &layer.mlp
-                && (part.starts_with("router.") || part.starts_with("experts.")) =>
-            {
-                self.of_experts(mlp, tensor, full)
-            }
+        let of_experts = part.starts_with("router.") || part.starts_with("experts.");
+        let mut source = match (part, &layer.mlp) {
+            ("mixer_norm", _) => whole(self.mixer_norm),
+            ("mixer_post_norm", _) => whole(self.mixer_post_norm),
+            ("mlp_norm", _) => whole(self.mlp_norm),
+            ("mlp_post_norm", _) => whole(self.mlp_post_norm),
+            ("down", _) => whole(self.down),
+            ("per_layer_gate", _) => whole(self.per_layer.gate),
+            ("per_layer_output", _) => whole(self.per_layer.output),
+            ("per_layer_post_norm", _) => whole(self.per_layer.post_norm),
+            ("output_scale", _) => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
+            ("gate_up" | "up", Some(mlp)) => up(self.up, mlp, full),
+            ("router", _) => whole(self.experts.router),
+            (_, Some(mlp)) if of_experts => self.of_experts(mlp, tensor, full),
             _ => match mixer_of(layer, part) {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
                 Mixer::ShortConv(conv) => self.short_conv(conv, part, &tensor.name, rows, full),
