@@ -62,9 +62,11 @@ fn heads(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), Architecture
     let kv_heads = config.optional_size("num_global_key_value_heads")?.filter(|_| k_eq_v);
     // A table says it all, even one without entries.
     let (said, by_layer) = (config.has("per_layer_config"), config.table("per_layer_config")?);
-    let numbers: Vec<String> = (0..spec.num_layers()).map(|i| i.to_string()).collect();
+    // transformers writes all numbers as long as the longest.
+    let names = |i: usize| [format!("{i}"), format!("{i:02}"), format!("{i:03}")];
     if let Some(by_layer) = &by_layer {
-        by_layer.only(&numbers.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let known: Vec<String> = (0..spec.num_layers()).flat_map(names).collect();
+        by_layer.only(&known.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     for (i, attention) in spec.layers.iter_mut().enumerate().filter_map(|(i, l)| Some((i, l.attention_mut()?))) {
         let full = attention.window.is_none();
@@ -72,7 +74,8 @@ fn heads(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), Architecture
             attention.head_dim = head_dim;
             attention.num_kv_heads = kv_heads.unwrap_or(attention.num_kv_heads);
         }
-        if let Some(own) = by_layer.as_ref().map(|t| t.table(&numbers[i])).transpose()?.flatten() {
+        for own in by_layer.iter().flat_map(|t| names(i).map(|name| t.table(&name))) {
+            let Some(own) = own? else { continue };
             own.only(&["head_dim", "num_key_value_heads"])?;
             attention.head_dim = own.size("head_dim", attention.head_dim)?;
             attention.num_kv_heads = own.size("num_key_value_heads", attention.num_kv_heads)?;

@@ -303,7 +303,6 @@ impl Names {
 
     fn delta_net(&self, net: &DeltaNet, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
         let names = &self.delta_net;
-        let bare = |name: &str| bare(&full(name));
         let whole = match canonical.rsplit('.').next().unwrap_or_default() {
             "delta_in" => {
                 let sizes = [net.channels(), net.value_size(), net.num_value_heads, net.num_value_heads];
