@@ -191,8 +191,8 @@ fn what_is_not_supported_is_named_with_what_is() {
     assert_says(&said, &["MambaForCausalLM cannot be converted", "state-space"]);
     let said = Source::refusal_with_config("quantization_config", json!({"quant_method": "awq"}));
     assert_says(&said, &["LlamaForCausalLM cannot be converted", "method awq", "original"]);
-    let said = Source::refusal_with_config("hidden_act", json!("relu2"));
-    assert_says(&said, &["hidden_act \"relu2\"", "silu"]);
+    let said = Source::refusal_with_config("hidden_act", json!("mish"));
+    assert_says(&said, &["hidden_act \"mish\"", "silu"]);
     let said = Source::refusal_with_config("rope_scaling", json!({"rope_type": "spiral", "factor": 2.0}));
     assert_says(&said, &["rope_scaling.rope_type \"spiral\"", "llama3"]);
 }

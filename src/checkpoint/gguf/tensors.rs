@@ -88,10 +88,11 @@ fn rename(
     if transposed {
         shape.reverse();
     }
+    let mut plain = plain;
     if part == SHORT_CONV && shape.len() == 2 {
         shape.insert(1, 1);
+        plain = Placement::plain(&shape);
     }
-    let plain = Placement::plain(&shape);
     let (order, added) = (order(family, part, heads), added(family, part, suffix));
     Ok(vec![(full(own), info(shape, Placement { transposed, order, added, ..plain }))])
 }
