@@ -84,7 +84,7 @@ impl Projection {
 
 /// What the weights of a layer's mixer are.
 enum MixerWeights {
-    Attention(AttentionWeights),
+    Attention(Box<AttentionWeights>),
     ShortConv(ShortConvWeights),
     DeltaNet(DeltaNetWeights),
     Mamba2(Mamba2Weights),
@@ -93,7 +93,9 @@ enum MixerWeights {
 impl MixerWeights {
     fn load(spec: &DecoderSpec, mixer: &Mixer, layer: &str, weights: &mut Weights) -> std::result::Result<Self, ReferenceError> {
         match mixer {
-            Mixer::Attention(attention) => AttentionWeights::load(spec, *attention, layer, weights).map(Self::Attention),
+            Mixer::Attention(attention) => {
+                AttentionWeights::load(spec, *attention, layer, weights).map(|weights| Self::Attention(Box::new(weights)))
+            }
             Mixer::ShortConv(conv) => ShortConvWeights::load(*conv, layer, weights).map(Self::ShortConv),
             Mixer::DeltaNet(net) => DeltaNetWeights::load(spec, *net, layer, weights).map(Self::DeltaNet),
             Mixer::Mamba2(mamba) => Mamba2Weights::load(spec, *mamba, layer, weights).map(Self::Mamba2),

@@ -268,7 +268,7 @@ impl Output {
     fn fmt(self, f: &mut fmt::Formatter<'_>, into: &Value, product: &str) -> fmt::Result {
         match self {
             Self::Store => write!(f, "{into} = {product}"),
-            Self::Residual { multiplier } if multiplier == 1.0 => write!(f, "{into} += {product}"),
+            Self::Residual { multiplier: 1.0 } => write!(f, "{into} += {product}"),
             Self::Residual { multiplier } => write!(f, "{into} += {multiplier} × ({product})"),
             Self::Glu(activation) => write!(f, "{into} = glu {activation:?}({product})"),
             Self::Activate(activation) => write!(f, "{into} = {activation:?}({product})"),

@@ -261,7 +261,8 @@ fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numb
     let (weights, ids) = (weights(&spec), vec![3, 7, 1, 22, 7]);
     let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
     let tables = (read, rows_of(&spec, &weights));
-    let measured = sensitivities(Products::Floats, &spec, &[ids.clone()], &Options::default(), tables, &mut |_| {}).unwrap();
+    let measured =
+        sensitivities(Products::Floats, &spec, std::slice::from_ref(&ids), &Options::default(), tables, &mut |_| {}).unwrap();
     let embedded = Embedding::load(&spec, read).unwrap().embed(std::slice::from_ref(&ids)).unwrap();
     let still = || Nudge { kind: ProjectionKind::MixerInput, element: 0, delta: 0.0 };
     let (logits, _) = loss_beside(&spec, &embedded, &ids, &[], usize::MAX, &mut still());
@@ -315,7 +316,7 @@ fn every_matrix_is_measured_whatever_the_arithmetic() {
         let seed = |seed| Options { seed, ..Options::default() };
         let measured =
             sensitivities(Products::Floats, &spec, &windows, &seed(1), (read, rows_of(&spec, &weights)), &mut |done| {
-                seen.push(done)
+                seen.push(done);
             })
             .unwrap();
         assert_eq!(seen, (1..=steps(&spec)).collect::<Vec<_>>());

@@ -179,8 +179,7 @@ mod tests {
     #[test]
     fn experts_that_few_tokens_reach_get_others_from_everywhere() {
         let tokens = 2000;
-        let often: Vec<u32> = (0..1000).collect();
-        let routing = Routing { chosen: vec![often.clone(), vec![7, 1500], Vec::new()], also: vec![Vec::new(); 3] };
+        let routing = Routing { chosen: vec![(0..1000).collect(), vec![7, 1500], Vec::new()], also: vec![Vec::new(); 3] };
         let routing = with_enough_tokens(routing, tokens);
         assert_eq!((routing.chosen[0].len(), routing.also[0].len()), (1000, 0));
         for expert in [1, 2] {

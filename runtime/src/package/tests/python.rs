@@ -113,8 +113,8 @@ fn mixer(i: usize) -> Mixer {
 fn mamba(i: usize) -> Mamba2 {
     let mut mamba = Mamba2::new(2 + 2 * (i % 3), 5, 2, 6 + i % 5, 1 + i % 7);
     mamba.norm = [None, Some(GatedNorm::AfterGate), Some(GatedNorm::BeforeGate)][i % 3];
-    (mamba.conv_bias, mamba.input_bias, mamba.output_bias) = (i % 2 == 0, i % 3 == 1, i % 5 == 0);
-    (mamba.min_step, mamba.max_step) = (0.125, (i % 2 == 0).then_some(2.5));
+    (mamba.conv_bias, mamba.input_bias, mamba.output_bias) = (i.is_multiple_of(2), i % 3 == 1, i.is_multiple_of(5));
+    (mamba.min_step, mamba.max_step) = (0.125, i.is_multiple_of(2).then_some(2.5));
     mamba
 }
 
