@@ -4,34 +4,12 @@ mod support;
 
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{DeltaNet, GatedNorm};
-use haikuq_runtime::kernels::attention::Token;
 use haikuq_runtime::kernels::delta_chunks;
 use haikuq_runtime::kernels::delta_net::{self, CpuDeltaNet, DeltaConv, DeltaScan, MAX_DIM, RING, mixed_size};
 use haikuq_runtime::kernels::gated_norm::{GateAndNormalize, GroupNorm};
 use rstest::rstest;
-use support::{Random, assert_close, permutations, run, token};
-
-const SEQUENCES: usize = 3;
-
-fn row(first: usize, len: usize) -> Vec<Token> {
-    (first..first + len).map(|position| token(position, 1)).collect()
-}
-
-/// Steps of chunks and of single tokens: whether it is a chunk, and its tokens.
-fn steps() -> Vec<(bool, Vec<Token>)> {
-    let mut ends_early = row(0, 40);
-    ends_early.resize(64, Token::IDLE);
-    // Less than a ring holds.
-    let mut short = row(72, 5);
-    short.resize(32, Token::IDLE);
-    let others = vec![token(77, 1), token(0, 0), Token::IDLE, token(0, 2)];
-    let behind = vec![token(1, 2), token(78, 1)];
-    // A sequence that begins anew where another one was.
-    let mut anew = row(0, 9);
-    anew.resize(32, Token::IDLE);
-    let again = vec![token(1, 0), token(9, 1), token(2, 2)];
-    vec![(true, ends_early), (true, row(40, 32)), (true, short), (false, others), (false, behind), (true, anew), (false, again)]
-}
+use support::steps::{SEQUENCES, steps};
+use support::{Random, assert_close, permutations, run};
 
 #[rstest]
 fn chunks_and_single_tokens_are_those_of_the_twin(

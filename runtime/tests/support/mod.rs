@@ -1,6 +1,8 @@
 //! What kernel tests share: devices, random numbers, comparisons.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod steps;
+
 use haikuq_runtime::device::{Dispatch, Gpu, GpuError, GpuOptions};
 use haikuq_runtime::kernels::attention::{AttentionShape, PAGE, Token};
 use haikuq_runtime::sampling::uniform;
