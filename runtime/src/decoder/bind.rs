@@ -622,16 +622,28 @@ impl<'a> Context<'a> {
     }
 
     fn per_layer_inputs(&self, program: &Program, into: Value) -> Result<Bound, GpuError> {
+        let spec = per_layer(self.spec);
+        let rows = self.buffers.per_layer_rows.as_ref().unwrap_or_else(|| panic!("no rows for each layer"));
+        let unpack = Embed {
+            matrix: &rows.packed,
+            rows: Rows::Ids { multiplier: spec.table_multiplier },
+            tokens: (&rows.numbers).into(),
+            output: (&rows.unpacked).into(),
+            output_stride: padded(rows.packed.columns),
+            token_count: program.rows,
+        };
         let kernel = PerLayerRows {
             tokens: program.rows as u32,
             layers: self.spec.num_layers() as u32,
-            spec: per_layer(self.spec),
+            spec,
             epsilon: self.spec.norm.epsilon,
             gain: self.vector("per_layer_norm.gain"),
-            rows: (&self.buffers.per_layer_rows).into(),
+            rows: (&rows.unpacked).into(),
             x: self.value(into),
         };
-        Ok(Bound::new("per_layer_inputs", format!("{} × {}", into.width(self.spec), program.rows), vec![kernel.bind(self.gpu)?]))
+        let mut dispatches = unpack.bind(self.gpu)?;
+        dispatches.push(kernel.bind(self.gpu)?);
+        Ok(Bound::new("per_layer_inputs", format!("{} × {}", into.width(self.spec), program.rows), dispatches))
     }
 
     fn take_layer(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
