@@ -13,7 +13,7 @@ use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::gated_norm::{GateAndNormalize, GroupNorm};
-use crate::kernels::mamba2::{MambaConv, MambaScan};
+use crate::kernels::mamba2::{MambaConv, MambaScan, ScanJob as MambaJob, ScanShape as MambaShape};
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
 use crate::kernels::multiply::Multiply;
@@ -159,6 +159,9 @@ impl Choices<'_> {
             Operation::DeltaScan { layer, .. } => {
                 self.need_of(tables::DELTA_SCAN, &scan_shape(program, *delta_net(self.spec, *layer)))
             }
+            Operation::MambaScan { layer, .. } => {
+                self.need_of(tables::MAMBA_SCAN, &mamba_shape(program, *mamba2(self.spec, *layer)))
+            }
             Operation::ProjectExperts { layer, output, .. } if program.phase == Phase::Prefill => {
                 let (tokens, Experts { num_experts, num_active, .. }) = (program.rows, *experts(self.spec, *layer));
                 let each = MatmulExperts::each_bytes(tokens, num_active, self.spec.hidden_size);
@@ -271,6 +274,10 @@ fn per_layer(spec: &DecoderSpec) -> PerLayerEmbedding {
 
 fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
     ScanShape { tokens: program.rows as u32, phase: program.phase, net }
+}
+
+fn mamba_shape(program: &Program, mamba: Mamba2) -> MambaShape {
+    MambaShape { tokens: program.rows as u32, phase: program.phase, mamba }
 }
 
 /// The experts of a layer that has them.
@@ -595,7 +602,7 @@ impl<'a> Context<'a> {
 
     fn mamba_scan(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let mamba = *mamba2(self.spec, layer);
-        let kernel = MambaScan {
+        let scan = MambaScan {
             num_tokens: program.rows as u32,
             mamba,
             chunk: program.phase == Phase::Prefill,
@@ -606,7 +613,8 @@ impl<'a> Context<'a> {
             y: self.value(into),
         };
         let shape = format!("{} heads of {} × {}, {}", mamba.num_heads, mamba.head_dim, mamba.state_size, program.rows);
-        Ok(Bound::new("mamba_scan", shape, vec![kernel.bind(self.gpu)?]))
+        let job = MambaJob { scan, scratch: (&self.buffers.scratch).into() };
+        self.bind_best(tables::MAMBA_SCAN, &mamba_shape(program, mamba), &job, shape, &self.buffers.scratch)
     }
 
     fn mamba_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
