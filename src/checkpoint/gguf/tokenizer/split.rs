@@ -87,9 +87,7 @@ impl Split {
     pub(super) fn pre_tokenizer(&self) -> Value {
         let bytes = |cuts: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": cuts});
         let then = |first: Value, cuts| json!({"type": "Sequence", "pretokenizers": [first, bytes(cuts)]});
-        let split = |expression: &str| {
-            json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false})
-        };
+        let split = |expression: &str| json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false});
         match self.cut {
             Cut::Gpt2 => bytes(true),
             Cut::Digits => then(json!({"type": "Digits", "individual_digits": true}), true),
