@@ -50,7 +50,7 @@ fi
 rm -rf "$out.new"
 cargo run --quiet --locked --release -p haikuq-bindgen -- "$module" "$out.new"
 wasm=$out.new/haikuq_web_bg.wasm
-web/node_modules/.bin/wasm-opt -Oz --converge --enable-bulk-memory --enable-bulk-memory-opt --enable-nontrapping-float-to-int --enable-sign-ext \
+web/node_modules/.bin/wasm-opt -O2 --converge -ocimfs 0 -aimfs 0 --enable-bulk-memory --enable-bulk-memory-opt --enable-nontrapping-float-to-int --enable-sign-ext \
     --enable-mutable-globals --enable-multivalue --enable-reference-types --enable-simd "$wasm" -o "$wasm.small"
 mv "$wasm.small" "$wasm"
 echo "$stamp" >"$out.new/.stamp"

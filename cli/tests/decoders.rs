@@ -574,6 +574,12 @@ fn delta_nets_in_chunks() {
     Pair::pinned("delta nets in chunks", &gpu(), &delta_nets(), |_| "f16".parse().unwrap(), &pins).check();
 }
 
+#[test]
+fn mamba_in_chunks() {
+    let pins = [("mamba_scan", "mamba_chunks")];
+    Pair::pinned("Mamba in chunks", &gpu(), &mamba(), |_| "f16".parse().unwrap(), &pins).check();
+}
+
 /// Queries that grow within a text.
 fn grow(attention: &mut Attention) {
     attention.query_scaling = Some(QueryScaling { beta: 0.8, original_context: 9 });

@@ -106,7 +106,7 @@ pub fn tiny_package(scheme: Scheme, shards: usize, files: &[&str]) -> (Manifest,
     let (mut tensors, mut entries, mut headers) = (Vec::new(), Vec::new(), Vec::new());
     for (shard, group) in specs.chunks(per).enumerate() {
         let mut planned: Vec<(usize, usize, std::ops::Range<usize>, PlaneKind, u64)> = Vec::new();
-        let scheme_of = |class| if class.is_quantized() { scheme } else { Scheme::F32 };
+        let scheme_of = |class: TensorClass| if class.is_quantized() { scheme } else { Scheme::F32 };
         for (i, tensor) in group.iter().enumerate() {
             let (rows, columns) = if let [rows, columns] = tensor.shape[..] { (rows, columns) } else { (1, tensor.shape[0]) };
             for (chunk, range) in row_chunks(scheme_of(tensor.class), rows, columns).into_iter().enumerate() {

@@ -6,6 +6,7 @@ use haikuq_format::layout::padded;
 use haikuq_format::spec::{GatedNorm, Mamba2};
 use haikuq_runtime::kernels::gated_norm::{GateAndNormalize, GroupNorm};
 use haikuq_runtime::kernels::mamba2::{self, CpuMamba2, MAX_STATE, MambaConv, MambaScan, RING, mixed_size};
+use haikuq_runtime::kernels::mamba_chunks;
 use rstest::rstest;
 use support::steps::{SEQUENCES, steps};
 use support::{Random, assert_close, permutations, run};
@@ -25,6 +26,7 @@ fn chunks_and_single_tokens_are_those_of_the_twin(
     #[values([1, 4, 1, 4], [6, 12, 2, 20], [5, 20, 5, 68], [3, 100, 1, 16], [2, 8, 1, MAX_STATE])] sizes: [usize; 4],
     #[values(1, 4, 16)] kernel_size: usize,
     #[values(None, Some(GatedNorm::AfterGate), Some(GatedNorm::BeforeGate))] norm: Option<GatedNorm>,
+    #[values(false, true)] in_chunks: bool,
 ) {
     let mamba = mixer(sizes, kernel_size, norm);
     let (heads, groups, inner) = (mamba.num_heads, mamba.num_groups, mamba.inner_size());
@@ -94,7 +96,12 @@ fn chunks_and_single_tokens_are_those_of_the_twin(
                 y: (&y).into(),
             };
             let mut dispatches = conv.bind(&gpu).unwrap();
-            dispatches.extend([scan.bind(&gpu).unwrap(), norm.bind(&gpu).unwrap()]);
+            let scratch = gpu.storage("scratch", mamba_chunks::scratch_bytes(num_tokens, &mamba));
+            match chunk && in_chunks && mamba_chunks::works(&mamba) {
+                true => dispatches.extend(mamba_chunks::bind(&gpu, &scan, &(&scratch).into()).unwrap()),
+                false => dispatches.push(scan.bind(&gpu).unwrap()),
+            }
+            dispatches.push(norm.bind(&gpu).unwrap());
             let found = run::<f32>(&gpu, &dispatches.iter().collect::<Vec<_>>(), &y, tokens.len() * y_pitch);
             let expected = mamba2::cpu(twin, chunk, &tokens, &x, &mut expected_columns, &mut expected_states);
             let when = format!("{name}, {num_tokens} tokens from {}", tokens[0].position);

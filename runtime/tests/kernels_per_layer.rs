@@ -38,11 +38,11 @@ fn numbers_for_each_layer_are_normalized_layer_by_layer() {
         let mut random = Random::new(size as u64);
         let mut spec = PerLayerEmbedding::new(size, Activation::Silu);
         (spec.projection_multiplier, spec.multiplier) = (-0.2, 0.7);
-        let (gain, rows) = (random.values(size), random.values(tokens * width));
+        let (gain, rows) = (random.values(size), random.rows(tokens, width, padded(width)));
         let x = random.rows(tokens, width, padded(width));
         let mut expected = x.clone();
-        for (x, rows) in expected.chunks_exact_mut(padded(width)).zip(rows.chunks_exact(width)) {
-            per_layer_inputs::cpu(spec, 1e-3, &gain, rows, &mut x[..width]);
+        for (x, rows) in expected.chunks_exact_mut(padded(width)).zip(rows.chunks_exact(padded(width))) {
+            per_layer_inputs::cpu(spec, 1e-3, &gain, &rows[..width], &mut x[..width]);
         }
         for (name, gpu) in permutations() {
             let (gain, rows, x) = (gpu.upload("gain", &gain), gpu.upload("rows", &rows), gpu.upload("x", &x));

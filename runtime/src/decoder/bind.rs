@@ -13,7 +13,7 @@ use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::gated_norm::{GateAndNormalize, GroupNorm};
-use crate::kernels::mamba2::{MambaConv, MambaScan};
+use crate::kernels::mamba2::{MambaConv, MambaScan, ScanJob as MambaJob, ScanShape as MambaShape};
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
 use crate::kernels::multiply::Multiply;
@@ -159,6 +159,9 @@ impl Choices<'_> {
             Operation::DeltaScan { layer, .. } => {
                 self.need_of(tables::DELTA_SCAN, &scan_shape(program, *delta_net(self.spec, *layer)))
             }
+            Operation::MambaScan { layer, .. } => {
+                self.need_of(tables::MAMBA_SCAN, &mamba_shape(program, *mamba2(self.spec, *layer)))
+            }
             Operation::ProjectExperts { layer, output, .. } if program.phase == Phase::Prefill => {
                 let (tokens, Experts { num_experts, num_active, .. }) = (program.rows, *experts(self.spec, *layer));
                 let each = MatmulExperts::each_bytes(tokens, num_active, self.spec.hidden_size);
@@ -271,6 +274,10 @@ fn per_layer(spec: &DecoderSpec) -> PerLayerEmbedding {
 
 fn scan_shape(program: &Program, net: DeltaNet) -> ScanShape {
     ScanShape { tokens: program.rows as u32, phase: program.phase, net }
+}
+
+fn mamba_shape(program: &Program, mamba: Mamba2) -> MambaShape {
+    MambaShape { tokens: program.rows as u32, phase: program.phase, mamba }
 }
 
 /// The experts of a layer that has them.
@@ -595,7 +602,7 @@ impl<'a> Context<'a> {
 
     fn mamba_scan(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let mamba = *mamba2(self.spec, layer);
-        let kernel = MambaScan {
+        let scan = MambaScan {
             num_tokens: program.rows as u32,
             mamba,
             chunk: program.phase == Phase::Prefill,
@@ -606,7 +613,8 @@ impl<'a> Context<'a> {
             y: self.value(into),
         };
         let shape = format!("{} heads of {} × {}, {}", mamba.num_heads, mamba.head_dim, mamba.state_size, program.rows);
-        Ok(Bound::new("mamba_scan", shape, vec![kernel.bind(self.gpu)?]))
+        let job = MambaJob { scan, scratch: (&self.buffers.scratch).into() };
+        self.bind_best(tables::MAMBA_SCAN, &mamba_shape(program, mamba), &job, shape, &self.buffers.scratch)
     }
 
     fn mamba_norm(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
@@ -622,16 +630,28 @@ impl<'a> Context<'a> {
     }
 
     fn per_layer_inputs(&self, program: &Program, into: Value) -> Result<Bound, GpuError> {
+        let spec = per_layer(self.spec);
+        let rows = self.buffers.per_layer_rows.as_ref().unwrap_or_else(|| panic!("no rows for each layer"));
+        let unpack = Embed {
+            matrix: &rows.packed,
+            rows: Rows::Ids { multiplier: spec.table_multiplier },
+            tokens: (&rows.numbers).into(),
+            output: (&rows.unpacked).into(),
+            output_stride: padded(rows.packed.columns),
+            token_count: program.rows,
+        };
         let kernel = PerLayerRows {
             tokens: program.rows as u32,
             layers: self.spec.num_layers() as u32,
-            spec: per_layer(self.spec),
+            spec,
             epsilon: self.spec.norm.epsilon,
             gain: self.vector("per_layer_norm.gain"),
-            rows: (&self.buffers.per_layer_rows).into(),
+            rows: (&rows.unpacked).into(),
             x: self.value(into),
         };
-        Ok(Bound::new("per_layer_inputs", format!("{} × {}", into.width(self.spec), program.rows), vec![kernel.bind(self.gpu)?]))
+        let mut dispatches = unpack.bind(self.gpu)?;
+        dispatches.push(kernel.bind(self.gpu)?);
+        Ok(Bound::new("per_layer_inputs", format!("{} × {}", into.width(self.spec), program.rows), dispatches))
     }
 
     fn take_layer(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {

@@ -7,11 +7,11 @@ use super::weights::Weights;
 use crate::device::Gpu;
 use crate::kernels::rope_cache;
 use crate::kernels::sample::{Sample, SampleParams, seen_words};
-use crate::kernels::weights::GpuMatrix;
+use crate::kernels::weights::{GpuChunk, GpuMatrix};
 use crate::program::Value;
 use crate::program::place::Placement;
-use haikuq_format::DecoderSpec;
-use haikuq_format::layout::padded;
+use haikuq_format::layout::{PlaneBuffers, padded, plane_sizes};
+use haikuq_format::{DecoderSpec, Scheme};
 
 /// Steps that may be on their way at a time: one is computed, others wait for it.
 pub(super) const MAX_IN_FLIGHT: usize = 16;
@@ -30,8 +30,8 @@ pub(super) struct Buffers {
     pub(super) tokens: wgpu::Buffer,
     placement: Placement,
     slots: Vec<wgpu::Buffer>,
-    /// Rows of the table of numbers for each layer, of the step's tokens, multiplied already.
-    pub(super) per_layer_rows: wgpu::Buffer,
+    /// Rows of the table of numbers for each layer, of the step's tokens.
+    pub(super) per_layer_rows: Option<StepRows>,
     /// Where candidates work.
     pub(super) scratch: wgpu::Buffer,
     /// Where attention works in steps of decoding; see [`crate::kernels::attend::AttendJob`].
@@ -66,13 +66,41 @@ pub(super) struct Sizes {
     pub(super) max_sequences: usize,
     /// What candidates work in.
     pub(super) needs: Needs,
+    /// How a table is stored whose rows come with the step's tokens, and its columns.
+    pub(super) table: Option<(Scheme, usize)>,
+}
+
+/// Rows of a table for the tokens of a step.
+pub(super) struct StepRows {
+    /// As they are stored, in turn.
+    pub(super) packed: GpuMatrix,
+    /// For each token an entry as in [`Buffers::tokens`], with the row of `packed` in the id's place.
+    pub(super) numbers: wgpu::Buffer,
+    /// f32 \[tokens\]\[padded(columns)\].
+    pub(super) unpacked: wgpu::Buffer,
+}
+
+impl StepRows {
+    fn new(gpu: &Gpu, scheme: Scheme, columns: usize, tokens: usize) -> Self {
+        let planes: PlaneBuffers =
+            plane_sizes(scheme, tokens, columns).into_iter().map(|size| (size.kind, vec![0; size.words])).collect();
+        let chunks = vec![GpuChunk::upload(gpu, 0, tokens, &planes)];
+        Self {
+            packed: GpuMatrix { scheme, rows: tokens, columns, chunks, lookup: None },
+            numbers: gpu.storage("rows of tokens", tokens as u64 * 16),
+            unpacked: gpu.storage("rows for each layer", (padded(columns) * tokens * 4) as u64),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.packed.bytes() + self.numbers.size() + self.unpacked.size()
+    }
 }
 
 impl Buffers {
     pub(super) fn new(gpu: &Gpu, spec: &DecoderSpec, weights: &Weights, placement: Placement, sizes: &Sizes) -> Self {
         let slots = (0..placement.bytes.len()).map(|slot| gpu.storage(&label(&placement, slot), placement.bytes[slot])).collect();
         let tokens = sizes.chunk.max(MAX_BATCH);
-        let per_layer = spec.per_layer_embedding.map_or(0, |p| p.size * spec.num_layers());
         let staging = |_| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("chosen tokens, mapped"),
@@ -85,7 +113,7 @@ impl Buffers {
             tokens: gpu.storage("tokens", tokens as u64 * 16),
             slots,
             placement,
-            per_layer_rows: gpu.storage("rows for each layer", (per_layer * tokens * 4) as u64),
+            per_layer_rows: sizes.table.map(|(scheme, columns)| StepRows::new(gpu, scheme, columns, tokens)),
             scratch: gpu.storage("scratch", sizes.needs.scratch),
             decode_scratch: gpu.storage("attention scratch", sizes.needs.decode_scratch),
             inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
@@ -110,7 +138,6 @@ impl Buffers {
     pub(super) fn bytes(&self) -> u64 {
         let own = [
             &self.tokens,
-            &self.per_layer_rows,
             &self.scratch,
             &self.decode_scratch,
             &self.sample_params,
@@ -119,7 +146,8 @@ impl Buffers {
             &self.seen,
             &self.chosen,
         ];
-        own.into_iter().chain(&self.slots).chain(&self.staging).map(|b| b.size()).sum()
+        let rows = self.per_layer_rows.as_ref().map_or(0, StepRows::bytes);
+        rows + own.into_iter().chain(&self.slots).chain(&self.staging).map(|b| b.size()).sum::<u64>()
     }
 }
 

@@ -80,11 +80,10 @@ impl Choices<'_> {
             }
         }
         let mut ranked = Vec::new();
-        for mut tasks in kinds.into_values() {
-            tasks.sort_by_key(|t| std::cmp::Reverse(t.bytes));
-            ranked.extend(tasks.into_iter().enumerate());
+        for tasks in kinds.into_values() {
+            ranked.extend(ordered::by_key(tasks, |t| u64::MAX - t.bytes).into_iter().enumerate());
         }
-        ranked.sort_by_key(|(rank, task)| (*rank, task.rivals.operation != Project::NAME));
+        let ranked = ordered::by_key(ranked, |(rank, t)| 2 * *rank as u64 + u64::from(t.rivals.operation != Project::NAME));
         let unknown = |task: &Task| {
             let times = self.restrictions.measured.find(task.rivals.operation, &task.rivals.shape);
             times.is_none_or(|t| task.rivals.names.iter().any(|name| !t.microseconds.contains_key(*name)))

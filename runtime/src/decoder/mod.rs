@@ -43,7 +43,7 @@ use crate::sampling::SamplingOptions;
 use bind::{BoundParts, Needs};
 use buffers::{Buffers, Sizes, qk_parameters};
 use cache::KvCache;
-use haikuq_format::DecoderSpec;
+use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{PerLayerEmbedding, TensorSpec};
 use run_ahead::Flights;
@@ -180,13 +180,14 @@ impl Decoder {
         let measures = options.measure.applies(&gpu);
         let tasks = if measures { choices.tasks(prefill_chunk, cache.unshared_positions()) } else { Vec::new() };
         choices.undecided = !tasks.is_empty();
-        let (buffers, needs) = buffers(&choices, &gpu, prefill_chunk, max_sequences)?;
+        let per_layer = spec.per_layer_embedding.and_then(|_| package.rows_of(PerLayerEmbedding::TABLE));
+        let table = per_layer.as_ref().map(|table| (table.scheme(), table.columns()));
+        let (buffers, needs) = buffers(&choices, &gpu, prefill_chunk, max_sequences, table)?;
         let numerics = needs.numerics();
         // A browser says only later that there is no memory.
         gpu.finish().await?;
         let run_ahead =
             options.run_ahead.unwrap_or_else(|| run_ahead::depth(&gpu.profile)).min(buffers::MAX_IN_FLIGHT - run_ahead::TOGETHER);
-        let per_layer = spec.per_layer_embedding.and_then(|_| package.rows_of(PerLayerEmbedding::TABLE));
         let (parts, flights) = (BoundParts::default(), Flights::default());
         let mut decoder = Self {
             gpu,
@@ -453,10 +454,14 @@ impl Decoder {
 
     /// Gives the next step what its tokens, whose ids exist, bring along for each layer.
     async fn look_up(&mut self, ids: &[u32]) -> Result<(), DecoderError> {
-        if let (Some(table), Some(spec)) = (&mut self.per_layer, self.spec.per_layer_embedding) {
-            let mut rows = table.read(ids).await?;
-            rows.iter_mut().for_each(|x| *x *= spec.table_multiplier);
-            self.gpu.write(&self.buffers.per_layer_rows, 0, &rows);
+        if let (Some(table), Some(rows)) = (&mut self.per_layer, &self.buffers.per_layer_rows) {
+            let planes = table.gather(ids).await?;
+            for ((_, plane), (_, bytes)) in rows.packed.chunks[0].planes.iter().zip(planes) {
+                self.gpu.write(&plane.buffer, plane.offset, &bytes);
+            }
+            // A row that the table does not have is zeros, as an id is that no table has.
+            let number = |(i, id): (usize, &u32)| [if (*id as usize) < table.len() { i as u32 } else { u32::MAX }, 0, 0, 0];
+            self.gpu.write(&rows.numbers, 0, &ids.iter().enumerate().map(number).collect::<Vec<_>>());
         }
         Ok(())
     }
@@ -507,13 +512,19 @@ impl Decoder {
 }
 
 /// Buffers for every step that may be asked for, and what its candidates need.
-fn buffers(choices: &bind::Choices<'_>, gpu: &Gpu, chunk: usize, max_sequences: usize) -> Result<(Buffers, Needs), DecoderError> {
+fn buffers(
+    choices: &bind::Choices<'_>,
+    gpu: &Gpu,
+    chunk: usize,
+    max_sequences: usize,
+    table: Option<(Scheme, usize)>,
+) -> Result<(Buffers, Needs), DecoderError> {
     let bind::Choices { spec, weights, .. } = *choices;
     let logit_rows = buffers::logit_rows(spec, chunk);
     let programs = programs(choices, chunk);
     let needs = needs(choices, &programs)?;
     let placement = place(spec, &programs, chunk, logit_rows);
-    let sizes = Sizes { chunk, logit_rows, max_sequences, needs };
+    let sizes = Sizes { chunk, logit_rows, max_sequences, needs, table };
     Ok((Buffers::new(gpu, spec, weights, placement, &sizes), needs))
 }
 

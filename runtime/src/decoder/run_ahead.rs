@@ -75,9 +75,9 @@ impl Decoder {
     }
 
     /// [`Decoder::decode`], and then the same with the tokens that it chose, and so on: at least one step, at most `most`, as
-    /// many as can be submitted before their predecessors' ids are known (one alone where tokens bring numbers along for each layer). `on_ids` sees each step's ids. Once it breaks, no
-    /// further step is submitted; those on their way still come, and a caller that does not want them truncates its
-    /// sequences.
+    /// many as can be prepared before their predecessors' ids are known. They are submitted before that, too, but for tokens
+    /// that bring numbers along for each layer. `on_ids` sees each step's ids. Once it breaks, no further step is submitted;
+    /// those on their way still come, and a caller that does not want them truncates its sequences.
     ///
     /// # Errors
     /// [`DecoderError`].
@@ -91,8 +91,11 @@ impl Decoder {
         let sequences: Vec<_> = batch.iter().map(|n| n.sequence).collect();
         let (mut submitted, mut go_on) = (1, true);
         while !self.flights.waiting.is_empty() {
-            while go_on && self.flights.waiting.len() <= self.run_ahead {
-                let steps = self.steps_ahead(&sequences, self.run_ahead.clamp(1, TOGETHER).min(most - submitted))?;
+            let mut prepared = None;
+            while go_on && prepared.is_none() && self.flights.waiting.len() <= self.run_ahead {
+                // The host looks up what tokens bring along for each layer, so it has to know them.
+                let together = if self.per_layer.is_some() { 1 } else { self.run_ahead.clamp(1, TOGETHER) };
+                let steps = self.steps_ahead(&sequences, together.min(most - submitted))?;
                 if steps == 0 {
                     break;
                 }
@@ -101,10 +104,23 @@ impl Decoder {
                     let params = |n: &Next<'_>| Choice { step: n.choice.step + later, ..n.choice }.params(n.sequence);
                     batch.iter().map(params).collect()
                 };
-                self.submit_ahead(&sequences, &(0..steps).map(later).collect::<Vec<Vec<_>>>())?;
+                let params: Vec<Vec<_>> = (0..steps).map(later).collect();
                 submitted += steps;
+                match self.per_layer {
+                    Some(_) => prepared = Some(self.prepare_ahead(&sequences, &params)?),
+                    None => self.submit_ahead(&sequences, &params)?,
+                }
             }
-            go_on &= on_ids(&self.land().await?).is_continue();
+            let ids = self.land().await?;
+            go_on &= on_ids(&ids).is_continue();
+            if let Some(commands) = prepared.filter(|_| go_on) {
+                self.look_up(&ids).await?;
+                self.take_off(commands, 1, &sequences);
+                for (sequence, id) in sequences.iter().zip(&ids) {
+                    self.cache.advance(*sequence, &[*id])?;
+                    self.cache.keep_some_states(&self.gpu, *sequence);
+                }
+            }
         }
         Ok(())
     }
@@ -133,7 +149,8 @@ impl Decoder {
         self.gpu.write(&self.buffers.tokens, 0, &entries);
         let params: Vec<_> = batch.iter().map(|n| n.choice.params(n.sequence)).collect();
         let sequences: Vec<_> = batch.iter().map(|n| n.sequence).collect();
-        self.submit_decode(&sequences, &[params])?;
+        let commands = self.encode_decode(&sequences, &[params])?;
+        self.take_off(commands, 1, &sequences);
         for next in batch {
             self.cache.advance(next.sequence, &[next.token])?;
             self.cache.keep_some_states(&self.gpu, next.sequence);
@@ -144,8 +161,7 @@ impl Decoder {
     /// How many steps, at most `most`, can be submitted after those on their way: all `sequences` have room for them, and
     /// none of them becomes a long one, which computes it anew.
     fn steps_ahead(&self, sequences: &[SequenceId], most: usize) -> Result<usize, DecoderError> {
-        // The host looks up what those tokens bring along for each layer, so it has to know them.
-        let mut steps = if self.per_layer.is_some() { 0 } else { most };
+        let mut steps = most;
         for sequence in sequences {
             let len = self.cache.len(*sequence)?;
             let end = match self.spec.long_beyond() {
@@ -160,11 +176,8 @@ impl Decoder {
     /// Submits the steps after the last one submitted, of the same sequences in the same order: the tokens of each are those
     /// that the one before it chooses. `params` are those of each step.
     fn submit_ahead(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<(), DecoderError> {
-        for sequence in sequences {
-            let len = self.cache.len(*sequence)?;
-            self.reserve(*sequence, len + params.len())?;
-        }
-        self.submit_decode(sequences, params)?;
+        let commands = self.prepare_ahead(sequences, params)?;
+        self.take_off(commands, params.len(), sequences);
         for _ in params {
             for sequence in sequences {
                 self.cache.advance_unknown(*sequence)?;
@@ -174,6 +187,15 @@ impl Decoder {
             self.cache.keep_some_states(&self.gpu, *sequence);
         }
         Ok(())
+    }
+
+    /// Commands of these steps, and room for their tokens.
+    fn prepare_ahead(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<wgpu::CommandBuffer, DecoderError> {
+        for sequence in sequences {
+            let len = self.cache.len(*sequence)?;
+            self.reserve(*sequence, len + params.len())?;
+        }
+        self.encode_decode(sequences, params)
     }
 
     /// Waits for the oldest step on its way: the ids that it chose, in the order of its sequences. After an error, the
@@ -224,8 +246,8 @@ impl Decoder {
         Ok(ids)
     }
 
-    /// Submits as many steps as there are `params`.
-    fn submit_decode(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<(), DecoderError> {
+    /// Commands of as many steps as there are `params`, which are the next to be submitted.
+    fn encode_decode(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<wgpu::CommandBuffer, DecoderError> {
         let rows = sequences.len();
         let parts =
             [Part::Body(Step::of_decode(rows)), Part::Head { rows, from: Value::Hidden }, Part::Sample { rows, advance: true }];
@@ -249,8 +271,7 @@ impl Decoder {
         if changing {
             self.flights.params = params.last().cloned().unwrap_or_default();
         }
-        self.take_off(encoder, params.len(), sequences);
-        Ok(())
+        Ok(encoder.finish())
     }
 
     /// Writes the sampling parameters of a step's rows, unless they are as they were.
@@ -264,7 +285,7 @@ impl Decoder {
     /// Submits a sampling that belongs to no step, of one row, and asks for its id.
     pub(super) fn submit_sampling(&mut self, mut encoder: wgpu::CommandEncoder) {
         self.copy_chosen(&mut encoder, 0);
-        self.take_off(encoder, 1, &[]);
+        self.take_off(encoder.finish(), 1, &[]);
     }
 
     /// Copies the ids that the next submission's step of this number has chosen to where the host can read them.
@@ -274,8 +295,8 @@ impl Decoder {
     }
 
     /// Submits steps, and asks for their ids.
-    fn take_off(&mut self, encoder: wgpu::CommandEncoder, steps: usize, sequences: &[SequenceId]) {
-        let submission = self.gpu.queue.submit([encoder.finish()]);
+    fn take_off(&mut self, commands: wgpu::CommandBuffer, steps: usize, sequences: &[SequenceId]) {
+        let submission = self.gpu.queue.submit([commands]);
         let staging = self.flights.next_staging;
         self.flights.next_staging = (staging + 1) % self.buffers.staging.len();
         let (sender, mapped) = futures_channel::oneshot::channel();

@@ -73,7 +73,7 @@ impl Weights {
             let (from, buffer) = (plane.from..plane.from + plane.bytes, buffers[plane.buffer].clone());
             destinations[plane.shard].push(Destination { from, buffer, to: plane.to });
         }
-        destinations.iter_mut().for_each(|d| d.sort_by_key(|d| d.from.start));
+        let destinations: Vec<_> = destinations.into_iter().map(|d| ordered::by_key(d, |d| d.from.start)).collect();
         let bind = |(tensor, chunks): &(&TensorEntry, Vec<Merged>)| {
             let chunks = chunks.iter().map(|c| c.bind(&buffers)).collect();
             let matrix =

@@ -2,7 +2,9 @@
 //! the heads' states, [`gated_norm`](super::gated_norm) normalizes and gates what comes out.
 
 use super::attention::{IDLE, Token};
+use super::candidate::{Candidate, Kind, Numerics};
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
+use crate::program::Phase;
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{GatedNorm, Mamba2};
 
@@ -93,7 +95,46 @@ impl MambaConv<'_> {
     }
 }
 
-/// `mamba_scan` for the tokens of a step.
+/// Marks the operation that takes states through tokens.
+pub struct Scan;
+
+/// What decides how it is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScanShape {
+    /// Tokens of the step.
+    pub tokens: u32,
+    /// Whether these are one token each of several sequences, or consecutive ones of one.
+    pub phase: Phase,
+    /// Sizes.
+    pub mamba: Mamba2,
+}
+
+/// What it is bound to.
+#[derive(Clone, Debug)]
+pub struct ScanJob<'a> {
+    /// What is done.
+    pub scan: MambaScan<'a>,
+    /// As many bytes as the candidate asked for.
+    pub scratch: Binding<'a>,
+}
+
+impl Kind for Scan {
+    const NAME: &'static str = "mamba_scan";
+    type Shape = ScanShape;
+    type Job<'a> = ScanJob<'a>;
+}
+
+/// One token after the other.
+pub static IN_TURN: Candidate<Scan> = Candidate {
+    name: "mamba_scan",
+    numerics: Numerics::Exact,
+    can: |_, _| true,
+    fits: |_, _| true,
+    scratch: Candidate::<Scan>::NO_SCRATCH,
+    bind: |gpu, job| Ok(vec![job.scan.bind(gpu)?]),
+};
+
+/// The scan of the tokens of a step; its own kernel is `mamba_scan`.
 #[derive(Clone, Debug)]
 pub struct MambaScan<'a> {
     /// Tokens of the step.

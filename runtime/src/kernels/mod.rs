@@ -34,6 +34,7 @@ pub mod experts;
 pub mod gate_heads;
 pub mod gated_norm;
 pub mod mamba2;
+pub mod mamba_chunks;
 pub mod matmul;
 pub mod matmul_int8;
 #[cfg(not(target_arch = "wasm32"))]
@@ -83,6 +84,7 @@ const SHARED: &[(&str, &str)] = &[
     ("delta_chunk", text!("shared/delta_chunk")),
     ("convolution", text!("shared/convolution")),
     ("lane_sum", text!("shared/lane_sum")),
+    ("mamba_chunk", text!("shared/mamba_chunk")),
     ("octet", text!("shared/octet")),
     ("output", text!("shared/output")),
     ("output_heads", text!("shared/output_heads")),

@@ -20,7 +20,7 @@ pub struct PerLayerRows<'a> {
     pub epsilon: f32,
     /// f32 \[size\].
     pub gain: Binding<'a>,
-    /// f32 \[tokens\]\[layers × size\].
+    /// f32 \[tokens\]\[padded(layers × size)\].
     pub rows: Binding<'a>,
     /// f32 \[tokens\]\[padded(layers × size)\].
     pub x: Binding<'a>,
@@ -35,8 +35,7 @@ impl PerLayerRows<'_> {
         let width = self.layers as usize * self.spec.size;
         let constants = [
             ("SIZE", self.spec.size as f64),
-            ("X_PITCH", padded(width) as f64),
-            ("ROWS_PITCH", width as f64),
+            ("PITCH", padded(width) as f64),
             ("PROJECTED", self.spec.projection_multiplier.into()),
             ("EPSILON", self.epsilon.into()),
             ("MULTIPLIER", self.spec.multiplier.into()),

@@ -3,8 +3,7 @@
 
 override SIZE: u32;
 // f32 values from one token to the next one, in x and in rows.
-override X_PITCH: u32;
-override ROWS_PITCH: u32;
+override PITCH: u32;
 override PROJECTED: f32;
 override EPSILON: f32;
 override MULTIPLIER: f32;
@@ -17,7 +16,7 @@ var<workgroup> partial_sums: array<f32, 64>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let at = group.y * X_PITCH + group.x * SIZE;
+    let at = group.y * PITCH + group.x * SIZE;
     var squares = 0.0;
     for (var i = local; i < SIZE; i += 64u) {
         let p = PROJECTED * x[at + i];
@@ -30,8 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += partial_sums[i];
     }
     let scale = PROJECTED / sqrt(sum / f32(SIZE) + EPSILON);
-    let row = group.y * ROWS_PITCH + group.x * SIZE;
     for (var i = local; i < SIZE; i += 64u) {
-        x[at + i] = MULTIPLIER * fma(x[at + i] * scale, gain[i], rows[row + i]);
+        x[at + i] = MULTIPLIER * fma(x[at + i] * scale, gain[i], rows[at + i]);
     }
 }

@@ -3,11 +3,12 @@
 use super::attend::{self, Attend};
 use super::candidate::Candidate;
 use super::delta_net::{self, Scan};
+use super::mamba2::{self, Scan as MambaScan};
 use super::project::{self, Project, ProjectHeads};
 #[cfg(not(target_arch = "wasm32"))]
 use super::{attention_prefill_matrices, matmul_matrices};
 use super::{attention_prefill_tile, attention_prefill_whole, attention_split, delta_chunks};
-use super::{matmul_int8, matmul_tile, matvec_int8};
+use super::{mamba_chunks, matmul_int8, matmul_tile, matvec_int8};
 
 /// Products of a matrix with activations.
 pub static PROJECT: &[&Candidate<Project>] = &[
@@ -40,10 +41,13 @@ pub static ATTEND: &[&Candidate<Attend>] = &[
 /// States of a gated delta net.
 pub static DELTA_SCAN: &[&Candidate<Scan>] = &[&delta_chunks::CANDIDATE, &delta_net::IN_TURN];
 
+/// States of a Mamba 2 mixer.
+pub static MAMBA_SCAN: &[&Candidate<MambaScan>] = &[&mamba_chunks::CANDIDATE, &mamba2::IN_TURN];
+
 /// Every operation with the names of its candidates, for pins and for those who ask.
 pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
     fn row<K: super::candidate::Kind>(table: &[&Candidate<K>]) -> (&'static str, Vec<&'static str>) {
         (K::NAME, table.iter().map(|c| c.name).collect())
     }
-    vec![row(PROJECT), row(PROJECT_HEADS), row(ATTEND), row(DELTA_SCAN)]
+    vec![row(PROJECT), row(PROJECT_HEADS), row(ATTEND), row(DELTA_SCAN), row(MAMBA_SCAN)]
 }

@@ -1,12 +1,14 @@
 //! [`TableRows`]: rows of a matrix, read where the package lies. Tables of which a token needs one row, and which are larger than
 //! all the rest of a decoder, need not be in memory.
 
-use super::{ByteSource, Package, PackageError, read_fully};
-use haikuq_format::layout::{PlaneKind, dequantize, groups, plane_sizes};
+use super::{ByteSource, Package, PackageError, SourceFuture, read_fully};
+use haikuq_format::layout::{PlaneKind, groups, plane_sizes};
 use haikuq_format::manifest::{Plane, TensorEntry};
-use haikuq_format::scheme::{Grouped, Offset, ScaleType, Scheme};
+use haikuq_format::scheme::{Offset, ScaleType, Scheme};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::task::Poll;
 
 /// Rows of one tensor of a package.
 pub struct TableRows {
@@ -15,7 +17,7 @@ pub struct TableRows {
     /// Names of the package's shards.
     shards: Vec<String>,
     /// Read with the first row: all chunks have the same.
-    codebook: Option<Vec<u32>>,
+    codebook: Option<Vec<u8>>,
 }
 
 impl Package {
@@ -27,100 +29,150 @@ impl Package {
     }
 }
 
+/// Bytes of each plane.
+type Planes = Vec<(PlaneKind, Vec<u8>)>;
+
 impl TableRows {
+    /// How its numbers are stored.
+    pub fn scheme(&self) -> Scheme {
+        self.tensor.scheme
+    }
+
+    /// Rows that there are.
+    pub fn len(&self) -> usize {
+        self.tensor.rows()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Numbers of a row.
     pub fn columns(&self) -> usize {
         self.tensor.columns()
     }
 
-    /// Numbers of `rows`, one row after the other. A row that is asked for several times is read once.
+    /// The planes of a chunk of `rows` alone, as they are stored, in the order of
+    /// [`plane_sizes`]; zeros in place of rows that there are not. All are asked for at once,
+    /// and each but once.
     ///
     /// The shards' hashes are compared when a package is loaded, and not again here: nobody may change its files meanwhile.
     ///
     /// # Errors
     /// If a file cannot be read, or has become shorter.
-    pub async fn read(&mut self, rows: &[u32]) -> Result<Vec<f32>, PackageError> {
-        let columns = self.columns();
+    pub async fn gather(&mut self, rows: &[u32]) -> Result<Planes, PackageError> {
+        let (scheme, columns) = (self.tensor.scheme, self.columns());
+        let sizes = plane_sizes(scheme, rows.len(), columns);
+        if self.codebook.is_none()
+            && let Some(plane) = self.tensor.chunks[0].planes.iter().find(|p| p.kind == PlaneKind::Codebook)
+        {
+            self.codebook = Some(self.bytes(plane, 0..plane.bytes).await?);
+        }
         let mut first = BTreeMap::new();
-        let mut out = Vec::with_capacity(rows.len() * columns);
-        for (i, row) in rows.iter().enumerate() {
-            match first.get(row) {
-                Some(at) => out.extend_from_within(at * columns..(at + 1) * columns),
-                None => {
-                    first.insert(*row, i);
-                    out.extend(self.row(*row as usize).await?);
+        let (mut places, mut waiting) = (Vec::new(), Vec::<SourceFuture<'_, Result<Vec<u8>, PackageError>>>::new());
+        for (at, row) in rows.iter().enumerate() {
+            let row = *row as usize;
+            let Some(chunk) = self.tensor.chunks.iter().find(|c| row >= c.first_row && row < c.first_row + c.rows) else { continue };
+            let same = *first.entry(row).or_insert(places.len());
+            if same == places.len() {
+                for plane in chunk.planes.iter().filter(|p| p.kind != PlaneKind::Codebook) {
+                    let bytes = Bits::of(scheme, plane.kind, columns).bytes(row - chunk.first_row);
+                    waiting.push(Box::pin(self.bytes(plane, bytes)));
                 }
             }
+            places.push((at, row - chunk.first_row, same));
         }
-        Ok(out)
+        let found: Vec<Vec<u8>> = together(waiting).await.into_iter().collect::<Result<_, PackageError>>()?;
+
+        let mut planes: Planes = sizes.iter().map(|size| (size.kind, vec![0; size.words * 4])).collect();
+        // Each row's answers follow those of the rows before it that are not the same as others.
+        let count = sizes.iter().filter(|size| size.kind != PlaneKind::Codebook).count();
+        let mut order = BTreeMap::new();
+        for (at, row, same) in places {
+            let next = order.len() * count;
+            let from = *order.entry(same).or_insert(next);
+            for ((kind, bytes), found) in planes.iter_mut().zip(&found[from..from + count]) {
+                Bits::of(scheme, *kind, columns).copy(found, row, bytes, at);
+            }
+        }
+        if let (Some(codebook), Some((PlaneKind::Codebook, bytes))) = (&self.codebook, planes.last_mut()) {
+            bytes.clone_from(codebook);
+        }
+        Ok(planes)
     }
 
-    async fn row(&mut self, row: usize) -> Result<Vec<f32>, PackageError> {
-        let (scheme, columns) = (self.tensor.scheme, self.columns());
-        let chunk = self.tensor.chunks.iter().find(|c| row >= c.first_row && row < c.first_row + c.rows);
-        let Some(chunk) = chunk.cloned() else { return Ok(vec![0.0; columns]) };
-        let row = row - chunk.first_row;
-        let mut planes = Vec::with_capacity(chunk.planes.len());
-        for (size, plane) in plane_sizes(scheme, 1, columns).iter().zip(&chunk.planes) {
-            let words = match (plane.kind, scheme) {
-                (PlaneKind::Codebook, _) => {
-                    if self.codebook.is_none() {
-                        self.codebook = Some(words(&self.bytes(plane, 0, plane.bytes).await?));
-                    }
-                    self.codebook.clone().unwrap_or_default()
-                }
-                (PlaneKind::Scales, Scheme::Grouped(g)) => self.scales(plane, g, row).await?,
-                (PlaneKind::Offsets, Scheme::Grouped(g)) => {
-                    let bits = if g.offset == Offset::U4 { 4 } else { 16 };
-                    self.elements(plane, groups(columns, g.group), bits, row).await?
-                }
-                _ => words(&self.bytes(plane, (row * size.words) as u64 * 4, size.words as u64 * 4).await?),
-            };
-            planes.push((plane.kind, words));
-        }
-        let planes: Vec<_> = planes.iter().map(|(kind, words)| (*kind, words.as_slice())).collect();
-        Ok(dequantize(scheme, 1, columns, &planes))
-    }
-
-    /// A row's scales, as a chunk of that row alone has them.
-    async fn scales(&self, plane: &Plane, scheme: Grouped, row: usize) -> Result<Vec<u32>, PackageError> {
-        let n = groups(self.columns(), scheme.group);
-        if scheme.scale == ScaleType::F16 {
-            return self.elements(plane, n, 16, row).await;
-        }
-        // Four rows share a word.
-        let four = words(&self.bytes(plane, (row / 4 * n) as u64 * 4, n as u64 * 4).await?);
-        Ok(four.iter().map(|word| word >> (row % 4 * 8) & 0xff).collect())
-    }
-
-    /// A row's `n` elements of 16 or 4 bits, of those of all rows one after the other.
-    async fn elements(&self, plane: &Plane, n: usize, bits: usize, row: usize) -> Result<Vec<u32>, PackageError> {
-        let (begin, end) = (row * n * bits, (row + 1) * n * bits);
-        let bytes = self.bytes(plane, (begin / 8) as u64, (end.div_ceil(8) - begin / 8) as u64).await?;
-        if begin.is_multiple_of(8) {
-            return Ok(words(&bytes));
-        }
-        // The first is the high half of a byte.
-        let nibble = |i: usize| u32::from(bytes.get(i / 2).map_or(0, |byte| byte >> (i % 2 * 4) & 15));
-        Ok((0..n.div_ceil(8)).map(|word| (0..8).fold(0, |sum, i| sum | nibble(8 * word + i + 1) << (4 * i))).collect())
-    }
-
-    async fn bytes(&self, plane: &Plane, first: u64, bytes: u64) -> Result<Vec<u8>, PackageError> {
-        let (file, begin) = (&self.shards[plane.shard], plane.offset + first);
-        let found = read_fully(&*self.source, file, begin..begin + bytes).await?;
-        if (found.len() as u64) < bytes {
-            return Err(PackageError::Truncated {
-                file: file.clone(),
-                expected: begin + bytes,
-                found: begin + found.len() as u64,
-            });
+    async fn bytes(&self, plane: &Plane, range: Range<u64>) -> Result<Vec<u8>, PackageError> {
+        let (file, range) = (&self.shards[plane.shard], plane.offset + range.start..plane.offset + range.end);
+        let found = read_fully(&*self.source, file, range.clone()).await?;
+        if (found.len() as u64) < range.end - range.start {
+            let found = range.start + found.len() as u64;
+            return Err(PackageError::Truncated { file: file.clone(), expected: range.end, found });
         }
         Ok(found)
     }
 }
 
-/// Little-endian words; the last one is filled up with zeros.
-fn words(bytes: &[u8]) -> Vec<u32> {
-    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
-    bytes.chunks(4).map(word).collect()
+/// Where a row's numbers lie in a plane.
+enum Bits {
+    /// So many bits a row, a multiple of 4, one row after the other.
+    InTurn(usize),
+    /// Bytes of four rows make a word, so many words for them.
+    FourRows(usize),
+}
+
+impl Bits {
+    fn of(scheme: Scheme, kind: PlaneKind, columns: usize) -> Self {
+        match (kind, scheme) {
+            (PlaneKind::Scales, Scheme::Grouped(g)) if g.scale == ScaleType::E4M4 => Self::FourRows(groups(columns, g.group)),
+            (PlaneKind::Scales, Scheme::Grouped(g)) => Self::InTurn(16 * groups(columns, g.group)),
+            (PlaneKind::Offsets, Scheme::Grouped(g)) => {
+                Self::InTurn(if g.offset == Offset::U4 { 4 } else { 16 } * groups(columns, g.group))
+            }
+            _ => Self::InTurn(plane_sizes(scheme, 1, columns).iter().filter(|size| size.kind == kind).map(|size| size.words * 32).sum()),
+        }
+    }
+
+    /// The bytes of a plane that hold a row.
+    fn bytes(&self, row: usize) -> Range<u64> {
+        let (begin, end) = match self {
+            Self::InTurn(bits) => (row * bits / 8, ((row + 1) * bits).div_ceil(8)),
+            Self::FourRows(words) => (row / 4 * words * 4, (row / 4 + 1) * words * 4),
+        };
+        begin as u64..end as u64
+    }
+
+    /// Copies row `row`, from the `bytes` that hold it, to row `at` of a plane of zeros.
+    fn copy(&self, bytes: &[u8], row: usize, plane: &mut [u8], at: usize) {
+        match self {
+            Self::FourRows(words) => {
+                let to = plane[at / 4 * words * 4..].chunks_exact_mut(4);
+                bytes.chunks_exact(4).zip(to).for_each(|(from, to)| to[at % 4] = from[row % 4]);
+            }
+            Self::InTurn(bits) if bits % 8 == 0 => plane[at * bits / 8..][..bits / 8].copy_from_slice(bytes),
+            Self::InTurn(bits) => {
+                // A row begins in the low or in the high half of a byte.
+                let (first, to, n) = (row * bits / 4 % 2, at * bits / 4, bits / 4);
+                for i in 0..n {
+                    let half = bytes[(first + i) / 2] >> ((first + i) % 2 * 4) & 15;
+                    plane[(to + i) / 2] |= half << ((to + i) % 2 * 4);
+                }
+            }
+        }
+    }
+}
+
+/// What all of `waiting` come to, which wait side by side.
+async fn together<T>(mut waiting: Vec<SourceFuture<'_, T>>) -> Vec<T> {
+    let mut found: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, found) in waiting.iter_mut().zip(&mut found).filter(|(_, found)| found.is_none()) {
+            if let Poll::Ready(answer) = future.as_mut().poll(context) {
+                *found = Some(answer);
+            }
+        }
+        if found.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    found.into_iter().flatten().collect()
 }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A boxed future, which may go from thread to thread.
 #[cfg(not(target_arch = "wasm32"))]
@@ -207,17 +209,35 @@ pub fn within(folder: &std::path::Path, path: &std::path::Path) -> std::io::Resu
 #[derive(Clone, Debug)]
 pub struct FolderSource {
     folder: std::path::PathBuf,
+    open: Arc<Mutex<BTreeMap<String, Arc<std::fs::File>>>>,
 }
+
+/// Files that are kept open at once.
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+const MOST_OPEN: usize = 64;
 
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
 impl FolderSource {
     /// The files of `folder`; nothing is opened yet.
     pub fn new(folder: impl Into<std::path::PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), open: Arc::default() }
     }
 
-    /// Opens a regular file that lies in the folder.
-    fn open(&self, file: &str) -> std::io::Result<(std::fs::File, u64)> {
+    /// A regular file that lies in the folder, opened at its first use: rows of a table are many small reads.
+    fn open(&self, file: &str) -> std::io::Result<Arc<std::fs::File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(file) {
+            return Ok(file.clone());
+        }
+        if open.len() >= MOST_OPEN {
+            open.clear();
+        }
+        let opened = Arc::new(self.open_anew(file)?);
+        open.insert(file.to_owned(), opened.clone());
+        Ok(opened)
+    }
+
+    fn open_anew(&self, file: &str) -> std::io::Result<std::fs::File> {
         let path = self.folder.join(file);
         within(&self.folder, &path)?;
         // A named pipe would block, a device would never end.
@@ -225,30 +245,51 @@ impl FolderSource {
             return Err(std::io::Error::other("not a regular file"));
         }
         let open = std::fs::File::open(&path)?;
-        let metadata = open.metadata()?;
-        match metadata.is_file() {
-            true => Ok((open, metadata.len())),
+        match open.metadata()?.is_file() {
+            true => Ok(open),
             false => Err(std::io::Error::other("not a regular file")),
         }
     }
 
     fn read_now(&self, file: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
-        use std::io::{ErrorKind, Read, Seek, SeekFrom};
+        use std::io::ErrorKind;
         check_file_name(file)?;
         let place = || self.folder.display().to_string();
         let failed = |e: std::io::Error| match e.kind() {
             ErrorKind::NotFound => SourceError::Missing { file: file.into(), place: place() },
             _ => SourceError::Read { file: file.into(), place: place(), why: e.to_string() },
         };
-        let (mut open, length) = self.open(file).map_err(failed)?;
+        let open = self.open(file).map_err(failed)?;
+        let length = open.metadata().map_err(failed)?.len();
         let wanted = range.end.min(length).saturating_sub(range.start);
         let mut bytes = Vec::new();
         let capacity = usize::try_from(wanted).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(capacity).map_err(|e| failed(std::io::Error::other(e)))?;
-        open.seek(SeekFrom::Start(range.start)).map_err(failed)?;
-        open.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes).map_err(failed)?;
+        bytes.resize(capacity, 0);
+        let mut filled = 0;
+        while filled < capacity {
+            match read_at(&open, &mut bytes[filled..], range.start + filled as u64) {
+                // It has become shorter.
+                Ok(0) => break,
+                Ok(more) => filled += more,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        bytes.truncate(filled);
         Ok(bytes)
     }
+}
+
+/// Reads at a position of its own: several may read one file.
+#[cfg(all(feature = "native", unix))]
+fn read_at(file: &std::fs::File, bytes: &mut [u8], position: u64) -> std::io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, bytes, position)
+}
+
+#[cfg(all(feature = "native", windows))]
+fn read_at(file: &std::fs::File, bytes: &mut [u8], position: u64) -> std::io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, bytes, position)
 }
 
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]

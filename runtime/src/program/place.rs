@@ -28,8 +28,7 @@ pub fn place(spec: &DecoderSpec, programs: &[Program], rows: usize, head_rows: u
     let mut placement = Placement { slots: BTreeMap::new(), bytes: Vec::new() };
     let mut members: Vec<Vec<Value>> = Vec::new();
     // The largest first: what comes later then fits into what is there.
-    let mut order: Vec<Value> = used.into_iter().collect();
-    order.sort_by_key(|v| std::cmp::Reverse(bytes(*v)));
+    let order = ordered::by_key(used.into_iter().collect(), |v| u64::MAX - bytes(*v));
     for value in order {
         let alone = |v: Value| lasting(v) || v.is_padded(spec);
         let fits = |others: &Vec<Value>| {

@@ -1,10 +1,9 @@
 //! Conversations to token ids, with the words of the messages kept apart from the control tokens of the template.
 
 use super::control::ControlTokens;
-use super::error::cannot_encode;
-use super::guard::guarded;
 use super::numbers::is_number;
 use super::template::render;
+use super::tokenizer::encode;
 use super::{ChatOptions, Message, Special, TextError, Tokenizer};
 use serde_json::Value;
 
@@ -75,9 +74,7 @@ impl Tokenizer {
         }
         renamed.push_str(&prompt[end..]);
         renamed.retain(|c| c != twin.mark());
-        let encoded = guarded(|| twin.tokenizer().encode_fast(renamed, false)).map_err(|why| cannot_encode(&prompt, &why))?;
-        let encoding = encoded.map_err(|e| cannot_encode(&prompt, &e))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(encode(twin.tokenizer(), &renamed)?.get_ids().to_vec())
     }
 }
 

@@ -11,10 +11,10 @@ use super::error::cannot_encode;
 use super::guard::guarded;
 use super::templates::ChatTemplates;
 use crate::ordered;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::models::ModelWrapper;
-use tokenizers::{Model, Tokenizer};
+use tokenizers::{AddedToken, Model, Tokenizer};
 
 /// What vocabularies of the sentencepiece kind call the start and the end of a text, special or not.
 const ENDS: [&str; 5] = ["<s>", "</s>", "<bos>", "<eos>", "<pad>"];
@@ -38,7 +38,7 @@ impl ControlTokens {
     /// `tokenizer.json` that `tokenizer` was read from.
     pub(super) fn find(tokenizer: &Tokenizer, json: &[u8], named: &BTreeSet<&str>, templates: &ChatTemplates) -> Self {
         let model = tokenizer.get_model();
-        let is_control = |token: &tokenizers::AddedToken| {
+        let is_control = |token: &AddedToken| {
             let text = token.content.as_str();
             let blank = text.chars().all(|c| c.is_whitespace() || c == '▁' || c == 'Ġ' || c == 'Ċ');
             token.special
@@ -139,12 +139,16 @@ pub(super) struct PlainTwin {
 impl PlainTwin {
     /// The twin of `tokenizer` with names that occur neither in `text` nor in the vocabulary: Gemma 3 has pieces of
     /// private-use characters, and a name that is one, or part of one, would lose its id or be merged into it.
-    pub(super) fn new(tokenizer: &Tokenizer, control: &ControlTokens, text: &str) -> Result<Self, TextError> {
+    /// `around` is what the file has beside its vocabulary.
+    pub(super) fn new(tokenizer: &Tokenizer, around: &Map<String, Value>, control: &ControlTokens, text: &str) -> Result<Self, TextError> {
         let fail = |why: &dyn std::fmt::Display| cannot_encode(text, &format!("no tokenizer for plain text: {why}"));
-        // By way of text, as tokenizers are read anyway: a page downloads each further way.
-        let text_of = serde_json::to_vec(tokenizer).map_err(|e| fail(&e))?;
-        let mut json: Value = serde_json::from_slice(&text_of).map_err(|e| fail(&e))?;
-        drop(text_of);
+        // By way of text, as tokenizers are read anyway, and of the model alone: a page downloads each further way.
+        let model = serde_json::to_vec(tokenizer.get_model()).map_err(|e| fail(&e))?;
+        let mut file = around.clone();
+        file.insert("model".into(), serde_json::from_slice(&model).map_err(|e| fail(&e))?);
+        drop(model);
+        file.insert("added_tokens".into(), ordered::map(tokenizer.get_added_tokens_decoder()).iter().map(added_token).collect());
+        let mut json = Value::Object(file);
         let mut used = ordered::set(private_use(text));
         match &json["model"]["vocab"] {
             Value::Object(vocab) => used.extend(vocab.keys().flat_map(|piece| private_use(piece))),
@@ -192,6 +196,21 @@ impl PlainTwin {
     pub(super) fn mark(&self) -> char {
         self.mark
     }
+}
+
+/// A token as `tokenizer.json` lists it.
+fn added_token((id, token): (&u32, &AddedToken)) -> Value {
+    let flags = [
+        ("single_word", token.single_word),
+        ("lstrip", token.lstrip),
+        ("rstrip", token.rstrip),
+        ("normalized", token.normalized),
+        ("special", token.special),
+    ];
+    let mut fields: Map<String, Value> = flags.into_iter().map(|(name, flag)| (name.into(), flag.into())).collect();
+    fields.insert("id".into(), (*id).into());
+    fields.insert("content".into(), token.content.as_str().into());
+    Value::Object(fields)
 }
 
 /// Renames tokens in a `tokenizer.json`: in the added tokens, and in the model's vocabulary with everything that

@@ -9,9 +9,11 @@ use super::guard::guarded;
 use super::templates::ChatTemplates;
 use super::vet::vet;
 use crate::ordered;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
+use tokenizers::{Model, OffsetType, PostProcessor, PreTokenizer};
 
 /// What becomes of text that spells a control token, such as `<|user|>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct Tokenizer {
 
 pub(super) struct Inner {
     pub(super) tokenizer: tokenizers::Tokenizer,
+    /// What `tokenizer.json` has around the vocabulary.
+    around: Map<String, Value>,
     special: BTreeSet<u32>,
     pub(super) control: ControlTokens,
     /// `bos_token` and its like, as templates name them.
@@ -61,6 +65,23 @@ pub(super) struct Inner {
     twin: OnceLock<Arc<PlainTwin>>,
     /// The token that ends an assistant's turn in the chat template.
     pub(super) turn_end: OnceLock<Option<u32>>,
+}
+
+/// Tokens of `text` alone: the library's `encode_fast` without what it does afterwards. Truncation and padding belong to training, and
+/// a page would download them with the thread pool that they bring.
+///
+/// # Errors
+/// If the tokenizer cannot encode it.
+pub(super) fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<tokenizers::Encoding, TextError> {
+    let encoded = guarded(|| {
+        let mut pieces = tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
+        if let Some(splitter) = tokenizer.get_pre_tokenizer() {
+            splitter.pre_tokenize(&mut pieces)?;
+        }
+        tokenizer.get_model().tokenize_in_pretokenized(&mut pieces, None)?;
+        pieces.into_encoding(None, 0, OffsetType::None)
+    });
+    encoded.map_err(|why| cannot_encode(text, &why))?.map_err(|e| cannot_encode(text, &e))
 }
 
 impl Tokenizer {
@@ -72,12 +93,9 @@ impl Tokenizer {
         let bad = |why: String| TextError::File { file: "tokenizer.json", why };
         let failed = |e: tokenizers::Error| bad(e.to_string());
         let json = without_mark(files.tokenizer);
-        vet(json).map_err(|why| bad(diagnose(json, false).unwrap_or(why)))?;
+        let around = vet(json).map_err(|why| bad(diagnose(json, false).unwrap_or(why)))?;
         let read = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(|why| bad(why.into()))?;
         let mut tokenizer = read.map_err(|e| bad(diagnose(json, true).unwrap_or_else(|| e.to_string())))?;
-        // These belong to training; transformers ignores them too unless asked.
-        tokenizer.with_truncation(None).map_err(failed)?;
-        tokenizer.with_padding(None);
         let mut config = Config::read(files.config, files.special_tokens_map)?;
         let is_special = |(id, token): (u32, tokenizers::AddedToken)| token.special.then_some(id);
         let mut special = ordered::set(tokenizer.get_added_tokens_decoder().into_iter().filter_map(is_special));
@@ -89,7 +107,7 @@ impl Tokenizer {
         let named = ordered::set(config.named.values().map(String::as_str).chain(config.extra()));
         let control = ControlTokens::find(&tokenizer, json, &named, &templates);
         let (twin, turn_end) = Default::default();
-        let inner = Inner { tokenizer, special, control, named: config.named, templates, twin, turn_end };
+        let inner = Inner { tokenizer, around, special, control, named: config.named, templates, twin, turn_end };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -100,7 +118,8 @@ impl Tokenizer {
     /// If the tokenizer cannot encode it (a vocabulary without a token for some character).
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TextError> {
         let encoding = self.encoding(text, special)?;
-        let whole = guarded(|| self.inner.tokenizer.post_process(encoding, None, true));
+        let Some(processor) = self.inner.tokenizer.get_post_processor() else { return Ok(encoding.get_ids().to_vec()) };
+        let whole = guarded(|| processor.process(encoding, None, true));
         let whole = whole.map_err(|why| cannot_encode(text, &why))?.map_err(|e| cannot_encode(text, &e))?;
         Ok(whole.get_ids().to_vec())
     }
@@ -114,10 +133,6 @@ impl Tokenizer {
     }
 
     fn encoding(&self, text: &str, special: Special) -> Result<tokenizers::Encoding, TextError> {
-        let encode = |t: &tokenizers::Tokenizer, text: &str| {
-            let encoded = guarded(|| t.encode_fast(text, false)).map_err(|why| cannot_encode(text, &why))?;
-            encoded.map_err(|e| cannot_encode(text, &e))
-        };
         let encoding = encode(&self.inner.tokenizer, text)?;
         if special == Special::Recognize || !self.inner.control.any_in(encoding.get_ids()) {
             return Ok(encoding);
@@ -130,7 +145,7 @@ impl Tokenizer {
 
     /// The tokenizer that knows no control token by its name, made on first need.
     pub(super) fn plain_twin(&self, text: &str) -> Result<Cow<'_, PlainTwin>, TextError> {
-        let make = |text| PlainTwin::new(&self.inner.tokenizer, &self.inner.control, text);
+        let make = |text| PlainTwin::new(&self.inner.tokenizer, &self.inner.around, &self.inner.control, text);
         let twin = match self.inner.twin.get() {
             Some(twin) => twin,
             None => {

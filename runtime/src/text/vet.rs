@@ -4,7 +4,7 @@
 use super::charsmap::longest_replacement;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// Ids that may be left out below the largest.
@@ -22,6 +22,7 @@ struct File {
     #[serde(default)]
     added_tokens: Option<Vec<Added>>,
     normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
     decoder: Option<Value>,
     post_processor: Option<Value>,
     model: Option<Model>,
@@ -77,8 +78,8 @@ impl<'de> Deserialize<'de> for Ids {
     }
 }
 
-/// Why the library must not read this; nothing if it may.
-pub(super) fn vet(json: &[u8]) -> Result<(), String> {
+/// The parts of a file around its vocabulary, by their names; or why the library must not read it.
+pub(super) fn vet(json: &[u8]) -> Result<Map<String, Value>, String> {
     // All of it: parts that are not looked at here are at least JSON.
     let file: File = serde_json::from_slice(json).map_err(|e| match e.is_data() {
         true => e.to_string(),
@@ -105,10 +106,12 @@ pub(super) fn vet(json: &[u8]) -> Result<(), String> {
     }
     let count = vocabulary.count + added.len() as u64;
     let largest = added.iter().map(|token| token.id).fold(vocabulary.largest, u64::max);
-    match largest > count + LARGEST_GAP {
-        true => Err(format!("a token has the id {largest}, and there are {count} tokens")),
-        false => Ok(()),
+    if largest > count + LARGEST_GAP {
+        return Err(format!("a token has the id {largest}, and there are {count} tokens"));
     }
+    let names = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
+    let parts = [file.normalizer, file.pre_tokenizer, file.post_processor, file.decoder];
+    Ok(names.into_iter().zip(parts).filter_map(|(name, part)| Some((name.to_owned(), part?))).collect())
 }
 
 /// Bytes that a normalizer or decoder makes of one, at most. Its fields show its kind too, where the library goes by these.
