@@ -75,7 +75,7 @@ fn assert_same_package(file: &Path, folder: &Path) {
 }
 
 /// Families whose mixers have decays: files hold `-exp(x)` of what folders hold, rounded.
-const DECAYS: [&str; 3] = ["qwen3_5", "granite4_hybrid", "nemotron_h"];
+const DECAYS: [&str; 4] = ["qwen3_5", "granite4_hybrid", "granite4_experts", "nemotron_h"];
 
 #[test]
 fn a_file_in_f32_gives_the_package_of_its_folder() {

@@ -20,7 +20,18 @@ const EXPERTS: &[Renamed] = &[
     ("ffn_up_exps", "mlp.experts.up_proj"),
     ("ffn_gate_up_exps", "mlp.experts.gate_up_proj"),
     ("ffn_down_exps", "mlp.experts.down_proj"),
+    (SHARED_GATE, "mlp.shared_expert_gate"),
+    ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
+    ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
+    ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
 ];
+
+/// A router's row for the weight of shared experts: a vector, where transformers has a matrix of one row.
+pub(super) const SHARED_GATE: &str = "ffn_gate_inp_shexp";
+
+/// Shared experts of Granite.
+const SHARED_MLP: &[Joined] =
+    &[Joined { parts: ["shared_mlp.gate_proj", "shared_mlp.up_proj"], into: "shared_mlp.input_linear", in_turn: false }];
 
 /// The kernel of a Mamba mixer or a delta net: \[channels, taps\], where transformers has \[channels, 1, taps\].
 pub(super) const CONV: &str = "ssm_conv1d";
@@ -31,7 +42,7 @@ pub(super) const DECAY: &str = "ssm_a";
 /// Families whose layers have attention or something else, and say so in a list of their heads of keys and values.
 pub(super) const HYBRIDS: [&str; 4] = ["lfm2", "lfm2moe", "granitehybrid", "nemotron_h"];
 
-pub(super) static FAMILIES: [Family; 10] = [
+pub(super) static FAMILIES: [Family; 11] = [
     Family {
         name: "qwen35",
         architecture: "Qwen3_5ForCausalLM",
@@ -117,11 +128,7 @@ pub(super) static FAMILIES: [Family; 10] = [
             ("ssm_out", "mamba.out_proj"),
         ],
         whole: &[(DECAY, "mamba.A_log"), ("ssm_d", "mamba.D"), ("ssm_dt.bias", "mamba.dt_bias")],
-        joined: &[Joined {
-            parts: ["shared_mlp.gate_proj", "shared_mlp.up_proj"],
-            into: "shared_mlp.input_linear",
-            in_turn: false,
-        }],
+        joined: SHARED_MLP,
         ..LLAMA
     },
     Family {
@@ -179,6 +186,7 @@ pub(super) static FAMILIES: [Family; 10] = [
         whole: &[("layer_output_scale.weight", "layer_scalar")],
         ..UNTURNED
     },
+    Family { name: "qwen2moe", architecture: "Qwen2MoeForCausalLM", model_type: "qwen2_moe", inside: EXPERTS, ..UNTURNED },
     Family { name: "qwen3moe", architecture: "Qwen3MoeForCausalLM", model_type: "qwen3_moe", inside: EXPERTS, ..UNTURNED },
     Family { name: "olmoe", architecture: "OlmoeForCausalLM", model_type: "olmoe", inside: EXPERTS, ..UNTURNED },
     Family {
@@ -196,7 +204,11 @@ pub(super) static FAMILIES: [Family; 10] = [
             ("ffn_gate_exps", "block_sparse_moe.experts.gate_proj"),
             ("ffn_up_exps", "block_sparse_moe.experts.up_proj"),
             ("ffn_down_exps", "block_sparse_moe.experts.down_proj"),
+            ("ffn_gate_shexp", "shared_mlp.gate_proj"),
+            ("ffn_up_shexp", "shared_mlp.up_proj"),
+            ("ffn_down_shexp", "shared_mlp.output_linear"),
         ],
+        joined: SHARED_MLP,
         ..LLAMA
     },
     Family {

@@ -92,7 +92,7 @@ pub(super) fn set(model: &Model<'_>, config: &mut Map<String, Value>, layers: us
         config.insert(name.into(), value);
     };
     // How many experts a token uses, and how wide they are where that is another key than the others' width.
-    if matches!(model.family.name, "qwen3moe" | "olmoe" | "granitemoe" | "lfm2moe" | "gpt-oss") {
+    if matches!(model.family.name, "qwen2moe" | "qwen3moe" | "olmoe" | "granitemoe" | "lfm2moe" | "gpt-oss") {
         let all = m.required(&key("expert_count"))?;
         set("num_experts", json!(all));
         set("num_local_experts", json!(all));
@@ -106,6 +106,23 @@ pub(super) fn set(model: &Model<'_>, config: &mut Map<String, Value>, layers: us
             set("norm_topk_prob", json!(true));
             let dense: Vec<usize> = (0..layers).filter(|i| !has(model, *i, "ffn_gate_inp.weight")).collect();
             set("mlp_only_layers", json!(dense));
+        }
+        "qwen2moe" => {
+            set("moe_intermediate_size", json!(m.required(&key("expert_feed_forward_length"))?));
+            set("shared_expert_intermediate_size", json!(m.size(&key("expert_shared_feed_forward_length"))?.unwrap_or(0)));
+            set("qkv_bias", json!(attention_bias));
+            set("use_sliding_window", json!(false));
+            // As llama.cpp has it for all of them.
+            set("norm_topk_prob", json!(false));
+            let dense: Vec<usize> = (0..layers).filter(|i| !has(model, *i, "ffn_gate_inp.weight")).collect();
+            set("mlp_only_layers", json!(dense));
+        }
+        "granitemoe" => {
+            if let Some(shared) = m.size(&key("expert_shared_feed_forward_length"))?.filter(|n| *n > 0) {
+                set("architectures", json!(["GraniteMoeSharedForCausalLM"]));
+                set("model_type", json!("granitemoeshared"));
+                set("shared_intermediate_size", json!(shared));
+            }
         }
         "olmoe" => set("norm_topk_prob", json!(false)),
         "lfm2moe" => {
@@ -159,7 +176,7 @@ pub(super) fn set(model: &Model<'_>, config: &mut Map<String, Value>, layers: us
             set("num_local_experts", json!(experts));
             set("num_experts_per_tok", json!(m.size(&key("expert_used_count"))?.unwrap_or(0)));
             set("layer_types", mixers(model, layers));
-            // As llama.cpp has it: rope where it was finetuned, and where nothing is said.
+            // As llama.cpp has it, which rotates unless the key says no.
             let rotates = m.flag(&key("rope.scaling.finetuned"))?.unwrap_or(true);
             set("position_embedding_type", if rotates { json!("rope") } else { Value::Null });
         }

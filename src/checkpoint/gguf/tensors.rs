@@ -6,7 +6,7 @@ use super::super::tensor::{Bytes, Placement, RowOrder, TensorInfo};
 use super::config::Heads;
 use super::container::{Container, Tensor};
 use super::family::{Family, Fused, Joined, SHORT_CONV};
-use super::mixed::{CONV, DECAY};
+use super::mixed::{CONV, DECAY, SHARED_GATE};
 use std::collections::BTreeMap;
 
 /// Tensors that the config says in its own words.
@@ -32,7 +32,7 @@ pub(super) fn add(
     Ok(())
 }
 
-/// Joins what the family has as one, and takes apart what has all experts. What does not fit together keeps its name.
+/// Joins what the family has as one, and takes apart what has all experts. Tensors that do not fit together keep their names.
 pub(super) fn join(tensors: &mut BTreeMap<String, TensorInfo>, family: &Family) {
     for joined in family.joined {
         let [first, second] = joined.parts;
@@ -159,6 +159,10 @@ fn rename(
     let mut plain = plain;
     if matches!(part, SHORT_CONV | CONV) && shape.len() == 2 {
         shape.insert(1, 1);
+        plain = Placement::plain(&shape);
+    }
+    if part == SHARED_GATE && shape.len() == 1 {
+        shape.insert(0, 1);
         plain = Placement::plain(&shape);
     }
     if part == "ssm_norm" && shape.len() == 2 {
