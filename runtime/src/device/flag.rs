@@ -116,6 +116,8 @@ flags! {
     QueryScaling = "QUERY_SCALING",
     /// The output is added to the residual stream.
     Residual = "RESIDUAL",
+    /// The output is multiplied with a number.
+    Scaled = "SCALED",
     /// Queries and keys are rotated.
     Rope = "ROPE",
     /// Two query heads a workgroup, or rows of a matrix at once.

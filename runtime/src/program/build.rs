@@ -38,7 +38,7 @@ fn body(spec: &DecoderSpec) -> Vec<Operation> {
 
 fn head(spec: &DecoderSpec, from: Value) -> Vec<Operation> {
     let norm =
-        Operation::Norm { norm: spec.norm, parameters: "final_norm".into(), from, into: Value::HeadNormed, residual: None };
+        Operation::Norm { norm: spec.norm, parameters: "final_norm".into(), from, into: Value::HeadNormed, residual: None, scale: None };
     let logits = Operation::Project {
         matrix: if spec.tied_head { "embedding" } else { "head" }.into(),
         bias: spec.head_bias.then(|| "head.bias".into()),
@@ -84,7 +84,10 @@ impl<'a> Layer<'a> {
         }
         if layer.output_scale {
             let by = self.name("output_scale");
-            self.operations.push(Operation::Scale { by, into: Value::Hidden });
+            match self.operations.last_mut() {
+                Some(Operation::Norm { into: Value::Hidden, residual: Some(_), scale, .. }) => *scale = Some(by),
+                _ => self.operations.push(Operation::Scale { by, into: Value::Hidden }),
+            }
         }
     }
 
@@ -125,7 +128,7 @@ impl<'a> Layer<'a> {
         }
         let parameters = self.name(norm);
         let (from, into) = (Value::Hidden, Value::Normed);
-        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual: None });
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual: None, scale: None });
         Value::Normed
     }
 
@@ -249,7 +252,7 @@ impl<'a> Layer<'a> {
     fn add_norm(&mut self, norm: &str) {
         let (parameters, residual) = (self.name(norm), Some(self.spec.residual_multiplier));
         let (from, into) = (Value::BlockOutput, Value::Hidden);
-        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual, scale: None });
     }
 
     fn project(&mut self, from: Value, matrix: &str, bias: bool, into: Value, output: Output) {
