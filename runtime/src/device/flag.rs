@@ -62,6 +62,8 @@ flags! {
     Combine = "COMBINE",
     /// The kernel computes a convolution.
     Convolve = "CONVOLVE",
+    /// Numbers are copied, and nothing is multiplied.
+    Copy = "COPY",
     /// Attention is not split over the keys.
     Direct = "DIRECT",
     /// Each expert of a token has an input of its own.
@@ -84,6 +86,8 @@ flags! {
     Inline = "INLINE",
     /// The last workgroup of split attention puts the others' results together.
     LastCombines = "LAST_COMBINES",
+    /// Numbers are added, and the sum divided by the square root of 2.
+    Laurel = "LAUREL",
     /// The norm takes the mean off.
     Layer = "LAYER",
     /// Codes stand for values of a learned table.
@@ -144,6 +148,8 @@ flags! {
     TableSubgroup = "TABLE_SUBGROUP",
     /// The table lies in workgroup memory.
     TableWorkgroup = "TABLE_WORKGROUP",
+    /// The active stream is multiplied with gains.
+    Scale = "SCALE",
     /// Cooperative matrices: `enable wgpu_cooperative_matrix;`.
     Matrices = "MATRICES",
     /// Values are normalized.
