@@ -2,17 +2,20 @@
 """Trains small models of several families on one text, so that what quantization costs them can be compared.
 
     python3 -m venv venv && venv/bin/pip install torch transformers==5.24.0 safetensors tokenizers
-    venv/bin/python scripts/small_models.py OUT [FAMILY ...] [--steps 1500] [--seed 1]
+    venv/bin/python scripts/small_models.py OUT [FAMILY ...] [--steps 1500] [--seed 1] [--jobs 4]
 
 Writes OUT/FAMILY, a checkpoint in bf16 with the tokenizer of golden/haiku-7m. The text is sampled from that model, from its own
-beginnings of documents, with its calibration text put before it; nothing of its evaluation text is trained on. All models have
-4 to 5 million parameters, the same vocabulary, batches and steps. A GPU needs a minute a family.
+beginnings of documents, with its calibration text put before it; nothing of its evaluation text is trained on. It is about as
+long as all steps read together, so that no model learns it by heart. All models have 4 to 5 million parameters, the same
+vocabulary, batches and steps. A GPU needs a minute or two a family.
 """
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import time
+import traceback
 
 import torch
 import transformers
@@ -29,16 +32,25 @@ FAMILIES = {
                           layer_types=["conv", "conv", "full_attention", "conv", "full_attention"])),
     "lfm3": ("Lfm3", dict(head_dim=64, sliding_window=128,
                           layer_types=["conv", "sliding_attention", "full_attention", "conv", "full_attention"])),
-    # About as many parameters, of which a token uses half.
-    "olmoe": ("Olmoe", dict(intermediate_size=160, num_experts=8, num_experts_per_tok=2, norm_topk_prob=True)),
+    # Of eight experts a token uses two.
+    "olmoe": ("Olmoe", dict(intermediate_size=80, num_experts=8, num_experts_per_tok=2, norm_topk_prob=True)),
     "qwen3_5": ("Qwen3_5Text", dict(head_dim=64, linear_key_head_dim=64, linear_value_head_dim=64, linear_num_key_heads=2,
                                     linear_num_value_heads=4,
                                     layer_types=["linear_attention"] * 3 + ["full_attention", "linear_attention"])),
-    "granite4_hybrid": ("GraniteMoeHybrid", dict(num_local_experts=0, shared_intermediate_size=640, mamba_n_heads=8, mamba_d_state=64,
+    "granite4_hybrid": ("GraniteMoeHybrid", dict(num_local_experts=0, shared_intermediate_size=512, mamba_n_heads=8, mamba_d_state=64,
                                                  attention_multiplier=0.125,
                                                  layer_types=["linear_attention"] * 3 + ["full_attention", "linear_attention"])),
-    "falcon_h1": ("FalconH1", dict(head_dim=64, mamba_d_ssm=384, mamba_n_heads=6, mamba_d_state=64, intermediate_size=512)),
+    "gemma4": ("Gemma4Text", dict(head_dim=64, global_head_dim=64, hidden_size_per_layer_input=32, vocab_size_per_layer_input=4096,
+                                  intermediate_size=512, sliding_window=128, num_kv_shared_layers=2,
+                                  layer_types=["sliding_attention", "full_attention"] * 2 + ["full_attention"])),
+    # Sinks, too.
+    "gpt_oss": ("GptOss", dict(head_dim=64, intermediate_size=80, num_local_experts=8, num_experts_per_tok=2, sliding_window=128,
+                               rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
+    "falcon_h1": ("FalconH1", dict(head_dim=64, mamba_d_ssm=384, mamba_n_heads=6, mamba_d_state=64, intermediate_size=320)),
 }
+
+# Texts that the golden model writes at once.
+TOGETHER = 8192
 
 
 def documents(name):
@@ -52,7 +64,7 @@ def text(tokenizer, device, batches):
     """Ids of the calibration text, then of texts that the golden model writes from the beginnings of that."""
     ids = [tokenizer.encode(d, add_special_tokens=False).ids for d in documents("calibration.jsonl")]
     model = transformers.AutoModelForCausalLM.from_pretrained(GOLDEN, dtype=torch.bfloat16).to(device).eval()
-    begin = torch.tensor([tokenizer.token_to_id("<|user|>")] * 1024, device=device)[:, None]
+    begin = torch.tensor([tokenizer.token_to_id("<|user|>")] * TOGETHER, device=device)[:, None]
     sampled = []
     with torch.no_grad():
         for _ in range(batches):
@@ -96,12 +108,24 @@ def train(family, ids, device, steps, seed, out):
     print(f"{family}: {count:,} parameters")
 
 
+def try_to_train(work):
+    family, ids, *others = work
+    try:
+        transformers.logging.set_verbosity_error()
+        train(family, torch.from_numpy(ids), *others)
+        return family, True
+    except Exception:
+        traceback.print_exc()
+        return family, False
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batches", type=int, default=12, help="of 1,024 texts that the golden model writes")
+    parser.add_argument("--batches", type=int, default=12, help="of 8,192 texts that the golden model writes")
+    parser.add_argument("--jobs", type=int, default=1, help="families at a time")
     parser.add_argument("--seed", type=int, default=1)
     a = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,8 +135,11 @@ def main():
     started = time.time()
     ids = text(Tokenizer.from_file(os.path.join(GOLDEN, "tokenizer.json")), device, a.batches)
     print(f"{len(ids):,} tokens after {time.time() - started:.0f} s", flush=True)
-    for family in a.families or FAMILIES:
-        train(family, ids, device, a.steps, a.seed, a.out)
+    with multiprocessing.get_context("spawn").Pool(a.jobs, maxtasksperchild=1) as pool:
+        work = [(family, ids.numpy(), device, a.steps, a.seed, a.out) for family in a.families or FAMILIES]
+        failed = [family for family, ok in pool.imap_unordered(try_to_train, work) if not ok]
+    if failed:
+        raise SystemExit(f"not trained: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    AltUp, Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, NormPlacement,
-    PerLayerEmbedding, QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
+    Activation, AltUp, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind,
+    NormPlacement, PerLayerEmbedding, QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -787,9 +787,15 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ("numbers for each layer", per_layer(shared_kv(), 9)),
         (
             "several residual streams, numbers for each layer",
-            per_layer(four_streams(with_layers(shared_kv(), |l| (l.output_scale, l.norm_placement) = (false, NormPlacement::Both))), 9),
+            per_layer(
+                four_streams(with_layers(shared_kv(), |l| (l.output_scale, l.norm_placement) = (false, NormPlacement::Both))),
+                9,
+            ),
         ),
-        ("several residual streams, layer norms", changed(three_streams(of_norm(NormKind::Layer)), |s| s.residual_multiplier = 0.8)),
+        (
+            "several residual streams, layer norms",
+            changed(three_streams(of_norm(NormKind::Layer)), |s| s.residual_multiplier = 0.8),
+        ),
         ("a learned residual layer, biases", with_layers(with_biases(plain()), |l| l.laurel = Some(5))),
         (
             "gates on heads, biases, partial rope",

@@ -180,6 +180,7 @@ impl Product<'_> {
                     gain: (&gain_buffer).into(),
                     bias: None,
                     residual: None,
+                    scale: None,
                     y: (&normed_buffer).into(),
                 };
                 let mut dispatches = Vec::new();

@@ -12,9 +12,13 @@ const TOKENS: usize = 3;
 
 #[test]
 fn streams_are_guessed_and_corrected() {
-    for (n, columns, active, correct, scaled) in
-        [(4, 70, 0, false, false), (8, 300, 5, false, false), (2, 33, 1, true, true), (8, 520, 0, true, false), (3, 64, 2, true, true)]
-    {
+    for (n, columns, active, correct, scaled) in [
+        (4, 70, 0, false, false),
+        (8, 300, 5, false, false),
+        (2, 33, 1, true, true),
+        (8, 520, 0, true, false),
+        (3, 64, 2, true, true),
+    ] {
         let mut spec = AltUp::new(n);
         spec.active = active;
         let (pitch, streams_pitch) = (padded(columns), padded(n * columns));
@@ -82,7 +86,9 @@ fn streams_begin_and_end_as_large_as_others() {
 
 #[test]
 fn gates_are_cut_off_by_their_mean_and_deviation() {
-    for (width, activation, cutoff) in [(37, Activation::GeluTanh, 1.2), (600, Activation::Silu, -0.3), (64, Activation::Relu2, 0.0)] {
+    for (width, activation, cutoff) in
+        [(37, Activation::GeluTanh, 1.2), (600, Activation::Silu, -0.3), (64, Activation::Relu2, 0.0)]
+    {
         let (x_pitch, pitch) = (padded(2 * width), padded(width));
         let mut random = Random::new(width as u64);
         let mut x = random.rows(TOKENS, 2 * width, x_pitch);

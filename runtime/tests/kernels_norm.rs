@@ -26,7 +26,7 @@ fn rows_of_any_width_are_normalized_and_padding_stays_zero(
         // Not zero before, so that padding shows what the kernel wrote; a residual's padding is zero and stays so.
         let before: Vec<f32> =
             (0..tokens * pitch).map(|i| if residual.is_none() || i % pitch < columns { 7.0 } else { 0.0 }).collect();
-        let y = gpu.upload("y", &before);
+        let (y, scale) = (gpu.upload("y", &before), gpu.upload("scale", &[0.3f32]));
         let kernel = NormRows {
             tokens: tokens as u32,
             columns: columns as u32,
@@ -35,13 +35,14 @@ fn rows_of_any_width_are_normalized_and_padding_stays_zero(
             gain: (&gain_buffer).into(),
             bias: Some((&bias_buffer).into()),
             residual,
+            scale: residual.map(|_| (&scale).into()),
             y: (&y).into(),
         };
         let found = run::<f32>(&gpu, &[&kernel.bind(&gpu).unwrap()], &y, tokens * pitch);
         for t in 0..tokens {
             let mut expected = norm::cpu(norm, &x[t * pitch..][..columns], &gain, &bias);
             if let Some(multiplier) = residual {
-                expected.iter_mut().for_each(|y| *y = 7.0 + multiplier * *y);
+                expected.iter_mut().for_each(|y| *y = 0.3 * (7.0 + multiplier * *y));
             }
             let row = &found[t * pitch..][..pitch];
             // Sums of at most 2050 f32 in a tree: a few units in the last place, of values around 20 for row 1.
@@ -57,6 +58,7 @@ fn a_layer_norm_that_lacks_its_bias_is_refused() {
     let buffer = gpu.storage("rows", 128);
     let all = || (&buffer).into();
     let norm = Norm { kind: NormKind::Layer, epsilon: 1e-5 };
-    let kernel = NormRows { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, residual: None, y: all() };
+    let kernel =
+        NormRows { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, residual: None, scale: None, y: all() };
     assert!(kernel.bind(&gpu).unwrap_err().to_string().contains("bias"));
 }

@@ -245,8 +245,7 @@ fn a_layer_sees_the_cache_of_another_and_takes_its_own_numbers() {
     per_layer_gate = GeluTanh(layers.1.per_layer_gate · hidden)
     per_layer_gate *= per_layer[1]
     block_output = layers.1.per_layer_output · per_layer_gate
-    hidden += norm(block_output, layers.1.per_layer_post_norm)
-    hidden *= layers.1.output_scale
+    hidden = (hidden + norm(block_output, layers.1.per_layer_post_norm)) * layers.1.output_scale
     ");
     assert!(body.contains("\nquery = rope(qkv)\nattended = attend(query, cache[0])\nhidden += layers.1."), "{body}");
 }

@@ -91,8 +91,7 @@ fn cut_gates(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), Architec
     const KEY: &str = "activation_sparsity_pattern";
     let layers = spec.num_layers();
     let sparse = if layers > SPARSE_LAYERS { SPARSE_LAYERS } else { 0 };
-    let pattern =
-        config.numbers(KEY)?.unwrap_or_else(|| (0..layers).map(|i| if i < sparse { 0.95 } else { 0.0 }).collect());
+    let pattern = config.numbers(KEY)?.unwrap_or_else(|| (0..layers).map(|i| if i < sparse { 0.95 } else { 0.0 }).collect());
     if pattern.len() != layers {
         let found = format!("{} entries", pattern.len());
         return Err(config.unsupported(KEY, &found, &format!("{layers}, as num_hidden_layers says")));
@@ -133,7 +132,9 @@ mod tests {
 
     #[test]
     fn quantiles_of_the_normal_distribution() {
-        for (p, x) in [(0.5, 0.0), (0.95, 1.644_853_626_951_472_7), (0.3, -0.524_400_512_708_041), (0.9999, 3.719_016_485_455_709)] {
+        for (p, x) in
+            [(0.5, 0.0), (0.95, 1.644_853_626_951_472_7), (0.3, -0.524_400_512_708_041), (0.9999, 3.719_016_485_455_709)]
+        {
             assert!((quantile(p) - x).abs() < 1e-9, "{p}: {}", quantile(p));
         }
     }

@@ -473,9 +473,10 @@ impl MlpWeights {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
             let y = up.forward(up_kind, &x, observer)?;
             parts.push(match (self.spec.gated, self.spec.activation) {
-                _ if self.spec.gate_cutoff.is_some() => {
-                    gated(&activate(cut_off(&every_second(&y, 0)?, self.spec.gate_cutoff.unwrap_or_default())?)?, &every_second(&y, 1)?)?
-                }
+                _ if self.spec.gate_cutoff.is_some() => gated(
+                    &activate(cut_off(&every_second(&y, 0)?, self.spec.gate_cutoff.unwrap_or_default())?)?,
+                    &every_second(&y, 1)?,
+                )?,
                 (true, Activation::Silu) => silu_gated(&y)?,
                 (true, Activation::ClampedSwiglu) => clamped_gated(&y)?,
                 (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,

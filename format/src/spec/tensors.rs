@@ -1,7 +1,8 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
 use super::{
-    AltUp, Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv,
+    AltUp, Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual,
+    ShortConv,
 };
 use serde::{Deserialize, Serialize};
 

@@ -317,11 +317,12 @@ impl<'a> Context<'a> {
     pub(super) fn bind_operation(&self, program: &Program, operation: &Operation) -> Result<Bound, GpuError> {
         let mut bound = match operation {
             Operation::Embed { table, rows, into } => self.embed(program, table, *rows, *into),
-            Operation::Norm { norm, parameters, from, into, residual } => {
+            Operation::Norm { norm, parameters, from, into, residual, scale } => {
                 let (gain, bias) = (self.vector(&format!("{parameters}.gain")), self.find(&format!("{parameters}.bias")));
                 let (tokens, columns) = (program.rows as u32, self.spec.hidden_size as u32);
                 let (x, y) = (self.value(*from), self.value(*into));
-                let kernel = NormRows { tokens, columns, norm: *norm, x, gain, bias, residual: *residual, y };
+                let scale = scale.as_deref().map(|by| self.vector(by));
+                let kernel = NormRows { tokens, columns, norm: *norm, x, gain, bias, residual: *residual, scale, y };
                 Ok(Bound::new("norm", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
             }
             Operation::Project { matrix, bias, norm, from, into, output } => {

@@ -190,7 +190,11 @@ impl Decoder {
     }
 
     /// Commands of these steps, and room for their tokens.
-    fn prepare_ahead(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<wgpu::CommandBuffer, DecoderError> {
+    fn prepare_ahead(
+        &mut self,
+        sequences: &[SequenceId],
+        params: &[Vec<SampleParams>],
+    ) -> Result<wgpu::CommandBuffer, DecoderError> {
         for sequence in sequences {
             let len = self.cache.len(*sequence)?;
             self.reserve(*sequence, len + params.len())?;
@@ -247,7 +251,11 @@ impl Decoder {
     }
 
     /// Commands of as many steps as there are `params`, which are the next to be submitted.
-    fn encode_decode(&mut self, sequences: &[SequenceId], params: &[Vec<SampleParams>]) -> Result<wgpu::CommandBuffer, DecoderError> {
+    fn encode_decode(
+        &mut self,
+        sequences: &[SequenceId],
+        params: &[Vec<SampleParams>],
+    ) -> Result<wgpu::CommandBuffer, DecoderError> {
         let rows = sequences.len();
         let parts =
             [Part::Body(Step::of_decode(rows)), Part::Head { rows, from: Value::Hidden }, Part::Sample { rows, advance: true }];

@@ -120,6 +120,8 @@ flags! {
     QueryScaling = "QUERY_SCALING",
     /// The output is added to the residual stream.
     Residual = "RESIDUAL",
+    /// The output is multiplied with a number, or with gains.
+    Scaled = "SCALED",
     /// Queries and keys are rotated.
     Rope = "ROPE",
     /// Two query heads a workgroup, or rows of a matrix at once.
@@ -148,8 +150,6 @@ flags! {
     TableSubgroup = "TABLE_SUBGROUP",
     /// The table lies in workgroup memory.
     TableWorkgroup = "TABLE_WORKGROUP",
-    /// The active stream is multiplied with gains.
-    Scale = "SCALE",
     /// Cooperative matrices: `enable wgpu_cooperative_matrix;`.
     Matrices = "MATRICES",
     /// Values are normalized.

@@ -68,7 +68,7 @@ impl UpdateStreams<'_> {
         let parts = [&self.gain, &self.router, &self.coefficients, &rows.streams, &rows.hidden];
         let mut bindings: Vec<_> = (0..).zip(parts.map(Clone::clone)).collect();
         bindings.extend(self.scale.clone().map(|scale| (5, scale)));
-        let flags: &[Flag] = if self.scale.is_some() { &[Flag::Scale] } else { &[] };
+        let flags: &[Flag] = if self.scale.is_some() { &[Flag::Scaled] } else { &[] };
         let grid = [rows.tokens, 1, 1];
         Kernel { shader: &ALTUP, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
     }

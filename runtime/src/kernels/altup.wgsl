@@ -3,7 +3,7 @@
 // With r = tanh(router · (y / sqrt(mean(y^2) + EPSILON) * gain) / HIDDEN) of y = x[ACTIVE]
 //   x[i] += sum of C[i, j] x[j] with C = coefficients · r; hidden = x[ACTIVE]
 // or with CORRECT, and y = hidden,
-//   x[i] += (1 + coefficients[i] · r) * (y - x[ACTIVE]); hidden = x[ACTIVE], with SCALE times scale.
+//   x[i] += (1 + coefficients[i] · r) * (y - x[ACTIVE]); hidden = x[ACTIVE], with SCALED times scale.
 
 #import workgroup_sum
 
@@ -22,7 +22,7 @@ override CORRECT: bool;
 @group(0) @binding(2) var<storage, read> coefficients: array<f32>;
 @group(0) @binding(3) var<storage, read_write> streams: array<f32>;
 @group(0) @binding(4) var<storage, read_write> hidden: array<f32>;
-#ifdef SCALE
+#ifdef SCALED
 @group(0) @binding(5) var<storage, read> scale: array<f32>;
 #endif
 
@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             streams[first + s * HIDDEN + i] = sum;
             if s == ACTIVE {
-#ifdef SCALE
+#ifdef SCALED
                 sum *= scale[i];
 #endif
                 hidden[row + i] = sum;

@@ -6,7 +6,7 @@ use haikuq_format::spec::Norm;
 
 super::shader!(NORM = "norm");
 
-/// `y[t] = norm(x[t])` for each of `tokens` rows, or `y[t] += residual × norm(x[t])`.
+/// `y[t] = norm(x[t])` for each of `tokens` rows, or `y[t] += residual × norm(x[t])`, times `scale` where there is one.
 #[derive(Clone, Debug)]
 pub struct NormRows<'a> {
     /// Rows.
@@ -24,6 +24,8 @@ pub struct NormRows<'a> {
     pub bias: Option<Binding<'a>>,
     /// Multiplies what is added to `y`; `y` is overwritten where absent.
     pub residual: Option<f32>,
+    /// f32 \[1\]: `y` is multiplied with it at last.
+    pub scale: Option<Binding<'a>>,
     /// f32 \[tokens\]\[padded(columns)\], another buffer than `x`; padding becomes, or stays, zero.
     pub y: Binding<'a>,
 }
@@ -42,6 +44,10 @@ impl NormRows<'_> {
             let bias = self.bias.clone().ok_or_else(|| GpuError::Validation("norm: this layer norm needs a bias".into()))?;
             bindings.push((2, bias));
             flags.push(Flag::Bias);
+        }
+        if let Some(scale) = &self.scale {
+            bindings.push((4, scale.clone()));
+            flags.push(Flag::Scaled);
         }
         let mut constants = vec![
             // Small rows gain nothing from idle invocations.

@@ -1,6 +1,6 @@
 // y[t] = x[t] / sqrt(mean(x[t]^2) + EPSILON) * gain, or with LAYER
 // y[t] = (x[t] - mean) / sqrt(variance + EPSILON) * gain, with BIAS + bias. With RESIDUAL that times MULTIPLIER is added
-// to y[t]. One workgroup a token.
+// to y[t]. With SCALED the result is multiplied with a number. One workgroup a token.
 
 #import workgroup_sum
 
@@ -18,6 +18,9 @@ override MULTIPLIER: f32;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+#ifdef SCALED
+@group(0) @binding(4) var<storage, read> multiplier: array<f32>;
+#endif
 
 // 1 for the components of vector `i` that are true columns, 0 for padding.
 fn inside(i: u32) -> vec4<f32> {
@@ -80,6 +83,9 @@ fn main(
 #endif
 #ifdef RESIDUAL
         value = fma(vec4<f32>(MULTIPLIER), value, y[row + i]);
+#endif
+#ifdef SCALED
+        value *= multiplier[0];
 #endif
         y[row + i] = value;
     }

@@ -73,7 +73,9 @@ impl TableRows {
         let (mut places, mut waiting) = (Vec::new(), Vec::<SourceFuture<'_, Result<Vec<u8>, PackageError>>>::new());
         for (at, row) in rows.iter().enumerate() {
             let row = *row as usize;
-            let Some(chunk) = self.tensor.chunks.iter().find(|c| row >= c.first_row && row < c.first_row + c.rows) else { continue };
+            let Some(chunk) = self.tensor.chunks.iter().find(|c| row >= c.first_row && row < c.first_row + c.rows) else {
+                continue;
+            };
             let same = *first.entry(row).or_insert(places.len());
             if same == places.len() {
                 for plane in chunk.planes.iter().filter(|p| p.kind != PlaneKind::Codebook) {
@@ -129,7 +131,9 @@ impl Bits {
             (PlaneKind::Offsets, Scheme::Grouped(g)) => {
                 Self::InTurn(if g.offset == Offset::U4 { 4 } else { 16 } * groups(columns, g.group))
             }
-            _ => Self::InTurn(plane_sizes(scheme, 1, columns).iter().filter(|size| size.kind == kind).map(|size| size.words * 32).sum()),
+            _ => Self::InTurn(
+                plane_sizes(scheme, 1, columns).iter().filter(|size| size.kind == kind).map(|size| size.words * 32).sum(),
+            ),
         }
     }
 

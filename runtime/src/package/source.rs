@@ -209,7 +209,8 @@ pub fn within(folder: &std::path::Path, path: &std::path::Path) -> std::io::Resu
 #[derive(Clone, Debug)]
 pub struct FolderSource {
     folder: std::path::PathBuf,
-    open: Arc<Mutex<BTreeMap<String, Arc<std::fs::File>>>>,
+    /// With their lengths when they were opened.
+    open: Arc<Mutex<BTreeMap<String, Arc<(std::fs::File, u64)>>>>,
 }
 
 /// Files that are kept open at once.
@@ -224,7 +225,7 @@ impl FolderSource {
     }
 
     /// A regular file that lies in the folder, opened at its first use: rows of a table are many small reads.
-    fn open(&self, file: &str) -> std::io::Result<Arc<std::fs::File>> {
+    fn open(&self, file: &str) -> std::io::Result<Arc<(std::fs::File, u64)>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(file) {
             return Ok(file.clone());
@@ -237,7 +238,7 @@ impl FolderSource {
         Ok(opened)
     }
 
-    fn open_anew(&self, file: &str) -> std::io::Result<std::fs::File> {
+    fn open_anew(&self, file: &str) -> std::io::Result<(std::fs::File, u64)> {
         let path = self.folder.join(file);
         within(&self.folder, &path)?;
         // A named pipe would block, a device would never end.
@@ -245,8 +246,9 @@ impl FolderSource {
             return Err(std::io::Error::other("not a regular file"));
         }
         let open = std::fs::File::open(&path)?;
-        match open.metadata()?.is_file() {
-            true => Ok(open),
+        let metadata = open.metadata()?;
+        match metadata.is_file() {
+            true => Ok((open, metadata.len())),
             false => Err(std::io::Error::other("not a regular file")),
         }
     }
@@ -259,16 +261,15 @@ impl FolderSource {
             ErrorKind::NotFound => SourceError::Missing { file: file.into(), place: place() },
             _ => SourceError::Read { file: file.into(), place: place(), why: e.to_string() },
         };
-        let open = self.open(file).map_err(failed)?;
-        let length = open.metadata().map_err(failed)?.len();
-        let wanted = range.end.min(length).saturating_sub(range.start);
+        let (open, length) = &*self.open(file).map_err(failed)?;
+        let wanted = range.end.min(*length).saturating_sub(range.start);
         let mut bytes = Vec::new();
         let capacity = usize::try_from(wanted).unwrap_or(usize::MAX);
         bytes.try_reserve_exact(capacity).map_err(|e| failed(std::io::Error::other(e)))?;
         bytes.resize(capacity, 0);
         let mut filled = 0;
         while filled < capacity {
-            match read_at(&open, &mut bytes[filled..], range.start + filled as u64) {
+            match read_at(open, &mut bytes[filled..], range.start + filled as u64) {
                 // It has become shorter.
                 Ok(0) => break,
                 Ok(more) => filled += more,

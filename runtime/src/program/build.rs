@@ -33,8 +33,7 @@ fn body(spec: &DecoderSpec) -> Vec<Operation> {
     }
     let (hidden, from, streams) = (Value::Hidden, Value::BlockOutput, streams(spec));
     let ends: Vec<_> = spec.altup.iter().flat_map(|altup| altup.ends()).zip(1..).collect();
-    let project =
-        |matrix, from, into| Operation::Project { matrix, bias: None, norm: None, from, into, output: Output::Store };
+    let project = |matrix, from, into| Operation::Project { matrix, bias: None, norm: None, from, into, output: Output::Store };
     for ([matrix, _], stream) in ends.clone() {
         operations.push(project(matrix, hidden, from));
         operations.push(Operation::EndStream { end: End::First(stream), multiplier: 1.0, from, streams });
@@ -56,8 +55,14 @@ fn streams(spec: &DecoderSpec) -> Value {
 }
 
 fn head(spec: &DecoderSpec, from: Value) -> Vec<Operation> {
-    let norm =
-        Operation::Norm { norm: spec.norm, parameters: "final_norm".into(), from, into: Value::HeadNormed, residual: None };
+    let norm = Operation::Norm {
+        norm: spec.norm,
+        parameters: "final_norm".into(),
+        from,
+        into: Value::HeadNormed,
+        residual: None,
+        scale: None,
+    };
     let logits = Operation::Project {
         matrix: if spec.tied_head { "embedding" } else { "head" }.into(),
         bias: spec.head_bias.then(|| "head.bias".into()),
@@ -104,7 +109,14 @@ impl<'a> Layer<'a> {
             match self.spec.altup {
                 Some(_) => {
                     let (from, parameters, into) = (Value::BlockOutput, self.name("per_layer_post_norm"), Value::Normed);
-                    self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual: None });
+                    self.operations.push(Operation::Norm {
+                        norm: self.spec.norm,
+                        parameters,
+                        from,
+                        into,
+                        residual: None,
+                        scale: None,
+                    });
                     let (multiplier, streams) = (self.spec.residual_multiplier, streams(self.spec));
                     self.operations.push(Operation::EndStream { end: End::Add, multiplier, from: into, streams });
                 }
@@ -113,7 +125,10 @@ impl<'a> Layer<'a> {
         }
         if layer.output_scale {
             let by = self.name("output_scale");
-            self.operations.push(Operation::Scale { by, into: Value::Hidden });
+            match self.operations.last_mut() {
+                Some(Operation::Norm { into: Value::Hidden, residual: Some(_), scale, .. }) => *scale = Some(by),
+                _ => self.operations.push(Operation::Scale { by, into: Value::Hidden }),
+            }
         }
     }
 
@@ -161,7 +176,7 @@ impl<'a> Layer<'a> {
         }
         let parameters = self.name(norm);
         let (from, into) = (Value::Hidden, Value::Normed);
-        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual: None });
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual: None, scale: None });
         Value::Normed
     }
 
@@ -260,7 +275,7 @@ impl<'a> Layer<'a> {
             self.project(from, "laurel_left", false, Value::Laurel(rank), Output::Store);
             self.project(Value::Laurel(rank), "laurel_right", false, Value::BlockOutput, Output::Store);
             let (norm, parameters, from, into) = (self.spec.norm, self.name("laurel_norm"), Value::BlockOutput, from);
-            self.operations.push(Operation::Norm { norm, parameters, from, into, residual: Some(1.0) });
+            self.operations.push(Operation::Norm { norm, parameters, from, into, residual: Some(1.0), scale: None });
         }
         self.add_block(&parts, "mixer_post_norm");
         if self.layer().laurel.is_some() {
@@ -301,7 +316,7 @@ impl<'a> Layer<'a> {
     fn add_norm(&mut self, norm: &str) {
         let (parameters, residual) = (self.name(norm), Some(self.spec.residual_multiplier));
         let (from, into) = (Value::BlockOutput, Value::Hidden);
-        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual });
+        self.operations.push(Operation::Norm { norm: self.spec.norm, parameters, from, into, residual, scale: None });
     }
 
     fn project(&mut self, from: Value, matrix: &str, bias: bool, into: Value, output: Output) {

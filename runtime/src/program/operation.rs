@@ -29,6 +29,8 @@ pub enum Operation {
         into: Value,
         /// Factor of what is added to `into`; `into` is overwritten where absent.
         residual: Option<f32>,
+        /// The tensor of one number that `into` is multiplied with at last.
+        scale: Option<String>,
     },
     /// `into = output(matrix × norm(from) + bias)`.
     Project {
@@ -445,9 +447,10 @@ impl fmt::Display for Operation {
             }
             Self::Embed { table, rows: RowSource::Positions, into } => write!(f, "{into} += {table}[positions]"),
             Self::Norm { parameters, from, into, residual: None, .. } => write!(f, "{into} = norm({from}, {parameters})"),
-            Self::Norm { parameters, from, into, residual: Some(factor), .. } => {
-                write!(f, "{into} += {}norm({from}, {parameters})", times(*factor))
-            }
+            Self::Norm { parameters, from, into, residual: Some(factor), scale, .. } => match scale {
+                None => write!(f, "{into} += {}norm({from}, {parameters})", times(*factor)),
+                Some(by) => write!(f, "{into} = ({into} + {}norm({from}, {parameters})) * {by}", times(*factor)),
+            },
             Self::Project { matrix, bias, norm, from, into, output } => {
                 output.fmt(f, into, &format!("{matrix} · {}{}", normed(from, norm), plus(bias)))
             }

@@ -50,7 +50,7 @@ fn fuse_norms(operations: &mut Vec<Operation>) {
 
 fn plain_norm(operation: &Operation) -> Option<(Value, Value, FusedNorm)> {
     match operation {
-        Operation::Norm { norm, parameters, from, into, residual: None } if norm.kind == NormKind::Rms => {
+        Operation::Norm { norm, parameters, from, into, residual: None, .. } if norm.kind == NormKind::Rms => {
             Some((*from, *into, FusedNorm { parameters: parameters.clone(), epsilon: norm.epsilon }))
         }
         _ => None,

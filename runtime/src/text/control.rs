@@ -140,7 +140,12 @@ impl PlainTwin {
     /// The twin of `tokenizer` with names that occur neither in `text` nor in the vocabulary: Gemma 3 has pieces of
     /// private-use characters, and a name that is one, or part of one, would lose its id or be merged into it.
     /// `around` is what the file has beside its vocabulary.
-    pub(super) fn new(tokenizer: &Tokenizer, around: &Map<String, Value>, control: &ControlTokens, text: &str) -> Result<Self, TextError> {
+    pub(super) fn new(
+        tokenizer: &Tokenizer,
+        around: &Map<String, Value>,
+        control: &ControlTokens,
+        text: &str,
+    ) -> Result<Self, TextError> {
         let fail = |why: &dyn std::fmt::Display| cannot_encode(text, &format!("no tokenizer for plain text: {why}"));
         // By way of text, as tokenizers are read anyway, and of the model alone: a page downloads each further way.
         let model = serde_json::to_vec(tokenizer.get_model()).map_err(|e| fail(&e))?;

@@ -8,8 +8,8 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, AltUp, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormKind, NormPlacement,
-    PerLayerEmbedding, QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
+    Activation, AltUp, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormKind,
+    NormPlacement, PerLayerEmbedding, QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;

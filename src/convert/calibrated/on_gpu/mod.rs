@@ -8,11 +8,11 @@ mod tokens;
 
 use super::super::staged::StagedMatrix;
 use super::super::{ConvertError, Progress, cost};
+use super::Run;
 use super::correction::{CORRECTION, keeps_outputs};
 use super::matrix::{energy, sampled};
 use super::side::Side;
 use super::streams::{Activations, Streams};
-use super::Run;
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
 use crate::architecture::ArchitectureError;
 use crate::kept::Kept;
