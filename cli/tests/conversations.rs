@@ -6,7 +6,7 @@ mod random_decoder;
 
 use common::golden;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, PerLayerEmbedding,
+    Activation, AltUp, Attention, AttentionGate, DeltaNet, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, PerLayerEmbedding,
     RopeTable, ShortConv,
 };
 use haikuq_format::{DecoderSpec, Scheme};
@@ -74,6 +74,18 @@ fn per_layer() -> RandomDecoder {
     RandomDecoder::new(&spec, |_| Scheme::F32)
 }
 
+/// The same with several residual streams.
+fn streams() -> RandomDecoder {
+    let (mut first, mut second) = (Attention::new(3, 1, 20), Attention::new(6, 1, 20));
+    (first.rope, first.value_norm, second.kv_from) = (Some(0), true, Some(0));
+    let mut spec = spec(vec![LayerSpec::new(first, mlp()), LayerSpec::new(second, mlp())]);
+    spec.per_layer_embedding = Some(PerLayerEmbedding::new(12, Activation::Silu));
+    spec.altup = Some(AltUp::new(3));
+    spec.layers.iter_mut().for_each(|l| l.laurel = Some(8));
+    spec.mlps_mut().for_each(|m| m.gate_cutoff = Some(0.2));
+    RandomDecoder::new(&spec, |_| Scheme::F32)
+}
+
 fn load(random: &RandomDecoder, steps_ahead: usize) -> Decoder {
     let gpu = Gpu::open_blocking(&GpuOptions::default()).expect("an adapter; run scripts/setup.sh to install software Vulkan");
     let mut options = DecoderOptions::default();
@@ -125,6 +137,7 @@ fn late_and_new(ids: &[u32]) -> u32 {
 #[case::delta_nets(delta_nets())]
 #[case::mamba(mamba())]
 #[case::per_layer(per_layer())]
+#[case::streams(streams())]
 fn greedy_texts_are_those_of_the_reference_however_far_the_gpu_runs_ahead(#[case] random: RandomDecoder) {
     let mut greedy = options(40);
     greedy.sampling = SamplingOptions::greedy();
@@ -139,6 +152,7 @@ fn greedy_texts_are_those_of_the_reference_however_far_the_gpu_runs_ahead(#[case
 #[case::delta_nets(delta_nets(), false)]
 #[case::mamba(mamba(), false)]
 #[case::per_layer(per_layer(), true)]
+#[case::streams(streams(), true)]
 fn a_turn_goes_on_from_one_that_ran_too_far(#[case] random: RandomDecoder, #[case] cut_anywhere: bool) {
     let prompt = ids(1, 40);
     let mut one_by_one = load(&random, 0);

@@ -10,8 +10,8 @@ mod random_decoder;
 use common::Adapter;
 use haikuq::reference::Reference;
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind, NormPlacement,
-    PerLayerEmbedding, QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
+    Activation, AltUp, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mlp, Norm, NormKind,
+    NormPlacement, PerLayerEmbedding, QkNorm, QueryScaling, Residual, RopeTable, Scores, ShortConv, TensorSpec,
 };
 use haikuq_format::{DecoderSpec, Scheme};
 use haikuq_runtime::decoder::{CachePrecision, Choice, Decoder, DecoderOptions, Next, SequenceId};
@@ -230,6 +230,31 @@ fn per_layer(mut spec: DecoderSpec, size: usize) -> DecoderSpec {
     (per_layer.table_multiplier, per_layer.projection_multiplier, per_layer.multiplier) = (1.4, 0.3, 0.7);
     spec.per_layer_embedding = Some(per_layer);
     spec
+}
+
+/// Several residual streams, of which blocks compute one, with learned residual layers and gates that are cut off.
+fn streams(spec: DecoderSpec, altup: AltUp) -> DecoderSpec {
+    let mut spec = changed(spec, |s| s.altup = Some(altup));
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        layer.laurel = Some(9 + 32 * i);
+        let mlp = layer.mlp.as_mut().unwrap();
+        (mlp.gate_cutoff, mlp.intermediate_size) = ([Some(0.3), None, Some(-0.7)][i % 3], mlp.intermediate_size + 300 * (i % 2));
+    }
+    spec
+}
+
+/// Four of them, of which the first is computed.
+fn four_streams(spec: DecoderSpec) -> DecoderSpec {
+    let mut altup = AltUp::new(4);
+    altup.output_scale = true;
+    streams(spec, altup)
+}
+
+/// Three of them, of which the last is computed.
+fn three_streams(spec: DecoderSpec) -> DecoderSpec {
+    let mut altup = AltUp::new(3);
+    altup.active = 2;
+    streams(spec, altup)
 }
 
 fn of_norm(kind: NormKind) -> DecoderSpec {
@@ -765,6 +790,18 @@ fn combinations() -> Vec<(&'static str, DecoderSpec)> {
         ("mixtures of experts", mixtures()),
         ("keys and values of other layers", shared_kv()),
         ("numbers for each layer", per_layer(shared_kv(), 9)),
+        (
+            "several residual streams, numbers for each layer",
+            per_layer(
+                four_streams(with_layers(shared_kv(), |l| (l.output_scale, l.norm_placement) = (false, NormPlacement::Both))),
+                9,
+            ),
+        ),
+        (
+            "several residual streams, layer norms",
+            changed(three_streams(of_norm(NormKind::Layer)), |s| s.residual_multiplier = 0.8),
+        ),
+        ("a learned residual layer, biases", with_layers(with_biases(plain()), |l| l.laurel = Some(5))),
         (
             "gates on heads, biases, partial rope",
             with_attention(with_biases(plain()), |a| (a.gate, a.rope) = (Some(AttentionGate::Elementwise), Some(1))),

@@ -58,6 +58,7 @@ fn a_layer_norm_that_lacks_its_bias_is_refused() {
     let buffer = gpu.storage("rows", 128);
     let all = || (&buffer).into();
     let norm = Norm { kind: NormKind::Layer, epsilon: 1e-5 };
-    let kernel = NormRows { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, residual: None, scale: None, y: all() };
+    let kernel =
+        NormRows { tokens: 1, columns: 32, norm, x: all(), gain: all(), bias: None, residual: None, scale: None, y: all() };
     assert!(kernel.bind(&gpu).unwrap_err().to_string().contains("bias"));
 }

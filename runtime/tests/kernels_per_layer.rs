@@ -4,7 +4,7 @@ mod support;
 
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{Activation, PerLayerEmbedding};
-use haikuq_runtime::kernels::multiply::{self, Multiply};
+use haikuq_runtime::kernels::multiply::{self, Multiply, With};
 use haikuq_runtime::kernels::per_layer_inputs::{self, PerLayerRows};
 use support::{Random, assert_close, permutations, run};
 
@@ -24,7 +24,29 @@ fn rows_are_multiplied_with_a_part_of_others_or_with_one_number() {
         for (name, gpu) in permutations() {
             let (x, y) = (gpu.upload("x", &x), gpu.upload("y", &y));
             let (tokens, x, out) = (tokens as u32, (&x).into(), (&y).into());
-            let kernel = Multiply { tokens, columns, share, first, x_pitch, sigmoid: false, x, y: out };
+            let kernel = Multiply { tokens, columns, share, first, x_pitch, with: With::Product, x, y: out };
+            let found = run::<f32>(&gpu, &[&kernel.bind(&gpu).unwrap()], &y, expected.len());
+            assert_close(name, &found, &expected, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn rows_are_copied_or_averaged() {
+    let (tokens, columns) = (3, 41);
+    let mut random = Random::new(5);
+    let (x, y) = (random.rows(tokens, 3 * columns, padded(3 * columns)), random.rows(tokens, columns, padded(columns)));
+    for (with, first) in [(With::Copy, columns), (With::Laurel, 0)] {
+        let mut expected = y.clone();
+        for (y, x) in expected.chunks_mut(padded(columns)).zip(x.chunks(padded(3 * columns))) {
+            for (y, x) in y[..columns].iter_mut().zip(&x[first..]) {
+                *y = if with == With::Copy { *x } else { (*y + x) / 2f32.sqrt() };
+            }
+        }
+        for (name, gpu) in permutations() {
+            let (x, y) = (gpu.upload("x", &x), gpu.upload("y", &y));
+            let (tokens, x_pitch) = (tokens as u32, padded(3 * columns));
+            let kernel = Multiply { tokens, columns, share: 1, first, x_pitch, with, x: (&x).into(), y: (&y).into() };
             let found = run::<f32>(&gpu, &[&kernel.bind(&gpu).unwrap()], &y, expected.len());
             assert_close(name, &found, &expected, 1e-6);
         }

@@ -324,6 +324,11 @@ fn assert_values_survive(spec: &DecoderSpec, programs: &[Program]) {
     "num_key_heads": 2, "num_value_heads": 4, "key_dim": 16, "value_dim": 32, "kernel_size": 4
 }}}), json!({}))]
 #[case::mamba(json!({"mixer": mamba2(), "mlp": null}), json!({}))]
+#[case::streams(json!({"laurel": 8, "norm_placement": "both"}), json!({
+    "altup": {"num_streams": 3}, "per_layer_embedding": {"size": 8, "activation": "silu"}
+}))]
+#[case::streams_alone(json!({"laurel": 8}), json!({"altup": {"num_streams": 2, "active": 1}}))]
+#[case::cut_gates(json!({"mlp": {"intermediate_size": 128, "activation": "silu", "gate_cutoff": 0.5}}), json!({}))]
 #[case::side_by_side(json!({"beside": mamba2()}), json!({}))]
 #[case::gates(json!({"mixer": {"attention": {
     "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "scale": 0.25, "rope": 0, "gate": "elementwise"

@@ -61,6 +61,9 @@ impl<'a> LayerOnGpu<'a> {
         if spec.per_layer_embedding.is_some() || layer.output_scale || spec.shares_kv(index) {
             return false;
         }
+        if spec.altup.is_some() || layer.laurel.is_some() || layer.mlp.is_some_and(|m| m.gate_cutoff.is_some()) {
+            return false;
+        }
         let mixes = match &layer.mixer {
             Mixer::Attention(attention) => accelerator.can_attend(attention, windows, length),
             Mixer::ShortConv(conv) => accelerator.can_convolve(conv, windows, length),

@@ -49,6 +49,15 @@ pub(super) fn spec(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSp
 
 /// The same where a family itself refuses what a spec cannot say.
 pub(super) fn spec_of(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {
+    spec_with(config, defaults, None)
+}
+
+/// The same where a family may have read `intermediate_size` itself.
+pub(super) fn spec_with(
+    config: &Config<'_>,
+    defaults: &Defaults,
+    intermediate_size: Option<usize>,
+) -> Result<DecoderSpec, ArchitectureError> {
     let hidden_size = config.size("hidden_size", defaults.hidden_size)?;
     let num_heads = config.size("num_attention_heads", defaults.num_heads)?;
     let head_dim = config.size_or_zero("head_dim", defaults.head_dim.unwrap_or(hidden_size / num_heads))?;
@@ -59,7 +68,10 @@ pub(super) fn spec_of(config: &Config<'_>, defaults: &Defaults) -> Result<Decode
         Some(n) if !config.has("num_key_value_heads") => n,
         _ => config.size("num_key_value_heads", num_heads)?,
     };
-    let intermediate_size = config.size("intermediate_size", defaults.intermediate_size)?;
+    let intermediate_size = match intermediate_size {
+        Some(size) => size,
+        None => config.size("intermediate_size", defaults.intermediate_size)?,
+    };
     let attention = Attention::new(num_heads, num_kv_heads, head_dim);
     let mlp = Mlp::new(intermediate_size, Activation::Silu);
     let vocab_size = config.size("vocab_size", defaults.vocab_size)?;

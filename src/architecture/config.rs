@@ -154,6 +154,17 @@ impl<'a> Config<'a> {
         Ok((number(least)?, if infinite { None } else { Some(number(largest)?) }))
     }
 
+    /// A list of positive whole numbers.
+    pub(super) fn sizes(&self, key: &str) -> Result<Option<Vec<usize>>, ArchitectureError> {
+        let size = |v: &Value| usize::try_from(v.as_u64()?).ok().filter(|n| (1..=MAX_SIZE).contains(n));
+        self.list(key, "a list of positive whole numbers", size)
+    }
+
+    /// Whether the key has a list.
+    pub(super) fn is_list(&self, key: &str) -> bool {
+        self.get(key).is_some_and(Value::is_array)
+    }
+
     fn list<T>(
         &self,
         key: &str,

@@ -54,11 +54,16 @@ pub(super) fn load_1(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
 pub(super) fn load_2(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     let mut spec = around(config, &GEMMA_2, |i| i % 2 == 0)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
-    let cap = |key, default| if config.has(key) { config.optional_positive(key) } else { Ok(Some(default)) };
-    let attention = cap("attn_logit_softcapping", 50.0)?.map(|c| c as f32);
+    let attention = cap(config, "attn_logit_softcapping", 50.0)?;
     spec.attentions_mut().for_each(|a| a.softcap = attention);
-    spec.logit_softcap = cap("final_logit_softcapping", 30.0)?.map(|c| c as f32);
+    spec.logit_softcap = cap(config, "final_logit_softcapping", 30.0)?;
     Ok(Mapping::new(spec, NAMES_2))
+}
+
+/// A soft cap, `default` where a config says nothing.
+pub(super) fn cap(config: &Config<'_>, key: &str, default: f64) -> Result<Option<f32>, ArchitectureError> {
+    let cap = if config.has(key) { config.optional_positive(key)? } else { Some(default) };
+    Ok(cap.map(|c| c as f32))
 }
 
 pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
@@ -67,6 +72,12 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     let softcap = config.optional_positive("attn_logit_softcapping")?.map(|c| c as f32);
     spec.attentions_mut().for_each(|a| (a.softcap, a.qk_norm) = (softcap, Some(QkNorm::PerHead)));
     spec.logit_softcap = config.optional_positive("final_logit_softcapping")?.map(|c| c as f32);
+    rotate(config, &mut spec)?;
+    Ok(Mapping::new(spec, NAMES_2))
+}
+
+/// A table for layers with windows, and one for those without.
+pub(super) fn rotate(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), ArchitectureError> {
     let nested = config.table("rope_parameters")?;
     let of = |kind: &str| nested.as_ref().map_or(Ok(None), |t| t.table(kind));
     // The old style scales layers without a window alone.
@@ -76,10 +87,10 @@ pub(super) fn load_3(config: &Config<'_>) -> Result<Mapping, ArchitectureError> 
     };
     let global = RopeDefaults { theta: config.number("rope_theta", 1_000_000.0)?, partial: 1.0, ..RopeDefaults::USUAL };
     let local = RopeDefaults { theta: config.number("rope_local_base_freq", 10_000.0)?, partial: 1.0, ..RopeDefaults::USUAL };
-    let full = rope::table_of(config, full.as_ref(), base::head_dim(&spec), global)?;
-    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), base::head_dim(&spec), local)?;
-    base::rotate_by_window(&mut spec, full, sliding);
-    Ok(Mapping::new(spec, NAMES_2))
+    let full = rope::table_of(config, full.as_ref(), base::head_dim(spec), global)?;
+    let sliding = rope::table_of(config, of("sliding_attention")?.as_ref(), base::head_dim(spec), local)?;
+    base::rotate_by_window(spec, full, sliding);
+    Ok(())
 }
 
 /// Gemma 2 and 3: norms around each block, windows on layers that are `sliding` unless the config lists them.

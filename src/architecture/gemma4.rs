@@ -50,7 +50,9 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     base::set_required_windows(&mut spec, config, 512, &sliding)?;
     heads(config, &mut spec)?;
     ropes(config, &mut spec)?;
-    let unread = share(config, &mut spec, &sliding)?;
+    let shared = config.size_or_zero("num_kv_shared_layers", 0)?;
+    let wide = config.flag("use_double_wide_mlp", false)?;
+    let unread = share(config, &mut spec, &sliding, shared, wide)?;
     per_layer(config, &mut spec)?;
     Ok(Mapping { unread, ..Mapping::new(spec, NAMES) })
 }
@@ -107,13 +109,17 @@ fn ropes(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), Architecture
     Ok(())
 }
 
-/// Last layers see the keys and values of the last layer of their kind before them. Returns the beginnings of the names of tensors that
-/// checkpoints have nevertheless. Their feed-forward networks may be twice as wide.
-fn share(config: &Config<'_>, spec: &mut DecoderSpec, sliding: &[bool]) -> Result<Vec<String>, ArchitectureError> {
+/// The `shared` last layers see the keys and values of the last layer of their kind before them. Returns the beginnings of the names of tensors that
+/// checkpoints have nevertheless. Their feed-forward networks may be twice as `wide`.
+pub(super) fn share(
+    config: &Config<'_>,
+    spec: &mut DecoderSpec,
+    sliding: &[bool],
+    shared: usize,
+    wide: bool,
+) -> Result<Vec<String>, ArchitectureError> {
     let layers = spec.num_layers();
-    let shared = config.size_or_zero("num_kv_shared_layers", 0)?;
     let own = layers.saturating_sub(shared);
-    let wide = config.flag("use_double_wide_mlp", false)?;
     let mut unread = Vec::new();
     for i in own..layers {
         let Some(from) = sliding[..own].iter().rposition(|kind| *kind == sliding[i]) else {
@@ -143,11 +149,16 @@ fn per_layer(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), Architec
     if rows != spec.vocab_size {
         return Err(config.unsupported("vocab_size_per_layer_input", &rows.to_string(), "as many as vocab_size"));
     }
+    set_per_layer(spec, size);
+    Ok(())
+}
+
+/// `size` numbers of each token for each layer.
+pub(super) fn set_per_layer(spec: &mut DecoderSpec, size: usize) {
     let activation = spec.mlps().next().map_or(haikuq_format::spec::Activation::GeluTanh, |m| m.activation);
     let mut per_layer = PerLayerEmbedding::new(size, activation);
     per_layer.table_multiplier = (size as f64).sqrt() as f32;
     per_layer.projection_multiplier = (spec.hidden_size as f64).powf(-0.5) as f32;
     per_layer.multiplier = 0.5f64.sqrt() as f32;
     spec.per_layer_embedding = Some(per_layer);
-    Ok(())
 }

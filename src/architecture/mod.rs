@@ -12,6 +12,7 @@ mod error;
 mod exaone;
 mod falcon_h1;
 mod gemma;
+mod gemma3n;
 mod gemma4;
 mod gpt2;
 mod gpt_neox;
@@ -47,6 +48,7 @@ pub use source::{Order, Part, Source};
 use crate::checkpoint::{Checkpoint, Wanted, WantedTensor};
 use config::Config;
 use haikuq_format::DecoderSpec;
+use haikuq_format::spec::PerLayerEmbedding;
 use names::{Blocks, Names};
 use serde_json::Value;
 use source::Sources;
@@ -77,6 +79,7 @@ const FAMILIES: &[Family] = &[
     family(&["GemmaForCausalLM"], &["gemma"], gemma::load_1),
     family(&["Gemma2ForCausalLM"], &["gemma2"], gemma::load_2),
     family(&["Gemma3ForCausalLM"], &["gemma3_text"], gemma::load_3),
+    family(&["Gemma3nForCausalLM"], &["gemma3n_text"], gemma3n::load),
     family(&["Gemma4ForCausalLM"], &["gemma4_text"], gemma4::load),
     family(&["PhiForCausalLM"], &["phi"], phi::load),
     family(&["Phi3ForCausalLM"], &["phi3"], phi3::load),
@@ -141,18 +144,24 @@ struct Mapping {
     beside: &'static [&'static str],
     /// Beginnings of the names of tensors that checkpoints have and the model's class does not use.
     unread: Vec<String>,
+    /// Rows of the table of numbers for each layer; ids beyond them have those of id 0. All of the vocabulary where absent.
+    per_layer_rows: Option<usize>,
 }
 
 impl Mapping {
     /// The mapping of a family that has names for everything in its spec.
     fn new(spec: DecoderSpec, names: Names) -> Self {
-        Self { spec, names, notes: Vec::new(), blocks: None, scales: Vec::new(), beside: &[], unread: Vec::new() }
+        let (notes, scales, unread) = (Vec::new(), Vec::new(), Vec::new());
+        Self { spec, names, notes, blocks: None, scales, beside: &[], unread, per_layer_rows: None }
     }
 
     /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].
     fn sources(&self) -> Sources {
         let mut sources = self.names.sources(&self.spec, self.blocks.as_ref());
         for (name, source) in &mut sources {
+            if let Some(rows) = self.per_layer_rows.filter(|_| name == PerLayerEmbedding::TABLE) {
+                source.parts = source.parts.drain(..).flat_map(|part| part.cut(rows)).collect();
+            }
             let within = name.strip_prefix("layers.").and_then(|rest| Some(rest.split_once('.')?.1));
             for (_, factors) in self.scales.iter().filter(|(part, _)| Some(*part) == within) {
                 source.parts.iter_mut().zip(factors).for_each(|(part, by)| part.scale *= *by as f32);

@@ -31,6 +31,10 @@ pub(super) struct Names {
     pub(super) delta_net: DeltaNames,
     /// Of numbers that tokens bring along for each layer.
     pub(super) per_layer: PerLayerNames,
+    /// Of a learned residual layer: first matrix, last matrix, norm.
+    pub(super) laurel: [&'static str; 3],
+    /// Of several residual streams.
+    pub(super) altup: AltUpNames,
     /// The factor of a layer's outputs, which is not called `weight`.
     pub(super) output_scale: &'static str,
     /// Of a Mamba 2 mixer.
@@ -102,6 +106,20 @@ pub(super) struct PerLayerNames {
     pub(super) gate: &'static str,
     pub(super) output: &'static str,
     pub(super) post_norm: &'static str,
+}
+
+/// What several residual streams are stored as.
+#[derive(Clone, Copy)]
+pub(super) struct AltUpNames {
+    /// Lists of the matrices before the first layer, and after the last.
+    pub(super) ends: [&'static str; 2],
+    /// Of each layer.
+    pub(super) norm: &'static str,
+    pub(super) router: &'static str,
+    pub(super) prediction: &'static str,
+    pub(super) correction: &'static str,
+    /// A parameter that is not called `weight`.
+    pub(super) scale: &'static str,
 }
 
 /// What a mixture of experts is stored as.
@@ -184,6 +202,15 @@ impl Names {
             output: "per_layer_projection",
             post_norm: "post_per_layer_input_norm",
         },
+        laurel: ["laurel.linear_left", "laurel.linear_right", "laurel.post_laurel_norm"],
+        altup: AltUpNames {
+            ends: ["altup_projections", "altup_unembed_projections"],
+            norm: "altup.router_norm",
+            router: "altup.modality_router",
+            prediction: "altup.prediction_coefs",
+            correction: "altup.correction_coefs",
+            scale: "altup.correct_output_scale",
+        },
         output_scale: "layer_scalar",
         mamba2: MambaNames {
             input: "mamba.in_proj",
@@ -224,11 +251,12 @@ impl Names {
             let index = index.parse::<usize>().ok()?;
             Some((spec.layers.get(index)?, blocks.map_or([index; 2], |blocks| blocks[index])))
         };
-        spec.tensors().into_iter().map(|t| (t.name.clone(), self.source(layer_of(&t), &t))).collect()
+        let streams = spec.altup.map_or(1, |a| a.num_streams);
+        spec.tensors().into_iter().map(|t| (t.name.clone(), self.source(layer_of(&t), &t, streams))).collect()
     }
 
-    /// `layer` is the one that the tensor belongs to, if it belongs to one, with the numbers of its blocks.
-    fn source(&self, layer: Option<(&LayerSpec, [usize; 2])>, tensor: &TensorSpec) -> Source {
+    /// `layer` is the one that the tensor belongs to, if it belongs to one, with the numbers of its blocks; `streams` are those of residuals.
+    fn source(&self, layer: Option<(&LayerSpec, [usize; 2])>, tensor: &TensorSpec, streams: usize) -> Source {
         let rows = tensor.shape[0];
         let (name, kind) = match tensor.name.rsplit_once('.') {
             Some((name, "bias")) => (name, "bias"),
@@ -237,7 +265,12 @@ impl Names {
         };
         let within = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
         let (Some((_, part)), Some((layer, [of_mixer, of_mlp]))) = (within, layer) else {
+            let of_end = |i: usize| {
+                let number = name.strip_prefix(["altup_in.", "altup_out."][i])?.parse::<usize>().ok()?;
+                Some(format!("{}{}.{}", self.base, self.altup.ends[i], number.saturating_sub(1)))
+            };
             let name = match name {
+                _ if name.starts_with("altup_") => of_end(0).or_else(|| of_end(1)).unwrap_or_default(),
                 "embedding" => format!("{}{}", self.base, self.embedding),
                 "positions" => format!("{}{}", self.base, self.positions),
                 "final_norm" => format!("{}{}", self.base, self.final_norm),
@@ -262,6 +295,14 @@ impl Names {
             ("per_layer_gate", _) => whole(self.per_layer.gate),
             ("per_layer_output", _) => whole(self.per_layer.output),
             ("per_layer_post_norm", _) => whole(self.per_layer.post_norm),
+            ("laurel_left", _) => whole(self.laurel[0]),
+            ("laurel_right", _) => whole(self.laurel[1]),
+            ("laurel_norm", _) => whole(self.laurel[2]),
+            ("altup_norm", _) => whole(self.altup.norm),
+            ("altup.scale", _) => Source::stacked(vec![Part::whole(bare(&full(self.altup.scale)), rows)]),
+            ("altup.router", _) => flat(full(self.altup.router), rows, rows / streams),
+            ("altup.prediction", _) => flat(full(self.altup.prediction), rows, streams),
+            ("altup.correction", _) => flat(full(self.altup.correction), rows, streams),
             ("output_scale", _) => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
             ("gate_up" | "up", Some(mlp)) => up(self.up, mlp, full),
             ("router", Some(Mlp { experts: Some(experts), .. })) => {
@@ -452,6 +493,13 @@ impl Names {
         let order = all.first().map_or(Order::Stacked, |source| source.order);
         Source { parts: all.into_iter().flat_map(|source| source.parts).collect(), order, add: 0.0 }
     }
+}
+
+/// All numbers of a matrix of so many `columns`, as a vector.
+fn flat(name: String, numbers: usize, columns: usize) -> Source {
+    let mut whole = Part::whole(name, numbers);
+    whole.shape = Some(vec![numbers / columns, columns]);
+    Source::stacked(vec![whole])
 }
 
 /// The first matrices of a feed-forward network, or of an expert.

@@ -6,7 +6,7 @@ const STEMS: &str = "\
     BigBirdPegasus BioGpt BitNet Blenderbot BlenderbotSmall Bloom Blt Camembert CodeGen Cohere2Moe \
     CohereCompass CpmAnt Cwm Data2VecText Dbrx DeepseekV2 DeepseekV32 DeepseekV3 DeepseekV4 DiffLlama Doge \
     Dory Dots1 Dots3Note Electra Emu3 Ernie4_5_Moe Ernie ExaoneMoe Falcon FalconMamba FlexOlmo \
-    Flint Fuyu GPTBigCode GPTJ GPTNeo GPTNeoXJapanese Gemma3n Gemma4Assistant \
+    Flint Fuyu GPTBigCode GPTJ GPTNeo GPTNeoXJapanese Gemma4Assistant \
     Gemma4UnifiedAssistant Gemma4Unified Git Glm4 Glm4Moe Glm4MoeLite Glm GlmMoeDsa \
     GraniteMoeSWA HYV3 HYV4 Helium HrmText HunYuanMoEV1 HyperCLOVAX Inkling2 \
     Inkling2Loop Inkling Jais2 Jamba JetMoe KimiLinear Kolibri1 Laguna LaraMini Llama4 \

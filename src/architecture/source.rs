@@ -84,6 +84,13 @@ impl Part {
         self.shape.clone().unwrap_or(shape)
     }
 
+    /// The same of a tensor of `rows` rows, its first row in the place of those that it lacks.
+    pub(super) fn cut(self, rows: usize) -> Vec<Self> {
+        let missing = self.rows.saturating_sub(rows);
+        let first = Self { of: rows, rows: 1, ..self.clone() };
+        std::iter::once(Self { of: rows, rows: self.rows - missing, ..self }).chain(vec![first; missing]).collect()
+    }
+
     /// The same where the halves of heads of `head_dim` rows alternate.
     pub(super) fn in_rotary_pairs(self, head_dim: usize) -> Self {
         Self { rows_are: RowOrder::RotaryPairs { head_dim }, ..self }

@@ -154,6 +154,12 @@ fn arithmetic_that_a_spec_cannot_say_is_refused_by_its_key() {
         (json!({"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": true}), "use_bidirectional_attention"),
         (json!({"architectures": ["Gemma4ForCausalLM"], "use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
         (json!({"architectures": ["Gemma4ForCausalLM"], "enable_moe_block": true}), "enable_moe_block"),
+        (json!({"architectures": ["Gemma3nForCausalLM"], "intermediate_size": [8, 8]}), "intermediate_size \"2 entries\""),
+        (json!({"architectures": ["Gemma3nForCausalLM"], "activation_sparsity_pattern": [0.5]}), "activation_sparsity_pattern"),
+        (json!({"architectures": ["Gemma3nForCausalLM"], "altup_active_idx": 4}), "less than 4, as altup_num_inputs says"),
+        (json!({"architectures": ["Gemma3nForCausalLM"], "altup_num_inputs": 9}), "2 to 8"),
+        (json!({"architectures": ["Gemma3nForCausalLM"], "vocab_size": 99}), "vocab_size_per_layer_input"),
+        (json!({"architectures": ["Gemma3nForCausalLM"], "num_kv_shared_layers": 33}), "num_kv_shared_layers"),
         (json!({"architectures": ["Gemma4ForCausalLM"], "vocab_size": 99}), "vocab_size_per_layer_input"),
         (json!({"architectures": ["Gemma4ForCausalLM"], "num_kv_shared_layers": 27}), "num_kv_shared_layers"),
         (
@@ -199,7 +205,9 @@ fn assert_same_meaning(architecture: &str, a: Value, b: Value) {
 #[test]
 fn every_key_that_a_class_knows_is_read_or_known_to_change_nothing() {
     // Training, initial values, memory and other heads than that of language models.
-    const HARMLESS: [&str; 52] = [
+    const HARMLESS: [&str; 53] = [
+        // Clips in training alone.
+        "altup_coef_clip",
         "attention_dropout",
         "attn_pdrop",
         "classifier_dropout",

@@ -14,7 +14,7 @@ use crate::kept::Kept;
 use crate::model::BoxError;
 use crate::reference::{
     Beside, Embedding, GpuProducts, KeysValues, LayerWindows, Observe, OutputHead, PerLayerInputs, ProjectionKind,
-    ReferenceError, numbers, with_numbers,
+    ReferenceError, StreamEnds, numbers, with_numbers,
 };
 use crate::timings::Step;
 use candle_core::backprop::GradStore;
@@ -131,6 +131,15 @@ impl Products<'_> {
         }
     }
 
+    fn of_ends(self, ends: StreamEnds) -> Result<StreamEnds, ReferenceError> {
+        match self {
+            Self::Integers => ends.in_integers(true),
+            Self::OnGpu(products) => ends.on(products),
+            #[cfg(test)]
+            Self::Floats => Ok(ends),
+        }
+    }
+
     fn of_head(self, head: OutputHead) -> Result<OutputHead, ReferenceError> {
         match self {
             Self::Integers => head.in_integers(),
@@ -168,6 +177,11 @@ fn sensitivities<E: Into<BoxError>>(
         Some(inputs) => Some(PerLayer::new(spec, products.of_inputs(inputs)?, windows, &residual, rows)?),
         None => None,
     };
+    let ends = StreamEnds::load(spec, &read)?.map(|ends| products.of_ends(ends)).transpose()?;
+    let embedded = residual.clone();
+    if let Some(ends) = &ends {
+        residual = embedded.iter().map(|x| ends.expand(x, &mut Unseen)).collect::<Result<_, _>>()?;
+    }
     let mut shared = BTreeMap::<usize, Vec<Vec<KeysValues>>>::new();
     let beside =
         |shared: &BTreeMap<usize, Vec<Vec<KeysValues>>>, index: usize, window: usize| -> Result<Beside, CalibrationError> {
@@ -190,6 +204,10 @@ fn sensitivities<E: Into<BoxError>>(
         step();
     }
 
+    let streams = ends.as_ref().map(|_| residual.clone()).unwrap_or_default();
+    if let Some(ends) = &ends {
+        residual = streams.iter().map(|x| ends.contract(x, &mut Unseen)).collect::<Result<_, _>>()?;
+    }
     let mut measured = BTreeMap::new();
     let output = products.of_head(OutputHead::load(spec, &read)?)?;
     let mut head = Sums::default();
@@ -206,6 +224,11 @@ fn sensitivities<E: Into<BoxError>>(
     drop((output, residual));
     measured.insert(if spec.tied_head { "embedding" } else { "head" }.to_owned(), head.sensitivity());
     step();
+
+    if let Some(ends) = &ends {
+        measured.extend(through(spec, &streams, &mut gradients, |x, probes| ends.contract(x, probes))?);
+    }
+    drop(streams);
 
     // Gradients of keys and values that several layers see, by their own layer; of the layers' numbers, the last layer's first.
     let mut of_shared = BTreeMap::<usize, Vec<Vec<KeysValues>>>::new();
@@ -238,6 +261,9 @@ fn sensitivities<E: Into<BoxError>>(
         }
         measured.extend(by_matrix(spec, index, sums));
         step();
+    }
+    if let Some(ends) = &ends {
+        measured.extend(through(spec, &embedded, &mut gradients, |x, probes| ends.expand(x, probes))?);
     }
     if let Some(per_layer) = &per_layer {
         let mut sums = Sums::default();
@@ -407,6 +433,26 @@ fn add(all: &mut [Vec<KeysValues>], more: &[Vec<KeysValues>]) -> candle_core::Re
         (*keys, *values) = ((&*keys + k)?, (&*values + v)?);
     }
     Ok(())
+}
+
+/// Runs `pass`, which is no layer's, on `x` of each window, and back from its gradient, whose place that of `x` takes. The sensitivities
+/// of its matrices.
+fn through(
+    spec: &DecoderSpec,
+    x: &[Tensor],
+    gradients: &mut [Tensor],
+    pass: impl Fn(&Tensor, &mut Probes) -> Result<Tensor, ReferenceError>,
+) -> Result<Vec<(String, Sensitivity)>, CalibrationError> {
+    let mut sums = BTreeMap::<ProjectionKind, Sums>::new();
+    for (x, gradient) in x.iter().zip(gradients) {
+        let (x, mut probes) = (Var::from_tensor(&x.detach())?, Probes::default());
+        let y = pass(&x, &mut probes)?;
+        let back = probes.back(gradient_of(&y, gradient, &x)?);
+        back.sums()?.iter().for_each(|(kind, sum)| sums.entry(*kind).or_default().merge(sum));
+        *gradient = back.gradient;
+    }
+    let named = |(kind, sums): (ProjectionKind, Sums)| (kind.name(&spec.layers[0], 0), sums.sensitivity());
+    Ok(sums.into_iter().map(named).collect())
 }
 
 /// What all layers get beside the residual stream.

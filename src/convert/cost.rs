@@ -20,7 +20,7 @@ pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: us
         let router = mlp.experts.map_or(0, |e| e.router_rows());
         router + mlp.num_active() * (mlp.up_size() + mlp.intermediate_size)
     };
-    let rows = mixers + layer.mlp.as_ref().map_or(0, of_mlp);
+    let rows = mixers + 2 * layer.laurel.unwrap_or(0) + layer.mlp.as_ref().map_or(0, of_mlp);
     let between = |mixer: &Mixer| match mixer {
         // Half of the keys are seen, and each takes part in two products.
         Mixer::Attention(attention) => product(tokens, length, attention.attention_size()),

@@ -13,6 +13,8 @@ pub use crate::zeros::keep_large_buffers;
 /// Sizes that activations and weights have, in the layer where they are largest.
 struct Sizes {
     hidden: u64,
+    /// Of all residual streams.
+    stream: u64,
     /// Of what the mixer's last matrix reads, and of what its first writes.
     mixed: u64,
     mixer: u64,
@@ -69,7 +71,7 @@ impl Sizes {
             let of_mixers = layer.mixers().flat_map(|mixer| [mixer.input_rows(), mixer.output_columns()]);
             let of_mlp = layer.mlp.iter().flat_map(|m| [m.up_size(), m.intermediate_size].map(|n| m.num_experts() * n));
             let per_layer = spec.per_layer_embedding.map(|p| 2 * p.size);
-            of_mixers.chain(of_mlp).chain(per_layer).map(|n| n as u64 * hidden).collect()
+            of_mixers.chain(of_mlp).chain(per_layer).chain(layer.laurel.map(|rank| 2 * rank)).map(|n| n as u64 * hidden).collect()
         };
         // Matrices of experts are quantized one by one.
         let of_one = |layer: &LayerSpec| {
@@ -83,6 +85,7 @@ impl Sizes {
         let of_mixers = || spec.layers.iter().flat_map(LayerSpec::mixers);
         Self {
             hidden,
+            stream: spec.stream_size() as u64,
             mixed: of_mixers().map(Mixer::output_columns).max().unwrap_or(0) as u64,
             mixer: of_mixers().map(Mixer::input_rows).max().unwrap_or(0) as u64,
             inner: spec.max_intermediate_size() as u64,
@@ -124,11 +127,11 @@ impl Sizes {
         let at_once = self.jobs.min(windows);
         // Numbers for each layer, their gradients and the table's rows; keys, values and theirs.
         let beside = tokens * (3 * self.per_layer + 2 * self.shared);
-        let kept = 2 * tokens * self.hidden + self.waiting(self.layers * tokens * self.hidden) + beside;
+        let kept = 2 * tokens * self.stream + self.waiting(self.layers * tokens * self.stream) + beside;
         let logits = 2 * sensitivity::LOGIT_ROWS as u64 * self.vocabulary + 4 * self.vocabulary;
         let head = 2 * self.vocabulary * self.hidden + at_once * logits + 2 * self.vocabulary * windows;
         let of_experts = if self.active > 1 { self.active * (4 * self.hidden + 12 * self.inner) } else { 12 * self.inner };
-        let graph = window * (14 * self.hidden + 8 * self.mixer + of_experts);
+        let graph = window * (14 * self.hidden + 6 * (self.stream - self.hidden) + 8 * self.mixer + of_experts);
         kept + head.max(2 * self.layer + at_once * graph)
     }
 
@@ -138,7 +141,7 @@ impl Sizes {
         let Self { hidden, mixed, mixer, inner, .. } = *self;
         let in_feed_forward = 3 * hidden + 2 * inner;
         let in_mixer = 2 * hidden + mixer + 2 * mixed;
-        let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_mixer));
+        let activations = tokens * (self.waiting(5 * hidden) + in_feed_forward.max(in_mixer) + 4 * (self.stream - hidden));
         // Inputs of each expert that a token uses wait, and codes of the experts before.
         let of_experts = if self.active > 1 { tokens * self.waiting(self.active * (hidden + inner)) + self.stack / 2 } else { 0 };
         let activations = activations + of_experts;

@@ -202,7 +202,10 @@ impl<'a> Equalized<'a> {
                 self.after_norm(&name("mixer_norm"), &inputs, router)
             }
             Residual::Sequential | Residual::Parallel => {
-                self.after_norm(&name("mixer_norm"), &inputs, None)?;
+                // A learned residual layer adds what the norm makes as it is.
+                if spec.laurel.is_none() {
+                    self.after_norm(&name("mixer_norm"), &inputs, None)?;
+                }
                 up.map_or(Ok(()), |up| self.after_norm(&name("mlp_norm"), &[up], router))
             }
         }

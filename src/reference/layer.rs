@@ -16,6 +16,7 @@ use super::product::{Factor, GpuProducts};
 use super::rope::{CosSin, rotate};
 use super::rows::{every_second, stacked};
 use super::short_conv::ShortConvWeights;
+use super::streams::{LayerStreams, cut_off};
 use super::weights::Weights;
 use candle_core::{Device, Result, Tensor};
 use haikuq_format::DecoderSpec;
@@ -255,6 +256,9 @@ pub(super) struct Layer {
     /// One, or two side by side.
     mixers: Vec<MixerWeights>,
     mixer_post_norm: Option<NormWeights>,
+    /// Beside the mixers: both matrices, and the norm after them.
+    laurel: Option<([Projection; 2], NormWeights)>,
+    streams: Option<LayerStreams>,
     mlp: Option<MlpWeights>,
     per_layer: Option<PerLayerBlock>,
     output_scale: Option<f32>,
@@ -272,6 +276,12 @@ impl Layer {
         let mixers = layer.mixers().map(|mixer| MixerWeights::load(spec, mixer, &name(""), weights));
         let mixers = mixers.collect::<std::result::Result<_, _>>()?;
         let mixer_post_norm = norm(post, "mixer_post_norm", weights)?;
+        let laurel = layer.laurel.map(|_| {
+            let [left, right] = ["laurel_left", "laurel_right"].map(|part| Projection::load(weights, &name(part), false));
+            Ok::<_, ReferenceError>(([left?, right?], NormWeights::load(spec.norm, &name("laurel_norm"), weights)?))
+        });
+        let laurel = laurel.transpose()?;
+        let streams = LayerStreams::take(spec, &name(""), weights)?;
         let mlp = layer.mlp.as_ref().map(|mlp| -> std::result::Result<_, ReferenceError> {
             let norm_before = norm(pre && layer.residual != Residual::ParallelShared, "mlp_norm", weights)?;
             let router = mlp.experts.map(|experts| Router::load(experts, &name(""), weights)).transpose()?;
@@ -288,14 +298,15 @@ impl Layer {
         let per_layer = PerLayerBlock::take(spec, &name(""), weights)?;
         let output_scale = weights.take_if(layer.output_scale, &name("output_scale"))?;
         let output_scale = output_scale.map(|scale| scale.get(0)?.to_scalar::<f32>()).transpose()?;
-        Ok(Self { spec: layer.clone(), mixer_norm, mixers, mixer_post_norm, mlp, per_layer, output_scale })
+        Ok(Self { spec: layer.clone(), mixer_norm, mixers, mixer_post_norm, laurel, streams, mlp, per_layer, output_scale })
     }
 
     fn factors(&mut self) -> impl Iterator<Item = &mut Factor> {
         let of_mixers = self.mixers.iter_mut().flat_map(MixerWeights::projections_mut);
         let networks = self.mlp.iter_mut().flat_map(|mlp| &mut mlp.networks);
         let of_mlp = networks.flat_map(|network| [&mut network.up, &mut network.down]);
-        let blocks = of_mixers.chain(of_mlp).map(Projection::factor);
+        let of_laurel = self.laurel.iter_mut().flat_map(|(matrices, _)| matrices);
+        let blocks = of_mixers.chain(of_mlp).chain(of_laurel).map(Projection::factor);
         blocks.chain(self.per_layer.iter_mut().flat_map(PerLayerBlock::factors))
     }
 
@@ -368,6 +379,10 @@ impl Layer {
             Some(norm) => norm.forward(x),
             None => Ok(x.clone()),
         };
+        // Of several streams, the blocks compute one, which is guessed first.
+        let predicted = self.streams.as_ref().map(|streams| streams.predict(x)).transpose()?;
+        let active = self.streams.as_ref().zip(predicted.as_ref()).map(|(streams, all)| streams.active(all)).transpose()?;
+        let x = active.as_ref().unwrap_or(x);
         let normed = norm(&self.mixer_norm, x)?;
         let mut mixed: Option<Tensor> = None;
         for (mixer, [of_input, of_output]) in self.mixers.iter().zip(ProjectionKind::MIXERS) {
@@ -384,21 +399,35 @@ impl Layer {
         }
         let mixed = mixed.map_or_else(|| x.zeros_like(), Ok)?;
         let mixed = scaled(norm(&self.mixer_post_norm, &mixed)?, spec.residual_multiplier)?;
+        let mut mixed = sum(x, &mixed)?;
+        if let Some(([left, right], norm)) = &self.laurel {
+            let made = project(ProjectionKind::LaurelLeft, left, &normed, observer)?;
+            let made = norm.forward(&project(ProjectionKind::LaurelRight, right, &made, observer)?)?;
+            mixed = scaled(sum(&sum(&mixed, &normed)?, &made)?, std::f32::consts::FRAC_1_SQRT_2)?;
+        }
         let mut x = match &self.mlp {
             Some(mlp) => {
                 let mut forward =
                     |x: &Tensor| scaled(norm(&mlp.post_norm, &mlp.forward(x, observer)?)?, spec.residual_multiplier);
                 match self.spec.residual {
-                    Residual::Sequential => {
-                        let x = sum(x, &mixed)?;
-                        sum(&x, &forward(&norm(&mlp.norm, &x)?)?)?
-                    }
-                    Residual::Parallel => sum(&sum(x, &mixed)?, &forward(&norm(&mlp.norm, x)?)?)?,
-                    Residual::ParallelShared => sum(&sum(x, &mixed)?, &forward(&normed)?)?,
+                    Residual::Sequential => sum(&mixed, &forward(&norm(&mlp.norm, &mixed)?)?)?,
+                    Residual::Parallel => sum(&mixed, &forward(&norm(&mlp.norm, x)?)?)?,
+                    Residual::ParallelShared => sum(&mixed, &forward(&normed)?)?,
                 }
             }
-            None => sum(x, &mixed)?,
+            None => mixed,
         };
+        if let Some((streams, predicted)) = self.streams.as_ref().zip(predicted) {
+            let corrected = streams.correct(&predicted, &x)?;
+            let added = match &self.per_layer {
+                Some(block) => {
+                    let Some(numbers) = numbers else { candle_core::bail!("no numbers for the layer") };
+                    Some(scaled(block.forward(&streams.output(&corrected)?, numbers, observer)?, spec.residual_multiplier)?)
+                }
+                None => None,
+            };
+            return streams.joined(&corrected, added.as_ref());
+        }
         if let Some(block) = &self.per_layer {
             let Some(numbers) = numbers else { candle_core::bail!("no numbers for the layer") };
             x = sum(&x, &scaled(block.forward(&x, numbers, observer)?, spec.residual_multiplier)?)?;
@@ -444,6 +473,10 @@ impl MlpWeights {
             let x = x.narrow(0, first, MLP_ROWS.min(x.dim(0)? - first))?;
             let y = up.forward(up_kind, &x, observer)?;
             parts.push(match (self.spec.gated, self.spec.activation) {
+                _ if self.spec.gate_cutoff.is_some() => gated(
+                    &activate(cut_off(&every_second(&y, 0)?, self.spec.gate_cutoff.unwrap_or_default())?)?,
+                    &every_second(&y, 1)?,
+                )?,
                 (true, Activation::Silu) => silu_gated(&y)?,
                 (true, Activation::ClampedSwiglu) => clamped_gated(&y)?,
                 (true, _) => gated(&activate(every_second(&y, 0)?)?, &every_second(&y, 1)?)?,

@@ -25,6 +25,7 @@ mod rope;
 mod rows;
 mod short_conv;
 pub mod stored;
+mod streams;
 mod vectors;
 mod weights;
 mod windows;
@@ -34,6 +35,7 @@ use cache::LayerCache;
 use candle_core::Tensor;
 use haikuq_format::DecoderSpec;
 use layer::Layer;
+use observe::Unobserved;
 use rope::cos_sin;
 use weights::Weights;
 
@@ -45,6 +47,7 @@ pub use observe::{Observe, ProjectionKind, Routing};
 pub use output::{FinalNorm, OutputHead};
 pub use per_layer::PerLayerInputs;
 pub use product::GpuProducts;
+pub use streams::StreamEnds;
 pub use windows::LayerWindows;
 
 /// Positions that are computed together, which bounds the memory of attention scores to
@@ -112,6 +115,7 @@ pub struct Reference {
     embedding: Embedding,
     head: OutputHead,
     layers: Vec<Layer>,
+    streams: Option<StreamEnds>,
 }
 
 /// Keys and values of the positions computed so far, for one sequence.
@@ -148,7 +152,8 @@ impl Reference {
         let tied = spec.tied_head.then(|| embedding.table());
         let head = OutputHead::take(spec, &mut weights, tied)?;
         let layers = (0..spec.num_layers()).map(|i| Layer::load(spec, i, &mut weights)).collect::<Result<_, _>>()?;
-        Ok(Self { embedding, head, layers })
+        let streams = StreamEnds::take(spec, &mut weights)?;
+        Ok(Self { embedding, head, layers, streams })
     }
 
     /// The decoder's spec.
@@ -225,12 +230,18 @@ impl Reference {
         let rope = |table| cos_sin(table, cache.len(), ids.len(), end);
         let ropes = self.spec().ropes.iter().map(rope).collect::<Result<Vec<_>, _>>()?;
         let (first, numbers) = (cache.len(), self.embedding.per_layer(ids, &x)?);
+        if let Some(streams) = &self.streams {
+            x = streams.expand(&x, &mut Unobserved)?;
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             let of_layer = numbers.as_ref().map(|(all, size)| all.narrow(1, i * size, *size)).transpose()?;
             if let Some(from) = layer.kv_from() {
                 cache.layers[i] = LayerCache::of(cache.layers[from].kept());
             }
             x = layer.forward(self.spec(), &x, &ropes, first, &mut cache.layers[i], of_layer.as_ref())?;
+        }
+        if let Some(streams) = &self.streams {
+            x = streams.contract(&x, &mut Unobserved)?;
         }
         cache.ids.extend(ids);
         self.head.normed(&x)

@@ -24,6 +24,14 @@ pub enum ProjectionKind {
     PerLayerOutput,
     /// From embeddings to numbers for all layers. It is no layer's matrix.
     PerLayerProjection,
+    /// The learned residual layer's first matrix, from the mixer's input.
+    LaurelLeft,
+    /// Its last, to the residual stream.
+    LaurelRight,
+    /// From embeddings to one of several residual streams, from 1 on. It is no layer's matrix.
+    StreamIn(usize),
+    /// From one of these after the last layer. It is no layer's matrix.
+    StreamOut(usize),
     /// The same of one of several experts.
     ExpertUp(usize),
     /// Likewise.
@@ -42,6 +50,19 @@ impl ProjectionKind {
     /// The first and the last matrix of a layer's mixers, in their order.
     pub const MIXERS: [[Self; 2]; 2] = [[Self::MixerInput, Self::MixerOutput], [Self::BesideInput, Self::BesideOutput]];
 
+    /// Its matrix's canonical name, in layer `index`. The matrices of all experts are one.
+    ///
+    /// # Panics
+    /// If the layer has no such matrix.
+    pub fn name(self, layer: &LayerSpec, index: usize) -> String {
+        match self {
+            Self::StreamIn(stream) => format!("altup_in.{stream}"),
+            Self::StreamOut(stream) => format!("altup_out.{stream}"),
+            Self::PerLayerProjection => self.matrix(layer).into(),
+            _ => format!("layers.{index}.{}", self.matrix(layer)),
+        }
+    }
+
     /// The last part of its matrix's canonical name. The matrices of all experts are one.
     ///
     /// # Panics
@@ -59,6 +80,9 @@ impl ProjectionKind {
             Self::PerLayerGate => "per_layer_gate",
             Self::PerLayerOutput => "per_layer_output",
             Self::PerLayerProjection => "per_layer_projection",
+            Self::LaurelLeft => "laurel_left",
+            Self::LaurelRight => "laurel_right",
+            Self::StreamIn(_) | Self::StreamOut(_) => panic!("no layer's matrix"),
         }
     }
 }

@@ -139,15 +139,16 @@ def check_scheme(name, scheme):
 MANIFEST = """format version major minor spec tensors shards files name bytes sha256 class shape scheme chunks relative_error
     first_row rows planes kind bits group offset codebook scale shard epsilon inv_freq each_head"""
 SPEC = """vocab_size hidden_size max_context norm layers ropes tied_head head_bias learned_positions logit_softcap
-    per_layer_embedding embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
-LAYER = "mixer beside mlp residual norm_placement output_scale"
+    per_layer_embedding altup embedding_multiplier residual_multiplier logit_multiplier eos_token_ids bos_token_id"""
+LAYER = "mixer beside laurel mlp residual norm_placement output_scale"
+ALTUP = "num_streams active output_scale"
 PER_LAYER = "size activation table_multiplier projection_multiplier multiplier"
 ATTENTION = """num_heads num_kv_heads head_dim scale softcap window rope qk_norm qk_norm_after_rope query_scaling gate
     kv_from values_are_keys value_norm sinks qkv_bias output_bias"""
 SHORT_CONV = "channels kernel_size bias"
 DELTA_NET = "num_key_heads num_value_heads key_dim value_dim kernel_size"
 MAMBA2 = """num_heads head_dim num_groups state_size kernel_size norm min_step max_step conv_bias input_bias output_bias"""
-MLP = "intermediate_size activation gated bias experts"
+MLP = "intermediate_size activation gated bias experts gate_cutoff"
 EXPERTS = "num_experts num_active shared shared_gate scores normalized epsilon router_bias selection_bias scale"
 
 
@@ -311,6 +312,8 @@ def decoder_tensors(spec):
         activation = one_of("activation", network["activation"], "silu", "gelu", "gelu_tanh", "relu2", "clamped_swiglu")
         m, bias, gated, experts = network["intermediate_size"], network.get("bias", False), network.get("gated", True), network.get("experts")
         check(gated or activation != "clamped_swiglu", f"{p}: a clamped SwiGLU without a gate")
+        cuts = network.get("gate_cutoff") is not None
+        check(not cuts or (gated and experts is None and activation != "clamped_swiglu"), f"{p}: a gate_cutoff of no plain gate")
         n = 1
         if experts is not None:
             n = router(p, experts)
@@ -333,11 +336,25 @@ def decoder_tensors(spec):
         matrix("per_layer_embedding", spec["vocab_size"], width, "embedding")
         matrix("per_layer_projection", width, h, "mlp")
         vector("per_layer_norm.gain", size)
+    altup, streams = spec.get("altup"), 1
+    if altup is not None:
+        known("altup", altup, ALTUP)
+        [streams] = sizes("altup", altup, "num_streams")
+        check(2 <= streams <= 8 and 0 <= altup.get("active", 0) < streams, f"altup: {altup}")
+    for s in range(1, streams):
+        matrix(f"altup_in.{s}", h, h, "mlp")
     for i, layer in enumerate(spec["layers"]):
         p = f"layers.{i}"
         known(p, layer, LAYER)
         placement = one_of("norm_placement", layer.get("norm_placement", "pre"), "pre", "post", "both")
         residual = one_of("residual", layer.get("residual", "sequential"), "sequential", "parallel", "parallel_shared")
+        if altup is not None:
+            vector(f"{p}.altup_norm.gain", h)
+            vector(f"{p}.altup.router", streams * h)
+            vector(f"{p}.altup.prediction", streams ** 3)
+            vector(f"{p}.altup.correction", streams ** 2)
+            if altup.get("output_scale", False):
+                vector(f"{p}.altup.scale", h)
         if placement != "post":
             norm(f"{p}.mixer_norm", h)
         mixers = {"attention": attention, "short_conv": short_conv, "delta_net": delta_net, "mamba2": mamba2}
@@ -350,6 +367,12 @@ def decoder_tensors(spec):
             kinds.append(kind)
         if placement != "pre":
             norm(f"{p}.mixer_post_norm", h)
+        if layer.get("laurel") is not None:
+            [rank] = sizes(p, layer, "laurel")
+            check(residual == "sequential" and placement != "post", f"{p}: laurel in a layer that is not sequential with norms before its blocks")
+            matrix(f"{p}.laurel_left", rank, h, "attention")
+            matrix(f"{p}.laurel_right", h, rank, "attention")
+            norm(f"{p}.laurel_norm", h)
         feeds_forward = layer.get("mlp") is not None
         check(feeds_forward or residual == "sequential", f"{p}: no feed-forward network that a mixer could be parallel to")
         if feeds_forward and placement != "post" and residual != "parallel_shared":
@@ -362,8 +385,11 @@ def decoder_tensors(spec):
             matrix(f"{p}.per_layer_gate", size, h, "mlp")
             matrix(f"{p}.per_layer_output", h, size, "mlp")
             norm(f"{p}.per_layer_post_norm", h)
+        check(altup is None or not layer.get("output_scale", False), f"{p}: an output_scale of several residual streams")
         if layer.get("output_scale", False):
             vector(f"{p}.output_scale", 1)
+    for s in range(1, streams):
+        matrix(f"altup_out.{s}", h, h, "mlp")
     norm("final_norm", h)
     if not spec.get("tied_head", False):
         matrix("head", spec["vocab_size"], h, "head")

@@ -1,6 +1,6 @@
 //! Whether the numbers of a [`DecoderSpec`] fit together.
 
-use super::{Activation, Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, Residual, RopeTable, Scores};
+use super::{Activation, AltUp, Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, Residual, RopeTable, Scores};
 
 /// Largest size of anything.
 const MAX_SIZE: usize = 1 << 24;
@@ -111,7 +111,22 @@ impl DecoderSpec {
         for (i, layer) in self.layers.iter().enumerate() {
             self.check_layer(i, layer).map_err(|SpecError(why)| SpecError(format!("layer {i}: {why}")))?;
         }
+        self.check_altup()?;
         self.check_per_layer()
+    }
+
+    fn check_altup(&self) -> Result<(), SpecError> {
+        let Some(AltUp { num_streams, active, .. }) = self.altup else { return Ok(()) };
+        if !(2..=AltUp::MAX_STREAMS).contains(&num_streams) {
+            return fail(format!("{num_streams} residual streams, outside 2 to {}", AltUp::MAX_STREAMS));
+        }
+        if active >= num_streams {
+            return fail(format!("stream {active} of {num_streams} is active"));
+        }
+        if let Some(i) = self.layers.iter().position(|l| l.output_scale) {
+            return fail(format!("layer {i}: an output_scale of several residual streams"));
+        }
+        check_sizes([("width of all residual streams", self.stream_size())])
     }
 
     fn check_per_layer(&self) -> Result<(), SpecError> {
@@ -168,6 +183,12 @@ impl DecoderSpec {
         if layer.beside.as_ref().is_some_and(|beside| beside.matrices() == layer.mixer.matrices()) {
             return fail("two mixers of one kind".into());
         }
+        if let Some(rank) = layer.laurel {
+            check_sizes([("laurel", rank)])?;
+            if layer.residual != Residual::Sequential || !layer.norm_placement.is_before() {
+                return fail("laurel in a layer that is not sequential with norms before its blocks".into());
+            }
+        }
         match &layer.mlp {
             Some(mlp) => self.check_mlp(mlp),
             None if layer.residual != Residual::Sequential => {
@@ -181,6 +202,14 @@ impl DecoderSpec {
         check_sizes([("intermediate_size", mlp.intermediate_size)])?;
         if mlp.activation == Activation::ClampedSwiglu && !mlp.gated {
             return fail("a clamped SwiGLU without a gate".into());
+        }
+        if let Some(cutoff) = mlp.gate_cutoff {
+            if !mlp.gated || mlp.experts.is_some() || mlp.activation == Activation::ClampedSwiglu {
+                return fail("a gate_cutoff without a gate, of experts or of a clamped SwiGLU".into());
+            }
+            if !cutoff.is_finite() {
+                return fail(format!("gate_cutoff {cutoff} is not finite"));
+            }
         }
         let Some(experts) = &mlp.experts else { return Ok(()) };
         check_sizes([("num_experts", experts.num_experts), ("num_active", experts.num_active)])?;

@@ -17,6 +17,11 @@ pub struct LayerSpec {
     /// A second mixer of another kind beside it: the block's output is the sum of both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beside: Option<Mixer>,
+    /// Rank of LAUREL, a learned residual layer beside the mixers, of a sequential layer with norms before its blocks. With `n` the
+    /// normalized input and `x` the residual stream after the mixers it does
+    /// `x ← (x + n + norm(laurel_right (laurel_left n))) / √2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub laurel: Option<usize>,
     /// The feed-forward network. A layer without one ends after its mixer, and is sequential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlp: Option<Mlp>,
@@ -35,7 +40,7 @@ impl LayerSpec {
     /// A sequential layer with a norm before each block.
     pub fn new(mixer: impl Into<Mixer>, mlp: impl Into<Option<Mlp>>) -> Self {
         let (residual, norm_placement) = (Residual::default(), NormPlacement::default());
-        Self { mixer: mixer.into(), beside: None, mlp: mlp.into(), residual, norm_placement, output_scale: false }
+        Self { mixer: mixer.into(), beside: None, laurel: None, mlp: mlp.into(), residual, norm_placement, output_scale: false }
     }
 
     /// Feed-forward networks that are stored: 1 without experts, 0 without such a network.
@@ -498,12 +503,16 @@ pub struct Mlp {
     /// A mixture of experts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
+    /// Gates are cut off before their activation, of a gated network without experts: `gate ← max(gate − mean − gate_cutoff × deviation, 0)`
+    /// with mean and standard deviation (`√(mean((gate − mean)²))`) over a token's gates. In standard deviations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_cutoff: Option<f32>,
 }
 
 impl Mlp {
     /// A gated network without biases.
     pub const fn new(intermediate_size: usize, activation: Activation) -> Self {
-        Self { intermediate_size, activation, gated: true, bias: false, experts: None }
+        Self { intermediate_size, activation, gated: true, bias: false, experts: None, gate_cutoff: None }
     }
 
     /// The first matrix's part of a canonical name: `gate_up`, whose rows are those of gate and up in turn, or `up`. Those of

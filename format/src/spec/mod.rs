@@ -9,11 +9,13 @@
 //! and what stands before the first and after the last. A member that a reader does not know is an error and never
 //! ignored: arithmetic would depend on it.
 
+mod altup;
 mod check;
 mod layer;
 mod per_layer;
 mod tensors;
 
+pub use altup::AltUp;
 pub use check::SpecError;
 pub use layer::{
     Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormPlacement, QkNorm,
@@ -57,6 +59,9 @@ pub struct DecoderSpec {
     /// Numbers that each token brings along for each layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_layer_embedding: Option<PerLayerEmbedding>,
+    /// Several residual streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altup: Option<AltUp>,
     /// Output logits become `cap × tanh(logit / cap)`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_softcap: Option<f32>,
@@ -170,6 +175,7 @@ impl DecoderSpec {
             head_bias: false,
             learned_positions: false,
             per_layer_embedding: None,
+            altup: None,
             logit_softcap: None,
             embedding_multiplier: 1.0,
             residual_multiplier: 1.0,
@@ -177,6 +183,11 @@ impl DecoderSpec {
             eos_token_ids: Vec::new(),
             bos_token_id: None,
         }
+    }
+
+    /// Numbers of a token between layers: `hidden_size` for each residual stream.
+    pub fn stream_size(&self) -> usize {
+        self.altup.map_or(1, |a| a.num_streams) * self.hidden_size
     }
 
     /// Number of layers.

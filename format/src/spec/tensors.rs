@@ -1,7 +1,8 @@
 //! The canonical tensors of a [`DecoderSpec`].
 
 use super::{
-    Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual, ShortConv,
+    AltUp, Attention, DecoderSpec, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, NormKind, PerLayerEmbedding, QkNorm, Residual,
+    ShortConv,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,15 +32,15 @@ pub enum TensorClass {
     /// Tables of tokens (and positions), that for each layer too; also the head where it is tied.
     Embedding,
     /// The matrices of mixers: `qkv` and `attention_output`, `conv_in` and `conv_out`, `delta_in` and `delta_out`, `mamba_in` and
-    /// `mamba_out`.
+    /// `mamba_out`; `laurel_left` and `laurel_right` beside them.
     Attention,
-    /// `gate_up` or `up`, and `down`; the matrices that numbers for each layer go through.
+    /// `gate_up` or `up`, and `down`; the matrices that numbers for each layer go through, and those at both ends of streams.
     Mlp,
     /// An untied output head.
     Head,
     /// The matrices of routers, which decide among experts: always f32.
     Router,
-    /// Norm gains, biases, the kernels of convolutions, decays, skips: always f32.
+    /// Norm gains, biases, the kernels of convolutions, decays, skips, the small matrices that streams are guessed with: always f32.
     Vector,
 }
 
@@ -56,7 +57,8 @@ impl DecoderSpec {
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let (h, norm) = (self.hidden_size, self.norm.kind);
         let per_layer = self.per_layer_embedding.map(|p| p.size);
-        let mut list = List { hidden_size: h, norm, per_layer, tensors: Vec::new() };
+        let altup = self.altup;
+        let mut list = List { hidden_size: h, norm, per_layer, altup, tensors: Vec::new() };
         list.matrix("embedding", TensorClass::Embedding, [self.vocab_size, h], false);
         if self.learned_positions {
             list.matrix("positions", TensorClass::Embedding, [self.max_context, h], false);
@@ -67,8 +69,14 @@ impl DecoderSpec {
             list.matrix("per_layer_projection", TensorClass::Mlp, [all, h], false);
             list.vector("per_layer_norm.gain", size);
         }
+        for [name, _] in altup.iter().flat_map(|a| a.ends()) {
+            list.matrix(&name, TensorClass::Mlp, [h, h], false);
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             list.layer(&format!("layers.{i}"), layer);
+        }
+        for [_, name] in altup.iter().flat_map(|a| a.ends()) {
+            list.matrix(&name, TensorClass::Mlp, [h, h], false);
         }
         list.norm("final_norm", norm, h);
         if !self.tied_head {
@@ -99,6 +107,7 @@ struct List {
     norm: NormKind,
     /// Numbers of a token for each layer.
     per_layer: Option<usize>,
+    altup: Option<AltUp>,
     tensors: Vec<TensorSpec>,
 }
 
@@ -129,6 +138,16 @@ impl List {
 
     fn layer(&mut self, name: &str, layer: &LayerSpec) {
         let (before, after) = (layer.norm_placement.is_before(), layer.norm_placement.is_after());
+        if let Some(altup) = self.altup {
+            let n = altup.num_streams;
+            self.vector(&format!("{name}.altup_norm.gain"), self.hidden_size);
+            for (part, size) in [("router", n * self.hidden_size), ("prediction", n * n * n), ("correction", n * n)] {
+                self.vector(&format!("{name}.altup.{part}"), size);
+            }
+            if altup.output_scale {
+                self.vector(&format!("{name}.altup.scale"), self.hidden_size);
+            }
+        }
         self.block_norm(before, &format!("{name}.mixer_norm"));
         for mixer in layer.mixers() {
             match mixer {
@@ -139,6 +158,11 @@ impl List {
             }
         }
         self.block_norm(after, &format!("{name}.mixer_post_norm"));
+        if let Some(rank) = layer.laurel {
+            self.matrix(&format!("{name}.laurel_left"), TensorClass::Attention, [rank, self.hidden_size], false);
+            self.matrix(&format!("{name}.laurel_right"), TensorClass::Attention, [self.hidden_size, rank], false);
+            self.block_norm(true, &format!("{name}.laurel_norm"));
+        }
         if let Some(mlp) = &layer.mlp {
             self.block_norm(before && layer.residual != Residual::ParallelShared, &format!("{name}.mlp_norm"));
             self.mlp(name, mlp);

@@ -509,3 +509,45 @@ fn contradictions_are_named_with_their_layer_and_numbers() {
     assert_eq!(said(&|s| s.logit_softcap = Some(-1.0)), "logit soft cap -1 is not a positive number");
     assert_eq!(said(&|s| s.ropes[0].inv_freq.clear()), "rope table 0 rotates 0 dimensions");
 }
+
+#[test]
+fn several_residual_streams_and_learned_residual_layers() {
+    let mut spec = read(tiny());
+    let mut altup = AltUp::new(3);
+    (altup.active, altup.output_scale) = (1, true);
+    (spec.altup, spec.layers[0].laurel) = (Some(altup), Some(2));
+    spec.layers[0].mlp.as_mut().unwrap().gate_cutoff = Some(1.5);
+    spec.check().unwrap();
+    let json = serde_json::to_value(&spec).unwrap();
+    assert_eq!(json["altup"], json!({"num_streams": 3, "active": 1, "output_scale": true}));
+    assert_eq!((&json["layers"][0]["laurel"], &json["layers"][0]["mlp"]["gate_cutoff"]), (&json!(2), &json!(1.5)));
+    assert_eq!(read(json), spec);
+    let h = spec.hidden_size;
+    assert_eq!(spec.stream_size(), 3 * h);
+    let tensors = spec.tensors();
+    let shape = |name: &str| tensors.iter().find(|t| t.name == name).unwrap_or_else(|| panic!("no {name}")).shape.clone();
+    for name in ["altup_in.1", "altup_in.2", "altup_out.1", "altup_out.2"] {
+        assert_eq!(shape(name), [h, h], "{name}");
+    }
+    assert!(tensors.iter().all(|t| t.name != "altup_in.0" && t.name != "altup_in.3"));
+    assert_eq!([shape("layers.0.laurel_left"), shape("layers.0.laurel_right")], [vec![2, h], vec![h, 2]]);
+    assert_eq!([shape("layers.0.altup.router"), shape("layers.0.altup.scale")], [vec![3 * h], vec![h]]);
+    assert_eq!([shape("layers.0.altup.prediction"), shape("layers.0.altup.correction")], [vec![27], vec![9]]);
+    let refused = |change: &dyn Fn(&mut DecoderSpec)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        spec.check().unwrap_err().to_string()
+    };
+    assert_eq!(refused(&|s| s.altup = Some(AltUp::new(1))), "1 residual streams, outside 2 to 8");
+    assert_eq!(refused(&|s| s.altup.as_mut().unwrap().active = 3), "stream 3 of 3 is active");
+    assert_eq!(refused(&|s| s.layers[0].output_scale = true), "layer 0: an output_scale of several residual streams");
+    assert_eq!(refused(&|s| s.layers[0].laurel = Some(0)), "layer 0: laurel is 0, outside 1 to 16777216");
+    let sequential = "layer 0: laurel in a layer that is not sequential with norms before its blocks";
+    assert_eq!(refused(&|s| s.layers[0].residual = Residual::Parallel), sequential);
+    assert_eq!(refused(&|s| s.layers[0].norm_placement = NormPlacement::Post), sequential);
+    let mlp = |change: &'static dyn Fn(&mut Mlp)| refused(&|s| change(s.layers[0].mlp.as_mut().unwrap()));
+    assert_eq!(mlp(&|m| m.gate_cutoff = Some(f32::INFINITY)), "layer 0: gate_cutoff inf is not finite");
+    let plain = "layer 0: a gate_cutoff without a gate, of experts or of a clamped SwiGLU";
+    assert_eq!(mlp(&|m| m.gated = false), plain);
+    assert_eq!(mlp(&|m| m.activation = Activation::ClampedSwiglu), plain);
+}

@@ -4,10 +4,12 @@ use super::cache::{KvCache, LayerCache};
 use super::weights::Weights;
 use super::{Buffers, DecoderError};
 use crate::device::{Binding, Dispatch, Gpu, GpuError, Profile};
+use crate::kernels::altup::{EndStream, StreamRows, UpdateStreams};
 use crate::kernels::attend::{AttendJob, AttendShape};
 use crate::kernels::attention::{AttentionBuffers, AttentionShape, Scores};
 use crate::kernels::candidate::{Candidate, Kind, Numerics};
 use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide};
+use crate::kernels::cut_gates::CutGates;
 use crate::kernels::delta_net::{DeltaConv, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
 use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
@@ -16,7 +18,7 @@ use crate::kernels::gated_norm::{GateAndNormalize, GroupNorm};
 use crate::kernels::mamba2::{MambaConv, MambaScan, ScanJob as MambaJob, ScanShape as MambaShape};
 use crate::kernels::matvec::Norm;
 use crate::kernels::matvec_int8::Heads;
-use crate::kernels::multiply::Multiply;
+use crate::kernels::multiply::{Multiply, With};
 use crate::kernels::norm::NormRows;
 use crate::kernels::per_layer_inputs::PerLayerRows;
 use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
@@ -30,7 +32,7 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, Experts, GatedNorm, Mamba2, NormKind, PerLayerEmbedding, ShortConv};
+use haikuq_format::spec::{Attention, DeltaNet, Experts, GatedNorm, Mamba2, Mlp, NormKind, PerLayerEmbedding, ShortConv};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -216,7 +218,9 @@ impl Choices<'_> {
     fn heads_shape(&self, rows: usize, phase: Phase, layer: usize) -> ProjectHeadsShape {
         let (spec, weights) = (self.spec, self.weights.get(&format!("layers.{layer}.qkv")));
         let a = attention(spec, layer);
-        let norm = spec.layers[layer].norm_placement.is_before() && spec.norm.kind == NormKind::Rms;
+        // What a learned residual layer reads too is normalized before.
+        let before = spec.layers[layer].norm_placement.is_before() && spec.layers[layer].laurel.is_none();
+        let norm = before && spec.norm.kind == NormKind::Rms;
         ProjectHeadsShape {
             project: project_shape(rows, phase, weights, Output::Store, a.qkv_bias, norm),
             attention: attention_shape(a, self.cache),
@@ -340,6 +344,17 @@ impl<'a> Context<'a> {
             Operation::PerLayerInputs { into } => self.per_layer_inputs(program, *into),
             Operation::TakeLayer { layer, from, into } => self.take_layer(program, *layer, [*from, *into]),
             Operation::Scale { by, into } => self.scale(program, by, *into),
+            Operation::Laurel { from, into } => self.rows(program, With::Laurel, 0, [*from, *into]),
+            Operation::TakeStream { stream, from, into } => {
+                self.rows(program, With::Copy, stream * self.spec.hidden_size, [*from, *into])
+            }
+            Operation::CutGates { layer, from, into } => self.cut_gates(program, *layer, [*from, *into]),
+            Operation::EndStream { end, multiplier, from, streams } => {
+                let (rows, x) = (self.stream_rows(program, *streams), self.value(*from));
+                let kernel = EndStream { rows, end: *end, multiplier: *multiplier, x };
+                Ok(Bound::new("stream_ends", streams_shape(program, *streams, self.spec), vec![kernel.bind(self.gpu)?]))
+            }
+            Operation::AltUp { layer, correct, streams } => self.altup(program, *layer, *correct, *streams),
             Operation::ChooseExperts { layer, from, into } => self.choose_experts(program, *layer, [*from, *into]),
             Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output } => {
                 self.project_experts(program, *layer, matrix, bias.as_deref(), [*routing, *from, *into], *output)
@@ -656,17 +671,51 @@ impl<'a> Context<'a> {
     }
 
     fn take_layer(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        self.rows(program, With::Product, layer * into.width(self.spec), [from, into])
+    }
+
+    /// Rows of a value with those of another, whose numbers begin at `first`.
+    fn rows(&self, program: &Program, with: With, first: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
         let (tokens, columns, x_pitch) = (program.rows as u32, into.width(self.spec), padded(from.width(self.spec)));
         let (x, y) = (self.value(from), self.value(into));
-        let kernel = Multiply { tokens, columns, share: 1, first: layer * columns, x_pitch, sigmoid: false, x, y };
+        let kernel = Multiply { tokens, columns, share: 1, first, x_pitch, with, x, y };
         Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn cut_gates(&self, program: &Program, layer: usize, [from, into]: [Value; 2]) -> Result<Bound, GpuError> {
+        let (tokens, width) = (program.rows as u32, into.width(self.spec));
+        let Some(Mlp { activation, gate_cutoff: Some(cutoff), .. }) = self.spec.layers[layer].mlp else {
+            panic!("layer {layer} has no gates that are cut off")
+        };
+        let kernel = CutGates { tokens, width, cutoff, activation, x: self.value(from), y: self.value(into) };
+        Ok(Bound::new("cut_gates", format!("{width} × {tokens}"), vec![kernel.bind(self.gpu)?]))
+    }
+
+    fn stream_rows(&self, program: &Program, streams: Value) -> StreamRows<'a> {
+        let spec = self.spec.altup.unwrap_or_else(|| panic!("one residual stream"));
+        let (tokens, columns) = (program.rows as u32, self.spec.hidden_size);
+        StreamRows { tokens, columns, spec, streams: self.value(streams), hidden: self.value(Value::Hidden) }
+    }
+
+    fn altup(&self, program: &Program, layer: usize, correct: bool, streams: Value) -> Result<Bound, GpuError> {
+        let name = |part: &str| format!("layers.{layer}.altup{part}");
+        let kernel = UpdateStreams {
+            rows: self.stream_rows(program, streams),
+            correct,
+            epsilon: self.spec.norm.epsilon,
+            gain: self.vector(&name("_norm.gain")),
+            router: self.vector(&name(".router")),
+            coefficients: self.vector(&name(if correct { ".correction" } else { ".prediction" })),
+            scale: self.find(&name(".scale")).filter(|_| correct),
+        };
+        Ok(Bound::new("altup", streams_shape(program, streams, self.spec), vec![kernel.bind(self.gpu)?]))
     }
 
     fn scale(&self, program: &Program, by: &str, into: Value) -> Result<Bound, GpuError> {
         let columns = into.width(self.spec);
         let (x, y) = (self.vector(by), self.value(into));
         let (tokens, share) = (program.rows as u32, columns);
-        let kernel = Multiply { tokens, columns, share, first: 0, x_pitch: 0, sigmoid: false, x, y };
+        let kernel = Multiply { tokens, columns, share, first: 0, x_pitch: 0, with: With::Product, x, y };
         Ok(Bound::new("multiply", format!("{columns} × {tokens}"), vec![kernel.bind(self.gpu)?]))
     }
 
@@ -786,6 +835,10 @@ impl Bound {
     fn new(candidate: &'static str, shape: String, dispatches: Vec<Dispatch>) -> Self {
         Self { operation: String::new(), candidate, chosen: None, shape, bytes: 0, flops: 0, dispatches }
     }
+}
+
+fn streams_shape(program: &Program, streams: Value, spec: &DecoderSpec) -> String {
+    format!("{} × {}", streams.width(spec), program.rows)
 }
 
 fn project_words(shape: &ProjectShape) -> String {

@@ -62,6 +62,8 @@ flags! {
     Combine = "COMBINE",
     /// The kernel computes a convolution.
     Convolve = "CONVOLVE",
+    /// Numbers are copied, and nothing is multiplied.
+    Copy = "COPY",
     /// Attention is not split over the keys.
     Direct = "DIRECT",
     /// Each expert of a token has an input of its own.
@@ -84,6 +86,8 @@ flags! {
     Inline = "INLINE",
     /// The last workgroup of split attention puts the others' results together.
     LastCombines = "LAST_COMBINES",
+    /// Numbers are added, and the sum divided by the square root of 2.
+    Laurel = "LAUREL",
     /// The norm takes the mean off.
     Layer = "LAYER",
     /// Codes stand for values of a learned table.
@@ -116,7 +120,7 @@ flags! {
     QueryScaling = "QUERY_SCALING",
     /// The output is added to the residual stream.
     Residual = "RESIDUAL",
-    /// The output is multiplied with a number.
+    /// The output is multiplied with a number, or with gains.
     Scaled = "SCALED",
     /// Queries and keys are rotated.
     Rope = "ROPE",

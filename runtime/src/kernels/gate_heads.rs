@@ -1,6 +1,6 @@
 //! `gate_heads`: sigmoid gates on the outputs of attention's heads.
 
-use super::multiply::Multiply;
+use super::multiply::{Multiply, With};
 use crate::device::{Binding, Dispatch, Gpu, GpuError};
 use haikuq_format::layout::padded;
 
@@ -30,7 +30,7 @@ impl GateHeads<'_> {
         let Self { tokens, columns, gates, x_columns, .. } = *self;
         let (share, first, x_pitch) = (columns / gates, x_columns - gates, padded(x_columns));
         let (x, y) = (self.x.clone(), self.y.clone());
-        Multiply { tokens, columns, share, first, x_pitch, sigmoid: true, x, y }.bind(gpu)
+        Multiply { tokens, columns, share, first, x_pitch, with: With::Sigmoid, x, y }.bind(gpu)
     }
 }
 

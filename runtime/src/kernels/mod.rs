@@ -14,6 +14,7 @@
 //! * a test feeds the kernel and its CPU twin the same random inputs, odd sizes included.
 
 pub mod activations;
+pub mod altup;
 pub mod attend;
 pub mod attention;
 pub mod attention_decode;
@@ -27,6 +28,7 @@ pub mod attention_prefill_whole;
 pub mod attention_split;
 pub mod candidate;
 pub mod choose;
+pub mod cut_gates;
 pub mod delta_chunks;
 pub mod delta_net;
 pub mod embed;

@@ -1,11 +1,24 @@
-//! `multiply`: rows of numbers times others, or times the sigmoids of these.
+//! `multiply`: rows of numbers times others, or times the sigmoids of these; or sums, or copies.
 
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel};
 use haikuq_format::layout::padded;
 
 super::shader!(MULTIPLY = "multiply");
 
-/// `y *= x` for each of `tokens` rows, or `y *= σ(x)`.
+/// What becomes of `y`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    /// `y *= x`
+    Product,
+    /// `y *= σ(x)`
+    Sigmoid,
+    /// `y = (y + x) / √2`
+    Laurel,
+    /// `y = x`
+    Copy,
+}
+
+/// `y *= x` for each of `tokens` rows, or another of [`With`].
 #[derive(Clone, Debug)]
 pub struct Multiply<'a> {
     /// Rows.
@@ -18,8 +31,8 @@ pub struct Multiply<'a> {
     pub first: usize,
     /// Values from one token's row of `x` to the next one's; 0 where all have the same.
     pub x_pitch: usize,
-    /// Whether the sigmoid of `x` is taken.
-    pub sigmoid: bool,
+    /// What is done with both.
+    pub with: With,
     /// f32 \[tokens\]\[x_pitch\].
     pub x: Binding<'a>,
     /// f32 \[tokens\]\[padded(columns)\].
@@ -39,7 +52,12 @@ impl Multiply<'_> {
             ("X_PITCH", self.x_pitch as f64),
             ("Y_PITCH", padded(self.columns) as f64),
         ];
-        let flags: &[Flag] = if self.sigmoid { &[Flag::Sigmoid] } else { &[] };
+        let flags: &[Flag] = match self.with {
+            With::Product => &[],
+            With::Sigmoid => &[Flag::Sigmoid],
+            With::Laurel => &[Flag::Laurel],
+            With::Copy => &[Flag::Copy],
+        };
         let bindings = [(0, self.x.clone()), (1, self.y.clone())];
         let grid = [self.columns.div_ceil(64) as u32, self.tokens, 1];
         Kernel { shader: &MULTIPLY, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)

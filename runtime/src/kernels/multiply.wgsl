@@ -1,4 +1,4 @@
-// y *= x, or with SIGMOID y *= sigmoid(x): each number of x serves SHARE numbers of its row of y that lie side by side.
+// y *= x, or with SIGMOID y *= sigmoid(x), with LAUREL y = (y + x) / sqrt(2), with COPY y = x: each number of x serves SHARE numbers of its row of y that lie side by side.
 
 override COLUMNS: u32;
 override SHARE: u32;
@@ -18,7 +18,15 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 #ifdef SIGMOID
         y[id.y * Y_PITCH + id.x] /= 1.0 + exp(-by);
 #else
+#ifdef LAUREL
+        y[id.y * Y_PITCH + id.x] = (y[id.y * Y_PITCH + id.x] + by) * 0.70710678;
+#else
+#ifdef COPY
+        y[id.y * Y_PITCH + id.x] = by;
+#else
         y[id.y * Y_PITCH + id.x] *= by;
+#endif
+#endif
 #endif
     }
 }

@@ -1,6 +1,7 @@
 //! From a decoder's spec to the operations of a part of a step, none of them fused yet.
 
 use super::{Operation, Output, Part, Phase, Program, RowSource, Step, Value};
+use crate::kernels::altup::End;
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{Attention, DeltaNet, LayerSpec, Mamba2, Mixer, Mlp, Residual, ShortConv};
 
@@ -30,15 +31,38 @@ fn body(spec: &DecoderSpec) -> Vec<Operation> {
         operations.push(Operation::Project { matrix, bias: None, norm: None, from, into, output: Output::Store });
         operations.push(Operation::PerLayerInputs { into });
     }
+    let (hidden, from, streams) = (Value::Hidden, Value::BlockOutput, streams(spec));
+    let ends: Vec<_> = spec.altup.iter().flat_map(|altup| altup.ends()).zip(1..).collect();
+    let project = |matrix, from, into| Operation::Project { matrix, bias: None, norm: None, from, into, output: Output::Store };
+    for ([matrix, _], stream) in ends.clone() {
+        operations.push(project(matrix, hidden, from));
+        operations.push(Operation::EndStream { end: End::First(stream), multiplier: 1.0, from, streams });
+    }
     for index in 0..spec.num_layers() {
         Layer { spec, index, operations: &mut operations }.build();
+    }
+    for ([_, matrix], stream) in ends {
+        let into = Value::Normed;
+        operations.push(Operation::TakeStream { stream, from: streams, into });
+        operations.push(project(matrix, into, from));
+        operations.push(Operation::EndStream { end: End::Last(stream), multiplier: 1.0, from, streams });
     }
     operations
 }
 
+fn streams(spec: &DecoderSpec) -> Value {
+    Value::Streams(spec.stream_size())
+}
+
 fn head(spec: &DecoderSpec, from: Value) -> Vec<Operation> {
-    let norm =
-        Operation::Norm { norm: spec.norm, parameters: "final_norm".into(), from, into: Value::HeadNormed, residual: None, scale: None };
+    let norm = Operation::Norm {
+        norm: spec.norm,
+        parameters: "final_norm".into(),
+        from,
+        into: Value::HeadNormed,
+        residual: None,
+        scale: None,
+    };
     let logits = Operation::Project {
         matrix: if spec.tied_head { "embedding" } else { "head" }.into(),
         bias: spec.head_bias.then(|| "head.bias".into()),
@@ -61,6 +85,7 @@ struct Layer<'a> {
 impl<'a> Layer<'a> {
     fn build(mut self) {
         let layer = self.layer();
+        self.update_streams(false);
         let input = self.block_input("mixer_norm");
         // All mixers read the input before any of them is added to the stream.
         for mixer in layer.mixers() {
@@ -75,12 +100,28 @@ impl<'a> Layer<'a> {
             Some(mlp) => self.add_blocks(mlp, input),
             None => self.add_mixers(),
         }
+        self.update_streams(true);
         if let Some(per_layer) = self.spec.per_layer_embedding {
             let (all, gate) = (Value::PerLayer(self.spec.num_layers() * per_layer.size), Value::PerLayerGate(per_layer.size));
             self.project(Value::Hidden, "per_layer_gate", false, gate, Output::Activate(per_layer.activation));
             self.operations.push(Operation::TakeLayer { layer: self.index, from: all, into: gate });
             self.project(gate, "per_layer_output", false, Value::BlockOutput, Output::Store);
-            self.add_norm("per_layer_post_norm");
+            match self.spec.altup {
+                Some(_) => {
+                    let (from, parameters, into) = (Value::BlockOutput, self.name("per_layer_post_norm"), Value::Normed);
+                    self.operations.push(Operation::Norm {
+                        norm: self.spec.norm,
+                        parameters,
+                        from,
+                        into,
+                        residual: None,
+                        scale: None,
+                    });
+                    let (multiplier, streams) = (self.spec.residual_multiplier, streams(self.spec));
+                    self.operations.push(Operation::EndStream { end: End::Add, multiplier, from: into, streams });
+                }
+                None => self.add_norm("per_layer_post_norm"),
+            }
         }
         if layer.output_scale {
             let by = self.name("output_scale");
@@ -88,6 +129,13 @@ impl<'a> Layer<'a> {
                 Some(Operation::Norm { into: Value::Hidden, residual: Some(_), scale, .. }) => *scale = Some(by),
                 _ => self.operations.push(Operation::Scale { by, into: Value::Hidden }),
             }
+        }
+    }
+
+    /// Guesses all streams, of which the blocks compute one, or corrects them.
+    fn update_streams(&mut self, correct: bool) {
+        if self.spec.altup.is_some() {
+            self.operations.push(Operation::AltUp { layer: self.index, correct, streams: streams(self.spec) });
         }
     }
 
@@ -177,6 +225,11 @@ impl<'a> Layer<'a> {
     fn feed_forward(&mut self, mlp: &Mlp, input: Value) {
         let output = if mlp.gated { Output::Glu(mlp.activation) } else { Output::Activate(mlp.activation) };
         let inner = inner(mlp);
+        if mlp.gate_cutoff.is_some() {
+            let from = Value::GateUp(mlp.up_size());
+            self.project(input, mlp.up_name(), mlp.bias, from, Output::Store);
+            return self.operations.push(Operation::CutGates { layer: self.index, from, into: inner });
+        }
         let Some(experts) = mlp.experts else {
             return self.project(input, mlp.up_name(), mlp.bias, inner, output);
         };
@@ -216,7 +269,18 @@ impl<'a> Layer<'a> {
             (from, mixer.matrices()[1], mixer.biases()[1])
         };
         let parts: Vec<_> = self.layer().mixers().map(part).collect();
+        let (from, into) = (Value::Normed, Value::Hidden);
+        if let Some(rank) = self.layer().laurel {
+            // The mixers have read their input.
+            self.project(from, "laurel_left", false, Value::Laurel(rank), Output::Store);
+            self.project(Value::Laurel(rank), "laurel_right", false, Value::BlockOutput, Output::Store);
+            let (norm, parameters, from, into) = (self.spec.norm, self.name("laurel_norm"), Value::BlockOutput, from);
+            self.operations.push(Operation::Norm { norm, parameters, from, into, residual: Some(1.0), scale: None });
+        }
         self.add_block(&parts, "mixer_post_norm");
+        if self.layer().laurel.is_some() {
+            self.operations.push(Operation::Laurel { from, into });
+        }
     }
 
     /// A block's last projections, added to the residual stream, after a norm of its own where there is one.

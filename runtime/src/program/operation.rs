@@ -1,6 +1,7 @@
 //! [`Operation`]: one thing that a step does.
 
 use super::Value;
+use crate::kernels::altup::End;
 use haikuq_format::spec::{Activation, Norm};
 use std::fmt;
 
@@ -150,6 +151,51 @@ pub enum Operation {
         /// What is multiplied.
         into: Value,
     },
+    /// `into = (into + from) / √2`
+    Laurel {
+        /// What is added.
+        from: Value,
+        /// Where it goes.
+        into: Value,
+    },
+    /// A layer's activation of gates that are cut off, times ups.
+    CutGates {
+        /// The layer.
+        layer: usize,
+        /// Gates and ups in turn.
+        from: Value,
+        /// The inner activations.
+        into: Value,
+    },
+    /// `into = from[stream]`
+    TakeStream {
+        /// The stream.
+        stream: usize,
+        /// All streams.
+        from: Value,
+        /// Where it goes.
+        into: Value,
+    },
+    /// A stream before the first layer or after the last, or numbers that are added to all but the first; see [`End`].
+    EndStream {
+        /// What is done.
+        end: End,
+        /// Multiplies what is added.
+        multiplier: f32,
+        /// The numbers.
+        from: Value,
+        /// All streams.
+        streams: Value,
+    },
+    /// Guesses all streams before a layer's blocks, which compute one, or corrects them.
+    AltUp {
+        /// The layer.
+        layer: usize,
+        /// Whether they are corrected.
+        correct: bool,
+        /// All streams.
+        streams: Value,
+    },
     /// Chooses each token's experts from a router's logits, and their weights.
     ChooseExperts {
         /// The layer.
@@ -295,14 +341,23 @@ impl Operation {
             Self::Project { from, into, output: Output::Residual { .. }, .. }
             | Self::GateHeads { from, into, .. }
             | Self::TakeLayer { from, into, .. }
+            | Self::Laurel { from, into }
             | Self::DeltaNorm { from, into, .. }
             | Self::MambaNorm { from, into, .. } => {
                 vec![from, into]
             }
+            // The residual stream is the active one of several.
+            Self::AltUp { correct: true, streams, .. } => vec![Value::Hidden, streams],
+            Self::AltUp { streams, .. } => vec![streams],
+            Self::EndStream { end: End::First(1), from, .. } => vec![from, Value::Hidden],
+            Self::EndStream { end: End::Last(1) | End::Add, from, streams, .. } => vec![from, streams],
+            Self::EndStream { from, streams, .. } => vec![from, streams, Value::Hidden],
             Self::ProjectExperts { routing, from, into, output: Output::Residual { .. }, .. } => vec![routing, from, into],
             Self::ProjectExperts { routing, from, .. } => vec![routing, from],
             Self::Norm { from, .. }
             | Self::ChooseExperts { from, .. }
+            | Self::CutGates { from, .. }
+            | Self::TakeStream { from, .. }
             | Self::Project { from, .. }
             | Self::RopeCache { from, .. }
             | Self::ProjectRopeCache { from, .. }
@@ -328,6 +383,9 @@ impl Operation {
             | Self::Scale { into, .. }
             | Self::PerLayerInputs { into }
             | Self::TakeLayer { into, .. }
+            | Self::Laurel { into, .. }
+            | Self::CutGates { into, .. }
+            | Self::TakeStream { into, .. }
             | Self::GateHeads { into, .. }
             | Self::DeltaConv { into, .. }
             | Self::DeltaScan { into, .. }
@@ -338,6 +396,8 @@ impl Operation {
             | Self::ShortConv { into, .. }
             | Self::ChooseExperts { into, .. }
             | Self::ProjectExperts { into, .. } => Some(into),
+            Self::AltUp { .. } | Self::EndStream { end: End::Last(_), .. } => Some(Value::Hidden),
+            Self::EndStream { streams, .. } => Some(streams),
             Self::Sample { .. } => None,
         }
     }
@@ -362,6 +422,9 @@ impl Operation {
             Self::PerLayerInputs { .. } => "numbers for each layer".into(),
             Self::TakeLayer { .. } => "numbers for a layer".into(),
             Self::Scale { by, .. } => part(by),
+            Self::Laurel { .. } => "laurel".into(),
+            Self::CutGates { .. } => "cut gates".into(),
+            Self::TakeStream { .. } | Self::EndStream { .. } | Self::AltUp { .. } => "streams".into(),
             Self::MambaConv { .. } => "mamba, convolution".into(),
             Self::MambaScan { .. } => "mamba, scan".into(),
             Self::MambaNorm { .. } => "mamba, norm".into(),
@@ -404,6 +467,12 @@ impl fmt::Display for Operation {
             Self::PerLayerInputs { into } => write!(f, "{into} = norm({into}, per_layer_norm) + per_layer_embedding[ids]"),
             Self::TakeLayer { layer, from, into } => write!(f, "{into} *= {from}[{layer}]"),
             Self::Scale { by, into } => write!(f, "{into} *= {by}"),
+            Self::Laurel { from, into } => write!(f, "{into} = ({into} + {from}) / sqrt(2)"),
+            Self::CutGates { from, into, .. } => write!(f, "{into} = glu(cut({from}))"),
+            Self::TakeStream { stream, from, into } => write!(f, "{into} = {from}[{stream}]"),
+            Self::EndStream { end, from, streams, .. } => write!(f, "{streams}: {end:?} {from}"),
+            Self::AltUp { layer, correct: false, streams } => write!(f, "{streams}, hidden = predict[{layer}]({streams})"),
+            Self::AltUp { layer, streams, .. } => write!(f, "{streams}, hidden = correct[{layer}]({streams}, hidden)"),
             Self::GateHeads { from, into, .. } => write!(f, "{into} *= sigmoid(gates of {from})"),
             Self::ShortConv { layer, from, into } => write!(f, "{into}, state[{layer}] = short_conv({from}, state[{layer}])"),
             Self::DeltaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = delta_conv({from}, columns[{layer}])"),

@@ -29,8 +29,8 @@ fn fuse_norms(operations: &mut Vec<Operation>) {
             at += 1;
             continue;
         };
-        // Readers of the result, up to where it is written anew.
-        let end = operations[at + 1..].iter().position(|o| o.writes() == Some(target)).map_or(operations.len(), |n| at + 1 + n);
+        // Readers of the result, up to where it is written anew; what adds to it reads it too.
+        let end = operations[at + 1..].iter().position(|o| o.writes() == Some(target)).map_or(operations.len(), |n| at + 2 + n);
         let readers: Vec<usize> = (at + 1..end).filter(|i| operations[*i].reads().contains(&target)).collect();
         let fits = |i: &usize| matches!(operations[*i], Operation::Project { norm: None, .. });
         // What the norm reads must still be there when the last product reads it instead.

@@ -33,6 +33,12 @@ pub enum Value {
     MambaMixed(usize),
     /// The outputs of a Mamba 2 mixer's heads, side by side.
     MambaOutput(usize),
+    /// All residual streams of a token, so many numbers, one stream after the other.
+    Streams(usize),
+    /// What the first matrix of a learned residual layer makes, so many numbers.
+    Laurel(usize),
+    /// Gates and ups of a feed-forward network in turn, so many numbers together.
+    GateUp(usize),
     /// The inner activations of feed-forward networks of this width. A width is a value: where rows end in zeros that pad
     /// them, those of another width may not lie there.
     Inner(usize),
@@ -69,6 +75,9 @@ impl Value {
             Self::Qkv => spec.max_qkv_size(),
             Self::Query | Self::Attended => spec.max_attention_size(),
             Self::Inner(width)
+            | Self::Streams(width)
+            | Self::Laurel(width)
+            | Self::GateUp(width)
             | Self::PerLayer(width)
             | Self::PerLayerGate(width)
             | Self::ConvInput(width)
@@ -115,6 +124,9 @@ impl Value {
             Self::MambaMixed(_) => "mamba_mixed",
             Self::MambaOutput(_) => "mamba_output",
             Self::Inner(_) => "inner",
+            Self::Streams(_) => "streams",
+            Self::Laurel(_) => "laurel",
+            Self::GateUp(_) => "gate_up",
             Self::PerLayer(_) => "per_layer",
             Self::PerLayerGate(_) => "per_layer_gate",
             Self::RouterLogits(_) => "router_logits",

@@ -99,6 +99,19 @@ fn shared() -> DecoderSpec {
     spec
 }
 
+/// Several residual streams, learned residual layers, gates that are cut off in one layer, and numbers for each layer.
+fn streams() -> DecoderSpec {
+    let mut spec = shared();
+    let mut altup = AltUp::new(3);
+    (altup.active, altup.output_scale) = (1, true);
+    spec.altup = Some(altup);
+    spec.layers.iter_mut().for_each(|l| (l.output_scale, l.laurel) = (false, Some(3)));
+    let mut mlp = Mlp::new(10, Activation::GeluTanh);
+    mlp.gate_cutoff = Some(-0.4);
+    spec.layers[1].mlp = Some(mlp);
+    spec
+}
+
 /// Rows of the table of all layers' numbers.
 fn rows_of<'a>(
     spec: &DecoderSpec,
@@ -234,7 +247,13 @@ fn loss_beside(
     let size = spec.per_layer_embedding.unwrap().size;
     let rows = Tensor::from_vec(rows_of(spec, &weights)(ids).unwrap(), (ids.len(), layers * size), &Device::Cpu).unwrap();
     let numbers = if at == layers { inputs.forward(x, &rows, nudge) } else { inputs.forward(x, &rows, &mut Unseen) }.unwrap();
-    let (mut x, mut kv) = (x.clone(), Vec::new());
+    let ends = StreamEnds::load(spec, read).unwrap();
+    let mut x = match &ends {
+        Some(ends) if at == layers + 1 => ends.expand(x, nudge).unwrap(),
+        Some(ends) => ends.expand(x, &mut Unseen).unwrap(),
+        None => x.clone(),
+    };
+    let mut kv = Vec::new();
     for index in 0..layers {
         let layer = LayerWindows::load(spec, index, ids.len(), read).unwrap();
         let numbers = numbers.narrow(1, index * size, size).unwrap().contiguous().unwrap();
@@ -248,6 +267,11 @@ fn loss_beside(
         kv.push(made);
         x = after;
     }
+    x = match &ends {
+        Some(ends) if at == layers + 2 => ends.contract(&x, nudge).unwrap(),
+        Some(ends) => ends.contract(&x, &mut Unseen).unwrap(),
+        None => x,
+    };
     let head = OutputHead::load(spec, read).unwrap();
     let logits = head.logits(&head.normed(&x).unwrap()).unwrap().to_vec2::<f32>().unwrap();
     let loss = logits.iter().zip(labels).map(|(row, label)| nll(row, logsumexp(row), *label)).sum();
@@ -256,16 +280,38 @@ fn loss_beside(
 
 #[test]
 fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numbers_for_each() {
-    let spec = shared();
+    let measured = [
+        ("layers.0.qkv", 0, ProjectionKind::MixerInput),
+        ("layers.1.down", 1, ProjectionKind::Down),
+        ("layers.2.per_layer_gate", 2, ProjectionKind::PerLayerGate),
+        ("layers.2.qkv", 2, ProjectionKind::MixerInput),
+        ("layers.3.per_layer_output", 3, ProjectionKind::PerLayerOutput),
+        ("per_layer_projection", 4, ProjectionKind::PerLayerProjection),
+    ];
+    assert_gradients(&shared(), &measured);
+    let of_streams = [
+        ("layers.1.gate_up", 1, ProjectionKind::Up),
+        ("layers.0.laurel_left", 0, ProjectionKind::LaurelLeft),
+        ("layers.3.laurel_right", 3, ProjectionKind::LaurelRight),
+        ("altup_in.1", 5, ProjectionKind::StreamIn(1)),
+        ("altup_in.2", 5, ProjectionKind::StreamIn(2)),
+        ("altup_out.1", 6, ProjectionKind::StreamOut(1)),
+        ("altup_out.2", 6, ProjectionKind::StreamOut(2)),
+    ];
+    assert_gradients(&streams(), &[&measured[..], &of_streams].concat());
+}
+
+/// Compares sensitivities of some matrices with finite differences.
+fn assert_gradients(spec: &DecoderSpec, matrices: &[(&str, usize, ProjectionKind)]) {
     spec.check().unwrap();
-    let (weights, ids) = (weights(&spec), vec![3, 7, 1, 22, 7]);
+    let (weights, ids) = (weights(spec), vec![3, 7, 1, 22, 7]);
     let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
-    let tables = (read, rows_of(&spec, &weights));
+    let tables = (read, rows_of(spec, &weights));
     let measured =
-        sensitivities(Products::Floats, &spec, std::slice::from_ref(&ids), &Options::default(), tables, &mut |_| {}).unwrap();
-    let embedded = Embedding::load(&spec, read).unwrap().embed(std::slice::from_ref(&ids)).unwrap();
+        sensitivities(Products::Floats, spec, std::slice::from_ref(&ids), &Options::default(), tables, &mut |_| {}).unwrap();
+    let embedded = Embedding::load(spec, read).unwrap().embed(std::slice::from_ref(&ids)).unwrap();
     let still = || Nudge { kind: ProjectionKind::MixerInput, element: 0, delta: 0.0 };
-    let (logits, _) = loss_beside(&spec, &embedded, &ids, &[], usize::MAX, &mut still());
+    let (logits, _) = loss_beside(spec, &embedded, &ids, &[], usize::MAX, &mut still());
     let label = |(position, mut row): (usize, Vec<f32>)| {
         exponentials(&mut row);
         let total = row.iter().map(|&w| f64::from(w)).sum();
@@ -288,27 +334,20 @@ fn gradients_come_back_from_all_layers_that_see_keys_and_values_and_through_numb
             let mut values = embedded.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             values[element] += delta;
             let x = Tensor::from_vec(values, embedded.shape(), &Device::Cpu).unwrap();
-            loss_beside(&spec, &x, &ids, &labels, usize::MAX, &mut still()).1
+            loss_beside(spec, &x, &ids, &labels, usize::MAX, &mut still()).1
         })
     };
     check("embedding", &measured["embedding"].lookup, &moved);
-    for (name, at, kind) in [
-        ("layers.0.qkv", 0, ProjectionKind::MixerInput),
-        ("layers.1.down", 1, ProjectionKind::Down),
-        ("layers.2.per_layer_gate", 2, ProjectionKind::PerLayerGate),
-        ("layers.2.qkv", 2, ProjectionKind::MixerInput),
-        ("layers.3.per_layer_output", 3, ProjectionKind::PerLayerOutput),
-        ("per_layer_projection", 4, ProjectionKind::PerLayerProjection),
-    ] {
+    for &(name, at, kind) in matrices {
         let nudged =
-            |element| slope(&|delta| loss_beside(&spec, &embedded, &ids, &labels, at, &mut Nudge { kind, element, delta }).1);
+            |element| slope(&|delta| loss_beside(spec, &embedded, &ids, &labels, at, &mut Nudge { kind, element, delta }).1);
         check(name, &measured[name].output, &nudged);
     }
 }
 
 #[test]
 fn every_matrix_is_measured_whatever_the_arithmetic() {
-    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), shared(), mamba()] {
+    for spec in [llama(), everything_else(), norms_after_rope(), sinks(), experts(), shared(), streams(), mamba()] {
         let weights = weights(&spec);
         let read = |name: &str| weights.get(name).cloned().ok_or("no such tensor");
         let windows: Vec<Vec<u32>> = (0..3).map(|w| (0..8).map(|i| (7 * w + 5 * i) % 23).collect()).collect();

@@ -24,7 +24,7 @@ use crate::architecture::ArchitectureError;
 use crate::calibrate::Calibration;
 use crate::kept::Kept;
 use crate::quantize::Equalized;
-use crate::reference::{Embedding, FinalNorm, LayerWindows, Observe, ProjectionKind, Routing, with_numbers};
+use crate::reference::{Embedding, FinalNorm, LayerWindows, Observe, ProjectionKind, Routing, StreamEnds, with_numbers};
 use crate::timings::{Step, Timings};
 use crate::zeros::give_back;
 use candle_core::{Device, Tensor};
@@ -32,7 +32,7 @@ use correction::{Original, keeps_outputs};
 use experts::{Stack, with_enough_tokens};
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::TensorEntry;
-use haikuq_format::spec::{LayerSpec, TensorClass};
+use haikuq_format::spec::TensorClass;
 use on_gpu::{OnGpu, Room, Stop};
 use side::{Side, Stream};
 use std::collections::BTreeMap;
@@ -57,8 +57,8 @@ pub(super) fn stage(
 ) -> Result<(), ConvertError> {
     let spill = options.spill.as_deref();
     let run = Run { weights, plan, calibration, staged, spill, timings, progress };
-    let (tokens, hidden) = (calibration.windows.iter().map(Vec::len).sum::<usize>(), run.spec().hidden_size);
-    let mut streams = Streams::new(staged.folder().into(), tokens * hidden, options.save_interval);
+    let (tokens, width) = (calibration.windows.iter().map(Vec::len).sum::<usize>(), run.spec().stream_size());
+    let mut streams = Streams::new(staged.folder().into(), tokens * width, options.save_interval);
     let start = run.start(&mut streams)?;
     match &options.accelerator {
         None => run.on_processor(start, &mut streams)?,
@@ -122,12 +122,20 @@ impl Run<'_> {
             whole = layer + 1;
         }
         if let Some(found) = streams.take_up(whole)? {
-            let before = |t: &&TensorEntry| (0..found.layer).any(|layer| t.name.starts_with(&name(layer)));
+            let in_front = |t: &TensorEntry| t.name.starts_with("altup_in.");
+            let before = |t: &&TensorEntry| in_front(t) || (0..found.layer).any(|layer| t.name.starts_with(&name(layer)));
             self.matrices().filter(before).for_each(|t| (self.progress)(Progress::Matrix { name: &t.name, cost: None }));
             return Ok(found);
         }
-        let embedded = with_numbers(&self.embedded()?, <[f32]>::to_vec)?;
-        Ok(Activations { layer: 0, original: embedded.clone(), stored: embedded })
+        let embedded = self.embedded()?;
+        let Some(ends) = self.ends()? else {
+            let embedded = with_numbers(&embedded, <[f32]>::to_vec)?;
+            return Ok(Activations { layer: 0, original: embedded.clone(), stored: embedded });
+        };
+        let both = [Kept::of(self.spill, embedded.clone())?, Kept::of(self.spill, embedded)?];
+        let [original, stored] = self.through(0, both, |x, _, observer| Ok(ends.expand(x, observer)?))?;
+        let numbers = |kept: Kept| Ok::<_, ConvertError>(with_numbers(&kept.take()?, <[f32]>::to_vec)?);
+        Ok(Activations { layer: 0, original: numbers(original)?, stored: numbers(stored)? })
     }
 
     /// What goes into the first layer.
@@ -137,15 +145,21 @@ impl Run<'_> {
         })
     }
 
+    /// What makes several residual streams of one, if there are such.
+    fn ends(&self) -> Result<Option<StreamEnds>, ConvertError> {
+        let ends = StreamEnds::load(self.spec(), |name| self.read(name))?;
+        Ok(ends.map(|ends| ends.in_integers(false)).transpose()?)
+    }
+
     fn matrices(&self) -> impl Iterator<Item = &TensorEntry> {
         self.plan.tensors.iter().filter(|t| t.class.is_quantized())
     }
 
     /// A stream as a tensor.
     fn tensor_of(&self, numbers: Vec<f32>) -> candle_core::Result<Tensor> {
-        let hidden = self.spec().hidden_size;
-        let rows = numbers.len() / hidden;
-        Tensor::from_vec(numbers, (rows, hidden), &Device::Cpu)
+        let width = self.spec().stream_size();
+        let rows = numbers.len() / width;
+        Tensor::from_vec(numbers, (rows, width), &Device::Cpu)
     }
 
     /// All layers from `start` on and the head, on the processor.
@@ -167,6 +181,10 @@ impl Run<'_> {
     /// The head, from both streams after the last layer.
     fn head_on_processor(&self, original: Kept, stored: Kept) -> Result<(), ConvertError> {
         give_back();
+        let [original, stored] = match self.ends()? {
+            Some(ends) => self.through(0, [original, stored], |x, _, observer| Ok(ends.contract(x, observer)?))?,
+            None => [original, stored],
+        };
         let norm = FinalNorm::load(self.spec(), |name| self.read(name))?;
         let original = Kept::of(self.spill, norm.forward(&original.take()?)?)?;
         let stored = norm.forward(&stored.take()?)?;
@@ -188,36 +206,45 @@ impl Run<'_> {
         side: &mut Side,
     ) -> Result<(Kept, Kept), ConvertError> {
         let (spec, length) = (self.spec(), self.length());
-        let layer_spec = &spec.layers[index];
         let layer = LayerWindows::load(spec, index, length, |name| self.read(name))?.in_integers(false)?;
-        let flop = cost::layer(layer_spec, spec.hidden_size, self.calibration.windows.len(), length);
-        let tokens = self.calibration.windows.len() * length;
-        let mut recorder = Recorder { spill: self.spill, tokens, originals: BTreeMap::new(), routing: None };
-        let mut pass = |x: Kept, stream: Stream, observer: &mut dyn Observe| -> Result<Kept, ConvertError> {
-            let (x, beside) = (x.take()?, side.of(self, index, stream)?);
-            let forward = || layer.forward_beside(&x, &beside, observer);
+        let flop = cost::layer(&spec.layers[index], spec.hidden_size, self.calibration.windows.len(), length);
+        let [original, stored] = self.through(index, [original, stored], |x, stream, observer| {
+            let beside = side.of(self, index, stream)?;
+            let forward = || layer.forward_beside(x, &beside, observer);
             let (after, kv) = self.timings.measure(Step::Forward, "", flop, forward)?;
-            drop(x);
             side.keep(spec, index, stream, kv);
+            Ok(after)
+        })?;
+        Ok((original, stored))
+    }
+
+    /// Both streams after `pass`, layer `index` or what is no layer's, whose matrices are quantized on the way.
+    fn through(
+        &self,
+        index: usize,
+        [original, stored]: [Kept; 2],
+        mut pass: impl FnMut(&Tensor, Stream, &mut dyn Observe) -> Result<Tensor, ConvertError>,
+    ) -> Result<[Kept; 2], ConvertError> {
+        let tokens = self.calibration.windows.iter().map(Vec::len).sum();
+        let mut recorder = Recorder { spill: self.spill, tokens, originals: BTreeMap::new(), routing: None };
+        let mut kept = |x: Kept, stream: Stream, observer: &mut dyn Observe| -> Result<Kept, ConvertError> {
+            let x = x.take()?;
+            let after = pass(&x, stream, observer)?;
+            drop(x);
             Ok(Kept::of(self.spill, after)?)
         };
-        let original = pass(original, Stream::Original, &mut recorder)?;
+        let original = kept(original, Stream::Original, &mut recorder)?;
         let Recorder { originals, routing, .. } = recorder;
         let mut quantizer = Quantizer { run: self, layer: index, originals, routing, stacks: BTreeMap::new(), failed: None };
-        let result = pass(stored, Stream::Stored, &mut quantizer);
+        let result = kept(stored, Stream::Stored, &mut quantizer);
         // The cause goes first: what candle hands on of it is text.
         if let Some(error) = quantizer.failed {
             return Err(error);
         }
         let stored = result?;
         quantizer.stacks.into_values().try_for_each(|stack| self.finish_stack(stack))?;
-        Ok((original, stored))
+        Ok([original, stored])
     }
-}
-
-/// The canonical name of a layer's matrix.
-fn name_of(layer: &LayerSpec, index: usize, kind: ProjectionKind) -> String {
-    format!("layers.{index}.{}", kind.matrix(layer))
 }
 
 /// What all matrices share.
@@ -293,7 +320,7 @@ impl Quantizer<'_> {
 
 impl Observe for Quantizer<'_> {
     fn replace(&mut self, kind: ProjectionKind, weights: &Tensor, input: &Tensor) -> candle_core::Result<Option<Vec<f32>>> {
-        let name = name_of(&self.run.spec().layers[self.layer], self.layer, kind);
+        let name = kind.name(&self.run.spec().layers[self.layer], self.layer);
         match with_numbers(weights, |weights| self.quantize(kind, &name, weights, input))? {
             Ok(values) => Ok(Some(values)),
             Err(error) => {

@@ -157,6 +157,22 @@ fn layers_that_see_more_than_the_streams_are_rounded_by_the_processor() {
 }
 
 #[test]
+fn several_residual_streams_are_rounded_by_the_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    let windows = (0..4).map(|w| (0..32).map(|t| (w * 97 + t * 13) % 96).collect()).collect();
+    let prepared = Prepared::new("tests/fixtures/architectures/gemma3n", windows, "q4");
+    let (errors, told) = prepared.convert(&dir.path().join("alone"), None, |_| ());
+    assert!(told.is_empty(), "{told:?}");
+    let of = |name: &str| errors.iter().find(|(n, _)| n == name).unwrap().1;
+    for name in ["altup_in.1", "altup_in.3", "altup_out.2", "layers.5.laurel_left", "layers.0.laurel_right", "layers.1.gate_up"] {
+        assert!((1e-3..0.3).contains(&of(name)), "{name}: {}", of(name));
+    }
+    let (beside, told) = prepared.convert(&dir.path().join("gpu"), Some(gpu(None)), |_| ());
+    assert!(told.iter().any(|text| text.contains("no kernels for such a layer")), "{told:?}");
+    assert_alike(&beside, &errors, 0.05);
+}
+
+#[test]
 fn the_processor_goes_on_when_the_device_is_lost() {
     let folder = "golden/haiku-7m";
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join("reference.safetensors");

@@ -8,8 +8,8 @@ use haikuq_format::layout::{
 };
 use haikuq_format::scheme::{Bits, Codebook, Grouped, Offset, ScaleType, Scheme};
 use haikuq_format::spec::{
-    Activation, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormKind, NormPlacement,
-    PerLayerEmbedding, QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
+    Activation, AltUp, Attention, AttentionGate, DeltaNet, Experts, GatedNorm, LayerSpec, Mamba2, Mixer, Mlp, NormKind,
+    NormPlacement, PerLayerEmbedding, QkNorm, QueryScaling, Residual, Scores, ShortConv, TensorSpec,
 };
 use half::f16;
 use std::collections::BTreeMap;
@@ -157,7 +157,11 @@ fn spec() -> haikuq_format::DecoderSpec {
         }
         let mut layer = LayerSpec::new(mixer(i), mlp);
         (layer.residual, layer.norm_placement) = (residuals[i / 3 % 3], placements[i % 3]);
-        layer.output_scale = i % 5 == 2;
+        // Sequential layers with norms before their blocks.
+        layer.laurel = (i == 2 || i == 9).then_some(3 + i);
+        if let Some(mlp) = layer.mlp.as_mut().filter(|m| m.gated && m.experts.is_none()) {
+            mlp.gate_cutoff = (i % 5 == 4).then_some(0.5);
+        }
         // Two mixers, and no feed-forward network.
         if i % 8 == 3 {
             layer.beside = Some(mamba(i).into());
@@ -169,6 +173,9 @@ fn spec() -> haikuq_format::DecoderSpec {
     };
     spec.layers = (0..24).map(layer).collect();
     spec.per_layer_embedding = Some(PerLayerEmbedding::new(5, Activation::GeluTanh));
+    let mut altup = AltUp::new(3);
+    (altup.active, altup.output_scale) = (1, true);
+    spec.altup = Some(altup);
     spec
 }
 

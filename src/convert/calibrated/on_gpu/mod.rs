@@ -8,11 +8,11 @@ mod tokens;
 
 use super::super::staged::StagedMatrix;
 use super::super::{ConvertError, Progress, cost};
+use super::Run;
 use super::correction::{CORRECTION, keeps_outputs};
 use super::matrix::{energy, sampled};
 use super::side::Side;
 use super::streams::{Activations, Streams};
-use super::{Run, name_of};
 use crate::accelerator::{Accelerator, AcceleratorError, HeadColumns, LayerOnGpu, Matrix};
 use crate::architecture::ArchitectureError;
 use crate::kept::Kept;
@@ -117,7 +117,8 @@ impl OnGpu<'_> {
                 }
             };
         }
-        if Room::for_head(gpu, spec, windows * length) {
+        // Several residual streams become one on the processor.
+        if spec.altup.is_none() && Room::for_head(gpu, spec, windows * length) {
             return self.head(&original.on_gpu(gpu, hidden)?, &stored.on_gpu(gpu, hidden)?);
         }
         Ok(run.head_on_processor(run.keep(original.on_host(gpu)?)?, run.keep(stored.on_host(gpu)?)?)?)
@@ -148,7 +149,7 @@ impl OnGpu<'_> {
         let (mut hosts, mut weights) = (BTreeMap::<ProjectionKind, Vec<f32>>::new(), BTreeMap::<ProjectionKind, Matrix>::new());
         let mut originals = BTreeMap::<ProjectionKind, Kept>::new();
         for kind in kinds {
-            let tensor = run.tensor(&name_of(layer_spec, index, kind))?;
+            let tensor = run.tensor(&kind.name(layer_spec, index))?;
             let host = run.read(&tensor.name)?;
             weights.insert(kind, gpu.upload(&host, tensor.columns())?);
             hosts.insert(kind, host);
@@ -173,7 +174,7 @@ impl OnGpu<'_> {
         // A matrix's inputs are those that all before it make as they are stored: the layer is begun anew for each.
         let mut values = BTreeMap::<ProjectionKind, Matrix>::new();
         for kind in kinds {
-            let tensor = run.tensor(&name_of(layer_spec, index, kind))?;
+            let tensor = run.tensor(&kind.name(layer_spec, index))?;
             if let Some(finished) = run.finished(tensor)? {
                 values.insert(kind, gpu.upload(&finished, tensor.columns())?);
                 continue;
@@ -227,7 +228,7 @@ impl OnGpu<'_> {
         let mut weights = BTreeMap::<ProjectionKind, (Vec<f32>, Matrix)>::new();
         let after = run.timings.measure(Step::Forward, "", flop, || {
             let after = layer.forward(&original, |kind, x| -> Result<Matrix, Stop> {
-                let host = run.read(&name_of(layer_spec, index, kind))?;
+                let host = run.read(&kind.name(layer_spec, index))?;
                 let on_gpu = gpu.upload(&host, x.columns())?;
                 let y = gpu.times_transposed(&x, &on_gpu)?;
                 let original = match keeps_outputs(on_gpu.rows(), on_gpu.columns()) {
@@ -246,7 +247,7 @@ impl OnGpu<'_> {
             let stored = layer.forward(&stored, |kind, x| -> Result<Matrix, Stop> {
                 let (original, weights) = (originals.remove(&kind), weights.remove(&kind));
                 let (host, on_gpu) = weights.expect("each kind is passed twice");
-                let tensor = run.tensor(&name_of(layer_spec, index, kind))?;
+                let tensor = run.tensor(&kind.name(layer_spec, index))?;
                 let values = self.matrix(tensor, host, on_gpu, Tokens::OnGpu(&x), original, None)?;
                 Ok(gpu.times_transposed(&x, &values)?)
             })?;
