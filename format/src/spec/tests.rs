@@ -30,10 +30,18 @@ fn uneven() -> DecoderSpec {
     spec.norm.kind = NormKind::Rms;
     spec.ropes = vec![RopeTable { inv_freq: vec![1.0, 0.1], factor: 1.0, long: None }];
     let wide = Attention { window: Some(4), qkv_bias: true, ..Attention::new(2, 1, 5) };
-    let plain = Mlp { intermediate_size: 11, activation: Activation::GeluTanh, gated: false, bias: true, experts: None, gate_cutoff: None };
+    let plain = Mlp {
+        intermediate_size: 11,
+        activation: Activation::GeluTanh,
+        gated: false,
+        bias: true,
+        experts: None,
+        gate_cutoff: None,
+    };
     spec.layers.push(LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(wide, plain) });
     let one_head = Attention { rope: Some(0), qk_norm: Some(QkNorm::PerHead), output_bias: true, ..Attention::new(1, 1, 8) };
-    let narrow = Mlp { intermediate_size: 2, activation: Activation::Gelu, gated: true, bias: false, experts: None, gate_cutoff: None };
+    let narrow =
+        Mlp { intermediate_size: 2, activation: Activation::Gelu, gated: true, bias: false, experts: None, gate_cutoff: None };
     spec.layers.push(LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(one_head, narrow) });
     spec
 }
