@@ -170,6 +170,9 @@ fn mixtures() -> DecoderSpec {
     (softmax.normalized, softmax.router_bias) = (true, true);
     let mut biased = of(34, Activation::ClampedSwiglu, softmax);
     biased.bias = true;
+    let (mut shared, mut gated) = (Experts::new(6, 3, Scores::Softmax), Experts::new(5, 3, Scores::Sigmoid));
+    (shared.shared, shared.normalized) = (2, true);
+    (gated.shared, gated.shared_gate, gated.scale) = (1, true, 0.7);
     let mut plain = of(40, Activation::GeluTanh, Experts::new(3, 3, Scores::Sigmoid));
     (plain.gated, plain.bias) = (false, true);
     let mut layers = vec![
@@ -179,6 +182,8 @@ fn mixtures() -> DecoderSpec {
         LayerSpec::new(attention(), plain),
         LayerSpec::new(attention(), Mlp::new(100, Activation::Silu)),
         LayerSpec::new(attention(), of(4, Activation::Gelu, Experts::new(1, 1, Scores::Softmax))),
+        LayerSpec::new(attention(), of(12, Activation::Silu, shared)),
+        LayerSpec::new(attention(), of(20, Activation::Silu, gated)),
     ];
     layers[1].norm_placement = NormPlacement::Both;
     layers[2].norm_placement = NormPlacement::Post;

@@ -74,6 +74,9 @@ fn assert_same_package(file: &Path, folder: &Path) {
     assert!(shards(file, "file") == shards(folder, "folder"), "{}", file.display());
 }
 
+/// Families whose mixers have decays: files hold `-exp(x)` of what folders hold, rounded.
+const DECAYS: [&str; 4] = ["qwen3_5", "granite4_hybrid", "granite4_experts", "nemotron_h"];
+
 #[test]
 fn a_file_in_f32_gives_the_package_of_its_folder() {
     assert_same_package(&gguf("llama-f32.gguf"), &fixture("llama"));
@@ -81,7 +84,7 @@ fn a_file_in_f32_gives_the_package_of_its_folder() {
     let mut names: Vec<_> = folder.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     for name in &names {
-        if name == "mistral" || name == "llama3_odd" {
+        if matches!(name.as_str(), "mistral" | "llama3_odd" | "hunyuan" | "falcon_h1") || DECAYS.contains(&name.as_str()) {
             continue;
         }
         assert_same_package(&gguf(&format!("{name}-f32.gguf")), &folder.join(name));
@@ -115,6 +118,102 @@ fn rope_factors_that_no_formula_gives_are_kept_as_they_are() {
     for (a, b) in found.inv_freq.iter().zip(&expected.inv_freq) {
         assert!((a - b).abs() <= 1e-6 * b, "{a} {b}");
     }
+}
+
+/// Logits of some tokens.
+fn logits(decoder: &Decoder) -> Vec<Vec<f32>> {
+    let mut model = Reference::load(&decoder.spec, |name| decoder.read(name)).unwrap();
+    let ids: Vec<u32> = (0..40).map(|i| (i * i + 3 * i + 5) % decoder.spec.vocab_size as u32).collect();
+    let mut rows = Vec::new();
+    model.score_window(&ids, &mut |_, row| rows.push(row.to_vec())).unwrap();
+    rows
+}
+
+/// Panics unless both give the same logits, but for rounding, and choose the same tokens.
+#[track_caller]
+fn assert_same_logits(file: &str, folder: &str) {
+    let (found, expected) = (logits(&open(&gguf(file))), logits(&open(&gguf(folder))));
+    let all = expected.concat();
+    let deviation = (all.iter().map(|x| x * x).sum::<f32>() / all.len() as f32).sqrt();
+    let best = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id);
+    assert_eq!(found.len(), expected.len());
+    for (position, (a, b)) in found.iter().zip(&expected).enumerate() {
+        let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= 1e-5 * deviation, "{file}: {worst} of {deviation} at {position}");
+        assert_eq!(best(a), best(b), "{file}: {position}");
+    }
+}
+
+#[test]
+fn decays_come_back_from_their_exponentials_and_all_other_weights_exactly() {
+    for name in DECAYS {
+        let file = format!("{name}-f32.gguf");
+        let (found, expected) = (open(&gguf(&file)), open(&gguf(&format!("made/{name}"))));
+        assert_eq!(found.spec, expected.spec, "{name}");
+        let mut decays = 0;
+        for tensor in found.spec.tensors() {
+            let (a, b) = (found.read(&tensor.name).unwrap(), expected.read(&tensor.name).unwrap());
+            if !tensor.name.ends_with(".log_decay") {
+                assert!(a == b, "{name}: {}", tensor.name);
+                continue;
+            }
+            decays += 1;
+            let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // Half of the last bit of an exponential is 2^-24 of it, and so as much of its logarithm.
+            assert!(worst <= 3e-7, "{name}: {} is {worst} off", tensor.name);
+        }
+        assert!(decays > 0, "{name}");
+        assert_same_logits(&file, &format!("made/{name}"));
+    }
+}
+
+#[test]
+fn multipliers_in_the_weights_of_falcon_h1_give_the_same_logits() {
+    assert_same_logits("falcon_h1-f32.gguf", "made/falcon_h1");
+}
+
+#[test]
+fn what_no_key_says_is_refused() {
+    let patched = |file: &str, from: &[u8], to: &[u8]| {
+        let mut bytes = std::fs::read(gguf(file)).unwrap();
+        let at = bytes.windows(from.len()).position(|w| w == from).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(file);
+        std::fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&path).unwrap_err().to_string()
+    };
+    let said = patched("falcon_h1-f32.gguf", b"output.weight", b"output.weigh_");
+    assert!(said.contains("output.weight") && said.contains("the scale of the logits of a tied head is in no key"), "{said}");
+    // Heads of values that do not belong to heads of keys alike: 5 of them, where there were 6.
+    let key = b"qwen35.ssm.time_step_rank\x04\0\0\0\x06";
+    let said = patched("qwen3_5-f32.gguf", key, b"qwen35.ssm.time_step_rank\x04\0\0\0\x05");
+    assert!(said.contains("qwen35.ssm.time_step_rank") && said.contains("is 5, no multiple of 2"), "{said}");
+    // Another score of experts than the sigmoid.
+    let key = b"lfm2moe.expert_gating_func\x04\0\0\0\x02";
+    let said = patched("lfm2_moe-f32.gguf", key, b"lfm2moe.expert_gating_func\x04\0\0\0\x01");
+    assert!(said.contains("lfm2moe.expert_gating_func") && said.contains("is not 2"), "{said}");
+}
+
+#[test]
+fn a_stretched_rope_base_is_the_same_table() {
+    let (found, mut expected) = (open(&gguf("hunyuan-f32.gguf")), open(&gguf("made/hunyuan")));
+    for (a, b) in found.spec.ropes[0].inv_freq.iter().zip(&expected.spec.ropes[0].inv_freq) {
+        assert!((a - b).abs() <= 1e-6 * b, "{a} {b}");
+    }
+    expected.spec.ropes.clone_from(&found.spec.ropes);
+    assert_eq!(found.spec, expected.spec);
+    for tensor in found.spec.tensors() {
+        assert_eq!(found.read(&tensor.name).unwrap(), expected.read(&tensor.name).unwrap(), "{}", tensor.name);
+    }
+    assert_same_logits("hunyuan-f32.gguf", "made/hunyuan");
+}
+
+#[test]
+fn blocks_of_mxfp4_give_the_package_of_their_folder() {
+    assert_same_package(&gguf("gpt_oss-mxfp4.gguf"), &fixture("gpt_oss_mxfp4"));
+    let checkpoint = Checkpoint::open(gguf("gpt_oss-mxfp4.gguf")).unwrap();
+    assert!(!checkpoint.warnings().iter().any(|w| w.contains("quality")), "{:?}", checkpoint.warnings());
 }
 
 #[test]

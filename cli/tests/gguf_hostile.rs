@@ -239,7 +239,7 @@ fn tensors_beyond_the_file_on_each_other_or_out_of_line_are_refused() {
 #[test]
 fn formats_that_cannot_be_read_are_refused_by_name() {
     for (number, name) in
-        [(16, "IQ2_XXS"), (20, "IQ4_NL"), (23, "IQ4_XS"), (34, "TQ1_0"), (39, "MXFP4"), (28, "F64"), (99, "format 99")]
+        [(16, "IQ2_XXS"), (20, "IQ4_NL"), (23, "IQ4_XS"), (34, "TQ1_0"), (40, "NVFP4"), (28, "F64"), (99, "format 99")]
     {
         let mut file = File::new();
         file.tensor("blk.0.ffn_up.weight").2 = number;

@@ -27,8 +27,11 @@ fn the_chosen_are_those_of_the_twin(
     #[values((1, 1), (5, 2), (8, 8), (64, 8), (130, 6))] (num_experts, num_active): (usize, usize),
     #[values((Scores::Softmax, false), (Scores::Sigmoid, false), (Scores::Sigmoid, true))] (scores, biased): (Scores, bool),
     #[values(false, true)] normalized: bool,
+    #[values((0, false), (1, true), (3, false), (70, true))] (shared, gated): (usize, bool),
 ) {
-    let mut experts = Experts::new(num_experts, num_active, scores);
+    let mut experts = Experts::new(num_experts + shared, num_active + shared, scores);
+    (experts.shared, experts.shared_gate) = (shared, gated);
+    let (num_routed, num_experts, num_active) = (num_experts, experts.router_rows(), num_active + shared);
     (experts.normalized, experts.selection_bias, experts.scale) = (normalized, biased, 1.3);
     experts.epsilon = if normalized && scores == Scores::Sigmoid { 1e-3 } else { 0.0 };
     let (tokens, pitch, mut random) = (5, padded(num_experts), Random::new(3));
@@ -37,7 +40,7 @@ fn the_chosen_are_those_of_the_twin(
     // All alike: those that come first. Very far apart: nothing overflows.
     logits[pitch..pitch + num_experts].fill(0.5);
     (0..num_experts).for_each(|e| logits[2 * pitch + e] = 300.0 - 250.0 * e as f32);
-    let bias = random.values(num_experts);
+    let bias = random.values(num_routed);
     for (name, gpu) in permutations() {
         let (logits_buffer, bias_buffer) = (gpu.upload("logits", &logits), gpu.upload("bias", &bias));
         let count = 2 * tokens * routing_pitch(num_active);

@@ -140,6 +140,26 @@ pub(super) fn experts(config: &Config<'_>, all: usize, active: usize) -> Result<
     Ok(Experts::new(all, active, Scores::Softmax))
 }
 
+/// Adds experts of that `width` that every token uses, which checkpoints have as one network of the width that the config names.
+pub(super) fn share(
+    config: &Config<'_>,
+    experts: &mut Experts,
+    width: usize,
+    (key, default): (&str, usize),
+    gated: bool,
+) -> Result<(), ArchitectureError> {
+    let together = config.size_or_none(key, default)?;
+    if !together.is_multiple_of(width) {
+        let supported = format!("multiples of {width}, the width of the other experts");
+        return Err(config.unsupported(key, &together.to_string(), &supported));
+    }
+    experts.shared = together / width;
+    experts.num_experts += experts.shared;
+    experts.num_active += experts.shared;
+    experts.shared_gate = gated && experts.shared > 0;
+    Ok(())
+}
+
 /// Gives every feed-forward network the activation.
 pub(super) fn set_activation(spec: &mut DecoderSpec, activation: Activation) {
     spec.mlps_mut().for_each(|m| m.activation = activation);

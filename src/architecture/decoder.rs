@@ -189,12 +189,7 @@ fn resolve(checkpoint: &Checkpoint, tensor: &TensorSpec, source: Source) -> Resu
     assert_eq!(rows, all_rows, "the parts of {}", tensor.name);
     for part in &source.parts {
         let view = checkpoint.tensor(&part.tensor)?;
-        let mut expected = tensor.shape.clone();
-        expected[0] = part.of;
-        if part.transposed {
-            expected.reverse();
-        }
-        expected = part.shape.clone().unwrap_or(expected);
+        let expected = part.shape_in(&tensor.shape);
         if view.shape() != expected {
             let (file, found) = (view.file().into(), view.shape().to_vec());
             return Err(ArchitectureError::Shape { file, tensor: part.tensor.clone(), found, expected });
@@ -221,6 +216,15 @@ fn read(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32])
 /// Reads rows of a part as they are stored.
 fn stored(view: &TensorView<'_>, part: &Part, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
     let rows = part.first + rows.start..part.first + rows.end;
+    if let Some([first, all]) = part.columns
+        && !rows.is_empty()
+    {
+        let (width, mut whole) = (out.len() / rows.len(), zeros(rows.len() * all));
+        view.read_rows(rows, &mut whole)?;
+        let wanted = whole.chunks_exact(all).map(|row| &row[first..first + width]);
+        wanted.zip(out.chunks_exact_mut(width)).for_each(|(row, out)| out.copy_from_slice(row));
+        return Ok(());
+    }
     if let Some(shape) = &part.shape {
         // A vector is read whole, and these rows are several numbers each.
         return view.read_rows(0..shape[0], out);

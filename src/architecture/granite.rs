@@ -10,8 +10,8 @@ use super::{ArchitectureError, Mapping, mamba};
 use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{GatedNorm, Mamba2};
 
-/// Of `GraniteMoeHybridConfig`, with what it calls the shared experts' width.
-const DEFAULTS_4: Defaults = Defaults { intermediate_size: 1024, ..LLAMA };
+/// What `GraniteMoeHybridConfig` has for the width of the experts that every token uses.
+const SHARED: usize = 1024;
 
 /// Of `GraniteSWAConfig`.
 const DEFAULTS_SWA: Defaults = Defaults {
@@ -29,10 +29,17 @@ const DEFAULTS_SWA: Defaults = Defaults {
     ..LLAMA
 };
 
-const NAMES_4: Names = Names { up: Up::Fused("shared_mlp.input_linear"), down: "shared_mlp.output_linear", ..Names::LLAMA };
+/// Without other experts, those that every token uses are a network like any other.
+const NAMES_4: Names = Names { up: Up::Fused("shared_mlp.input_linear"), down: "shared_mlp.output_linear", ..NAMES_EXPERTS };
 
 const NAMES_EXPERTS: Names = Names {
-    experts: ExpertNames { router: "block_sparse_moe.router", list: "block_sparse_moe.experts", ..Names::LLAMA.experts },
+    experts: ExpertNames {
+        router: "block_sparse_moe.router",
+        list: "block_sparse_moe.experts",
+        shared_up: Up::Fused("shared_mlp.input_linear"),
+        shared_down: "shared_mlp.output_linear",
+        ..Names::LLAMA.experts
+    },
     ..Names::LLAMA
 };
 
@@ -46,12 +53,24 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
 
 /// Granite with experts.
 pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    with_experts(config, false)
+}
+
+/// The same with some that every token uses.
+pub(super) fn load_shared(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    with_experts(config, true)
+}
+
+fn with_experts(config: &Config<'_>, shared: bool) -> Result<Mapping, ArchitectureError> {
     let mut spec = base::spec(config, &LLAMA)?;
     base::rotate_all(&mut spec, config, RopeDefaults::USUAL)?;
     multiply(&mut spec, config)?;
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
     let mut experts = base::experts(config, 8, 2)?;
     experts.normalized = true;
+    if shared {
+        base::share(config, &mut experts, spec.max_intermediate_size(), ("shared_intermediate_size", 0), false)?;
+    }
     spec.mlps_mut().for_each(|m| m.experts = Some(experts));
     Ok(Mapping::new(spec, NAMES_EXPERTS))
 }
@@ -89,14 +108,17 @@ pub(super) fn load_swa(config: &Config<'_>) -> Result<Mapping, ArchitectureError
 }
 
 pub(super) fn load_4(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = base::spec(config, &LLAMA)?;
     // The class has 8 experts where a config does not say how many.
-    let experts = config.number("num_local_experts", 8.0)?;
-    if experts != 0.0 {
-        return Err(config.unsupported("num_local_experts", &experts.to_string(), "0; mixture-of-experts models are not"));
+    if config.size_or_none("num_local_experts", 8)? == 0 {
+        let width = config.size("shared_intermediate_size", SHARED)?;
+        spec.mlps_mut().for_each(|m| m.intermediate_size = width);
+    } else {
+        let mut experts = base::experts(config, 8, 2)?;
+        experts.normalized = true;
+        base::share(config, &mut experts, spec.max_intermediate_size(), ("shared_intermediate_size", SHARED), false)?;
+        spec.mlps_mut().for_each(|m| m.experts = Some(experts));
     }
-    let mut spec = base::spec(config, &DEFAULTS_4)?;
-    let width = config.size("shared_intermediate_size", DEFAULTS_4.intermediate_size)?;
-    spec.mlps_mut().for_each(|m| m.intermediate_size = width);
     let is_mamba = mamba_layers(config, spec.num_layers())?;
     if is_mamba.contains(&true) {
         let mixer = mamba_mixer(config, spec.hidden_size)?;

@@ -32,6 +32,7 @@ mod phi;
 mod phi3;
 mod qwen;
 mod qwen3_5;
+mod qwen3_next;
 mod refused;
 mod rope;
 mod smollm3;
@@ -72,7 +73,9 @@ const FAMILIES: &[Family] = &[
     family(&["Ministral3ForCausalLM"], &["ministral3"], ministral::load_3),
     family(&["Qwen2ForCausalLM"], &["qwen2"], qwen::load_2),
     family(&["Qwen3ForCausalLM"], &["qwen3"], qwen::load_3),
+    mixture(&["Qwen2MoeForCausalLM"], &["qwen2_moe"], qwen::load_2_experts),
     mixture(&["Qwen3MoeForCausalLM"], &["qwen3_moe"], qwen::load_experts),
+    mixture(&["Qwen3NextForCausalLM"], &["qwen3_next"], qwen3_next::load),
     family(&["GemmaForCausalLM"], &["gemma"], gemma::load_1),
     family(&["Gemma2ForCausalLM"], &["gemma2"], gemma::load_2),
     family(&["Gemma3ForCausalLM"], &["gemma3_text"], gemma::load_3),
@@ -86,8 +89,9 @@ const FAMILIES: &[Family] = &[
     mixture(&["OlmoeForCausalLM"], &["olmoe"], olmo::load_experts),
     family(&["GraniteForCausalLM"], &["granite"], granite::load),
     mixture(&["GraniteMoeForCausalLM"], &["granitemoe"], granite::load_experts),
+    mixture(&["GraniteMoeSharedForCausalLM"], &["granitemoeshared"], granite::load_shared),
     family(&["GraniteSWAForCausalLM"], &["granite_swa"], granite::load_swa),
-    family(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
+    mixture(&["GraniteMoeHybridForCausalLM"], &["granitemoehybrid"], granite::load_4),
     family(&["FalconH1ForCausalLM"], &["falcon_h1"], falcon_h1::load),
     family(&["NemotronHForCausalLM"], &["nemotron_h"], nemotron_h::load),
     family(&["CohereForCausalLM"], &["cohere"], cohere::load_1),
@@ -173,12 +177,7 @@ impl Mapping {
         for (tensor, source) in canonical.iter().filter_map(|t| Some((t, sources.get(&t.name)?))) {
             for part in &source.parts {
                 if tensors.iter().rev().take(source.parts.len()).all(|t| t.name != part.tensor) {
-                    let mut shape = tensor.shape.clone();
-                    shape[0] = part.of;
-                    if part.transposed {
-                        shape.reverse();
-                    }
-                    shape = part.shape.clone().unwrap_or(shape);
+                    let shape = part.shape_in(&tensor.shape);
                     let (name, inputs_first, adds) = (part.tensor.clone(), part.transposed, source.add);
                     tensors.push(WantedTensor { name, shape, inputs_first, adds });
                 }

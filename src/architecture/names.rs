@@ -91,6 +91,9 @@ pub(super) struct DeltaNames {
     /// Its gains are used as they are.
     pub(super) norm: &'static str,
     pub(super) output: &'static str,
+    /// Whether the first of the input's names has queries, keys, values and gates of the first head of keys, then of the second, and so on,
+    /// and the second one `b` and `a` likewise.
+    pub(super) by_key_head: bool,
 }
 
 /// What the numbers of a token for each layer are stored as.
@@ -132,6 +135,10 @@ pub(super) struct ExpertNames {
     pub(super) down: &'static str,
     /// Biases of all experts together, of the first matrices and of the last, which are not called `bias`.
     pub(super) biases: [&'static str; 2],
+    /// The network of experts that every token uses, and the router's row for its weight.
+    pub(super) shared_up: Up,
+    pub(super) shared_down: &'static str,
+    pub(super) shared_gate: &'static str,
 }
 
 /// What a Mamba 2 mixer is stored as.
@@ -185,6 +192,7 @@ impl Names {
             step_bias: "linear_attn.dt_bias",
             norm: "linear_attn.norm",
             output: "linear_attn.out_proj",
+            by_key_head: false,
         },
         per_layer: PerLayerNames {
             table: "embed_tokens_per_layer",
@@ -224,6 +232,9 @@ impl Names {
             up: Up::Separate(["gate_proj", "up_proj"]),
             down: "down_proj",
             biases: ["mlp.experts.gate_up_proj_bias", "mlp.experts.down_proj_bias"],
+            shared_up: Up::Separate(["mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"]),
+            shared_down: "mlp.shared_expert.down_proj",
+            shared_gate: "mlp.shared_expert_gate",
         },
         mlp_post_norm: "",
         final_norm: "norm",
@@ -294,7 +305,11 @@ impl Names {
             ("altup.correction", _) => flat(full(self.altup.correction), rows, streams),
             ("output_scale", _) => Source::stacked(vec![Part::whole(bare(&full(self.output_scale)), rows)]),
             ("gate_up" | "up", Some(mlp)) => up(self.up, mlp, full),
-            ("router", _) => whole(self.experts.router),
+            ("router", Some(Mlp { experts: Some(experts), .. })) => {
+                let mut parts = vec![Part::whole(full(self.experts.router), experts.num_routed())];
+                parts.extend(experts.shared_gate.then(|| Part::whole(full(self.experts.shared_gate), 1)));
+                Source::stacked(parts)
+            }
             (_, Some(mlp)) if of_experts => self.of_experts(mlp, tensor, full),
             _ => match mixer_of(layer, part) {
                 Mixer::Attention(attention) => self.attention(attention, part, rows, full),
@@ -345,6 +360,7 @@ impl Names {
     fn delta_net(&self, net: &DeltaNet, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
         let names = &self.delta_net;
         let whole = match canonical.rsplit('.').next().unwrap_or_default() {
+            "delta_in" if names.by_key_head => return self.by_key_head(net, full),
             "delta_in" => {
                 let sizes = [net.channels(), net.value_size(), net.num_value_heads, net.num_value_heads];
                 let parts = names.input.iter().zip(sizes).map(|(name, n)| Part::whole(full(name), n));
@@ -361,6 +377,20 @@ impl Names {
             _ => Part::whole(full(names.output), rows),
         };
         Source::stacked(vec![whole])
+    }
+
+    /// What a delta net's input makes, from slices of each head of keys.
+    fn by_key_head(&self, net: &DeltaNet, full: impl Fn(&str) -> String) -> Source {
+        let (heads, values) = (net.num_key_heads, net.num_value_heads / net.num_key_heads);
+        let [of_input, of_steps, ..] = self.delta_net.input.map(full);
+        let (key, value) = (net.key_dim, values * net.value_dim);
+        let input = [0, key, 2 * key, 2 * key + value].into_iter().zip([key, key, value, value]);
+        let input = input.map(|(first, n)| (&of_input, first, n, 2 * key + 2 * value));
+        let steps = [0, values].map(|first| (&of_steps, first, values, 2 * values));
+        let parts = input.chain(steps).flat_map(|(name, first, n, of)| {
+            (0..heads).map(move |head| Part::slice(name.clone(), heads * of, head * of + first, n))
+        });
+        Source::stacked(parts.collect())
     }
 
     fn mamba2(&self, mamba: &Mamba2, part: &str, canonical: &str, rows: usize, full: impl Fn(&str) -> String) -> Source {
@@ -434,7 +464,7 @@ impl Names {
     fn of_experts(&self, mlp: &Mlp, tensor: &TensorSpec, full: impl Fn(&str) -> String) -> Source {
         let (names, n) = (&self.experts, mlp.num_experts());
         if tensor.name.ends_with(".selection_bias") {
-            return Source::stacked(vec![Part::whole(bare(&full(names.selection_bias)), n)]);
+            return Source::stacked(vec![Part::whole(bare(&full(names.selection_bias)), tensor.shape[0])]);
         }
         let is_down = tensor.name.contains(".experts.down");
         if tensor.name.ends_with(".bias") {
@@ -445,7 +475,17 @@ impl Names {
             return Source::stacked(vec![whole]);
         }
         let rows = tensor.shape[0] / n;
+        let shared = mlp.experts.map_or(0, |experts| experts.shared);
         let each = |e: usize| {
+            if let Some(i) = (e + shared).checked_sub(n) {
+                // A part of the width of one network.
+                let (first, all) = (i * mlp.intermediate_size, shared * mlp.intermediate_size);
+                if !is_down {
+                    return of_up(names.shared_up, first, all, mlp, &full);
+                }
+                let part = Part { columns: Some([first, all]), ..Part::whole(full(names.shared_down), rows) };
+                return Source::stacked(vec![part]);
+            }
             let full = |name: &str| full(&format!("{}.{e}.{name}", names.list));
             if is_down { Source::stacked(vec![Part::whole(full(names.down), rows)]) } else { up(names.up, mlp, full) }
         };
@@ -464,11 +504,21 @@ fn flat(name: String, numbers: usize, columns: usize) -> Source {
 
 /// The first matrices of a feed-forward network, or of an expert.
 fn up(names: Up, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
+    of_up(names, 0, mlp.intermediate_size, mlp, full)
+}
+
+/// The rows from `first` on of such matrices that have `all`, as many as a network or an expert is wide.
+fn of_up(names: Up, first: usize, all: usize, mlp: &Mlp, full: impl Fn(&str) -> String) -> Source {
     let n = mlp.intermediate_size;
     match names {
-        Up::Separate(names) => Source::interleaved(names.map(|name| Part::whole(full(name), n)).to_vec()),
-        Up::Fused(name) => Source::interleaved([0, n].map(|first| Part::slice(full(name), 2 * n, first, n)).to_vec()),
-        Up::Alone(name) => Source::stacked(vec![Part::whole(full(name), mlp.up_size())]),
+        Up::Separate(names) => Source::interleaved(names.map(|name| Part::slice(full(name), all, first, n)).to_vec()),
+        Up::Fused(name) => {
+            Source::interleaved([first, all + first].map(|first| Part::slice(full(name), 2 * all, first, n)).to_vec())
+        }
+        Up::Alone(name) => {
+            let by = mlp.up_size() / n;
+            Source::stacked(vec![Part::slice(full(name), by * all, by * first, by * n)])
+        }
     }
 }
 

@@ -8,12 +8,12 @@ const STEMS: &str = "\
     Dory Dots1 Dots3Note Electra Emu3 Ernie4_5_Moe Ernie ExaoneMoe Falcon FalconMamba FlexOlmo \
     Flint Fuyu GPTBigCode GPTJ GPTNeo GPTNeoXJapanese Gemma4Assistant \
     Gemma4UnifiedAssistant Gemma4Unified Git Glm4 Glm4Moe Glm4MoeLite Glm GlmMoeDsa \
-    GraniteMoeSWA GraniteMoeShared HYV3 HYV4 Helium HrmText HunYuanMoEV1 HyperCLOVAX Inkling2 \
+    GraniteMoeSWA HYV3 HYV4 Helium HrmText HunYuanMoEV1 HyperCLOVAX Inkling2 \
     Inkling2Loop Inkling Jais2 Jamba JetMoe KimiLinear Kolibri1 Laguna LaraMini Llama4 \
     LongcatFlash MBart Mamba2 Mamba Marian MegatronBert Mellum MiMoV2Flash MiniCPM3 MiniMax MiniMaxM2 \
     MiniMaxM3VL Mixtral Mllama ModernBertDecoder Moshi Mpt Musicgen MusicgenMelody Mvp NanoChat Nemotron \
-    OPT Olmo OlmoHybrid PLBart Pegasus Persimmon Phi4Multimodal Phimoe ProphetNet Qwen2Moe \
-    Qwen3Next Qwen3_5Moe Qwen4Exp RecurrentGemma RemBert RoCBert RoFormer Roberta \
+    OPT Olmo OlmoHybrid PLBart Pegasus Persimmon Phi4Multimodal Phimoe ProphetNet \
+    Qwen3_5Moe Qwen4Exp RecurrentGemma RemBert RoCBert RoFormer Roberta \
     RobertaPreLayerNorm Rwkv SeedOss SolarOpen Starcoder2 TrOCR VaultGemma Whisper XGLM XLMRoberta \
     XLMRobertaXL Xmod Youtu Zamba2 Zamba Zaya xLSTM";
 

@@ -6,7 +6,7 @@ use super::names::Names;
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::QkNorm;
+use haikuq_format::spec::{Experts, QkNorm};
 
 /// Of `Qwen2Config`.
 const QWEN2: Defaults = Defaults {
@@ -49,16 +49,38 @@ pub(super) fn load_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureE
         let window = if config.has("sliding_window") { config.optional_size("sliding_window")? } else { Some(4096) };
         base::set_windows(&mut spec, window, |_| true);
     }
-    let (step, dense) = (config.size("decoder_sparse_step", 1)?, config.numbers("mlp_only_layers")?.unwrap_or_default());
     let mut experts = base::experts(config, 128, 8)?;
     experts.normalized = config.flag("norm_topk_prob", false)?;
-    let width = config.size("moe_intermediate_size", 768)?;
+    mix(config, &mut spec, config.size("moe_intermediate_size", 768)?, experts)?;
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+/// Of `Qwen2MoeConfig`.
+const QWEN2_EXPERTS: Defaults =
+    Defaults { hidden_size: 2048, intermediate_size: 5632, num_layers: 24, num_heads: 16, num_kv_heads: Some(16), ..QWEN2 };
+
+/// Qwen 2 with experts, one of which every token uses.
+pub(super) fn load_2_experts(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
+    let mut spec = common(config, &QWEN2_EXPERTS)?;
+    let bias = config.flag("qkv_bias", true)?;
+    spec.attentions_mut().for_each(|a| a.qkv_bias = bias);
+    let mut experts = base::experts(config, 60, 4)?;
+    experts.normalized = config.flag("norm_topk_prob", false)?;
+    let width = config.size("moe_intermediate_size", 1408)?;
+    base::share(config, &mut experts, width, ("shared_expert_intermediate_size", 5632), true)?;
+    mix(config, &mut spec, width, experts)?;
+    Ok(Mapping::new(spec, Names::LLAMA))
+}
+
+/// Puts experts of that width into the layers that have some.
+pub(super) fn mix(config: &Config<'_>, spec: &mut DecoderSpec, width: usize, experts: Experts) -> Result<(), ArchitectureError> {
+    let (step, dense) = (config.size("decoder_sparse_step", 1)?, config.numbers("mlp_only_layers")?.unwrap_or_default());
     for (i, mlp) in spec.mlps_mut().enumerate() {
         if (i + 1).is_multiple_of(step) && !dense.contains(&(i as f64)) {
             (mlp.intermediate_size, mlp.experts) = (width, Some(experts));
         }
     }
-    Ok(Mapping::new(spec, Names::LLAMA))
+    Ok(())
 }
 
 fn common(config: &Config<'_>, defaults: &Defaults) -> Result<DecoderSpec, ArchitectureError> {

@@ -5,6 +5,7 @@ use super::config::Config;
 use super::names::{Names, Qkv};
 use super::rope::RopeDefaults;
 use super::{ArchitectureError, Mapping};
+use haikuq_format::DecoderSpec;
 use haikuq_format::spec::{AttentionGate, DeltaNet, QkNorm};
 
 /// Of `Qwen3_5TextConfig`.
@@ -21,7 +22,7 @@ const DEFAULTS: Defaults = Defaults {
 };
 
 /// All gains are stored without their 1, but for those of the delta nets.
-const NAMES: Names = Names {
+pub(super) const NAMES: Names = Names {
     qkv: Qkv::GatedByHead(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
     gain_offset: 1.0,
     ..Names::LLAMA
@@ -36,6 +37,13 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     }
     base::rotate_all(&mut spec, config, RopeDefaults { partial: 0.25, ..RopeDefaults::USUAL })?;
     base::set_biases(&mut spec, config.flag("attention_bias", false)?, false);
+    mixers(config, &mut spec)?;
+    // Checkpoints have a layer that guesses the token after the next one.
+    Ok(Mapping { beside: &["mtp"], ..Mapping::new(spec, NAMES) })
+}
+
+/// Norms and gates of attention, and the layers that have a delta net.
+pub(super) fn mixers(config: &Config<'_>, spec: &mut DecoderSpec) -> Result<(), ArchitectureError> {
     spec.attentions_mut().for_each(|a| (a.qk_norm, a.gate) = (Some(QkNorm::PerHead), Some(AttentionGate::Elementwise)));
     let net = DeltaNet::new(
         config.size("linear_num_key_heads", 16)?,
@@ -50,6 +58,5 @@ pub(super) fn load(config: &Config<'_>) -> Result<Mapping, ArchitectureError> {
     for (_, layer) in spec.layers.iter_mut().enumerate().filter(|(i, _)| kinds[*i] == 1) {
         layer.mixer = net.into();
     }
-    // Checkpoints have a layer that guesses the token after the next one.
-    Ok(Mapping { beside: &["mtp"], ..Mapping::new(spec, NAMES) })
+    Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) fn reason(config: &Value, architecture: Option<&str>, experts: bool) 
     let has_experts = !experts && numbers.iter().any(|key| config.get(key).and_then(Value::as_u64).is_some_and(|n| n > 1));
     if has_experts || lower.contains("moe") || lower.contains("mixtral") {
         return Some(
-            "this mixture of experts is not supported; those of Qwen 3, OLMoE, Granite, LFM 2 and gpt-oss are, and dense decoders".into(),
+            "this mixture of experts is not supported; those of Qwen 2, 3 and 3 Next, OLMoE, Granite, LFM 2 and gpt-oss are, and dense decoders".into(),
         );
     }
     let parts = ["vision_config", "audio_config", "text_config", "thinker_config"];

@@ -38,6 +38,8 @@ pub struct Part {
     pub first: usize,
     /// How many.
     pub rows: usize,
+    /// The first of the whole tensor's columns that are wanted, and how many it has; all of them where absent.
+    pub columns: Option<[usize; 2]>,
     /// Whether the checkpoint has the transposed matrix, so that these are its columns.
     pub transposed: bool,
     /// Where the whole tensor's rows are stored.
@@ -56,7 +58,30 @@ impl Part {
 
     /// `rows` from `first` on, of a tensor of `of`.
     pub(super) fn slice(tensor: impl Into<String>, of: usize, first: usize, rows: usize) -> Self {
-        Self { tensor: tensor.into(), of, first, rows, transposed: false, rows_are: RowOrder::Same, shape: None, scale: 1.0 }
+        Self {
+            tensor: tensor.into(),
+            of,
+            first,
+            rows,
+            columns: None,
+            transposed: false,
+            rows_are: RowOrder::Same,
+            shape: None,
+            scale: 1.0,
+        }
+    }
+
+    /// The shape that the whole tensor must have, of a canonical one of `shape`.
+    pub(super) fn shape_in(&self, shape: &[usize]) -> Vec<usize> {
+        let mut shape = shape.to_vec();
+        shape[0] = self.of;
+        if let (Some([_, all]), Some(columns)) = (self.columns, shape.get_mut(1)) {
+            *columns = all;
+        }
+        if self.transposed {
+            shape.reverse();
+        }
+        self.shape.clone().unwrap_or(shape)
     }
 
     /// The same of a tensor of `rows` rows, its first row in the place of those that it lacks.

@@ -32,7 +32,8 @@ pub(super) fn split(tensors: &mut Tensors) {
             tensors.extend(parts);
         }
     }
-    let stacked: Vec<String> = tensors.iter().filter(|(_, t)| t.shape.len() == 3).map(|(n, _)| n.clone()).collect();
+    let stacked: Vec<String> =
+        tensors.iter().filter(|(_, t)| t.shape.len() == 3 && !t.shape.contains(&0)).map(|(n, _)| n.clone()).collect();
     for name in stacked {
         let parts = tensors.get(&name).and_then(|info| parts(&name, info, tensors));
         if let Some(parts) = parts {
@@ -50,6 +51,7 @@ fn parts(name: &str, info: &TensorInfo, tensors: &Tensors) -> Option<Vec<(String
         (list, "down_proj") if list.ends_with(".experts") => (list.to_string(), false),
         (block, "input_linear") if block.ends_with(".block_sparse_moe") => (format!("{block}.experts"), true),
         (block, "output_linear") if block.ends_with(".block_sparse_moe") => (format!("{block}.experts"), false),
+        (list, "gate_proj" | "up_proj" | "w1" | "w2" | "w3") if list.ends_with(".experts") => return each(list, bare, info),
         _ => return None,
     };
     let [gate, up_name, down] = match list.ends_with(".feed_forward.experts") {
@@ -62,24 +64,32 @@ fn parts(name: &str, info: &TensorInfo, tensors: &Tensors) -> Option<Vec<(String
         parts.push((format!("{list}.{expert}.{of}.weight"), info?));
         Some(())
     };
-    // As gpt-oss has them, and no other.
-    let transposed = tensors.contains_key(&format!("{bare}_bias"));
+    // As gpt-oss has them on the hub, and no other.
+    let transposed = bare == name && tensors.contains_key(&format!("{bare}_bias"));
     for expert in 0..experts {
         if transposed {
             let of = if up { "gate_up_proj" } else { down };
-            let mut matrix = part(info, expert * rows * columns, [rows, columns])?;
+            let mut matrix = part(info, expert * rows * columns, &[rows, columns])?;
             matrix.shape.reverse();
             matrix.placement = Placement { transposed: true, ..matrix.placement };
             add(expert, of, Some(matrix))?;
         } else if up {
             let half = rows / 2;
-            add(expert, gate, part(info, expert * rows * columns, [half, columns]))?;
-            add(expert, up_name, part(info, (expert * rows + half) * columns, [rows - half, columns]))?;
+            add(expert, gate, part(info, expert * rows * columns, &[half, columns]))?;
+            add(expert, up_name, part(info, (expert * rows + half) * columns, &[rows - half, columns]))?;
         } else {
-            add(expert, down, part(info, expert * rows * columns, [rows, columns]))?;
+            add(expert, down, part(info, expert * rows * columns, &[rows, columns]))?;
         }
     }
     Some(parts)
+}
+
+/// The matrices of one kind, as GGUF files have them.
+fn each(list: &str, bare: &str, info: &TensorInfo) -> Option<Vec<(String, TensorInfo)>> {
+    let of = bare.rsplit('.').next()?;
+    let [experts, rows, columns] = info.shape[..] else { return None };
+    let matrix = |e: usize| Some((format!("{list}.{e}.{of}.weight"), part(info, e * rows * columns, &[rows, columns])?));
+    (0..experts).map(matrix).collect()
 }
 
 /// The experts' matrices of numbers and scales in MXFP4, if these fit each other.
@@ -102,17 +112,17 @@ fn mxfp4_parts(stem: &str, numbers: &TensorInfo, scales: &TensorInfo) -> Option<
     fit.then(|| (0..experts).map(|expert| (format!("{list}.{expert}.{of}.weight"), part(expert))).collect())
 }
 
-/// The matrix of `shape` that begins with number `first` of a tensor that a file has as it is.
-fn part(info: &TensorInfo, first: usize, shape: [usize; 2]) -> Option<TensorInfo> {
+/// The tensor of `shape` that begins with number `first` of one that a file has as it is.
+pub(super) fn part(info: &TensorInfo, first: usize, shape: &[usize]) -> Option<TensorInfo> {
     let Bytes::Mapped { file, range } = &info.bytes else { return None };
     let dtype = info.dtype?;
-    let (begin, bytes) = (range.start + dtype.bytes(first)?, dtype.bytes(shape[0] * shape[1])?);
+    let (begin, bytes) = (range.start + dtype.bytes(first)?, dtype.bytes(shape.iter().product())?);
     let bytes = Bytes::Mapped { file: *file, range: begin..begin + bytes };
     (info.placement == Placement::plain(&info.shape)).then(|| TensorInfo {
         label: info.label.clone(),
         dtype: Some(dtype),
         shape: shape.to_vec(),
         bytes,
-        placement: Placement::plain(&shape),
+        placement: Placement::plain(shape),
     })
 }

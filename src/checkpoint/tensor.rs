@@ -22,6 +22,8 @@ pub enum Dtype {
     Bf16,
     /// Numbers of 4 bits (E2M1), 32 of which share a power of two that lies elsewhere (OCP Microscaling Formats 1.0).
     Mxfp4,
+    /// The same in blocks of GGUF files: a power of two, then 16 bytes with the first 16 numbers in their low halves.
+    Mxfp4Blocks,
     /// A block format of GGUF files, which candle dequantizes.
     Ggml(GgmlDType),
 }
@@ -33,7 +35,8 @@ impl Dtype {
             Self::F32 => count.checked_mul(4),
             Self::F16 | Self::Bf16 => count.checked_mul(2),
             Self::Mxfp4 if count.is_multiple_of(MX_BLOCK) => Some(count / 2),
-            Self::Mxfp4 => None,
+            Self::Mxfp4Blocks if count.is_multiple_of(MX_BLOCK) => (count / MX_BLOCK).checked_mul(MX_BLOCK / 2 + 1),
+            Self::Mxfp4 | Self::Mxfp4Blocks => None,
             Self::Ggml(t) if count.is_multiple_of(t.block_size()) => (count / t.block_size()).checked_mul(t.type_size()),
             Self::Ggml(_) => None,
         }
@@ -52,7 +55,7 @@ pub(super) enum Bytes {
     Owned { file: usize, bytes: Arc<Vec<u8>> },
     /// Numbers and powers of two of MXFP4, in files of these numbers.
     Mxfp4 { numbers: (usize, Range<usize>), scales: (usize, Range<usize>) },
-    /// In several tensors, at least one, whose rows follow each other.
+    /// In several tensors, at least one, whose rows follow each other, in the order that the placement says. A row may be several of theirs.
     Stacked { parts: Vec<TensorInfo> },
 }
 
@@ -80,6 +83,13 @@ pub(super) struct TensorInfo {
     pub(super) placement: Placement,
 }
 
+impl TensorInfo {
+    /// Numbers in a row.
+    fn width(&self) -> usize {
+        if self.shape.len() < 2 { 1 } else { self.shape[1..].iter().product() }
+    }
+}
+
 /// How the stored tensor holds this one. With all defaults, and `columns` as the shape says, it is it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Placement {
@@ -90,8 +100,12 @@ pub(super) struct Placement {
     /// Which stored row (or column) is the first, where several tensors are stored as one.
     pub(super) first: usize,
     pub(super) order: RowOrder,
+    /// In which order the numbers of a row are stored.
+    pub(super) column_order: RowOrder,
     /// What was added to every number, and is taken off again.
     pub(super) added: f32,
+    /// Whether `-exp(x)` is stored for `x`.
+    pub(super) exponential: bool,
 }
 
 /// In which order a tensor's rows are stored.
@@ -139,7 +153,15 @@ impl Placement {
     /// A tensor of `shape` that is stored as it is.
     pub(super) fn plain(shape: &[usize]) -> Self {
         let columns = if shape.len() < 2 { 1 } else { shape[1..].iter().product() };
-        Self { columns, transposed: false, first: 0, order: RowOrder::Same, added: 0.0 }
+        Self {
+            columns,
+            transposed: false,
+            first: 0,
+            order: RowOrder::Same,
+            column_order: RowOrder::Same,
+            added: 0.0,
+            exponential: false,
+        }
     }
 }
 
@@ -208,15 +230,15 @@ impl<'a> TensorView<'a> {
     pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), CheckpointError> {
         let (place, width) = (&self.info.placement, self.width());
         assert_eq!(out.len(), rows.len() * width, "rows {rows:?} of {}", self.name);
-        for (part, has) in self.stacked() {
-            let (start, end) = (rows.start.clamp(has.start, has.end), rows.end.clamp(has.start, has.end));
-            if start < end {
-                let out = &mut out[(start - rows.start) * width..(end - rows.start) * width];
-                part.read_rows(start - has.start..end - has.start, out)?;
-            }
-        }
-        if matches!(self.info.bytes, Bytes::Stacked { .. }) {
-            return Ok(());
+        if let Bytes::Stacked { parts } = &self.info.bytes {
+            // Rows of the parts, of which a row here may be several.
+            let many = parts.first().map_or(1, |part| width / part.width().max(1)).max(1);
+            let (rows, width) = (many * rows.start..many * rows.end, width / many);
+            return if place.order == RowOrder::Same {
+                self.read_stacked(rows, width, out)
+            } else {
+                self.read_ordered(rows, width, out)
+            };
         }
         if place.transposed && place.order == RowOrder::Same {
             // Along the stored rows, which are columns here: a matrix is read from front to back, not across.
@@ -237,7 +259,42 @@ impl<'a> TensorView<'a> {
                 }
             }
         }
+        if place.column_order != RowOrder::Same {
+            let mut stored = vec![0.0; width];
+            for row in out.chunks_exact_mut(width) {
+                stored.copy_from_slice(row);
+                row.iter_mut().enumerate().for_each(|(column, x)| *x = stored[place.column_order.stored(column)]);
+            }
+        }
         self.finish(out, |at| rows.start * width + at)
+    }
+
+    /// Reads rows of `width` numbers of what this tensor is stacked of, as they follow each other.
+    fn read_stacked(&self, rows: Range<usize>, width: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
+        for (part, has) in self.stacked() {
+            let (start, end) = (rows.start.clamp(has.start, has.end), rows.end.clamp(has.start, has.end));
+            if start < end {
+                let out = &mut out[(start - rows.start) * width..(end - rows.start) * width];
+                part.read_rows(start - has.start..end - has.start, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Such rows in the placement's order, those that follow each other in one go.
+    fn read_ordered(&self, rows: Range<usize>, width: usize, out: &mut [f32]) -> Result<(), CheckpointError> {
+        let mut stored: Vec<(usize, usize)> =
+            rows.enumerate().map(|(at, row)| (self.info.placement.order.stored(row), at)).collect();
+        stored.sort_unstable();
+        let mut some = Vec::new();
+        for run in stored.chunk_by(|a, b| a.0 + 1 == b.0) {
+            some.resize(run.len() * width, 0.0);
+            self.read_stacked(run[0].0..run[0].0 + run.len(), width, &mut some)?;
+            for ((_, at), some) in run.iter().zip(some.chunks_exact(width)) {
+                out[at * width..(at + 1) * width].copy_from_slice(some);
+            }
+        }
+        Ok(())
     }
 
     /// Reads `columns` of a matrix as f32 into `out`, one after the other: rows of the transposed matrix.
@@ -258,10 +315,15 @@ impl<'a> TensorView<'a> {
                     out[has.clone()].copy_from_slice(some);
                 }
             }
+            for out in out.chunks_exact_mut(height).filter(|_| place.order != RowOrder::Same) {
+                let stored = out.to_vec();
+                out.iter_mut().enumerate().for_each(|(row, x)| *x = stored[place.order.stored(row)]);
+            }
             return Ok(());
         }
         let mut stored = vec![0.0; height];
         for (column, out) in columns.clone().zip(out.chunks_exact_mut(height)) {
+            let column = place.column_order.stored(column);
             if place.transposed {
                 self.run(column * place.columns + place.first, &mut stored)?;
             } else {
@@ -307,10 +369,10 @@ impl<'a> TensorView<'a> {
 
     /// Numbers in a row.
     fn width(&self) -> usize {
-        if self.info.shape.len() < 2 { 1 } else { self.info.shape[1..].iter().product() }
+        self.info.width()
     }
 
-    /// Makes sure that the file did not change meanwhile, takes off what was added and looks for numbers that are none; `index` says which element is `out[at]`.
+    /// Makes sure that the file did not change meanwhile, undoes what was done to the numbers and looks for numbers that are none; `index` says which element is `out[at]`.
     fn finish(&self, out: &mut [f32], index: impl Fn(usize) -> usize) -> Result<(), CheckpointError> {
         match &self.info.bytes {
             Bytes::Mapped { file, .. } if !self.files.is_empty() => self.files[*file].check()?,
@@ -318,8 +380,9 @@ impl<'a> TensorView<'a> {
             _ => {}
         }
         let mut finite = true;
+        let Placement { added, exponential, .. } = self.info.placement;
         for x in out.iter_mut() {
-            *x -= self.info.placement.added;
+            *x = if exponential { (-f64::from(*x)).ln() as f32 } else { *x - added };
             finite &= x.is_finite();
         }
         if finite {
@@ -345,6 +408,7 @@ impl<'a> TensorView<'a> {
                 let scales = &self.files[*file].bytes()[range.clone()];
                 mxfp4(data, &scales[start / MX_BLOCK..(start + out.len()) / MX_BLOCK], out);
             }
+            Dtype::Mxfp4Blocks => mxfp4_blocks(data, out),
             Dtype::Ggml(dtype) => super::ggml::dequantize(dtype, data, out).map_err(|why| self.entry(why))?,
         }
         Ok(())
@@ -358,7 +422,7 @@ impl<'a> TensorView<'a> {
             Dtype::F16 => gather(self.data, start, pitch, out, f16_of),
             Dtype::Bf16 => gather(self.data, start, pitch, out, bf16_of),
             // No file holds these with the blocks across rows.
-            Dtype::Ggml(_) | Dtype::Mxfp4 => return Err(self.blocks(start, out.len())),
+            Dtype::Ggml(_) | Dtype::Mxfp4 | Dtype::Mxfp4Blocks => return Err(self.blocks(start, out.len())),
         }
         Ok(())
     }
@@ -375,14 +439,27 @@ impl<'a> TensorView<'a> {
 /// Whole blocks of MXFP4, as the Hugging Face integration reads them: the low half of a byte comes first. Every number is exact in f32,
 /// or too large for it.
 fn mxfp4(data: &[u8], scales: &[u8], out: &mut [f32]) {
-    const VALUES: [f64; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
     for ((out, data), scale) in out.chunks_exact_mut(MX_BLOCK).zip(data.chunks_exact(MX_BLOCK / 2)).zip(scales) {
         let factor = f64::from(i32::from(*scale) - 127).exp2();
         for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(data) {
-            *pair = [byte & 15, byte >> 4].map(|code| (VALUES[usize::from(code)] * factor) as f32);
+            *pair = [byte & 15, byte >> 4].map(|code| (E2M1[usize::from(code)] * factor) as f32);
         }
     }
 }
+
+/// The same of GGUF files.
+fn mxfp4_blocks(data: &[u8], out: &mut [f32]) {
+    for (out, block) in out.chunks_exact_mut(MX_BLOCK).zip(data.chunks_exact(MX_BLOCK / 2 + 1)) {
+        let factor = f64::from(i32::from(block[0]) - 127).exp2();
+        for (i, byte) in block[1..].iter().enumerate() {
+            out[i] = (E2M1[usize::from(byte & 15)] * factor) as f32;
+            out[i + MX_BLOCK / 2] = (E2M1[usize::from(byte >> 4)] * factor) as f32;
+        }
+    }
+}
+
+/// What the codes of MXFP4 stand for.
+const E2M1: [f64; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 fn f32_of(bytes: [u8; 4]) -> f32 {
     f32::from_le_bytes(bytes)
@@ -438,10 +515,67 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_mxfp4_are_the_same_numbers() {
+        let (mut data, mut blocks) = ([0u8; 16], [0u8; 17]);
+        for (i, byte) in data.iter_mut().enumerate() {
+            *byte = (i * 37 + 11) as u8;
+        }
+        let codes: Vec<u8> = data.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect();
+        blocks[0] = 121;
+        (0..16).for_each(|i| blocks[1 + i] = codes[i] | codes[16 + i] << 4);
+        let (mut expected, mut found) = ([0.0; 32], [9.0; 32]);
+        mxfp4(&data, &[121], &mut expected);
+        mxfp4_blocks(&blocks, &mut found);
+        assert_eq!(found, expected);
+    }
+
+    fn vector(numbers: &[f32], file: usize) -> TensorInfo {
+        let bytes = Arc::new(numbers.iter().flat_map(|x| x.to_le_bytes()).collect());
+        let (shape, label) = (vec![numbers.len()], "F32".into());
+        let placement = Placement::plain(&shape);
+        TensorInfo { label, dtype: Some(Dtype::F32), shape, bytes: Bytes::Owned { file, bytes }, placement }
+    }
+
+    #[test]
+    fn stacked_rows_come_in_the_order_that_was_said() {
+        // Two rows of two pairs, of which the first halves lie in one tensor and the second ones in another.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, [0]).unwrap();
+        let files = [MappedFile::open(&path).unwrap()];
+        let parts = vec![vector(&[0.0, 1.0, 2.0, 3.0], 0), vector(&[10.0, 11.0, 12.0, 13.0], 0)];
+        let order = RowOrder::PartsFirst { parts: 2, heads: 4, head_dim: 1 };
+        let placement = Placement { order, ..Placement::plain(&[2, 4]) };
+        let (shape, bytes) = (vec![2, 4], Bytes::Stacked { parts });
+        let info = TensorInfo { label: "F32".into(), dtype: Some(Dtype::F32), shape, bytes, placement };
+        let view = TensorView::new(&info, &files, "t").unwrap();
+        let mut out = [0.0; 8];
+        view.read_rows(0..2, &mut out).unwrap();
+        assert_eq!(out, [0.0, 10.0, 1.0, 11.0, 2.0, 12.0, 3.0, 13.0]);
+        view.read_rows(1..2, &mut out[..4]).unwrap();
+        assert_eq!(out[..4], [2.0, 12.0, 3.0, 13.0]);
+    }
+
+    #[test]
+    fn columns_come_in_the_order_that_was_said_and_exponentials_are_undone() {
+        let numbers: Vec<u8> = (0..8).flat_map(|i| (-(i as f32 + 1.0)).to_le_bytes()).collect();
+        let column_order = RowOrder::PartsFirst { parts: 2, heads: 2, head_dim: 1 };
+        let placement = Placement { column_order, exponential: true, ..Placement::plain(&[2, 4]) };
+        let bytes = Bytes::Mapped { file: 0, range: 0..numbers.len() };
+        let info = TensorInfo { label: "F32".into(), dtype: Some(Dtype::F32), shape: vec![2, 4], bytes, placement };
+        let view = TensorView { info: &info, dtype: Dtype::F32, data: &numbers, files: &[], file: "f", name: "t" };
+        let (mut out, logs) = ([0.0; 8], |of: [f64; 8]| of.map(|x| x.ln() as f32));
+        view.read_rows(0..2, &mut out).unwrap();
+        assert_eq!(out, logs([1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]));
+        view.read_columns(0..4, &mut out).unwrap();
+        assert_eq!(out, logs([1.0, 5.0, 3.0, 7.0, 2.0, 6.0, 4.0, 8.0]));
+    }
+
+    #[test]
     fn a_slice_of_a_transposed_matrix_is_read_by_its_columns() {
         // Stored [3, 4]; the tensor is columns 1 and 2, as rows of 3.
         let numbers: Vec<u8> = (0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        let placement = Placement { columns: 4, transposed: true, first: 1, order: RowOrder::Same, added: 1.0 };
+        let placement = Placement { columns: 4, transposed: true, first: 1, added: 1.0, ..Placement::plain(&[2, 3]) };
         let bytes = Bytes::Mapped { file: 0, range: 0..numbers.len() };
         let info = TensorInfo { label: "F32".into(), dtype: Some(Dtype::F32), shape: vec![2, 3], bytes, placement };
         let view = TensorView { info: &info, dtype: Dtype::F32, data: &numbers, files: &[], file: "f", name: "t" };

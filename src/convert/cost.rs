@@ -17,7 +17,7 @@ pub(crate) fn layer(layer: &LayerSpec, hidden: usize, windows: usize, length: us
     let tokens = windows * length;
     let mixers: usize = layer.mixers().map(|mixer| mixer.input_rows() + mixer.output_columns()).sum();
     let of_mlp = |mlp: &Mlp| {
-        let router = mlp.experts.map_or(0, |e| e.num_experts);
+        let router = mlp.experts.map_or(0, |e| e.router_rows());
         router + mlp.num_active() * (mlp.up_size() + mlp.intermediate_size)
     };
     let rows = mixers + 2 * layer.laurel.unwrap_or(0) + layer.mlp.as_ref().map_or(0, of_mlp);

@@ -26,17 +26,18 @@ impl Router {
         Ok(Self { spec, logits, selection_bias })
     }
 
-    /// Logits `[tokens, num_experts]` of `x` `[tokens, hidden_size]`.
+    /// Logits `[tokens, router_rows]` of `x` `[tokens, hidden_size]`.
     pub(super) fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.logits.forward_unobserved(x)
     }
 
     /// The experts that tokens of these logits use.
     pub(super) fn choose(&self, logits: &Tensor) -> Result<Routing> {
-        let n = self.spec.num_experts;
-        let mut chosen = vec![Vec::new(); n];
+        let (all, n) = (self.spec.num_experts, self.spec.num_routed());
+        let mut chosen = vec![Vec::new(); all];
         with_numbers(logits, |logits| {
-            for (token, logits) in logits.chunks_exact(n).enumerate() {
+            for (token, logits) in logits.chunks_exact(self.spec.router_rows()).enumerate() {
+                let logits = &logits[..n];
                 let keys = match &self.selection_bias {
                     None => logits.to_vec(),
                     Some(bias) => scores(&self.spec, logits).iter().zip(bias).map(|(score, bias)| score + bias).collect(),
@@ -44,15 +45,15 @@ impl Router {
                 let mut order: Vec<usize> = (0..n).collect();
                 // Equal ones stay in their order.
                 order.sort_by(|&a, &b| keys[b].total_cmp(&keys[a]));
-                order[..self.spec.num_active].iter().for_each(|&e| chosen[e].push(token as u32));
+                order[..self.spec.num_chosen()].iter().copied().chain(n..all).for_each(|e| chosen[e].push(token as u32));
             }
         })?;
-        Ok(Routing { chosen, also: vec![Vec::new(); n] })
+        Ok(Routing { chosen, also: vec![Vec::new(); all] })
     }
 
     /// The weights of all experts for tokens of these logits, `[tokens, num_experts]`: 0 of those that are not chosen.
     pub(super) fn weights(&self, logits: &Tensor, routing: &Routing) -> Result<Tensor> {
-        let mut chosen = vec![false; logits.elem_count()];
+        let mut chosen = vec![false; logits.dim(0)? * self.spec.num_experts];
         for (expert, tokens) in routing.chosen.iter().enumerate() {
             tokens.iter().for_each(|token| chosen[*token as usize * self.spec.num_experts + expert] = true);
         }
@@ -65,9 +66,13 @@ fn scores(spec: &Experts, logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().fold(f32::NEG_INFINITY, |a, l| a.max(*l));
     let score = |l: &f32| match spec.scores {
         Scores::Softmax => (l - largest).exp(),
-        Scores::Sigmoid => 1.0 / (1.0 + (-l).exp()),
+        Scores::Sigmoid => sigmoid(*l),
     };
     logits.iter().map(score).collect()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 struct RoutingWeights {
@@ -76,7 +81,7 @@ struct RoutingWeights {
 }
 
 impl RoutingWeights {
-    /// Scores of a token's experts, and what they are divided by.
+    /// Scores of the experts that a token chooses among, and what they are divided by.
     fn scores(&self, logits: &[f32], chosen: &[bool]) -> (Vec<f32>, f32) {
         let scores = scores(&self.spec, logits);
         let total = match (self.spec.normalized, self.spec.scores) {
@@ -96,26 +101,31 @@ impl CustomOp1 for RoutingWeights {
     }
 
     fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (logits, n) = (numbers(logits, layout)?, self.spec.num_experts);
-        let mut out = vec![0.0; logits.len()];
-        for ((out, logits), chosen) in out.chunks_exact_mut(n).zip(logits.chunks_exact(n)).zip(self.chosen.chunks_exact(n)) {
-            let (scores, total) = self.scores(logits, chosen);
+        let (logits, n, routed, rows) =
+            (numbers(logits, layout)?, self.spec.num_experts, self.spec.num_routed(), self.spec.router_rows());
+        let mut out = vec![0.0; self.chosen.len()];
+        for ((out, logits), chosen) in out.chunks_exact_mut(n).zip(logits.chunks_exact(rows)).zip(self.chosen.chunks_exact(n)) {
+            let (scores, total) = self.scores(&logits[..routed], &chosen[..routed]);
+            out[routed..].fill(logits.get(routed).map_or(1.0, |l| sigmoid(*l)));
             for ((weight, score), _) in out.iter_mut().zip(scores).zip(chosen).filter(|(_, chosen)| **chosen) {
                 *weight = self.spec.scale * (score / total);
             }
         }
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+        Ok((CpuStorage::F32(out), (self.chosen.len() / n, n).into()))
     }
 
     /// With `w = scale × s / n`: a score's gradient is `scale × g / n`, less `Σ g w / n` where it is a part of `n`.
     fn bwd(&self, logits: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let (n, spec) = (self.spec.num_experts, &self.spec);
+        let (all, n, spec, rows) = (self.spec.num_experts, self.spec.num_routed(), &self.spec, self.spec.router_rows());
         let mut out = vec![0.0; logits.elem_count()];
         with_numbers(logits, |logits| {
             with_numbers(&gradient.contiguous()?, |gradient| {
-                let tokens = out.chunks_exact_mut(n).zip(logits.chunks_exact(n)).zip(gradient.chunks_exact(n));
-                for (((out, logits), gradient), chosen) in tokens.zip(self.chosen.chunks_exact(n)) {
-                    let (scores, total) = self.scores(logits, chosen);
+                let tokens = out.chunks_exact_mut(rows).zip(logits.chunks_exact(rows)).zip(gradient.chunks_exact(all));
+                for (((out, logits), gradient), chosen) in tokens.zip(self.chosen.chunks_exact(all)) {
+                    if let Some(gate) = logits.get(n).map(|l| sigmoid(*l)) {
+                        out[n] = gate * (1.0 - gate) * gradient[n..].iter().sum::<f32>();
+                    }
+                    let (scores, total) = self.scores(&logits[..n], &chosen[..n]);
                     let of = |e: usize| if chosen[e] { spec.scale * gradient[e] / total } else { 0.0 };
                     let shared: f32 = (0..n).map(|e| of(e) * scores[e] / total).sum();
                     for e in 0..n {

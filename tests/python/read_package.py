@@ -149,7 +149,7 @@ SHORT_CONV = "channels kernel_size bias"
 DELTA_NET = "num_key_heads num_value_heads key_dim value_dim kernel_size"
 MAMBA2 = """num_heads head_dim num_groups state_size kernel_size norm min_step max_step conv_bias input_bias output_bias"""
 MLP = "intermediate_size activation gated bias experts gate_cutoff"
-EXPERTS = "num_experts num_active scores normalized epsilon router_bias selection_bias scale"
+EXPERTS = "num_experts num_active shared shared_gate scores normalized epsilon router_bias selection_bias scale"
 
 
 def known(what, members, names):
@@ -277,10 +277,12 @@ def decoder_tensors(spec):
         softmax, normalized = one_of("scores", experts["scores"], "softmax", "sigmoid") == "softmax", experts.get("normalized", False)
         epsilon = experts.get("epsilon", 0)
         check(epsilon == 0 or (epsilon > 0 and normalized and not softmax), f"{what}: epsilon {epsilon}")
-        matrix(f"{p}.router", n, h, "router", experts.get("router_bias", False))
+        shared, gate = experts.get("shared", 0), experts.get("shared_gate", False)
+        check(0 <= shared < active and (shared > 0 or not gate), f"{what}: {shared} shared")
+        matrix(f"{p}.router", n - shared + gate, h, "router", experts.get("router_bias", False))
         if experts.get("selection_bias", False):
             check(not softmax, f"{what}: a selection bias of softmax scores")
-            vector(f"{p}.router.selection_bias", n)
+            vector(f"{p}.router.selection_bias", n - shared)
         return n
 
     def mamba2(p, i, mixer):

@@ -217,6 +217,10 @@ impl DecoderSpec {
             let (active, all) = (experts.num_active, experts.num_experts);
             return fail(format!("{active} active of {all} experts (at most {MAX_EXPERTS})"));
         }
+        if experts.shared >= experts.num_active || (experts.shared_gate && experts.shared == 0) {
+            let (active, shared) = (experts.num_active, experts.shared);
+            return fail(format!("{shared} shared of {active} active experts, gated: {}", experts.shared_gate));
+        }
         let rows = experts.num_experts.saturating_mul(mlp.up_size().max(self.hidden_size));
         check_sizes([("rows of all experts", rows)])?;
         if !(experts.scale.is_finite() && experts.epsilon.is_finite() && experts.epsilon >= 0.0) {

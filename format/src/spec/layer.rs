@@ -557,6 +557,9 @@ impl Mlp {
 ///
 /// where `n` is the sum of the chosen experts' scores plus `epsilon` if `normalized`; else the sum of all experts' scores for softmax,
 /// and 1 for sigmoid.
+///
+/// The last `shared` experts are no part of that: every token uses them, with the weight 1, or `1 / (1 + exp(−l))` with the logit `l` of
+/// one more row of the router if `shared_gate`. They stand for one wider network, of which each has a part of the width.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -565,6 +568,12 @@ pub struct Experts {
     pub num_experts: usize,
     /// Experts that a token uses.
     pub num_active: usize,
+    /// How many of both every token uses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shared: usize,
+    /// Whether the router has a row for the weight of those.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shared_gate: bool,
     /// What becomes of the router's logits.
     pub scores: Scores,
     /// Whether the weights of the chosen are divided by their sum.
@@ -590,6 +599,8 @@ impl Experts {
         Self {
             num_experts,
             num_active,
+            shared: 0,
+            shared_gate: false,
             scores,
             normalized: false,
             epsilon: 0.0,
@@ -597,6 +608,21 @@ impl Experts {
             selection_bias: false,
             scale: 1.0,
         }
+    }
+
+    /// Experts that tokens choose among.
+    pub const fn num_routed(&self) -> usize {
+        self.num_experts - self.shared
+    }
+
+    /// Experts that a token chooses.
+    pub const fn num_chosen(&self) -> usize {
+        self.num_active - self.shared
+    }
+
+    /// Rows of the router.
+    pub const fn router_rows(&self) -> usize {
+        self.num_routed() + self.shared_gate as usize
     }
 }
 

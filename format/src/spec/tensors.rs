@@ -238,9 +238,9 @@ impl List {
     fn mlp(&mut self, name: &str, mlp: &Mlp) {
         if let Some(experts) = mlp.experts {
             let router = format!("{name}.router");
-            self.matrix(&router, TensorClass::Router, [experts.num_experts, self.hidden_size], experts.router_bias);
+            self.matrix(&router, TensorClass::Router, [experts.router_rows(), self.hidden_size], experts.router_bias);
             if experts.selection_bias {
-                self.vector(&format!("{router}.selection_bias"), experts.num_experts);
+                self.vector(&format!("{router}.selection_bias"), experts.num_routed());
             }
         }
         let (up, down, n) = (format!("{name}.{}", mlp.up_name()), format!("{name}.{}", mlp.down_name()), mlp.num_experts());

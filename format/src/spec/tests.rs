@@ -30,10 +30,18 @@ fn uneven() -> DecoderSpec {
     spec.norm.kind = NormKind::Rms;
     spec.ropes = vec![RopeTable { inv_freq: vec![1.0, 0.1], factor: 1.0, long: None }];
     let wide = Attention { window: Some(4), qkv_bias: true, ..Attention::new(2, 1, 5) };
-    let plain = Mlp { intermediate_size: 11, activation: Activation::GeluTanh, gated: false, bias: true, experts: None };
+    let plain = Mlp {
+        intermediate_size: 11,
+        activation: Activation::GeluTanh,
+        gated: false,
+        bias: true,
+        experts: None,
+        gate_cutoff: None,
+    };
     spec.layers.push(LayerSpec { norm_placement: NormPlacement::Post, ..LayerSpec::new(wide, plain) });
     let one_head = Attention { rope: Some(0), qk_norm: Some(QkNorm::PerHead), output_bias: true, ..Attention::new(1, 1, 8) };
-    let narrow = Mlp { intermediate_size: 2, activation: Activation::Gelu, gated: true, bias: false, experts: None };
+    let narrow =
+        Mlp { intermediate_size: 2, activation: Activation::Gelu, gated: true, bias: false, experts: None, gate_cutoff: None };
     spec.layers.push(LayerSpec { residual: Residual::ParallelShared, ..LayerSpec::new(one_head, narrow) });
     spec
 }
@@ -387,6 +395,17 @@ fn experts_are_one_matrix_each_and_have_a_router() {
         experts(&|e| (e.scores, e.selection_bias) = (Scores::Softmax, false)),
         refused("an epsilon of experts that is not used")
     );
+    assert_eq!(experts(&|e| e.shared = 2), refused("2 shared of 2 active experts, gated: false"));
+    assert_eq!(experts(&|e| e.shared_gate = true), refused("0 shared of 2 active experts, gated: true"));
+    assert_eq!(experts(&|e| (e.shared, e.shared_gate) = (1, true)), Ok(()));
+    let mut shared = read.clone();
+    if let Some(experts) = shared.layers[0].mlp.as_mut().and_then(|mlp| mlp.experts.as_mut()) {
+        (experts.shared, experts.shared_gate) = (1, true);
+    }
+    let rows = |spec: &DecoderSpec, name: &str| spec.tensors().into_iter().find(|t| t.name == name).map(|t| t.shape[0]);
+    assert_eq!(rows(&shared, "layers.0.router"), Some(4));
+    assert_eq!(rows(&shared, "layers.0.router.selection_bias"), Some(3));
+    assert_eq!(rows(&shared, "layers.0.experts.down"), Some(24));
     assert_eq!(experts(&|e| e.scores = Scores::Softmax), refused("a selection bias of softmax scores"));
     assert_eq!(said(&|m| m.gated = false), refused("a clamped SwiGLU without a gate"));
 }
@@ -443,7 +462,7 @@ fn what_a_reader_does_not_know_is_refused_by_name() {
         serde_json::from_value::<DecoderSpec>(spec).unwrap_err().to_string()
     };
     let mut spec = tiny();
-    spec["layers"][0]["mlp"]["experts"] = json!({"num_experts": 2, "num_active": 1, "scores": "softmax", "shared": 1});
+    spec["layers"][0]["mlp"]["experts"] = json!({"num_experts": 2, "num_active": 1, "scores": "softmax", "sharing": 1});
     let said = serde_json::from_value::<DecoderSpec>(spec).unwrap_err().to_string();
     assert!(said.contains("unknown field `shared`"), "{said}");
     for path in ["", "/norm", "/layers/0", "/layers/0/mlp", "/layers/0/mixer/attention"] {

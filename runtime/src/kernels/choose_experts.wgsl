@@ -3,8 +3,11 @@
 //
 // Flags: BIAS, for a bias of the choice.
 
+// Experts to choose among, of which so many are chosen, and those behind them, which every token uses; GATED: with a weight of their own.
 override EXPERTS: u32;
 override ACTIVE: u32;
+override SHARED: u32;
+override GATED: u32;
 // Values from one token's logits to the next one's, pairs from one token's routing to the next one's.
 override PITCH: u32;
 override ROUTING_PITCH: u32;
@@ -83,5 +86,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var i = lane; i < ACTIVE; i += WORKGROUP) {
         let weight = SCALE * (scores[chosen[i]] / total);
         routing[workgroup.x * ROUTING_PITCH + i] = vec2(chosen[i], bitcast<u32>(weight));
+    }
+    for (var i = lane; i < SHARED; i += WORKGROUP) {
+        var weight = 1.0;
+        if GATED == 1u {
+            weight = 1.0 / (1.0 + exp(clamp(-logits[first + EXPERTS], -80.0, 80.0)));
+        }
+        routing[workgroup.x * ROUTING_PITCH + ACTIVE + i] = vec2(EXPERTS + i, bitcast<u32>(weight));
     }
 }

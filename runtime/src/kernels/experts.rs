@@ -23,9 +23,9 @@ pub struct ChooseExperts<'a> {
     pub tokens: u32,
     /// How they are chosen.
     pub experts: Experts,
-    /// f32 \[tokens\]\[padded(num_experts)\].
+    /// f32 \[tokens\]\[padded(rows of the router)\].
     pub logits: Binding<'a>,
-    /// f32 \[num_experts\], where there is a bias of the choice.
+    /// One f32 for each expert that tokens choose among, where there is a bias of the choice.
     pub selection_bias: Option<Binding<'a>>,
     /// \[tokens\]\[[`routing_pitch`]\] of pairs: expert (u32), weight (f32).
     pub routing: Binding<'a>,
@@ -39,9 +39,11 @@ impl ChooseExperts<'_> {
     pub fn bind(&self, gpu: &Gpu) -> Result<Dispatch, GpuError> {
         let experts = &self.experts;
         let constants = [
-            ("EXPERTS", experts.num_experts as f64),
-            ("ACTIVE", experts.num_active as f64),
-            ("PITCH", padded(experts.num_experts) as f64),
+            ("EXPERTS", experts.num_routed() as f64),
+            ("ACTIVE", experts.num_chosen() as f64),
+            ("SHARED", experts.shared as f64),
+            ("GATED", f64::from(u8::from(experts.shared_gate))),
+            ("PITCH", padded(experts.router_rows()) as f64),
             ("ROUTING_PITCH", routing_pitch(experts.num_active) as f64),
             ("SIGMOID", f64::from(u8::from(experts.scores == Scores::Sigmoid))),
             ("NORMALIZED", f64::from(u8::from(experts.normalized))),
@@ -61,6 +63,8 @@ impl ChooseExperts<'_> {
 
 /// The CPU twin of [`ChooseExperts`] for one token: experts and weights.
 pub fn choose_cpu(experts: &Experts, logits: &[f32], selection_bias: Option<&[f32]>) -> Vec<(usize, f32)> {
+    let (logits, gate) = logits.split_at(experts.num_routed());
+    let gate = gate.first().map_or(1.0, |l| (1.0 / (1.0 + f64::from(-l).exp())) as f32);
     let largest = logits.iter().fold(f32::NEG_INFINITY, |a, l| a.max(*l));
     let score = |l: f32| match experts.scores {
         Scores::Softmax => f64::from(l - largest).exp(),
@@ -70,13 +74,14 @@ pub fn choose_cpu(experts: &Experts, logits: &[f32], selection_bias: Option<&[f3
     let key = |e: usize| selection_bias.map_or(f64::from(logits[e]), |bias| scores[e] + f64::from(bias[e]));
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| key(b).total_cmp(&key(a)));
-    order.truncate(experts.num_active);
+    order.truncate(experts.num_chosen());
     let total = match (experts.normalized, experts.scores) {
         (true, _) => f64::from(experts.epsilon) + order.iter().map(|e| scores[*e]).sum::<f64>(),
         (false, Scores::Softmax) => scores.iter().sum(),
         (false, Scores::Sigmoid) => 1.0,
     };
-    order.into_iter().map(|e| (e, (f64::from(experts.scale) * scores[e] / total) as f32)).collect()
+    let chosen = order.into_iter().map(|e| (e, (f64::from(experts.scale) * scores[e] / total) as f32));
+    chosen.chain((experts.num_routed()..experts.num_experts).map(|e| (e, gate))).collect()
 }
 
 /// A product with the matrices of each token's experts. Where the projection's mode is [`Output::Glu`] or [`Output::Activate`] each expert

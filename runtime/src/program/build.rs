@@ -233,7 +233,7 @@ impl<'a> Layer<'a> {
         let Some(experts) = mlp.experts else {
             return self.project(input, mlp.up_name(), mlp.bias, inner, output);
         };
-        let (from, into) = (Value::RouterLogits(experts.num_experts), Value::Routing(experts.num_active));
+        let (from, into) = (Value::RouterLogits(experts.router_rows()), Value::Routing(experts.num_active));
         self.project(input, "router", experts.router_bias, from, Output::Store);
         self.operations.push(Operation::ChooseExperts { layer: self.index, from, into });
         self.project_experts(mlp, mlp.up_name(), input, inner, output);

@@ -2,14 +2,17 @@
 
 use super::super::CheckpointError;
 use super::super::file::MappedFile;
+use super::super::tensor::RowOrder;
 use super::container::{Container, Value as Stored};
 use super::family::Family;
+use super::mixed::HYBRIDS;
+use super::mixed_keys;
 use super::model::Model;
 use super::rope;
 use serde_json::{Map, Value, json};
 
 /// Most layers of a model: lists of them are built before any tensor is looked at.
-const MAX_LAYERS: usize = 1 << 12;
+pub(super) const MAX_LAYERS: usize = 1 << 12;
 
 /// Largest head.
 const MAX_HEAD_DIM: usize = 1 << 16;
@@ -20,6 +23,46 @@ pub(super) struct Heads {
     pub(super) queries: usize,
     pub(super) keys: usize,
     pub(super) head_dim: usize,
+    /// The first layer that guesses later tokens, if there is one.
+    pub(super) guessing: Option<usize>,
+    pub(super) net: Option<Net>,
+}
+
+/// The heads of gated delta nets.
+#[derive(Debug)]
+pub(super) struct Net {
+    pub(super) key_heads: usize,
+    pub(super) value_heads: usize,
+    pub(super) key_dim: usize,
+    pub(super) value_dim: usize,
+}
+
+impl Net {
+    /// Rows of queries and keys.
+    pub(super) fn keys_size(&self) -> usize {
+        self.key_heads.saturating_mul(self.key_dim).saturating_mul(2)
+    }
+
+    /// Rows of values.
+    pub(super) fn values_size(&self) -> usize {
+        self.value_heads.saturating_mul(self.value_dim)
+    }
+
+    /// How values, or what has `dim` numbers for each of their heads, are stored: the first head of each key's, then the second ones.
+    pub(super) fn order(&self, dim: usize) -> RowOrder {
+        RowOrder::PartsFirst { parts: self.value_heads / self.key_heads, heads: self.key_heads, head_dim: dim }
+    }
+}
+
+impl Heads {
+    /// The order of what a part has for values.
+    pub(super) fn values_in(&self, part: &str) -> RowOrder {
+        match (&self.net, part) {
+            (Some(net), "attn_gate" | "ssm_out") => net.order(net.value_dim),
+            (Some(net), "ssm_a" | "ssm_dt.bias" | "ssm_alpha" | "ssm_beta") => net.order(1),
+            _ => RowOrder::Same,
+        }
+    }
 }
 
 /// Reads the config, and what placements depend on.
@@ -39,11 +82,16 @@ pub(super) fn read(
     if layers > MAX_LAYERS {
         return Err(m.wrong(&key("block_count"), &format!("is {layers}, more than {MAX_LAYERS}")));
     }
+    let guessing = m.size(&key("nextn_predict_layers"))?.unwrap_or(0);
+    let Some(layers) = layers.checked_sub(guessing).filter(|n| *n > 0) else {
+        return Err(m.wrong(&key("nextn_predict_layers"), &format!("is {guessing}, of {layers} layers")));
+    };
     let queries = m.required(&key("attention.head_count"))?;
     // A list has 0 for layers without attention.
     let by_layer = m.get(&key("attention.head_count_kv")).filter(|value| matches!(value, Stored::Array(_)));
     let keys = match by_layer {
-        Some(_) if family.name == "lfm2" => key_heads(&model, layers)?.into_iter().max().unwrap_or(0),
+        Some(_) if family.name == "gemma4" => mixed_keys::gemma4_key_heads(&model, layers)?.0,
+        Some(_) if HYBRIDS.contains(&family.name) => key_heads(&model, layers)?.into_iter().max().unwrap_or(0),
         _ => m.size(&key("attention.head_count_kv"))?.unwrap_or(queries),
     };
     let head_dim = m.size(&key("attention.key_length"))?.unwrap_or(hidden / queries);
@@ -63,7 +111,7 @@ pub(super) fn read(
         "model_type": family.model_type,
         "vocab_size": embedding.shape[0],
         "hidden_size": hidden,
-        "intermediate_size": m.required(&key("feed_forward_length"))?,
+        "intermediate_size": mixed_keys::width(&model)?,
         "num_hidden_layers": layers,
         "num_attention_heads": queries,
         "num_key_value_heads": keys,
@@ -79,6 +127,7 @@ pub(super) fn read(
     }
     if let Value::Object(config) = &mut config {
         own_keys(&model, config, layers, hidden, queries, head_dim)?;
+        mixed_keys::set(&model, config, layers)?;
         if family.name != "gpt2" {
             let parameters = rope::parameters(&model, config, head_dim)?;
             // Phi-3's class looks for it at the top alone.
@@ -90,14 +139,18 @@ pub(super) fn read(
             config.insert("rope_parameters".into(), parameters);
         }
     }
-    Ok((config, Heads { queries, keys, head_dim }))
+    let net = if family.name == "qwen35" { Some(mixed_keys::net(&model)?) } else { None };
+    Ok((config, Heads { queries, keys, head_dim, guessing: (guessing > 0).then_some(layers), net }))
 }
 
 /// The norms' epsilon under the key that the family has for it.
 fn epsilon(model: &Model<'_>) -> Result<(&'static str, f64), CheckpointError> {
     let (m, rms) = (model.metadata(), model.key("attention.layer_norm_rms_epsilon"));
     let (key, own) = match model.family.name {
-        "lfm2" => (rms, "norm_eps"),
+        "lfm2" | "lfm2moe" => (rms, "norm_eps"),
+        // The converter writes both where a config has both.
+        "nemotron_h" if m.get(&rms).is_none() => (model.key("attention.layer_norm_epsilon"), "layer_norm_epsilon"),
+        "nemotron_h" => (rms, "layer_norm_epsilon"),
         "phi2" | "stablelm" | "gptneox" | "command-r" | "cohere2" => {
             (model.key("attention.layer_norm_epsilon"), "layer_norm_eps")
         }
@@ -132,6 +185,7 @@ fn own_keys(
             set("attention_bias", json!(biased(&attention)));
             set("mlp_bias", json!(biased(&["ffn_gate", "ffn_up", "ffn_down"])));
         }
+        "hunyuan-dense" => set("attention_bias", json!(biased(&attention))),
         "command-r" | "cohere2" => {
             set("attention_bias", json!(biased(&attention)));
             set("logit_scale", json!(m.number(&key("logit_scale"))?));
@@ -146,7 +200,7 @@ fn own_keys(
             set("model_type", json!("mistral"));
             set("sliding_window", json!(window));
         }
-        "granite" => {
+        "granite" | "granitemoe" | "granitehybrid" => {
             // As llama.cpp does where the key is missing.
             let attention = m.number(&key("attention.scale"))?.filter(|x| *x != 0.0);
             set("attention_multiplier", json!(attention.unwrap_or((head_dim as f64).powf(-0.5))));
@@ -165,7 +219,7 @@ fn own_keys(
                 gemma(model, &mut set, layers, hidden / queries, head_dim, window)?;
             }
         }
-        "lfm2" => {
+        "lfm2" | "lfm2moe" => {
             set("conv_L_cache", json!(m.required(&key("shortconv.l_cache"))?));
             set("conv_bias", json!((0..layers).any(|i| model.has(&format!("blk.{i}.shortconv.in_proj.bias")))));
             // The width is that of the matrices, and not what the class would make of it.
@@ -249,7 +303,7 @@ fn gemma(
 }
 
 /// Heads of keys and values in each layer; 0 in those without attention.
-fn key_heads(model: &Model<'_>, layers: usize) -> Result<Vec<usize>, CheckpointError> {
+pub(super) fn key_heads(model: &Model<'_>, layers: usize) -> Result<Vec<usize>, CheckpointError> {
     let (m, key) = (model.metadata(), model.key("attention.head_count_kv"));
     let heads: Vec<usize> = m.numbers(&key)?.unwrap_or_default().into_iter().map(|n| n.max(0.0) as usize).collect();
     if heads.len() != layers {
@@ -262,7 +316,7 @@ fn key_heads(model: &Model<'_>, layers: usize) -> Result<Vec<usize>, CheckpointE
 }
 
 /// Which layers have a window: as the file lists them, or all but every `period`th.
-fn layer_types(model: &Model<'_>, layers: usize, period: usize) -> Result<Value, CheckpointError> {
+pub(super) fn layer_types(model: &Model<'_>, layers: usize, period: usize) -> Result<Value, CheckpointError> {
     let (m, key) = (model.metadata(), model.key("attention.sliding_window_pattern"));
     let every = |period: usize| (0..layers).map(|i| !(i + 1).is_multiple_of(period.max(1))).collect();
     let sliding: Vec<bool> = match m.get(&key) {

@@ -13,6 +13,10 @@ pub(super) struct Family {
     pub(super) outside: &'static [Renamed],
     pub(super) layers: &'static str,
     pub(super) inside: &'static [Renamed],
+    /// Whole names of tensors in layers that do not end with `.weight` or `.bias` here or there.
+    pub(super) whole: &'static [Renamed],
+    /// Matrices of a layer that the family has as one.
+    pub(super) joined: &'static [Joined],
     /// Whether rows of queries and keys alternate between the halves of a head.
     pub(super) rotary_pairs: bool,
     /// Whether 1 was added to the gains of norms.
@@ -37,10 +41,20 @@ pub(super) enum Fused {
     ByHead,
 }
 
+/// Two tensors of a layer, by the names that the tables above give them without ending, that the family has as one.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) parts: [&'static str; 2],
+    pub(super) into: &'static str,
+    /// Whether their rows take turns; otherwise those of the first come first.
+    pub(super) in_turn: bool,
+}
+
 /// The kernel of a short convolution: \[channels, taps\], where transformers has \[channels, 1, taps\].
 pub(super) const SHORT_CONV: &str = "shortconv.conv";
 
-const OUTSIDE: &[Renamed] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+pub(super) const OUTSIDE: &[Renamed] =
+    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 /// What nearly all families call the parts of a layer.
 const INSIDE: &[Renamed] = &[
@@ -74,13 +88,15 @@ const NORMS_AROUND: &[Renamed] = &[
     ("ffn_down", "mlp.down_proj"),
 ];
 
-const LLAMA: Family = Family {
+pub(super) const LLAMA: Family = Family {
     name: "llama",
     architecture: "LlamaForCausalLM",
     model_type: "llama",
     outside: OUTSIDE,
     layers: "model.layers",
     inside: INSIDE,
+    whole: &[],
+    joined: &[],
     rotary_pairs: true,
     gains_plus_one: false,
     transposed: false,
@@ -88,7 +104,7 @@ const LLAMA: Family = Family {
 };
 
 /// Where queries and keys are stored as they are.
-const UNTURNED: Family = Family { rotary_pairs: false, ..LLAMA };
+pub(super) const UNTURNED: Family = Family { rotary_pairs: false, ..LLAMA };
 
 const GEMMA_2: Family = Family {
     name: "gemma2",
@@ -99,8 +115,8 @@ const GEMMA_2: Family = Family {
     ..UNTURNED
 };
 
-/// Every family that is read.
-static FAMILIES: [Family; 20] = [
+/// Every family of layers that have attention and one feed-forward network.
+static FAMILIES: [Family; 21] = [
     // Mistral too, and everything else of Llama's build.
     LLAMA,
     Family { name: "qwen2", architecture: "Qwen2ForCausalLM", model_type: "qwen2", ..UNTURNED },
@@ -178,6 +194,25 @@ static FAMILIES: [Family; 20] = [
         ],
         ..UNTURNED
     },
+    Family {
+        name: "hunyuan-dense",
+        architecture: "HunYuanDenseV1ForCausalLM",
+        model_type: "hunyuan_v1_dense",
+        inside: &[
+            ("attn_norm", "input_layernorm"),
+            ("attn_q", "self_attn.q_proj"),
+            ("attn_k", "self_attn.k_proj"),
+            ("attn_v", "self_attn.v_proj"),
+            ("attn_q_norm", "self_attn.query_layernorm"),
+            ("attn_k_norm", "self_attn.key_layernorm"),
+            ("attn_output", "self_attn.o_proj"),
+            ("ffn_norm", "post_attention_layernorm"),
+            ("ffn_gate", "mlp.gate_proj"),
+            ("ffn_up", "mlp.up_proj"),
+            ("ffn_down", "mlp.down_proj"),
+        ],
+        ..UNTURNED
+    },
     Family { name: "stablelm", architecture: "StableLmForCausalLM", model_type: "stablelm", ..UNTURNED },
     Family {
         name: "gptneox",
@@ -221,12 +256,17 @@ static FAMILIES: [Family; 20] = [
     },
 ];
 
+/// Every family that is read.
+fn all() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(&super::mixed::FAMILIES)
+}
+
 /// The family of that name.
 pub(super) fn find(name: &str) -> Option<&'static Family> {
-    FAMILIES.iter().find(|f| f.name == name)
+    all().find(|f| f.name == name)
 }
 
 /// Names of all families.
 pub(super) fn supported() -> String {
-    FAMILIES.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
+    all().map(|f| f.name).collect::<Vec<_>>().join(", ")
 }

@@ -8,6 +8,8 @@
 mod config;
 mod container;
 mod family;
+mod mixed;
+mod mixed_keys;
 mod model;
 mod rope;
 mod tensors;
@@ -102,7 +104,8 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     for (i, container) in containers.iter().enumerate() {
         tensors::add(&mut tensors, container, i, family, &heads)?;
     }
-    let mut warnings: Vec<String> = containers.iter().filter_map(lossy).collect();
+    tensors::join(&mut tensors, family);
+    let mut warnings: Vec<String> = containers.iter().filter_map(|container| lossy(container, family)).collect();
     let text = tokenizer::read(main, family)?;
     warnings.extend(text.warning);
     files.iter().try_for_each(MappedFile::check)?;
@@ -130,10 +133,11 @@ fn architecture(container: &Container<'_>) -> Result<&'static family::Family, Ch
     })
 }
 
-/// A sentence on weights that were quantized before.
-fn lossy(container: &Container<'_>) -> Option<String> {
+/// A sentence on weights that were quantized before. gpt-oss was trained in MXFP4.
+fn lossy(container: &Container<'_>, family: &family::Family) -> Option<String> {
+    let own = |kind: types::Kind| family.name == "gpt-oss" && kind.dtype == super::Dtype::Mxfp4Blocks;
     let mut counts = BTreeMap::<&str, usize>::new();
-    for tensor in container.tensors.iter().filter(|t| t.kind.is_lossy()) {
+    for tensor in container.tensors.iter().filter(|t| t.kind.is_lossy() && !own(t.kind)) {
         *counts.entry(tensor.kind.name).or_default() += 1;
     }
     if counts.is_empty() {

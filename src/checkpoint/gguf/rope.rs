@@ -21,6 +21,13 @@ pub(super) fn parameters(model: &Model<'_>, config: &Map<String, Value>, head_di
         // llama.cpp divides the factor that YaRN's paper gives by the same with this in it.
         (parameters["mscale"], parameters["mscale_all_dim"]) = (json!(1.0), json!(number("rope.scaling.yarn_log_multiplier")?));
     }
+    if model.family.name == "gemma4" {
+        return gemma4(model, theta, head_dim);
+    }
+    if model.family.name == "gpt-oss" {
+        // No key says it, and its class has nothing else.
+        parameters["truncate"] = json!(false);
+    }
     if let Some(factors) = model.vector("rope_freqs.weight")? {
         if parameters["rope_type"] != "default" {
             return Err(m.wrong(&model.key("rope.scaling.type"), "is set, and there is rope_freqs.weight beside it"));
@@ -34,6 +41,31 @@ pub(super) fn parameters(model: &Model<'_>, config: &Map<String, Value>, head_di
     let local = if model.family.name == "gemma3" { Some(10_000.0) } else { theta };
     let local = m.number(&model.key("rope.freq_base_swa"))?.or(local).unwrap_or(default);
     Ok(json!({"full_attention": parameters, "sliding_attention": {"rope_type": "default", "rope_theta": local}}))
+}
+
+/// Gemma 4's: a table for layers without a window, in which a frequency divided by a huge number is none, and one for those with one.
+fn gemma4(model: &Model<'_>, theta: Option<f64>, head_dim: usize) -> Result<Value, CheckpointError> {
+    const NONE: f32 = 1e20;
+    let m = model.metadata();
+    let factors = model.vector("rope_freqs.weight")?.unwrap_or_else(|| vec![1.0; head_dim / 2]);
+    let turning = factors.iter().take_while(|f| **f == 1.0).count();
+    if factors.len() != head_dim / 2 || !factors[turning..].iter().all(|f| *f >= NONE) {
+        let (file, tensor) = (m.file.into(), "rope_freqs.weight".into());
+        let why = format!("expected {} factors, ones and after them numbers of {NONE:e} or more", head_dim / 2);
+        return Err(CheckpointError::Entry { file, tensor, why });
+    }
+    let sliding_dim = m.size(&model.key("attention.key_length_swa"))?.unwrap_or(head_dim);
+    let rotated = m.size(&model.key("rope.dimension_count_swa"))?.unwrap_or(sliding_dim);
+    let mut sliding =
+        json!({"rope_type": "default", "rope_theta": m.number(&model.key("rope.freq_base_swa"))?.unwrap_or(10_000.0)});
+    if rotated != sliding_dim {
+        sliding["partial_rotary_factor"] = json!(share(rotated, sliding_dim));
+    }
+    let full = json!({
+        "rope_type": "proportional", "rope_theta": theta.unwrap_or(1_000_000.0),
+        "partial_rotary_factor": share(2 * turning, head_dim),
+    });
+    Ok(json!({"full_attention": full, "sliding_attention": sliding}))
 }
 
 /// Share of a head that rotates, such that rounding down gives `rotated` again.

@@ -1,10 +1,12 @@
 //! Names, shapes and placements: every tensor of a GGUF file as the family's own checkpoint has it.
 
 use super::super::CheckpointError;
+use super::super::experts::{self, part};
 use super::super::tensor::{Bytes, Placement, RowOrder, TensorInfo};
 use super::config::Heads;
 use super::container::{Container, Tensor};
-use super::family::{Family, Fused, SHORT_CONV};
+use super::family::{Family, Fused, Joined, SHORT_CONV};
+use super::mixed::{CONV, DECAY, SHARED_GATE};
 use std::collections::BTreeMap;
 
 /// Tensors that the config says in its own words.
@@ -30,6 +32,61 @@ pub(super) fn add(
     Ok(())
 }
 
+/// Joins what the family has as one, and takes apart what has all experts. Tensors that do not fit together keep their names.
+pub(super) fn join(tensors: &mut BTreeMap<String, TensorInfo>, family: &Family) {
+    for joined in family.joined {
+        let [first, second] = joined.parts;
+        let stems: Vec<(String, &str)> = tensors
+            .keys()
+            .filter_map(|name| {
+                let (stem, suffix) = name.rsplit_once('.')?;
+                Some((stem.strip_suffix(first)?.to_string(), if suffix == "bias" { "bias" } else { "weight" }))
+            })
+            .collect();
+        for (layer, suffix) in stems {
+            let names = [first, second].map(|part| format!("{layer}{part}.{suffix}"));
+            let pair = tensors.get(&names[0]).zip(tensors.get(&names[1]));
+            if let Some(whole) = pair.and_then(|(a, b)| both(joined, &layer, suffix, a, b)) {
+                names.iter().for_each(|name| drop(tensors.remove(name)));
+                tensors.extend(whole);
+            }
+        }
+    }
+    experts::split(tensors);
+}
+
+/// Two tensors as one, or as one for each expert.
+fn both(joined: &Joined, layer: &str, suffix: &str, a: &TensorInfo, b: &TensorInfo) -> Option<Vec<(String, TensorInfo)>> {
+    let stack = |a: TensorInfo, b: TensorInfo, shape: Vec<usize>, rows: usize| {
+        let order = match joined.in_turn {
+            true => RowOrder::PartsFirst { parts: 2, heads: rows, head_dim: 1 },
+            false => RowOrder::Same,
+        };
+        let placement = Placement { order, ..Placement::plain(&shape) };
+        TensorInfo { label: a.label.clone(), dtype: a.dtype, shape, bytes: Bytes::Stacked { parts: vec![a, b] }, placement }
+    };
+    let (name, alike) = (format!("{layer}{}", joined.into), a.shape == b.shape && !a.shape.contains(&0));
+    match (&a.shape[..], suffix) {
+        ([rows, columns], "weight") if alike => {
+            Some(vec![(format!("{name}.weight"), stack(a.clone(), b.clone(), vec![2 * rows, *columns], *rows))])
+        }
+        ([all, rows, columns], "weight") if alike => {
+            let (list, of) = name.rsplit_once('.')?;
+            let expert = |e: usize| {
+                let [a, b] = [a, b].map(|info| part(info, e * rows * columns, &[*rows, *columns]));
+                Some((format!("{list}.{e}.{of}.weight"), stack(a?, b?, vec![2 * rows, *columns], *rows)))
+            };
+            (0..*all).map(expert).collect()
+        }
+        // A number for each row of each expert; they are read one by one.
+        ([all, rows], "bias") if alike => {
+            let [a, b] = [a, b].map(|info| part(info, 0, &[all * rows]));
+            Some(vec![(format!("{name}_bias"), stack(a?, b?, vec![*all, 2 * rows], all * rows))])
+        }
+        _ => None,
+    }
+}
+
 /// The tensors that a stored one is. One that the family does not know keeps its name.
 fn rename(
     container: &Container<'_>,
@@ -38,7 +95,6 @@ fn rename(
     family: &Family,
     heads: &Heads,
 ) -> Result<Vec<(String, TensorInfo)>, CheckpointError> {
-    let (name, suffix) = tensor.name.rsplit_once('.').unwrap_or((tensor.name, ""));
     let info = |shape: Vec<usize>, placement: Placement| TensorInfo {
         label: tensor.kind.name.into(),
         dtype: Some(tensor.kind.dtype),
@@ -47,12 +103,24 @@ fn rename(
         placement,
     };
     let plain = Placement::plain(&tensor.shape);
-    let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+    let Some((layer, stored)) = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
+        let (name, suffix) = tensor.name.rsplit_once('.').unwrap_or((tensor.name, ""));
         let found = family.outside.iter().find(|(gguf, _)| *gguf == name);
         let own = found.map_or_else(|| tensor.name.to_string(), |(_, own)| format!("{own}.{suffix}"));
         let added = added(family, name, suffix);
         return Ok(vec![(own, info(tensor.shape.clone(), Placement { added, ..plain }))]);
     };
+    if heads.guessing.zip(layer.parse::<usize>().ok()).is_some_and(|(first, layer)| layer >= first) {
+        // The family's checkpoints have beside the others.
+        return Ok(vec![(format!("mtp.{}", tensor.name), info(tensor.shape.clone(), plain))]);
+    }
+    if let Some((_, own)) = family.whole.iter().find(|(gguf, _)| *gguf == stored) {
+        // Vectors, some of them as matrices of one column.
+        let shape = if tensor.shape.len() == 2 && tensor.shape[1] == 1 { vec![tensor.shape[0]] } else { tensor.shape.clone() };
+        let placement = Placement { exponential: stored == DECAY, order: heads.values_in(stored), ..Placement::plain(&shape) };
+        return Ok(vec![(format!("{}.{layer}.{own}", family.layers), info(shape, placement))]);
+    }
+    let (part, suffix) = stored.rsplit_once('.').unwrap_or((stored, ""));
     let full = |own: &str| format!("{}.{layer}.{own}.{suffix}", family.layers);
     let d = heads.head_dim;
     if part == "attn_qkv" && family.fused == Fused::Split {
@@ -89,10 +157,42 @@ fn rename(
         shape.reverse();
     }
     let mut plain = plain;
-    if part == SHORT_CONV && shape.len() == 2 {
+    if matches!(part, SHORT_CONV | CONV) && shape.len() == 2 {
         shape.insert(1, 1);
         plain = Placement::plain(&shape);
     }
+    if part == SHARED_GATE && shape.len() == 1 {
+        shape.insert(0, 1);
+        plain = Placement::plain(&shape);
+    }
+    if part == "ssm_norm" && shape.len() == 2 {
+        // A row for each group.
+        shape = vec![shape[0] * shape[1]];
+        plain = Placement::plain(&shape);
+    }
+    if let (Some(net), "attn_qkv" | CONV) = (&heads.net, part) {
+        // Queries and keys are as they were.
+        let Some(values) = shape[0].checked_sub(net.keys_size()).filter(|n| *n == net.values_size()) else {
+            let (file, tensor) = (container.file.into(), tensor.name.into());
+            let why = format!(
+                "it has {} rows, queries and keys of the config {}, values {}",
+                shape[0],
+                net.keys_size(),
+                net.values_size()
+            );
+            return Err(CheckpointError::Entry { file, tensor, why });
+        };
+        let slice = |first: usize, rows: usize, order: RowOrder| {
+            let mut shape = shape.clone();
+            shape[0] = rows;
+            info(shape, Placement { first, order, ..plain.clone() })
+        };
+        let parts = vec![slice(0, net.keys_size(), RowOrder::Same), slice(net.keys_size(), values, net.order(net.value_dim))];
+        let whole = TensorInfo { bytes: Bytes::Stacked { parts }, ..info(shape, plain.clone()) };
+        return Ok(vec![(full(own), whole)]);
+    }
+    let column_order = if part == "ssm_out" { heads.values_in(part) } else { RowOrder::Same };
+    plain.column_order = column_order;
     let (order, added) = (order(family, part, heads), added(family, part, suffix));
     Ok(vec![(full(own), info(shape, Placement { transposed, order, added, ..plain }))])
 }
@@ -104,11 +204,12 @@ fn order(family: &Family, part: &str, heads: &Heads) -> RowOrder {
         "attn_qkv" if family.fused == Fused::ByHead => {
             RowOrder::PartsFirst { parts: 3, heads: heads.queries, head_dim: heads.head_dim }
         }
+        "attn_gate" | "ssm_alpha" | "ssm_beta" => heads.values_in(part),
         _ => RowOrder::Same,
     }
 }
 
 /// What the converter added to every number.
 fn added(family: &Family, part: &str, suffix: &str) -> f32 {
-    if family.gains_plus_one && part.ends_with("norm") && suffix == "weight" { 1.0 } else { 0.0 }
+    if family.gains_plus_one && part.ends_with("norm") && part != "ssm_norm" && suffix == "weight" { 1.0 } else { 0.0 }
 }

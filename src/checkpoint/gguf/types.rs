@@ -14,12 +14,16 @@ pub(super) struct Kind {
 impl Kind {
     /// Whether a model in it has lost some of its quality. Q8_0 counts as a source, next to f16.
     pub(super) fn is_lossy(self) -> bool {
-        matches!(self.dtype, Dtype::Ggml(t) if t != GgmlDType::Q8_0)
+        match self.dtype {
+            Dtype::Ggml(t) => t != GgmlDType::Q8_0,
+            Dtype::Mxfp4Blocks => true,
+            _ => false,
+        }
     }
 }
 
-/// Formats that are read; candle dequantizes the blocks.
-const KINDS: [(u32, Kind); 13] = [
+/// Formats that are read; candle dequantizes the blocks, but for MXFP4.
+const KINDS: [(u32, Kind); 14] = [
     (0, Kind { name: "F32", dtype: Dtype::F32 }),
     (1, Kind { name: "F16", dtype: Dtype::F16 }),
     (30, Kind { name: "BF16", dtype: Dtype::Bf16 }),
@@ -33,6 +37,7 @@ const KINDS: [(u32, Kind); 13] = [
     (12, block("Q4_K", GgmlDType::Q4K)),
     (13, block("Q5_K", GgmlDType::Q5K)),
     (14, block("Q6_K", GgmlDType::Q6K)),
+    (39, Kind { name: "MXFP4", dtype: Dtype::Mxfp4Blocks }),
 ];
 
 const fn block(name: &'static str, dtype: GgmlDType) -> Kind {
@@ -40,7 +45,7 @@ const fn block(name: &'static str, dtype: GgmlDType) -> Kind {
 }
 
 /// Formats that are refused by name.
-const REFUSED: [(u32, &str); 28] = [
+const REFUSED: [(u32, &str); 27] = [
     (4, "Q4_2"),
     (5, "Q4_3"),
     (9, "Q8_1"),
@@ -67,7 +72,6 @@ const REFUSED: [(u32, &str); 28] = [
     (36, "IQ4_NL_4_4"),
     (37, "IQ4_NL_4_8"),
     (38, "IQ4_NL_8_8"),
-    (39, "MXFP4"),
     (40, "NVFP4"),
 ];
 

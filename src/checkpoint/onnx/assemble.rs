@@ -3,7 +3,7 @@
 use super::OnnxError;
 use super::identify::{Claim, Identifier};
 use super::uses::{Kind, Use};
-use crate::checkpoint::tensor::{Bytes, Dtype, Placement, RowOrder, TensorInfo, TensorView};
+use crate::checkpoint::tensor::{Bytes, Dtype, Placement, TensorInfo, TensorView};
 use crate::checkpoint::{CheckpointError, WantedTensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl Identifier<'_> {
             _ => false,
         };
         let added = wanted.adds - claim.used.plus;
-        let placement = Placement { columns, transposed, first: claim.first, order: RowOrder::Same, added };
+        let placement = Placement { columns, transposed, first: claim.first, added, ..Placement::plain(&wanted.shape) };
         let dtype = stored.dtype();
         let bytes = stored.bytes.clone().unwrap_or(Bytes::Owned { file: 0, bytes: Arc::default() });
         Ok(TensorInfo { label: stored.label(), dtype, shape, bytes, placement })

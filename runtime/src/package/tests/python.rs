@@ -151,6 +151,7 @@ fn spec() -> haikuq_format::DecoderSpec {
             let mut experts = Experts::new(5 - i % 3, 1 + i % 2, if i < 12 { Scores::Softmax } else { Scores::Sigmoid });
             (experts.normalized, experts.router_bias, experts.selection_bias) = (i > 12, i % 8 == 7, i == 14);
             (experts.epsilon, experts.scale) = (if i > 12 { 1e-6 } else { 0.0 }, 1.0 + i as f32);
+            (experts.shared, experts.shared_gate) = (i % 2, i == 15);
             mlp.experts = Some(experts);
             mlp.activation = Activation::ClampedSwiglu;
         }

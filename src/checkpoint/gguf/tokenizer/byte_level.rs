@@ -33,7 +33,7 @@ pub(super) fn tokenizer(
 }
 
 /// The listed merges, each as two texts.
-fn merges(container: &Container<'_>, pieces: &Map<String, Value>) -> Result<Vec<[String; 2]>, CheckpointError> {
+pub(super) fn merges(container: &Container<'_>, pieces: &Map<String, Value>) -> Result<Vec<[String; 2]>, CheckpointError> {
     const KEY: &str = "tokenizer.ggml.merges";
     let merges = container.texts(KEY)?.ok_or_else(|| container.wrong(KEY, "is missing"))?;
     let parts = |(i, merge): (usize, &&str)| {

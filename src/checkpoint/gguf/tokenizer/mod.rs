@@ -59,8 +59,8 @@ pub(super) fn read(container: &Container<'_>, family: &Family) -> Result<Text, C
     let vocabulary = Vocabulary::read(container)?;
     let (tokenizer, adds_bos, warning) = match model {
         "gpt2" => byte_level::tokenizer(container, &vocabulary)?,
-        "llama" => (sentencepiece::tokenizer(container, &vocabulary, family)?, true, None),
-        other => return Err(fail(format!("{MODEL_KEY} {other:?} is not supported (supported: gpt2, llama)"))),
+        "llama" | "gemma4" => (sentencepiece::tokenizer(container, &vocabulary, family)?, true, None),
+        other => return Err(fail(format!("{MODEL_KEY} {other:?} is not supported (supported: gpt2, llama, gemma4)"))),
     };
     let flag =
         |name: &str, default| Ok::<_, CheckpointError>(container.flag(&format!("tokenizer.ggml.{name}"))?.unwrap_or(default));

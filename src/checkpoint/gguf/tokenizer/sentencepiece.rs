@@ -1,5 +1,5 @@
 //! SentencePiece's BPE, llama.cpp's `llama`: pieces of text with `▁` for spaces, each with a score, and bytes for what
-//! no piece spells.
+//! no piece spells. Gemma 4's is the same with listed merges.
 
 use super::super::super::CheckpointError;
 use super::super::container::Container;
@@ -27,6 +27,11 @@ pub(super) fn tokenizer(
     // Which special tokens swallow what follows is in no file; llama.cpp knows that of Phi-3's too.
     let strips = |token: &str| family.name == "phi3" && !matches!(token, "<unk>" | "<s>" | "<|endoftext|>");
     let unknown = vocabulary.named(container, "unknown")?.map(|(_, text)| text);
+    let pieces = vocabulary.pieces();
+    let merges = match container.text(super::MODEL_KEY)? {
+        Some("gemma4") => json!(super::byte_level::merges(container, &pieces)?),
+        _ => json!(merges(container, vocabulary)?),
+    };
     Ok(json!({
         "version": "1.0",
         "truncation": null,
@@ -39,7 +44,7 @@ pub(super) fn tokenizer(
         "model": {
             "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocabulary.pieces(), "merges": merges(container, vocabulary)?,
+            "vocab": pieces, "merges": merges,
         },
     }))
 }

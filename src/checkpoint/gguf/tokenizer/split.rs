@@ -29,6 +29,8 @@ enum Cut {
     Digits,
     /// By an expression.
     By(&'static str),
+    /// By several expressions, each of which cuts the pieces of those before it.
+    InTurn([&'static str; 3]),
 }
 
 const LLAMA_3: &str =
@@ -39,6 +41,12 @@ const QWEN_35: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT_4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const DEEPSEEK_3: [&str; 3] = [
+    r"\p{N}{1,3}",
+    "[一-龥\u{3040}-ゟ゠-ヿ]+",
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+];
 
 /// Finds the file's way; where it names none, GPT-2's is assumed.
 pub(super) fn find(container: &Container<'_>) -> Result<Split, CheckpointError> {
@@ -58,11 +66,13 @@ pub(super) fn find(container: &Container<'_>) -> Result<Split, CheckpointError> 
         "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" => composed(Cut::By(QWEN_2)),
         "qwen35" => composed(Cut::By(QWEN_35)),
         "gpt-4o" | "llama4" => plain(Cut::By(GPT_4O)),
+        "hunyuan-dense" | "deepseek-v3" => plain(Cut::InTurn(DEEPSEEK_3)),
         "tekken" => Split { ignores_merges: true, adds_bos: true, ..plain(Cut::By(TEKKEN)) },
         other => {
             let why = format!(
                 "{KEY} {other:?} is not known (known: gpt-2, phi-2, olmo, mpt, smollm, starcoder, refact, command-r, llama-bpe, \
-                 dbrx, smaug-bpe, qwen2, qwen35, stablelm2, gpt-4o, tekken and their like)"
+                 dbrx, smaug-bpe, qwen2, qwen35, stablelm2, gpt-4o, hunyuan-dense, tekken and their \
+                 like)"
             );
             return Err(CheckpointError::GgufTokenizer { file: container.file.into(), why });
         }
@@ -77,12 +87,13 @@ impl Split {
     pub(super) fn pre_tokenizer(&self) -> Value {
         let bytes = |cuts: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": cuts});
         let then = |first: Value, cuts| json!({"type": "Sequence", "pretokenizers": [first, bytes(cuts)]});
+        let split = |expression: &str| json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false});
         match self.cut {
             Cut::Gpt2 => bytes(true),
             Cut::Digits => then(json!({"type": "Digits", "individual_digits": true}), true),
-            Cut::By(expression) => {
-                let split = json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false});
-                then(split, false)
+            Cut::By(expression) => then(split(expression), false),
+            Cut::InTurn([first, second, third]) => {
+                json!({"type": "Sequence", "pretokenizers": [split(first), split(second), split(third), bytes(false)]})
             }
         }
     }
