@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// * Before the first layer `x_0 = e`, the embedding, and `x_i` is `altup_in.i e` scaled to the size of `e`: times
 ///   `√(mean(e²)) / √(max(mean((altup_in.i e)²), 10⁻⁵))`.
 /// * A layer begins with `r = tanh(altup.router (rms(x_a) × altup_norm.gain) / hidden_size)` of the active stream `x_a`, and
-///   `x_i ← x_i + Σ_j C[i, j] x_j` with `C = altup.prediction r`, a row of `num_streams²` numbers read as a matrix. What
-///   becomes of `x_a` in its blocks is `y`, not `x_a`.
+///   `x_i ← x_i + Σ_j C[i, j] x_j` with `C = altup.prediction r`, a row of `num_streams²` numbers read as a matrix.
+///   The blocks make `y` of `x_a`, which stays.
 /// * Then, with `r` made of `y` in the same way, `x_i ← x_i + (1 + (altup.correction r)_i) (y − x_a)`.
 /// * Where tokens bring numbers along for each layer, `per_layer_gate` reads the corrected `x_a`, times `altup.scale` where
 ///   `output_scale` says so, and the output is added to all streams but `x_0`.

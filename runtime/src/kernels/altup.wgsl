@@ -32,11 +32,11 @@ var<workgroup> c: array<f32, 64>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let row = group.x * PITCH;
     let first = group.x * STREAMS_PITCH;
-    let active = first + ACTIVE * HIDDEN;
+    let own = first + ACTIVE * HIDDEN;
     var squares = 0.0;
     var r: array<f32, 8>;
     for (var i = local; i < HIDDEN; i += WORKGROUP) {
-        var y = streams[active + i];
+        var y = streams[own + i];
         if CORRECT {
             y = hidden[row + i];
         }
