@@ -27,8 +27,11 @@ fn old_style(config: &Value) -> Value {
         if let (Some(full), Some(sliding)) = (rope.get("full_attention"), rope.get("sliding_attention")) {
             old.insert("rope_theta".into(), full["rope_theta"].clone());
             old.insert("rope_local_base_freq".into(), sliding["rope_theta"].clone());
-            old.remove("layer_types");
-            old.insert("sliding_window_pattern".into(), json!(6));
+            // Gemma 3n always listed its layers.
+            if old["model_type"] != "gemma3n_text" {
+                old.remove("layer_types");
+                old.insert("sliding_window_pattern".into(), json!(6));
+            }
             return Value::Object(old);
         }
         let mut take = |key: &str, name: &str, old: &mut Map<String, Value>| {
@@ -108,8 +111,8 @@ fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
     for (config, expected) in [
         (json!({"architectures": ["MixtralForCausalLM"]}), "MixtralForCausalLM cannot be converted: this mixture of experts"),
         (
-            json!({"architectures": ["Qwen2MoeForCausalLM"], "num_experts": 60}),
-            "this mixture of experts is not supported; those of Qwen 3",
+            json!({"architectures": ["Ernie4_5_MoeForCausalLM"], "moe_num_experts": 60}),
+            "this mixture of experts is not supported; those of Qwen 2, 3",
         ),
         (json!({"architectures": ["LlamaForCausalLM"], "num_local_experts": 8}), "this mixture of experts"),
         (

@@ -542,7 +542,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, [0]).unwrap();
-        let files = [MappedFile::open(&path).unwrap()];
+        let files = [MappedFile::open_any(&path).unwrap()];
         let parts = vec![vector(&[0.0, 1.0, 2.0, 3.0], 0), vector(&[10.0, 11.0, 12.0, 13.0], 0)];
         let order = RowOrder::PartsFirst { parts: 2, heads: 4, head_dim: 1 };
         let placement = Placement { order, ..Placement::plain(&[2, 4]) };

@@ -464,7 +464,7 @@ fn what_a_reader_does_not_know_is_refused_by_name() {
     let mut spec = tiny();
     spec["layers"][0]["mlp"]["experts"] = json!({"num_experts": 2, "num_active": 1, "scores": "softmax", "sharing": 1});
     let said = serde_json::from_value::<DecoderSpec>(spec).unwrap_err().to_string();
-    assert!(said.contains("unknown field `shared`"), "{said}");
+    assert!(said.contains("unknown field `sharing`"), "{said}");
     for path in ["", "/norm", "/layers/0", "/layers/0/mlp", "/layers/0/mixer/attention"] {
         let said = set(path, "surprise");
         assert!(said.contains("unknown field `surprise`"), "{path}: {said}");

@@ -209,9 +209,12 @@ pub fn within(folder: &std::path::Path, path: &std::path::Path) -> std::io::Resu
 #[derive(Clone, Debug)]
 pub struct FolderSource {
     folder: std::path::PathBuf,
-    /// With their lengths when they were opened.
-    open: Arc<Mutex<BTreeMap<String, Arc<(std::fs::File, u64)>>>>,
+    open: Arc<Mutex<BTreeMap<String, OpenFile>>>,
 }
+
+/// A file with its length when it was opened.
+#[cfg(all(feature = "native", not(target_arch = "wasm32")))]
+type OpenFile = Arc<(std::fs::File, u64)>;
 
 /// Files that are kept open at once.
 #[cfg(all(feature = "native", not(target_arch = "wasm32")))]
@@ -225,7 +228,7 @@ impl FolderSource {
     }
 
     /// A regular file that lies in the folder, opened at its first use: rows of a table are many small reads.
-    fn open(&self, file: &str) -> std::io::Result<Arc<(std::fs::File, u64)>> {
+    fn open(&self, file: &str) -> std::io::Result<OpenFile> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(file) {
             return Ok(file.clone());
