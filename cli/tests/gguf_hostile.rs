@@ -293,7 +293,7 @@ fn a_tokenizer_that_cannot_be_rebuilt_is_refused() {
     let said = with_tokenizer().set("tokenizer.ggml.pre", Value::Text("kimi-k2")).refusal();
     assert_says(&said, &["its tokenizer cannot be rebuilt: tokenizer.ggml.pre \"kimi-k2\" is not known (known: gpt-2,"]);
     let said = with_tokenizer().set("tokenizer.ggml.model", Value::Text("t5")).refusal();
-    assert_says(&said, &["tokenizer.ggml.model \"t5\" is not supported (supported: gpt2, llama)"]);
+    assert_says(&said, &["tokenizer.ggml.model \"t5\" is not supported (supported: gpt2, llama, gemma4)"]);
     let said = with_tokenizer().set("tokenizer.ggml.token_type", Value::Numbers(vec![1])).refusal();
     assert_says(&said, &["tokenizer.ggml.token_type has 1 entries, tokenizer.ggml.tokens 8"]);
     let said = with_tokenizer().set("tokenizer.ggml.merges", Value::Texts(vec!["a b", "b c"])).refusal();

@@ -131,8 +131,7 @@ fn kinds_that_cannot_be_converted_are_refused_by_name_with_the_reason() {
         (json!({"architectures": ["Qwen2VLForConditionalGeneration"]}), "text-only decoders are"),
         (json!({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "mistral"}}), "--text-only"),
         (json!({"architectures": ["MambaForCausalLM"]}), "state-space"),
-        (json!({"architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 64}), "this mixture of experts"),
-        (json!({"architectures": ["GraniteMoeHybridForCausalLM"]}), "mixture-of-experts"),
+        (json!({"architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 64}), "multiples of 11008"),
         (json!({"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h"}), "mixture-of-experts"),
         (json!({"architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "MEM*E"}), "mixture-of-experts"),
         (
