@@ -76,25 +76,23 @@ impl TableRows {
             let Some(chunk) = self.tensor.chunks.iter().find(|c| row >= c.first_row && row < c.first_row + c.rows) else {
                 continue;
             };
-            let same = *first.entry(row).or_insert(places.len());
-            if same == places.len() {
+            let next = first.len();
+            let number = *first.entry(row).or_insert(next);
+            if number == next {
                 for plane in chunk.planes.iter().filter(|p| p.kind != PlaneKind::Codebook) {
                     let bytes = Bits::of(scheme, plane.kind, columns).bytes(row - chunk.first_row);
                     waiting.push(Box::pin(self.bytes(plane, bytes)));
                 }
             }
-            places.push((at, row - chunk.first_row, same));
+            places.push((at, row - chunk.first_row, number));
         }
         let found: Vec<Vec<u8>> = together(waiting).await.into_iter().collect::<Result<_, PackageError>>()?;
 
         let mut planes: Planes = sizes.iter().map(|size| (size.kind, vec![0; size.words * 4])).collect();
-        // Each row's answers follow those of the rows before it that are not the same as others.
+        // Each row that was asked for has an answer a plane.
         let count = sizes.iter().filter(|size| size.kind != PlaneKind::Codebook).count();
-        let mut order = BTreeMap::new();
-        for (at, row, same) in places {
-            let next = order.len() * count;
-            let from = *order.entry(same).or_insert(next);
-            for ((kind, bytes), found) in planes.iter_mut().zip(&found[from..from + count]) {
+        for (at, row, number) in places {
+            for ((kind, bytes), found) in planes.iter_mut().zip(&found[number * count..][..count]) {
                 Bits::of(scheme, *kind, columns).copy(found, row, bytes, at);
             }
         }

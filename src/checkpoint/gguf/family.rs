@@ -53,8 +53,7 @@ pub(super) struct Joined {
 /// The kernel of a short convolution: \[channels, taps\], where transformers has \[channels, 1, taps\].
 pub(super) const SHORT_CONV: &str = "shortconv.conv";
 
-pub(super) const OUTSIDE: &[Renamed] =
-    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+const OUTSIDE: &[Renamed] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 /// What nearly all families call the parts of a layer.
 const INSIDE: &[Renamed] = &[
@@ -105,6 +104,15 @@ pub(super) const LLAMA: Family = Family {
 
 /// Where queries and keys are stored as they are.
 pub(super) const UNTURNED: Family = Family { rotary_pairs: false, ..LLAMA };
+
+/// Outside of the layers of LFM 2, with experts or without.
+pub(super) const LFM_2_OUTSIDE: &[Renamed] = &[
+    ("token_embd", "model.embed_tokens"),
+    // The norm before the head, whatever its first name says.
+    ("token_embd_norm", "model.embedding_norm"),
+    ("output_norm", "model.embedding_norm"),
+    ("output", "lm_head"),
+];
 
 const GEMMA_2: Family = Family {
     name: "gemma2",
@@ -169,13 +177,7 @@ static FAMILIES: [Family; 21] = [
         name: "lfm2",
         architecture: "Lfm2ForCausalLM",
         model_type: "lfm2",
-        outside: &[
-            ("token_embd", "model.embed_tokens"),
-            // The norm before the head, whatever its first name says.
-            ("token_embd_norm", "model.embedding_norm"),
-            ("output_norm", "model.embedding_norm"),
-            ("output", "lm_head"),
-        ],
+        outside: LFM_2_OUTSIDE,
         inside: &[
             ("attn_norm", "operator_norm"),
             ("attn_q", "self_attn.q_proj"),

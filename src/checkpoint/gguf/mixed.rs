@@ -1,6 +1,6 @@
 //! Families with experts, or with other mixers than attention.
 
-use super::family::{Family, Fused, Joined, LLAMA, OUTSIDE, Renamed, SHORT_CONV, UNTURNED};
+use super::family::{Family, Fused, Joined, LFM_2_OUTSIDE, LLAMA, Renamed, SHORT_CONV, UNTURNED};
 
 /// Names that most of them share. Experts come as one tensor of each kind, which [`super::super::experts`] takes apart.
 const EXPERTS: &[Renamed] = &[
@@ -215,12 +215,7 @@ pub(super) static FAMILIES: [Family; 11] = [
         name: "lfm2moe",
         architecture: "Lfm2MoeForCausalLM",
         model_type: "lfm2_moe",
-        outside: &[
-            ("token_embd", "model.embed_tokens"),
-            ("token_embd_norm", "model.embedding_norm"),
-            ("output_norm", "model.embedding_norm"),
-            ("output", "lm_head"),
-        ],
+        outside: LFM_2_OUTSIDE,
         inside: &[
             ("attn_norm", "operator_norm"),
             ("attn_q", "self_attn.q_proj"),
@@ -248,7 +243,6 @@ pub(super) static FAMILIES: [Family; 11] = [
         name: "gpt-oss",
         architecture: "GptOssForCausalLM",
         model_type: "gpt_oss",
-        outside: OUTSIDE,
         inside: &[
             ("attn_norm", "input_layernorm"),
             ("attn_q", "self_attn.q_proj"),
