@@ -43,7 +43,15 @@ FAMILIES = {
     "gemma4": ("Gemma4Text", dict(head_dim=64, global_head_dim=64, hidden_size_per_layer_input=32, vocab_size_per_layer_input=4096,
                                   intermediate_size=512, sliding_window=128, num_kv_shared_layers=2,
                                   layer_types=["sliding_attention", "full_attention"] * 2 + ["full_attention"])),
-    # Sinks, too.
+    # Two layers of five cut their gates, as the first ten of thirty in E2B.
+    "gemma3n": ("Gemma3nText", dict(head_dim=64, hidden_size_per_layer_input=32, vocab_size_per_layer_input=4096,
+                                    intermediate_size=[384] * 5, activation_sparsity_pattern=[0.95, 0.95, 0.0, 0.0, 0.0],
+                                    laurel_rank=16, sliding_window=128, num_kv_shared_layers=2,
+                                    layer_types=["sliding_attention", "full_attention"] * 2 + ["full_attention"])),
+    # Sinks.
+    "granite_swa": ("GraniteSWA", dict(attention_multiplier=0.125, sliding_window=128, layer_rope_theta=[10000.0] * 5,
+                                       layer_types=["sliding_attention", "full_attention"] * 2 + ["full_attention"])),
+    # Sinks and experts.
     "gpt_oss": ("GptOss", dict(head_dim=64, intermediate_size=80, num_local_experts=8, num_experts_per_tok=2, sliding_window=128,
                                rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
     "falcon_h1": ("FalconH1", dict(head_dim=64, mamba_d_ssm=384, mamba_n_heads=6, mamba_d_state=64, intermediate_size=320)),

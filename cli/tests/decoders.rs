@@ -621,6 +621,13 @@ fn learned_positions_in_any_scheme() {
     }
 }
 
+/// Split attention counts in memory that must be as it left it when a prompt with experts has been computed.
+#[test]
+fn experts_leave_the_counters_of_attention_alone() {
+    let pins = [("attend", "attention_split")];
+    Pair::pinned("experts and split attention", &gpu(), &mixtures(), f32_package, &pins).check();
+}
+
 #[test]
 fn mixtures_of_experts_in_any_scheme() {
     let gpu = gpu();

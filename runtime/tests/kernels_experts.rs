@@ -6,8 +6,12 @@ mod weights;
 use haikuq_format::layout::padded;
 use haikuq_format::spec::{Activation, Experts, Scores};
 use haikuq_runtime::device::GpuError;
-use haikuq_runtime::kernels::experts::{ChooseExperts, Cpu, MatmulExperts, MatvecExperts, choose_cpu, cpu, routing_pitch};
+use haikuq_runtime::kernels::candidate::{Candidate, Numerics};
+use haikuq_runtime::kernels::experts::{ChooseExperts, Cpu, MatvecExperts, choose_cpu, cpu, routing_pitch};
+use haikuq_runtime::kernels::project_experts::{ExpertsJob, ExpertsShape, ProjectExperts};
 use haikuq_runtime::kernels::projection::{Output, Projection};
+use haikuq_runtime::kernels::tables;
+use haikuq_runtime::program::Phase;
 use rstest::rstest;
 use support::{Random, assert_close, gpu, permutations, run};
 use weights::{matrix, scheme};
@@ -66,10 +70,19 @@ fn the_chosen_are_those_of_the_twin(
     }
 }
 
+/// As in `kernels_matmul.rs`.
+fn tolerance(candidate: &Candidate<ProjectExperts>) -> f32 {
+    match candidate.name {
+        _ if candidate.numerics == Numerics::Exact => 2e-5,
+        "experts_matrices" => 6.0 * 1e-3,
+        _ => 6.0 * 1.6e-2,
+    }
+}
+
 #[rstest]
 fn products_are_those_of_the_twin(
     #[values("f32", "f16", "q8/64", "q4/32+u4", "q3/32", "q5/32:e4m4 learned")] name_of_scheme: &str,
-    #[values((1, false), (3, false), (2, true), (37, true))] (tokens, many): (usize, bool),
+    #[values((1, false), (3, false), (2, true), (37, true), (190, true))] (tokens, many): (usize, bool),
     #[values(40, 600)] columns: usize,
     #[values(false, true)] biased: bool,
 ) {
@@ -112,26 +125,42 @@ fn products_are_those_of_the_twin(
                 bias: biased.then(|| (&bias_buffer).into()),
                 mode,
             };
-            let product = MatvecExperts { projection, num_experts, active, routing: (&routing).into() };
-            let groups = gpu.storage("groups", MatmulExperts::group_bytes(tokens, active, num_experts));
-            let sums = gpu.storage("each", MatmulExperts::each_bytes(tokens, active, rows));
-            let dispatches = match many {
-                true => MatmulExperts { product, groups: (&groups).into(), each: (&sums).into() }.bind(&gpu).unwrap(),
-                false => product.bind(&gpu).unwrap(),
+            let phase = if many { Phase::Prefill } else { Phase::Decode };
+            let shape = ExpertsShape {
+                rows,
+                columns,
+                tokens,
+                phase,
+                num_experts,
+                active,
+                scheme: scheme(name_of_scheme),
+                output: mode,
+                bias: biased,
             };
-            let found = run::<f32>(&gpu, &dispatches.iter().collect::<Vec<_>>(), &output, before.len());
-            for token in 0..tokens {
-                let rows_of = |i: usize| input[i * padded(columns)..i * padded(columns) + columns].to_vec();
-                let x: Vec<f32> = (0..each).flat_map(|i| rows_of(token * each + i)).collect();
-                let per = outputs / tokens;
-                let mut expected: Vec<f32> =
-                    (0..per).flat_map(|i| before[(token * per + i) * padded(width)..][..width].to_vec()).collect();
-                let bias = biased.then_some(&bias[..]);
-                let arguments = Cpu { weights: &weights, columns, bias, num_experts, chosen: &chosen[token], mode };
-                cpu(&arguments, &x, &mut expected);
-                let found: Vec<f32> =
-                    (0..per).flat_map(|i| found[(token * per + i) * padded(width)..][..width].to_vec()).collect();
-                assert_close(&format!("{name}, {mode:?}, token {token}"), &found, &expected, 2e-5);
+            let sums = gpu.storage("each", shape.each_bytes());
+            let bias = biased.then_some(&bias[..]);
+            let per = outputs / tokens;
+            let rows_of = |values: &[f32], width: usize, first: usize, count: usize| -> Vec<f32> {
+                (first..first + count).flat_map(|i| values[i * padded(width)..][..width].to_vec()).collect()
+            };
+            for candidate in tables::PROJECT_EXPERTS.iter().filter(|c| (c.can)(&gpu.profile, &shape)) {
+                let output = gpu.upload("y", &before);
+                let bytes = (candidate.scratch)(&gpu.profile, &shape);
+                // What lay in scratch before must not matter.
+                let scratch = gpu.upload("scratch", &vec![u32::MAX; bytes as usize / 4 + 1]);
+                let projection = Projection { output: (&output).into(), ..projection.clone() };
+                let product = MatvecExperts { projection, num_experts, active, routing: (&routing).into() };
+                let job = ExpertsJob { shape, product, scratch: (&scratch).into(), each: (&sums).into() };
+                let dispatches = (candidate.bind)(&gpu, &job).unwrap();
+                let found = run::<f32>(&gpu, &dispatches.iter().collect::<Vec<_>>(), &output, before.len());
+                for (token, chosen) in chosen.iter().enumerate() {
+                    let x = rows_of(&input, columns, token * each, each);
+                    let mut expected = rows_of(&before, width, token * per, per);
+                    cpu(&Cpu { weights: &weights, columns, bias, num_experts, chosen, mode }, &x, &mut expected);
+                    let found = rows_of(&found, width, token * per, per);
+                    let what = format!("{name}, {}, {mode:?}, token {token}", candidate.name);
+                    assert_close(&what, &found, &expected, tolerance(candidate));
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::kernels::choose::{Decision, Means, Restrictions, able, choose, decide
 use crate::kernels::cut_gates::CutGates;
 use crate::kernels::delta_net::{DeltaConv, DeltaScan, ScanJob, ScanShape};
 use crate::kernels::embed::{Embed, Rows};
-use crate::kernels::experts::{ChooseExperts, MatmulExperts, MatvecExperts};
+use crate::kernels::experts::{ChooseExperts, MatvecExperts};
 use crate::kernels::gate_heads::GateHeads;
 use crate::kernels::gated_norm::{GateAndNormalize, GroupNorm};
 use crate::kernels::mamba2::{MambaConv, MambaScan, ScanJob as MambaJob, ScanShape as MambaShape};
@@ -22,6 +22,7 @@ use crate::kernels::multiply::{Multiply, With};
 use crate::kernels::norm::NormRows;
 use crate::kernels::per_layer_inputs::PerLayerRows;
 use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
+use crate::kernels::project_experts::{ExpertsJob, ExpertsShape};
 use crate::kernels::projection::Projection;
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::sample::Sample;
@@ -106,6 +107,8 @@ pub(super) struct Needs {
     pub(super) scratch: u64,
     /// Bytes that attention works in when it decodes.
     pub(super) decode_scratch: u64,
+    /// Bytes that products with experts work in.
+    pub(super) experts_scratch: u64,
     /// Whether any of them is a fast one.
     pub(super) fast: bool,
 }
@@ -121,6 +124,7 @@ impl Needs {
         Self {
             scratch: self.scratch.max(other.scratch),
             decode_scratch: self.decode_scratch.max(other.decode_scratch),
+            experts_scratch: self.experts_scratch.max(other.experts_scratch),
             fast: self.fast || other.fast,
         }
     }
@@ -164,13 +168,10 @@ impl Choices<'_> {
             Operation::MambaScan { layer, .. } => {
                 self.need_of(tables::MAMBA_SCAN, &mamba_shape(program, *mamba2(self.spec, *layer)))
             }
-            Operation::ProjectExperts { layer, output, .. } if program.phase == Phase::Prefill => {
-                let (tokens, Experts { num_experts, num_active, .. }) = (program.rows, *experts(self.spec, *layer));
-                let each = MatmulExperts::each_bytes(tokens, num_active, self.spec.hidden_size);
-                let sums = matches!(output, Output::Store | Output::Residual { .. });
-                // What only attention in decoding works in otherwise.
-                let decode_scratch = MatmulExperts::group_bytes(tokens, num_active, num_experts);
-                Ok(Needs { scratch: if sums { each } else { 0 }, decode_scratch, fast: false })
+            Operation::ProjectExperts { layer, matrix, bias, output, .. } => {
+                let shape = self.experts_shape(program, *layer, matrix, bias.is_some(), *output);
+                let needs = self.need_of(tables::PROJECT_EXPERTS, &shape)?;
+                Ok(Needs { scratch: shape.each_bytes(), experts_scratch: needs.scratch, ..needs })
             }
             _ => Ok(Needs::default()),
         }
@@ -191,7 +192,7 @@ impl Choices<'_> {
             let able = able(table, self.profile, shape, self.restrictions);
             scratch = able.iter().map(|c| (c.scratch)(self.profile, shape)).fold(scratch, u64::max);
         }
-        Ok(Needs { scratch, decode_scratch: 0, fast })
+        Ok(Needs { scratch, fast, ..Needs::default() })
     }
 
     /// The candidates among which a measurement would choose for an operation, if there is a choice and no pin.
@@ -228,6 +229,13 @@ impl Choices<'_> {
             norms: a.qk_norm.is_some() || a.value_norm,
             one_chunk: weights.chunks.len() == 1,
         }
+    }
+
+    fn experts_shape(&self, program: &Program, layer: usize, matrix: &str, bias: bool, output: Output) -> ExpertsShape {
+        let (matrix, experts) = (self.weights.get(matrix), experts(self.spec, layer));
+        let Experts { num_experts, num_active: active, .. } = *experts;
+        let (rows, columns, scheme) = (matrix.rows / num_experts, matrix.columns, matrix.scheme);
+        ExpertsShape { rows, columns, tokens: program.rows, phase: program.phase, num_experts, active, scheme, output, bias }
     }
 
     fn attend_shape(&self, program: &Program, layer: usize) -> AttendShape {
@@ -741,7 +749,8 @@ impl<'a> Context<'a> {
         [routing, from, into]: [Value; 3],
         output: Output,
     ) -> Result<Bound, GpuError> {
-        let (matrix, experts) = (self.weights.get(matrix), experts(self.spec, layer));
+        let shape = self.choices().experts_shape(program, layer, matrix, bias.is_some(), output);
+        let matrix = self.weights.get(matrix);
         let projection = Projection {
             matrix,
             input: self.value(from),
@@ -752,18 +761,13 @@ impl<'a> Context<'a> {
             bias: bias.map(|name| self.vector(name)),
             mode: output,
         };
-        let Experts { num_experts, num_active: active, .. } = *experts;
+        let ExpertsShape { num_experts, active, .. } = shape;
         let product = MatvecExperts { projection, num_experts, active, routing: self.value(routing) };
-        let (rows, pairs) = (matrix.rows / num_experts, program.rows * active);
+        let (scratch, each) = (&self.buffers.experts_scratch, (&self.buffers.scratch).into());
+        let job = ExpertsJob { shape, product, scratch: scratch.into(), each };
+        let (rows, pairs) = (shape.rows, shape.pairs());
         let words = format!("{}, {rows} × {} × {pairs}", matrix.scheme, matrix.columns);
-        let (name, dispatches) = match program.phase {
-            Phase::Decode => ("matvec_experts", product.bind(self.gpu)?),
-            Phase::Prefill => {
-                let (groups, each) = ((&self.buffers.decode_scratch).into(), (&self.buffers.scratch).into());
-                ("matmul_experts", MatmulExperts { product, groups, each }.bind(self.gpu)?)
-            }
-        };
-        let mut bound = Bound::new(name, words, dispatches);
+        let mut bound = self.bind_best(tables::PROJECT_EXPERTS, &shape, &job, words, scratch)?;
         // As if no two tokens had an expert in common.
         bound.bytes = matrix.bytes() / num_experts as u64 * pairs.min(num_experts) as u64;
         bound.flops = 2 * (rows * matrix.columns * pairs) as u64;

@@ -36,6 +36,8 @@ pub(super) struct Buffers {
     pub(super) scratch: wgpu::Buffer,
     /// Where attention works in steps of decoding; see [`crate::kernels::attend::AttendJob`].
     pub(super) decode_scratch: wgpu::Buffer,
+    /// Where products with experts work.
+    pub(super) experts_scratch: wgpu::Buffer,
     /// Inverse frequencies of each rope table; after them those for long sequences, where there are such.
     pub(super) inv_freqs: Vec<wgpu::Buffer>,
     /// Gains and biases of each layer's norms of queries and keys, where it has such.
@@ -116,6 +118,7 @@ impl Buffers {
             per_layer_rows: sizes.table.map(|(scheme, columns)| StepRows::new(gpu, scheme, columns, tokens)),
             scratch: gpu.storage("scratch", sizes.needs.scratch),
             decode_scratch: gpu.storage("attention scratch", sizes.needs.decode_scratch),
+            experts_scratch: gpu.storage("experts scratch", sizes.needs.experts_scratch),
             inv_freqs: spec.ropes.iter().map(|r| gpu.upload("inverse frequencies", &rope_cache::frequencies(r))).collect(),
             qk_norms: qk_norms(gpu, spec, weights),
             logit_rows: sizes.logit_rows,
@@ -140,6 +143,7 @@ impl Buffers {
             &self.tokens,
             &self.scratch,
             &self.decode_scratch,
+            &self.experts_scratch,
             &self.sample_params,
             &self.params_ahead,
             &self.sample_scratch,

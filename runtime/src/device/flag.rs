@@ -68,6 +68,8 @@ flags! {
     Direct = "DIRECT",
     /// Each expert of a token has an input of its own.
     Each = "EACH",
+    /// A tile has rows of one of many experts, and tokens that use it.
+    Experts = "EXPERTS",
     /// `enable f16;`, where the device has it; dropped elsewhere.
     F16 = "F16",
     /// Weights are f16.

@@ -161,15 +161,15 @@ pub struct MatmulExperts<'a> {
 /// Tokens of an expert that are computed together, as in `matmul_experts.wgsl`.
 pub const TILE: usize = 8;
 
-impl MatmulExperts<'_> {
-    /// Tiles that `pairs` pairs of token and expert take at most.
-    fn tiles(pairs: usize, num_experts: usize) -> usize {
-        pairs / TILE + num_experts.min(pairs)
-    }
+/// Tiles that `pairs` pairs of token and expert take at most, where a tile has up to `tile` of one expert.
+fn tiles(pairs: usize, num_experts: usize, tile: usize) -> usize {
+    pairs / tile + num_experts.min(pairs)
+}
 
-    /// Bytes that the order takes.
+impl<'a> MatmulExperts<'a> {
+    /// Bytes that the order takes, in tiles of [`TILE`] pairs or more.
     pub fn group_bytes(tokens: usize, active: usize, num_experts: usize) -> u64 {
-        4 * (3 * Self::tiles(tokens * active, num_experts) + tokens * active) as u64
+        4 * (3 * tiles(tokens * active, num_experts, TILE) + tokens * active) as u64
     }
 
     /// Bytes of all experts' outputs of `rows` rows.
@@ -182,62 +182,101 @@ impl MatmulExperts<'_> {
     /// # Errors
     /// As those of [`MatvecExperts::bind`].
     pub fn bind(&self, gpu: &Gpu) -> Result<Vec<Dispatch>, GpuError> {
+        let Tiled { each, mut tiles, sort, sum } = self.tiled(gpu, TILE)?;
+        let mut flags = each.flags(gpu);
+        flags.extend(tiles.each_has_input.then_some(Flag::Each));
+        tiles.constants.push(("ACTIVATION", each.mode.activation()));
+        let constants = tiles.constants;
+        let mut dispatches = vec![sort];
+        for chunk in &each.matrix.chunks {
+            let params = each.params(gpu, chunk, 0.0);
+            let mut bindings = each.bindings(&params, chunk);
+            bindings.push((7, tiles.groups.clone()));
+            let grid = [tiles.rows / 4, tiles.number, 1];
+            let kernel = Kernel { shader: &MATMUL_EXPERTS, flags: &flags, constants: &constants, bindings: &bindings, grid };
+            dispatches.push(kernel.bind(gpu)?);
+        }
+        dispatches.extend(sum);
+        Ok(dispatches)
+    }
+
+    /// What kernels have in common that compute tiles of up to `tile` pairs of an expert.
+    ///
+    /// # Errors
+    /// [`GpuError::Validation`] if sizes do not fit together.
+    pub(super) fn tiled(&self, gpu: &Gpu, tile: usize) -> Result<Tiled<'a>, GpuError> {
         let MatvecExperts { projection, num_experts, active, routing } = &self.product;
         let (rows, mode, tokens) = (expert_rows(projection, *num_experts)?, projection.mode, projection.tokens);
-        let combine = matches!(mode, Output::Store | Output::Residual { .. });
-        let (pairs, tiles) = (tokens * active, Self::tiles(tokens * active, *num_experts));
-        let pitch = routing_pitch(*active) as f64;
-        let active = ("ACTIVE", *active as f64);
+        let pairs = tokens * active;
+        let tiles = tiles(pairs, *num_experts, tile);
         let constants = [
             ("PAIRS", pairs as f64),
-            active,
+            ("ACTIVE", *active as f64),
             ("EXPERTS", *num_experts as f64),
-            ("ROUTING_PITCH", pitch),
-            ("TILE", TILE as f64),
+            ("ROUTING_PITCH", routing_pitch(*active) as f64),
+            ("TILE", tile as f64),
             ("TILES", tiles as f64),
         ];
         let bindings = [(0, routing.clone()), (1, self.groups.clone())];
         let sort = Kernel { shader: &SORT_EXPERTS, flags: &[], constants: &constants, bindings: &bindings, grid: [1, 1, 1] };
-        let mut dispatches = vec![sort.bind(gpu)?];
-        let each = match combine {
-            true => Projection { output: self.each.clone(), mode: Output::Store, ..projection.clone() },
-            false => projection.clone(),
+        let sort = sort.bind(gpu)?;
+        let sums = matches!(mode, Output::Store | Output::Residual { .. });
+        let own = Projection { output_stride: padded(mode.width(rows)), ..projection.clone() };
+        let each = match sums {
+            true => Projection { output: self.each.clone(), mode: Output::Store, ..own },
+            false => own,
         };
-        let mut flags = each.flags(gpu);
-        flags.extend(combine.then_some(Flag::Each));
-        let constants = [
-            ("ACTIVATION", mode.activation()),
-            active,
-            ("EXPERT_ROWS", rows as f64),
-            ("OUTPUT_PITCH", padded(mode.width(rows)) as f64),
-            ("TILES", tiles as f64),
-        ];
-        for chunk in &projection.matrix.chunks {
-            let params = each.params(gpu, chunk, 0.0);
-            let mut bindings = each.bindings(&params, chunk);
-            bindings.push((7, self.groups.clone()));
-            let grid = [(rows / 4) as u32, tiles as u32, 1];
-            let kernel = Kernel { shader: &MATMUL_EXPERTS, flags: &flags, constants: &constants, bindings: &bindings, grid };
-            dispatches.push(kernel.bind(gpu)?);
-        }
-        if combine {
-            let (multiplier, flags) = match mode {
-                Output::Residual { multiplier } => (multiplier, &[Flag::Residual][..]),
-                _ => (1.0, &[][..]),
-            };
-            let constants = [
-                active,
-                ("COLUMNS", rows as f64),
-                ("ROUTING_PITCH", pitch),
-                ("PITCH", padded(rows) as f64),
-                ("MULTIPLIER", multiplier.into()),
-            ];
-            let bindings = [(0, routing.clone()), (1, self.each.clone()), (2, projection.output.clone())];
-            let grid = [rows.div_ceil(64) as u32, tokens as u32, 1];
-            dispatches.push(Kernel { shader: &SUM_EXPERTS, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)?);
-        }
-        Ok(dispatches)
+        let sum = if sums { Some(self.sum(gpu, rows)?) } else { None };
+        let constants = vec![("ACTIVE", *active as f64), ("EXPERT_ROWS", rows as f64), ("TILES", tiles as f64)];
+        let (groups, rows, number) = (self.groups.clone(), rows as u32, tiles as u32);
+        let tiles = ExpertTiles { groups, constants, rows, number, each_has_input: sums };
+        Ok(Tiled { each, tiles, sort, sum })
     }
+
+    /// Adds up the outputs of each token's experts.
+    fn sum(&self, gpu: &Gpu, rows: usize) -> Result<Dispatch, GpuError> {
+        let MatvecExperts { projection, active, routing, .. } = &self.product;
+        let (multiplier, flags) = match projection.mode {
+            Output::Residual { multiplier } => (multiplier, &[Flag::Residual][..]),
+            _ => (1.0, &[][..]),
+        };
+        let constants = [
+            ("ACTIVE", *active as f64),
+            ("COLUMNS", rows as f64),
+            ("ROUTING_PITCH", routing_pitch(*active) as f64),
+            ("PITCH", padded(rows) as f64),
+            ("MULTIPLIER", multiplier.into()),
+        ];
+        let bindings = [(0, routing.clone()), (1, self.each.clone()), (2, projection.output.clone())];
+        let grid = [rows.div_ceil(64) as u32, projection.tokens as u32, 1];
+        Kernel { shader: &SUM_EXPERTS, flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+    }
+}
+
+/// A product with experts, for kernels that compute it by tiles.
+pub(super) struct Tiled<'a> {
+    /// Each pair's product; its output's stride is that from pair to pair.
+    pub each: Projection<'a>,
+    /// What a tile is.
+    pub tiles: ExpertTiles<'a>,
+    /// To run before.
+    pub sort: Dispatch,
+    /// To run after, where experts are summed up.
+    pub sum: Option<Dispatch>,
+}
+
+/// Which rows and tokens workgroups have, for kernels that import `shared/tile_rows.wgsl`.
+pub(super) struct ExpertTiles<'a> {
+    /// As `sort_experts` writes it.
+    pub groups: Binding<'a>,
+    /// Those of the shared file.
+    pub constants: Vec<(&'static str, f64)>,
+    /// Rows of an expert.
+    pub rows: u32,
+    /// Tiles at most.
+    pub number: u32,
+    /// Whether each pair has an input of its own.
+    pub each_has_input: bool,
 }
 
 /// Arguments of the CPU twin of [`MatvecExperts`] for one token.

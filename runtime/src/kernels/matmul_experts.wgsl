@@ -10,7 +10,6 @@
 
 override ACTIVE: u32;
 override EXPERT_ROWS: u32;
-override OUTPUT_PITCH: u32;
 override TILES: u32;
 
 const WORKGROUP: u32 = 64u;
@@ -112,7 +111,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
 #ifdef BIAS
     v += vec4(bias[row], bias[row + 1u], bias[row + 2u], bias[row + 3u]);
 #endif
-    let at = groups[TILES * 3u + first + lane] * OUTPUT_PITCH;
+    let at = groups[TILES * 3u + first + lane] * params.output_stride;
 #ifdef GLU
     // Rows are gate, up, gate, up.
     output[at + own / 2u] = gated(v.x, v.y);

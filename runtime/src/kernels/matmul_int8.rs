@@ -5,9 +5,11 @@
 
 use super::activations::{Narrow, quantize};
 use super::candidate::{Candidate, Numerics};
+use super::experts::ExpertTiles;
 use super::matvec_int8::is_as_fine;
 use super::project::{Project, ProjectShape};
 use super::projection::Projection;
+use super::weights::GpuChunk;
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
 use crate::program::Phase;
 use haikuq_format::scheme::Scheme;
@@ -49,6 +51,11 @@ pub struct Tile {
 }
 
 impl Tile {
+    /// Tokens of a workgroup.
+    pub(super) fn tokens(self) -> u32 {
+        16 * self.columns
+    }
+
     /// What is best for a matrix of `rows` rows: many tokens an invocation where that leaves enough workgroups, or else bands,
     /// which make more of them.
     fn best(rows: usize, tokens: usize) -> Self {
@@ -95,31 +102,54 @@ impl MatmulInt8<'_> {
         let quantized = Narrow::bytes(projection.matrix.columns, projection.tokens);
         let parts = quantized.parts(&self.scratch)?;
         let mut dispatches = vec![quantize(gpu, projection, &parts, quantized)?];
-
-        let Tile { bands, columns } = self.tile.unwrap_or_else(|| Tile::best(projection.matrix.rows, projection.tokens));
-        let mut flags = projection.flags_without_lookup();
-        let accumulators = [(2, Flag::Columns2), (4, Flag::Columns4), (8, Flag::Columns8)];
-        flags.extend(accumulators.iter().filter(|(least, _)| columns >= *least).map(|(_, flag)| *flag));
-        let tokens = 16 * columns;
-        let constants = [
-            ("BANDS", bands),
-            ("TILE_TOKENS", tokens),
-            ("TOKENS", 2 * bands * tokens),
-            ("TOKEN_SCALES", bands * tokens),
-            ("PARTIAL", if bands > 1 { WORKGROUP } else { 1 }),
-            ("INPUT_PITCH", quantized.units as u32),
-        ];
-        let mut constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
-        constants.push(("ACTIVATION", projection.mode.activation()));
-        for chunk in &projection.matrix.chunks {
-            let params = projection.params(gpu, chunk, 0.0);
-            let mut bindings = projection.bindings(&params, chunk);
-            bindings.retain(|(number, _)| *number != 1);
-            bindings.extend([(1, parts[0].clone()), (9, parts[1].clone())]);
-            let grid = [(chunk.rows as u32).div_ceil(64 / bands), (projection.tokens as u32).div_ceil(tokens), 1];
-            let kernel = Kernel { shader: &MATMUL_INT8, flags: &flags, constants: &constants, bindings: &bindings, grid };
-            dispatches.push(kernel.bind(gpu)?);
-        }
+        let tile = self.tile.unwrap_or_else(|| Tile::best(projection.matrix.rows, projection.tokens));
+        dispatches.extend(multiply(gpu, projection, &parts, quantized, tile, None)?);
         Ok(dispatches)
     }
+}
+
+/// One dispatch a chunk of the matrix, in any order, for activations that have been quantized to `parts`.
+///
+/// # Errors
+/// [`GpuError::Limit`] if a chunk is too large for the device.
+pub(super) fn multiply(
+    gpu: &Gpu,
+    projection: &Projection<'_>,
+    parts: &[Binding<'_>; 2],
+    quantized: Narrow,
+    tile: Tile,
+    experts: Option<&ExpertTiles<'_>>,
+) -> Result<Vec<Dispatch>, GpuError> {
+    let Tile { bands, columns } = tile;
+    let mut flags = projection.flags_without_lookup();
+    let accumulators = [(2, Flag::Columns2), (4, Flag::Columns4), (8, Flag::Columns8)];
+    flags.extend(accumulators.iter().filter(|(least, _)| columns >= *least).map(|(_, flag)| *flag));
+    let tokens = tile.tokens();
+    let constants = [
+        ("BANDS", bands),
+        ("TILE_TOKENS", tokens),
+        ("TOKENS", 2 * bands * tokens),
+        ("TOKEN_SCALES", bands * tokens),
+        ("PARTIAL", if bands > 1 { WORKGROUP } else { 1 }),
+        ("INPUT_PITCH", quantized.units as u32),
+    ];
+    let mut constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
+    constants.push(("ACTIVATION", projection.mode.activation()));
+    if let Some(tiles) = experts {
+        flags.push(Flag::Experts);
+        flags.extend(tiles.each_has_input.then_some(Flag::Each));
+        constants.extend(&tiles.constants);
+    }
+    let bind = |chunk: &GpuChunk| {
+        let params = projection.params(gpu, chunk, 0.0);
+        let mut bindings = projection.bindings(&params, chunk);
+        bindings.retain(|(number, _)| *number != 1);
+        bindings.extend([(1, parts[0].clone()), (9, parts[1].clone())]);
+        bindings.extend(experts.map(|tiles| (7, tiles.groups.clone())));
+        let (rows, tiles) =
+            experts.map_or((chunk.rows as u32, (projection.tokens as u32).div_ceil(tokens)), |tiles| (tiles.rows, tiles.number));
+        let grid = [rows.div_ceil(64 / bands), tiles, 1];
+        Kernel { shader: &MATMUL_INT8, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+    };
+    projection.matrix.chunks.iter().map(bind).collect()
 }

@@ -99,31 +99,42 @@ fn write(sum: vec4<f32>, token: u32, row: u32, band: u32, lane: u32) {
             }
         }
     }
-    if band == 0u && token < params.tokens {
-        write_rows(token, row, total);
+    if band == 0u && is_token(token) {
+        write_rows(output_token(token), row, total);
     }
 }
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let rows = ROWS / BANDS;
+#ifdef EXPERTS
+    if lane == 0u {
+        shared_tile = tile_of(workgroup.y, workgroup.x * rows, rows);
+    }
+    let tile = workgroupUniformLoad(&shared_tile);
+    if tile.z == 0u {
+        return;
+    }
+    take_tile(tile);
+    let first_token = 0u;
+#else
+    let first_token = workgroup.y * TILE_TOKENS;
+#endif
     // Of 32 neighbours eight tokens times four groups of rows: what they read together is least.
     let token = (lane & 7u) + ((lane >> 2u) & 8u);
     let four = ((lane >> 3u) & 3u) + ((lane >> 6u) << 2u);
     let band = four / (16u / BANDS);
     let row = 4u * (four % (16u / BANDS));
     let first_row = workgroup.x * rows;
-    let first_token = workgroup.y * TILE_TOKENS;
     // Beyond the last row, token or unit, the last one is read; activations beyond the last unit are zero.
     let last_row = params.rows - 1u;
     let last_unit = params.units - 1u;
-    let last_token = params.tokens - 1u;
 
     // Which octet the invocation unpacks: neighbours take neighbours.
     let own_row = lane / (4u * BANDS);
     let own_octet = lane & 3u;
     let own_band = (lane >> 2u) & (BANDS - 1u);
-    let source_row = min(first_row + own_row, last_row);
+    let source_row = min(chunk_row(first_row + own_row), last_row);
     // Where its two words go.
     let word_at = (2u * own_band + (own_octet >> 1u)) * rows + own_row;
     let word = 2u * (own_octet & 1u);
@@ -134,12 +145,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let copies = lane < TOKENS;
     let copies_two = TOKENS > WORKGROUP;
     let token_step = WORKGROUP / (2u * BANDS);
-    let begin = 2u * min(first_token + own_token, last_token) * INPUT_PITCH + own_half;
-    let begin_two = 2u * min(first_token + own_token + token_step, last_token) * INPUT_PITCH + own_half;
+    let begin = 2u * input_token(first_token + own_token) * INPUT_PITCH + own_half;
+    let begin_two = 2u * input_token(first_token + own_token + token_step) * INPUT_PITCH + own_half;
     let to = own_half * TILE_TOKENS + own_token;
     // And which scale.
     let copies_scale = lane < TOKEN_SCALES;
-    let scale_from = min(first_token + lane / BANDS, last_token) * INPUT_PITCH + lane % BANDS;
+    let scale_from = input_token(first_token + lane / BANDS) * INPUT_PITCH + lane % BANDS;
     let scale_to = (lane % BANDS) * TILE_TOKENS + lane / BANDS;
 
 #ifdef LEARNED
@@ -236,7 +247,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
     }
     let t = first_token + token;
-    let r = first_row + row;
+    let r = chunk_row(first_row + row);
     write(sums[0], t, r, band, lane);
 #ifdef COLUMNS_2
     write(sums[1], t + 16u, r, band, lane);

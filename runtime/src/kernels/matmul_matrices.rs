@@ -5,8 +5,10 @@
 
 use super::activations::{Narrow, narrow};
 use super::candidate::{Candidate, Numerics};
+use super::experts::ExpertTiles;
 use super::project::Project;
 use super::projection::Projection;
+use super::weights::GpuChunk;
 use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
 use crate::program::Phase;
 use haikuq_format::scheme::Scheme;
@@ -81,7 +83,7 @@ impl Tile {
         32 * self.row_bands
     }
 
-    fn tokens(self) -> u32 {
+    pub(super) fn tokens(self) -> u32 {
         16 * self.blocks * self.token_bands
     }
 
@@ -135,39 +137,61 @@ impl MatmulMatrices<'_> {
         let narrowed = Narrow::halves(projection.matrix.columns, projection.tokens);
         let parts = narrowed.parts(&self.scratch)?;
         let mut dispatches = vec![narrow(gpu, projection, &parts, narrowed)?];
-
         let tile = self.tile.unwrap_or_else(|| Tile::best(projection.matrix.rows, projection.tokens));
-        let mut flags = projection.flags(gpu);
-        flags.extend([Flag::Matrices, Flag::Subgroups]);
-        flags.extend((tile.blocks >= 2).then_some(Flag::Blocks2));
-        flags.extend((tile.blocks >= 4).then_some(Flag::Blocks4));
-        let invocations = 32 * tile.subgroups();
-        let constants = [
-            ("WORKGROUP", invocations),
-            ("ROW_BANDS", tile.row_bands),
-            ("TOKEN_BANDS", tile.token_bands),
-            ("DEPTH", tile.depth()),
-            ("PITCH", tile.pitch()),
-            ("WEIGHTS", tile.rows() * tile.pitch()),
-            ("TOKENS", tile.tokens() * tile.pitch()),
-            ("RESULTS", 256 * tile.subgroups()),
-            ("VECTORS", tile.tokens() * tile.depth() * 8 / invocations),
-            ("INPUT_PITCH", 8 * narrowed.units as u32),
-        ];
-        let mut constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
-        constants.push(("ACTIVATION", projection.mode.activation()));
-        debug_assert!(tile.workgroup_memory() + 128 <= MEMORY);
-        for chunk in &projection.matrix.chunks {
-            let params = projection.params(gpu, chunk, 0.0);
-            let mut bindings = projection.bindings(&params, chunk);
-            bindings.retain(|(number, _)| *number != 1);
-            bindings.extend([(1, parts[0].clone()), (9, parts[1].clone())]);
-            let grid = [(chunk.rows as u32).div_ceil(tile.rows()), (projection.tokens as u32).div_ceil(tile.tokens()), 1];
-            let kernel = Kernel { shader: &MATMUL_MATRICES, flags: &flags, constants: &constants, bindings: &bindings, grid };
-            dispatches.push(kernel.bind(gpu)?);
-        }
+        dispatches.extend(multiply(gpu, projection, &parts, narrowed, tile, None)?);
         Ok(dispatches)
     }
+}
+
+/// One dispatch a chunk of the matrix, in any order, for activations that have been narrowed to `parts`.
+///
+/// # Errors
+/// [`GpuError::Limit`] if a chunk is too large for the device.
+pub(super) fn multiply(
+    gpu: &Gpu,
+    projection: &Projection<'_>,
+    parts: &[Binding<'_>; 2],
+    narrowed: Narrow,
+    tile: Tile,
+    experts: Option<&ExpertTiles<'_>>,
+) -> Result<Vec<Dispatch>, GpuError> {
+    let mut flags = projection.flags(gpu);
+    flags.extend([Flag::Matrices, Flag::Subgroups]);
+    flags.extend((tile.blocks >= 2).then_some(Flag::Blocks2));
+    flags.extend((tile.blocks >= 4).then_some(Flag::Blocks4));
+    let invocations = 32 * tile.subgroups();
+    let constants = [
+        ("WORKGROUP", invocations),
+        ("ROW_BANDS", tile.row_bands),
+        ("TOKEN_BANDS", tile.token_bands),
+        ("DEPTH", tile.depth()),
+        ("PITCH", tile.pitch()),
+        ("WEIGHTS", tile.rows() * tile.pitch()),
+        ("TOKENS", tile.tokens() * tile.pitch()),
+        ("RESULTS", 256 * tile.subgroups()),
+        ("VECTORS", tile.tokens() * tile.depth() * 8 / invocations),
+        ("INPUT_PITCH", 8 * narrowed.units as u32),
+    ];
+    let mut constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
+    constants.push(("ACTIVATION", projection.mode.activation()));
+    debug_assert!(tile.workgroup_memory() + 128 <= MEMORY);
+    if let Some(tiles) = experts {
+        flags.push(Flag::Experts);
+        flags.extend(tiles.each_has_input.then_some(Flag::Each));
+        constants.extend(&tiles.constants);
+    }
+    let bind = |chunk: &GpuChunk| {
+        let params = projection.params(gpu, chunk, 0.0);
+        let mut bindings = projection.bindings(&params, chunk);
+        bindings.retain(|(number, _)| *number != 1);
+        bindings.extend([(1, parts[0].clone()), (9, parts[1].clone())]);
+        bindings.extend(experts.map(|tiles| (7, tiles.groups.clone())));
+        let (rows, tiles) = experts
+            .map_or((chunk.rows as u32, (projection.tokens as u32).div_ceil(tile.tokens())), |tiles| (tiles.rows, tiles.number));
+        let grid = [rows.div_ceil(tile.rows()), tiles, 1];
+        Kernel { shader: &MATMUL_MATRICES, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+    };
+    projection.matrix.chunks.iter().map(bind).collect()
 }
 
 #[cfg(all(test, feature = "native"))]
@@ -187,10 +211,12 @@ mod tests {
         ];
         for scheme in schemes {
             for blocks in [&[][..], &[Flag::Blocks2], &[Flag::Blocks2, Flag::Blocks4]] {
-                let text = MATMUL_MATRICES.expand(&[scheme, blocks, &[Flag::Matrices, Flag::Bias, Flag::Residual]].concat());
-                let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-                let valid = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module);
-                valid.unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+                for experts in [&[Flag::Residual][..], &[Flag::Experts], &[Flag::Experts, Flag::Each]] {
+                    let text = MATMUL_MATRICES.expand(&[scheme, blocks, experts, &[Flag::Matrices, Flag::Bias]].concat());
+                    let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+                    let valid = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module);
+                    valid.unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+                }
             }
         }
     }

@@ -68,8 +68,8 @@ fn write(sums: Sums, row: u32, token: u32) {
             sum += vec4(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
         }
         let t = first_token + (band / ROW_BANDS) * (16u * BLOCKS) + token + own_token;
-        if t < params.tokens {
-            write_rows(t, first_row + (band % ROW_BANDS) * 32u + row + own_row, sum * inverses[t]);
+        if is_token(t) {
+            write_rows(output_token(t), chunk_row(first_row + (band % ROW_BANDS) * 32u + row + own_row), sum * inverses[input_token(t)]);
         }
     }
 }
@@ -77,7 +77,7 @@ fn write(sums: Sums, row: u32, token: u32) {
 // Where the invocation's vec4 `i` of activations lies: its token, and its place in the token's turn.
 fn source(i: u32) -> u32 {
     let at = lane + i * WORKGROUP;
-    let token = min(first_token + at / (DEPTH * 8u), params.tokens - 1u);
+    let token = input_token(first_token + at / (DEPTH * 8u));
     return token * INPUT_PITCH + at % (DEPTH * 8u);
 }
 
@@ -93,6 +93,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
         @builtin(subgroup_invocation_id) lane_in_subgroup: u32,
 #endif
         @builtin(local_invocation_index) index: u32) {
+#ifdef EXPERTS
+    if index == 0u {
+        shared_tile = tile_of(workgroup.y, workgroup.x * 32u * ROW_BANDS, 32u * ROW_BANDS);
+    }
+    let tile = workgroupUniformLoad(&shared_tile);
+    if tile.z == 0u {
+        return;
+    }
+    take_tile(tile);
+    first_token = 0u;
+#else
+    first_token = workgroup.y * 16u * BLOCKS * TOKEN_BANDS;
+#endif
 #ifdef TABLE_WORKGROUP
     table_load(index);
     workgroupBarrier();
@@ -103,10 +116,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>,
     lane = index;
     subgroup = subgroup_index;
     first_row = workgroup.x * 32u * ROW_BANDS;
-    first_token = workgroup.y * 16u * BLOCKS * TOKEN_BANDS;
 
     // Beyond the last row, token or unit, the last one is read; activations beyond the last unit are zero.
-    let row = min(first_row + index / DEPTH, params.rows - 1u);
+    let row = min(chunk_row(first_row + index / DEPTH), params.rows - 1u);
     let unit = index % DEPTH;
     let last_unit = params.units - 1u;
     let weights_at = (index / DEPTH) * PITCH + unit * 8u;

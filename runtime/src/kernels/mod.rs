@@ -33,6 +33,9 @@ pub mod delta_chunks;
 pub mod delta_net;
 pub mod embed;
 pub mod experts;
+pub mod experts_int8;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod experts_matrices;
 pub mod gate_heads;
 pub mod gated_norm;
 pub mod mamba2;
@@ -49,6 +52,7 @@ pub mod multiply;
 pub mod norm;
 pub mod per_layer_inputs;
 pub mod project;
+pub mod project_experts;
 pub mod projection;
 pub mod quantize;
 pub mod rope_cache;
@@ -100,6 +104,7 @@ const SHARED: &[(&str, &str)] = &[
     ("signed_octet", text!("shared/signed_octet")),
     ("query_scaling", text!("shared/query_scaling")),
     ("sin_cos", text!("shared/sin_cos")),
+    ("tile_rows", text!("shared/tile_rows")),
     ("unit", text!("shared/unit")),
     ("unit_halves", text!("shared/unit_halves")),
     ("workgroup_sum", text!("shared/workgroup_sum")),

@@ -5,10 +5,11 @@ use super::candidate::Candidate;
 use super::delta_net::{self, Scan};
 use super::mamba2::{self, Scan as MambaScan};
 use super::project::{self, Project, ProjectHeads};
+use super::project_experts::{self, ProjectExperts};
 #[cfg(not(target_arch = "wasm32"))]
-use super::{attention_prefill_matrices, matmul_matrices};
+use super::{attention_prefill_matrices, experts_matrices, matmul_matrices};
 use super::{attention_prefill_tile, attention_prefill_whole, attention_split, delta_chunks};
-use super::{mamba_chunks, matmul_int8, matmul_tile, matvec_int8};
+use super::{experts_int8, mamba_chunks, matmul_int8, matmul_tile, matvec_int8};
 
 /// Products of a matrix with activations.
 pub static PROJECT: &[&Candidate<Project>] = &[
@@ -24,6 +25,15 @@ pub static PROJECT: &[&Candidate<Project>] = &[
 /// Products of queries, keys and values that rotate and write to the cache at their end. Where none fits, these are two
 /// operations.
 pub static PROJECT_HEADS: &[&Candidate<ProjectHeads>] = &[&matvec_int8::HEADS];
+
+/// Products with the matrices of tokens' experts.
+pub static PROJECT_EXPERTS: &[&Candidate<ProjectExperts>] = &[
+    &project_experts::MATVEC,
+    #[cfg(not(target_arch = "wasm32"))]
+    &experts_matrices::CANDIDATE,
+    &experts_int8::CANDIDATE,
+    &project_experts::MATMUL,
+];
 
 /// Attention over the cache.
 pub static ATTEND: &[&Candidate<Attend>] = &[
@@ -49,5 +59,5 @@ pub fn names() -> Vec<(&'static str, Vec<&'static str>)> {
     fn row<K: super::candidate::Kind>(table: &[&Candidate<K>]) -> (&'static str, Vec<&'static str>) {
         (K::NAME, table.iter().map(|c| c.name).collect())
     }
-    vec![row(PROJECT), row(PROJECT_HEADS), row(ATTEND), row(DELTA_SCAN), row(MAMBA_SCAN)]
+    vec![row(PROJECT), row(PROJECT_HEADS), row(PROJECT_EXPERTS), row(ATTEND), row(DELTA_SCAN), row(MAMBA_SCAN)]
 }

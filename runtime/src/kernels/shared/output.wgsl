@@ -3,6 +3,7 @@
 // chunk), `first_row`, `output_stride`, `multiplier` and `softcap`.
 
 #import activation
+#import tile_rows
 
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 #ifdef BIAS
@@ -21,7 +22,7 @@ fn write_value(token: u32, row: u32, value: f32) {
     if row >= params.rows {
         return;
     }
-    let at = token * params.output_stride + params.first_row + row;
+    let at = token * params.output_stride + output_row(row);
 #ifdef RESIDUAL
     output[at] = fma(params.multiplier, value, output[at]);
 #else
@@ -47,7 +48,7 @@ fn write_rows(token: u32, row: u32, sums: vec4<f32>) {
     let v = vec4(biased(row, sums.x), biased(row + 1u, sums.y), biased(row + 2u, sums.z), biased(row + 3u, sums.w));
 #ifdef GLU
     // Rows are gate, up, gate, up.
-    let at = token * params.output_stride + (params.first_row + row) / 2u;
+    let at = token * params.output_stride + output_row(row) / 2u;
     if row < params.rows {
         output[at] = gated(v.x, v.y);
     }
