@@ -1,12 +1,13 @@
 //! What a package is exported to is read again as what the package has.
 
 use haikuq::architecture::{Decoder, config_of, layout};
-use haikuq::checkpoint::Checkpoint;
+use haikuq::checkpoint::{Checkpoint, Companion, read_companions};
 use haikuq::convert::Conversion;
 use haikuq::export::{Export, ExportError, Exported, Format, GgufType, HfDtype};
 use haikuq::quantize::Recipe;
 use haikuq::reference::Reference;
 use haikuq::reference::stored::StoredWeights;
+use haikuq_runtime::text::{Special, Tokenizer, TokenizerFiles};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -224,7 +225,7 @@ fn a_decoder_that_no_usual_family_says_has_no_config() {
 }
 
 fn gguf(name: &str) -> Format {
-    Format::Gguf(name.parse::<GgufType>().unwrap())
+    Format::Gguf(Some(name.parse::<GgufType>().unwrap()))
 }
 
 #[test]
@@ -332,4 +333,127 @@ fn matrices_without_whole_blocks_get_another_type() {
     assert_eq!(kind("model.layers.0.mlp.gate_proj.weight"), "Q5_0");
     assert_eq!(kind("model.embed_tokens.weight"), "Q8_0");
     assert_eq!(kind("model.norm.weight"), "F32");
+}
+
+#[test]
+fn a_package_on_grids_that_llama_cpp_has_is_written_number_for_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = |name: &str, schemes: [&str; 3]| {
+        let [embedding, attention, mlp] = schemes;
+        let path = folder.path().join(format!("{name}.toml"));
+        let text = format!("embedding = '{embedding}'\nattention = '{attention}'\nmlp = '{mlp}'\nhead = '{embedding}'\n");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    for (name, schemes, kinds) in [
+        ("usual", ["q8/64", "q4/32", "q5/32"], ["Q8_0", "Q4_0", "Q5_0"]),
+        ("others", ["f16", "q3/64", "q8/32"], ["F16", "Q4_0", "Q8_0"]),
+    ] {
+        let (_kept, package) = package(&repository("golden/haiku-7m"), &recipe(name, schemes));
+        let out = folder.path().join(name);
+        let written = export(&package, None, Format::Gguf(None), &out).unwrap();
+        assert_eq!((written.relative_error, difference(&package, &out)), (0.0, 0.0), "{name}");
+        let checkpoint = Checkpoint::open(&out).unwrap();
+        let kind = |name: &str| checkpoint.describe(name).unwrap().1.to_string();
+        let tensors = ["model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.7.mlp.down_proj"];
+        assert_eq!(tensors.map(|t| kind(&format!("{t}.weight"))), kinds);
+    }
+    let (_kept, package) = package(&repository("golden/haiku-7m"), &recipe("offsets", ["q8/64", "q4/32+u4", "q4/32"]));
+    let error = export(&package, None, Format::Gguf(None), &folder.path().join("out")).unwrap_err().to_string();
+    assert!(error.contains("in q4/32+u4 cannot be exported as gguf") && error.contains("(--type)"), "{error}");
+}
+
+/// A checkpoint of made-up weights with these files of a tokenizer.
+fn with_tokenizer(checkpoint: &Path, files: &[Companion]) {
+    std::fs::create_dir(checkpoint).unwrap();
+    files.iter().for_each(|file| std::fs::write(checkpoint.join(&file.name), &file.bytes).unwrap());
+    let tokenizer: Value = serde_json::from_slice(&files.iter().find(|f| f.name == "tokenizer.json").unwrap().bytes).unwrap();
+    let ids = tokenizer["model"]["vocab"].as_object().unwrap().values().filter_map(Value::as_u64);
+    let added = tokenizer["added_tokens"].as_array().unwrap().iter().filter_map(|t| t["id"].as_u64());
+    // A few rows without a token, as checkpoints have them.
+    let vocabulary = ids.chain(added).max().unwrap() as usize + 9;
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": vocabulary, "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2,
+    });
+    std::fs::write(checkpoint.join("config.json"), config.to_string()).unwrap();
+    let layer = "model.layers.0.";
+    let shapes = [
+        ("model.embed_tokens".to_string(), vec![vocabulary, 32]),
+        (format!("{layer}input_layernorm"), vec![32]),
+        (format!("{layer}self_attn.q_proj"), vec![32, 32]),
+        (format!("{layer}self_attn.k_proj"), vec![16, 32]),
+        (format!("{layer}self_attn.v_proj"), vec![16, 32]),
+        (format!("{layer}self_attn.o_proj"), vec![32, 32]),
+        (format!("{layer}post_attention_layernorm"), vec![32]),
+        (format!("{layer}mlp.gate_proj"), vec![64, 32]),
+        (format!("{layer}mlp.up_proj"), vec![64, 32]),
+        (format!("{layer}mlp.down_proj"), vec![32, 64]),
+        ("model.norm".to_string(), vec![32]),
+    ];
+    let number = |i: usize| ((i * 7919 % 1009) as f32 / 1009.0 - 0.5) * 0.2;
+    let bytes: Vec<Vec<u8>> =
+        shapes.iter().map(|(_, shape)| (0..shape.iter().product()).flat_map(|i| number(i).to_le_bytes()).collect()).collect();
+    let views = shapes.iter().zip(&bytes).map(|((name, shape), bytes)| {
+        (format!("{name}.weight"), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(checkpoint.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// What is read of the export of such a checkpoint.
+fn exported_tokenizer(folder: &Path, name: &str, files: &[Companion]) -> Result<Tokenizer, ExportError> {
+    let (checkpoint, out) = (folder.join(format!("{name}-checkpoint")), folder.join(name));
+    with_tokenizer(&checkpoint, files);
+    let (_kept, package) = package(&checkpoint, "q8");
+    export(&package, None, Format::Gguf(None), &out)?;
+    Ok(tokenizer(Checkpoint::open(&out).unwrap().companions()))
+}
+
+fn tokenizer(files: &[Companion]) -> Tokenizer {
+    let bytes = |name: &str| files.iter().find(|f| f.name == name).map(|f| f.bytes.as_slice());
+    let mut found = TokenizerFiles::new(bytes("tokenizer.json").unwrap());
+    found.config = bytes("tokenizer_config.json");
+    Tokenizer::from_files(found).unwrap()
+}
+
+#[test]
+fn tokenizers_are_read_again_with_the_ids_that_they_give() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["smollm2", "llama3", "qwen3", "phi4mini", "harmony"] {
+        let files = read_companions(&repository("tests/fixtures/tokenizers").join(name)).unwrap();
+        let found = exported_tokenizer(folder.path(), name, &files).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let original = tokenizer(&files);
+        for text in ["Hello, world", "  two  spaces", "1234567 and 3.14", "Grüße, 你好 🙂", "don't\n\n\tI'll", "snake_case()"]
+        {
+            let ids = |t: &Tokenizer| t.encode(text, Special::Recognize).unwrap();
+            assert_eq!(ids(&found), ids(&original), "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn tokenizers_of_files_give_the_ids_of_those_that_they_were_made_of() {
+    let (folder, files) = (tempfile::tempdir().unwrap(), repository("tests/fixtures/gguf"));
+    let answers: Value = serde_json::from_slice(&std::fs::read(files.join("tokenizers.json")).unwrap()).unwrap();
+    for name in ["gpt-2", "hunyuan-dense", "llama-bpe", "olmo", "qwen2", "smollm", "spm", "spm-no-prefix"] {
+        let original = Checkpoint::open(files.join(format!("tokenizer-{name}.gguf"))).unwrap().into_companions();
+        let found = exported_tokenizer(folder.path(), name, &original).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (texts, ids) = (answers["texts"].as_array().unwrap(), answers["ids"][name].as_array().unwrap());
+        for (text, ids) in texts.iter().zip(ids).filter(|(_, ids)| ids.is_array()) {
+            let found = found.encode(text.as_str().unwrap(), Special::Recognize).unwrap();
+            assert_eq!(json!(found), *ids, "{name}: {text}");
+        }
+    }
+}
+
+/// These were not trained by SentencePiece: of the pairs that make a piece they merge some alone.
+#[test]
+fn merges_that_scores_do_not_say_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["gemma2", "gemma3", "mistral", "phi3"] {
+        let files = read_companions(&repository("tests/fixtures/tokenizers").join(name)).unwrap();
+        let error = exported_tokenizer(folder.path(), name, &files).err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|error| error.contains("its merges are none that scores say")), "{name}: {error:?}");
+    }
 }

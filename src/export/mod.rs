@@ -30,8 +30,8 @@ use std::path::{Path, PathBuf};
 pub enum Format {
     /// A folder that transformers loads.
     Hf(HfDtype),
-    /// A file that llama.cpp loads, with matrices in that type.
-    Gguf(GgufType),
+    /// A file that llama.cpp loads, with matrices in that type, or in those that hold the package's numbers as they are.
+    Gguf(Option<GgufType>),
 }
 
 /// A package and what to make of it.
@@ -106,13 +106,16 @@ impl Export {
         let rounding = match self.format {
             Format::Hf(dtype) => hf::write(&mut folder, &class, &weights, dtype, self.shard_bytes, &files)?,
             Format::Gguf(wanted) => {
-                let name = format!("{}-{}.gguf", self.name(), wanted.name());
+                let name = match wanted {
+                    Some(wanted) => format!("{}-{}.gguf", self.name(), wanted.name()),
+                    None => format!("{}.gguf", self.name()),
+                };
                 let original = self.original(&weights)?;
                 let read = |tensor: &str| match &original {
                     Some(decoder) => Ok(decoder.read(tensor)?),
                     None => Ok(weights.read(tensor)?),
                 };
-                gguf::write(&mut folder, &name, &class, wanted, &files, read)?
+                gguf::write(&mut folder, &name, &class, &weights.manifest, wanted, &files, read)?
             }
         };
         let files = folder.finish()?;
@@ -139,6 +142,11 @@ impl Export {
     /// The checkpoint with the original weights, where it is named.
     fn original(&self, weights: &StoredWeights) -> Result<Option<Decoder>, ExportError> {
         let Some(path) = &self.checkpoint else { return Ok(None) };
+        if self.format == Format::Gguf(None) {
+            let why = "without --type it holds the package's numbers, and --checkpoint has others; name a type to round those to"
+                .into();
+            return Err(ExportError::Refused { what: path.display().to_string(), format: "gguf", why });
+        }
         let decoder = Decoder::from_checkpoint(Checkpoint::open(path)?.text_only())?;
         match differs(&decoder.spec, &weights.manifest.spec) {
             None => Ok(Some(decoder)),

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Named {
     pub(super) name: String,
+    /// The canonical tensor that it is a part of, or all of.
+    pub(super) canonical: String,
     pub(super) shape: Vec<usize>,
 }
 
@@ -60,7 +62,11 @@ pub(super) fn each(
 fn of(source: &Source, tensor: &TensorSpec) -> Vec<Named> {
     let shapes: BTreeMap<&str, Vec<usize>> =
         source.parts.iter().map(|part| (part.tensor.as_str(), part.shape_in(&tensor.shape))).collect();
-    source.tensors().into_iter().map(|name| Named { name: name.into(), shape: shapes[name].clone() }).collect()
+    source
+        .tensors()
+        .into_iter()
+        .map(|name| Named { name: name.into(), canonical: tensor.name.clone(), shape: shapes[name].clone() })
+        .collect()
 }
 
 /// The numbers of one of these.

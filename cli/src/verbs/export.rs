@@ -14,8 +14,9 @@ const EXAMPLES: &str = "\
 haikuq export smollm2.q4 --format hf --out smollm2-hf               for transformers and its kin
 haikuq export gemma.q4 --format hf --dtype bf16 --out gemma-hf      where f16 is too narrow
 haikuq export phi.q4 --format hf --checkpoint phi-2 --out phi-hf    by the checkpoint's config
+haikuq export smollm2.uniform --format gguf --out gguf              for llama.cpp, the very numbers
 haikuq export smollm2.q4 --format gguf --type q4_k --checkpoint SmolLM2-135M --out gguf
-                                                                    for llama.cpp and its kin";
+                                                                    the original's, rounded anew";
 
 /// Write a package's weights as the files of other programs
 #[derive(Args, Debug)]
@@ -32,8 +33,8 @@ pub struct ExportArgs {
     /// Numbers of hf: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]
     #[arg(long, value_enum, value_name = "DTYPE")]
     dtype: Option<DtypeArg>,
-    /// Matrices of gguf: f32, f16, q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, q4_k, q5_k, q6_k
-    #[arg(long = "type", value_name = "TYPE", required_if_eq("format", "gguf"))]
+    /// Matrices of gguf: f32, f16, q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, q4_k, q5_k, q6_k [default: what holds the package's numbers]
+    #[arg(long = "type", value_name = "TYPE")]
     gguf_type: Option<GgufType>,
     /// The checkpoint that the package was made of: hf takes its config.json, gguf its weights, which are then rounded once
     #[arg(long, value_name = "DIR")]
@@ -70,7 +71,7 @@ impl DtypeArg {
 pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let format = match (args.format, args.dtype, args.gguf_type) {
         (FormatArg::Hf, dtype, None) => Format::Hf(dtype.map_or(HfDtype::default(), DtypeArg::dtype)),
-        (FormatArg::Gguf, None, Some(wanted)) => Format::Gguf(wanted),
+        (FormatArg::Gguf, None, wanted) => Format::Gguf(wanted),
         (FormatArg::Hf, ..) => anyhow::bail!("--type is for --format gguf; the numbers of hf are chosen by --dtype"),
         (FormatArg::Gguf, ..) => anyhow::bail!("--dtype is for --format hf; the matrices of gguf are chosen by --type"),
     };

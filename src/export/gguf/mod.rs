@@ -18,6 +18,7 @@ use crate::architecture::Decoder;
 use crate::checkpoint::{Checkpoint, RowOrder, gguf_name};
 use container::{Entry, Writer};
 use haikuq_format::DecoderSpec;
+use haikuq_format::manifest::Manifest;
 use keys::Keys;
 use std::io::{BufWriter, Write};
 
@@ -32,22 +33,23 @@ struct Stored {
     added: f32,
 }
 
-/// Writes the file `name`, with the numbers that `read` has for canonical tensors. What rounding cost.
+/// Writes the file `name`, with the numbers that `read` has for canonical tensors: matrices in the type that is `wanted`, or in those
+/// that hold the package's numbers as they are. What rounding cost.
 pub(super) fn write(
     folder: &mut Folder,
     name: &str,
     class: &Class,
-    wanted: GgufType,
+    manifest: &Manifest,
+    wanted: Option<GgufType>,
     files: &[(String, Vec<u8>)],
     read: impl Fn(&str) -> Result<Vec<f32>, ExportError>,
 ) -> Result<Rounding, ExportError> {
     let spec = &class.layout.spec;
     let family = keys::family(class)?;
-    let mut keys = Keys::of(class, family, wanted)?;
-    tokenizer::add(&mut keys, files, spec)?;
     let mut stored = Vec::new();
     if let Some(factors) = keys::rope_factors(class) {
-        let own = Named { name: "rope_freqs.weight".into(), shape: vec![factors.len()] };
+        let name = String::from("rope_freqs.weight");
+        let own = Named { canonical: name.clone(), name, shape: vec![factors.len()] };
         let entry = Entry { name: own.name.clone(), shape: own.shape.clone(), kind: GgufType::F32 };
         stored.push((Stored { entry, own, rotary_pairs: false, added: 0.0 }, Some(factors)));
     }
@@ -57,10 +59,15 @@ pub(super) fn write(
             return Err(ExportError::Refused { what: own.name, format: FORMAT, why });
         };
         let is_head = found.name == "output.weight" || (spec.tied_head && found.name == "token_embd.weight");
-        let kind = wanted.of(&own.shape, is_head);
+        let kind = match (wanted, manifest.tensor(&own.canonical)) {
+            (None, Some(tensor)) => GgufType::holding(&own, tensor.scheme)?,
+            (wanted, _) => wanted.unwrap_or(GgufType::F32).of(&own.shape, is_head),
+        };
         let entry = Entry { name: found.name, shape: own.shape.clone(), kind };
         stored.push((Stored { entry, own, rotary_pairs: found.rotary_pairs, added: found.added }, None));
     }
+    let mut keys = Keys::of(class, family, wanted.unwrap_or_else(|| most(stored.iter().map(|(s, _)| &s.entry))))?;
+    tokenizer::add(&mut keys, files, spec)?;
     let (file, path) = folder.create(name)?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
     let io = |e| ExportError::io(&path)(e);
@@ -69,7 +76,7 @@ pub(super) fn write(
     let mut rest = stored.into_iter();
     let mut next = rest.next();
     if let Some((first, Some(factors))) = &next {
-        let bytes = types::encode(&first.entry, factors, &mut rounding)?;
+        let bytes = types::encode(&first.entry, factors, false, &mut rounding)?;
         writer.tensor(&bytes).map_err(io)?;
         next = rest.next();
     }
@@ -83,7 +90,7 @@ pub(super) fn write(
         if stored.added != 0.0 {
             numbers.iter_mut().for_each(|x| *x += stored.added);
         }
-        let bytes = types::encode(&stored.entry, &numbers, &mut rounding)?;
+        let bytes = types::encode(&stored.entry, &numbers, wanted.is_none(), &mut rounding)?;
         next = rest.next();
         writer.tensor(&bytes).map_err(io)
     })?;
@@ -92,6 +99,19 @@ pub(super) fn write(
     folder.close(name, &file, &path)?;
     check(&path, spec, files)?;
     Ok(rounding)
+}
+
+/// The type of most numbers.
+fn most<'a>(entries: impl Iterator<Item = &'a Entry>) -> GgufType {
+    let mut counts: Vec<(GgufType, usize)> = Vec::new();
+    for entry in entries {
+        let numbers = entry.shape.iter().product::<usize>();
+        match counts.iter_mut().find(|(kind, _)| *kind == entry.kind) {
+            Some((_, count)) => *count += numbers,
+            None => counts.push((entry.kind, numbers)),
+        }
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map_or(GgufType::F32, |(kind, _)| kind)
 }
 
 /// Rows of heads as llama.cpp rotates them: neighbours, and not halves.

@@ -9,7 +9,7 @@ use crate::checkpoint::gguf_split_name;
 use haikuq_format::DecoderSpec;
 use haikuq_runtime::package::additional_chat_template_name;
 use serde_json::Value as Json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Kinds of tokens.
 const NORMAL: i32 = 1;
@@ -86,24 +86,33 @@ pub(super) fn add(keys: &mut Keys, files: &Files, spec: &DecoderSpec) -> Result<
     Ok(())
 }
 
-/// The file's merges must be the package's: where scores stand for them, they may say others.
+/// The file's merges must be the package's. Scores stand for the order of pieces, and for all pairs that make a piece.
 pub(super) fn check(read: &Decoder, files: &Files) -> Result<(), ExportError> {
     let Some(expected) = json(files, "tokenizer.json")? else { return Ok(()) };
     let found = read.checkpoint().companion("tokenizer.json").and_then(|bytes| serde_json::from_slice(bytes).ok());
-    let (found, expected) = (merges(&found.unwrap_or_default()), merges(&expected));
-    match found == expected {
-        true => Ok(()),
-        false => {
-            let at = found.iter().zip(&expected).take_while(|(a, b)| a == b).count();
-            let of = |list: &[[String; 2]]| list.get(at).map_or("none".to_string(), |[a, b]| format!("{a:?} {b:?}"));
-            let why = format!(
-                "its merges have an order that no scores say: merge {at} is {}, and would be {}",
-                of(&expected),
-                of(&found)
-            );
-            Err(refused(why))
+    let [found, expected] = [found.unwrap_or_default(), expected].map(|t| pieces(&merges(&t)));
+    let Some(at) = (0..found.len().max(expected.len())).find(|i| found.get(*i) != expected.get(*i)) else { return Ok(()) };
+    let of = |list: &[(String, BTreeSet<usize>)]| match list.get(at) {
+        Some((piece, splits)) => format!("{piece:?} of {} pairs", splits.len()),
+        None => "none".into(),
+    };
+    let (found, expected) = (of(&found), of(&expected));
+    Err(refused(format!("its merges are none that scores say: piece {at} is {expected}, and would be {found} in llama.cpp")))
+}
+
+/// Pieces in the order in which they are made, with the places at which they may be put together.
+fn pieces(merges: &[[String; 2]]) -> Vec<(String, BTreeSet<usize>)> {
+    let mut places = HashMap::new();
+    let mut all = Vec::<(String, BTreeSet<usize>)>::new();
+    for [a, b] in merges {
+        let piece = format!("{a}{b}");
+        let place = *places.entry(piece.clone()).or_insert(all.len());
+        if place == all.len() {
+            all.push((piece, BTreeSet::new()));
         }
+        all[place].1.insert(a.len());
     }
+    all
 }
 
 /// Tokens by id, with their kinds.

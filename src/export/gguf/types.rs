@@ -1,10 +1,14 @@
-//! Number formats, rounded as candle does, which is llama.cpp's way without an importance matrix.
+//! Number formats. Numbers are rounded as candle does, which is llama.cpp's way without an importance matrix; or they are stored as
+//! they are, where a package's scheme has the very grid of a type.
 
+use super::super::tensors::Named;
 use super::super::{ExportError, Rounding};
 use super::FORMAT;
 use super::container::Entry;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use haikuq_format::scheme::{Bits, Codebook, Offset, Scheme};
+use half::f16;
 use std::str::FromStr;
 
 /// A number format of GGUF files.
@@ -80,6 +84,40 @@ impl GgufType {
         }
     }
 
+    /// The type that holds the numbers of a tensor in that scheme as they are.
+    pub(super) fn holding(tensor: &Named, scheme: Scheme) -> Result<Self, ExportError> {
+        let fits = |kind: GgmlDType| tensor.shape.last().is_some_and(|n| n.is_multiple_of(kind.block_size()));
+        let kind = match scheme {
+            Scheme::F32 => Some(GgmlDType::F32),
+            Scheme::F16 => Some(GgmlDType::F16),
+            Scheme::Grouped(g) if g.offset == Offset::None && g.codebook == Codebook::Uniform => Some(match g.bits {
+                Bits::B3 | Bits::B4 => GgmlDType::Q4_0,
+                Bits::B5 => GgmlDType::Q5_0,
+                Bits::B8 => GgmlDType::Q8_0,
+            }),
+            Scheme::Grouped(_) => None,
+        };
+        // A vector is f32 in both.
+        let vector = tensor.shape.len() < 2;
+        kind.filter(|kind| fits(*kind)).map(|kind| if vector { Self::F32 } else { Self(kind) }).ok_or_else(|| {
+            let why =
+                "no type of GGUF files holds these numbers as they are; name one to round them to (--type), or convert the \
+                       checkpoint by a recipe whose grids llama.cpp has, such as q4-uniform"
+                    .into();
+            ExportError::Refused { what: format!("{} {:?} in {scheme}", tensor.name, tensor.shape), format: FORMAT, why }
+        })
+    }
+
+    /// Steps on either side of zero in a block of 32 numbers with one scale.
+    fn steps(self) -> Option<i32> {
+        match self.0 {
+            GgmlDType::Q4_0 => Some(8),
+            GgmlDType::Q5_0 => Some(16),
+            GgmlDType::Q8_0 => Some(128),
+            _ => None,
+        }
+    }
+
     /// Bytes of so many numbers, which are whole blocks.
     pub(super) fn bytes(self, numbers: usize) -> usize {
         numbers / self.0.block_size() * self.0.type_size()
@@ -105,8 +143,22 @@ impl GgufType {
     }
 }
 
-/// A tensor's blocks.
-pub(super) fn encode(entry: &Entry, numbers: &[f32], rounding: &mut Rounding) -> Result<Vec<u8>, ExportError> {
+/// A tensor's blocks; with `exact` they hold the very numbers.
+pub(super) fn encode(entry: &Entry, numbers: &[f32], exact: bool, rounding: &mut Rounding) -> Result<Vec<u8>, ExportError> {
+    if let Some(steps) = entry.kind.steps().filter(|_| exact) {
+        let mut bytes = Vec::with_capacity(entry.kind.bytes(numbers.len()));
+        for (i, block) in numbers.as_chunks::<32>().0.iter().enumerate() {
+            let Some((scale, codes)) = on_grid(steps, block) else {
+                let what = format!("{} in {}", entry.name, entry.kind.name());
+                let why =
+                    format!("the 32 numbers from number {} on are no multiples of an f16; name a --type to round to", 32 * i);
+                return Err(ExportError::Refused { what, format: FORMAT, why });
+            };
+            store(steps, scale, &codes, &mut bytes);
+        }
+        numbers.iter().for_each(|x| rounding.add(*x, *x));
+        return Ok(bytes);
+    }
     if entry.kind == GgufType::F32 {
         numbers.iter().for_each(|x| rounding.add(*x, *x));
         return Ok(numbers.iter().flat_map(|x| x.to_le_bytes()).collect());
@@ -123,10 +175,51 @@ pub(super) fn encode(entry: &Entry, numbers: &[f32], rounding: &mut Rounding) ->
     })?;
     for (x, stored) in numbers.iter().zip(&stored) {
         if !stored.is_finite() {
-            let (tensor, largest) = (entry.name.clone(), half::f16::MAX.to_f32());
+            let (tensor, largest) = (entry.name.clone(), f16::MAX.to_f32());
             return Err(ExportError::Range { tensor, number: *x, dtype: entry.kind.name(), largest });
         }
         rounding.add(*x, *stored);
     }
     Ok(bytes)
+}
+
+/// A scale of which all numbers of a block are multiples, by at most so many `steps` below zero and one less above.
+fn on_grid(steps: i32, block: &[f32; 32]) -> Option<(f16, [i32; 32])> {
+    let largest = block.iter().copied().fold(0.0f32, |a, b| if b.abs() > a.abs() { b } else { a });
+    if largest == 0.0 {
+        return Some((f16::ZERO, [0; 32]));
+    }
+    let codes_by = |scale: f16| {
+        let step = scale.to_f32();
+        let mut codes = [0; 32];
+        for (code, x) in codes.iter_mut().zip(block) {
+            let near = (x / step).round();
+            if !(-steps as f32..steps as f32).contains(&near) || near * step != *x {
+                return None;
+            }
+            *code = near as i32;
+        }
+        Some((scale, codes))
+    };
+    let of_code = |code: i32| {
+        let scale = f16::from_f32(largest / code as f32);
+        (scale.to_f32() * code as f32 == largest).then(|| codes_by(scale)).flatten()
+    };
+    (1..=steps).find_map(|code| of_code(-code).or_else(|| of_code(code)))
+}
+
+/// A block as ggml has it.
+fn store(steps: i32, scale: f16, codes: &[i32; 32], bytes: &mut Vec<u8>) {
+    bytes.extend(scale.to_le_bytes());
+    if steps == 128 {
+        bytes.extend(codes.map(|code| code as i8 as u8));
+        return;
+    }
+    let codes = codes.map(|code| (code + steps) as u32);
+    if steps == 16 {
+        let high = codes.iter().enumerate().fold(0, |high, (i, code)| high | (code >> 4) << i);
+        bytes.extend(high.to_le_bytes());
+    }
+    let (low, high) = codes.split_at(16);
+    bytes.extend(low.iter().zip(high).map(|(a, b)| (a & 15 | (b & 15) << 4) as u8));
 }
