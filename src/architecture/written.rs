@@ -1,7 +1,7 @@
 //! [`config_of`]: a `config.json` that a family's class reads as a given decoder.
 //!
 //! A package has the decoder and not the config that it was read from. Here the usual families' configs are tried in turn: the
-//! first that says exactly this decoder is one. What a guess cannot say is so never written.
+//! first that says exactly this decoder is one. So no guess is ever written that says another.
 
 use super::rope::inverse_frequencies;
 use haikuq_format::DecoderSpec;
