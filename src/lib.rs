@@ -22,6 +22,8 @@
 //! measured against, and [`golden`] keeps what it says. [`runner`] loads a package on a GPU
 //! ([`kernel_times`] keeps what it measured there); reference and runner are a [`model::LanguageModel`].
 //!
+//! [`export`] writes a package's numbers as the files of other programs.
+//!
 //! Downloading checkpoints, serving packages and the program are crates of their own: `haikuq-hub`, `haikuq-serve`,
 //! `haikuq-cli`.
 
@@ -32,6 +34,7 @@ pub mod checkpoint;
 pub mod convert;
 pub mod documents;
 pub mod exponentials;
+pub mod export;
 pub mod golden;
 mod header;
 pub mod kept;

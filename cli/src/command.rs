@@ -5,7 +5,8 @@
 
 use crate::output::Context;
 use crate::verbs::{
-    bench, calibrate, chat, completions, convert, diff, doctor, golden, inspect, run, score, serve, site, validate, verify,
+    bench, calibrate, chat, completions, convert, diff, doctor, export, golden, inspect, run, score, serve, site, validate,
+    verify,
 };
 use clap::{ArgAction, Parser, Subcommand};
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ pub enum Command {
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Diff(diff::DiffArgs),
+    Export(export::ExportArgs),
     Golden(golden::GoldenArgs),
     Validate(validate::ValidateArgs),
     Score(score::ScoreArgs),
@@ -65,6 +67,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args, context),
             Self::Verify(args) => verify::run(args, context),
             Self::Diff(args) => diff::run(args, context),
+            Self::Export(args) => export::run(args, context),
             Self::Golden(args) => golden::run(args, context),
             Self::Validate(args) => validate::run(args, context),
             Self::Score(args) => score::run(args, context),

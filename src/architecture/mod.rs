@@ -40,10 +40,13 @@ mod source;
 mod stablelm;
 #[cfg(test)]
 mod tests;
+mod written;
 
 pub use decoder::Decoder;
 pub use error::ArchitectureError;
 pub use source::{Order, Part, Source};
+pub(crate) use written::classes;
+pub use written::config_of;
 
 use crate::checkpoint::{Checkpoint, Wanted, WantedTensor};
 use config::Config;
@@ -52,6 +55,7 @@ use haikuq_format::spec::PerLayerEmbedding;
 use names::{Blocks, Names};
 use serde_json::Value;
 use source::Sources;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A model family: what its configs are called, and how one is read.
@@ -132,6 +136,8 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
 
 /// What a family makes of a config.
 struct Mapping {
+    /// The class that computes it.
+    architecture: &'static str,
     spec: DecoderSpec,
     names: Names,
     /// What a user should know of how the config was read, a sentence each.
@@ -151,8 +157,8 @@ struct Mapping {
 impl Mapping {
     /// The mapping of a family that has names for everything in its spec.
     fn new(spec: DecoderSpec, names: Names) -> Self {
-        let (notes, scales, unread) = (Vec::new(), Vec::new(), Vec::new());
-        Self { spec, names, notes, blocks: None, scales, beside: &[], unread, per_layer_rows: None }
+        let (architecture, notes, scales, unread) = ("", Vec::new(), Vec::new(), Vec::new());
+        Self { architecture, spec, names, notes, blocks: None, scales, beside: &[], unread, per_layer_rows: None }
     }
 
     /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].
@@ -187,6 +193,26 @@ impl Mapping {
         let (embedding, head) = (format!("{base}{embedding}.weight"), format!("{head}.weight"));
         Wanted { tensors, base: base.into(), embedding, head, tied: self.spec.tied_head }
     }
+}
+
+/// What a config says without any weights: the decoder, and what each canonical tensor is made of.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The class that computes it.
+    pub architecture: &'static str,
+    /// The decoder.
+    pub spec: DecoderSpec,
+    /// Canonical name to what it is made of; one entry for each of [`DecoderSpec::tensors`].
+    pub sources: BTreeMap<String, Source>,
+}
+
+/// Reads a `config.json`, and what `generation_config.json` adds to it. `path` is the config's, for errors.
+///
+/// # Errors
+/// See [`ArchitectureError`].
+pub fn layout(path: &Path, config: &Value, generation: Option<&Value>) -> Result<Layout, ArchitectureError> {
+    let mapping = mapping(path, config, generation)?;
+    Ok(Layout { architecture: mapping.architecture, sources: mapping.sources(), spec: mapping.spec })
 }
 
 /// Finds a checkpoint's family and loads it.
@@ -224,6 +250,7 @@ fn mapping(path: &Path, config: &Value, generation: Option<&Value>) -> Result<Ma
         return Err(ArchitectureError::Unknown { path: path.into(), found, known });
     };
     let mut mapping = (family.load)(&Config::new(path, config, generation))?;
+    mapping.architecture = family.architectures[0];
     if let (Some(name), Some(kind)) = (&architecture, &model_type)
         && !family.architectures.contains(&name.as_str())
     {

@@ -43,6 +43,12 @@ pub(super) fn table_with_theta(config: &Config<'_>, head_dim: usize, theta: f64)
     table_of(config, parameters(config)?.as_ref(), head_dim, defaults)
 }
 
+/// The table that settings in the new style describe, if they do.
+pub(super) fn of_settings(settings: &serde_json::Value, head_dim: usize) -> Option<RopeTable> {
+    let config = Config::new(std::path::Path::new("config.json"), settings, None);
+    table_of(&config, Some(&config), head_dim, RopeDefaults::USUAL).ok()
+}
+
 /// The config's table of settings, in either style; the older one wins, if it has entries.
 pub(super) fn parameters<'a>(config: &Config<'a>) -> Result<Option<Config<'a>>, ArchitectureError> {
     match config.table("rope_scaling")? {
@@ -121,7 +127,7 @@ pub(super) fn original_context(config: &Config<'_>, parameters: &Config<'_>) -> 
 
 /// `1 / θ^(2i / d)` for the pairs of `d` dimensions. The power is taken in f64 and rounded, which is what a correctly
 /// rounded f32 power gives. An odd `d` is rounded up to pairs.
-fn inverse_frequencies(theta: f64, dimensions: usize) -> Vec<f32> {
+pub(super) fn inverse_frequencies(theta: f64, dimensions: usize) -> Vec<f32> {
     powers(theta, dimensions).iter().map(|p| 1.0 / p).collect()
 }
 

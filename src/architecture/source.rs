@@ -72,7 +72,7 @@ impl Part {
     }
 
     /// The shape that the whole tensor must have, of a canonical one of `shape`.
-    pub(super) fn shape_in(&self, shape: &[usize]) -> Vec<usize> {
+    pub fn shape_in(&self, shape: &[usize]) -> Vec<usize> {
         let mut shape = shape.to_vec();
         shape[0] = self.of;
         if let (Some([_, all]), Some(columns)) = (self.columns, shape.get_mut(1)) {

@@ -22,9 +22,10 @@ mod tokenizer;
 mod wanted;
 
 pub use error::{CheckpointError, Nearest};
+pub(crate) use gguf::{gguf_name, split_name as gguf_split_name};
 pub use onnx::OnnxError;
 pub use tensor::{Dtype, RowOrder, TensorView};
-pub(crate) use text_only::TEXT_CONFIG;
+pub(crate) use text_only::{TEXT_CONFIG, text_config};
 pub use tokenizer::files as tokenizer_files;
 pub use wanted::{Wanted, WantedTensor};
 
@@ -304,7 +305,7 @@ fn source(path: &Path) -> Result<Source, CheckpointError> {
 }
 
 /// Reads JSON of a checkpoint's folder.
-fn read_json(folder: &Path, path: &Path) -> Result<Value, CheckpointError> {
+pub(crate) fn read_json(folder: &Path, path: &Path) -> Result<Value, CheckpointError> {
     regular::within(folder, path)?;
     json::read(path)
 }

@@ -56,7 +56,7 @@ impl Checkpoint {
 }
 
 /// The language model's config, with what it has from the whole.
-fn text_config(whole: &Value) -> Option<Value> {
+pub(crate) fn text_config(whole: &Value) -> Option<Value> {
     let mut config: Map<String, Value> = whole.get(TEXT_CONFIG)?.as_object()?.clone();
     let given = |value: Option<&Value>| value.filter(|v| !v.is_null()).cloned();
     for key in SHARED {

@@ -129,13 +129,14 @@ pub enum RecipeError {
 }
 
 /// The recipes of `configs/`, the default first.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("q4", include_str!("../../configs/q4.toml")),
     ("q4-small", include_str!("../../configs/q4-small.toml")),
     ("q3", include_str!("../../configs/q3.toml")),
     ("q3-small", include_str!("../../configs/q3-small.toml")),
     ("q4-fast", include_str!("../../configs/q4-fast.toml")),
     ("q3-fast", include_str!("../../configs/q3-fast.toml")),
+    ("q4-uniform", include_str!("../../configs/q4-uniform.toml")),
     ("q8", include_str!("../../configs/q8.toml")),
     ("f16", include_str!("../../configs/f16.toml")),
     ("f32", include_str!("../../configs/f32.toml")),
@@ -376,7 +377,7 @@ mod tests {
             Recipe::load("q5")
                 .unwrap_err()
                 .to_string()
-                .contains("recipes are q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32")
+                .contains("recipes are q4, q4-small, q3, q3-small, q4-fast, q3-fast, q4-uniform, q8, f16, f32")
         );
     }
 }

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod convert;
 pub mod diff;
 pub mod doctor;
+pub mod export;
 pub mod golden;
 pub mod inspect;
 pub mod run;

@@ -268,6 +268,31 @@ pub(super) fn find(name: &str) -> Option<&'static Family> {
     all().find(|f| f.name == name)
 }
 
+/// What a tensor of a family's checkpoint is in a GGUF file.
+pub(crate) struct GgufName {
+    pub(crate) name: String,
+    /// Whether rows of queries or keys are brought into the order of neighbours.
+    pub(crate) rotary_pairs: bool,
+    /// What is added to every number.
+    pub(crate) added: f32,
+}
+
+/// What the tensor `own` of a family's checkpoint is called in a file whose `general.architecture` is `architecture`, if it
+/// has a name there.
+pub(crate) fn gguf_name(architecture: &str, own: &str) -> Option<GgufName> {
+    let family = find(architecture)?;
+    let (stem, suffix) = own.rsplit_once('.')?;
+    let within = stem.strip_prefix(family.layers).and_then(|rest| rest.strip_prefix('.')?.split_once('.'));
+    let (table, stem, prefix) = match within {
+        Some((layer, stem)) => (family.inside, stem, format!("blk.{layer}.")),
+        None => (family.outside, stem, String::new()),
+    };
+    let (name, _) = table.iter().find(|(_, known)| *known == stem)?;
+    let rotary_pairs = family.rotary_pairs && matches!(*name, "attn_q" | "attn_k");
+    let added = if family.gains_plus_one && name.ends_with("norm") && suffix == "weight" { 1.0 } else { 0.0 };
+    Some(GgufName { name: format!("{prefix}{name}.{suffix}"), rotary_pairs, added })
+}
+
 /// Names of all families.
 pub(super) fn supported() -> String {
     all().map(|f| f.name).collect::<Vec<_>>().join(", ")

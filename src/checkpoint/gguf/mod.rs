@@ -16,7 +16,9 @@ mod tensors;
 mod tokenizer;
 mod types;
 
+pub(crate) use family::gguf_name;
 pub(super) use tokenizer::QWEN_2_SPLIT;
+pub(crate) use tokenizer::split_name;
 
 use super::file::MappedFile;
 use super::recognize::{entries, name_of};

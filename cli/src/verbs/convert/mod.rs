@@ -43,7 +43,7 @@ pub struct ConvertArgs {
     /// Folder of the package to make
     #[arg(short, long, value_name = "DIR", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
-    /// q4, q4-small, q3, q3-small, q4-fast, q3-fast, q8, f16, f32, or a .toml file
+    /// q4, q4-small, q3, q3-small, q4-fast, q3-fast, q4-uniform, q8, f16, f32, or a .toml file
     #[arg(short, long, value_name = "NAME|FILE.toml", default_value = "q4")]
     recipe: String,
     /// Text, chats as .jsonl, or a file of `haikuq calibrate` [default: a built-in text]

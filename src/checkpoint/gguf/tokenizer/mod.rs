@@ -12,6 +12,7 @@ use super::container::Container;
 use super::family::Family;
 use serde_json::{Value, json};
 pub(in crate::checkpoint) use split::QWEN_2 as QWEN_2_SPLIT;
+pub(crate) use split::split_name;
 use vocabulary::{Kind, Vocabulary};
 
 /// What a file says of text.

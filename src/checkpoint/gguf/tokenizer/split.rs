@@ -3,7 +3,8 @@
 
 use super::super::super::CheckpointError;
 use super::super::container::Container;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 const KEY: &str = "tokenizer.ggml.pre";
 
@@ -51,9 +52,22 @@ const DEEPSEEK_3: [&str; 3] = [
 /// Finds the file's way; where it names none, GPT-2's is assumed.
 pub(super) fn find(container: &Container<'_>) -> Result<Split, CheckpointError> {
     let name = container.text(KEY)?.unwrap_or("default");
+    let unknown = || {
+        let why = format!(
+            "{KEY} {name:?} is not known (known: gpt-2, phi-2, olmo, mpt, smollm, starcoder, refact, command-r, llama-bpe, \
+             dbrx, smaug-bpe, qwen2, qwen35, stablelm2, gpt-4o, hunyuan-dense, tekken and their \
+             like)"
+        );
+        CheckpointError::GgufTokenizer { file: container.file.into(), why }
+    };
+    of(name).ok_or_else(unknown)
+}
+
+/// The way of that name.
+fn of(name: &str) -> Option<Split> {
     let plain = |cut| Split { name: name.into(), cut, composes: false, ignores_merges: false, adds_bos: false, assumed: false };
     let composed = |cut| Split { composes: true, ..plain(cut) };
-    Ok(match name {
+    Some(match name {
         "default" => Split { assumed: true, ..plain(Cut::Gpt2) },
         "gpt-2" | "gpt2" | "phi-2" | "jais" | "exaone4" | "granite-docling" => plain(Cut::Gpt2),
         "olmo" | "mpt" => composed(Cut::Gpt2),
@@ -68,15 +82,34 @@ pub(super) fn find(container: &Container<'_>) -> Result<Split, CheckpointError> 
         "gpt-4o" | "llama4" => plain(Cut::By(GPT_4O)),
         "hunyuan-dense" | "deepseek-v3" => plain(Cut::InTurn(DEEPSEEK_3)),
         "tekken" => Split { ignores_merges: true, adds_bos: true, ..plain(Cut::By(TEKKEN)) },
-        other => {
-            let why = format!(
-                "{KEY} {other:?} is not known (known: gpt-2, phi-2, olmo, mpt, smollm, starcoder, refact, command-r, llama-bpe, \
-                 dbrx, smaug-bpe, qwen2, qwen35, stablelm2, gpt-4o, hunyuan-dense, tekken and their \
-                 like)"
-            );
-            return Err(CheckpointError::GgufTokenizer { file: container.file.into(), why });
-        }
+        _ => return None,
     })
+}
+
+/// The name of the way in which a `tokenizer.json` of byte-level BPE cuts texts, if it has one.
+pub(crate) fn split_name(tokenizer: &Value) -> Option<&'static str> {
+    const NAMES: [&str; 11] =
+        ["gpt-2", "smollm", "llama-bpe", "qwen2", "olmo", "command-r", "dbrx", "qwen35", "gpt-4o", "deepseek-v3", "tekken"];
+    let ignores_merges = tokenizer.pointer("/model/ignore_merges").and_then(Value::as_bool).unwrap_or(false);
+    NAMES.into_iter().find(|name| {
+        of(name).is_some_and(|split| {
+            let cuts = same(&tokenizer["pre_tokenizer"], &split.pre_tokenizer());
+            cuts && same(&tokenizer["normalizer"], &split.normalizer()) && split.ignores_merges == ignores_merges
+        })
+    })
+}
+
+/// Whether two descriptions say the same. Offsets change no token.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys =
+                |map: &Map<String, Value>| map.keys().filter(|key| *key != "trim_offsets").cloned().collect::<BTreeSet<String>>();
+            keys(a) == keys(b) && keys(a).iter().all(|key| same(&a[key], &b[key]))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        _ => a == b,
+    }
 }
 
 impl Split {

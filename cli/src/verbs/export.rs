@@ -1,0 +1,102 @@
+//! `haikuq export`: a package as the files of other programs.
+
+use crate::output::Context;
+use crate::output::units::human_bytes;
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use haikuq::export::{Export, Format, GgufType, HfDtype};
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The first lines of the help.
+const EXAMPLES: &str = "\
+haikuq export smollm2.q4 --format hf --out smollm2-hf               for transformers and its kin
+haikuq export gemma.q4 --format hf --dtype bf16 --out gemma-hf      where f16 is too narrow
+haikuq export phi.q4 --format hf --checkpoint phi-2 --out phi-hf    by the checkpoint's config
+haikuq export smollm2.uniform --format gguf --out gguf              for llama.cpp, the very numbers
+haikuq export smollm2.q4 --format gguf --type q4_k --checkpoint SmolLM2-135M --out gguf
+                                                                    the original's, rounded anew";
+
+/// Write a package's weights as the files of other programs
+#[derive(Args, Debug)]
+#[command(before_help = EXAMPLES)]
+pub struct ExportArgs {
+    /// Folder of the package
+    package: PathBuf,
+    /// hf: safetensors with config.json and tokenizer; gguf: one file
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: FormatArg,
+    /// Folder to write; it gets its name when it is complete
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    /// Numbers of hf: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    dtype: Option<DtypeArg>,
+    /// Matrices of gguf: f32, f16, q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, q4_k, q5_k, q6_k [default: what holds the package's numbers]
+    #[arg(long = "type", value_name = "TYPE")]
+    gguf_type: Option<GgufType>,
+    /// The checkpoint that the package was made of: hf takes its config.json, gguf its weights, which are then rounded once
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Print what was written as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum FormatArg {
+    Hf,
+    Gguf,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum DtypeArg {
+    F16,
+    Bf16,
+    F32,
+}
+
+impl DtypeArg {
+    fn dtype(self) -> HfDtype {
+        match self {
+            Self::F16 => HfDtype::F16,
+            Self::Bf16 => HfDtype::Bf16,
+            Self::F32 => HfDtype::F32,
+        }
+    }
+}
+
+/// Writes the folder.
+pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let format = match (args.format, args.dtype, args.gguf_type) {
+        (FormatArg::Hf, dtype, None) => Format::Hf(dtype.map_or(HfDtype::default(), DtypeArg::dtype)),
+        (FormatArg::Gguf, None, wanted) => Format::Gguf(wanted),
+        (FormatArg::Hf, ..) => anyhow::bail!("--type is for --format gguf; the numbers of hf are chosen by --dtype"),
+        (FormatArg::Gguf, ..) => anyhow::bail!("--dtype is for --format hf; the matrices of gguf are chosen by --type"),
+    };
+    let export = Export::new(&args.package, format).checkpoint(args.checkpoint);
+    let written = export.run(&args.out).with_context(|| format!("cannot export {}", args.package.display()))?;
+    let bytes: u64 = written.files.iter().map(|(_, bytes)| bytes).sum();
+    if args.json {
+        let files: Vec<_> = written.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
+        context.print_json(&json!({
+            "schema": "haikuq.export/1",
+            "out": args.out,
+            "architecture": written.architecture,
+            "files": files,
+            "bytes": bytes,
+            "relative_error": written.relative_error,
+        }))?;
+    } else {
+        context.print(format_args!(
+            "{}: {}, {} files, {}; rounding to it changes weights by {:.3} %",
+            args.out.display(),
+            written.architecture,
+            written.files.len(),
+            human_bytes(bytes),
+            100.0 * written.relative_error
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,166 @@
+//! A package's numbers as the files of other programs: [`Export`].
+//!
+//! A package has a decoder and canonical tensors, and other programs know classes and their names for tensors. `class` finds the
+//! class whose config says exactly the package's decoder; `tensors` undoes what reading a checkpoint of that class does. Since the
+//! decoder is the same, so is what it computes. Scales that a conversion moved between tensors stay where they are: every one of
+//! them is a tensor of the class, too.
+
+mod class;
+mod error;
+mod folder;
+mod gguf;
+mod hf;
+mod tensors;
+
+pub use error::ExportError;
+pub use gguf::GgufType;
+pub use hf::HfDtype;
+
+use crate::architecture::Decoder;
+use crate::checkpoint::Checkpoint;
+use crate::reference::stored::StoredWeights;
+use class::{Class, differs};
+use folder::Folder;
+use haikuq_runtime::package::{FolderSource, Package};
+use std::path::{Path, PathBuf};
+
+/// What to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// A folder that transformers loads.
+    Hf(HfDtype),
+    /// A file that llama.cpp loads, with matrices in that type, or in those that hold the package's numbers as they are.
+    Gguf(Option<GgufType>),
+}
+
+/// A package and what to make of it.
+#[derive(Clone, Debug)]
+pub struct Export {
+    package: PathBuf,
+    format: Format,
+    checkpoint: Option<PathBuf>,
+    shard_bytes: u64,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Exported {
+    /// The class of transformers that the package is.
+    pub architecture: &'static str,
+    /// Paths within the folder, with bytes.
+    pub files: Vec<(String, u64)>,
+    /// `√(Σ(written − read)² / Σ read²)` over all weights: what the target's numbers lose of those that it was made of.
+    pub relative_error: f64,
+}
+
+/// Squares of all weights, and of what rounding changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rounding {
+    error: f64,
+    norm: f64,
+}
+
+impl Rounding {
+    fn add(&mut self, x: f32, stored: f32) {
+        self.error += f64::from(stored - x).powi(2);
+        self.norm += f64::from(x).powi(2);
+    }
+
+    fn relative(self) -> f64 {
+        (self.error / self.norm.max(f64::MIN_POSITIVE)).sqrt()
+    }
+}
+
+impl Export {
+    /// The package in a folder, as that format.
+    pub fn new(package: impl Into<PathBuf>, format: Format) -> Self {
+        Self { package: package.into(), format, checkpoint: None, shard_bytes: hf::SHARD_BYTES }
+    }
+
+    /// Takes from the checkpoint that the package was made of what a package has not. Of [`Format::Hf`] this is the config; without it
+    /// one of a usual family that says the same decoder is found. Of [`Format::Gguf`] it is the weights, which are rounded once
+    /// then and not twice.
+    #[must_use]
+    pub fn checkpoint(self, checkpoint: Option<PathBuf>) -> Self {
+        Self { checkpoint, ..self }
+    }
+
+    /// Largest weight file, if it can be cut.
+    #[must_use]
+    pub fn shard_bytes(self, shard_bytes: u64) -> Self {
+        Self { shard_bytes, ..self }
+    }
+
+    /// Writes the folder `out`, which gets its name when it is complete.
+    ///
+    /// # Errors
+    /// See [`ExportError`]; nothing lies at `out` then that did not before.
+    pub fn run(&self, out: &Path) -> Result<Exported, ExportError> {
+        let weights = StoredWeights::open(&self.package)?;
+        let config = self.checkpoint.as_deref().filter(|_| matches!(self.format, Format::Hf(_)));
+        let class = Class::find(&self.package, &weights.manifest, config).map_err(|error| self.without_class(error))?;
+        let files = self.companions()?;
+        let mut folder = Folder::new(out)?;
+        let rounding = match self.format {
+            Format::Hf(dtype) => hf::write(&mut folder, &class, &weights, dtype, self.shard_bytes, &files)?,
+            Format::Gguf(wanted) => {
+                let name = match wanted {
+                    Some(wanted) => format!("{}-{}.gguf", self.name(), wanted.name()),
+                    None => format!("{}.gguf", self.name()),
+                };
+                let original = self.original(&weights)?;
+                let read = |tensor: &str| match &original {
+                    Some(decoder) => Ok(decoder.read(tensor)?),
+                    None => Ok(weights.read(tensor)?),
+                };
+                gguf::write(&mut folder, &name, &class, &weights.manifest, wanted, &files, read)?
+            }
+        };
+        let files = folder.finish()?;
+        Ok(Exported { architecture: class.layout.architecture, files, relative_error: rounding.relative() })
+    }
+
+    /// The package's own name.
+    fn name(&self) -> String {
+        let path = self.package.canonicalize().unwrap_or_else(|_| self.package.clone());
+        path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// For a GGUF file a checkpoint's config is no way out.
+    fn without_class(&self, error: ExportError) -> ExportError {
+        match (self.format, error) {
+            (Format::Gguf(_), ExportError::NoConfig { path, classes }) => {
+                let why = format!("no config of {classes} says its decoder, and no other families are written");
+                ExportError::Refused { what: path.display().to_string(), format: "gguf", why }
+            }
+            (_, error) => error,
+        }
+    }
+
+    /// The checkpoint with the original weights, where it is named.
+    fn original(&self, weights: &StoredWeights) -> Result<Option<Decoder>, ExportError> {
+        let Some(path) = &self.checkpoint else { return Ok(None) };
+        if self.format == Format::Gguf(None) {
+            let why = "without --type it holds the package's numbers, and --checkpoint has others; name a type to round those to"
+                .into();
+            return Err(ExportError::Refused { what: path.display().to_string(), format: "gguf", why });
+        }
+        let decoder = Decoder::from_checkpoint(Checkpoint::open(path)?.text_only())?;
+        match differs(&decoder.spec, &weights.manifest.spec) {
+            None => Ok(Some(decoder)),
+            Some((key, found, expected)) => {
+                Err(ExportError::OtherDecoder { path: decoder.checkpoint().config_path().into(), key, found, expected })
+            }
+        }
+    }
+
+    /// Tokenizer and templates, whose hashes are as the manifest says.
+    fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
+        let fail = |source| ExportError::Package { path: self.package.clone(), source };
+        let package = pollster::block_on(Package::open(FolderSource::new(&self.package))).map_err(fail)?;
+        let read = |name: &String| pollster::block_on(package.read_file(name)).map(|bytes| (name.clone(), bytes)).map_err(fail);
+        package.manifest().files.iter().map(|file| read(&file.name)).collect()
+    }
+}
