@@ -75,7 +75,7 @@ fn assert_same_package(file: &Path, folder: &Path) {
 }
 
 /// Families whose mixers have decays: files hold `-exp(x)` of what folders hold, rounded.
-const DECAYS: [&str; 4] = ["qwen3_5", "granite4_hybrid", "granite4_experts", "nemotron_h"];
+const DECAYS: [&str; 5] = ["qwen3_5", "qwen3_next", "granite4_hybrid", "granite4_experts", "nemotron_h"];
 
 #[test]
 fn a_file_in_f32_gives_the_package_of_its_folder() {
@@ -168,6 +168,15 @@ fn decays_come_back_from_their_exponentials_and_all_other_weights_exactly() {
 }
 
 #[test]
+fn files_of_the_first_converter_for_qwen_3_next_are_the_same() {
+    let (found, expected) = (open(&gguf("qwen3_next_old-f32.gguf")), open(&gguf("qwen3_next-f32.gguf")));
+    assert_eq!(found.spec, expected.spec);
+    for tensor in found.spec.tensors() {
+        assert!(found.read(&tensor.name).unwrap() == expected.read(&tensor.name).unwrap(), "{}", tensor.name);
+    }
+}
+
+#[test]
 fn multipliers_in_the_weights_of_falcon_h1_give_the_same_logits() {
     assert_same_logits("falcon_h1-f32.gguf", "made/falcon_h1");
 }
@@ -189,6 +198,9 @@ fn what_no_key_says_is_refused() {
     let key = b"qwen35.ssm.time_step_rank\x04\0\0\0\x06";
     let said = patched("qwen3_5-f32.gguf", key, b"qwen35.ssm.time_step_rank\x04\0\0\0\x05");
     assert!(said.contains("qwen35.ssm.time_step_rank") && said.contains("is 5, no multiple of 2"), "{said}");
+    let key = b"qwen3next.ssm.time_step_rank\x04\0\0\0\x06";
+    let said = patched("qwen3_next-f32.gguf", key, b"qwen3next.ssm.time_step_rank\x04\0\0\0\x05");
+    assert!(said.contains("qwen3next.ssm.time_step_rank") && said.contains("is 5, no multiple of 2"), "{said}");
     // Another score of experts than the sigmoid.
     let key = b"lfm2moe.expert_gating_func\x04\0\0\0\x02";
     let said = patched("lfm2_moe-f32.gguf", key, b"lfm2moe.expert_gating_func\x04\0\0\0\x01");

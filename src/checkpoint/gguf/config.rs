@@ -26,6 +26,8 @@ pub(super) struct Heads {
     /// The first layer that guesses later tokens, if there is one.
     pub(super) guessing: Option<usize>,
     pub(super) net: Option<Net>,
+    /// The same where the file has values in the family's order, and the family has matrices head of keys by head of keys.
+    pub(super) by_key_head: Option<Net>,
 }
 
 /// The heads of gated delta nets.
@@ -139,8 +141,9 @@ pub(super) fn read(
             config.insert("rope_parameters".into(), parameters);
         }
     }
-    let net = if family.name == "qwen35" { Some(mixed_keys::net(&model)?) } else { None };
-    Ok((config, Heads { queries, keys, head_dim, guessing: (guessing > 0).then_some(layers), net }))
+    let net_of = |name: &str| (family.name == name).then(|| mixed_keys::net(&model)).transpose();
+    let (net, by_key_head) = (net_of("qwen35")?, net_of("qwen3next")?);
+    Ok((config, Heads { queries, keys, head_dim, guessing: (guessing > 0).then_some(layers), net, by_key_head }))
 }
 
 /// The norms' epsilon under the key that the family has for it.
@@ -181,7 +184,7 @@ fn own_keys(
     let (attention, query) =
         (["attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"], ["attn_q", "attn_k", "attn_v", "attn_qkv"]);
     match model.family.name {
-        "llama" | "granite" | "smollm3" | "qwen3" | "olmo2" => {
+        "llama" | "granite" | "granite_swa" | "smollm3" | "qwen3" | "olmo2" => {
             set("attention_bias", json!(biased(&attention)));
             set("mlp_bias", json!(biased(&["ffn_gate", "ffn_up", "ffn_down"])));
         }
@@ -200,7 +203,7 @@ fn own_keys(
             set("model_type", json!("mistral"));
             set("sliding_window", json!(window));
         }
-        "granite" | "granitemoe" | "granitehybrid" => {
+        "granite" | "granite_swa" | "granitemoe" | "granitehybrid" => {
             // As llama.cpp does where the key is missing.
             let attention = m.number(&key("attention.scale"))?.filter(|x| *x != 0.0);
             set("attention_multiplier", json!(attention.unwrap_or((head_dim as f64).powf(-0.5))));

@@ -267,6 +267,14 @@ impl<'a> Container<'a> {
         })
     }
 
+    /// A list of numbers, of which some may be infinite.
+    pub(super) fn limits(&self, key: &str) -> Result<Option<Vec<f64>>, CheckpointError> {
+        self.list(key, "numbers", |value| match value {
+            Value::Float(x) => Some(x).filter(|x| !x.is_nan()),
+            _ => None,
+        })
+    }
+
     /// A list of yes and no.
     pub(super) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, CheckpointError> {
         self.list(key, "truth values", |value| match value {

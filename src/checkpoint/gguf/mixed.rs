@@ -42,7 +42,53 @@ pub(super) const DECAY: &str = "ssm_a";
 /// Families whose layers have attention or something else, and say so in a list of their heads of keys and values.
 pub(super) const HYBRIDS: [&str; 4] = ["lfm2", "lfm2moe", "granitehybrid", "nemotron_h"];
 
-pub(super) static FAMILIES: [Family; 11] = [
+/// Lists of matrices that come as one tensor each.
+pub(super) const LISTS: [&str; 2] = ["model.altup_projections.weight", "model.altup_unembed_projections.weight"];
+
+/// Queries, keys and values of a delta net, and its gates, where the family has both in one matrix, head of keys by head of keys.
+pub(super) const BY_KEY_HEAD: [&str; 3] =
+    ["linear_attn.in_proj_qkv.weight", "linear_attn.in_proj_z.weight", "linear_attn.in_proj_qkvz.weight"];
+
+/// Outside of the layers of Gemma 3n and 4.
+const PER_LAYER_OUTSIDE: &[Renamed] = &[
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+    ("per_layer_token_embd", "model.embed_tokens_per_layer"),
+    ("per_layer_model_proj", "model.per_layer_model_projection"),
+    ("per_layer_proj_norm", "model.per_layer_projection_norm"),
+    ("altup_proj", "model.altup_projections"),
+    ("altup_unembd_proj", "model.altup_unembed_projections"),
+];
+
+/// In the layers of Gemma 3n and 4.
+const PER_LAYER: &[Renamed] = &[
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("attn_output", "self_attn.o_proj"),
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("inp_gate", "per_layer_input_gate"),
+    ("proj", "per_layer_projection"),
+    ("post_norm", "post_per_layer_input_norm"),
+    ("altup_router", "altup.modality_router"),
+    ("altup_router_norm", "altup.router_norm"),
+    ("altup_predict_coef", "altup.prediction_coefs"),
+    ("altup_correct_coef", "altup.correction_coefs"),
+    ("laurel_l", "laurel.linear_left"),
+    ("laurel_r", "laurel.linear_right"),
+    ("laurel_post_norm", "laurel.post_laurel_norm"),
+];
+
+pub(super) static FAMILIES: [Family; 14] = [
     Family {
         name: "qwen35",
         architecture: "Qwen3_5ForCausalLM",
@@ -63,6 +109,45 @@ pub(super) static FAMILIES: [Family; 11] = [
             ("attn_gate", "linear_attn.in_proj_z"),
             ("ssm_beta", "linear_attn.in_proj_b"),
             ("ssm_alpha", "linear_attn.in_proj_a"),
+            (CONV, "linear_attn.conv1d"),
+            ("ssm_norm", "linear_attn.norm"),
+            ("ssm_out", "linear_attn.out_proj"),
+        ],
+        whole: &[(DECAY, "linear_attn.A_log"), ("ssm_dt.bias", "linear_attn.dt_bias")],
+        gains_plus_one: true,
+        fused: Fused::Kept,
+        ..UNTURNED
+    },
+    Family {
+        name: "qwen3next",
+        architecture: "Qwen3NextForCausalLM",
+        model_type: "qwen3_next",
+        inside: &[
+            ("attn_norm", "input_layernorm"),
+            ("attn_q", "self_attn.q_proj"),
+            ("attn_k", "self_attn.k_proj"),
+            ("attn_v", "self_attn.v_proj"),
+            ("attn_q_norm", "self_attn.q_norm"),
+            ("attn_k_norm", "self_attn.k_norm"),
+            ("attn_output", "self_attn.o_proj"),
+            ("post_attention_norm", "post_attention_layernorm"),
+            ("ffn_gate", "mlp.gate_proj"),
+            ("ffn_up", "mlp.up_proj"),
+            ("ffn_down", "mlp.down_proj"),
+            ("ffn_gate_inp", "mlp.gate"),
+            ("ffn_gate_exps", "mlp.experts.gate_proj"),
+            ("ffn_up_exps", "mlp.experts.up_proj"),
+            ("ffn_gate_up_exps", "mlp.experts.gate_up_proj"),
+            ("ffn_down_exps", "mlp.experts.down_proj"),
+            (SHARED_GATE, "mlp.shared_expert_gate"),
+            ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
+            ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
+            ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
+            ("attn_qkv", "linear_attn.in_proj_qkv"),
+            ("attn_gate", "linear_attn.in_proj_z"),
+            // Older files have these two as the family does.
+            ("ssm_in", "linear_attn.in_proj_qkvz"),
+            ("ssm_ba", "linear_attn.in_proj_ba"),
             (CONV, "linear_attn.conv1d"),
             ("ssm_norm", "linear_attn.norm"),
             ("ssm_out", "linear_attn.out_proj"),
@@ -157,34 +242,26 @@ pub(super) static FAMILIES: [Family; 11] = [
         name: "gemma4",
         architecture: "Gemma4ForCausalLM",
         model_type: "gemma4_text",
-        outside: &[
-            ("token_embd", "model.embed_tokens"),
-            ("output_norm", "model.norm"),
-            ("output", "lm_head"),
-            ("per_layer_token_embd", "model.embed_tokens_per_layer"),
-            ("per_layer_model_proj", "model.per_layer_model_projection"),
-            ("per_layer_proj_norm", "model.per_layer_projection_norm"),
-        ],
-        inside: &[
-            ("attn_norm", "input_layernorm"),
-            ("attn_q", "self_attn.q_proj"),
-            ("attn_k", "self_attn.k_proj"),
-            ("attn_v", "self_attn.v_proj"),
-            ("attn_q_norm", "self_attn.q_norm"),
-            ("attn_k_norm", "self_attn.k_norm"),
-            ("attn_output", "self_attn.o_proj"),
-            ("post_attention_norm", "post_attention_layernorm"),
-            ("ffn_norm", "pre_feedforward_layernorm"),
-            ("post_ffw_norm", "post_feedforward_layernorm"),
-            ("ffn_gate", "mlp.gate_proj"),
-            ("ffn_up", "mlp.up_proj"),
-            ("ffn_down", "mlp.down_proj"),
-            ("inp_gate", "per_layer_input_gate"),
-            ("proj", "per_layer_projection"),
-            ("post_norm", "post_per_layer_input_norm"),
-        ],
+        outside: PER_LAYER_OUTSIDE,
+        inside: PER_LAYER,
         whole: &[("layer_output_scale.weight", "layer_scalar")],
         ..UNTURNED
+    },
+    Family {
+        name: "gemma3n",
+        architecture: "Gemma3nForCausalLM",
+        model_type: "gemma3n_text",
+        outside: PER_LAYER_OUTSIDE,
+        inside: PER_LAYER,
+        whole: &[("altup_correct_scale.weight", "altup.correct_output_scale")],
+        ..UNTURNED
+    },
+    Family {
+        name: "granite_swa",
+        architecture: "GraniteSWAForCausalLM",
+        model_type: "granite_swa",
+        whole: &[("attn_sinks.weight", "self_attn.sinks")],
+        ..LLAMA
     },
     Family { name: "qwen2moe", architecture: "Qwen2MoeForCausalLM", model_type: "qwen2_moe", inside: EXPERTS, ..UNTURNED },
     Family { name: "qwen3moe", architecture: "Qwen3MoeForCausalLM", model_type: "qwen3_moe", inside: EXPERTS, ..UNTURNED },

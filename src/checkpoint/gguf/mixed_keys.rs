@@ -47,10 +47,14 @@ pub(super) fn gemma4_key_heads(model: &Model<'_>, layers: usize) -> Result<(usiz
 pub(super) fn width(model: &Model<'_>) -> Result<usize, CheckpointError> {
     const KEY: &str = "feed_forward_length";
     let m = model.metadata();
-    if !matches!(model.family.name, "nemotron_h" | "gemma4") {
+    if !matches!(model.family.name, "nemotron_h" | "gemma3n" | "gemma4") {
         return m.required(&model.key(KEY));
     }
     let all = by_layer(model, KEY, m.required(&model.key("block_count"))?.min(config::MAX_LAYERS))?;
+    if model.family.name == "gemma3n" {
+        // Its class has one for each layer.
+        return Ok(all[0]);
+    }
     let mut some = all.iter().copied().filter(|n| *n > 0);
     let first = some.next().ok_or_else(|| m.wrong(&model.key(KEY), "is 0"))?;
     let wide = model.family.name == "gemma4";
@@ -92,7 +96,7 @@ pub(super) fn set(model: &Model<'_>, config: &mut Map<String, Value>, layers: us
         config.insert(name.into(), value);
     };
     // How many experts a token uses, and how wide they are where that is another key than the others' width.
-    if matches!(model.family.name, "qwen2moe" | "qwen3moe" | "olmoe" | "granitemoe" | "lfm2moe" | "gpt-oss") {
+    if matches!(model.family.name, "qwen2moe" | "qwen3moe" | "qwen3next" | "olmoe" | "granitemoe" | "lfm2moe" | "gpt-oss") {
         let all = m.required(&key("expert_count"))?;
         set("num_experts", json!(all));
         set("num_local_experts", json!(all));
@@ -137,9 +141,17 @@ pub(super) fn set(model: &Model<'_>, config: &mut Map<String, Value>, layers: us
             set("norm_topk_prob", json!(true));
         }
         "gpt-oss" => set("sliding_window", json!(m.required(&key("attention.sliding_window"))?)),
-        "qwen35" => {
+        "qwen35" | "qwen3next" => {
             let net = net(model)?;
             set("attention_bias", json!(attention_bias));
+            if model.family.name == "qwen3next" {
+                set("moe_intermediate_size", json!(m.required(&key("expert_feed_forward_length"))?));
+                set("shared_expert_intermediate_size", json!(m.required(&key("expert_shared_feed_forward_length"))?));
+                // As llama.cpp has it for all of them.
+                set("norm_topk_prob", json!(true));
+                let dense: Vec<usize> = (0..layers).filter(|i| !has(model, *i, "ffn_gate_inp.weight")).collect();
+                set("mlp_only_layers", json!(dense));
+            }
             set("linear_num_key_heads", json!(net.key_heads));
             set("linear_num_value_heads", json!(net.value_heads));
             set("linear_key_head_dim", json!(net.key_dim));
@@ -182,6 +194,24 @@ pub(super) fn set(model: &Model<'_>, config: &mut Map<String, Value>, layers: us
         }
         "nemotron_h" => nemotron(model, &mut set, layers, attention_bias)?,
         "gemma4" => gemma4(model, &mut set, layers)?,
+        "gemma3n" => gemma3n(model, &mut set, layers)?,
+        "granite_swa" => {
+            if m.size(&key("expert_count"))?.unwrap_or(0) > 0 {
+                return Err(m.wrong(&key("expert_count"), "is not 0; only networks without experts are supported"));
+            }
+            set("sliding_window", json!(m.required(&key("attention.sliding_window"))?));
+            set("layer_types", config::layer_types(model, layers, 4)?);
+            // The converter knows one base, and layers that do not rotate.
+            let theta = m.number(&key("rope.freq_base"))?.unwrap_or(10_000.0);
+            let pattern = key("attention.rope_pattern");
+            let all = m.flag(&key("rope.scaling.finetuned"))?.unwrap_or(true);
+            let rotates = m.flags(&pattern)?.unwrap_or_else(|| vec![all; layers]);
+            if rotates.len() < layers {
+                return Err(m.wrong(&pattern, &format!("has {} entries, expected {layers}, one a layer", rotates.len())));
+            }
+            let thetas = rotates.iter().take(layers).map(|rotates| if *rotates { theta } else { 0.0 });
+            set("layer_rope_theta", json!(thetas.collect::<Vec<_>>()));
+        }
         _ => {}
     }
     Ok(())
@@ -239,6 +269,49 @@ fn nemotron(
     };
     set("layers_block_type", json!((0..layers).map(kind).collect::<Vec<_>>()));
     Ok(())
+}
+
+/// Gemma 3n, most of whose numbers are in tensors' sizes or have keys of their own.
+fn gemma3n(model: &Model<'_>, set: &mut impl FnMut(&str, Value), layers: usize) -> Result<(), CheckpointError> {
+    const CUTS: &str = "activation_sparsity_scale";
+    let m = model.metadata();
+    let key = |name: &str| model.key(name);
+    set("hidden_activation", json!("gelu_pytorch_tanh"));
+    set("intermediate_size", json!(by_layer(model, "feed_forward_length", layers)?));
+    if let Some(cap) = m.number(&key("final_logit_softcapping"))? {
+        set("final_logit_softcapping", json!(cap));
+    }
+    set("sliding_window", json!(m.required(&key("attention.sliding_window"))?));
+    set("layer_types", config::layer_types(model, layers, 5)?);
+    set("num_kv_shared_layers", json!(m.required(&key("attention.shared_kv_layers"))?));
+    set("altup_num_inputs", json!(m.required(&key("altup.num_inputs"))?));
+    set("altup_active_idx", json!(m.size(&key("altup.active_idx"))?.unwrap_or(0)));
+    set("altup_correct_scale", json!(true));
+    set("hidden_size_per_layer_input", json!(m.required(&key("embedding_length_per_layer_input"))?));
+    let rows = |name: &str| model.tensor(name).map(|(_, tensor)| tensor.shape[0]);
+    set("vocab_size_per_layer_input", json!(rows("per_layer_token_embd.weight")));
+    set("laurel_rank", json!(rows("blk.0.laurel_l.weight")));
+    if let Some(cuts) = m.limits(&key(CUTS))? {
+        set("activation_sparsity_pattern", json!(cuts.into_iter().map(share_below).collect::<Vec<_>>()));
+    }
+    Ok(())
+}
+
+/// The share of a normal distribution that lies below a number of deviations, which the converter keeps in its place. Shares
+/// that people write down have few digits.
+fn share_below(cut: f64) -> f64 {
+    if cut <= -8.0 {
+        return 0.0;
+    }
+    // Density × (x + x³/3 + x⁵/15 + …) is the share beyond one half.
+    let (mut term, mut sum) = (cut, cut);
+    for odd in (3..400).step_by(2) {
+        term *= cut * cut / f64::from(odd);
+        sum += term;
+    }
+    let share = 0.5 + sum * (-cut * cut / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let short = (share * 1e4).round() / 1e4;
+    if (short - share).abs() < 1e-7 { short } else { share }
 }
 
 /// Gemma 4. Heads are as wide as the first keys say where a layer sees everything, and as the others say where it has a window.

@@ -106,7 +106,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     for (i, container) in containers.iter().enumerate() {
         tensors::add(&mut tensors, container, i, family, &heads)?;
     }
-    tensors::join(&mut tensors, family);
+    tensors::join(&mut tensors, family, &heads);
     let mut warnings: Vec<String> = containers.iter().filter_map(|container| lossy(container, family)).collect();
     let text = tokenizer::read(main, family)?;
     warnings.extend(text.warning);

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 pub(super) fn parameters(model: &Model<'_>, config: &Map<String, Value>, head_dim: usize) -> Result<Value, CheckpointError> {
     let m = model.metadata();
     let theta = m.number(&model.key("rope.freq_base"))?;
-    let default = if model.family.name == "gemma3" { 1_000_000.0 } else { 10_000.0 };
+    let gemma = matches!(model.family.name, "gemma3" | "gemma3n");
+    let default = if gemma { 1_000_000.0 } else { 10_000.0 };
     let mut parameters = scaling(model, config)?;
     parameters["rope_theta"] = json!(theta.unwrap_or(default));
     let rotated = m.size(&model.key("rope.dimension_count"))?.unwrap_or(head_dim);
@@ -34,11 +35,11 @@ pub(super) fn parameters(model: &Model<'_>, config: &Map<String, Value>, head_di
         }
         factored(model, &mut parameters, &factors, rotated)?;
     }
-    if !matches!(config["model_type"].as_str(), Some("gemma3_text" | "olmo3")) {
+    if !matches!(config["model_type"].as_str(), Some("gemma3_text" | "gemma3n_text" | "olmo3")) {
         return Ok(parameters);
     }
     // Layers with a window are never scaled.
-    let local = if model.family.name == "gemma3" { Some(10_000.0) } else { theta };
+    let local = if gemma { Some(10_000.0) } else { theta };
     let local = m.number(&model.key("rope.freq_base_swa"))?.or(local).unwrap_or(default);
     Ok(json!({"full_attention": parameters, "sliding_attention": {"rope_type": "default", "rope_theta": local}}))
 }

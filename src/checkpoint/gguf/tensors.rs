@@ -3,10 +3,10 @@
 use super::super::CheckpointError;
 use super::super::experts::{self, part};
 use super::super::tensor::{Bytes, Placement, RowOrder, TensorInfo};
-use super::config::Heads;
+use super::config::{Heads, Net};
 use super::container::{Container, Tensor};
 use super::family::{Family, Fused, Joined, SHORT_CONV};
-use super::mixed::{CONV, DECAY, SHARED_GATE};
+use super::mixed::{BY_KEY_HEAD, CONV, DECAY, LISTS, SHARED_GATE};
 use std::collections::BTreeMap;
 
 /// Tensors that the config says in its own words.
@@ -33,7 +33,23 @@ pub(super) fn add(
 }
 
 /// Joins what the family has as one, and takes apart what has all experts. Tensors that do not fit together keep their names.
-pub(super) fn join(tensors: &mut BTreeMap<String, TensorInfo>, family: &Family) {
+pub(super) fn join(tensors: &mut BTreeMap<String, TensorInfo>, family: &Family, heads: &Heads) {
+    for list in LISTS {
+        if let Some(parts) = tensors.get(list).and_then(|info| one_by_one(list, info)) {
+            tensors.remove(list);
+            tensors.extend(parts);
+        }
+    }
+    let [of_values, of_gates, whole] = BY_KEY_HEAD;
+    let layers: Vec<String> = tensors.keys().filter_map(|name| name.strip_suffix(of_values).map(str::to_string)).collect();
+    for (layer, net) in layers.iter().zip(heads.by_key_head.iter().cycle()) {
+        let names = [of_values, of_gates].map(|end| format!("{layer}{end}"));
+        let pair = tensors.get(&names[0]).zip(tensors.get(&names[1]));
+        if let Some(info) = pair.and_then(|(values, gates)| by_key_head(net, values, gates)) {
+            names.iter().for_each(|name| drop(tensors.remove(name)));
+            tensors.insert(format!("{layer}{whole}"), info);
+        }
+    }
     for joined in family.joined {
         let [first, second] = joined.parts;
         let stems: Vec<(String, &str)> = tensors
@@ -53,6 +69,34 @@ pub(super) fn join(tensors: &mut BTreeMap<String, TensorInfo>, family: &Family) 
         }
     }
     experts::split(tensors);
+}
+
+/// The matrices of a list that comes as one tensor.
+fn one_by_one(list: &str, info: &TensorInfo) -> Option<Vec<(String, TensorInfo)>> {
+    let (stem, [all, rows, columns]) = (list.strip_suffix(".weight")?, <[usize; 3]>::try_from(&info.shape[..]).ok()?);
+    let matrix = |i: usize| Some((format!("{stem}.{i}.weight"), part(info, i * rows * columns, &[rows, columns])?));
+    // As many as have numbers, whatever a file says.
+    (0..if rows * columns == 0 { 0 } else { all }).map(matrix).collect()
+}
+
+/// What a delta net makes its inputs with, head of keys by head of keys: queries, keys, values, gates.
+fn by_key_head(net: &Net, values: &TensorInfo, gates: &TensorInfo) -> Option<TensorInfo> {
+    let ([rows, columns], [of_gates, same]) =
+        (<[usize; 2]>::try_from(&values.shape[..]).ok()?, <[usize; 2]>::try_from(&gates.shape[..]).ok()?);
+    let (keys, all) = (net.keys_size() / 2, net.values_size());
+    if rows.checked_sub(net.keys_size()) != Some(all) || of_gates != all || columns != same || columns == 0 {
+        return None;
+    }
+    let (dim, each) = (keys / net.key_heads, all / net.key_heads);
+    let slice = |info: &TensorInfo, first: usize, n: usize| part(info, first * columns, &[n, columns]);
+    let head = |h: usize| {
+        let [queries, own_keys] = [0, keys].map(|first| slice(values, first + h * dim, dim));
+        [queries, own_keys, slice(values, 2 * keys + h * each, each), slice(gates, h * each, each)]
+    };
+    let parts = (0..net.key_heads).flat_map(head).collect::<Option<Vec<_>>>()?;
+    let shape = vec![rows + all, columns];
+    let placement = Placement::plain(&shape);
+    Some(TensorInfo { label: values.label.clone(), dtype: values.dtype, shape, bytes: Bytes::Stacked { parts }, placement })
 }
 
 /// Two tensors as one, or as one for each expert.
