@@ -9,8 +9,9 @@ mod support;
 
 use common::expected::{assert_reference_agrees, folders};
 use haikuq::checkpoint::Checkpoint;
-use onnx_protobuf::attribute_proto::AttributeType;
-use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use haikuq::checkpoint::onnx_messages::{
+    AttributeProto, AttributeType, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto,
+};
 use std::path::{Path, PathBuf};
 use support::onnx::*;
 use support::{assert_says, contents, convert, succeed};
@@ -124,7 +125,7 @@ fn only_the_consumer_says_which_way_a_square_matrix_lies() {
     let export = Export::changed("llama-inline", |model| {
         let product = node(&mut model.graph, "node_linear");
         product.op_type = "Gemm".into();
-        let alpha = AttributeProto { name: "alpha".into(), f: 0.5, type_: AttributeType::FLOAT.into(), ..Default::default() };
+        let alpha = AttributeProto { name: "alpha".into(), f: 0.5, r#type: AttributeType::Float.into(), ..Default::default() };
         product.attribute = vec![alpha];
     });
     assert_says(&export.refusal(), &["q_proj.weight"]);
@@ -160,11 +161,11 @@ fn weights_are_followed_through_casts_functions_constants_and_branches() {
         let at = model.graph.initializer.iter().position(|t| t.name == QUERY).unwrap();
         let value = model.graph.initializer.remove(at);
         let mut constant = new_node("Constant", "", &[], QUERY);
-        let t = Some(value).into();
+        let t = Some(value);
         constant.attribute.push(AttributeProto {
             name: "value".into(),
             t,
-            type_: AttributeType::TENSOR.into(),
+            r#type: AttributeType::Tensor.into(),
             ..Default::default()
         });
         model.graph.node.insert(0, constant);
@@ -175,9 +176,9 @@ fn weights_are_followed_through_casts_functions_constants_and_branches() {
         let at = model.graph.node.iter().position(|n| n.name == "node_linear").unwrap();
         let product = model.graph.node[at].clone();
         let branch = |name: &str| {
-            let output = ValueInfoProto { name: product.output[0].clone(), ..Default::default() };
+            let output = ValueInfoProto { name: product.output[0].clone() };
             let g = GraphProto { node: vec![product.clone()], output: vec![output], ..Default::default() };
-            AttributeProto { name: name.into(), g: Some(g).into(), type_: AttributeType::GRAPH.into(), ..Default::default() }
+            AttributeProto { name: name.into(), g: Some(g), r#type: AttributeType::Graph.into(), ..Default::default() }
         };
         let mut condition = new_node("If", "", &["new_ones"], &product.output[0]);
         condition.attribute = vec![branch("then_branch"), branch("else_branch")];

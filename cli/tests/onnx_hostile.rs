@@ -2,8 +2,7 @@
 
 mod support;
 
-use onnx_protobuf::attribute_proto::AttributeType;
-use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, NodeProto};
+use haikuq::checkpoint::onnx_messages::{AttributeProto, AttributeType, FunctionProto, GraphProto, NodeProto};
 use support::onnx::*;
 use support::{assert_says, contents};
 
@@ -221,11 +220,11 @@ fn nesting_without_end_is_refused() {
         let mut graph = GraphProto::default();
         for _ in 0..depth {
             let mut inner = new_node("If", "", &[], "y");
-            let g = Some(std::mem::take(&mut graph)).into();
+            let g = Some(std::mem::take(&mut graph));
             inner.attribute.push(AttributeProto {
                 name: "then_branch".into(),
                 g,
-                type_: AttributeType::GRAPH.into(),
+                r#type: AttributeType::Graph.into(),
                 ..Default::default()
             });
             graph.node.push(inner);

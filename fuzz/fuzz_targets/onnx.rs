@@ -4,12 +4,14 @@
 
 use haikuq::architecture::Decoder;
 use haikuq::checkpoint::Checkpoint;
+use haikuq::checkpoint::onnx_messages::{
+    DataLocation, FunctionProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto,
+};
 use haikuq_fuzz::fixtures::{path, read, write};
 use haikuq_fuzz::fuzz_target;
 use haikuq_fuzz::mutate::Mutator;
 use haikuq_fuzz::target::{Outcome, Target, folder};
-use onnx_protobuf::tensor_proto::DataLocation;
-use onnx_protobuf::{FunctionProto, GraphProto, Message, ModelProto, NodeProto, StringStringEntryProto};
+use prost::Message;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -39,15 +41,15 @@ fn doubling(deep: usize) -> Vec<u8> {
         ..Default::default()
     };
     let graph = GraphProto { node: vec![call(0, "a", "b")], ..Default::default() };
-    let model = ModelProto { graph: Some(graph).into(), functions: (0..deep).map(function).collect(), ..Default::default() };
-    model.write_to_bytes().expect("a model")
+    let model = ModelProto { graph, functions: (0..deep).map(function).collect() };
+    model.encode_to_vec()
 }
 
 /// A fixture's export with its tensors' bytes in the file beside it, and `nodes` of its nodes.
 fn export(name: &str, nodes: usize) -> Vec<u8> {
     let bytes = std::fs::read(path(&format!("tests/fixtures/onnx/{name}/model.onnx"))).expect("a fixture");
-    let mut model = ModelProto::parse_from_bytes(&bytes).expect("a fixture");
-    let graph = model.graph.as_mut().expect("a fixture");
+    let mut model = ModelProto::decode(&bytes[..]).expect("a fixture");
+    let graph = &mut model.graph;
     let mut at = 0;
     for tensor in &mut graph.initializer {
         let bytes = tensor.raw_data.len();
@@ -55,8 +57,8 @@ fn export(name: &str, nodes: usize) -> Vec<u8> {
             continue;
         }
         tensor.raw_data.clear();
-        tensor.data_location = DataLocation::EXTERNAL.into();
-        let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value, ..Default::default() };
+        tensor.data_location = DataLocation::External.into();
+        let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value };
         let place = [("location", "model.onnx.data".into()), ("offset", at.to_string()), ("length", bytes.to_string())];
         tensor.external_data = place.into_iter().map(|(key, value)| entry(key, value)).collect();
         at += bytes;
@@ -64,14 +66,12 @@ fn export(name: &str, nodes: usize) -> Vec<u8> {
     graph.node.truncate(nodes);
     let used: Vec<String> = graph.node.iter().flat_map(|n| n.input.clone()).collect();
     graph.initializer.retain(|t| nodes == usize::MAX || used.contains(&t.name));
-    graph.value_info.clear();
     for node in &mut graph.node {
-        node.doc_string.clear();
         // Stack traces of the exporter.
         node.metadata_props.retain(|e| e.value.len() < 200);
     }
     model.functions.truncate(nodes);
-    model.write_to_bytes().expect("a model that was read")
+    model.encode_to_vec()
 }
 
 fn seeds() -> Vec<Vec<u8>> {
@@ -80,19 +80,17 @@ fn seeds() -> Vec<Vec<u8>> {
         seeds.extend([4, 24, usize::MAX].map(|nodes| export(name, nodes)));
     }
     // A small tensor in the file itself, and numbers in lists.
-    let mut small = ModelProto::parse_from_bytes(&export("llama-inline", 4)).expect("a model that was written");
-    if let Some(graph) = small.graph.as_mut() {
-        for (i, tensor) in graph.initializer.iter_mut().enumerate() {
-            (tensor.dims, tensor.data_location) = (vec![2, 2], DataLocation::DEFAULT.into());
-            tensor.external_data.clear();
-            match i % 3 {
-                0 => (tensor.float_data, tensor.data_type) = (vec![1.0; 4], 1),
-                1 => (tensor.int32_data, tensor.data_type) = (vec![1; 4], 10),
-                _ => (tensor.raw_data, tensor.data_type) = (vec![0; 8], 16),
-            }
+    let mut small = ModelProto::decode(&export("llama-inline", 4)[..]).expect("a model that was written");
+    for (i, tensor) in small.graph.initializer.iter_mut().enumerate() {
+        (tensor.dims, tensor.data_location) = (vec![2, 2], DataLocation::Default.into());
+        tensor.external_data.clear();
+        match i % 3 {
+            0 => (tensor.float_data, tensor.data_type) = (vec![1.0; 4], 1),
+            1 => (tensor.int32_data, tensor.data_type) = (vec![1; 4], 10),
+            _ => (tensor.raw_data, tensor.data_type) = (vec![0; 8], 16),
         }
     }
-    seeds.push(small.write_to_bytes().expect("a model"));
+    seeds.push(small.encode_to_vec());
     seeds.sort_by_key(Vec::len);
     seeds.extend([2, 9].map(doubling));
     // A whole model is enough of the long ones.

@@ -11,6 +11,7 @@ mod ggml;
 mod gguf;
 mod json;
 mod onnx;
+mod protobuf;
 mod quantized;
 mod recognize;
 mod regular;
@@ -23,7 +24,7 @@ mod wanted;
 
 pub use error::{CheckpointError, Nearest};
 pub(crate) use gguf::{gguf_name, split_name as gguf_split_name};
-pub use onnx::OnnxError;
+pub use onnx::{OnnxError, messages as onnx_messages};
 pub use tensor::{Dtype, RowOrder, TensorView};
 pub(crate) use text_only::{TEXT_CONFIG, text_config};
 pub use tokenizer::files as tokenizer_files;

@@ -3,10 +3,10 @@
 use super::contents;
 use haikuq::architecture::Decoder;
 use haikuq::checkpoint::Checkpoint;
-use onnx_protobuf::attribute_proto::AttributeType;
-use onnx_protobuf::{
-    AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+use haikuq::checkpoint::onnx_messages::{
+    AttributeProto, AttributeType, FunctionProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
 };
+use prost::Message;
 use std::path::{Path, PathBuf};
 
 /// A model with its graph at hand.
@@ -28,8 +28,8 @@ impl Export {
         for (name, bytes) in contents(&from) {
             std::fs::write(dir.path().join(name), bytes).unwrap();
         }
-        let mut model = ModelProto::parse_from_bytes(&std::fs::read(from.join("model.onnx")).unwrap()).unwrap();
-        Self { dir, model: Model { graph: model.graph.take().unwrap(), functions: model.functions } }
+        let model = ModelProto::decode(&std::fs::read(from.join("model.onnx")).unwrap()[..]).unwrap();
+        Self { dir, model: Model { graph: model.graph, functions: model.functions } }
     }
 
     pub fn changed(name: &str, change: impl FnOnce(&mut Model)) -> Self {
@@ -40,9 +40,8 @@ impl Export {
     }
 
     pub fn write(&self) {
-        let (graph, functions) = (Some(self.model.graph.clone()).into(), self.model.functions.clone());
-        let model = ModelProto { graph, functions, ..ModelProto::default() };
-        std::fs::write(self.path("model.onnx"), model.write_to_bytes().unwrap()).unwrap();
+        let model = ModelProto { graph: self.model.graph.clone(), functions: self.model.functions.clone() };
+        std::fs::write(self.path("model.onnx"), model.encode_to_vec()).unwrap();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -91,7 +90,7 @@ pub fn node<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut NodeProto {
 }
 
 pub fn entry(key: &str, value: &str) -> StringStringEntryProto {
-    StringStringEntryProto { key: key.into(), value: value.into(), ..Default::default() }
+    StringStringEntryProto { key: key.into(), value: value.into() }
 }
 
 pub fn set_external(tensor: &mut TensorProto, key: &str, value: &str) {
@@ -111,7 +110,7 @@ pub fn new_node(op: &str, name: &str, inputs: &[&str], output: &str) -> NodeProt
 }
 
 pub fn int_attribute(name: &str, i: i64) -> AttributeProto {
-    AttributeProto { name: name.into(), i, type_: AttributeType::INT.into(), ..Default::default() }
+    AttributeProto { name: name.into(), i, r#type: AttributeType::Int.into(), ..Default::default() }
 }
 
 /// The first query projection of `llama-inline`.

@@ -104,7 +104,7 @@ impl Node<'_> {
         self.raw.is_some_and(|raw| raw.attributes.iter().any(|a| !a.ref_attr_name.is_empty()))
     }
 
-    fn attribute(&self, name: &str) -> Option<&onnx_protobuf::AttributeProto> {
+    fn attribute(&self, name: &str) -> Option<&super::messages::AttributeProto> {
         self.raw?.attributes.iter().find(|a| a.name == name)
     }
 

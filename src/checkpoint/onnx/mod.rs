@@ -21,6 +21,7 @@ mod assemble;
 mod error;
 mod graph;
 mod identify;
+pub mod messages;
 mod names;
 mod proto;
 mod stored;

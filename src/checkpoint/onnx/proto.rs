@@ -1,12 +1,12 @@
 //! The file as protobuf, read so that no weight is copied: messages are walked field by field, large byte fields are
 //! kept as ranges of the mapped file, and only what is small and flat is parsed with the generated types.
 //!
-//! Messages within messages are walked here, with a limit on their depth, and groups, which ONNX does not have, are
-//! refused: protobuf's own parser follows both as deep as a file wants.
+//! Messages within messages are walked here, with a limit on their depth.
 
-use onnx_protobuf::{AttributeProto, Message, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto};
-use protobuf::CodedInputStream;
-use protobuf::rt::WireType;
+use super::messages::{AttributeProto, DataLocation, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use crate::checkpoint::protobuf::{Field, fields, packed};
+use prost::Message;
+use prost::encoding::WireType;
 use std::ops::Range;
 
 /// Graphs within graphs; real models have two or three.
@@ -73,26 +73,16 @@ pub(super) struct RawModel {
 
 type Parsed<T> = Result<T, String>;
 
-/// One field of a message.
-struct Field {
-    number: u32,
-    wire: WireType,
-    /// With its tag.
-    whole: Range<usize>,
-    /// Of a length-delimited field, what it holds; of others, the value.
-    payload: Range<usize>,
-}
-
 /// Reads a model. Fails with the reason.
 pub(super) fn read_model(bytes: &[u8]) -> Parsed<RawModel> {
     let (mut model, mut found) = (RawModel::default(), false);
-    walk(bytes, 0..bytes.len(), |field| {
+    fields(bytes, 0..bytes.len(), |field| {
         match field.number {
             7 => {
-                model.graph = read_graph(bytes, field.message()?, 0)?;
+                model.graph = read_graph(bytes, field.bytes()?, 0)?;
                 found = true;
             }
-            25 => model.functions.push(read_function(bytes, field.message()?)?),
+            25 => model.functions.push(read_function(bytes, field.bytes()?)?),
             _ => {}
         }
         Ok(())
@@ -105,12 +95,12 @@ fn read_graph(bytes: &[u8], range: Range<usize>, depth: usize) -> Parsed<RawGrap
         return Err(format!("graphs within graphs deeper than {MAX_DEPTH}"));
     }
     let mut graph = RawGraph::default();
-    walk(bytes, range, |field| {
+    fields(bytes, range, |field| {
         match field.number {
-            1 => graph.nodes.push(read_node(bytes, field.message()?, depth)?),
-            5 => graph.initializers.push(read_tensor(bytes, field.message()?)?),
-            11 => graph.inputs.push(read_name(bytes, field.message()?)?),
-            12 => graph.outputs.push(read_name(bytes, field.message()?)?),
+            1 => graph.nodes.push(read_node(bytes, field.bytes()?, depth)?),
+            5 => graph.initializers.push(read_tensor(bytes, field.bytes()?)?),
+            11 => graph.inputs.push(read_name(bytes, field.bytes()?)?),
+            12 => graph.outputs.push(read_name(bytes, field.bytes()?)?),
             15 => graph.sparse = true,
             _ => {}
         }
@@ -121,12 +111,12 @@ fn read_graph(bytes: &[u8], range: Range<usize>, depth: usize) -> Parsed<RawGrap
 
 fn read_function(bytes: &[u8], range: Range<usize>) -> Parsed<RawFunction> {
     let mut function = RawFunction::default();
-    walk(bytes, range, |field| {
+    fields(bytes, range, |field| {
         match field.number {
             1 => function.name = read_text(bytes, &field)?,
             4 => function.inputs.push(read_text(bytes, &field)?),
             5 => function.outputs.push(read_text(bytes, &field)?),
-            7 => function.nodes.push(read_node(bytes, field.message()?, 1)?),
+            7 => function.nodes.push(read_node(bytes, field.bytes()?, 1)?),
             10 => function.domain = read_text(bytes, &field)?,
             _ => {}
         }
@@ -138,10 +128,10 @@ fn read_function(bytes: &[u8], range: Range<usize>) -> Parsed<RawFunction> {
 fn read_node(bytes: &[u8], range: Range<usize>, depth: usize) -> Parsed<RawNode> {
     let node = parse_flat::<NodeProto>(bytes, range.clone(), &[1, 2, 3, 4, 7, 8])?;
     let mut raw = RawNode { node, ..RawNode::default() };
-    walk(bytes, range, |field| {
+    fields(bytes, range, |field| {
         match field.number {
-            5 => read_attribute(bytes, field.message()?, depth, &mut raw)?,
-            9 => raw.metadata.push(read_entry(bytes, field.message()?)?),
+            5 => read_attribute(bytes, field.bytes()?, depth, &mut raw)?,
+            9 => raw.metadata.push(read_entry(bytes, field.bytes()?)?),
             _ => {}
         }
         Ok(())
@@ -151,10 +141,10 @@ fn read_node(bytes: &[u8], range: Range<usize>, depth: usize) -> Parsed<RawNode>
 
 fn read_attribute(bytes: &[u8], range: Range<usize>, depth: usize, node: &mut RawNode) -> Parsed<()> {
     let attribute = parse_flat::<AttributeProto>(bytes, range.clone(), &[1, 2, 3, 4, 7, 8, 20, 21])?;
-    walk(bytes, range, |field| {
+    fields(bytes, range, |field| {
         match field.number {
-            5 | 10 => node.tensors.push((attribute.name.clone(), read_tensor(bytes, field.message()?)?)),
-            6 | 11 => node.graphs.push(read_graph(bytes, field.message()?, depth + 1)?),
+            5 | 10 => node.tensors.push((attribute.name.clone(), read_tensor(bytes, field.bytes()?)?)),
+            6 | 11 => node.graphs.push(read_graph(bytes, field.bytes()?, depth + 1)?),
             _ => {}
         }
         Ok(())
@@ -166,17 +156,17 @@ fn read_attribute(bytes: &[u8], range: Range<usize>, depth: usize, node: &mut Ra
 fn read_tensor(bytes: &[u8], range: Range<usize>) -> Parsed<RawTensor> {
     let flat = parse_flat::<TensorProto>(bytes, range.clone(), &[1, 2, 7, 8, 14])?;
     let (mut raw, mut chunks, mut external) = (None, Vec::new(), Vec::new());
-    walk(bytes, range, |field| {
+    fields(bytes, range, |field| {
         match field.number {
             // The last one counts, as for every field that is no list.
-            9 => raw = Some(field.message()?),
+            9 => raw = Some(field.bytes()?),
             4 | 5 => chunks.push(field),
-            13 => external.push(read_entry(bytes, field.message()?)?),
+            13 => external.push(read_entry(bytes, field.bytes()?)?),
             _ => {}
         }
         Ok(())
     })?;
-    let external = (flat.data_location.value() == 1 || !external.is_empty()).then_some(external);
+    let external = (flat.data_location() == DataLocation::External || !external.is_empty()).then_some(external);
     let data = match (external, raw) {
         (Some(entries), _) => RawData::External(entries),
         (None, Some(range)) => RawData::Inline(range),
@@ -198,11 +188,10 @@ fn unpack(bytes: &[u8], chunks: &[Field], data_type: i32) -> Parsed<RawData> {
     let mut data = Vec::new();
     for field in chunks {
         match (field.number, field.wire) {
-            (4, WireType::LengthDelimited | WireType::Fixed32) => data.extend_from_slice(&bytes[field.payload.clone()]),
+            (4, WireType::LengthDelimited | WireType::ThirtyTwoBit) => data.extend_from_slice(&bytes[field.payload.clone()]),
             (5, WireType::LengthDelimited | WireType::Varint) => {
-                let mut stream = CodedInputStream::from_bytes(&bytes[field.payload.clone()]);
-                while !stream.eof().map_err(text)? {
-                    let value = stream.read_int32().map_err(text)?;
+                for value in packed(&bytes[field.payload.clone()])? {
+                    let value = value as i32;
                     match data_type {
                         // F16 and BF16.
                         10 | 16 => {
@@ -231,19 +220,19 @@ fn read_entry(bytes: &[u8], range: Range<usize>) -> Parsed<(String, String)> {
 }
 
 fn read_text(bytes: &[u8], field: &Field) -> Parsed<String> {
-    String::from_utf8(bytes[field.message()?].to_vec()).map_err(|_| "a name that is not UTF-8".into())
+    String::from_utf8(bytes[field.bytes()?].to_vec()).map_err(|_| "a name that is not UTF-8".into())
 }
 
 /// Parses those fields of a message that are `flat`, no messages themselves.
-fn parse_flat<M: Message>(bytes: &[u8], range: Range<usize>, flat: &[u32]) -> Parsed<M> {
+fn parse_flat<M: Message + Default>(bytes: &[u8], range: Range<usize>, flat: &[u32]) -> Parsed<M> {
     let mut kept = Vec::new();
-    walk(bytes, range, |field| {
+    fields(bytes, range, |field| {
         if flat.contains(&field.number) {
             kept.extend_from_slice(&bytes[field.whole]);
         }
         Ok(())
     })?;
-    M::parse_from_bytes(&kept).map_err(text)
+    M::decode(&kept[..]).map_err(|error| error.to_string())
 }
 
 impl RawModel {
@@ -282,53 +271,4 @@ impl RawNode {
         }
         self.graphs.iter_mut().try_for_each(|graph| graph.tensors_mut(each))
     }
-}
-
-impl Field {
-    fn message(&self) -> Parsed<Range<usize>> {
-        match self.wire {
-            WireType::LengthDelimited => Ok(self.payload.clone()),
-            _ => Err(format!("field {} at byte {} has a wire type that it does not have", self.number, self.whole.start)),
-        }
-    }
-}
-
-/// Calls `each` for every field of the message in `range`.
-fn walk(bytes: &[u8], range: Range<usize>, mut each: impl FnMut(Field) -> Parsed<()>) -> Parsed<()> {
-    let message = &bytes[range.clone()];
-    let mut stream = CodedInputStream::from_bytes(message);
-    let at = |stream: &CodedInputStream| range.start + stream.pos() as usize;
-    loop {
-        let start = at(&stream);
-        let Some(tag) = stream.read_raw_tag_or_eof().map_err(text)? else { return Ok(()) };
-        let wire = WireType::new(tag & 7).ok_or_else(|| format!("unknown wire type {} at byte {start}", tag & 7))?;
-        let mut value = at(&stream);
-        match wire {
-            WireType::LengthDelimited => {
-                let length = stream.read_raw_varint64().map_err(text)?;
-                value = at(&stream);
-                let left = (range.end - value) as u64;
-                if length > left {
-                    return Err(format!("truncated: a field at byte {start} has {length} bytes, {left} are left"));
-                }
-                // In pieces, since it counts in 32 bits.
-                let mut rest = length;
-                while rest > 0 {
-                    let now = rest.min(1 << 30) as u32;
-                    stream.skip_raw_bytes(now).map_err(text)?;
-                    rest -= u64::from(now);
-                }
-            }
-            WireType::Varint | WireType::Fixed32 | WireType::Fixed64 => stream.skip_field(wire).map_err(text)?,
-            WireType::StartGroup | WireType::EndGroup => {
-                return Err(format!("a group at byte {start}, which ONNX does not have"));
-            }
-        }
-        let end = at(&stream);
-        each(Field { number: tag >> 3, wire, whole: start..end, payload: value..end })?;
-    }
-}
-
-fn text(error: protobuf::Error) -> String {
-    error.to_string()
 }

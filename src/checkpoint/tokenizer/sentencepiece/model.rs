@@ -1,8 +1,8 @@
 //! SentencePiece's model file, the protocol buffer `sentencepiece.ModelProto` of `sentencepiece_model.proto`: pieces with
 //! scores and kinds, and how texts are normalized.
 
-use protobuf::CodedInputStream;
-use protobuf::rt::skip_field_for_tag;
+use crate::checkpoint::protobuf::{Field, fields};
+use std::ops::Range;
 
 /// What a piece is for. llama.cpp numbers them alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Model {
     ///
     /// # Errors
     /// If it is cut off, or no such file.
-    pub(super) fn read(bytes: &[u8]) -> protobuf::Result<Self> {
+    pub(super) fn read(file: &[u8]) -> Result<Self, String> {
         // Defaults of the definition.
         let mut model = Self {
             pieces: Vec::new(),
@@ -89,111 +89,72 @@ impl Model {
             squeezes_spaces: true,
             escapes_spaces: true,
         };
-        fields(bytes, |tag, stream| {
-            match tag {
-                PIECES => model.pieces.push(piece(&stream.read_bytes()?)?),
-                TRAINER => model.trainer(&stream.read_bytes()?)?,
-                NORMALIZER => model.normalizer(&stream.read_bytes()?)?,
-                _ => return Ok(false),
+        fields(file, 0..file.len(), |field| {
+            match field.number {
+                1 => model.pieces.push(piece(file, field.bytes()?)?),
+                2 => model.trainer(file, field.bytes()?)?,
+                3 => model.normalizer(file, field.bytes()?)?,
+                _ => {}
             }
-            Ok(true)
+            Ok(())
         })?;
         Ok(model)
     }
 
-    fn trainer(&mut self, bytes: &[u8]) -> protobuf::Result<()> {
-        fields(bytes, |tag, stream| {
-            match tag {
-                MODEL_TYPE => {
-                    self.algorithm = match stream.read_int32()? {
+    /// Reads a `TrainerSpec`.
+    fn trainer(&mut self, file: &[u8], range: Range<usize>) -> Result<(), String> {
+        fields(file, range, |field| {
+            match field.number {
+                3 => {
+                    self.algorithm = match field.number(file)? {
                         2 => Algorithm::Bpe,
                         3 => Algorithm::Word,
                         4 => Algorithm::Char,
                         _ => Algorithm::Unigram,
                     }
                 }
-                AS_SUFFIX => self.whitespace_as_suffix = stream.read_bool()?,
-                BYTE_FALLBACK => self.byte_fallback = stream.read_bool()?,
-                BOS => self.bos = stream.read_int32()?,
-                EOS => self.eos = stream.read_int32()?,
-                PAD => self.pad = stream.read_int32()?,
-                _ => return Ok(false),
+                24 => self.whitespace_as_suffix = field.number(file)? != 0,
+                35 => self.byte_fallback = field.number(file)? != 0,
+                41 => self.bos = field.number(file)? as i32,
+                42 => self.eos = field.number(file)? as i32,
+                43 => self.pad = field.number(file)? as i32,
+                _ => {}
             }
-            Ok(true)
+            Ok(())
         })
     }
 
-    fn normalizer(&mut self, bytes: &[u8]) -> protobuf::Result<()> {
-        fields(bytes, |tag, stream| {
-            match tag {
-                RULES => self.rules = stream.read_bytes()?,
-                DUMMY_PREFIX => self.dummy_prefix = stream.read_bool()?,
-                SQUEEZES => self.squeezes_spaces = stream.read_bool()?,
-                ESCAPES => self.escapes_spaces = stream.read_bool()?,
-                _ => return Ok(false),
+    /// Reads a `NormalizerSpec`.
+    fn normalizer(&mut self, file: &[u8], range: Range<usize>) -> Result<(), String> {
+        fields(file, range, |field| {
+            match field.number {
+                2 => self.rules = file[field.bytes()?].to_vec(),
+                3 => self.dummy_prefix = field.number(file)? != 0,
+                4 => self.squeezes_spaces = field.number(file)? != 0,
+                5 => self.escapes_spaces = field.number(file)? != 0,
+                _ => {}
             }
-            Ok(true)
+            Ok(())
         })
     }
 }
 
-/// A field's tag: its number, and how it is stored.
-const fn tag(number: u32, wire: u32) -> u32 {
-    number << 3 | wire
-}
-
-const VARINT: u32 = 0;
-const BYTES: u32 = 2;
-const GROUP_START: u32 = 3;
-const GROUP_END: u32 = 4;
-const FOUR_BYTES: u32 = 5;
-
-const PIECES: u32 = tag(1, BYTES);
-const TRAINER: u32 = tag(2, BYTES);
-const NORMALIZER: u32 = tag(3, BYTES);
-
-const TEXT: u32 = tag(1, BYTES);
-const SCORE: u32 = tag(2, FOUR_BYTES);
-const KIND: u32 = tag(3, VARINT);
-
-const MODEL_TYPE: u32 = tag(3, VARINT);
-const AS_SUFFIX: u32 = tag(24, VARINT);
-const BYTE_FALLBACK: u32 = tag(35, VARINT);
-const BOS: u32 = tag(41, VARINT);
-const EOS: u32 = tag(42, VARINT);
-const PAD: u32 = tag(43, VARINT);
-
-const RULES: u32 = tag(2, BYTES);
-const DUMMY_PREFIX: u32 = tag(3, VARINT);
-const SQUEEZES: u32 = tag(4, VARINT);
-const ESCAPES: u32 = tag(5, VARINT);
-
-fn piece(bytes: &[u8]) -> protobuf::Result<Piece> {
+/// Reads a `SentencePiece`.
+fn piece(file: &[u8], range: Range<usize>) -> Result<Piece, String> {
     let mut piece = Piece { text: String::new(), score: 0.0, kind: Kind::Normal };
-    fields(bytes, |tag, stream| {
-        match tag {
-            TEXT => piece.text = stream.read_string()?,
-            SCORE => piece.score = stream.read_float()?,
-            KIND => piece.kind = Kind::of(stream.read_int32()?.into()),
-            _ => return Ok(false),
+    fields(file, range, |field| {
+        match field.number {
+            1 => piece.text = text(file, &field)?,
+            2 => piece.score = field.float(file)?,
+            3 => piece.kind = Kind::of(field.number(file)? as i64),
+            _ => {}
         }
-        Ok(true)
+        Ok(())
     })?;
     Ok(piece)
 }
 
-/// Calls `read` with the tag of each field of a message, and passes over the fields that it does not read. Refuses groups, which
-/// the definition does not have: protobuf follows groups within groups as deep as a file wants.
-fn fields(bytes: &[u8], mut read: impl FnMut(u32, &mut CodedInputStream) -> protobuf::Result<bool>) -> protobuf::Result<()> {
-    let mut stream = CodedInputStream::from_bytes(bytes);
-    while let Some(tag) = stream.read_raw_tag_or_eof()? {
-        if matches!(tag & 7, GROUP_START | GROUP_END) {
-            let why = format!("a group before byte {}", stream.pos());
-            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why).into());
-        }
-        if !read(tag, &mut stream)? {
-            skip_field_for_tag(tag, &mut stream)?;
-        }
-    }
-    Ok(())
+fn text(file: &[u8], field: &Field) -> Result<String, String> {
+    let why = |_| format!("a piece at byte {} is no UTF-8", field.whole.start);
+    String::from_utf8(file[field.bytes()?].to_vec()).map_err(why)
 }
