@@ -96,11 +96,11 @@ fn decays_come_back_from_the_exponentials_that_an_exporter_took() {
         let decay = tensor(&mut model.graph, "neg");
         decay.raw_data[..4].copy_from_slice(&0.5f32.to_le_bytes());
     });
-    assert_says(&export.refusal(), &["cannot tell which tensor is model.layers.0.mamba."]);
+    assert_says(&export.refusal(), &["tensor model.layers.0.mamba.A_log is missing", "neg"]);
 }
 
 /// A tensor's numbers, brought into the model's file.
-fn inlined<'a>(graph: &'a mut onnx_protobuf::GraphProto, export: &str, name: &str) -> &'a mut TensorProto {
+fn inlined<'a>(graph: &'a mut GraphProto, export: &str, name: &str) -> &'a mut TensorProto {
     let found = tensor(graph, name);
     let number = |key: &str| found.external_data.iter().find(|e| e.key == key).map_or(0, |e| e.value.parse::<usize>().unwrap());
     let data = std::fs::read(fixture(export).join("model.onnx.data")).unwrap();
@@ -114,7 +114,7 @@ fn inlined<'a>(graph: &'a mut onnx_protobuf::GraphProto, export: &str, name: &st
 fn the_operator_says_whether_gate_and_up_of_experts_lie_in_turn() {
     const EXPERTS: &str = "lfm2_moe-genai";
     const GATE_UP: &str = "model.layers.1.moe.experts.gate_up_proj.weight";
-    let fuse = |model: &mut support::onnx::Model, how: i64| {
+    let fuse = |model: &mut Model, how: i64| {
         let product = node(&mut model.graph, "/model/layers.1/moe/MoE");
         product.attribute.iter_mut().find(|a| a.name == "swiglu_fusion").unwrap().i = how;
     };
