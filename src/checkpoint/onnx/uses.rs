@@ -144,9 +144,7 @@ impl Context<'_> {
             }
             ("MoE", 2 | 4) if significant == 3 && rank == 3 => Step::Used(Kind::Experts { rows_first: true }),
             ("MoE", 3 | 5) if significant == 2 && rank == 2 => Step::Used(Kind::Rows { rows: 0 }),
-            ("Conv" | "CausalConvWithState", 1) if matches!(axes[..], [Some(0), None, Some(2)] | [Some(0), None, Some(1)]) => {
-                Step::Used(Kind::Kernel)
-            }
+            ("Conv" | "CausalConvWithState", 1) if matches!(axes[..], [Some(0), None, Some(1 | 2)]) => Step::Used(Kind::Kernel),
             ("Conv" | "CausalConvWithState", 2) => vector(Kind::Bias),
             ("Exp", 0) => vector(Kind::Exponent),
             ("Sub", 1) | ("Expand" | "Concat", 0) | ("GroupQueryAttention", 11) if significant <= 1 => Step::Used(Kind::Apart),
@@ -167,10 +165,8 @@ impl Context<'_> {
                 Some(_) => Step::Used(Kind::Other),
                 None => vector(Kind::Gain),
             },
-            ("LayerNormalization" | "SimplifiedLayerNormalization" | "RMSNormalization", 1)
-            | ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization", 2)
-            | ("GatedRMSNorm", 1)
-            | ("LinearAttentionGate", 2)
+            ("LayerNormalization" | "SimplifiedLayerNormalization" | "RMSNormalization" | "GatedRMSNorm", 1)
+            | ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" | "LinearAttentionGate", 2)
             | ("GroupQueryAttention", 14 | 15) => vector(Kind::Gain),
             ("LinearAttentionGate", 1) => vector(Kind::Bias),
             ("LayerNormalization", 2) | ("SkipLayerNormalization", 3) => vector(Kind::Bias),
