@@ -185,7 +185,8 @@ impl Mapping {
                 if tensors.iter().rev().take(source.parts.len()).all(|t| t.name != part.tensor) {
                     let shape = part.shape_in(&tensor.shape);
                     let (name, inputs_first, adds) = (part.tensor.clone(), part.transposed, source.add);
-                    tensors.push(WantedTensor { name, shape, inputs_first, adds });
+                    let decays = tensor.name.ends_with(".log_decay");
+                    tensors.push(WantedTensor { name, shape, inputs_first, adds, decays });
                 }
             }
         }

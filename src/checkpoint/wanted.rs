@@ -27,4 +27,6 @@ pub struct WantedTensor {
     pub inputs_first: bool,
     /// What the model adds to every number before it uses it, such as Gemma's 1.
     pub adds: f32,
+    /// Whether the model uses `-exp(x)` in its place, which exporters may have calculated.
+    pub decays: bool,
 }

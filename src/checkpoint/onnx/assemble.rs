@@ -68,12 +68,26 @@ impl Identifier<'_> {
     /// A claimed tensor, with how to read it.
     fn info(&self, wanted: usize, claim: &Claim) -> Result<TensorInfo, CheckpointError> {
         let (wanted, stored) = (self.all[wanted], &self.context.stored[claim.tensor]);
+        if let Some(placement) = claim.placed.clone() {
+            let bytes = stored.bytes.clone().unwrap_or(Bytes::Owned { file: 0, bytes: Arc::default() });
+            return Ok(TensorInfo {
+                label: stored.label(),
+                dtype: stored.dtype(),
+                shape: wanted.shape.clone(),
+                bytes,
+                placement,
+            });
+        }
         let mut shape = self.shape(wanted, claim.tensor, &claim.used);
         if let Some(rows) = claim.rows {
             shape[0] = rows;
         }
         let sizes: Vec<usize> = stored.dims.iter().copied().filter(|&n| n != 1).collect();
-        let columns = if shape.len() == 2 { sizes.last().copied().unwrap_or(1) } else { 1 };
+        let columns = match shape.len() {
+            2 => sizes.last().copied().unwrap_or(1),
+            3 => shape[1..].iter().product(),
+            _ => 1,
+        };
         let transposed = match claim.used.kind {
             Kind::Matrix { outputs } => {
                 let last = stored.dims.iter().rposition(|&n| n != 1) == Some(outputs);
@@ -87,7 +101,9 @@ impl Identifier<'_> {
             _ => false,
         };
         let added = wanted.adds - claim.used.plus;
-        let placement = Placement { columns, transposed, first: claim.first, added, ..Placement::plain(&wanted.shape) };
+        let exponential = wanted.decays && claim.used.kind == Kind::Gain;
+        let placement =
+            Placement { columns, transposed, first: claim.first, added, exponential, ..Placement::plain(&wanted.shape) };
         let dtype = stored.dtype();
         let bytes = stored.bytes.clone().unwrap_or(Bytes::Owned { file: 0, bytes: Arc::default() });
         Ok(TensorInfo { label: stored.label(), dtype, shape, bytes, placement })
@@ -145,12 +161,14 @@ impl Identifier<'_> {
         let neutral = match used.kind {
             Kind::Bias | Kind::BiasBefore => 0.0,
             Kind::Gain => 1.0 - used.plus,
+            // Biases that GenAI's builder gives to experts without any.
+            Kind::Rows { .. } if self.context.graph.nodes[used.node].op == "MoE" => 0.0,
             _ => return false,
         };
         let info = self.plain(tensor);
         let Some(view) = TensorView::new(&info, self.context.files, "") else { return false };
-        let mut numbers = vec![f32::NAN; info.shape[0]];
-        view.read_rows(0..numbers.len(), &mut numbers).is_ok() && numbers.iter().all(|x| *x == neutral)
+        let mut numbers = vec![f32::NAN; info.shape.iter().product()];
+        view.read_rows(0..info.shape[0], &mut numbers).is_ok() && numbers.iter().all(|x| *x == neutral)
     }
 
     /// A tensor as it is stored.

@@ -6,7 +6,7 @@ use super::names::{Match, Names};
 use super::stored::Stored;
 use super::uses::{Context, Kind, Use};
 use crate::checkpoint::file::MappedFile;
-use crate::checkpoint::tensor::TensorInfo;
+use crate::checkpoint::tensor::{Placement, RowOrder, TensorInfo, TensorView};
 use crate::checkpoint::{CheckpointError, Nearest, Wanted, WantedTensor};
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ pub(super) struct Claim {
     pub(super) rows: Option<usize>,
     /// Which part it is, of how many.
     pub(super) part: (usize, usize),
+    /// Where it lies, if that is known without its use.
+    pub(super) placed: Option<Placement>,
 }
 
 pub(super) struct Identifier<'a> {
@@ -63,6 +65,7 @@ pub(super) fn identify(
     };
     identifier.refuse_quantized()?;
     identifier.by_name(&Names::new(&with_head))?;
+    identifier.experts(&Names::new(&with_head));
     identifier.by_structure();
     let tensors = identifier.tensors()?;
     identifier.check_left(&Names::new(&with_head), &tensors)?;
@@ -72,7 +75,9 @@ pub(super) fn identify(
 impl Identifier<'_> {
     /// Tensors that may be weights.
     fn candidates(&self) -> impl Iterator<Item = usize> + use<'_> {
-        let floats = |&i: &usize| self.context.stored[i].is_float() && self.context.stored[i].count > 1;
+        // Single numbers are constants, where none is wanted.
+        let least = if self.all.iter().any(|t| t.shape.iter().all(|n| *n == 1)) { 1 } else { 2 };
+        let floats = move |&i: &usize| self.context.stored[i].is_float() && self.context.stored[i].count >= least;
         (0..self.context.stored.len()).filter(floats)
     }
 
@@ -95,12 +100,12 @@ impl Identifier<'_> {
     fn by_name(&mut self, names: &Names) -> Result<(), OnnxError> {
         for tensor in self.candidates().collect::<Vec<_>>() {
             let own = names.find(&self.context.stored[tensor].name);
-            let uses: Vec<Use> = self.uses[tensor].iter().filter(|u| u.kind.is_matrix() || u.kind.is_vector()).cloned().collect();
+            let uses: Vec<Use> = self.uses[tensor].iter().filter(|u| u.kind.is_weight()).cloned().collect();
             for used in &uses {
                 let node = &self.context.graph.nodes[used.node];
                 let suffix = match used.kind {
                     Kind::Bias => Some("bias"),
-                    Kind::BiasBefore => None,
+                    Kind::BiasBefore | Kind::Exponent | Kind::Apart => None,
                     _ => Some("weight"),
                 };
                 let modules = [node.scope(), node.path()];
@@ -132,8 +137,68 @@ impl Identifier<'_> {
         };
         match self.all[wanted].shape.len() {
             1 => used.kind.is_vector(),
+            3 => used.kind == Kind::Kernel,
             _ => used.kind.is_matrix(),
         }
+    }
+
+    /// Experts' matrices that are stored as one tensor.
+    fn experts(&mut self, names: &Names) {
+        for tensor in self.candidates().collect::<Vec<_>>() {
+            let kind = |u: &&Use| matches!(u.kind, Kind::Experts { .. });
+            let Some(used) = self.uses[tensor].iter().find(kind).cloned() else { continue };
+            let node = &self.context.graph.nodes[used.node];
+            let own = &self.context.stored[tensor].name;
+            let own = own.strip_suffix(".weight").unwrap_or(own).rsplit_once('.').map(|(list, _)| list.to_string());
+            let lists = [own, node.scope(), node.path()];
+            // GenAI's operator has gate and up in turn, if it says so.
+            let in_turn = node.int("swiglu_fusion") == Some(1);
+            let claims = lists.iter().flatten().find_map(|list| self.experts_of(names, list, tensor, &used, in_turn));
+            for (i, placed) in claims.into_iter().flatten() {
+                self.claims[i].push(Claim {
+                    tensor,
+                    used: used.clone(),
+                    first: 0,
+                    rows: None,
+                    part: (0, 1),
+                    placed: Some(placed),
+                });
+                self.claimed[tensor] = true;
+            }
+        }
+    }
+
+    /// Which wanted tensors of a list of experts a tensor holds, and where.
+    fn experts_of(&self, names: &Names, list: &str, tensor: usize, used: &Use, in_turn: bool) -> Option<Vec<(usize, Placement)>> {
+        let Kind::Experts { rows_first } = used.kind else { return None };
+        let [experts, first, second] = self.context.stored[tensor].dims[..] else { return None };
+        let (rows, columns) = if rows_first { (first, second) } else { (second, first) };
+        let find = |expert: usize, part: &str| match names.find(&format!("{list}.{expert}.{part}.weight")) {
+            Some(Match::Whole(i)) => Some(i),
+            _ => None,
+        };
+        for kind in [&["gate_proj", "up_proj"][..], &["w1", "w3"], &["gate_up_proj"], &["down_proj"], &["w2"]] {
+            let each = rows / kind.len();
+            let fits = |i: usize| self.all[i].shape == [each, columns];
+            if each * kind.len() != rows || !kind.iter().all(|part| find(0, part).is_some_and(fits)) {
+                continue;
+            }
+            if find(experts, kind[0]).is_some() {
+                return None;
+            }
+            let split = kind.len() == 2 && in_turn;
+            let place = |(n, (expert, part)): (usize, (usize, &&str))| {
+                let i = find(expert, part).filter(|i| fits(*i))?;
+                let before = n % kind.len() * if split { 1 } else { each };
+                let order = if split { RowOrder::RotaryPairs { head_dim: rows } } else { RowOrder::Same };
+                let first = if rows_first { expert * rows + before } else { expert * rows * columns + before };
+                let columns = if rows_first { columns } else { rows };
+                Some((i, Placement { first, order, columns, transposed: !rows_first, ..Placement::plain(&[each, columns]) }))
+            };
+            let all = (0..experts).flat_map(|expert| kind.iter().map(move |part| (expert, part)));
+            return all.enumerate().map(place).collect();
+        }
+        None
     }
 
     /// The places of embedding and head, if they are one.
@@ -152,7 +217,7 @@ impl Identifier<'_> {
     }
 
     fn claim(&mut self, tensor: usize, used: &Use, found: &Match) -> Result<(), OnnxError> {
-        let claim = |first, rows, part| Claim { tensor, used: used.clone(), first, rows, part };
+        let claim = |first, rows, part| Claim { tensor, used: used.clone(), first, rows, part, placed: None };
         match found {
             Match::Whole(i) => self.claims[*i].push(claim(0, None, (0, 1))),
             Match::PartOf { wanted, part, parts } => self.claims[*wanted].push(claim(0, None, (*part, *parts))),
@@ -189,7 +254,7 @@ impl Identifier<'_> {
     /// tensor, if it can be no other weight.
     fn by_structure(&mut self) {
         let free = |this: &Self| -> Vec<(usize, Use)> {
-            let open = |u: &&Use| u.kind.is_matrix() || u.kind.is_vector();
+            let open = |u: &&Use| u.kind.is_weight();
             let of = |i: usize| this.uses[i].iter().filter(open).map(move |u| (i, u.clone()));
             this.candidates().filter(|&i| !this.claimed[i]).flat_map(of).collect()
         };
@@ -225,7 +290,7 @@ impl Identifier<'_> {
                 (alone && no_other).then(|| (i, *tensor, used.clone()))
             });
             let Some((i, tensor, used)) = only else { return };
-            self.claims[i].push(Claim { tensor, used, first: 0, rows: None, part: (0, 1) });
+            self.claims[i].push(Claim { tensor, used, first: 0, rows: None, part: (0, 1), placed: None });
             self.claimed[tensor] = true;
         }
     }
@@ -236,20 +301,50 @@ impl Identifier<'_> {
         }
         let makes: Vec<&(usize, Use)> = uses.iter().filter(|(i, u)| u.to_output && self.could_be(head, *i, u)).collect();
         let Some((tensor, used)) = makes.first().filter(|first| makes.iter().all(|m| m.0 == first.0)) else { return };
-        self.claims[head].push(Claim { tensor: *tensor, used: used.clone(), first: 0, rows: None, part: (0, 1) });
+        self.claims[head].push(Claim { tensor: *tensor, used: used.clone(), first: 0, rows: None, part: (0, 1), placed: None });
         self.claimed[*tensor] = true;
     }
 
     /// Whether a tensor has the shape of a wanted one and is used as such.
     pub(super) fn could_be(&self, wanted: usize, tensor: usize, used: &Use) -> bool {
         let wanted = self.all[wanted];
-        let is_bias = wanted.name.ends_with(".bias");
+        let (is_bias, is_vector) = (wanted.name.ends_with("bias"), wanted.shape.len() == 1);
+        let module = self.own_module(wanted);
         let kind = match used.kind {
-            Kind::Bias | Kind::BiasBefore => wanted.shape.len() == 1 && is_bias,
-            Kind::Gain => wanted.shape.len() == 1 && !is_bias,
-            _ => wanted.shape.len() == 2,
+            Kind::Bias => is_vector && is_bias,
+            Kind::BiasBefore => is_vector && is_bias && module.is_none(),
+            Kind::Gain => is_vector && !is_bias && module.is_none_or(|module| self.has_sign(wanted, module, tensor)),
+            Kind::Exponent => is_vector && wanted.decays,
+            Kind::Apart => is_vector && !is_bias && !wanted.decays && module.is_some(),
+            Kind::Kernel => wanted.shape.len() == 3,
+            Kind::Matrix { .. } | Kind::Rows { .. } => wanted.shape.len() == 2,
+            _ => false,
         };
-        kind && self.shape(wanted, tensor, used) == wanted.shape
+        let node = &self.context.graph.nodes[used.node];
+        let within = |module: &str| {
+            let ends =
+                |scope: &String| scope.strip_suffix(module).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+            [node.scope(), node.path()].iter().flatten().any(ends)
+        };
+        kind && self.shape(wanted, tensor, used) == wanted.shape && module.is_none_or(within)
+    }
+
+    /// Whether a tensor is negative throughout, as decays are whose exponential the exporter took, and nothing else of a module with some.
+    fn has_sign(&self, wanted: &WantedTensor, module: &str, tensor: usize) -> bool {
+        if !self.all.iter().any(|t| t.decays && self.own_module(t) == Some(module)) {
+            return true;
+        }
+        let info = self.plain(tensor);
+        let Some(view) = TensorView::new(&info, self.context.files, "") else { return false };
+        let mut numbers = vec![f32::NAN; self.context.stored[tensor].count];
+        let whole = info.shape.len() == 1 && view.read_rows(0..numbers.len(), &mut numbers).is_ok();
+        whole && numbers.iter().all(|x| *x < 0.0) == wanted.decays
+    }
+
+    /// The module of a wanted tensor that is no module's `weight` or `bias`: the node that takes it is of that module.
+    fn own_module<'w>(&self, wanted: &'w WantedTensor) -> Option<&'w str> {
+        let name = wanted.name.strip_prefix(self.wanted.base.as_str()).unwrap_or(&wanted.name);
+        name.rsplit_once('.').filter(|(_, end)| !matches!(*end, "weight" | "bias")).map(|(module, _)| module)
     }
 
     /// A stored tensor's shape as transformers has it.
@@ -264,22 +359,28 @@ impl Identifier<'_> {
                 }
                 shape
             }
+            Kind::Kernel => match stored.dims.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>()[..] {
+                [channels, taps] => vec![channels, 1, taps],
+                _ => stored.dims.clone(),
+            },
             _ => vec![stored.count],
         }
     }
 
     /// No weight may be left over, since weights that are dropped in silence make a model that speaks gibberish.
     fn check_left(&self, names: &Names, tensors: &BTreeMap<String, TensorInfo>) -> Result<(), OnnxError> {
-        for tensor in self.candidates().filter(|&i| !self.claimed[i]) {
+        for tensor in self.candidates().filter(|&i| !self.claimed[i] && self.context.stored[i].count > 1) {
             let (stored, uses) = (&self.context.stored[tensor], &self.uses[tensor]);
-            let rotates = |name: &str| ["rotary", "inv_freq", "cos_cache", "sin_cache"].iter().any(|part| name.contains(part));
+            let rotates =
+                |name: &str| ["rotary", "pos_emb", "inv_freq", "cos_cache", "sin_cache"].iter().any(|part| name.contains(part));
             let weighs = |u: &&Use| {
                 let node = &self.context.graph.nodes[u.node];
                 u.kind != Kind::Constant
                     && !self.is_neutral(tensor, u)
                     && ![node.scope(), node.path()].iter().flatten().any(|name| rotates(name))
             };
-            if rotates(&stored.name) {
+            // What transformers multiplies Falcon-H1's rows with follows from the config.
+            if rotates(&stored.name) || stored.name.ends_with(".mup_vector") {
                 continue;
             }
             let used = match uses.iter().find(weighs) {
@@ -312,7 +413,7 @@ impl Identifier<'_> {
         let (own, node) = (name(own), name(node));
         let stored = &self.context.stored[tensor];
         let why = format!("tensor {} is called so, and its node is of {}", stored.name, self.all[node].name);
-        let claim = Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1) };
+        let claim = Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1), placed: None };
         self.ambiguous(own, why, &[claim])
     }
 
@@ -322,7 +423,7 @@ impl Identifier<'_> {
         for tensor in self.candidates().filter(|&i| !self.claimed[i]) {
             for used in &self.uses[tensor] {
                 if self.could_be(wanted, tensor, used) {
-                    could.push(Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1) });
+                    could.push(Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1), placed: None });
                 }
             }
         }

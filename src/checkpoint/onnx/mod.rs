@@ -13,7 +13,8 @@
 //!    family and no family knows ONNX) is filled: first by name ([`names`]), that is by the module scopes that PyTorch
 //!    writes beside nodes, by node names such as `/model/layers.0/mlp/up_proj/MatMul`, by the tensors' own names, or by
 //!    those that ONNX Runtime GenAI's builder has for the same modules; then by structure, where exactly one tensor has
-//!    the use and the shape of a weight and could be no other ([`identify`]). [`assemble`] says how each is read.
+//!    the use and the shape of a weight and could be no other ([`identify`]). Parameters that are no module's weight are
+//!    looked for in the module that has them, and experts in one tensor of each kind are taken apart. [`assemble`] says how each is read.
 //! 4. A weight that two tensors could be, a tensor whose name and node disagree, a tied head that differs from the
 //!    embedding, a weight that nothing asks for: each is an error that names both sides.
 

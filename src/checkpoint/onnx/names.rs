@@ -19,10 +19,36 @@ pub(super) enum Match {
 }
 
 /// Projections that some store as one.
-const FUSED: [(&str, &[&str]); 2] = [("qkv_proj", &["q_proj", "k_proj", "v_proj"]), ("gate_up_proj", &["gate_proj", "up_proj"])];
+const FUSED: [(&str, &[&str]); 3] = [
+    ("qkv_proj", &["q_proj", "k_proj", "v_proj"]),
+    ("gate_up_proj", &["gate_proj", "up_proj"]),
+    ("input_linear", &["gate_proj", "up_proj"]),
+];
+
+/// What families call otherwise than GenAI's builder, which has the same names for all, or than their class in transformers.
+const DIALECTS: [&[(&str, &str)]; 6] = [
+    &[("qkv_proj", "in_proj_qkv"), ("z_proj", "in_proj_z"), ("b_proj", "in_proj_b"), ("a_proj", "in_proj_a")],
+    &[("g_proj", "gate_proj")],
+    &[("moe", "mlp")],
+    &[("q_norm", "query_layernorm"), ("k_norm", "key_layernorm")],
+    &[("mlp", "shared_mlp"), ("down_proj", "output_linear")],
+    &[
+        ("operator_layernorm", "operator_norm"),
+        ("ffn_layernorm", "ffn_norm"),
+        ("q_norm", "q_layernorm"),
+        ("k_norm", "k_layernorm"),
+        ("o_proj", "out_proj"),
+        ("mlp", "feed_forward"),
+        ("moe", "feed_forward"),
+        ("router", "gate"),
+        ("gate_proj", "w1"),
+        ("up_proj", "w3"),
+        ("down_proj", "w2"),
+    ],
+];
 
 /// The last norm's names.
-const FINAL_NORMS: [&str; 4] = ["norm", "final_layernorm", "final_layer_norm", "ln_f"];
+const FINAL_NORMS: [&str; 5] = ["norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm"];
 
 /// No module's name is longer; every part of one is looked up.
 const MAX_LENGTH: usize = 1024;
@@ -33,12 +59,25 @@ const WRAPPERS: [&str; 4] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_w
 /// All wanted names.
 pub(super) struct Names {
     bare: HashMap<String, usize>,
+    /// Names without a module that exporters leave out, since its own code does not call what is in it; none where several are the same.
+    short: HashMap<String, Option<usize>>,
 }
 
 impl Names {
     pub(super) fn new(wanted: &Wanted) -> Self {
         let bare = |name: &str| name.strip_prefix(&wanted.base).unwrap_or(name).to_string();
-        Self { bare: wanted.tensors.iter().enumerate().map(|(i, t)| (bare(&t.name), i)).collect() }
+        let mut short = HashMap::new();
+        for (i, tensor) in wanted.tensors.iter().enumerate() {
+            let name = bare(&tensor.name);
+            let mut parts: Vec<&str> = name.split('.').collect();
+            // A kernel, or a module in a module of a layer.
+            let left_out = if tensor.shape.len() == 3 { 2 } else { 3 };
+            if parts.len() >= 5 {
+                parts.remove(parts.len() - left_out);
+                short.entry(parts.join(".")).and_modify(|found| *found = None).or_insert(Some(i));
+            }
+        }
+        Self { bare: wanted.tensors.iter().enumerate().map(|(i, t)| (bare(&t.name), i)).collect(), short }
     }
 
     /// What a full name, with `weight` or `bias`, is.
@@ -46,16 +85,14 @@ impl Names {
         if name.len() > MAX_LENGTH {
             return None;
         }
-        spellings(name).iter().find_map(|name| self.exact(name).map(Match::Whole).or_else(|| self.fused(name)))
+        let spellings = spellings(name);
+        let found = spellings.iter().find_map(|name| self.exact(name).map(Match::Whole).or_else(|| self.fused(name)));
+        found.or_else(|| ending(&spellings[0], |name| self.short.get(name).copied().flatten()).map(Match::Whole))
     }
 
     /// The longest wanted name that this one ends in. What stands before it may not be one of several (a layer, say).
     fn exact(&self, name: &[String]) -> Option<usize> {
-        (0..name.len()).find_map(|start| {
-            let index = *self.bare.get(&name[start..].join("."))?;
-            let wraps = name[..start].iter().all(|part| part.parse::<usize>().is_err());
-            wraps.then_some(index)
-        })
+        ending(name, |name| self.bare.get(name).copied())
     }
 
     fn fused(&self, name: &[String]) -> Option<Match> {
@@ -75,6 +112,15 @@ impl Names {
     }
 }
 
+/// What the longest known end of a name is.
+fn ending(name: &[String], find: impl Fn(&str) -> Option<usize>) -> Option<usize> {
+    (0..name.len()).find_map(|start| {
+        let index = find(&name[start..].join("."))?;
+        let wraps = name[..start].iter().all(|part| part.parse::<usize>().is_err());
+        wraps.then_some(index)
+    })
+}
+
 /// A name's parts, as it is and as PyTorch would have called it had GenAI's builder not written it.
 fn spellings(name: &str) -> Vec<Vec<String>> {
     let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
@@ -89,6 +135,19 @@ fn spellings(name: &str) -> Vec<Vec<String>> {
         }
     }
     all.push(own(&genai));
+    if let [list @ .., "experts", kind, "bias"] = &genai[..] {
+        // All experts' biases together are a parameter of their own.
+        let name = format!("{kind}_bias");
+        let list: Vec<&str> = list.iter().map(|part| if *part == "moe" { "mlp" } else { *part }).collect();
+        all.push(own(&[&list[..], &["experts", name.as_str()]].concat()));
+    }
+    for dialect in DIALECTS {
+        let parts: Vec<&str> =
+            genai.iter().map(|part| dialect.iter().find(|(genai, _)| genai == part).map_or(*part, |(_, own)| *own)).collect();
+        if parts != genai {
+            all.push(own(&parts));
+        }
+    }
     if let Some(place) = genai.iter().position(|part| *part == "final_norm_layernorm") {
         let kind = genai[place + 1..].to_vec();
         all.extend(FINAL_NORMS.iter().map(|norm| own(&[&[*norm], &kind[..]].concat())));
@@ -106,7 +165,8 @@ mod tests {
     use crate::checkpoint::WantedTensor;
 
     fn names(base: &str, list: &[&str]) -> Names {
-        let tensor = |name: &&str| WantedTensor { name: (*name).into(), shape: vec![], inputs_first: false, adds: 0.0 };
+        let tensor =
+            |name: &&str| WantedTensor { name: (*name).into(), shape: vec![], inputs_first: false, adds: 0.0, decays: false };
         Names::new(&Wanted { tensors: list.iter().map(tensor).collect(), base: base.into(), ..Wanted::default() })
     }
 

@@ -20,6 +20,14 @@ pub(super) enum Kind {
     Bias,
     /// A vector that is added where it is another module's, such as a matrix's bias in the norm after it.
     BiasBefore,
+    /// A vector whose exponential is taken.
+    Exponent,
+    /// A vector that something else is done with: it joins others, or is taken off.
+    Apart,
+    /// The kernel of a convolution whose channels are apart.
+    Kernel,
+    /// Matrices of experts, of which some are looked up by their number. In each, `rows_first` says that outputs are its first dimension.
+    Experts { rows_first: bool },
     /// Part of something that is no weight: masks, rotation tables, shapes, limits.
     Constant,
     /// Anything else.
@@ -29,12 +37,17 @@ pub(super) enum Kind {
 impl Kind {
     /// Whether it takes vectors.
     pub(super) fn is_vector(self) -> bool {
-        matches!(self, Self::Gain | Self::Bias | Self::BiasBefore)
+        matches!(self, Self::Gain | Self::Bias | Self::BiasBefore | Self::Exponent | Self::Apart)
     }
 
     /// Whether it takes matrices.
     pub(super) fn is_matrix(self) -> bool {
         matches!(self, Self::Matrix { .. } | Self::Rows { .. })
+    }
+
+    /// Whether it takes one weight, and says how that lies.
+    pub(super) fn is_weight(self) -> bool {
+        self.is_vector() || self.is_matrix() || self == Self::Kernel
     }
 }
 
@@ -92,11 +105,18 @@ impl Context<'_> {
         let significant = axes.iter().flatten().count();
         let vector = |kind| Step::Used(if significant <= 1 { kind } else { Kind::Constant });
         let matrix = |transposed: bool| {
+            if significant == 3 && rank == 3 {
+                // Every expert calculates.
+                return Step::Used(Kind::Experts { rows_first: transposed });
+            }
             let last_two = rank.checked_sub(2).map(|i| (axes[i], axes[i + 1]));
             Step::Used(match last_two {
                 Some((Some(first), Some(last))) if significant == 2 => {
                     Kind::Matrix { outputs: if transposed { first } else { last } }
                 }
+                // One output.
+                Some((None, Some(_))) if rank == 2 && transposed => one_output(dims),
+                Some((Some(_), None)) if rank == 2 && !transposed => one_output(dims),
                 _ => Kind::Other,
             })
         };
@@ -119,6 +139,15 @@ impl Context<'_> {
             ("Gemm", 1) if unscaled("alpha") => matrix(flag("transB")),
             ("Gemm", 2) if unscaled("beta") => vector(Kind::Bias),
             ("Attention", 1) if is_contrib => matrix(false),
+            ("Gather" | "GatherND", 0) if significant == 3 && rank == 3 && node.int("axis").unwrap_or(0) == 0 => {
+                Step::Used(self.rows_first(node).map_or(Kind::Other, |rows_first| Kind::Experts { rows_first }))
+            }
+            ("MoE", 2 | 4) if significant == 3 && rank == 3 => Step::Used(Kind::Experts { rows_first: true }),
+            ("MoE", 3 | 5) if significant == 2 && rank == 2 => Step::Used(Kind::Rows { rows: 0 }),
+            ("Conv" | "CausalConvWithState", 1) if matches!(axes[..], [Some(0), None, Some(1 | 2)]) => Step::Used(Kind::Kernel),
+            ("Conv" | "CausalConvWithState", 2) => vector(Kind::Bias),
+            ("Exp", 0) => vector(Kind::Exponent),
+            ("Sub", 1) | ("Expand" | "Concat", 0) | ("GroupQueryAttention", 11) if significant <= 1 => Step::Used(Kind::Apart),
             ("Gather", 0) => {
                 let axis = node.int("axis").unwrap_or(0);
                 let axis = if axis < 0 { axis + rank as i64 } else { axis };
@@ -136,9 +165,10 @@ impl Context<'_> {
                 Some(_) => Step::Used(Kind::Other),
                 None => vector(Kind::Gain),
             },
-            ("LayerNormalization" | "SimplifiedLayerNormalization" | "RMSNormalization", 1)
-            | ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization", 2)
+            ("LayerNormalization" | "SimplifiedLayerNormalization" | "RMSNormalization" | "GatedRMSNorm", 1)
+            | ("SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" | "LinearAttentionGate", 2)
             | ("GroupQueryAttention", 14 | 15) => vector(Kind::Gain),
+            ("LinearAttentionGate", 1) => vector(Kind::Bias),
             ("LayerNormalization", 2) | ("SkipLayerNormalization", 3) => vector(Kind::Bias),
             ("Attention", 2) if is_contrib => vector(Kind::BiasBefore),
             ("SkipLayerNormalization", 4) | ("SkipSimplifiedLayerNormalization" | "MultiHeadAttention", 3) => {
@@ -155,6 +185,24 @@ impl Context<'_> {
             ("Reshape" | "Expand" | "Slice" | "Unsqueeze" | "Squeeze" | "Tile" | "Split", 1..) => Step::Used(Kind::Constant),
             _ => Step::Used(Kind::Other),
         }
+    }
+
+    /// Whether the matrices that a node looks up have a row for each output, as the product with them says.
+    fn rows_first(&self, node: &Node<'_>) -> Option<bool> {
+        const STEPS: usize = 8;
+        let (mut node, mut turned) = (node, false);
+        for _ in 0..STEPS {
+            let value = &self.graph.values[(*node.outputs.first()?)?];
+            let [(index, slot)] = value.takers[..] else { return None };
+            node = &self.graph.nodes[index];
+            match (node.op, slot) {
+                ("MatMul", slot) => return Some((slot == 0) != turned),
+                ("Identity" | "Cast", 0) => {}
+                ("Transpose", 0) if node.ints("perm") == Some(&[0, 2, 1]) => turned = !turned,
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// The view after a node that moves no number.
@@ -307,6 +355,11 @@ impl Context<'_> {
         }
         false
     }
+}
+
+/// A matrix with one output.
+fn one_output(dims: &[usize]) -> Kind {
+    dims.iter().position(|n| *n == 1).map_or(Kind::Other, |outputs| Kind::Matrix { outputs })
 }
 
 /// What a node does to a view.
