@@ -457,3 +457,24 @@ fn merges_that_scores_do_not_say_are_refused() {
         assert!(error.as_ref().is_some_and(|error| error.contains("its merges are none that scores say")), "{name}: {error:?}");
     }
 }
+
+#[test]
+fn scaled_ropes_are_said_by_keys_or_factors() {
+    for scaling in [
+        json!({"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}),
+        json!({"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0}),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("checkpoint");
+        std::fs::create_dir(&checkpoint).unwrap();
+        std::fs::copy(fixture("llama").join("model.safetensors"), checkpoint.join("model.safetensors")).unwrap();
+        let mut config: Value = serde_json::from_slice(&std::fs::read(fixture("llama").join("config.json")).unwrap()).unwrap();
+        config["rope_parameters"] = scaling;
+        std::fs::write(checkpoint.join("config.json"), config.to_string()).unwrap();
+        let (_kept, package) = package(&checkpoint, "f32");
+        let out = folder.path().join("gguf");
+        export(&package, None, Format::Gguf(None), &out).unwrap();
+        assert_eq!(difference(&package, &out), 0.0);
+    }
+}
