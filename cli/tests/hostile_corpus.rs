@@ -34,7 +34,7 @@ const CASES: [(&str, &str); 28] = [
     ("manifest-path.json", "not a plain file name"),
     ("manifest-sizes-overflow.json", "larger together"),
     ("manifest-trailing-dot.json", "not a plain file name"),
-    ("sentencepiece-nested-groups.model", "a group before byte 1"),
+    ("sentencepiece-nested-groups.model", "a group at byte 0"),
     ("shard-beyond-file.safetensors", "a header of"),
     ("shard-duplicate-entry.safetensors", "is there twice"),
     ("shard-f32-entry.safetensors", "F32"),

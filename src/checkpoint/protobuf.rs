@@ -76,7 +76,9 @@ pub(super) fn fields(file: &[u8], range: Range<usize>, mut each: impl FnMut(Fiel
             }
             WireType::ThirtyTwoBit => 4,
             WireType::SixtyFourBit => 8,
-            WireType::StartGroup | WireType::EndGroup => return Err(fail(&"a group, which the format does not have,")),
+            WireType::StartGroup | WireType::EndGroup => {
+                return Err(format!("a group at byte {start}, which the format does not have"));
+            }
         };
         let left = (range.end - payload) as u64;
         if length > left {
@@ -136,7 +138,7 @@ mod tests {
             (&[0x12, 5, 1][..], "truncated: a field at byte 0 has 5 bytes, 1 are left"),
             (&[0x08, 1, 0x1d, 0, 0], "truncated: a field at byte 2 has 4 bytes, 2 are left"),
             (&[0x08, 0x80], "at byte 0"),
-            (&[0x0b, 0x0c], "a group, which the format does not have, at byte 0"),
+            (&[0x0b, 0x0c], "a group at byte 0, which the format does not have"),
             (&[0x08, 1, 0x0e], "at byte 2"),
             (&[0x00, 1], "at byte 0"),
         ] {
