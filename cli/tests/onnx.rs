@@ -253,7 +253,6 @@ fn weights_are_followed_through_casts_functions_constants_and_branches() {
             input: vec!["x".into(), "w".into()],
             output: vec!["y".into()],
             node: vec![NodeProto { metadata_props: node(&mut model.graph, "node_linear").metadata_props.clone(), ..body }],
-            ..Default::default()
         });
         let product = node(&mut model.graph, "node_linear");
         (product.op_type, product.domain) = ("linear".into(), "local".into());
