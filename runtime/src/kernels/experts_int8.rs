@@ -1,4 +1,4 @@
-//! `experts_int8`: the products of [`matmul_int8`](super::matmul_int8) with the matrices of tokens' experts.
+//! `experts_int8`: the products of [`matmul_int8`] with the matrices of tokens' experts.
 
 use super::activations::{Narrow, quantize};
 use super::candidate::{Candidate, Numerics};

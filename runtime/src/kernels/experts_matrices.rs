@@ -1,4 +1,4 @@
-//! `experts_matrices`: the products of [`matmul_matrices`](super::matmul_matrices) with the matrices of tokens' experts.
+//! `experts_matrices`: the products of [`matmul_matrices`] with the matrices of tokens' experts.
 
 use super::activations::{Narrow, narrow};
 use super::candidate::{Candidate, Numerics};
