@@ -1,9 +1,9 @@
 //! Activations in fewer bits, once before a projection whose kernel multiplies them many times.
 
+use super::experts::ExpertTiles;
 use super::projection::Projection;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::device::Flag;
-use crate::device::{Binding, Dispatch, Gpu, GpuError, Kernel};
+use super::weights::GpuChunk;
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Shader};
 use bytemuck::{Pod, Zeroable};
 use haikuq_format::layout::{UNIT, padded};
 
@@ -61,6 +61,51 @@ impl Narrow {
         }
         let part = |offset, bytes| Binding { buffer: scratch.buffer, offset: scratch.offset + offset, size: Some(bytes) };
         Ok([part(0, self.value_bytes()), part(haikuq_format::align(self.value_bytes()), self.scale_bytes)])
+    }
+}
+
+/// A kernel that multiplies such activations by tiles of rows and tokens.
+pub(super) struct TiledKernel {
+    pub shader: &'static Shader,
+    /// Those of the projection, and of the kernel.
+    pub flags: Vec<Flag>,
+    /// Those of the kernel.
+    pub constants: Vec<(&'static str, f64)>,
+    /// Rows and tokens of a tile.
+    pub tile: [u32; 2],
+}
+
+impl TiledKernel {
+    /// One dispatch a chunk of the matrix, in any order, for the activations in `parts`: of all tokens, or of experts' tiles.
+    ///
+    /// # Errors
+    /// [`GpuError::Limit`] if a chunk is too large for the device.
+    pub fn bind(
+        mut self,
+        gpu: &Gpu,
+        projection: &Projection<'_>,
+        parts: &[Binding<'_>; 2],
+        experts: Option<&ExpertTiles<'_>>,
+    ) -> Result<Vec<Dispatch>, GpuError> {
+        self.constants.push(("ACTIVATION", projection.mode.activation()));
+        if let Some(tiles) = experts {
+            self.flags.push(Flag::Experts);
+            self.flags.extend(tiles.each_has_input.then_some(Flag::Each));
+            self.constants.extend(&tiles.constants);
+        }
+        let Self { shader, flags, constants, tile: [rows, tokens] } = self;
+        let bind = |chunk: &GpuChunk| {
+            let params = projection.params(gpu, chunk, 0.0);
+            let mut bindings = projection.bindings(&params, chunk);
+            bindings.retain(|(number, _)| *number != 1);
+            bindings.extend([(1, parts[0].clone()), (9, parts[1].clone())]);
+            bindings.extend(experts.map(|tiles| (7, tiles.groups.clone())));
+            let all = || (chunk.rows as u32, (projection.tokens as u32).div_ceil(tokens));
+            let (all_rows, tiles) = experts.map_or_else(all, |tiles| (tiles.rows, tiles.number));
+            let grid = [all_rows.div_ceil(rows), tiles, 1];
+            Kernel { shader, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
+        };
+        projection.matrix.chunks.iter().map(bind).collect()
     }
 }
 

@@ -109,7 +109,7 @@ impl MatvecExperts<'_> {
         let projection = &self.projection;
         let rows = expert_rows(projection, self.num_experts)?;
         let (matrix, mode) = (projection.matrix, projection.mode);
-        let combine = matches!(mode, Output::Store | Output::Residual { .. });
+        let combine = sums_up(mode);
         let mut flags = projection.flags(gpu);
         flags.extend(combine.then_some(Flag::Combine));
         let constants = [
@@ -130,6 +130,11 @@ impl MatvecExperts<'_> {
         };
         matrix.chunks.iter().map(bind).collect()
     }
+}
+
+/// Whether the outputs of a token's experts are summed up; else each is written side by side.
+pub(super) const fn sums_up(mode: Output) -> bool {
+    matches!(mode, Output::Store | Output::Residual { .. })
 }
 
 /// Rows of an expert, a multiple of four, at which chunks begin too.
@@ -220,7 +225,7 @@ impl<'a> MatmulExperts<'a> {
         let bindings = [(0, routing.clone()), (1, self.groups.clone())];
         let sort = Kernel { shader: &SORT_EXPERTS, flags: &[], constants: &constants, bindings: &bindings, grid: [1, 1, 1] };
         let sort = sort.bind(gpu)?;
-        let sums = matches!(mode, Output::Store | Output::Residual { .. });
+        let sums = sums_up(mode);
         let own = Projection { output_stride: padded(mode.width(rows)), ..projection.clone() };
         let each = match sums {
             true => Projection { output: self.each.clone(), mode: Output::Store, ..own },

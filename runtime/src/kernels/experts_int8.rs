@@ -2,7 +2,7 @@
 
 use super::activations::{Narrow, quantize};
 use super::candidate::{Candidate, Numerics};
-use super::experts::{MatmulExperts, Tiled};
+use super::experts::Tiled;
 use super::matmul_int8::{self, Tile, multiply};
 use super::matvec_int8::is_as_fine;
 use super::project_experts::{ExpertsJob, ExpertsShape, ProjectExperts};
@@ -41,10 +41,9 @@ fn tile(shape: &ExpertsShape) -> Tile {
 }
 
 fn bind(gpu: &Gpu, job: &ExpertsJob<'_>) -> Result<Vec<Dispatch>, GpuError> {
-    let (shape, [groups, scratch]) = (job.shape, job.parts());
+    let (shape, (order, scratch)) = (job.shape, job.ordered());
     let quantized = narrow(&shape);
     let parts = quantized.parts(&scratch)?;
-    let order = MatmulExperts { product: job.product.clone(), groups, each: job.each.clone() };
     let tile = tile(&shape);
     let Tiled { each, tiles, sort, sum } = order.tiled(gpu, tile.tokens() as usize)?;
     let inputs = Projection { tokens: shape.inputs(), ..each.clone() };

@@ -2,7 +2,7 @@
 
 use super::activations::{Narrow, narrow};
 use super::candidate::{Candidate, Numerics};
-use super::experts::{MatmulExperts, Tiled};
+use super::experts::Tiled;
 use super::matmul_matrices::{self, Tile, multiply};
 use super::project_experts::{ExpertsJob, ExpertsShape, ProjectExperts};
 use super::projection::Projection;
@@ -39,10 +39,9 @@ fn tile(shape: &ExpertsShape) -> Tile {
 }
 
 fn bind(gpu: &Gpu, job: &ExpertsJob<'_>) -> Result<Vec<Dispatch>, GpuError> {
-    let (shape, [groups, scratch]) = (job.shape, job.parts());
+    let (shape, (order, scratch)) = (job.shape, job.ordered());
     let narrowed = halves(&shape);
     let parts = narrowed.parts(&scratch)?;
-    let order = MatmulExperts { product: job.product.clone(), groups, each: job.each.clone() };
     let tile = tile(&shape);
     let Tiled { each, tiles, sort, sum } = order.tiled(gpu, tile.tokens() as usize)?;
     let inputs = Projection { tokens: shape.inputs(), ..each.clone() };

@@ -3,14 +3,13 @@
 //! Activations are rounded to 127ths of the largest in each block of 32. Codes of evenly spaced weights are integers as they
 //! are; the values of a learned table are rounded to 127ths of its largest. The CPU twin is that of [`super::matvec`].
 
-use super::activations::{Narrow, quantize};
+use super::activations::{Narrow, TiledKernel, quantize};
 use super::candidate::{Candidate, Numerics};
 use super::experts::ExpertTiles;
 use super::matvec_int8::is_as_fine;
 use super::project::{Project, ProjectShape};
 use super::projection::Projection;
-use super::weights::GpuChunk;
-use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Profile};
 use crate::program::Phase;
 use haikuq_format::scheme::Scheme;
 
@@ -133,23 +132,6 @@ pub(super) fn multiply(
         ("PARTIAL", if bands > 1 { WORKGROUP } else { 1 }),
         ("INPUT_PITCH", quantized.units as u32),
     ];
-    let mut constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
-    constants.push(("ACTIVATION", projection.mode.activation()));
-    if let Some(tiles) = experts {
-        flags.push(Flag::Experts);
-        flags.extend(tiles.each_has_input.then_some(Flag::Each));
-        constants.extend(&tiles.constants);
-    }
-    let bind = |chunk: &GpuChunk| {
-        let params = projection.params(gpu, chunk, 0.0);
-        let mut bindings = projection.bindings(&params, chunk);
-        bindings.retain(|(number, _)| *number != 1);
-        bindings.extend([(1, parts[0].clone()), (9, parts[1].clone())]);
-        bindings.extend(experts.map(|tiles| (7, tiles.groups.clone())));
-        let (rows, tiles) =
-            experts.map_or((chunk.rows as u32, (projection.tokens as u32).div_ceil(tokens)), |tiles| (tiles.rows, tiles.number));
-        let grid = [rows.div_ceil(64 / bands), tiles, 1];
-        Kernel { shader: &MATMUL_INT8, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
-    };
-    projection.matrix.chunks.iter().map(bind).collect()
+    let constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
+    TiledKernel { shader: &MATMUL_INT8, flags, constants, tile: [64 / bands, tokens] }.bind(gpu, projection, parts, experts)
 }

@@ -3,13 +3,12 @@
 //! Activations are rounded to f16, each token after multiplication with a power of two that no value of it overflows, and
 //! so are weights. The CPU twin is that of [`super::matvec`], to about 2^-11 of the root of the sum of squared products.
 
-use super::activations::{Narrow, narrow};
+use super::activations::{Narrow, TiledKernel, narrow};
 use super::candidate::{Candidate, Numerics};
 use super::experts::ExpertTiles;
 use super::project::Project;
 use super::projection::Projection;
-use super::weights::GpuChunk;
-use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Kernel, Profile};
+use crate::device::{Binding, Dispatch, Flag, Gpu, GpuError, Profile};
 use crate::program::Phase;
 use haikuq_format::scheme::Scheme;
 
@@ -172,26 +171,10 @@ pub(super) fn multiply(
         ("VECTORS", tile.tokens() * tile.depth() * 8 / invocations),
         ("INPUT_PITCH", 8 * narrowed.units as u32),
     ];
-    let mut constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
-    constants.push(("ACTIVATION", projection.mode.activation()));
     debug_assert!(tile.workgroup_memory() + 128 <= MEMORY);
-    if let Some(tiles) = experts {
-        flags.push(Flag::Experts);
-        flags.extend(tiles.each_has_input.then_some(Flag::Each));
-        constants.extend(&tiles.constants);
-    }
-    let bind = |chunk: &GpuChunk| {
-        let params = projection.params(gpu, chunk, 0.0);
-        let mut bindings = projection.bindings(&params, chunk);
-        bindings.retain(|(number, _)| *number != 1);
-        bindings.extend([(1, parts[0].clone()), (9, parts[1].clone())]);
-        bindings.extend(experts.map(|tiles| (7, tiles.groups.clone())));
-        let (rows, tiles) = experts
-            .map_or((chunk.rows as u32, (projection.tokens as u32).div_ceil(tile.tokens())), |tiles| (tiles.rows, tiles.number));
-        let grid = [rows.div_ceil(tile.rows()), tiles, 1];
-        Kernel { shader: &MATMUL_MATRICES, flags: &flags, constants: &constants, bindings: &bindings, grid }.bind(gpu)
-    };
-    projection.matrix.chunks.iter().map(bind).collect()
+    let constants = constants.map(|(name, value)| (name, f64::from(value))).to_vec();
+    TiledKernel { shader: &MATMUL_MATRICES, flags, constants, tile: [tile.rows(), tile.tokens()] }
+        .bind(gpu, projection, parts, experts)
 }
 
 #[cfg(all(test, feature = "native"))]

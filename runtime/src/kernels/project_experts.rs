@@ -1,7 +1,7 @@
 //! The operation *project experts*: products of tokens with the matrices of their experts, and the exact candidates that run on every device.
 
 use super::candidate::{Candidate, Kind, Numerics};
-use super::experts::{MatmulExperts, MatvecExperts};
+use super::experts::{MatmulExperts, MatvecExperts, sums_up};
 use crate::device::{Binding, Profile};
 use crate::program::{Output, Phase};
 use haikuq_format::layout::plane_sizes;
@@ -46,12 +46,13 @@ pub struct ExpertsJob<'a> {
 }
 
 impl<'a> ExpertsJob<'a> {
-    /// Scratch memory for the order of pairs, and what is left.
-    pub(super) fn parts(&self) -> [Binding<'a>; 2] {
+    /// The product with the order of pairs at the start of scratch memory, and what is left of that.
+    pub(super) fn ordered(&self) -> (MatmulExperts<'a>, Binding<'a>) {
         let (all, bytes) = (&self.scratch, self.shape.groups_bytes());
         let size = all.size.unwrap_or_else(|| all.buffer.size().saturating_sub(all.offset));
         let groups = Binding { size: Some(bytes.min(size)), ..all.clone() };
-        [groups, Binding { offset: all.offset + bytes, size: Some(size.saturating_sub(bytes)), ..all.clone() }]
+        let rest = Binding { offset: all.offset + bytes, size: Some(size.saturating_sub(bytes)), ..all.clone() };
+        (MatmulExperts { product: self.product.clone(), groups, each: self.each.clone() }, rest)
     }
 }
 
@@ -73,7 +74,7 @@ impl ExpertsShape {
 
     /// Whether a token's experts are summed up.
     pub const fn sums(&self) -> bool {
-        matches!(self.output, Output::Store | Output::Residual { .. })
+        sums_up(self.output)
     }
 
     /// Bytes of the order of pairs at the start of scratch memory, rounded up to where other values may begin.

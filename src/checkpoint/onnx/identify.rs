@@ -24,6 +24,13 @@ pub(super) struct Claim {
     pub(super) placed: Option<Placement>,
 }
 
+impl Claim {
+    /// That a tensor is one weight, whole.
+    fn whole(tensor: usize, used: Use) -> Self {
+        Self { tensor, used, first: 0, rows: None, part: (0, 1), placed: None }
+    }
+}
+
 pub(super) struct Identifier<'a> {
     pub(super) file: &'a str,
     pub(super) wanted: &'a Wanted,
@@ -155,14 +162,7 @@ impl Identifier<'_> {
             let in_turn = node.int("swiglu_fusion") == Some(1);
             let claims = lists.iter().flatten().find_map(|list| self.experts_of(names, list, tensor, &used, in_turn));
             for (i, placed) in claims.into_iter().flatten() {
-                self.claims[i].push(Claim {
-                    tensor,
-                    used: used.clone(),
-                    first: 0,
-                    rows: None,
-                    part: (0, 1),
-                    placed: Some(placed),
-                });
+                self.claims[i].push(Claim { placed: Some(placed), ..Claim::whole(tensor, used.clone()) });
                 self.claimed[tensor] = true;
             }
         }
@@ -217,7 +217,7 @@ impl Identifier<'_> {
     }
 
     fn claim(&mut self, tensor: usize, used: &Use, found: &Match) -> Result<(), OnnxError> {
-        let claim = |first, rows, part| Claim { tensor, used: used.clone(), first, rows, part, placed: None };
+        let claim = |first, rows, part| Claim { first, rows, part, ..Claim::whole(tensor, used.clone()) };
         match found {
             Match::Whole(i) => self.claims[*i].push(claim(0, None, (0, 1))),
             Match::PartOf { wanted, part, parts } => self.claims[*wanted].push(claim(0, None, (*part, *parts))),
@@ -290,7 +290,7 @@ impl Identifier<'_> {
                 (alone && no_other).then(|| (i, *tensor, used.clone()))
             });
             let Some((i, tensor, used)) = only else { return };
-            self.claims[i].push(Claim { tensor, used, first: 0, rows: None, part: (0, 1), placed: None });
+            self.claims[i].push(Claim::whole(tensor, used));
             self.claimed[tensor] = true;
         }
     }
@@ -301,7 +301,7 @@ impl Identifier<'_> {
         }
         let makes: Vec<&(usize, Use)> = uses.iter().filter(|(i, u)| u.to_output && self.could_be(head, *i, u)).collect();
         let Some((tensor, used)) = makes.first().filter(|first| makes.iter().all(|m| m.0 == first.0)) else { return };
-        self.claims[head].push(Claim { tensor: *tensor, used: used.clone(), first: 0, rows: None, part: (0, 1), placed: None });
+        self.claims[head].push(Claim::whole(*tensor, used.clone()));
         self.claimed[*tensor] = true;
     }
 
@@ -413,7 +413,7 @@ impl Identifier<'_> {
         let (own, node) = (name(own), name(node));
         let stored = &self.context.stored[tensor];
         let why = format!("tensor {} is called so, and its node is of {}", stored.name, self.all[node].name);
-        let claim = Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1), placed: None };
+        let claim = Claim::whole(tensor, used.clone());
         self.ambiguous(own, why, &[claim])
     }
 
@@ -423,7 +423,7 @@ impl Identifier<'_> {
         for tensor in self.candidates().filter(|&i| !self.claimed[i]) {
             for used in &self.uses[tensor] {
                 if self.could_be(wanted, tensor, used) {
-                    could.push(Claim { tensor, used: used.clone(), first: 0, rows: None, part: (0, 1), placed: None });
+                    could.push(Claim::whole(tensor, used.clone()));
                 }
             }
         }
