@@ -18,7 +18,7 @@ fn corpus() -> PathBuf {
 }
 
 /// Each file, and what its refusal says.
-const CASES: [(&str, &str); 28] = [
+const CASES: [(&str, &str); 30] = [
     ("config-bias-beyond-memory.json", "q_proj.weight has shape [96, 32]"),
     ("config-epsilon-beyond-f32.json", "rms_norm_eps"),
     ("config-epsilon-nan.json", "rms_norm_eps"),
@@ -45,6 +45,8 @@ const CASES: [(&str, &str); 28] = [
     ("shard-size-overflow.safetensors", "not what its shape takes"),
     ("shard-two-dimensions.safetensors", "trailing characters"),
     ("shard-unaligned.safetensors", "is not aligned"),
+    ("tokenizer-merge-beyond-vocabulary.json", "\"ab\" and \"ab\" make no token: its vocabulary's longest has 3 bytes"),
+    ("tokenizer-merge-without-prefix.json", "the second part of \"a\" and \"b\" does not begin with \"##\""),
     ("tokenizer-one-id-twice.json", "two tokens of its vocabulary have the id 0"),
     ("tokenizer-unknown-special-token.json", "writes the token \"b\", which its special_tokens do not have"),
 ];
@@ -175,10 +177,17 @@ fn make() {
     };
     let end = json!({"id": 3, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false,
         "normalized": false, "special": true});
-    let model = json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-        "vocab": {"a": 0, "b": 1, "ab": 1, "abc": 0, "c": 2}, "merges": [["a", "b"], ["ab", "c"]]});
+    let bpe = |prefix: Value, vocabulary: Value, merges: Value| {
+        json!({"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": prefix,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary, "merges": merges})
+    };
+    let model = bpe(Value::Null, json!({"a": 0, "b": 1, "ab": 1, "abc": 0, "c": 2}), json!([["a", "b"], ["ab", "c"]]));
     tokenizer("tokenizer-one-id-twice.json", json!([end]), Value::Null, model);
+    let vocabulary = json!({"a": 0, "b": 1, "ab": 2, "abc": 3});
+    let model = bpe(Value::Null, vocabulary.clone(), json!([["a", "b"], ["ab", "ab"]]));
+    tokenizer("tokenizer-merge-beyond-vocabulary.json", json!([]), Value::Null, model);
+    tokenizer("tokenizer-merge-without-prefix.json", json!([]), Value::Null, bpe(json!("##"), vocabulary, json!([["a", "b"]])));
     let pieces = json!([{"SpecialToken": {"id": "b", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
     let known = json!({"a": {"id": "a", "ids": [0], "tokens": ["a"]}});
     let writes = json!({"type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": known});

@@ -12,6 +12,7 @@ mod ends;
 mod error;
 mod generation_defaults;
 mod guard;
+mod merges;
 mod message;
 mod numbers;
 mod stop;

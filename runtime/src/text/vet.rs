@@ -2,8 +2,10 @@
 //! places, and makes room for every id up to the largest.
 
 use super::charsmap::longest_replacement;
+use super::merges;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -18,14 +20,15 @@ const MOST_GROWTH: f64 = 4096.0;
 const MOST_COPIES: usize = 8;
 
 #[derive(Deserialize)]
-struct File {
+struct File<'a> {
     #[serde(default)]
     added_tokens: Option<Vec<Added>>,
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     decoder: Option<Value>,
     post_processor: Option<Value>,
-    model: Option<Model>,
+    #[serde(borrow)]
+    model: Option<Model<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -33,48 +36,78 @@ struct Added {
     id: u64,
 }
 
-#[derive(Deserialize)]
-struct Model {
-    vocab: Option<Ids>,
+#[derive(Default, Deserialize)]
+struct Model<'a> {
+    vocab: Option<Vocabulary>,
+    #[serde(borrow)]
+    merges: Option<&'a RawValue>,
+    continuing_subword_prefix: Option<String>,
 }
 
-/// How many tokens a vocabulary has, the largest of their ids, and one that two of them have; nothing of it is kept.
+/// What is asked about a vocabulary; nothing of it is kept.
 #[derive(Default)]
-struct Ids {
+struct Vocabulary {
+    /// How many tokens it has.
     count: u64,
+    /// The largest of their ids.
     largest: u64,
+    /// An id that two of them have.
     twice: Option<u64>,
+    /// Bytes of the longest token; 0 in a list of tokens, which no merges go with.
+    longest: usize,
 }
 
-impl<'de> Deserialize<'de> for Ids {
+impl<'de> Deserialize<'de> for Vocabulary {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Count;
         impl<'de> Visitor<'de> for Count {
-            type Value = Ids;
+            type Value = Vocabulary;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("tokens with their ids, or a list of tokens")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ids, A::Error> {
-                let mut ids = Vec::new();
-                while let Some((IgnoredAny, id)) = map.next_entry::<IgnoredAny, u64>()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocabulary, A::Error> {
+                let (mut ids, mut longest) = (Vec::new(), 0);
+                while let Some((Bytes(bytes), id)) = map.next_entry::<Bytes, u64>()? {
                     ids.push(id);
+                    longest = bytes.max(longest);
                 }
                 ids.sort_unstable();
                 let twice = ids.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
-                Ok(Ids { count: ids.len() as u64, largest: ids.last().copied().unwrap_or(0), twice })
+                Ok(Vocabulary { count: ids.len() as u64, largest: ids.last().copied().unwrap_or(0), twice, longest })
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Ids, A::Error> {
-                let mut ids = Ids::default();
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vocabulary, A::Error> {
+                let mut tokens = Vocabulary::default();
                 while list.next_element::<IgnoredAny>()?.is_some() {
-                    ids = Ids { count: ids.count + 1, largest: ids.count, twice: None };
+                    (tokens.count, tokens.largest) = (tokens.count + 1, tokens.count);
                 }
-                Ok(ids)
+                Ok(tokens)
             }
         }
         deserializer.deserialize_any(Count)
+    }
+}
+
+/// Bytes of a text.
+struct Bytes(usize);
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Length;
+        impl Visitor<'_> for Length {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a token's text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Bytes, E> {
+                Ok(Bytes(text.len()))
+            }
+        }
+        deserializer.deserialize_str(Length)
     }
 }
 
@@ -99,10 +132,14 @@ pub(super) fn vet(json: &[u8]) -> Result<Map<String, Value>, String> {
         return Err(format!("its post_processor writes the token {token:?}, which its special_tokens do not have"));
     }
     let added = file.added_tokens.unwrap_or_default();
-    let vocabulary = file.model.and_then(|model| model.vocab).unwrap_or_default();
+    let Model { vocab, merges, continuing_subword_prefix } = file.model.unwrap_or_default();
+    let vocabulary = vocab.unwrap_or_default();
     if let Some(id) = vocabulary.twice {
         // Only one of them has a name when the library writes the vocabulary, as it does for plain text.
         return Err(format!("two tokens of its vocabulary have the id {id}"));
+    }
+    if let Some(merges) = merges {
+        merges::vet(merges, continuing_subword_prefix.as_deref().unwrap_or_default(), vocabulary.longest)?;
     }
     let count = vocabulary.count + added.len() as u64;
     let largest = added.iter().map(|token| token.id).fold(vocabulary.largest, u64::max);
