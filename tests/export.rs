@@ -478,3 +478,63 @@ fn scaled_ropes_are_said_by_keys_or_factors() {
         assert_eq!(difference(&package, &out), 0.0);
     }
 }
+
+fn onnx() -> Format {
+    Format::Onnx(OnnxFloats::F32)
+}
+
+/// What no graph says, by the name of its fixture.
+const NO_GRAPH: [&str; 24] = [
+    "falcon_h1",
+    "gemma3n",
+    "gemma4",
+    "gpt_oss",
+    "gpt_oss_mxfp4",
+    "granite4",
+    "granite4_experts",
+    "granite4_hybrid",
+    "granitemoe",
+    "granitemoeshared",
+    "hunyuan",
+    "lfm2",
+    "lfm2_moe",
+    "lfm3",
+    "ministral3",
+    "nemotron_h",
+    "olmoe",
+    "phi3_longrope",
+    "qwen2_moe",
+    "qwen3_5",
+    "qwen3_moe",
+    "qwen3_next",
+    "",
+    "",
+];
+
+#[test]
+fn an_onnx_export_in_f32_is_a_checkpoint_with_the_very_numbers() {
+    let (mut refused, mut seen) = (Vec::new(), 0);
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()).collect();
+    folders.sort();
+    for checkpoint in folders {
+        let name = checkpoint.file_name().unwrap().to_str().unwrap();
+        let (folder, package) = package(&checkpoint, "f32");
+        let out = folder.path().join("onnx");
+        match export(&package, Some(&checkpoint), onnx(), &out) {
+            Ok(written) => assert_eq!(written.relative_error, 0.0, "{name}"),
+            Err(ExportError::Refused { what, why, .. }) => {
+                assert!(!out.exists() && what.ends_with("CausalLM") && !why.is_empty(), "{name}: {what}: {why}");
+                refused.push(name.to_string());
+                continue;
+            }
+            Err(error) => panic!("{name}: {error}"),
+        }
+        let error = difference(&package, &out);
+        println!("{name:20} {error:e}");
+        assert!(error <= 1e-6, "{name}: {error:e}");
+        seen += 1;
+    }
+    assert_eq!(refused, NO_GRAPH);
+    assert!(seen > 20);
+}

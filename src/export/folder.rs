@@ -38,9 +38,14 @@ impl Folder {
         self.work.path().join("export")
     }
 
+    /// Where a file lies until the folder is finished.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
     /// Begins a file, by its path within the folder.
     pub(super) fn create(&self, name: &str) -> Result<(File, PathBuf), ExportError> {
-        let path = self.root().join(name);
+        let path = self.path(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(ExportError::io(parent))?;
         }
