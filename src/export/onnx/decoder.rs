@@ -9,7 +9,7 @@ use super::matrix::{Matrix, Rows};
 use crate::architecture::{Layout, Order};
 use crate::reference::stored::StoredWeights;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, Mlp, Norm, NormKind, QkNorm, Residual, RopeTable};
+use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, Mlp, Norm, NormKind, QkNorm, QueryScaling, Residual, RopeTable};
 
 /// A tensor of the model that has numbers of the package.
 #[derive(Clone, Debug)]
@@ -132,27 +132,32 @@ impl<'a, 'd> Builder<'a, 'd> {
             x = self.graph.plain("Mul", &format!("{path}/Mul"), &[&x, &by]);
         }
         if spec.learned_positions {
-            x = self.add_positions(&x, ids, lengths)?;
+            x = self.add_positions(&x, lengths)?;
         }
         Ok(x)
     }
 
     /// Adds the rows of a table of positions.
-    fn add_positions(&mut self, x: &str, ids: &str, [_, all]: &[String; 2]) -> Result<String, ExportError> {
+    fn add_positions(&mut self, x: &str, lengths: &[String; 2]) -> Result<String, ExportError> {
         let (module, spec) = (self.own_name("positions"), self.spec());
         let path = path_of(&module);
         let matrix = Matrix::Floats { columns: spec.hidden_size, half: false, numbers: self.weights.read("positions")? };
         let table = self.floats("positions", &module, &matrix, Rows::From(0, spec.max_context), false)?;
+        let [_, positions] = self.positions(&path, lengths)?;
+        let rows = self.graph.plain("Gather", &format!("{path}/Gather"), &[&table, &positions]);
+        Ok(self.graph.plain("Add", &format!("{path}/Add"), &[x, &rows]))
+    }
+
+    /// The position of the first new token, and those of all new tokens.
+    fn positions(&mut self, path: &str, [_, all]: &[String; 2]) -> Result<[String; 2], ExportError> {
         let graph = &mut self.graph;
-        let (axis, one) = (graph.int(1)?, graph.int(1)?);
-        let to = [("to", Told::Int(code::I64.into()))];
-        let end = graph.node(("", "Cast"), &format!("{path}/Cast"), &[all], &to);
-        let shape = graph.plain("Shape", &format!("{path}/Shape"), &[ids]);
-        let new = graph.node(("", "Gather"), &format!("{path}/Gather_length"), &[&shape, &axis], &[("axis", Told::Int(0))]);
-        let begin = graph.plain("Sub", &format!("{path}/Sub"), &[&end, &new]);
-        let positions = graph.plain("Range", &format!("{path}/Range"), &[&begin, &end, &one]);
-        let rows = graph.plain("Gather", &format!("{path}/Gather"), &[&table, &positions]);
-        Ok(graph.plain("Add", &format!("{path}/Add"), &[x, &rows]))
+        let (one, name) = (graph.int(1)?, |op: &str| format!("{path}/positions/{op}"));
+        let end = graph.node(("", "Cast"), &name("Cast"), &[all], &[("to", Told::Int(code::I64.into()))]);
+        let shape = graph.plain("Shape", &name("Shape"), &["input_ids"]);
+        let new = graph.node(("", "Gather"), &name("Gather"), &[&shape, &one], &[("axis", Told::Int(0))]);
+        let begin = graph.plain("Sub", &name("Sub"), &[&end, &new]);
+        let range = graph.plain("Range", &name("Range"), &[&begin, &end, &one]);
+        Ok([begin, range])
     }
 
     fn layer(&mut self, i: usize, layer: &LayerSpec, x: &mut Stream, lengths: &[String; 2]) -> Result<(), ExportError> {
@@ -267,13 +272,25 @@ impl<'a, 'd> Builder<'a, 'd> {
         for (module, rows) in modules.iter().zip(rows) {
             made.push(self.product(module, &canonical, &matrix, rows, x, a.qkv_bias)?);
         }
+        // Where something stands between rotation and attention, a node of its own rotates.
+        let apart = a.rope.filter(|_| a.qk_norm_after_rope || a.query_scaling.is_some());
+        if a.qk_norm_after_rope {
+            self.rotate(i, a, &mut made, apart, lengths)?;
+        }
         if let Some(norm) = a.qk_norm {
             for (made, (part, heads)) in made.iter_mut().zip([("q_norm", a.num_heads), ("k_norm", a.num_kv_heads)]) {
                 *made = self.norm_heads(made, &format!("layers.{i}.{part}"), norm, heads, a.head_dim)?;
             }
         }
+        if !a.qk_norm_after_rope {
+            self.rotate(i, a, &mut made, apart, lengths)?;
+        }
         let path = format!("/model/layers.{i}/self_attn");
-        let tables = match a.rope {
+        if let Some(scaling) = a.query_scaling {
+            made[0] = self.scale_queries(&path, &made[0], scaling, lengths)?;
+        }
+        let rope = a.rope.filter(|_| apart.is_none());
+        let tables = match rope {
             Some(table) => self.rope(table)?,
             None => [String::new(), String::new()],
         };
@@ -299,7 +316,7 @@ impl<'a, 'd> Builder<'a, 'd> {
             ("scale", Told::Float(a.scale)),
             ("local_window_size", Told::Int(a.window.filter(|n| *n < self.spec().max_context).map_or(-1, |n| n as i64))),
             ("softcap", Told::Float(a.softcap.unwrap_or(0.0))),
-            ("do_rotary", Told::Int(a.rope.is_some().into())),
+            ("do_rotary", Told::Int(rope.is_some().into())),
             ("rotary_interleaved", Told::Int(0)),
         ];
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -307,6 +324,58 @@ impl<'a, 'd> Builder<'a, 'd> {
         self.graph.node_with((MICROSOFT, "GroupQueryAttention"), &name, &inputs, outputs, &told);
         let canonical = format!("layers.{i}.attention_output");
         self.whole_product(&canonical, &out, a.output_bias)
+    }
+
+    /// Rotates queries and keys by a table, if there is one.
+    fn rotate(
+        &mut self,
+        i: usize,
+        a: &Attention,
+        made: &mut [String],
+        table: Option<usize>,
+        lengths: &[String; 2],
+    ) -> Result<(), ExportError> {
+        let Some(table) = table else { return Ok(()) };
+        let [cos, sin] = self.rope(table)?;
+        let pairs = self.spec().ropes[table].inv_freq.len();
+        let path = format!("/model/layers.{i}/self_attn/rotary_emb");
+        let [first, _] = self.positions(&path, lengths)?;
+        let list = self.graph.ints(&[1])?;
+        let first = self.graph.plain("Reshape", &format!("{path}/Reshape"), &[&first, &list]);
+        for (made, (part, heads)) in made.iter_mut().zip([("q", a.num_heads), ("k", a.num_kv_heads)]) {
+            let told = [
+                ("interleaved", Told::Int(0)),
+                ("num_heads", Told::Int(heads as i64)),
+                ("rotary_embedding_dim", Told::Int(if 2 * pairs == a.head_dim { 0 } else { 2 * pairs as i64 })),
+            ];
+            let op = (MICROSOFT, "RotaryEmbedding");
+            *made = self.graph.node(op, &format!("{path}/{part}/RotaryEmbedding"), &[made, &first, &cos, &sin], &told);
+        }
+        Ok(())
+    }
+
+    /// Queries times `1 + beta × ln(1 + ⌊position / original_context⌋)`.
+    fn scale_queries(
+        &mut self,
+        path: &str,
+        queries: &str,
+        QueryScaling { beta, original_context }: QueryScaling,
+        lengths: &[String; 2],
+    ) -> Result<String, ExportError> {
+        let path = format!("{path}/q_scaling");
+        let [_, positions] = self.positions(&path, lengths)?;
+        let graph = &mut self.graph;
+        let (context, one, column) = (graph.int(original_context as i64)?, graph.int(1)?, graph.ints(&[-1, 1])?);
+        let name = |op: &str| format!("{path}/{op}");
+        let times = graph.plain("Div", &name("Div"), &[&positions, &context]);
+        let times = graph.plain("Add", &name("Add"), &[&times, &one]);
+        let times = graph.plain("Reshape", &name("Reshape"), &[&times, &column]);
+        let times = graph.node(("", "Cast"), &name("Cast"), &[&times], &[("to", Told::Int(graph.floats.code().into()))]);
+        let log = graph.plain("Log", &name("Log"), &[&times]);
+        let (beta, one) = (graph.number(beta)?, graph.number(1.0)?);
+        let more = graph.plain("Mul", &name("Mul_beta"), &[&log, &beta]);
+        let factor = graph.plain("Add", &name("Add_one"), &[&more, &one]);
+        Ok(graph.plain("Mul", &name("Mul"), &[queries, &factor]))
     }
 
     /// Queries or keys, normalized.

@@ -89,13 +89,6 @@ impl Matrix {
         Ok(Self::Codes(Codes { bits, block, columns, blocks, codes, scales, zero_points }))
     }
 
-    pub(super) fn columns(&self) -> usize {
-        match self {
-            Self::Floats { columns, .. } => *columns,
-            Self::Codes(codes) => codes.columns,
-        }
-    }
-
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Floats { columns, numbers, .. } => numbers.len() / (*columns).max(1),

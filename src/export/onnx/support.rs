@@ -38,10 +38,18 @@ fn of_layer(spec: &DecoderSpec, layer: &LayerSpec) -> Option<&'static str> {
 
 fn of_attention(spec: &DecoderSpec, a: &Attention) -> Option<&'static str> {
     let of_first = spec.attentions().next().map(|a| (a.num_heads, a.num_kv_heads, a.head_dim));
+    let pairs = a.rope.map(|table| spec.ropes[table].inv_freq.len());
     first(&[
+        (!a.head_dim.is_multiple_of(8), "has heads whose width is no multiple of 8, as GroupQueryAttention asks for"),
+        (
+            a.rope.is_some() && !a.head_dim.is_multiple_of(16),
+            "has heads whose width is no multiple of 16, and GroupQueryAttention rotates no others",
+        ),
+        (
+            pairs.is_some_and(|n| !n.is_multiple_of(8)),
+            "rotates pairs of numbers that are no multiple of 8, as GroupQueryAttention asks for",
+        ),
         (a.gate.is_some(), "has gates on the outputs of its heads"),
-        (a.query_scaling.is_some(), "has queries that grow with their position"),
-        (a.qk_norm_after_rope, "normalizes queries and keys after it rotates them, and GroupQueryAttention rotates them itself"),
         (a.kv_from.is_some(), "sees keys and values of an earlier layer"),
         (a.values_are_keys, "makes values of its keys' rows"),
         (a.value_norm, "normalizes its values"),
