@@ -483,30 +483,52 @@ fn scaled_ropes_are_said_by_keys_or_factors() {
     }
 }
 
-fn onnx() -> Format {
-    Format::Onnx(OnnxFloats::F32)
-}
-
 /// What no graph says, by the names of fixtures: first those of which a feature is missing, then those whose heads are too narrow for
 /// `GroupQueryAttention` in the fixture.
 const NO_GRAPH: [&[&str]; 2] = [
     &[
-        "falcon_h1", "gemma3n", "gemma4", "gpt_oss", "gpt_oss_mxfp4", "granite4_experts", "granite4_hybrid", "granitemoe",
-        "granitemoeshared", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmoe", "phi3_longrope", "qwen2_moe", "qwen3_5",
-        "qwen3_moe", "qwen3_next",
+        "falcon_h1",
+        "gemma3n",
+        "gemma4",
+        "gpt_oss",
+        "gpt_oss_mxfp4",
+        "granite4_experts",
+        "granite4_hybrid",
+        "granitemoe",
+        "granitemoeshared",
+        "lfm2",
+        "lfm2_moe",
+        "lfm3",
+        "nemotron_h",
+        "olmoe",
+        "phi3_longrope",
+        "qwen2_moe",
+        "qwen3_5",
+        "qwen3_next",
     ],
     &[
-        "ernie4_5", "exaone4", "gemma", "gpt_neox", "hunyuan", "ministral", "ministral3", "olmo3", "phi", "qwen2_yarn", "stablelm",
+        "ernie4_5",
+        "exaone4",
+        "gemma",
+        "gpt_neox",
+        "hunyuan",
+        "ministral",
+        "ministral3",
+        "olmo3",
+        "phi",
+        "qwen2_yarn",
+        "qwen3_moe",
+        "stablelm",
         "stablelm_2",
     ],
 ];
 
-/// Exports whose projections have no names of their own in the class: one fused tensor, inputs first.
-const FUSED: [&str; 1] = ["gpt2"];
+/// Exports that this reader does not take: their rows are not in the class's order, or parts of tensors that it has fused.
+const NOT_READ: [&str; 3] = ["cohere", "cohere2", "gpt2"];
 
 #[test]
 fn an_onnx_export_in_f32_is_a_checkpoint_with_the_very_numbers() {
-    let (mut refused, mut seen) = ([Vec::new(), Vec::new()], 0);
+    let (mut refused, mut not_read, mut seen) = ([Vec::new(), Vec::new()], Vec::new(), 0);
     let mut folders: Vec<PathBuf> =
         std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap().path()).filter(|p| p.join("config.json").exists()).collect();
     folders.sort();
@@ -523,14 +545,19 @@ fn an_onnx_export_in_f32_is_a_checkpoint_with_the_very_numbers() {
             }
             Err(error) => panic!("{name}: {error}"),
         }
-        if !FUSED.contains(&name) {
-            let error = difference(&package, &out);
-            println!("{name:20} {error:e}");
-            assert!(error <= if NEARLY.contains(&name) { 1e-6 } else { 0.0 }, "{name}: {error:e}");
-        }
         seen += 1;
+        let read = Checkpoint::open(&out).map(Decoder::from_checkpoint);
+        if !matches!(read, Ok(Ok(_))) {
+            println!("{name:20} {:?}", read.err());
+            not_read.push(name.to_string());
+            continue;
+        }
+        let error = difference(&package, &out);
+        println!("{name:20} {error:e}");
+        assert!(error <= if NEARLY.contains(&name) { 1e-6 } else { 0.0 }, "{name}: {error:e}");
     }
     assert_eq!(refused, NO_GRAPH);
+    assert_eq!(not_read, NOT_READ);
     assert_eq!(seen, 17);
 }
 
@@ -602,6 +629,7 @@ fn learned_tables_are_quantized_again_for_onnx_or_refused_with_both_ways_out() {
     assert!(!out.exists());
     let written = export(&package, Some(&haiku), onnx(), &out).unwrap();
     assert_eq!((written.recipe, written.relative_error), (Some(ONNX_RECIPE), 0.0));
-    let names: Vec<String> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<String> =
+        std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|name| !name.starts_with(".haikuq")), "nothing is left behind: {names:?}");
 }

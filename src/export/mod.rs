@@ -128,7 +128,9 @@ impl Export {
         let files = self.companions()?;
         let mut folder = Folder::new(out)?;
         let rounding = match self.format {
-            Format::Hf(dtype) => hf::write(&mut folder, &class, &weights, dtype, self.shard_bytes.unwrap_or(hf::SHARD_BYTES), &files)?,
+            Format::Hf(dtype) => {
+                hf::write(&mut folder, &class, &weights, dtype, self.shard_bytes.unwrap_or(hf::SHARD_BYTES), &files)?
+            }
             Format::Gguf(wanted) => {
                 let name = match wanted {
                     Some(wanted) => format!("{}-{}.gguf", self.name(), wanted.name()),
@@ -166,7 +168,7 @@ impl Export {
             );
             return Err(ExportError::Refused { what: tensor.into(), format: "onnx", why });
         };
-        // What is refused is refused before hours of work.
+        // Refusals come before hours of work.
         drop(Folder::new(out)?);
         let class = Class::find(&self.package, &weights.manifest, Some(checkpoint))?;
         onnx::check(&class)?;

@@ -1,10 +1,10 @@
 //! `haikuq export`: a package as the files of other programs.
 
+use super::convert::ConvertProgress;
 use crate::output::Context;
 use crate::output::units::human_bytes;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use super::convert::ConvertProgress;
 use haikuq::export::{Export, Format, GgufType, HfDtype, OnnxFloats};
 use serde_json::json;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ haikuq export phi.q4 --format hf --checkpoint phi-2 --out phi-hf    by the check
 haikuq export smollm2.uniform --format gguf --out gguf              for llama.cpp, the very numbers
 haikuq export smollm2.q4 --format gguf --type q4_k --checkpoint SmolLM2-135M --out gguf
                                                                     the original's, rounded anew
-haikuq export smollm2.uniform --format onnx --out onnx              for transformers.js and ONNX Runtime GenAI";
+haikuq export smollm2.uniform --format onnx --out onnx              for transformers.js and GenAI";
 
 /// Write a package's weights as the files of other programs
 #[derive(Args, Debug)]

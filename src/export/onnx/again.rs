@@ -30,7 +30,7 @@ pub(super) fn check(path: &Path, written: &[Written], weights: &StoredWeights) -
         }
         for (found, expected) in found.iter().zip(&expected) {
             let off = (found - expected).abs();
-            if off > expected.abs() * 1e-3 + 1e-7 || (off > 0.0 && tensors.exact) {
+            if off > expected.abs() * 1e-3 + 1e-6 || (off > 0.0 && tensors.exact) {
                 return Err(bad(format!("{} has {found:e} for {expected:e}", tensor.name)));
             }
             rounding.add(*expected, *found);

@@ -47,11 +47,9 @@ pub(super) fn of_class(class: &Class, dtype: &str, model_file: &str, parts: usiz
 pub(super) fn of_genai(class: &Class, path: &str, files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let spec = &class.layout.spec;
     let generation = files.iter().find(|(name, _)| name == "generation_config.json");
-    let generation: Map<String, Value> =
-        generation.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let generation: Map<String, Value> = generation.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()).unwrap_or_default();
     let setting = |key: &str, usual: Value| generation.get(key).filter(|v| !v.is_null()).cloned().unwrap_or(usual);
-    let (heads, kv_heads, head_dim) =
-        spec.attentions().next().map_or((0, 0, 0), |a| (a.num_heads, a.num_kv_heads, a.head_dim));
+    let (heads, kv_heads, head_dim) = spec.attentions().next().map_or((0, 0, 0), |a| (a.num_heads, a.num_kv_heads, a.head_dim));
     let eos = match spec.eos_token_ids.as_slice() {
         [one] => json!(one),
         several => json!(several),

@@ -56,11 +56,7 @@ impl<'a> Data<'a> {
         part.bytes = offset + length;
         let location = part.name.rsplit('/').next().unwrap_or_default();
         let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value };
-        Ok(vec![
-            entry("location", location.into()),
-            entry("offset", offset.to_string()),
-            entry("length", length.to_string()),
-        ])
+        Ok(vec![entry("location", location.into()), entry("offset", offset.to_string()), entry("length", length.to_string())])
     }
 
     /// Ends the last part. How many there are.

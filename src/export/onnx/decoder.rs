@@ -7,9 +7,12 @@ use super::super::class::Class;
 use super::graph::{Dimension, Graph, MICROSOFT, Told, code, refused};
 use super::matrix::{Matrix, Rows};
 use crate::architecture::{Layout, Order};
+use crate::checkpoint::RowOrder;
 use crate::reference::stored::StoredWeights;
 use haikuq_format::DecoderSpec;
-use haikuq_format::spec::{Activation, Attention, LayerSpec, Mixer, Mlp, Norm, NormKind, QkNorm, QueryScaling, Residual, RopeTable};
+use haikuq_format::spec::{
+    Activation, Attention, LayerSpec, Mixer, Mlp, Norm, NormKind, QkNorm, QueryScaling, Residual, RopeTable,
+};
 
 /// A tensor of the model that has numbers of the package.
 #[derive(Clone, Debug)]
@@ -637,7 +640,11 @@ impl<'a, 'd> Builder<'a, 'd> {
     /// The modules that have parts of a canonical matrix in the class, or `usual` names where it has not these parts.
     fn modules<const N: usize>(&self, canonical: &str, usual: [String; N]) -> [String; N] {
         let Some(source) = self.layout.sources.get(canonical) else { return usual };
-        let whole = source.parts.len() == N && source.tensors().len() == N && N != 1;
+        // Rows are in another order than the class's: its names would say otherwise.
+        if source.parts.iter().any(|part| part.rows_are != RowOrder::Same) {
+            return usual.map(|name| format!("{name}_in_halves"));
+        }
+        let whole = source.parts.len() == N && source.tensors().len() == N;
         let order = if N == 2 { Order::Interleaved } else { Order::Stacked };
         if !whole || source.order != order {
             return usual;

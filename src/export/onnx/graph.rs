@@ -68,13 +68,7 @@ impl<'a> Graph<'a> {
     }
 
     /// Adds a node with an output of its own, whose name comes back.
-    pub(super) fn node(
-        &mut self,
-        (domain, op): (&str, &str),
-        name: &str,
-        inputs: &[&str],
-        told: &[(&str, Told<'_>)],
-    ) -> String {
+    pub(super) fn node(&mut self, (domain, op): (&str, &str), name: &str, inputs: &[&str], told: &[(&str, Told<'_>)]) -> String {
         let output = format!("{name}/output_0");
         self.node_with((domain, op), name, inputs, vec![output.clone()], told);
         output

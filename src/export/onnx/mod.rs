@@ -88,8 +88,8 @@ fn dtype(weights: &StoredWeights, floats: Floats) -> (&'static str, &'static str
         Scheme::Grouped(_) => 8,
         Scheme::F16 | Scheme::F32 => 32,
     };
-    let of = |layers: bool| weights.manifest.tensors.iter().filter(move |t| t.shape.len() == 2 && t.name.starts_with("layers.") == layers);
-    let least = of(true).chain(of(false)).map(|t| bits(t.scheme)).min().unwrap_or(32);
+    let matrices = weights.manifest.tensors.iter().filter(|t| t.shape.len() == 2);
+    let least = matrices.map(|t| bits(t.scheme)).min().unwrap_or(32);
     match (least, floats) {
         (4, Floats::F32) => ("q4", "_q4"),
         (4, Floats::F16) => ("q4f16", "_q4f16"),

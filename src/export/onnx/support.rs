@@ -10,7 +10,10 @@ pub(super) fn check(class: &str, spec: &DecoderSpec) -> Result<(), ExportError> 
     let of_spec = [
         (spec.altup.is_some(), "it has several residual streams"),
         (spec.per_layer_embedding.is_some(), "its tokens bring along numbers for each layer"),
-        (spec.ropes.iter().any(|r| r.long.is_some()), "its ropes have other frequencies for long texts, and a graph has one table"),
+        (
+            spec.ropes.iter().any(|r| r.long.is_some()),
+            "its ropes have other frequencies for long texts, and a graph has one table",
+        ),
     ];
     let whole = first(&of_spec).map(str::to_string);
     let of_layers = || spec.layers.iter().enumerate().find_map(|(i, l)| Some(format!("layer {i} {}", of_layer(spec, l)?)));
@@ -53,7 +56,10 @@ fn of_attention(spec: &DecoderSpec, a: &Attention) -> Option<&'static str> {
         (a.kv_from.is_some(), "sees keys and values of an earlier layer"),
         (a.values_are_keys, "makes values of its keys' rows"),
         (a.value_norm, "normalizes its values"),
-        (of_first != Some((a.num_heads, a.num_kv_heads, a.head_dim)), "has other heads than the first, and configs have one size"),
+        (
+            of_first != Some((a.num_heads, a.num_kv_heads, a.head_dim)),
+            "has other heads than the first, and configs have one size",
+        ),
     ])
 }
 
