@@ -7,7 +7,6 @@
 
 mod class;
 mod error;
-mod folder;
 mod gguf;
 mod hf;
 mod tensors;
@@ -19,8 +18,8 @@ pub use hf::HfDtype;
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;
 use crate::reference::stored::StoredWeights;
+use crate::staging::Folder;
 use class::{Class, differs};
-use folder::Folder;
 use haikuq_runtime::package::{FolderSource, Package};
 use std::path::{Path, PathBuf};
 
