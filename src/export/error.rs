@@ -5,6 +5,7 @@ use crate::checkpoint::CheckpointError;
 use crate::convert::ConvertError;
 use crate::quantize::RecipeError;
 use crate::reference::stored::StoredError;
+use crate::staging::StagingError;
 use haikuq_runtime::package::PackageError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,14 +65,9 @@ pub enum ExportError {
         /// What the package has.
         expected: String,
     },
-    /// Something lies at the target.
-    #[error("{}: {why}; name another folder, or remove this one", path.display())]
-    Taken {
-        /// The target.
-        path: PathBuf,
-        /// What lies there.
-        why: String,
-    },
+    /// The target cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
     /// A number that the target's number format does not hold.
     #[error("tensor {tensor}: {number:e} does not fit {dtype}, whose largest number is {largest:e}; use --dtype bf16 or f32")]
     Range {

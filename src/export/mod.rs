@@ -7,7 +7,6 @@
 
 mod class;
 mod error;
-mod folder;
 mod gguf;
 mod hf;
 mod onnx;
@@ -23,8 +22,8 @@ use crate::checkpoint::Checkpoint;
 use crate::convert::{Conversion, Event};
 use crate::quantize::Recipe;
 use crate::reference::stored::StoredWeights;
+use crate::staging::Folder;
 use class::{Class, differs};
-use folder::Folder;
 use haikuq_format::manifest::TensorEntry;
 use haikuq_runtime::package::{FolderSource, Package};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! Numbers beside the model: parts of a size that every program loads.
 
 use super::super::ExportError;
-use super::super::folder::Folder;
 use super::FORMAT;
 use crate::checkpoint::onnx_messages::StringStringEntryProto;
+use crate::staging::Folder;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ impl<'a> Data<'a> {
         let Part { name, path, file, .. } = part;
         let file = file.into_inner().map_err(|e| ExportError::io(&path)(e.into_error()))?;
         self.parts += 1;
-        self.folder.close(&name, &file, &path)
+        Ok(self.folder.close(&name, &file, &path)?)
     }
 }
 

@@ -21,9 +21,9 @@ mod matrix;
 mod support;
 
 use super::class::Class;
-use super::folder::Folder;
 use super::{ExportError, Rounding};
 use crate::reference::stored::StoredWeights;
+use crate::staging::Folder;
 use decoder::Builder;
 use graph::{Graph, code};
 use haikuq_format::scheme::{Bits, Scheme};
@@ -133,5 +133,5 @@ pub(super) fn write(
     }
     folder.write("config.json", &config::of_class(class, dtype, &model_file, parts))?;
     folder.write("genai_config.json", &config::of_genai(class, &path, files))?;
-    again::check(&folder.path(&path), &written, weights)
+    again::check(&folder.root().join(&path), &written, weights)
 }
