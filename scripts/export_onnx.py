@@ -2,6 +2,7 @@
 """Holds ONNX exports (`haikuq export --format onnx`) against what they must say, by ONNX Runtime on the processor.
 
     export_onnx.py families HAIKUQ [FIXTURE...]
+    export_onnx.py grids HAIKUQ
     export_onnx.py measure GOLDEN FOLDER...
     export_onnx.py genai FOLDER GOLDEN
 
@@ -10,6 +11,9 @@ Needs: onnxruntime, numpy, safetensors; `genai` needs onnxruntime-genai.
 `families`: each FIXTURE of tests/fixtures/architectures (or of the folder HAIKUQ_FIXTURES) becomes a package in f32 and an export. Printed are KL from transformers' logits,
 the largest difference when the same text is run in steps, and whether greedy continuations are transformers' own. All that is refused
 is printed with its reason.
+
+`grids`: golden/haiku-7m in every kind of scheme that is written as codes. The same numbers are exported once more as f32, by way of
+transformers' format; KL of the codes' export is from that, with activations in f32 and in f16.
 
 `measure`: GOLDEN is what `haikuq golden` writes. FOLDER is an export, or what GenAI's builder writes. KL is over the kept tokens of each
 position plus one bucket for the rest. WINDOWS and CONTEXT, from the environment, take fewer.
@@ -120,6 +124,51 @@ def families(program, names):
     return bool(failed)
 
 
+GRIDS = [  # of the embedding, of attention, of feed-forward networks
+    ("q8/32", "q4/32", "q4/32"),
+    ("q4/64", "q4/64", "q8/128"),
+    ("q5/32", "q3/64", "q5/64"),
+    ("q4/32+u4", "q3/64+u4", "q5/32+u4"),
+    ("q5/32+u4", "q4/128+u4", "q4/128"),
+    ("q8/64", "q8/32", "q8/32"),
+    ("f16", "f16", "f16"),
+]
+
+
+def grids(program):
+    """Codes against the numbers that they stand for."""
+    golden, failed = ROOT / "golden/haiku-7m", False
+    windows = load_file(golden / "reference.safetensors")["input_ids"][:2, :256].tolist()
+
+    def run(*arguments):
+        subprocess.run([program, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    def logits(folder):
+        model, found = Model(folder), []
+        for ids in windows:
+            model.reset()
+            found.append(log_softmax(model.run(ids)))
+        return np.concatenate(found)
+
+    print(f"onnxruntime {onnxruntime.__version__}")
+    for embedding, attention, mlp in GRIDS:
+        with tempfile.TemporaryDirectory() as scratch:
+            at = lambda name: f"{scratch}/{name}"
+            text = f'embedding = "{embedding}"\nattention = "{attention}"\nmlp = "{mlp}"\nhead = "{embedding}"\n'
+            Path(at("grid.toml")).write_text(text)
+            run("convert", golden, "--recipe", at("grid.toml"), "-q", "--out", at("package"))
+            run("export", at("package"), "--format", "hf", "--dtype", "f32", "--out", at("hf"))
+            run("convert", at("hf"), "--recipe", "f32", "-q", "--out", at("numbers"))
+            run("export", at("numbers"), "--format", "onnx", "--out", at("numbers.onnx"))
+            expected, found = logits(at("numbers.onnx")), {}
+            for dtype in ("f32", "f16"):
+                run("export", at("package"), "--format", "onnx", "--dtype", dtype, "--out", at(dtype))
+                found[dtype] = float((np.exp(expected) * (expected - logits(at(dtype)))).sum(-1).mean())
+            failed |= not found["f32"] < 1e-8 or not found["f16"] < 1e-4
+            print(f"{embedding:10} {attention:10} {mlp:10} KL {found['f32']:.1e} in f32, {found['f16']:.1e} in f16", flush=True)
+    return failed
+
+
 def measure(golden, folders):
     """KL of exports from a golden file, and their greedy continuations."""
     expected = load_file(golden)
@@ -178,6 +227,8 @@ def main():
     verb, *arguments = sys.argv[1:]
     if verb == "families":
         return families(arguments[0], arguments[1:])
+    if verb == "grids":
+        return grids(*arguments)
     if verb == "measure":
         return measure(arguments[0], arguments[1:])
     return genai(*arguments)
