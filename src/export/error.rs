@@ -2,6 +2,8 @@
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
+use crate::convert::ConvertError;
+use crate::quantize::RecipeError;
 use crate::reference::stored::StoredError;
 use crate::staging::StagingError;
 use haikuq_runtime::package::PackageError;
@@ -29,6 +31,12 @@ pub enum ExportError {
     /// The same, as a family reads it.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
+    /// The checkpoint cannot be quantized again.
+    #[error("the checkpoint cannot be quantized again: {0}")]
+    Convert(#[from] Box<ConvertError>),
+    /// By that recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     /// No config of a usual family says the package's decoder.
     #[error(
         "{}: no config of {classes} says this decoder, and a package keeps none: \

@@ -15,7 +15,7 @@ use haikuq::calibrate::CalibrationSource;
 use haikuq::convert::memory::keep_large_buffers;
 use haikuq::convert::{self, Conversion, Part, Target};
 use haikuq::quantize::Recipe;
-use progress::ConvertProgress;
+pub use progress::ConvertProgress;
 use report::{part_json, part_text, plan_json, plan_text, result_json, result_text};
 use std::path::PathBuf;
 use std::process::ExitCode;
