@@ -29,7 +29,7 @@ task = sky.Task.from_yaml(sys.argv[1])
 print(f"skypilot {sky.__version__}: {task.num_nodes} nodes, {task.run.strip()!r}")
 PYTHON
 jobs=$(PATH=$scratch/hub/bin:$PATH HF_TOKEN=hf_dry "$examples/hf-jobs.sh" 2 registry.example.com/haikuq:0.1.0 org/fleet --dry-run 2>/dev/null)
-echo "huggingface_hub $("$scratch/hub/bin/hf" version 2>/dev/null | tail -1): $(grep -c 'haikuq fleet /fleet/models.toml --index' <<<"$jobs") jobs by hf jobs run --dry-run"
+echo "huggingface_hub $("$scratch/hub/bin/hf" version 2>/dev/null | grep -oE "[0-9.]+$"): $(grep -c 'haikuq fleet /fleet/models.toml --index' <<<"$jobs") jobs by hf jobs run --dry-run"
 
 if ! command -v slurmctld >/dev/null || [ "$(id -u)" != 0 ]; then
     echo "Slurm: not tried, it is not installed or this is not root" >&2

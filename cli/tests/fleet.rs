@@ -132,7 +132,7 @@ fn machines_share_the_jobs_and_do_none_twice() {
         assert!(fleet.path("packages").join(format!("{job}.fleet/report/report.html")).is_file());
     }
 
-    // Once more on one machine: what is done stays, and what failed is tried again.
+    // Once more on one machine: jobs that are done stay, and the one that failed is tried again.
     let again = fleet.command(&[]).output().unwrap();
     assert_eq!(again.status.code(), Some(1));
     let talk = said(&again);
@@ -167,8 +167,10 @@ fn outputs_are_recorded_where_the_list_names_a_text() {
         .collect();
     std::fs::write(dir.path().join("text.jsonl"), lines.join("\n")).unwrap();
     let list = dir.path().join("models.toml");
-    let text =
-        format!("out = \".\"\n[[models]]\ncheckpoint = {:?}\nevaluation = \"text.jsonl\"\nrecipes = [\"q8\"]\n", haiku(""));
+    let text = format!(
+        "out = \".\"\n[[models]]\ncheckpoint = {:?}\nevaluation = \"text.jsonl\"\nwindows = 1\nrecipes = [\"q8\"]\n",
+        haiku("")
+    );
     std::fs::write(&list, text).unwrap();
     let mut command = haikuq();
     command.arg("fleet").arg(&list).args(["--index", "0", "--of", "1"]);

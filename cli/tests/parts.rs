@@ -98,7 +98,7 @@ fn a_part_that_was_stopped_goes_on() {
     succeed(case.command("1/2", &[]));
     succeed(case.merge(&[case.path("part-1-2"), case.path("part-2-2")]));
     assert_same(&case.path("whole"), &case.path("merged"));
-    // What is complete is left alone, and what is another's is not taken for it.
+    // A complete part is left alone, and without --resume nothing is taken for one.
     assert_says(&String::from_utf8(succeed(case.command("2/2", &["--resume"])).stderr).unwrap(), &["is complete already"]);
     assert_says(&fail(case.command("2/2", &[])), &["part-2-2 exists already", "--resume"]);
 }

@@ -248,7 +248,7 @@ impl<'a> Work<'a> {
 
     /// A hash of all that decides the result.
     fn key(&self, checkpoint: &str) -> anyhow::Result<String> {
-        let Job { recipe, proof, calibration, thresholds, text_only, .. } = self.job;
+        let Job { recipe, proof, calibration, thresholds, windows, text_only, .. } = self.job;
         let proof = proof.as_ref().map(|proof| match proof {
             Proof::Golden(path) | Proof::Evaluation(path) => path,
         });
@@ -258,6 +258,7 @@ impl<'a> Work<'a> {
         part("recipe", &recipe.text);
         part("checkpoint", checkpoint);
         part("text_only", &text_only.to_string());
+        part("windows", &windows.map_or(String::new(), |n| n.to_string()));
         for (name, path) in [("proof", proof), ("calibration", calibration.as_ref()), ("thresholds", thresholds.as_ref())] {
             part(name, &path.map_or(Ok(String::new()), |path| hash_file(path).map(|file| file.sha256))?);
         }
@@ -274,7 +275,8 @@ impl<'a> Work<'a> {
                 // It got its name when it was complete.
                 if !(goes_on && golden.is_file()) {
                     let mut command = self.command("golden", checkpoint);
-                    self.run_command(command.arg("--text").arg(text).arg("--out").arg(&golden), "recording")?;
+                    command.arg("--text").arg(text).arg("--out").arg(&golden);
+                    self.run_command(self.with_windows(&mut command), "recording")?;
                 }
                 Ok(Some(golden))
             }
@@ -304,7 +306,7 @@ impl<'a> Work<'a> {
         if let Some(thresholds) = &self.job.thresholds {
             command.arg("--thresholds").arg(thresholds);
         }
-        let code = self.run_command(&mut command, "validating")?;
+        let code = self.run_command(self.with_windows(&mut command), "validating")?;
         Ok(if code == i32::from(BELOW_THRESHOLDS) { State::BelowThresholds } else { State::Done })
     }
 
@@ -340,6 +342,13 @@ impl<'a> Work<'a> {
 
     fn log(&self) -> PathBuf {
         self.folder.join("log.txt")
+    }
+
+    fn with_windows<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        if let Some(windows) = self.job.windows {
+            command.arg("--windows").arg(windows.to_string());
+        }
+        command
     }
 
     /// A verb of this program.

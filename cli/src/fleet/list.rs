@@ -34,6 +34,7 @@ struct ModelToml {
     evaluation: Option<PathBuf>,
     calibration: Option<PathBuf>,
     thresholds: Option<PathBuf>,
+    windows: Option<usize>,
     text_only: Option<bool>,
 }
 
@@ -46,6 +47,7 @@ struct Defaults {
     evaluation: Option<PathBuf>,
     calibration: Option<PathBuf>,
     thresholds: Option<PathBuf>,
+    windows: Option<usize>,
     text_only: Option<bool>,
 }
 
@@ -91,6 +93,8 @@ pub struct Job {
     pub calibration: Option<PathBuf>,
     /// Thresholds by recipe.
     pub thresholds: Option<PathBuf>,
+    /// Windows of text to record and compare at most.
+    pub windows: Option<usize>,
     /// Take the language model of a multimodal one.
     pub text_only: bool,
     /// Bytes of the checkpoint's weights; none where the list does not tell and they are not on disk.
@@ -169,6 +173,10 @@ impl ModelToml {
         };
         let calibration = file(self.calibration, &defaults.calibration)?;
         let thresholds = file(self.thresholds, &defaults.thresholds)?;
+        let windows = self.windows.or(defaults.windows);
+        if windows == Some(0) {
+            bail!("windows = 0 compares nothing: leave it out, or name a number from 1 on");
+        }
         let text_only = self.text_only.or(defaults.text_only).unwrap_or(false);
         let recipes = self.recipes.or_else(|| defaults.recipes.clone()).unwrap_or_else(|| vec!["q4".into()]);
         if recipes.is_empty() {
@@ -192,6 +200,7 @@ impl ModelToml {
                 proof: proof.clone(),
                 calibration: calibration.clone(),
                 thresholds: thresholds.clone(),
+                windows,
                 text_only,
                 bytes,
             })
@@ -272,6 +281,7 @@ mod tests {
             ("out = 'o'\n[[models]]\ncheckpoint = 'org/a'\nrecipes = ['q5']", "q5"),
             ("out = 'o'\n[[models]]\ncheckpoint = 'org/a'\nrecipes = []", "no recipes"),
             ("out = 'o'\n[[models]]\ncheckpoint = 'org/a'\nweights = 'much'", "weights: "),
+            ("out = 'o'\n[[models]]\ncheckpoint = 'org/a'\nwindows = 0", "compares nothing"),
             ("out = 'o'\n[[models]]\ncheckpoint = 'org/a'\nname = '../a'", "no name for a folder"),
             ("out = 'o'\n[[models]]\ncheckpoint = 'local'\nrevision = 'main'", "is on disk"),
             ("out = 'o'\n[[models]]\ncheckpoint = 'org/a'\ngolden = 'none'", "none is not there"),

@@ -182,7 +182,7 @@ impl Row {
             },
             size: result.bytes.map_or(String::new(), human_bytes),
             bits: number(result.bits_per_weight, &|bits| format!("{bits:.3}")),
-            kl: number(result.mean_kl, &|kl| format!("{kl:.4}")),
+            kl: number(result.mean_kl, &|kl| if kl < 1e-3 { format!("{kl:.1e}") } else { format!("{kl:.4}") }),
             perplexity: number(result.perplexity_increase_percent, &|percent| format!("{percent:+.2} %")),
             top1: number(result.top1_percent, &|percent| format!("{percent:.2} %")),
             time: number(result.seconds, &duration),
