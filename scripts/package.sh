@@ -23,7 +23,7 @@ crates() {
 }
 wheel() {
     python3 -m venv "$scratch/maturin" && "$scratch/maturin/bin/pip" -q install 'maturin>=1.9,<2'
-    "$scratch/maturin/bin/maturin" --quiet build --release --locked --compatibility linux --out "$scratch/wheels"
+    "$scratch/maturin/bin/maturin" build --quiet --release --locked --compatibility linux --out "$scratch/wheels"
     python3 -m venv "$scratch/user" && "$scratch/user/bin/pip" -q install --no-index "$scratch"/wheels/*.whl
     echo "$(basename "$scratch"/wheels/*.whl): $(wc -c <"$(echo "$scratch"/wheels/*.whl)") bytes, $("$scratch/user/bin/haikuq" --version)"
 }

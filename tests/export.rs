@@ -9,6 +9,7 @@ use haikuq::reference::Reference;
 use haikuq::reference::stored::StoredWeights;
 use haikuq_runtime::text::{Special, Tokenizer, TokenizerFiles};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn repository(path: &str) -> PathBuf {
@@ -632,4 +633,111 @@ fn learned_tables_are_quantized_again_for_onnx_or_refused_with_both_ways_out() {
     let names: Vec<String> =
         std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|name| !name.starts_with(".haikuq")), "nothing is left behind: {names:?}");
+}
+
+/// The tensors of an export's safetensors files in f32; packed ones are unpacked as compressed-tensors does.
+fn unpacked(folder: &Path) -> BTreeMap<String, Vec<f32>> {
+    let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let quantization = &config["quantization_config"];
+    let groups: Vec<&Value> = quantization["config_groups"].as_object().into_iter().flat_map(|groups| groups.values()).collect();
+    let targets = |group: &Value, module: &str| group["targets"].as_array().unwrap().iter().any(|t| t == "Linear" || t == module);
+    let mut all = BTreeMap::new();
+    let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    for path in files.filter(|path| path.extension().is_some_and(|e| e == "safetensors")) {
+        let bytes = std::fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let f32s = |name: &str| {
+            file.tensor(name).unwrap().data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>()
+        };
+        for name in file.names() {
+            let Some(module) = name.strip_suffix(".weight_packed") else {
+                if !name.contains(".weight_") {
+                    all.insert(name.to_string(), f32s(name));
+                }
+                continue;
+            };
+            let group = groups.iter().find(|group| targets(group, module)).unwrap();
+            assert!(quantization["ignore"].as_array().unwrap().iter().all(|ignored| ignored != module));
+            let number = |key: &str| group["weights"][key].as_u64().unwrap() as usize;
+            let (bits, size) = (number("num_bits"), number("group_size"));
+            let shape = file.tensor(&format!("{module}.weight_shape")).unwrap();
+            let shape: Vec<usize> = shape.data().as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as usize).collect();
+            let (rows, columns) = (shape[0], shape[1]);
+            let (packed, scales) = (file.tensor(name).unwrap(), f32s(&format!("{module}.weight_scale")));
+            assert_eq!((packed.shape()[0], scales.len()), (rows, rows * columns / size), "{name}");
+            let row_bytes = packed.shape()[1] * 4;
+            let code = |row: usize, column: usize| {
+                let bit = |i: usize| (packed.data()[row * row_bytes + i / 8] >> (i % 8) & 1) as i32;
+                (0..bits).map(|i| bit(column * bits + i) << i).sum::<i32>() - (1 << (bits - 1))
+            };
+            let numbers = (0..rows * columns).map(|i| code(i / columns, i % columns) as f32 * scales[i / size]);
+            all.insert(format!("{module}.weight"), numbers.collect());
+        }
+    }
+    all
+}
+
+#[test]
+fn packed_codes_are_the_numbers_of_the_package() {
+    let mut packed = 0;
+    for (name, recipe) in [
+        ("llama", "q4-fast"),
+        ("qwen2", "q3-fast"),
+        ("phi3", "q8"),
+        ("gemma3", "q3-fast"),
+        ("smollm3", "q4-fast"),
+        ("falcon_h1", "q8"),
+        ("lfm2", "q4-fast"),
+    ] {
+        let checkpoint = fixture(name);
+        let (folder, package) = package(&checkpoint, recipe);
+        let at = |name: &str| folder.path().join(name);
+        export(&package, Some(&checkpoint), hf(HfDtype::F32), &at("hf")).unwrap();
+        let written = export(&package, Some(&checkpoint), Format::CompressedTensors(HfDtype::F32), &at("packed")).unwrap();
+        assert_eq!(written.relative_error, 0.0, "{name}");
+        let (plain, codes) = (unpacked(&at("hf")), unpacked(&at("packed")));
+        assert_eq!(plain.keys().collect::<Vec<_>>(), codes.keys().collect::<Vec<_>>(), "{name}");
+        for (tensor, numbers) in &plain {
+            assert!(*numbers == codes[tensor], "{name}: {tensor}");
+        }
+        let bytes = |folder: &str| std::fs::metadata(at(folder).join("model.safetensors")).unwrap().len();
+        packed += usize::from(bytes("packed") * 2 < bytes("hf"));
+        // Scales in 16 bits lose little.
+        let half = export(&package, Some(&checkpoint), Format::CompressedTensors(HfDtype::F16), &at("half")).unwrap();
+        assert!(half.relative_error < 1e-3, "{name}: {half:?}");
+    }
+    assert!(packed >= 5, "{packed} of 7 are less than half as large");
+}
+
+#[test]
+fn mixed_grids_name_their_modules_and_uneven_ones_are_refused() {
+    let (folder, package) = package(&repository("golden/haiku-7m"), "q8");
+    let out = folder.path().join("packed");
+    export(&package, None, Format::CompressedTensors(HfDtype::F32), &out).unwrap();
+    let config = |out: &Path| -> Value { serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap() };
+    let told = &config(&out)["quantization_config"];
+    assert_eq!(told["config_groups"].as_object().unwrap().len(), 1);
+    assert_eq!(told["config_groups"]["group_0"]["targets"], json!(["Linear"]));
+    assert_eq!(told["ignore"], json!(["model.embed_tokens", "lm_head"]));
+
+    let recipe = "embedding = \"q8/32\"\nattention = \"q5/32\"\nmlp = \"q3/64\"\nhead = \"q8/32\"\n";
+    let mixed = folder.path().join("mixed");
+    Conversion::new(repository("golden/haiku-7m"), Recipe::parse("mixed", recipe).unwrap()).run(&mixed, &|_| ()).unwrap();
+    let out = folder.path().join("mixed-packed");
+    export(&mixed, None, Format::CompressedTensors(HfDtype::F32), &out).unwrap();
+    let told = &config(&out)["quantization_config"]["config_groups"];
+    assert_eq!((&told["group_0"]["weights"]["num_bits"], &told["group_0"]["weights"]["group_size"]), (&3.into(), &64.into()));
+    assert_eq!(told["group_0"]["targets"].as_array().unwrap().len(), 24);
+    assert!(told["group_1"]["targets"].as_array().unwrap().contains(&"model.layers.0.self_attn.q_proj".into()));
+    let plain = folder.path().join("mixed-hf");
+    export(&mixed, None, hf(HfDtype::F32), &plain).unwrap();
+    assert!(unpacked(&plain) == unpacked(&out));
+
+    for (name, recipe, says) in [("granitemoe", "q8", "experts"), ("llama", "f16", "no matrix of it is quantized")] {
+        let (folder, package) = self::package(&fixture(name), recipe);
+        let out = folder.path().join("packed");
+        let error =
+            export(&package, Some(&fixture(name)), Format::CompressedTensors(HfDtype::F16), &out).unwrap_err().to_string();
+        assert!(error.contains(says) && !out.exists(), "{error}");
+    }
 }

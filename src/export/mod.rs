@@ -10,6 +10,8 @@ mod error;
 mod gguf;
 mod hf;
 mod onnx;
+mod packed;
+mod safetensors;
 mod tensors;
 
 pub use error::ExportError;
@@ -34,6 +36,8 @@ use std::path::{Path, PathBuf};
 pub enum Format {
     /// A folder that transformers loads.
     Hf(HfDtype),
+    /// A folder that vLLM loads, with the package's own codes, and scales and other tensors in that type.
+    CompressedTensors(HfDtype),
     /// A file that llama.cpp loads, with matrices in that type, or in those that hold the package's numbers as they are.
     Gguf(Option<GgufType>),
     /// A folder that ONNX Runtime GenAI and transformers.js load, with activations of that kind.
@@ -90,9 +94,10 @@ impl Export {
         Self { package: package.into(), format, checkpoint: None, shard_bytes: None }
     }
 
-    /// Takes from the checkpoint that the package was made of what a package has not. Of [`Format::Hf`] this is the config; without it
-    /// one of a usual family that says the same decoder is found. Of [`Format::Gguf`] it is the weights, which are rounded once
-    /// then and not twice. Of [`Format::Onnx`] it is the config, and the weights where the package has learned tables or offsets.
+    /// Takes from the checkpoint that the package was made of what a package has not. Of [`Format::Hf`] and
+    /// [`Format::CompressedTensors`] this is the config; without it one of a usual family that says the same decoder is found. Of
+    /// [`Format::Gguf`] it is the weights, which are rounded once then and not twice. Of [`Format::Onnx`] it is the config, and the
+    /// weights where the package has learned tables or offsets.
     #[must_use]
     pub fn checkpoint(self, checkpoint: Option<PathBuf>) -> Self {
         Self { checkpoint, ..self }
@@ -129,6 +134,9 @@ impl Export {
         let rounding = match self.format {
             Format::Hf(dtype) => {
                 hf::write(&mut folder, &class, &weights, dtype, self.shard_bytes.unwrap_or(hf::SHARD_BYTES), &files)?
+            }
+            Format::CompressedTensors(dtype) => {
+                packed::write(&mut folder, &class, &weights, dtype, self.shard_bytes.unwrap_or(hf::SHARD_BYTES), &files)?
             }
             Format::Gguf(wanted) => {
                 let name = match wanted {

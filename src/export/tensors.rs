@@ -47,15 +47,28 @@ pub(super) fn each(
     read: impl Fn(&str) -> Result<Vec<f32>, ExportError>,
     mut take: impl FnMut(&Named, Vec<f32>) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
+    each_of(layout, |name| Ok(vec![read(name)?]), |named, tables| tables.into_iter().try_for_each(|numbers| take(named, numbers)))
+}
+
+/// The same for tensors of one table or several of the same shape, such as codes and scales.
+pub(super) fn each_of(
+    layout: &Layout,
+    read: impl Fn(&str) -> Result<Vec<Vec<f32>>, ExportError>,
+    mut take: impl FnMut(&Named, Vec<Vec<f32>>) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
     for tensor in layout.spec.tensors() {
         let Some(source) = layout.sources.get(&tensor.name) else { continue };
-        let values = read(&tensor.name)?;
+        let tables = read(&tensor.name)?;
         for named in of(source, &tensor) {
-            let numbers = undone(source, &tensor, &values, &named);
-            take(&named, numbers)?;
+            take(&named, tables.iter().map(|values| undone(source, &tensor, values, &named)).collect())?;
         }
     }
     Ok(())
+}
+
+/// Whether the checkpoint's tensors are the canonical one's rows in some order, and their numbers the same.
+pub(super) fn are_rows(source: &Source) -> bool {
+    source.add == 0.0 && source.parts.iter().all(|part| !part.transposed && part.columns.is_none() && part.scale == 1.0)
 }
 
 /// The checkpoint's tensors that a canonical one is made of.

@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 haikuq export smollm2.q4 --format hf --out smollm2-hf               for transformers and its kin
 haikuq export gemma.q4 --format hf --dtype bf16 --out gemma-hf      where f16 is too narrow
 haikuq export phi.q4 --format hf --checkpoint phi-2 --out phi-hf    by the checkpoint's config
+haikuq export smollm2.uniform --format compressed-tensors --out ct  for vLLM, the very codes
 haikuq export smollm2.uniform --format gguf --out gguf              for llama.cpp, the very numbers
 haikuq export smollm2.q4 --format gguf --type q4_k --checkpoint SmolLM2-135M --out gguf
                                                                     the original's, rounded anew
@@ -26,13 +27,14 @@ haikuq export smollm2.uniform --format onnx --out onnx              for transfor
 pub struct ExportArgs {
     /// Folder of the package
     package: PathBuf,
-    /// hf: safetensors with config.json and tokenizer; gguf: one file; onnx: a graph with its weights, configs and tokenizer
+    /// hf: safetensors with config.json and tokenizer; compressed-tensors: the same with the package's codes; gguf: one file; onnx: a
+    /// graph with its weights, configs and tokenizer
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: FormatArg,
     /// Folder to write; it gets its name when it is complete
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Numbers of hf: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]. Activations of onnx: f16 or
+    /// Numbers of hf, scales of compressed-tensors: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]. Activations of onnx: f16 or
     /// f32 [default: f32]
     #[arg(long, value_enum, value_name = "DTYPE")]
     dtype: Option<DtypeArg>,
@@ -51,6 +53,7 @@ pub struct ExportArgs {
 #[derive(ValueEnum, Clone, Copy, Debug)]
 enum FormatArg {
     Hf,
+    CompressedTensors,
     Gguf,
     Onnx,
 }
@@ -76,6 +79,9 @@ impl DtypeArg {
 pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let format = match (args.format, args.dtype, args.gguf_type) {
         (FormatArg::Hf, dtype, None) => Format::Hf(dtype.map_or(HfDtype::default(), DtypeArg::dtype)),
+        (FormatArg::CompressedTensors, dtype, None) => {
+            Format::CompressedTensors(dtype.map_or(HfDtype::default(), DtypeArg::dtype))
+        }
         (FormatArg::Gguf, None, wanted) => Format::Gguf(wanted),
         (FormatArg::Onnx, None | Some(DtypeArg::F32), None) => Format::Onnx(OnnxFloats::F32),
         (FormatArg::Onnx, Some(DtypeArg::F16), None) => Format::Onnx(OnnxFloats::F16),
@@ -83,6 +89,9 @@ pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
             anyhow::bail!("--format onnx computes in f32 or f16: no operator for quantized matrices has bf16 on processors")
         }
         (FormatArg::Onnx, ..) => anyhow::bail!("--type is for --format gguf; an onnx export has the package's own codes"),
+        (FormatArg::CompressedTensors, ..) => {
+            anyhow::bail!("--type is for --format gguf; compressed-tensors has the package's own codes")
+        }
         (FormatArg::Hf, ..) => anyhow::bail!("--type is for --format gguf; the numbers of hf are chosen by --dtype"),
         (FormatArg::Gguf, ..) => anyhow::bail!("--dtype is for --format hf and onnx; the matrices of gguf are chosen by --type"),
     };
