@@ -5,8 +5,8 @@
 
 use crate::output::Context;
 use crate::verbs::{
-    bench, calibrate, chat, completions, convert, diff, doctor, export, golden, inspect, run, score, serve, site, validate,
-    verify,
+    bench, calibrate, chat, completions, convert, diff, doctor, export, golden, inspect, publish, run, score, serve, site,
+    validate, verify,
 };
 use clap::{ArgAction, Parser, Subcommand};
 use std::process::ExitCode;
@@ -43,6 +43,7 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     Diff(diff::DiffArgs),
     Export(export::ExportArgs),
+    Publish(publish::PublishArgs),
     Golden(golden::GoldenArgs),
     Validate(validate::ValidateArgs),
     Score(score::ScoreArgs),
@@ -68,6 +69,7 @@ impl Command {
             Self::Verify(args) => verify::run(args, context),
             Self::Diff(args) => diff::run(args, context),
             Self::Export(args) => export::run(args, context),
+            Self::Publish(args) => publish::run(args, context),
             Self::Golden(args) => golden::run(args, context),
             Self::Validate(args) => validate::run(args, context),
             Self::Score(args) => score::run(args, context),

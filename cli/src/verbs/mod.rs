@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod export;
 pub mod golden;
 pub mod inspect;
+pub mod publish;
 pub mod run;
 pub mod score;
 pub mod serve;
