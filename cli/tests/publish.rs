@@ -206,6 +206,15 @@ fn a_branch_begins_at_main_and_leaves_it_alone() {
     succeed(world.publish(&["--license", "mit", "--revision", "v2"]));
     assert_eq!(world.published("main").len(), 1);
     assert!(world.published("v2").iter().any(|f| f.0 == "haikuq.json"));
+    // A branch that begins with all of them needs no commit.
+    {
+        let mut state = world.hub.state();
+        let all = state.target.branches["v2"];
+        state.target.branches.insert("main".into(), all);
+    }
+    let again = json_of(&succeed(world.publish(&["--revision", "v3", "--json"])));
+    assert_eq!((&again["commit"], &again["changed"]), (&json!(commit(102)), &json!(true)));
+    assert_eq!(world.hub.state().target.asked.len(), 1);
     let said = fail(world.publish(&["--license", "mit", "--revision", &commit(101)]));
     assert_says(&said, &["is no branch of org/tiny-q4"]);
 }
@@ -255,6 +264,9 @@ fn refusals_come_before_anything_is_written() {
     assert_eq!(world.hub.state().target.visibility, Some("private"));
 
     world.requests();
+    let mut offline = world.publish(&MIT);
+    offline.env("HF_HUB_OFFLINE", "1");
+    assert_says(&fail(offline), &["offline, nothing can be compared"]);
     let mut bytes = std::fs::read(world.package().join(SHARD)).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(world.package().join(SHARD), bytes).unwrap();

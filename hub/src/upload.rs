@@ -363,8 +363,9 @@ impl<'a> Plan<'a> {
         }
         let had_branch = self.prepare(private, on_event)?;
         let Some(parent) = self.remote.commit().map(str::to_string) else { return Err(HubError::NoModel { endpoint, repo }) };
-        if self.changes.iter().all(|c| c.action == Action::Keep) && had_branch {
-            return Ok(Published { commit: parent, changed: false, sent: 0 });
+        if self.changes.iter().all(|c| c.action == Action::Keep) {
+            // A new branch begins with them.
+            return Ok(Published { commit: parent, changed: !had_branch, sent: 0 });
         }
         let changed = |file: &&LocalFile| {
             let written = |c: &Change| c.path == file.path && matches!(c.action, Action::Add | Action::Replace);
