@@ -56,6 +56,11 @@ impl Folder {
         Ok(())
     }
 
+    /// Ends a file that was on disk before.
+    pub(super) fn listed(&mut self, name: &str, bytes: u64) {
+        self.files.push((name.into(), bytes));
+    }
+
     /// Writes a whole file.
     pub(super) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
         let (mut file, path) = self.create(name)?;

@@ -1,10 +1,11 @@
 //! `haikuq export`: a package as the files of other programs.
 
 use crate::output::Context;
-use crate::output::units::human_bytes;
+use crate::output::units::{counted, human_bytes};
+use crate::verbs::publish::{open_manifest, read_report};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use haikuq::export::{Export, Format, GgufType, HfDtype};
+use haikuq::export::{About, Export, Format, GgufType, HfDtype, Origin, OriginFormat};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,19 +17,21 @@ haikuq export gemma.q4 --format hf --dtype bf16 --out gemma-hf      where f16 is
 haikuq export phi.q4 --format hf --checkpoint phi-2 --out phi-hf    by the checkpoint's config
 haikuq export smollm2.uniform --format gguf --out gguf              for llama.cpp, the very numbers
 haikuq export smollm2.q4 --format gguf --type q4_k --checkpoint SmolLM2-135M --out gguf
-                                                                    the original's, rounded anew";
+                                                                    the original's, rounded anew
+haikuq export smollm2.q4 --format sbom --license apache-2.0 --out smollm2.cdx.json
+haikuq export smollm2.q4 --format oci --out smollm2-oci             for oras, without a copy";
 
-/// Write a package's weights as the files of other programs
+/// Write a package as the files of other programs
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub struct ExportArgs {
     /// Folder of the package
     package: PathBuf,
-    /// hf: safetensors with config.json and tokenizer; gguf: one file
+    /// hf, gguf: weights for transformers, llama.cpp; sbom (CycloneDX), statement (in-toto), oci (ModelPack): files listed
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: FormatArg,
-    /// Folder to write; it gets its name when it is complete
-    #[arg(short, long, value_name = "DIR")]
+    /// Folder to write, for sbom and statement a file; it gets its name when it is complete
+    #[arg(short, long, value_name = "PATH")]
     out: PathBuf,
     /// Numbers of hf: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]
     #[arg(long, value_enum, value_name = "DTYPE")]
@@ -39,6 +42,15 @@ pub struct ExportArgs {
     /// The checkpoint that the package was made of: hf takes its config.json, gguf its weights, which are then rounded once
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
+    /// Licence that sbom and oci name (apache-2.0, mit, …)
+    #[arg(long, alias = "licence", value_name = "ID")]
+    license: Option<String>,
+    /// Checkpoint on the hub that sbom and oci name
+    #[arg(long, value_name = "ORG/NAME")]
+    base_model: Option<String>,
+    /// Report of `haikuq validate --report`, for sbom
+    #[arg(long, value_name = "PATH")]
+    report: Option<PathBuf>,
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
@@ -48,6 +60,21 @@ pub struct ExportArgs {
 enum FormatArg {
     Hf,
     Gguf,
+    Sbom,
+    Statement,
+    Oci,
+}
+
+impl FormatArg {
+    /// The formats that list files.
+    fn origin(self) -> Option<OriginFormat> {
+        match self {
+            Self::Hf | Self::Gguf => None,
+            Self::Sbom => Some(OriginFormat::Sbom),
+            Self::Statement => Some(OriginFormat::Statement),
+            Self::Oci => Some(OriginFormat::Oci),
+        }
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -69,11 +96,17 @@ impl DtypeArg {
 
 /// Writes the folder.
 pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    if let Some(format) = args.format.origin() {
+        return origin(&args, format, context);
+    }
+    if args.license.is_some() || args.base_model.is_some() || args.report.is_some() {
+        anyhow::bail!("--license, --base-model and --report are for --format sbom and oci");
+    }
     let format = match (args.format, args.dtype, args.gguf_type) {
         (FormatArg::Hf, dtype, None) => Format::Hf(dtype.map_or(HfDtype::default(), DtypeArg::dtype)),
         (FormatArg::Gguf, None, wanted) => Format::Gguf(wanted),
         (FormatArg::Hf, ..) => anyhow::bail!("--type is for --format gguf; the numbers of hf are chosen by --dtype"),
-        (FormatArg::Gguf, ..) => anyhow::bail!("--dtype is for --format hf; the matrices of gguf are chosen by --type"),
+        _ => anyhow::bail!("--dtype is for --format hf; the matrices of gguf are chosen by --type"),
     };
     let export = Export::new(&args.package, format).checkpoint(args.checkpoint);
     let written = export.run(&args.out).with_context(|| format!("cannot export {}", args.package.display()))?;
@@ -97,6 +130,36 @@ pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
             human_bytes(bytes),
             100.0 * written.relative_error
         ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a list of the package's files, or a layout of them.
+fn origin(args: &ExportArgs, format: OriginFormat, context: &Context) -> anyhow::Result<ExitCode> {
+    if args.dtype.is_some() || args.gguf_type.is_some() || args.checkpoint.is_some() {
+        anyhow::bail!("--dtype, --type and --checkpoint are for --format hf and gguf, which write weights anew");
+    }
+    let fail = || format!("cannot export {}", args.package.display());
+    let report = match &args.report {
+        Some(path) => Some(read_report(path, &open_manifest(&args.package)?)?),
+        None => None,
+    };
+    let about = About { licence: args.license.clone(), base_model: args.base_model.clone(), report };
+    let files = Origin::open(&args.package, about).and_then(|o| o.write(format, &args.out)).with_context(fail)?;
+    let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    if args.json {
+        let files: Vec<_> = files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
+        context.print_json(&json!({
+            "schema": "haikuq.export/1",
+            "out": args.out,
+            "architecture": null,
+            "files": files,
+            "bytes": bytes,
+            "relative_error": null,
+        }))?;
+    } else {
+        let written = counted(files.len(), "file");
+        context.print(format_args!("{}: {written}, {}", args.out.display(), human_bytes(bytes)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
