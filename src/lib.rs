@@ -46,6 +46,7 @@ pub mod model;
 pub mod quantize;
 pub mod reference;
 pub mod runner;
+mod staging;
 pub mod timings;
 pub mod tokenizer;
 pub mod validate;

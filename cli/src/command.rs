@@ -5,8 +5,8 @@
 
 use crate::output::Context;
 use crate::verbs::{
-    bench, calibrate, chat, completions, convert, diff, doctor, export, golden, inspect, publish, run, score, serve, site,
-    validate, verify,
+    bench, calibrate, chat, completions, convert, diff, doctor, export, fleet, golden, inspect, merge, publish, run, score,
+    serve, site, validate, verify,
 };
 use clap::{ArgAction, Parser, Subcommand};
 use std::process::ExitCode;
@@ -38,12 +38,14 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     Convert(convert::ConvertArgs),
+    Merge(merge::MergeArgs),
     Calibrate(calibrate::CalibrateArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
     Diff(diff::DiffArgs),
     Export(export::ExportArgs),
     Publish(publish::PublishArgs),
+    Fleet(fleet::FleetArgs),
     Golden(golden::GoldenArgs),
     Validate(validate::ValidateArgs),
     Score(score::ScoreArgs),
@@ -64,12 +66,14 @@ impl Command {
     pub fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
             Self::Convert(args) => convert::run(args, context),
+            Self::Merge(args) => merge::run(args, context),
             Self::Calibrate(args) => calibrate::run(args, context),
             Self::Inspect(args) => inspect::run(args, context),
             Self::Verify(args) => verify::run(args, context),
             Self::Diff(args) => diff::run(args, context),
             Self::Export(args) => export::run(args, context),
             Self::Publish(args) => publish::run(args, context),
+            Self::Fleet(args) => fleet::run(args, context),
             Self::Golden(args) => golden::run(args, context),
             Self::Validate(args) => validate::run(args, context),
             Self::Score(args) => score::run(args, context),

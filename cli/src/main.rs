@@ -3,6 +3,7 @@
 mod arguments;
 mod browser;
 mod command;
+mod fleet;
 mod model;
 mod output;
 mod scored;

@@ -33,6 +33,11 @@ fn an_export_is_a_checkpoint_that_this_program_reads_too() {
     assert_eq!(std::fs::read(folder.path().join("hf/tokenizer.json")).unwrap(), std::fs::read(golden("tokenizer.json")).unwrap());
     let done = export(&package, &["--format", "gguf"], &folder.path().join("gguf"));
     assert!(done.status.success(), "{}", said(&done));
+    let done = export(&package, &["--format", "onnx"], &folder.path().join("onnx"));
+    assert!(done.status.success(), "{}", said(&done));
+    for name in ["config.json", "genai_config.json", "tokenizer.json", "onnx/model_q4.onnx", "onnx/model_q4.onnx_data"] {
+        assert!(folder.path().join("onnx").join(name).is_file(), "{name}");
+    }
     for checkpoint in ["hf", "gguf"] {
         let inspected = haikuq_json(&adapter, &["inspect", &path(checkpoint), "--json"]);
         assert_eq!(inspected["spec"]["hidden_size"], 256, "{checkpoint}");
@@ -45,9 +50,11 @@ fn what_cannot_be_written_is_refused_by_name_with_a_way_out() {
     let (package, folder) = (convert("q4-fast"), tempfile::tempdir().unwrap());
     let out = folder.path().join("out");
     for (arguments, expected) in [
-        (&["--format", "onnx"][..], "invalid value 'onnx' for '--format"),
+        (&["--format", "npz"][..], "invalid value 'npz' for '--format"),
+        (&["--format", "onnx", "--type", "q8_0"], "an onnx export has the package's own codes"),
+        (&["--format", "onnx", "--dtype", "bf16"], "--format onnx computes in f32 or f16"),
         (&["--format", "gguf", "--type", "iq4_xs"], "IQ4_XS is a type of llama.cpp that is not written yet"),
-        (&["--format", "gguf", "--dtype", "f16"], "--dtype is for --format hf"),
+        (&["--format", "gguf", "--dtype", "f16"], "--dtype is for --format hf and onnx"),
         (&["--format", "hf", "--type", "q8_0"], "--type is for --format gguf"),
         (&["--format", "gguf", "--checkpoint", golden("").to_str().unwrap()], "name a type to round those to"),
     ] {

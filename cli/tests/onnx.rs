@@ -278,7 +278,7 @@ fn weights_are_followed_through_casts_functions_constants_and_branches() {
         let at = model.graph.node.iter().position(|n| n.name == "node_linear").unwrap();
         let product = model.graph.node[at].clone();
         let branch = |name: &str| {
-            let output = ValueInfoProto { name: product.output[0].clone() };
+            let output = ValueInfoProto { name: product.output[0].clone(), ..Default::default() };
             let g = GraphProto { node: vec![product.clone()], output: vec![output], ..Default::default() };
             AttributeProto { name: name.into(), g: Some(g), r#type: AttributeType::Graph.into(), ..Default::default() }
         };

@@ -3,6 +3,8 @@
 mod hub_server;
 mod support;
 
+use haikuq::card::Card;
+use haikuq_format::Manifest;
 use hub_server::uploads::{TARGET, Target};
 use hub_server::{Hub, REPO, TOKEN, commit};
 use serde_json::{Value, json};
@@ -272,6 +274,31 @@ fn refusals_come_before_anything_is_written() {
     std::fs::write(world.package().join(SHARD), bytes).unwrap();
     assert_says(&fail(world.publish(&MIT)), &[SHARD, "its SHA-256 is", "nothing was published"]);
     assert!(world.requests().is_empty());
+}
+
+#[test]
+fn a_card_keeps_everything_but_our_part() {
+    const BEGIN: &str = "<!-- haikuq: written by haikuq publish, as far as the next mark -->";
+    let world = World::new();
+    let manifest = Manifest::from_json(&std::fs::read(world.package().join("haikuq.json")).unwrap()).unwrap();
+    let licence = [("license", "apache-2.0".to_string())];
+    let mut card = Card { repo: TARGET, manifest: &manifest, report: None, base_model: Some(REPO), licence: &licence };
+    let first = card.render(None);
+    assert!(first.starts_with("---\nlibrary_name: haikuq\nlicense: apache-2.0\nbase_model: org/tiny\n"), "{first}");
+    assert_says(&first, &["\n# tiny-q4\n", "base_model_relation: quantized\n"]);
+    assert_eq!(card.render(Some(&first)), first, "the same again");
+    assert!(Card::has_licence(&first) && !Card::has_licence("# A card\n\nlicense: none\n"));
+
+    let front = "license: mit # ours\nlanguage:\n- en\n# a comment\nmetrics: [kl]\n";
+    let body = format!("# My model\n\nHello.\n\n{BEGIN}");
+    let theirs = first.replace("license: apache-2.0\n", front).replace(BEGIN, &body) + "\nGoodbye.\n";
+    card.licence = &[];
+    let again = card.render(Some(&theirs));
+    assert_eq!(again, theirs.replace("# tiny-q4\n\n", ""), "nothing but our part changes");
+
+    let other = card.render(Some("# Written by hand\n\n---\n\nA line above.\n"));
+    assert_says(&other, &["---\n# Written by hand\n\n---\n\nA line above.\n\n<!-- haikuq: written"]);
+    assert!(!other.contains("license"), "{other}");
 }
 
 #[test]

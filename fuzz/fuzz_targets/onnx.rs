@@ -41,7 +41,7 @@ fn doubling(deep: usize) -> Vec<u8> {
         ..Default::default()
     };
     let graph = GraphProto { node: vec![call(0, "a", "b")], ..Default::default() };
-    let model = ModelProto { graph, functions: (0..deep).map(function).collect() };
+    let model = ModelProto { graph, functions: (0..deep).map(function).collect(), ..Default::default() };
     model.encode_to_vec()
 }
 

@@ -773,7 +773,7 @@ mod tests {
         assert!(address(json!(header)).parts(200).unwrap_err().contains("11 addresses for 200 bytes"));
         assert!(address(json!({"chunk_size": "0"})).parts(1).is_err());
         assert_eq!(address(json!({"X-A": "b"})).parts(1).unwrap(), None);
-        assert_eq!(address(json!({"X-A": "b", "chunk_size": 5, "00001": "u"})).headers(), [("X-A".into(), "b".into())]);
+        assert_eq!(address(json!({"X-A": "b", "chunk_size": 5, "00001": "u"})).headers(), [("X-A".to_string(), "b".to_string())]);
     }
 
     #[test]

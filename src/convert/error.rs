@@ -81,6 +81,59 @@ pub enum ConvertError {
         /// Where and how large.
         source: TooLarge,
     },
+    /// A part of a conversion whose layers follow each other.
+    #[error(
+        "recipe {recipe} is calibrated: each layer is rounded by what the layers before it lose, so that it cannot be converted in parts; \
+         q8, q4-fast and q3-fast can"
+    )]
+    PartOfCalibrated {
+        /// The recipe.
+        recipe: String,
+    },
+    /// More parts than there is work for.
+    #[error("the package has {shards} shards, too few for {parts} parts; a smaller --shard-size makes more of them")]
+    TooManyParts {
+        /// The parts.
+        parts: usize,
+        /// The shards.
+        shards: usize,
+    },
+    /// There is something under a part's final name already.
+    #[error(
+        "{path} exists already, and a part needs a new folder: choose another --out, or remove it (--resume goes on with the same part)",
+        path = path.display()
+    )]
+    PartExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// A folder that is no part of a conversion.
+    #[error("{path} is no part of a conversion: {why}", path = path.display())]
+    NoPart {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// Parts that do not make a package.
+    #[error("{path} does not go with the other parts: {why}", path = path.display())]
+    OtherPart {
+        /// The part's folder.
+        path: PathBuf,
+        /// How it differs.
+        why: String,
+    },
+    /// Parts that are not all there.
+    #[error("of {of} parts, {missing} not there")]
+    PartsMissing {
+        /// All parts.
+        of: usize,
+        /// The numbers of those that are missing, in words.
+        missing: String,
+    },
+    /// A merged package cannot be written.
+    #[error(transparent)]
+    Staging(#[from] crate::staging::StagingError),
     /// A file cannot be read.
     #[error("cannot read {0}")]
     Read(#[from] haikuq_files::ReadError),

@@ -1,7 +1,7 @@
 //! The journal of a conversion: what it is of, and what is finished.
 
 use super::files::SourceFile;
-use super::{ConvertError, Plan, PlannedShard};
+use super::{ConvertError, PlannedShard};
 use haikuq_files::{hash_file, read_at_most};
 use haikuq_format::manifest::FileEntry;
 use serde::{Deserialize, Serialize};
@@ -16,12 +16,17 @@ const MAX_BYTES: u64 = 256 << 20;
 pub(super) struct FinishedShard {
     pub(super) sha256: String,
     /// Squared error and squared norm of each of its chunks, as bits: decimal text would have to be parsed exactly.
-    pub(super) errors: Vec<(u64, u64)>,
+    errors: Vec<(u64, u64)>,
 }
 
 impl FinishedShard {
     pub(super) fn new(sha256: String, errors: &[(f64, f64)]) -> Self {
         Self { sha256, errors: errors.iter().map(|(e, n)| (e.to_bits(), n.to_bits())).collect() }
+    }
+
+    /// Squared error and squared norm of each of its chunks.
+    pub(super) fn errors(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.errors.iter().map(|&(e, n)| (f64::from_bits(e), f64::from_bits(n)))
     }
 }
 
@@ -115,13 +120,13 @@ impl Journal {
     }
 
     /// Finished shards from the first on that are on disk with the size and hash that they had.
-    pub(super) fn verified_shards(&self, package: &Path, plan: &Plan) -> Vec<FinishedShard> {
+    pub(super) fn verified_shards(&self, package: &Path, planned: &[PlannedShard]) -> Vec<FinishedShard> {
         let good = |(shard, planned): &(&FinishedShard, &PlannedShard)| {
             let same = |file| file == planned.entry(&shard.sha256);
             let path = package.join(&planned.name);
             let is_file = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_file());
             shard.errors.len() == planned.chunks.len() && is_file && hash_file(&path).is_ok_and(same)
         };
-        self.shards.iter().zip(&plan.shards).take_while(good).map(|(shard, _)| shard.clone()).collect()
+        self.shards.iter().zip(planned).take_while(good).map(|(shard, _)| shard.clone()).collect()
     }
 }

@@ -11,6 +11,8 @@
 //! A calibrated recipe quantizes all matrices first (`calibrated.rs`), in the order in which a decoder uses them, and
 //! keeps them in the work folder, where the stream finds them in place of rows to quantize.
 //!
+//! A part of a conversion makes some of the shards (`part.rs`), and parts of several machines become one package (`merge.rs`).
+//!
 //! Chunks are quantized in the order in which they lie on disk, and at most three are in memory. Their bytes depend on
 //! weights and scheme alone: neither the number of threads nor an interruption changes one.
 
@@ -23,7 +25,9 @@ mod estimate;
 mod files;
 mod journal;
 pub mod memory;
+mod merge;
 mod package;
+mod part;
 mod pipeline;
 mod place;
 mod plan;
@@ -34,7 +38,9 @@ mod work;
 pub use conversion::{Conversion, Converted, Device, DeviceChoice, Event, Note, Planned, Target};
 pub use error::ConvertError;
 pub use estimate::{Estimate, Speeds};
+pub use merge::merge;
 pub use package::{MatrixCost, Options, Progress, check_target, convert, heavy_losses};
+pub use part::{ConvertedPart, PART_FILE, Part, check_part_target};
 pub use plan::{Plan, PlannedShard};
 pub use schemes::choose_schemes;
 

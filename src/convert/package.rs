@@ -1,6 +1,7 @@
 //! Writes a package as it is planned.
 
 use super::files::SourceFile;
+use super::journal::FinishedShard;
 use super::work::{Root, WorkFolder};
 use super::{ConvertError, Plan, calibrated, disk, files, partial_folder, pipeline, place, staged, tool};
 use crate::accelerator::Accelerator;
@@ -9,7 +10,7 @@ use crate::calibrate::Calibration;
 use crate::quantize::{Equalized, Recipe};
 use crate::timings::{Step, Timings};
 use haikuq_format::Manifest;
-use haikuq_format::manifest::{FileEntry, HubSource, MANIFEST_FILE, Provenance};
+use haikuq_format::manifest::{FileEntry, HubSource, MANIFEST_FILE, Provenance, TensorEntry};
 use haikuq_format::scheme::Scheme;
 use haikuq_runtime::package::{FolderSource, Package};
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ const HEAVY_LOSS: f64 = 0.3;
 /// A warning for each matrix of a package that lost more than 30 % of its norm.
 pub fn heavy_losses(manifest: &Manifest) -> Vec<String> {
     let heavy = manifest.tensors.iter().filter_map(|t| Some((t, t.relative_error.filter(|loss| *loss > HEAVY_LOSS)?)));
-    let warning = |(t, loss): (&haikuq_format::manifest::TensorEntry, f64)| {
+    let warning = |(t, loss): (&TensorEntry, f64)| {
         format!(
             "{} loses {:.0} % of its norm in {}: its weights are too small or too far apart for it; give it f16 or f32 in a \
              recipe of your own, or compare the package with the original by `haikuq validate`",
@@ -142,7 +143,8 @@ pub fn convert(
         return Ok(manifest);
     }
     check_out(&options.out, options.force, &draft)?;
-    let mut work = WorkFolder::open(root, options, plan.digest(recipe, calibration, &sources), &sources, plan, progress)?;
+    let digest = plan.digest(recipe, calibration, &sources);
+    let mut work = WorkFolder::open(root, options, digest, &sources, &plan.shards, progress)?;
     if work.finished() > 0 {
         let weights = plan.shards[..work.finished()].iter().map(|s| plan.shard_weights(s)).sum();
         progress(Progress::Resumed { shards: work.finished(), weights });
@@ -154,14 +156,15 @@ pub fn convert(
     {
         pool.install(|| calibrated::stage(weights, plan, calibration, staged, options, timings, progress))?;
     }
-    let shards = || pipeline::run(&pool, weights, plan, staged.as_ref(), &mut work, progress);
+    let shards = || pipeline::run(&pool, weights, plan, &plan.shards, staged.as_ref(), &mut work, progress);
     let hashed = timings.measure(Step::Shards, "", 0.0, shards)?;
-    let tensors = plan.tensors_with_errors(work.errors());
+    let tensors = with_errors(&plan.tensors, work.shards());
     let companions = decoder.checkpoint().companions();
     files::write_companions(companions, &work.package())?;
     // Every weight is read by now.
     work.check_sources(&hashed)?;
-    let manifest = contents.manifest(tensors, work.hashes(), files::companion_entries(companions), hashed);
+    let hashes = work.shards().iter().map(|shard| shard.sha256.as_str());
+    let manifest = contents.manifest(tensors, hashes, files::companion_entries(companions), hashed);
     disk::write_synced(&work.package().join(MANIFEST_FILE), &manifest.to_json())?;
     // What our own reader refuses does not get its name.
     read_back(&work.package()).map_err(ConvertError::Unreadable)?;
@@ -197,7 +200,7 @@ fn check_out(out: &Path, force: bool, draft: &Manifest) -> Result<(), ConvertErr
 
 /// Reads a package as a runtime does: the manifest, the other files whole, and of the shards, whose hashes were taken as they
 /// were written, lengths and headers.
-fn read_back(folder: &Path) -> Result<Manifest, haikuq_runtime::package::PackageError> {
+pub(super) fn read_back(folder: &Path) -> Result<Manifest, haikuq_runtime::package::PackageError> {
     pollster::block_on(async {
         let package = Package::open(FolderSource::new(folder)).await?;
         package.check_layout().await?;
@@ -205,20 +208,36 @@ fn read_back(folder: &Path) -> Result<Manifest, haikuq_runtime::package::Package
     })
 }
 
+/// Stands for a hash that is not known yet.
+fn unknown_hash() -> String {
+    "0".repeat(64)
+}
+
+/// The tensor table with relative errors from those of all chunks of all `shards`. Chunks lie on disk in the table's order.
+pub(super) fn with_errors(tensors: &[TensorEntry], shards: &[FinishedShard]) -> Vec<TensorEntry> {
+    let mut chunks = shards.iter().flat_map(FinishedShard::errors);
+    let mut tensors = tensors.to_vec();
+    for tensor in &mut tensors {
+        let (error, norm) = chunks.by_ref().take(tensor.chunks.len()).fold((0.0, 0.0), |sum, (e, n)| (sum.0 + e, sum.1 + n));
+        tensor.relative_error = Some(if norm > 0.0 { (error / norm).sqrt() } else { 0.0 });
+    }
+    tensors
+}
+
 /// All that a package is made of.
-struct Contents<'a> {
-    decoder: &'a Decoder,
-    recipe: &'a Recipe,
-    plan: &'a Plan,
-    calibration: Option<&'a Calibration>,
-    options: &'a Options,
-    sources: &'a [SourceFile],
+pub(super) struct Contents<'a> {
+    pub(super) decoder: &'a Decoder,
+    pub(super) recipe: &'a Recipe,
+    pub(super) plan: &'a Plan,
+    pub(super) calibration: Option<&'a Calibration>,
+    pub(super) options: &'a Options,
+    pub(super) sources: &'a [SourceFile],
 }
 
 impl Contents<'_> {
     fn manifest<'a>(
         &self,
-        tensors: Vec<haikuq_format::manifest::TensorEntry>,
+        tensors: Vec<TensorEntry>,
         hashes: impl Iterator<Item = &'a str>,
         files: Vec<FileEntry>,
         source: Vec<FileEntry>,
@@ -239,13 +258,17 @@ impl Contents<'_> {
     }
 
     /// The manifest but for errors and the hashes that are not known yet, as a reader sees it.
-    fn draft(&self) -> Result<Manifest, ConvertError> {
-        let unknown = "0".repeat(64);
-        let source = |s: &SourceFile| FileEntry { name: s.name.clone(), bytes: s.fingerprint.bytes, sha256: unknown.clone() };
-        let files = files::companion_entries(self.decoder.checkpoint().companions());
-        let hashes = self.plan.shards.iter().map(|_| unknown.as_str());
-        let draft = self.manifest(self.plan.tensors.clone(), hashes, files, self.sources.iter().map(source).collect());
+    pub(super) fn draft(&self) -> Result<Manifest, ConvertError> {
+        let source = |s: &SourceFile| FileEntry { name: s.name.clone(), bytes: s.fingerprint.bytes, sha256: unknown_hash() };
+        let draft = self.without_results(self.sources.iter().map(source).collect());
         Manifest::from_json(&draft.to_json()).map_err(ConvertError::Manifest)
+    }
+
+    /// The manifest but for errors and the hashes of shards.
+    pub(super) fn without_results(&self, source: Vec<FileEntry>) -> Manifest {
+        let unknown = unknown_hash();
+        let files = files::companion_entries(self.decoder.checkpoint().companions());
+        self.manifest(self.plan.tensors.clone(), self.plan.shards.iter().map(|_| unknown.as_str()), files, source)
     }
 
     /// The package at the target, if it is what this conversion makes: a run that was stopped after it had put it there has
@@ -256,7 +279,7 @@ impl Contents<'_> {
         let unknown = &draft.provenance.source;
         let mut same = found.clone();
         same.tensors.iter_mut().for_each(|t| t.relative_error = None);
-        same.shards.iter_mut().for_each(|s| s.sha256 = "0".repeat(64));
+        same.shards.iter_mut().for_each(|s| s.sha256 = unknown_hash());
         let source = std::mem::replace(&mut same.provenance.source, unknown.clone());
         if same != *draft || source.len() != unknown.len() || source.iter().zip(unknown).any(|(a, b)| a.bytes != b.bytes) {
             return Ok(None);

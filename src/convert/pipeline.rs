@@ -20,17 +20,18 @@ use std::sync::mpsc::{Receiver, sync_channel};
 /// A quantized chunk on its way to disk: its blocks of rows, in order.
 type StoredChunk = Vec<StoredRows>;
 
-/// Converts every shard that is not finished yet. Returns the sources with their hashes.
+/// Converts all of `shards`, some of the plan's, that are not finished yet. Returns the sources with their hashes.
 pub(super) fn run(
     pool: &rayon::ThreadPool,
     weights: &Equalized<'_>,
     plan: &Plan,
+    shards: &[PlannedShard],
     staged: Option<&Staged>,
     work: &mut WorkFolder,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<FileEntry>, ConvertError> {
     let (sources, notes) = (work.sources().to_vec(), work.source_notes()?);
-    let remaining = &plan.shards[work.finished()..];
+    let remaining = &shards[work.finished()..];
     std::thread::scope(|scope| {
         let hasher = scope.spawn(|| hash_sources(&sources, Some(notes)));
         // One chunk is being quantized and one written; the rest of the allowance waits here.

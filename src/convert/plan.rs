@@ -236,25 +236,14 @@ impl Plan {
         BASE_MEMORY + streaming.max(self.calibration_memory)
     }
 
+    /// Weights in some of its shards.
+    pub fn weights_in(&self, shards: Range<usize>) -> u64 {
+        self.shards[shards].iter().map(|shard| self.shard_weights(shard)).sum()
+    }
+
     /// Weights in a shard.
     pub(super) fn shard_weights(&self, shard: &PlannedShard) -> u64 {
         shard.chunks.iter().map(|&(t, c)| (self.tensors[t].chunks[c].rows * self.tensors[t].columns()) as u64).sum()
-    }
-
-    /// The tensor table with relative errors from each chunk's (error, norm), in the order of the chunks on disk.
-    pub(super) fn tensors_with_errors(&self, errors: impl Iterator<Item = (f64, f64)>) -> Vec<TensorEntry> {
-        let mut sums = vec![(0.0, 0.0); self.tensors.len()];
-        let chunks = self.shards.iter().flat_map(|s| &s.chunks);
-        for (&(t, _), (error, norm)) in chunks.zip(errors) {
-            sums[t].0 += error;
-            sums[t].1 += norm;
-        }
-        let relative = |(error, norm): (f64, f64)| if norm > 0.0 { (error / norm).sqrt() } else { 0.0 };
-        let mut tensors = self.tensors.clone();
-        for (tensor, sum) in tensors.iter_mut().zip(sums) {
-            tensor.relative_error = Some(relative(sum));
-        }
-        tensors
     }
 
     /// A hash of everything that decides the package's bytes, except for the weights themselves: tool, recipe, layout,

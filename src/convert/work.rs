@@ -16,7 +16,7 @@
 use super::disk;
 use super::files::SourceFile;
 use super::journal::{FinishedShard, Journal, Line};
-use super::{ConvertError, Options, Plan, PlannedShard, Progress, partial_folder};
+use super::{ConvertError, Options, PlannedShard, Progress, partial_folder};
 use haikuq_format::manifest::FileEntry;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -92,7 +92,7 @@ impl Root {
 }
 
 impl WorkFolder {
-    /// Makes the work folder, or takes up the one that is there.
+    /// Makes the work folder, or takes up the one that is there, for `shards` that `digest` is of.
     ///
     /// # Errors
     /// If there is one and neither `--resume` nor `--force` was given, or it cannot be resumed.
@@ -101,7 +101,7 @@ impl WorkFolder {
         options: &Options,
         digest: String,
         sources: &[SourceFile],
-        plan: &Plan,
+        shards: &[PlannedShard],
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Self, ConvertError> {
         let (existed, package) = (root.exists(), root.package());
@@ -126,11 +126,11 @@ impl WorkFolder {
                 }
                 (true, _) => {
                     before.check_sources(&root, sources)?;
-                    finished = before.verified_shards(&package, plan);
+                    finished = before.verified_shards(&package, shards);
                 }
                 (false, true) => {}
                 (false, false) if same_plan => {
-                    let (finished, shards) = (before.shards.len(), plan.shards.len());
+                    let (finished, shards) = (before.shards.len(), shards.len());
                     return Err(ConvertError::Unfinished { path: root, finished, shards });
                 }
                 (false, false) => return Err(ConvertError::Differs { path: root, what: "plan or checkpoint".into() }),
@@ -142,7 +142,7 @@ impl WorkFolder {
         // Files that are begun anew go first: a full disk has room for the new journal then. The old one promises nothing that
         // is not looked at again.
         let before = if options.resume { before } else { Journal::default() };
-        remove_unfinished(&package, &plan.shards[..finished.len()])?;
+        remove_unfinished(&package, &shards[..finished.len()])?;
         if !options.resume {
             disk::remove_flat(&root.join(MATRICES))?;
         }
@@ -185,14 +185,9 @@ impl WorkFolder {
         self.finished.len()
     }
 
-    /// Hashes of the finished shards, in order.
-    pub(super) fn hashes(&self) -> impl Iterator<Item = &str> {
-        self.finished.iter().map(|s| s.sha256.as_str())
-    }
-
-    /// Squared error and norm of every finished chunk, in file order.
-    pub(super) fn errors(&self) -> impl Iterator<Item = (f64, f64)> {
-        self.finished.iter().flat_map(|s| &s.errors).map(|&(e, n)| (f64::from_bits(e), f64::from_bits(n)))
+    /// The finished shards, in order.
+    pub(super) fn shards(&self) -> &[FinishedShard] {
+        &self.finished
     }
 
     /// Notes the next shard, which lies on disk under its name.

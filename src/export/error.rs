@@ -2,7 +2,10 @@
 
 use crate::architecture::ArchitectureError;
 use crate::checkpoint::CheckpointError;
+use crate::convert::ConvertError;
+use crate::quantize::RecipeError;
 use crate::reference::stored::StoredError;
+use crate::staging::StagingError;
 use haikuq_runtime::package::PackageError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +31,12 @@ pub enum ExportError {
     /// The same, as a family reads it.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
+    /// The checkpoint cannot be quantized again.
+    #[error("the checkpoint cannot be quantized again: {0}")]
+    Convert(#[from] Box<ConvertError>),
+    /// By that recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     /// No config of a usual family says the package's decoder.
     #[error(
         "{}: no config of {classes} says this decoder, and a package keeps none: \
@@ -56,14 +65,9 @@ pub enum ExportError {
         /// What the package has.
         expected: String,
     },
-    /// Something lies at the target.
-    #[error("{}: {why}; name another folder, or remove this one", path.display())]
-    Taken {
-        /// The target.
-        path: PathBuf,
-        /// What lies there.
-        why: String,
-    },
+    /// The target cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
     /// A number that the target's number format does not hold.
     #[error("tensor {tensor}: {number:e} does not fit {dtype}, whose largest number is {largest:e}; use --dtype bf16 or f32")]
     Range {

@@ -1,10 +1,10 @@
 //! A folder as `save_pretrained` writes it: safetensors with an index, `config.json`, tokenizer and templates.
 
 use super::class::Class;
-use super::folder::Folder;
 use super::tensors::{self, Named};
 use super::{ExportError, Rounding};
 use crate::reference::stored::StoredWeights;
+use crate::staging::Folder;
 use haikuq_runtime::package::additional_chat_template_name;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
@@ -191,6 +191,6 @@ impl Shard {
     fn close(self, folder: &mut Folder) -> Result<(), ExportError> {
         let Self { name, path, file } = self;
         let file = file.into_inner().map_err(|e| ExportError::io(&path)(e.into_error()))?;
-        folder.close(&name, &file, &path)
+        Ok(folder.close(&name, &file, &path)?)
     }
 }

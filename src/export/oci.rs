@@ -2,11 +2,13 @@
 //! in the package's manifest.
 
 use super::ExportError;
-use super::folder::Folder;
 use super::origin::{Origin, spdx};
-use haikuq_format::manifest::FileEntry;
+use crate::staging::Folder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+
+/// Where a layout has its blobs.
+const BLOBS: &str = "blobs/sha256";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const ARTIFACT: &str = "application/vnd.cncf.model.manifest.v1+json";
@@ -18,6 +20,8 @@ const WEIGHT_CONFIG: &str = "application/vnd.cncf.model.weight.config.v1.raw";
 pub(super) fn write(origin: &Origin, folder: &mut Folder) -> Result<(), ExportError> {
     let weights = origin.manifest.shards.iter().map(|file| (WEIGHTS, file));
     let others = origin.manifest.files.iter().chain([&origin.itself]).map(|file| (WEIGHT_CONFIG, file));
+    let blobs = folder.root().join(BLOBS);
+    std::fs::create_dir_all(&blobs).map_err(ExportError::io(&blobs))?;
     let (mut layers, mut digests) = (Vec::new(), Vec::new());
     for (media_type, file) in weights.chain(others) {
         let digest = format!("sha256:{}", file.sha256);
@@ -30,7 +34,10 @@ pub(super) fn write(origin: &Origin, folder: &mut Folder) -> Result<(), ExportEr
         digests.push(digest);
         // Files of the same content are one blob.
         if digests.iter().filter(|d| **d == digests[digests.len() - 1]).count() == 1 {
-            folder.link(&blob(&file.sha256), &origin.folder.join(&file.name), file)?;
+            let path = origin.folder.join(&file.name);
+            // A second name of a link would not be the file.
+            let path = path.canonicalize().map_err(ExportError::io(&path))?;
+            folder.take(&blob(&file.sha256), &path)?;
         }
     }
     let config = blob_of(folder, CONFIG, &config(origin, &digests))?;
@@ -46,11 +53,11 @@ pub(super) fn write(origin: &Origin, folder: &mut Folder) -> Result<(), ExportEr
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
     let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest]});
     folder.write("index.json", index.to_string().as_bytes())?;
-    folder.write("oci-layout", json!({"imageLayoutVersion": "1.0.0"}).to_string().as_bytes())
+    Ok(folder.write("oci-layout", json!({"imageLayoutVersion": "1.0.0"}).to_string().as_bytes())?)
 }
 
 fn blob(sha256: &str) -> String {
-    format!("blobs/sha256/{sha256}")
+    format!("{BLOBS}/{sha256}")
 }
 
 /// Writes a blob, and describes it.
@@ -91,32 +98,13 @@ fn config(origin: &Origin, digests: &[String]) -> Value {
 /// As the specification writes it: `7b`, `135m`.
 fn param_size(weights: u64) -> String {
     let scaled = |unit: f64| {
-        let number = (weights as f64 / unit * 10.0).round() / 10.0;
-        if number >= 10.0 { format!("{number:.0}") } else { number.to_string() }
+        let number = weights as f64 / unit;
+        if number >= 9.95 { format!("{number:.0}") } else { ((number * 10.0).round() / 10.0).to_string() }
     };
     match weights {
         1_000_000_000.. => format!("{}b", scaled(1e9)),
         1_000_000.. => format!("{}m", scaled(1e6)),
         _ => format!("{}k", scaled(1e3)),
-    }
-}
-
-impl Folder {
-    /// A file that lies elsewhere: linked, or copied where that cannot be.
-    fn link(&mut self, name: &str, from: &std::path::Path, file: &FileEntry) -> Result<(), ExportError> {
-        let (mut target, path) = self.create(name)?;
-        let linked = path.with_extension("link");
-        // A link to a link would not be the file.
-        let plain = std::fs::symlink_metadata(from).is_ok_and(|m| m.is_file());
-        if plain && std::fs::hard_link(from, &linked).is_ok() {
-            drop(target);
-            std::fs::rename(&linked, &path).map_err(ExportError::io(&path))?;
-            self.listed(name, file.bytes);
-            return Ok(());
-        }
-        let mut source = haikuq_files::open_regular(from).map_err(ExportError::io(from))?;
-        std::io::copy(&mut source, &mut target).map_err(ExportError::io(&path))?;
-        self.close(name, &target, &path)
     }
 }
 

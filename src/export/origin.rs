@@ -3,8 +3,8 @@
 //! Every file is hashed before anything is written, and one that is not as the manifest says is refused. No list holds a time: the
 //! same package gives the same bytes.
 
-use super::folder::Folder;
 use super::{ExportError, oci, sbom, statement};
+use crate::staging::{Folder, StagingError};
 use crate::validate::report::Report;
 use haikuq_format::Manifest;
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE};
@@ -82,12 +82,12 @@ impl Origin {
             OriginFormat::Oci => {
                 let mut folder = Folder::new(out)?;
                 oci::write(self, &mut folder)?;
-                return folder.finish();
+                return Ok(folder.finish()?);
             }
         };
         if out.is_dir() {
             let why = "a folder lies there, and this format is one file".into();
-            return Err(ExportError::Taken { path: out.into(), why });
+            return Err(StagingError::Taken { path: out.into(), why }.into());
         }
         if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).map_err(ExportError::io(parent))?;

@@ -5,8 +5,9 @@
 
 use haikuq_files::{Mapped, open_regular, read_at_most};
 use haikuq_format::Manifest;
-use haikuq_format::layout::{PlaneKind, dequantize};
-use haikuq_format::manifest::{MANIFEST_FILE, ManifestError};
+use haikuq_format::layout::{PlaneKind, QuantizedRows, Scales, dequantize, unpack_quantized};
+use haikuq_format::manifest::{MANIFEST_FILE, ManifestError, TensorEntry};
+use haikuq_format::scheme::Scheme;
 use haikuq_runtime::package::{MAX_MANIFEST_BYTES, within};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -79,8 +80,36 @@ impl StoredWeights {
     /// # Errors
     /// If there is no such tensor, or a shard was cut short.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, StoredError> {
-        let tensor = self.manifest.tensor(name).ok_or_else(|| StoredError::Missing(name.into()))?;
+        let tensor = self.entry(name)?;
         let mut values = Vec::with_capacity(tensor.rows() * tensor.columns());
+        self.chunks(tensor, |rows, planes| values.extend(dequantize(tensor.scheme, rows, tensor.columns(), planes)))?;
+        Ok(values)
+    }
+
+    /// A quantized tensor's codes with what belongs to them, row after row; nothing of a tensor that is not quantized.
+    ///
+    /// # Errors
+    /// As [`StoredWeights::read`].
+    pub fn quantized(&self, name: &str) -> Result<Option<QuantizedRows>, StoredError> {
+        let tensor = self.entry(name)?;
+        let Scheme::Grouped(scheme) = tensor.scheme else { return Ok(None) };
+        let mut all: Option<QuantizedRows> = None;
+        self.chunks(tensor, |rows, planes| {
+            let chunk = unpack_quantized(scheme, rows, tensor.columns(), planes);
+            match &mut all {
+                Some(all) => append(all, chunk),
+                None => all = Some(chunk),
+            }
+        })?;
+        Ok(all)
+    }
+
+    fn entry(&self, name: &str) -> Result<&TensorEntry, StoredError> {
+        self.manifest.tensor(name).ok_or_else(|| StoredError::Missing(name.into()))
+    }
+
+    /// Hands over rows and planes of each chunk.
+    fn chunks(&self, tensor: &TensorEntry, mut take: impl FnMut(usize, &[(PlaneKind, &[u32])])) -> Result<(), StoredError> {
         for chunk in &tensor.chunks {
             // The manifest's check has seen that every plane lies within its shard.
             let words = chunk.planes.iter().map(|p| {
@@ -89,13 +118,25 @@ impl StoredWeights {
             });
             let words: Vec<_> = words.collect();
             let planes: Vec<(PlaneKind, &[u32])> = words.iter().map(|(kind, w)| (*kind, w.as_slice())).collect();
-            values.extend(dequantize(tensor.scheme, chunk.rows, tensor.columns(), &planes));
+            take(chunk.rows, &planes);
         }
         // Of a file that was cut short meanwhile, zeros were read.
         if let Some(cut) = self.shards.iter().position(Mapped::is_cut) {
             let path = self.folder.join(&self.manifest.shards[cut].name);
             return Err(StoredError::Io { path, source: io::Error::other("it was cut short while it was read") });
         }
-        Ok(values)
+        Ok(())
     }
+}
+
+/// Puts a tensor's next rows behind those before.
+fn append(all: &mut QuantizedRows, next: QuantizedRows) {
+    all.codes.extend(next.codes);
+    match (&mut all.scales, next.scales) {
+        (Scales::F16(all), Scales::F16(next)) => all.extend(next),
+        (Scales::E4M4(all), Scales::E4M4(next)) => all.extend(next),
+        _ => unreachable!("a tensor has one type of scales"),
+    }
+    all.zero_points.extend(next.zero_points);
+    all.offsets.extend(next.offsets);
 }

@@ -39,6 +39,11 @@ pub struct Located {
 }
 
 impl HubArgs {
+    /// As if they were typed.
+    pub fn of(revision: Option<String>, text_only: bool) -> Self {
+        Self { revision, offline: false, text_only }
+    }
+
     /// Finds what `typed` names: a path that exists, whatever it looks like; else a model on the hub, which is downloaded
     /// unless it is in the cache.
     ///

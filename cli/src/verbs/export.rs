@@ -1,11 +1,12 @@
 //! `haikuq export`: a package as the files of other programs.
 
+use super::convert::ConvertProgress;
 use crate::output::Context;
 use crate::output::units::{counted, human_bytes};
 use crate::verbs::publish::{open_manifest, read_report};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use haikuq::export::{About, Export, Format, GgufType, HfDtype, Origin, OriginFormat};
+use haikuq::export::{About, Export, Format, GgufType, HfDtype, OnnxFloats, Origin, OriginFormat};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,8 +19,9 @@ haikuq export phi.q4 --format hf --checkpoint phi-2 --out phi-hf    by the check
 haikuq export smollm2.uniform --format gguf --out gguf              for llama.cpp, the very numbers
 haikuq export smollm2.q4 --format gguf --type q4_k --checkpoint SmolLM2-135M --out gguf
                                                                     the original's, rounded anew
-haikuq export smollm2.q4 --format sbom --license apache-2.0 --out smollm2.cdx.json
-haikuq export smollm2.q4 --format oci --out smollm2-oci             for oras, without a copy";
+haikuq export smollm2.uniform --format onnx --out onnx              for transformers.js and GenAI
+haikuq export smollm2.q4 --format sbom --license mit --out bom.json
+haikuq export smollm2.q4 --format oci --out layout                  for oras, without a copy";
 
 /// Write a package as the files of other programs
 #[derive(Args, Debug)]
@@ -27,19 +29,21 @@ haikuq export smollm2.q4 --format oci --out smollm2-oci             for oras, wi
 pub struct ExportArgs {
     /// Folder of the package
     package: PathBuf,
-    /// hf, gguf: weights for transformers, llama.cpp; sbom (CycloneDX), statement (in-toto), oci (ModelPack): files listed
+    /// hf, gguf, onnx: weights for transformers, llama.cpp, ONNX Runtime; sbom (CycloneDX), statement (in-toto), oci (ModelPack)
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: FormatArg,
     /// Folder to write, for sbom and statement a file; it gets its name when it is complete
     #[arg(short, long, value_name = "PATH")]
     out: PathBuf,
-    /// Numbers of hf: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]
+    /// Numbers of hf: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]. Activations of onnx: f16 or
+    /// f32 [default: f32]
     #[arg(long, value_enum, value_name = "DTYPE")]
     dtype: Option<DtypeArg>,
     /// Matrices of gguf: f32, f16, q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, q4_k, q5_k, q6_k [default: what holds the package's numbers]
     #[arg(long = "type", value_name = "TYPE")]
     gguf_type: Option<GgufType>,
-    /// The checkpoint that the package was made of: hf takes its config.json, gguf its weights, which are then rounded once
+    /// The checkpoint that the package was made of: hf takes its config.json, gguf its weights, which are then rounded once, onnx both,
+    /// where a package has learned tables or offsets, by q4-uniform
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// Licence that sbom and oci name (apache-2.0, mit, …)
@@ -60,6 +64,7 @@ pub struct ExportArgs {
 enum FormatArg {
     Hf,
     Gguf,
+    Onnx,
     Sbom,
     Statement,
     Oci,
@@ -69,7 +74,7 @@ impl FormatArg {
     /// The formats that list files.
     fn origin(self) -> Option<OriginFormat> {
         match self {
-            Self::Hf | Self::Gguf => None,
+            Self::Hf | Self::Gguf | Self::Onnx => None,
             Self::Sbom => Some(OriginFormat::Sbom),
             Self::Statement => Some(OriginFormat::Statement),
             Self::Oci => Some(OriginFormat::Oci),
@@ -105,11 +110,20 @@ pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let format = match (args.format, args.dtype, args.gguf_type) {
         (FormatArg::Hf, dtype, None) => Format::Hf(dtype.map_or(HfDtype::default(), DtypeArg::dtype)),
         (FormatArg::Gguf, None, wanted) => Format::Gguf(wanted),
+        (FormatArg::Onnx, None | Some(DtypeArg::F32), None) => Format::Onnx(OnnxFloats::F32),
+        (FormatArg::Onnx, Some(DtypeArg::F16), None) => Format::Onnx(OnnxFloats::F16),
+        (FormatArg::Onnx, Some(DtypeArg::Bf16), None) => {
+            anyhow::bail!("--format onnx computes in f32 or f16: no operator for quantized matrices has bf16 on processors")
+        }
+        (FormatArg::Onnx, ..) => anyhow::bail!("--type is for --format gguf; an onnx export has the package's own codes"),
         (FormatArg::Hf, ..) => anyhow::bail!("--type is for --format gguf; the numbers of hf are chosen by --dtype"),
-        _ => anyhow::bail!("--dtype is for --format hf; the matrices of gguf are chosen by --type"),
+        _ => anyhow::bail!("--dtype is for --format hf and onnx; the matrices of gguf are chosen by --type"),
     };
     let export = Export::new(&args.package, format).checkpoint(args.checkpoint);
-    let written = export.run(&args.out).with_context(|| format!("cannot export {}", args.package.display()))?;
+    let progress = ConvertProgress::new(context, false);
+    let result = export.run_observed(&args.out, &|event| progress.take(event));
+    drop(progress.finish());
+    let written = result.with_context(|| format!("cannot export {}", args.package.display()))?;
     let bytes: u64 = written.files.iter().map(|(_, bytes)| bytes).sum();
     if args.json {
         let files: Vec<_> = written.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
@@ -120,8 +134,14 @@ pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
             "files": files,
             "bytes": bytes,
             "relative_error": written.relative_error,
+            "recipe": written.recipe,
         }))?;
     } else {
+        if let Some(recipe) = written.recipe {
+            context.print(format_args!(
+                "ONNX Runtime has no operator for the package's learned tables or offsets: the checkpoint was quantized again by {recipe}"
+            ))?;
+        }
         context.print(format_args!(
             "{}: {}, {} files, {}; rounding to it changes weights by {:.3} %",
             args.out.display(),

@@ -40,7 +40,7 @@ impl Export {
     }
 
     pub fn write(&self) {
-        let model = ModelProto { graph: self.model.graph.clone(), functions: self.model.functions.clone() };
+        let model = ModelProto { graph: self.model.graph.clone(), functions: self.model.functions.clone(), ..Default::default() };
         std::fs::write(self.path("model.onnx"), model.encode_to_vec()).unwrap();
     }
 

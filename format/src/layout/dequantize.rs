@@ -68,7 +68,7 @@ fn half(words: &[u32], i: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{QuantizedRows, Scales, pack_f16, pack_f32, pack_quantized};
+    use super::super::{QuantizedRows, Scales, pack_f16, pack_f32, pack_quantized, unpack_quantized};
     use super::*;
     use crate::scheme::{Bits, Grouped};
     use proptest::prelude::*;
@@ -109,6 +109,7 @@ mod tests {
                 codebook: if scheme.codebook == Codebook::Learned { (0..scheme.bits.levels()).map(|i| (i * i) as f32 * 0.1 - 3.0).collect() } else { vec![] },
             };
             let planes = pack_quantized(scheme, rows, columns, &block);
+            prop_assert_eq!(&unpack_quantized(scheme, rows, columns, &borrow(&planes)), &block);
             let values = dequantize(Scheme::Grouped(scheme), rows, columns, &borrow(&planes));
             prop_assert_eq!(values.len(), rows * columns);
             for (i, value) in values.iter().enumerate() {

@@ -21,6 +21,7 @@ mod planes;
 pub use dequantize::dequantize;
 pub use planes::{
     PlaneBuffers, PlaneKind, PlaneSize, QuantizedRows, Scales, pack_f16, pack_f32, pack_quantized, plane_sizes, row_chunks,
+    unpack_quantized,
 };
 
 /// Weights in the smallest unit of codes; rows are padded to whole units.

@@ -211,6 +211,46 @@ pub fn pack_quantized(scheme: Grouped, rows: usize, columns: usize, block: &Quan
         .collect()
 }
 
+/// Codes, scales and offsets of a chunk of `rows` × `columns` weights: what [`pack_quantized`] made its planes of.
+///
+/// # Panics
+/// If a plane is missing or short.
+pub fn unpack_quantized(scheme: Grouped, rows: usize, columns: usize, planes: &[(PlaneKind, &[u32])]) -> QuantizedRows {
+    let plane = |kind| planes.iter().find(|p| p.0 == kind).map_or(&[][..], |p| p.1);
+    let (units, per_row) = (rows * padded(columns) / UNIT, groups(columns, scheme.group));
+    let mut codes = vec![0; units * UNIT];
+    let (low, high) = (units * codes::code_words(scheme.bits), units * codes::high_words(scheme.bits));
+    codes::unpack(scheme.bits, &plane(PlaneKind::Codes)[..low], &plane(PlaneKind::HighBits)[..high], &mut codes);
+    let half = |words: &[u32], i: usize| f16::from_bits((words[i / 2] >> (i % 2 * 16)) as u16);
+    let all = 0..rows * per_row;
+    let (scales, offsets) = (plane(PlaneKind::Scales), plane(PlaneKind::Offsets));
+    let of_four = |i: usize| {
+        let (row, group) = (i / per_row, i % per_row);
+        E4M4::from_bits((scales[row / 4 * per_row + group] >> (row % 4 * 8)) as u8)
+    };
+    QuantizedRows {
+        codes,
+        scales: match scheme.scale {
+            ScaleType::F16 => Scales::F16(all.clone().map(|i| half(scales, i)).collect()),
+            ScaleType::E4M4 => Scales::E4M4(all.clone().map(of_four).collect()),
+        },
+        zero_points: match scheme.offset {
+            Offset::U4 => all.clone().map(|i| (offsets[i / 8] >> (i % 8 * 4) & 15) as u8).collect(),
+            _ => Vec::new(),
+        },
+        offsets: match scheme.offset {
+            Offset::F16 => all.map(|i| half(offsets, i)).collect(),
+            _ => Vec::new(),
+        },
+        codebook: match scheme.codebook {
+            Codebook::Learned => {
+                plane(PlaneKind::Codebook)[..scheme.bits.levels() as usize].iter().map(|w| f32::from_bits(*w)).collect()
+            }
+            Codebook::Uniform => Vec::new(),
+        },
+    }
+}
+
 /// Packs rows of f32 values as f32. `values` has `rows × columns` entries.
 ///
 /// # Panics

@@ -1,17 +1,40 @@
-//! The messages of ONNX models, with the fields that are read here or that tests write. Names and numbers are those of `onnx.proto`
-//! (ONNX 1.18, IR version 11); other fields are passed over.
+//! The messages of ONNX models, with the fields that are read here, or that exports and tests write. Names and numbers are those of
+//! `onnx.proto` (ONNX 1.18, IR version 11); other fields are passed over.
 
 use prost::{Enumeration, Message};
 
 /// A model.
 #[derive(Clone, PartialEq, Message)]
 pub struct ModelProto {
+    /// Version of this format.
+    #[prost(int64, tag = "1")]
+    pub ir_version: i64,
+    /// The program that wrote it.
+    #[prost(string, tag = "2")]
+    pub producer_name: String,
+    /// Its version.
+    #[prost(string, tag = "3")]
+    pub producer_version: String,
     /// What the model computes.
     #[prost(message, required, tag = "7")]
     pub graph: GraphProto,
+    /// Who defines its operators, in which version.
+    #[prost(message, repeated, tag = "8")]
+    pub opset_import: Vec<OperatorSetIdProto>,
     /// Functions that nodes may call.
     #[prost(message, repeated, tag = "25")]
     pub functions: Vec<FunctionProto>,
+}
+
+/// A set of operators.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct OperatorSetIdProto {
+    /// Who defines them; empty for ONNX itself.
+    #[prost(string, tag = "1")]
+    pub domain: String,
+    /// Which version.
+    #[prost(int64, tag = "2")]
+    pub version: i64,
 }
 
 /// A graph.
@@ -163,11 +186,52 @@ pub enum DataLocation {
 }
 
 /// A value that a graph is given, or gives.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct ValueInfoProto {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
+    /// What it is.
+    #[prost(message, optional, tag = "2")]
+    pub r#type: Option<TypeProto>,
+}
+
+/// What a value is.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TypeProto {
+    /// A tensor.
+    #[prost(message, optional, tag = "1")]
+    pub tensor_type: Option<TensorTypeProto>,
+}
+
+/// What a tensor is; `TypeProto.Tensor` in `onnx.proto`.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TensorTypeProto {
+    /// The type of its numbers.
+    #[prost(int32, tag = "1")]
+    pub elem_type: i32,
+    /// Its shape.
+    #[prost(message, optional, tag = "2")]
+    pub shape: Option<TensorShapeProto>,
+}
+
+/// A shape.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct TensorShapeProto {
+    /// Its dimensions.
+    #[prost(message, repeated, tag = "1")]
+    pub dim: Vec<DimensionProto>,
+}
+
+/// A dimension: a length, or the name of one that only a run knows. `TensorShapeProto.Dimension` in `onnx.proto`.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct DimensionProto {
+    /// The length.
+    #[prost(int64, optional, tag = "1")]
+    pub dim_value: Option<i64>,
+    /// The name.
+    #[prost(string, optional, tag = "2")]
+    pub dim_param: Option<String>,
 }
 
 /// A function that nodes may call by domain and name.

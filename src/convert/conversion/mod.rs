@@ -9,7 +9,7 @@ pub use event::{Event, Note};
 
 use super::memory::{self, Calibrated};
 use super::package::{self, Options};
-use super::{ConvertError, Estimate, Plan, Speeds, check_target, choose_schemes};
+use super::{ConvertError, ConvertedPart, Estimate, Part, Plan, Speeds, check_part_target, check_target, choose_schemes};
 use crate::accelerator::Accelerator;
 use crate::architecture::Decoder;
 use crate::calibrate::{self, Calibration, CalibrationSource};
@@ -21,6 +21,7 @@ use crate::zeros::give_back;
 use calibrating::Calibrating;
 use haikuq_format::manifest::HubSource;
 use haikuq_format::{DEFAULT_SHARD_BYTES, Manifest};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,8 @@ pub struct Conversion {
 pub struct Planned {
     /// The package, down to the last offset.
     pub plan: Plan,
+    /// The shards that are made: all of the plan's, but for a [`Part`].
+    pub shards: Range<usize>,
     /// How long it takes on this machine; none for recipes without calibration, which take as long as reading.
     pub estimate: Option<Estimate>,
     /// The tokenizer, and the tokens that end a text.
@@ -202,21 +205,44 @@ impl Conversion {
         let timings = Timings::default();
         let manifest = self.prepare(Some(out), &timings, observe, |ready| {
             observe(Event::Planned(&ready.planned));
-            let options = Options {
-                out: out.into(),
-                jobs: self.jobs,
-                resume: self.resume,
-                force: self.force,
-                save_interval: self.save_interval,
-                accelerator: ready.accelerator,
-                spill: ready.spill,
-                hub: self.hub.clone(),
-            };
+            let options = self.options(out, &ready);
             let (plan, calibration) = (&ready.planned.plan, ready.calibration.as_ref());
             let progress = |progress: package::Progress<'_>| observe(Event::Progress(progress));
             package::convert(ready.weights, ready.recipe, plan, calibration, &options, &timings, &progress)
         })?;
         Ok(Converted { manifest, timings, jobs: self.jobs })
+    }
+
+    /// Makes one part of the package, on one of several machines, in the folder `out`; [`super::merge`] makes the package of all
+    /// parts. The recipe must be one without calibration. `observe` may be called from any thread.
+    ///
+    /// # Errors
+    /// See [`ConvertError`]. Whatever happens, nothing incomplete lies at `out`; `OUT.partial` keeps what was finished for
+    /// [`Conversion::resume`].
+    pub fn run_part(&self, part: Part, out: &Path, observe: &(dyn Fn(Event) + Sync)) -> Result<ConvertedPart, ConvertError> {
+        if self.recipe.calibrate {
+            return Err(ConvertError::PartOfCalibrated { recipe: self.recipe.name.clone() });
+        }
+        check_part_target(out, self.resume)?;
+        self.prepare(Some(out), &Timings::default(), observe, |mut ready| {
+            ready.planned.shards = part.shards(ready.planned.plan.shards.len())?;
+            observe(Event::Planned(&ready.planned));
+            let progress = |progress: package::Progress<'_>| observe(Event::Progress(progress));
+            super::part::convert(ready.weights, ready.recipe, &ready.planned.plan, part, &self.options(out, &ready), &progress)
+        })
+    }
+
+    fn options(&self, out: &Path, ready: &Ready<'_>) -> Options {
+        Options {
+            out: out.into(),
+            jobs: self.jobs,
+            resume: self.resume,
+            force: self.force,
+            save_interval: self.save_interval,
+            accelerator: ready.accelerator.clone(),
+            spill: ready.spill.clone(),
+            hub: self.hub.clone(),
+        }
     }
 
     /// Opens, calibrates and plans; then does what is left to do.
@@ -300,7 +326,7 @@ impl Conversion {
         then(Ready {
             weights: &weights,
             recipe: &recipe,
-            planned: Planned { plan, estimate, texts },
+            planned: Planned { shards: 0..plan.shards.len(), plan, estimate, texts },
             calibration,
             accelerator,
             spill,

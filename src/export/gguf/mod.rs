@@ -11,11 +11,11 @@ mod types;
 pub use types::GgufType;
 
 use super::class::{Class, differs};
-use super::folder::Folder;
 use super::tensors::{self, Named};
 use super::{ExportError, Rounding};
 use crate::architecture::Decoder;
 use crate::checkpoint::{Checkpoint, RowOrder, gguf_name};
+use crate::staging::Folder;
 use container::{Entry, Writer};
 use haikuq_format::DecoderSpec;
 use haikuq_format::manifest::Manifest;

@@ -13,10 +13,10 @@ use anyhow::Context as _;
 use clap::Args;
 use haikuq::calibrate::CalibrationSource;
 use haikuq::convert::memory::keep_large_buffers;
-use haikuq::convert::{self, Conversion, Target};
+use haikuq::convert::{self, Conversion, Part, Target};
 use haikuq::quantize::Recipe;
-use progress::ConvertProgress;
-use report::{plan_json, plan_text, result_json, result_text};
+pub use progress::ConvertProgress;
+use report::{part_json, part_text, plan_json, plan_text, result_json, result_text};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -69,6 +69,9 @@ pub struct ConvertArgs {
     /// Print the plan and stop
     #[arg(long)]
     dry_run: bool,
+    /// Make part I of N alone, of a recipe without calibration; `haikuq merge` makes the package of all parts
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["dry_run", "timings"])]
+    part: Option<Part>,
     /// Time between two savings for --resume
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     save_interval: u64,
@@ -103,7 +106,11 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let out = args.out.as_deref().filter(|_| !args.dry_run);
     if let Some(out) = out {
         // Before anything is downloaded.
-        convert::check_target(out, args.force, args.resume).with_context(failed)?;
+        let checked = match args.part {
+            Some(_) => convert::check_part_target(out, args.resume),
+            None => convert::check_target(out, args.force, args.resume),
+        };
+        checked.with_context(failed)?;
     }
     let located = args.hub.locate(&args.checkpoint, context)?;
     let mut conversion = Conversion::new(located.path, recipe)
@@ -136,6 +143,16 @@ pub fn run(args: ConvertArgs, context: &Context) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     };
+    if let Some(part) = args.part {
+        let result = conversion.run_part(part, out, &observe);
+        progress.finish();
+        let converted = result.with_context(failed)?;
+        match args.json {
+            true => context.print_json(&part_json(out, &converted))?,
+            false => context.print(part_text(out, &converted))?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let result = conversion.run(out, &observe);
     let costs = progress.finish();
     let converted = result.with_context(failed)?;

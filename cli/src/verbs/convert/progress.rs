@@ -7,7 +7,7 @@ use super::report::{Cost, summary};
 use crate::output::Context;
 use crate::output::progress::Progress as StepProgress;
 use crate::output::units::duration;
-use haikuq::convert::{Event, MatrixCost, Plan, Planned, Progress};
+use haikuq::convert::{Event, MatrixCost, Planned, Progress};
 use haikuq_format::scheme::Scheme;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ impl<'a> ConvertProgress<'a> {
 
     fn planned(&self, planned: &Planned) {
         self.context.note(format_args!("{}\n{}", summary(planned), planned.texts.text()));
-        self.rounding.get_or_init(|| Rounding::new(self.context, &planned.plan, self.json));
+        self.rounding.get_or_init(|| Rounding::new(self.context, planned, self.json));
     }
 
     /// Clears what is drawn; returns what each matrix took, in the order in which they were quantized.
@@ -90,18 +90,18 @@ struct State {
 }
 
 impl<'a> Rounding<'a> {
-    /// Progress of `plan`; with `json`, as JSON lines.
-    fn new(context: &'a Context, plan: &Plan, json: bool) -> Self {
+    /// Progress of what is planned; with `json`, as JSON lines.
+    fn new(context: &'a Context, Planned { plan, shards, .. }: &Planned, json: bool) -> Self {
         let drawn = context.draws_progress() && !json;
         let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(STEPS), target);
         let style = "{wide_bar} {percent:>3} %  {msg}";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
         let works = plan.works();
-        let all = if works.is_empty() { plan.weights() as f64 } else { works.values().sum() };
+        let all = if works.is_empty() { plan.weights_in(shards.clone()) as f64 } else { works.values().sum() };
         let now = Instant::now();
         let state = State { begin: now, last_line: now, all, done: 0.0, before: 0.0, matrices: Vec::new() };
-        Self { context, json, bar, shards: plan.shards.len(), works, state: Mutex::new(state) }
+        Self { context, json, bar, shards: shards.len(), works, state: Mutex::new(state) }
     }
 
     /// Takes a report; called from several threads.

@@ -2,7 +2,7 @@
 
 use crate::output::table::{Table, shape};
 use crate::output::units::{counted, duration, human_bytes, human_count};
-use haikuq::convert::{self, Estimate, MatrixCost, Planned};
+use haikuq::convert::{self, ConvertedPart, Estimate, MatrixCost, Planned};
 use haikuq_format::Manifest;
 use haikuq_format::scheme::Scheme;
 use serde_json::{Value, json};
@@ -78,6 +78,33 @@ pub fn plan_json(planned: &Planned) -> Value {
         "seconds": estimate.map(Estimate::seconds),
         "steps": estimate.map(|e| e.steps.iter().map(|(step, seconds)| json!({"step": step, "seconds": seconds})).collect::<Vec<_>>()),
         "end_tokens": planned.texts.json(),
+    })
+}
+
+/// What a part of a conversion made.
+pub fn part_text(out: &Path, converted: &ConvertedPart) -> String {
+    format!(
+        "{}: part {}: {} of {}, {}; `haikuq merge` makes the package of all {} parts",
+        out.display(),
+        converted.part,
+        converted.shards.len(),
+        counted(converted.of_shards, "shard"),
+        human_bytes(converted.bytes),
+        converted.part.of()
+    )
+}
+
+/// The same as JSON.
+pub fn part_json(out: &Path, converted: &ConvertedPart) -> Value {
+    json!({
+        "schema": "haikuq.convert-part/1",
+        "folder": out,
+        "part": converted.part.number(),
+        "of": converted.part.of(),
+        "first_shard": converted.shards.start,
+        "shards": converted.shards.len(),
+        "of_shards": converted.of_shards,
+        "bytes": converted.bytes,
     })
 }
 
