@@ -37,7 +37,8 @@ impl Card<'_> {
         let mut front = Entries::of(front);
         front.set("library_name", "haikuq");
         if !self.licence.is_empty() {
-            ["license", "license_name", "license_link"].iter().for_each(|key| front.remove(key));
+            let gone = |key: &&&str| self.licence.iter().all(|(ours, _)| *ours != **key);
+            ["license_name", "license_link"].iter().filter(gone).for_each(|key| front.remove(key));
             self.licence.iter().for_each(|(key, value)| front.set(key, value));
         }
         if let Some(base) = self.base_model {

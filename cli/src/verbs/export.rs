@@ -32,7 +32,7 @@ pub struct ExportArgs {
     /// hf, gguf, onnx: weights for transformers, llama.cpp, ONNX Runtime; sbom (CycloneDX), statement (in-toto), oci (ModelPack)
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: FormatArg,
-    /// Folder to write, for sbom and statement a file; it gets its name when it is complete
+    /// Folder, or file of sbom and statement; it gets its name when complete
     #[arg(short, long, value_name = "PATH")]
     out: PathBuf,
     /// Numbers of hf: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]. Activations of onnx: f16 or
