@@ -34,7 +34,7 @@ impl World {
     }
 
     /// The same package of a model on the hub, which has a licence.
-    fn from_hub(&self) {
+    fn came_from_hub(&self) {
         let path = self.package().join("haikuq.json");
         let mut manifest = read_json(&path);
         manifest["provenance"]["hub"] = json!({"repo": REPO, "commit": commit(1)});
@@ -226,7 +226,7 @@ fn the_licence_is_carried_over_or_asked_for() {
     let world = World::new();
     let said = fail(world.publish(&[]));
     assert_says(&said, &["tells of a licence", "--license apache-2.0, for example"]);
-    world.from_hub();
+    world.came_from_hub();
     succeed(world.publish(&[]));
     let expected = "license: apache-2.0\nbase_model: org/tiny\nbase_model_relation: quantized\n";
     assert_says(&world.card(), &[expected, "[org/tiny](https://huggingface.co/org/tiny) as a [haikuq]"]);
