@@ -22,7 +22,7 @@
 //! measured against, and [`golden`] keeps what it says. [`runner`] loads a package on a GPU
 //! ([`kernel_times`] keeps what it measured there); reference and runner are a [`model::LanguageModel`].
 //!
-//! [`export`] writes a package's numbers as the files of other programs.
+//! [`export`] writes a package's numbers as the files of other programs, [`card`] the page that it is published with.
 //!
 //! Downloading checkpoints, serving packages and the program are crates of their own: `haikuq-hub`, `haikuq-serve`,
 //! `haikuq-cli`.
@@ -30,6 +30,7 @@
 pub mod accelerator;
 pub mod architecture;
 pub mod calibrate;
+pub mod card;
 pub mod checkpoint;
 pub mod convert;
 pub mod documents;

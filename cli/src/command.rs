@@ -5,8 +5,8 @@
 
 use crate::output::Context;
 use crate::verbs::{
-    bench, calibrate, chat, completions, convert, diff, doctor, export, fleet, golden, inspect, merge, run, score, serve, site,
-    validate, verify,
+    bench, calibrate, chat, completions, convert, diff, doctor, export, fleet, golden, inspect, merge, publish, run, score,
+    serve, site, validate, verify,
 };
 use clap::{ArgAction, Parser, Subcommand};
 use std::process::ExitCode;
@@ -44,6 +44,7 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     Diff(diff::DiffArgs),
     Export(export::ExportArgs),
+    Publish(publish::PublishArgs),
     Fleet(fleet::FleetArgs),
     Golden(golden::GoldenArgs),
     Validate(validate::ValidateArgs),
@@ -71,6 +72,7 @@ impl Command {
             Self::Verify(args) => verify::run(args, context),
             Self::Diff(args) => diff::run(args, context),
             Self::Export(args) => export::run(args, context),
+            Self::Publish(args) => publish::run(args, context),
             Self::Fleet(args) => fleet::run(args, context),
             Self::Golden(args) => golden::run(args, context),
             Self::Validate(args) => validate::run(args, context),

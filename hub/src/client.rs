@@ -6,14 +6,20 @@ use super::settings::{Retry, Settings};
 use super::{HubError, cache};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 use std::time::Duration;
-use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RANGE, RETRY_AFTER};
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION, RANGE, RETRY_AFTER};
+use ureq::http::request::Builder;
 use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, SendBody};
 
 const MAX_REDIRECTS: usize = 8;
+
+/// Of what git's large files are arranged by.
+pub(super) const LFS_MEDIA_TYPE: &str = "application/vnd.git-lfs+json";
 
 /// Longest answer that is read into memory; listings of the largest repositories are a few MB.
 const MAX_TEXT: u64 = 64 << 20;
@@ -70,6 +76,8 @@ pub(super) struct Content {
 pub(super) struct Listing {
     pub(super) commit: String,
     pub(super) files: Vec<RemoteFile>,
+    /// Whether only some see it; not every mirror says.
+    pub(super) private: Option<bool>,
 }
 
 /// Why a request did not get what it wanted.
@@ -94,17 +102,60 @@ impl From<HubError> for Trouble {
 
 /// What is asked for, for messages.
 #[derive(Clone, Copy)]
-enum Asked<'a> {
+pub(super) enum Asked<'a> {
     Listing,
     File(&'a str),
+    /// Anything that changes the repository.
+    Write(&'a str),
 }
 
 impl Asked<'_> {
     fn text(self) -> String {
         match self {
             Self::Listing => "the list of files".into(),
-            Self::File(file) => file.into(),
+            Self::File(file) | Self::Write(file) => file.into(),
         }
+    }
+}
+
+/// What a request carries.
+#[derive(Clone, Copy)]
+pub(super) struct Cargo<'a> {
+    /// Headers beside those that every request has.
+    pub(super) headers: &'a [(String, String)],
+    pub(super) bytes: Bytes<'a>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Bytes<'a> {
+    None,
+    /// A text of that media type.
+    Text(&'a str, &'a [u8]),
+    Part(&'a Part<'a>),
+}
+
+/// Some bytes of a file on disk.
+pub(super) struct Part<'a> {
+    pub(super) path: &'a Path,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    /// Told how many were read so far.
+    pub(super) on_bytes: &'a dyn Fn(u64),
+}
+
+/// A file's part as it is read, counted.
+struct Counted<'a> {
+    file: std::io::Take<File>,
+    got: u64,
+    on_bytes: &'a dyn Fn(u64),
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.got += n as u64;
+        (self.on_bytes)(self.got);
+        Ok(n)
     }
 }
 
@@ -130,6 +181,7 @@ impl<'a> Client<'a> {
             .timeout_connect(timeout)
             .timeout_recv_response(timeout)
             .timeout_per_read(timeout)
+            .timeout_per_write(timeout)
             .tls_config(tls_config(settings)?);
         Ok(Self { agent: config.build().into(), settings, endpoint, id, revision })
     }
@@ -142,10 +194,55 @@ impl<'a> Client<'a> {
         &self.id.repo
     }
 
+    pub(super) fn revision(&self) -> &str {
+        self.revision
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        &self.settings.endpoint
+    }
+
+    /// `ENDPOINT/api/models/REPO/VERB/REVISION`.
+    pub(super) fn api(&self, verb: &str) -> String {
+        let revision = utf8_percent_encode(self.revision, NAME);
+        format!("{}/api/models/{}/{verb}/{revision}", self.settings.endpoint, self.id.repo)
+    }
+
+    /// What the hub says about the model's licence: `license`, `license_name` and `license_link` of its card.
+    pub(super) fn licence(&self, on_wait: &dyn Fn(&str, Duration)) -> Result<super::Licence, HubError> {
+        self.persist(Asked::Listing, on_wait, || {
+            let response = self.send(&Method::GET, &self.api("revision"), None, Asked::Listing)?;
+            let answer: WithCard = serde_json::from_slice(&self.text(response, Asked::Listing)?)
+                .map_err(|e| self.unexpected(Asked::Listing, format!("it says nothing of a model: {e}")))?;
+            Ok(answer.licence())
+        })
+    }
+
+    /// A small file's bytes.
+    pub(super) fn small_file(&self, commit: &str, file: &str, on_wait: &dyn Fn(&str, Duration)) -> Result<Vec<u8>, HubError> {
+        let (url, asked) = (self.file_url(commit, file), Asked::File(file));
+        self.persist(asked, on_wait, || self.text(self.send(&Method::GET, &url, None, asked)?, asked))
+    }
+
+    /// Posts JSON, or another text, and reads the answer; tries again after what passes.
+    pub(super) fn post(
+        &self,
+        url: &str,
+        media_type: &str,
+        text: &[u8],
+        asked: Asked,
+        on_wait: &dyn Fn(&str, Duration),
+    ) -> Result<Vec<u8>, HubError> {
+        let accepted = [(ACCEPT.to_string(), media_type.to_string())];
+        // Answers to commits are plain JSON.
+        let headers = if media_type == LFS_MEDIA_TYPE { &accepted[..] } else { &[] };
+        let cargo = Cargo { headers, bytes: Bytes::Text(media_type, text) };
+        self.persist(asked, on_wait, || self.text(self.exchange(&Method::POST, url, cargo, asked)?, asked))
+    }
+
     /// The commit that the revision stands for, and its files; tries again after what passes.
     pub(super) fn listing(&self, on_wait: &dyn Fn(&str, Duration)) -> Result<Listing, HubError> {
-        let revision = utf8_percent_encode(self.revision, NAME);
-        let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.settings.endpoint, self.id.repo);
+        let url = format!("{}?blobs=true", self.api("revision"));
         self.persist(Asked::Listing, on_wait, || {
             let response = self.send(&Method::GET, &url, None, Asked::Listing)?;
             let answer: ModelInfo = serde_json::from_slice(&self.text(response, Asked::Listing)?)
@@ -176,7 +273,7 @@ impl<'a> Client<'a> {
     }
 
     /// Tries until it works, it is clear that it will not, or it was tried often enough.
-    fn persist<T>(
+    pub(super) fn persist<T>(
         &self,
         asked: Asked,
         on_wait: &dyn Fn(&str, Duration),
@@ -191,7 +288,12 @@ impl<'a> Client<'a> {
                 Err(Trouble::Passing { why, wait }) => {
                     failures += 1;
                     if failures >= self.retry().attempts {
-                        return Err(self.unreachable(asked, why));
+                        return Err(match asked {
+                            Asked::Write(what) => {
+                                HubError::NotSent { repo: self.id.repo.clone(), what: what.into(), attempts: failures, why }
+                            }
+                            _ => self.unreachable(asked, why),
+                        });
                     }
                     let wait = wait.unwrap_or_else(|| backoff(self.retry(), failures));
                     on_wait(&why, wait);
@@ -204,18 +306,24 @@ impl<'a> Client<'a> {
     /// Sends a request and follows redirects; the token goes to the endpoint's origin alone. A `HEAD` ends at a redirect
     /// that describes the file, or that leads to another origin.
     fn send(&self, method: &Method, url: &str, start: Option<u64>, asked: Asked) -> Result<Response<Body>, Trouble> {
+        let range = start.map(|start| (RANGE.to_string(), format!("bytes={start}-")));
+        self.exchange(method, url, Cargo { headers: range.as_slice(), bytes: Bytes::None }, asked)
+    }
+
+    /// The same with what the request carries, which goes wherever redirects lead.
+    pub(super) fn exchange(&self, method: &Method, url: &str, cargo: Cargo, asked: Asked) -> Result<Response<Body>, Trouble> {
         let bad_address = |text: &str| self.unexpected(asked, format!("{text:?} is no address"));
         let mut url: Uri = url.parse().map_err(|_| bad_address(url))?;
         for _ in 0..=MAX_REDIRECTS {
             let mut request = Request::builder().method(method).uri(&url);
-            if let Some(start) = start {
-                request = request.header(RANGE, format!("bytes={start}-"));
+            for (name, value) in cargo.headers {
+                request = request.header(name, value);
             }
-            if let Some(token) = self.settings.token.as_ref().filter(|_| same_origin(&url, &self.endpoint)) {
+            let authorized = cargo.headers.iter().any(|h| h.0.eq_ignore_ascii_case(AUTHORIZATION.as_str()));
+            if let Some(token) = self.settings.token.as_ref().filter(|_| !authorized && same_origin(&url, &self.endpoint)) {
                 request = request.header(AUTHORIZATION, token.header());
             }
-            let request = request.body(()).map_err(|e| self.unexpected(asked, e.to_string()))?;
-            let response = self.agent.run(request).map_err(|e| self.no_answer(&url, asked, e))?;
+            let response = self.run(request, cargo.bytes, &url, asked)?;
             if !response.status().is_redirection() {
                 return match response.status().is_success() {
                     true => Ok(response),
@@ -232,7 +340,29 @@ impl<'a> Client<'a> {
         Err(self.unexpected(asked, format!("more than {MAX_REDIRECTS} redirects")).into())
     }
 
-    fn text(&self, response: Response<Body>, asked: Asked) -> Result<Vec<u8>, Trouble> {
+    fn run(&self, request: Builder, bytes: Bytes, url: &Uri, asked: Asked) -> Result<Response<Body>, Trouble> {
+        let malformed = |e: ureq::http::Error| Trouble::from(self.unexpected(asked, e.to_string()));
+        let answer = match bytes {
+            Bytes::None => self.agent.run(request.body(()).map_err(malformed)?),
+            Bytes::Text(media_type, text) => {
+                self.agent.run(request.header(CONTENT_TYPE, media_type).body(text).map_err(malformed)?)
+            }
+            Bytes::Part(part) => {
+                let opened = haikuq_files::open_regular(part.path).and_then(|mut file| {
+                    file.seek(SeekFrom::Start(part.start))?;
+                    Ok(file)
+                });
+                let file = opened.map_err(HubError::io("read", part.path))?.take(part.bytes);
+                let mut reader = Counted { file, got: 0, on_bytes: part.on_bytes };
+                // A length keeps it from being sent in chunks, which stores of objects do not take.
+                let request = request.header(CONTENT_LENGTH, part.bytes).body(SendBody::from_reader(&mut reader));
+                self.agent.run(request.map_err(malformed)?)
+            }
+        };
+        answer.map_err(|e| self.no_answer(url, asked, e))
+    }
+
+    pub(super) fn text(&self, response: Response<Body>, asked: Asked) -> Result<Vec<u8>, Trouble> {
         let mut text = Vec::new();
         let read = response.into_body().into_reader().take(MAX_TEXT + 1).read_to_end(&mut text);
         read.map_err(|e| Trouble::Passing { why: e.to_string(), wait: None })?;
@@ -246,7 +376,7 @@ impl<'a> Client<'a> {
         url.authority().map_or_else(String::new, |a| a.to_string())
     }
 
-    fn unexpected(&self, asked: Asked, why: String) -> HubError {
+    pub(super) fn unexpected(&self, asked: Asked, why: String) -> HubError {
         HubError::Answer { host: self.host(&self.endpoint), what: asked.text(), why }
     }
 
@@ -281,7 +411,10 @@ impl<'a> Client<'a> {
             (StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT, _) => return self.later(headers, status, url),
             (status, _) if status.is_server_error() => return self.later(headers, status, url),
             (StatusCode::RANGE_NOT_SATISFIABLE, _) => return Trouble::Range { why: format!("{}: HTTP 416", self.host(url)) },
-            // A signed address that is too old: the hub gives a new one.
+            // A signed address that is too old, or stands for parts that were thrown away: the hub gives a new one.
+            (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, _) if !ours && matches!(asked, Asked::Write(_)) => {
+                return Trouble::Passing { why: format!("{}: HTTP {}", self.host(url), status.as_u16()), wait: None };
+            }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) if !ours => {
                 return Trouble::Passing { why: format!("{}: HTTP {}", self.host(url), status.as_u16()), wait: None };
             }
@@ -294,8 +427,12 @@ impl<'a> Client<'a> {
                 Asked::File(file) => HubError::NoFile { repo, revision: self.revision.into(), file: file.into() },
                 // Mirrors without error codes: the model is there if its default branch was not asked for.
                 Asked::Listing if self.id.revision.is_some() => self.no_revision(),
-                Asked::Listing => HubError::NoModel { endpoint, repo },
+                Asked::Listing | Asked::Write(_) => HubError::NoModel { endpoint, repo },
             },
+            // The branch moved, or something of that name is there.
+            (StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED, _) if matches!(asked, Asked::Write(_)) => {
+                HubError::Conflict { repo, what: asked.text(), status: status.as_u16(), message }
+            }
             _ => self.unexpected(asked, format!("HTTP {}{message}", status.as_u16())),
         })
     }
@@ -344,12 +481,12 @@ fn tls_config(settings: &Settings) -> Result<TlsConfig, HubError> {
     }
 }
 
-fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub(super) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 
 /// A server's words, fit for one line of a terminal.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
@@ -383,6 +520,30 @@ struct ModelInfo {
     sha: String,
     #[serde(default)]
     siblings: Vec<Sibling>,
+    private: Option<bool>,
+}
+
+/// The same address: what the model's card says.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WithCard {
+    #[serde(default)]
+    card_data: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+impl WithCard {
+    fn licence(self) -> super::Licence {
+        let of = |key: &str| match self.card_data.get(key) {
+            Some(serde_json::Value::String(text)) => Some(text.clone()),
+            // Some cards name several.
+            Some(serde_json::Value::Array(list)) if list.len() == 1 => list[0].as_str().map(str::to_string),
+            _ => None,
+        };
+        let tag = || self.tags.iter().find_map(|tag| tag.strip_prefix("license:")).map(str::to_string);
+        super::Licence { id: of("license").or_else(tag), name: of("license_name"), link: of("license_link") }
+    }
 }
 
 #[derive(Deserialize)]
@@ -408,7 +569,7 @@ impl ModelInfo {
         }
         // A path that would leave the folder is nobody's weights.
         let files = self.siblings.into_iter().filter(|s| is_plain_path(&s.rfilename));
-        Ok(Listing { commit: self.sha, files: files.map(Sibling::file).collect() })
+        Ok(Listing { commit: self.sha, files: files.map(Sibling::file).collect(), private: self.private })
     }
 }
 
@@ -490,7 +651,7 @@ mod tests {
         let hash = |i: usize| listing.files[i].content.as_ref().map(|c| c.hash.clone());
         assert_eq!(listing.files.len(), 3);
         assert_eq!((hash(0), hash(1), hash(2)), (Some(Hash::GitBlob(commit)), Some(Hash::Sha256(sha)), None));
-        assert!(ModelInfo { sha: "../x".into(), siblings: Vec::new() }.listing().is_err());
+        assert!(ModelInfo { sha: "../x".into(), siblings: Vec::new(), private: None }.listing().is_err());
     }
 
     #[test]

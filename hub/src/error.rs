@@ -202,6 +202,99 @@ pub enum HubError {
         /// What the hub says.
         expected: String,
     },
+    /// Nobody may write without a token.
+    #[error("publishing to {endpoint} takes an access token with the right to write: set HF_TOKEN, or log in with hf auth login")]
+    NeedsToken {
+        /// The hub or mirror.
+        endpoint: String,
+    },
+    /// Offline, nothing is published.
+    #[error("offline, nothing can be compared with the hub or published: run it without HF_HUB_OFFLINE")]
+    Offline,
+    /// The name is taken, or the branch moved (409, 412).
+    #[error("{repo} refused {what} (HTTP {status}){message}")]
+    Conflict {
+        /// The model.
+        repo: String,
+        /// What was asked for.
+        what: String,
+        /// HTTP status.
+        status: u16,
+        /// The hub's own words, after a colon; or nothing.
+        message: String,
+    },
+    /// Somebody else published meanwhile.
+    #[error(
+        "{repo} at {revision} moved on from {parent} while this was published, and nothing was changed: \
+         look at what came, then run the same command again; files that arrived are not sent again"
+    )]
+    Moved {
+        /// The model.
+        repo: String,
+        /// The branch.
+        revision: String,
+        /// The commit that the changes were made for.
+        parent: String,
+    },
+    /// A new repository was to be private, and there is a public one.
+    #[error(
+        "{repo} is there already and everybody sees it: publish without --private, or make it private at {endpoint}/{repo}/settings"
+    )]
+    Public {
+        /// The hub or mirror.
+        endpoint: String,
+        /// The model.
+        repo: String,
+    },
+    /// Only branches take commits.
+    #[error("{revision} is no branch of {repo}: publish to a branch")]
+    NoBranch {
+        /// The model.
+        repo: String,
+        /// What was asked for.
+        revision: String,
+    },
+    /// The repository's own rules leave a file out.
+    #[error("{repo} ignores {file}: its .gitignore names it; change that file, and run the same command again")]
+    Ignored {
+        /// The model.
+        repo: String,
+        /// The file.
+        file: String,
+    },
+    /// Sending failed again and again.
+    #[error(
+        "{what} for {repo} failed {attempts} times in a row: {why}; nothing was committed, and the same command goes on: \
+         files that arrived are not sent again"
+    )]
+    NotSent {
+        /// The model.
+        repo: String,
+        /// The file, or what was asked for.
+        what: String,
+        /// Attempts without progress.
+        attempts: u32,
+        /// The last reason.
+        why: String,
+    },
+    /// The store refuses a file.
+    #[error("{repo} does not take {file}: {message} (code {code})")]
+    Refused {
+        /// The model.
+        repo: String,
+        /// The file.
+        file: String,
+        /// The store's code, as of HTTP.
+        code: u64,
+        /// The store's own words.
+        message: String,
+    },
+    /// A file to be published is not the one that was hashed.
+    #[error("{path} changed while it was published: nothing was committed", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The disk is too small.
     #[error("{folder} has {free} bytes left, and {needed} more are to be downloaded: free some, or set HF_HOME to a folder on a larger disk", folder = folder.display())]
     DiskFull {

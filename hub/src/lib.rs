@@ -1,4 +1,5 @@
-//! Models on the Hugging Face hub: `org/name` becomes a local folder with what a conversion needs of it.
+//! Models on the Hugging Face hub: `org/name` becomes a local folder with what a conversion needs of it, and files become a
+//! commit there.
 //!
 //! ```no_run
 //! use haikuq_hub::{Companions, HubId, Settings, fetch};
@@ -18,6 +19,9 @@
 //! id ─► listing (one request) ─► choice of files ─► downloads, resumed and checked ─► snapshot folder in the cache
 //! ```
 //!
+//! The other way, [`Remote`] says what a repository has, [`Plan`] compares files with that, and [`Plan::publish`] sends those that
+//! differ and makes one commit of all.
+//!
 //! The cache is the one of Python's `huggingface_hub`, byte for byte: each finds the files that the other has downloaded.
 
 mod cache;
@@ -27,11 +31,13 @@ mod download;
 mod error;
 mod id;
 mod settings;
+mod upload;
 
 pub use choice::{Choice, ChoiceError, Companions, Weights};
 pub use error::HubError;
 pub use id::HubId;
 pub use settings::{Retry, Settings, Token};
+pub use upload::{Action, Change, Licence, LocalFile, Plan, Published, Remote, Source, UploadEvent};
 
 use cache::{RepoCache, free_space};
 use client::{Client, Content, Listing, choice_error};

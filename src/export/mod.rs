@@ -1,4 +1,5 @@
-//! A package's numbers as the files of other programs: [`Export`].
+//! A package's numbers as the files of other programs: [`Export`]. Its files as lists for programs that sign and ship them:
+//! [`Origin`].
 //!
 //! A package has a decoder and canonical tensors, and other programs know classes and their names for tensors. `class` finds the
 //! class whose config says exactly the package's decoder; `tensors` undoes what reading a checkpoint of that class does. Since the
@@ -9,15 +10,20 @@ mod class;
 mod error;
 mod gguf;
 mod hf;
+mod oci;
 mod onnx;
+mod origin;
 mod packed;
 mod safetensors;
+mod sbom;
+mod statement;
 mod tensors;
 
 pub use error::ExportError;
 pub use gguf::GgufType;
 pub use hf::HfDtype;
 pub use onnx::OnnxFloats;
+pub use origin::{About, Origin, OriginFormat};
 
 use crate::architecture::Decoder;
 use crate::checkpoint::Checkpoint;

@@ -5,5 +5,6 @@ pub mod hub_progress;
 pub mod progress;
 pub mod table;
 pub mod units;
+pub mod upload_progress;
 
 pub use context::Context;

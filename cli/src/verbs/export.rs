@@ -2,10 +2,11 @@
 
 use super::convert::ConvertProgress;
 use crate::output::Context;
-use crate::output::units::human_bytes;
+use crate::output::units::{counted, human_bytes};
+use crate::verbs::publish::{open_manifest, read_report};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use haikuq::export::{Export, Format, GgufType, HfDtype, OnnxFloats};
+use haikuq::export::{About, Export, Format, GgufType, HfDtype, OnnxFloats, Origin, OriginFormat};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,29 +14,28 @@ use std::process::ExitCode;
 /// The first lines of the help.
 const EXAMPLES: &str = "\
 haikuq export smollm2.q4 --format hf --out smollm2-hf               for transformers and its kin
-haikuq export gemma.q4 --format hf --dtype bf16 --out gemma-hf      where f16 is too narrow
 haikuq export phi.q4 --format hf --checkpoint phi-2 --out phi-hf    by the checkpoint's config
 haikuq export smollm2.uniform --format compressed-tensors --out ct  for vLLM, the very codes
 haikuq export smollm2.uniform --format gguf --out gguf              for llama.cpp, the very numbers
 haikuq export smollm2.q4 --format gguf --type q4_k --checkpoint SmolLM2-135M --out gguf
                                                                     the original's, rounded anew
-haikuq export smollm2.uniform --format onnx --out onnx              for transformers.js and GenAI";
+haikuq export smollm2.uniform --format onnx --out onnx              for transformers.js and GenAI
+haikuq export smollm2.q4 --format sbom --license mit --out bom.json
+haikuq export smollm2.q4 --format oci --out layout                  for oras, without a copy";
 
-/// Write a package's weights as the files of other programs
+/// Write a package as the files of other programs
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub struct ExportArgs {
     /// Folder of the package
     package: PathBuf,
-    /// hf: safetensors with config.json and tokenizer; compressed-tensors: the same with the package's codes; gguf: one file; onnx: a
-    /// graph with its weights, configs and tokenizer
+    /// Weights (hf, compressed-tensors, gguf, onnx), or what a package is made of (sbom, statement, oci)
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: FormatArg,
-    /// Folder to write; it gets its name when it is complete
-    #[arg(short, long, value_name = "DIR")]
+    /// Folder, or file of sbom and statement; it gets its name when complete
+    #[arg(short, long, value_name = "PATH")]
     out: PathBuf,
-    /// Numbers of hf, scales of compressed-tensors: f16 loses least in 16 bits, bf16 suits activations that outgrow f16 [default: f16]. Activations of onnx: f16 or
-    /// f32 [default: f32]
+    /// Numbers of hf, scales of compressed-tensors: f16 (default), bf16, f32; activations of onnx: f32 (default), f16
     #[arg(long, value_enum, value_name = "DTYPE")]
     dtype: Option<DtypeArg>,
     /// Matrices of gguf: f32, f16, q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, q4_k, q5_k, q6_k [default: what holds the package's numbers]
@@ -45,6 +45,15 @@ pub struct ExportArgs {
     /// where a package has learned tables or offsets, by q4-uniform
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
+    /// Licence that sbom and oci name (apache-2.0, mit, …)
+    #[arg(long, alias = "licence", value_name = "ID")]
+    license: Option<String>,
+    /// Checkpoint on the hub that sbom and oci name
+    #[arg(long, value_name = "ORG/NAME")]
+    base_model: Option<String>,
+    /// Report of `haikuq validate --report`, for sbom
+    #[arg(long, value_name = "PATH")]
+    report: Option<PathBuf>,
     /// Print what was written as JSON
     #[arg(long)]
     json: bool,
@@ -56,6 +65,21 @@ enum FormatArg {
     CompressedTensors,
     Gguf,
     Onnx,
+    Sbom,
+    Statement,
+    Oci,
+}
+
+impl FormatArg {
+    /// The formats that list files.
+    fn origin(self) -> Option<OriginFormat> {
+        match self {
+            Self::Hf | Self::CompressedTensors | Self::Gguf | Self::Onnx => None,
+            Self::Sbom => Some(OriginFormat::Sbom),
+            Self::Statement => Some(OriginFormat::Statement),
+            Self::Oci => Some(OriginFormat::Oci),
+        }
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -77,6 +101,12 @@ impl DtypeArg {
 
 /// Writes the folder.
 pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    if let Some(format) = args.format.origin() {
+        return origin(&args, format, context);
+    }
+    if args.license.is_some() || args.base_model.is_some() || args.report.is_some() {
+        anyhow::bail!("--license, --base-model and --report are for --format sbom and oci");
+    }
     let format = match (args.format, args.dtype, args.gguf_type) {
         (FormatArg::Hf, dtype, None) => Format::Hf(dtype.map_or(HfDtype::default(), DtypeArg::dtype)),
         (FormatArg::CompressedTensors, dtype, None) => {
@@ -93,7 +123,7 @@ pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
             anyhow::bail!("--type is for --format gguf; compressed-tensors has the package's own codes")
         }
         (FormatArg::Hf, ..) => anyhow::bail!("--type is for --format gguf; the numbers of hf are chosen by --dtype"),
-        (FormatArg::Gguf, ..) => anyhow::bail!("--dtype is for --format hf and onnx; the matrices of gguf are chosen by --type"),
+        _ => anyhow::bail!("--dtype is for --format hf and onnx; the matrices of gguf are chosen by --type"),
     };
     let export = Export::new(&args.package, format).checkpoint(args.checkpoint);
     let progress = ConvertProgress::new(context, false);
@@ -126,6 +156,36 @@ pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<ExitCode> {
             human_bytes(bytes),
             100.0 * written.relative_error
         ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a list of the package's files, or a layout of them.
+fn origin(args: &ExportArgs, format: OriginFormat, context: &Context) -> anyhow::Result<ExitCode> {
+    if args.dtype.is_some() || args.gguf_type.is_some() || args.checkpoint.is_some() {
+        anyhow::bail!("--dtype, --type and --checkpoint are for --format hf and gguf, which write weights anew");
+    }
+    let fail = || format!("cannot export {}", args.package.display());
+    let report = match &args.report {
+        Some(path) => Some(read_report(path, &open_manifest(&args.package)?)?),
+        None => None,
+    };
+    let about = About { licence: args.license.clone(), base_model: args.base_model.clone(), report };
+    let files = Origin::open(&args.package, about).and_then(|o| o.write(format, &args.out)).with_context(fail)?;
+    let bytes: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    if args.json {
+        let files: Vec<_> = files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
+        context.print_json(&json!({
+            "schema": "haikuq.export/1",
+            "out": args.out,
+            "architecture": null,
+            "files": files,
+            "bytes": bytes,
+            "relative_error": null,
+        }))?;
+    } else {
+        let written = counted(files.len(), "file");
+        context.print(format_args!("{}: {written}, {}", args.out.display(), human_bytes(bytes)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

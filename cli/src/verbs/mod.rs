@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod golden;
 pub mod inspect;
 pub mod merge;
+pub mod publish;
 pub mod run;
 pub mod score;
 pub mod serve;

@@ -1,11 +1,15 @@
 //! A hub on this machine: it lists a repository, serves small files itself and sends large ones' readers to a second
-//! port, its CDN. Every request is kept, and answers can be spoilt.
+//! port, its CDN. Every request is kept, and answers can be spoilt. [`uploads`] has the repository that is written to.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+pub mod uploads;
 
 use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,6 +66,10 @@ pub struct State {
     pub gone: Vec<String>,
     /// The faults of each file's next answers.
     pub faults: BTreeMap<String, VecDeque<Fault>>,
+    /// What the model's card says of its licence.
+    pub licence: Option<&'static str>,
+    /// The repository that is written to.
+    pub target: uploads::Target,
     /// All requests so far.
     pub seen: Vec<Seen>,
 }
@@ -145,24 +153,36 @@ fn file_of(path: &str) -> Option<String> {
 }
 
 fn answer(stream: TcpStream, state: &Mutex<State>, cdn: bool, cdn_port: u16) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let mut words = first.split(' ').map(str::to_string);
     let mut seen =
         Seen { cdn, method: words.next().unwrap_or_default(), path: words.next().unwrap_or_default(), ..Seen::default() };
+    let mut length = 0;
     for line in lines {
         let line = line?;
         match line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_string())) {
             Some((name, value)) if name == "range" => seen.range = Some(value),
             Some((name, value)) if name == "authorization" => seen.authorization = Some(value),
+            Some((name, value)) if name == "content-length" => length = value.parse().unwrap(),
             Some(_) => {}
             None => break,
         }
     }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
     let respond = |status: u16, headers: &[String], body: &[u8]| head(&stream, status, headers, body.len(), body);
     let mut hub = state.lock().unwrap();
     hub.seen.push(seen.clone());
     let allowed = seen.authorization.as_deref() == Some(&format!("Bearer {TOKEN}"));
+    if let Some((status, headers, text)) = hub.target.answer(&seen, &body, allowed, cdn_port) {
+        return match status {
+            // The answer is lost on its way.
+            0 => stream.shutdown(Shutdown::Both),
+            _ => respond(status, &headers, &text),
+        };
+    }
     let refuse = |status: u16, code: &str| respond(status, &[format!("X-Error-Code: {code}")], b"{\"error\": \"no\"}");
     if let Some(hash) = seen.path.strip_prefix("/lfs/").filter(|_| cdn) {
         let files = hub.commits.values().flatten();
@@ -223,7 +243,8 @@ fn listing(hub: &State, id: &str, blobs: bool) -> Value {
         }
         entry
     };
-    json!({"id": REPO, "sha": id, "siblings": hub.commits[id].iter().map(file).collect::<Vec<_>>()})
+    let card = hub.licence.map_or(json!({}), |licence| json!({"license": licence}));
+    json!({"id": REPO, "sha": id, "cardData": card, "siblings": hub.commits[id].iter().map(file).collect::<Vec<_>>()})
 }
 
 /// A file or the range of it that was asked for, as its next fault has it.

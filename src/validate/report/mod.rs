@@ -233,6 +233,25 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Whether it tells of the package with that manifest: its recipe, schemes and errors.
+    pub fn is_of(&self, manifest: &Manifest) -> bool {
+        let (mine, its) = (&self.package, package_info(manifest));
+        let near = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            // JSON may lose the last bit.
+            (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * b.abs(),
+            (a, b) => a == b,
+        };
+        let same = |(a, b): (&TensorInfo, &TensorInfo)| {
+            a.name == b.name && a.scheme == b.scheme && near(a.relative_error, b.relative_error)
+        };
+        mine.recipe == its.recipe
+            && mine.weight_bytes == its.weight_bytes
+            && mine.tensors.len() == its.tensors.len()
+            && mine.tensors.iter().zip(&its.tensors).all(same)
+    }
+}
+
 fn package_info(manifest: &Manifest) -> PackageInfo {
     let tensor = |t: &TensorEntry| TensorInfo {
         name: t.name.clone(),
