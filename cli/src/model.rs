@@ -1,6 +1,6 @@
 //! What a path on the command line names: a checkpoint, which the reference runs, or a package, which a GPU runs.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use haikuq::architecture::Decoder;
 use haikuq::checkpoint::{Checkpoint, Companion, read_companions};
 use haikuq::model::LanguageModel;
@@ -9,6 +9,7 @@ use haikuq::reference::stored::StoredWeights;
 pub use haikuq::runner::is_package;
 use haikuq::runner::{Runner, RunnerOptions};
 use haikuq::tokenizer::{from_companions, missing_tokenizer};
+use haikuq::validate::report::Report;
 use haikuq_files::{hash_file, read_at_most};
 use haikuq_format::manifest::{FileEntry, MANIFEST_FILE, Manifest};
 use haikuq_runtime::kernels::candidate::Numerics;
@@ -27,6 +28,9 @@ pub struct Opened {
     /// What a user should know of the load.
     pub notes: Vec<String>,
 }
+
+/// Longest report that is read.
+const MAX_REPORT: u64 = 64 << 20;
 
 /// What runs the reference.
 const REFERENCE: &str = "reference (CPU, f32)";
@@ -73,13 +77,40 @@ pub struct Origin {
 /// The checkpoint that a package was made from, as its manifest says, or that `path` is.
 pub fn origin(path: &Path) -> anyhow::Result<Origin> {
     if is_package(path) {
-        let path = path.join(MANIFEST_FILE);
-        let manifest = read_at_most(&path, MAX_MANIFEST_BYTES).with_context(|| path.display().to_string())?;
-        let provenance = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?.provenance;
+        let provenance = read_manifest(path)?.provenance;
         return Ok(Origin { checkpoint: provenance.source, recipe: Some(provenance.recipe) });
     }
     let checkpoint = Checkpoint::open(path)?;
     Ok(Origin { checkpoint: checkpoint.source_files().iter().map(|p| hash_file(p)).collect::<Result<_, _>>()?, recipe: None })
+}
+
+/// A package's manifest.
+///
+/// # Errors
+/// If there is none, or it cannot be trusted.
+pub fn read_manifest(package: &Path) -> anyhow::Result<Manifest> {
+    let path = package.join(MANIFEST_FILE);
+    let manifest = read_at_most(&path, MAX_MANIFEST_BYTES).with_context(|| path.display().to_string())?;
+    Manifest::from_json(&manifest).with_context(|| path.display().to_string())
+}
+
+/// A validation's report, which must be of this package.
+///
+/// # Errors
+/// If it cannot be read, or is of another one.
+pub fn read_report(path: &Path, manifest: &Manifest) -> anyhow::Result<Report> {
+    let path = if path.is_dir() { path.join("report.json") } else { path.into() };
+    let text = read_at_most(&path, MAX_REPORT).with_context(|| path.display().to_string())?;
+    let report: Report =
+        serde_json::from_slice(&text).with_context(|| format!("{}: no report of a validation", path.display()))?;
+    ensure!(
+        report.is_of(manifest),
+        "{}: it is of another package: recipe {}, {} bytes of weights; validate this one",
+        path.display(),
+        report.package.recipe,
+        report.package.weight_bytes
+    );
+    Ok(report)
 }
 
 /// The tokenizer of a checkpoint or package.

@@ -8,16 +8,14 @@
 use super::list::{CheckpointAt, Job, Proof};
 use crate::BELOW_THRESHOLDS;
 use crate::arguments::checkpoint::HubArgs;
+use crate::model::{read_manifest, read_report};
 use crate::output::Context;
 use anyhow::Context as _;
 use haikuq::checkpoint::Checkpoint;
 use haikuq::convert::{partial_folder, tool};
-use haikuq::validate::report::Report;
 use haikuq_files::{hash_file, hex, read_at_most, write_atomically};
-use haikuq_format::Manifest;
 use haikuq_format::manifest::MANIFEST_FILE;
 use haikuq_hub::HubId;
-use haikuq_runtime::package::MAX_MANIFEST_BYTES;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,7 +33,7 @@ pub const RECORD_FILE: &str = "job.json";
 /// End of the name of a job's folder.
 pub const FOLDER_ENDING: &str = ".fleet";
 
-/// Largest record or report that is read.
+/// Largest record or log that is read.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Where a job stands.
@@ -171,15 +169,14 @@ impl<'a> Work<'a> {
         fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
         let before = Record::read(&self.folder).ok();
         let begin = Instant::now();
-        let (key, mut record) = match self.run_unless_done(before.as_ref()) {
+        let mut record = match self.run_unless_done(before.as_ref()) {
             Ok(Outcome::WasDone(record)) => return Ok(record),
-            Ok(Outcome::Ran { key, state, result }) => (key, Record { result, ..Record::new(self.job, String::new(), state) }),
+            Ok(Outcome::Ran { key, state, result }) => Record { result, ..Record::new(self.job, key, state) },
             Err(error) => {
                 let key = Record::read(&self.folder).map_or(String::new(), |record| record.key);
-                (key, Record { error: Some(format!("{error:#}")), ..Record::new(self.job, String::new(), State::Failed) })
+                Record { error: Some(format!("{error:#}")), ..Record::new(self.job, key, State::Failed) }
             }
         };
-        record.key = key;
         record.result.seconds = Some(begin.elapsed().as_secs_f64());
         record.write(&self.folder)?;
         Ok(record)
@@ -213,7 +210,7 @@ impl<'a> Work<'a> {
     fn is_good(&self, record: &Record) -> bool {
         matches!(record.state, State::Done | State::BelowThresholds)
             && hash_file(&self.package.join(MANIFEST_FILE)).is_ok_and(|file| Some(file.sha256) == record.result.manifest_sha256)
-            && self.manifest().is_ok_and(|manifest| {
+            && read_manifest(&self.package).is_ok_and(|manifest| {
                 let mut files = manifest.shards.iter().chain(&manifest.files);
                 files.all(|f| fs::metadata(self.package.join(&f.name)).is_ok_and(|m| m.len() == f.bytes))
             })
@@ -311,7 +308,7 @@ impl<'a> Work<'a> {
     }
 
     fn results(&self, validated: bool) -> anyhow::Result<Results> {
-        let manifest = self.manifest()?;
+        let manifest = read_manifest(&self.package)?;
         let mut results = Results {
             bytes: Some(manifest.weight_bytes()),
             bits_per_weight: Some(manifest.bits_per_weight()),
@@ -319,21 +316,13 @@ impl<'a> Work<'a> {
             ..Results::default()
         };
         if validated {
-            let path = self.report().join("report.json");
-            let read = || anyhow::Ok(serde_json::from_slice::<Report>(&read_at_most(&path, MAX_BYTES)?)?);
-            let report = read().with_context(|| format!("cannot read {}", path.display()))?;
+            let report = read_report(&self.report(), &manifest)?;
             results.mean_kl = Some(report.summary.mean_kl);
             results.perplexity_increase_percent = Some(report.summary.perplexity_increase_percent);
             results.top1_percent = Some(report.summary.top1_percent);
             results.adapter = Some(report.adapter);
         }
         Ok(results)
-    }
-
-    fn manifest(&self) -> anyhow::Result<Manifest> {
-        let path = self.package.join(MANIFEST_FILE);
-        let read = || anyhow::Ok(Manifest::from_json(&read_at_most(&path, MAX_MANIFEST_BYTES)?)?);
-        read().with_context(|| format!("cannot read {}", path.display()))
     }
 
     fn report(&self) -> PathBuf {

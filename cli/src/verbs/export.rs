@@ -1,9 +1,9 @@
 //! `haikuq export`: a package as the files of other programs.
 
 use super::convert::ConvertProgress;
+use crate::model::{read_manifest, read_report};
 use crate::output::Context;
 use crate::output::units::{counted, human_bytes};
-use crate::verbs::publish::{open_manifest, read_report};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use haikuq::export::{About, Export, Format, GgufType, HfDtype, OnnxFloats, Origin, OriginFormat};
@@ -167,7 +167,7 @@ fn origin(args: &ExportArgs, format: OriginFormat, context: &Context) -> anyhow:
     }
     let fail = || format!("cannot export {}", args.package.display());
     let report = match &args.report {
-        Some(path) => Some(read_report(path, &open_manifest(&args.package)?)?),
+        Some(path) => Some(read_report(path, &read_manifest(&args.package)?)?),
         None => None,
     };
     let about = About { licence: args.license.clone(), base_model: args.base_model.clone(), report };

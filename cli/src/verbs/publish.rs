@@ -1,5 +1,6 @@
 //! `haikuq publish`: a package as a model on the Hugging Face hub.
 
+use crate::model::{read_manifest, read_report};
 use crate::output::Context;
 use crate::output::table::Table;
 use crate::output::units::{counted, human_bytes};
@@ -7,20 +8,15 @@ use crate::output::upload_progress::UploadProgress;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use haikuq::card::Card;
-use haikuq::validate::report::Report;
 use haikuq_format::Manifest;
 use haikuq_format::manifest::MANIFEST_FILE;
 use haikuq_hub::{Action, Change, HubError, HubId, Licence, LocalFile, Plan, Published, Remote, Settings};
-use haikuq_runtime::package::{FolderSource, Package};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The page of a repository.
 const CARD: &str = "README.md";
-
-/// Longest report that is read.
-const MAX_REPORT: u64 = 64 << 20;
 
 /// The first lines of the help.
 const EXAMPLES: &str = "\
@@ -175,18 +171,9 @@ impl PublishArgs {
     }
 }
 
-/// A package's manifest.
-///
-/// # Errors
-/// If there is none, or it cannot be trusted.
-pub fn open_manifest(folder: &Path) -> anyhow::Result<Manifest> {
-    let package = pollster::block_on(Package::open(FolderSource::new(folder)));
-    Ok(package.with_context(|| format!("cannot open {}", folder.display()))?.manifest().clone())
-}
-
 /// The manifest, and the package's files, hashed: shards, other files, the manifest.
 fn read_package(folder: &Path) -> anyhow::Result<(Manifest, Vec<LocalFile>)> {
-    let manifest = open_manifest(folder)?;
+    let manifest = read_manifest(folder)?;
     let mut files = Vec::new();
     for entry in manifest.shards.iter().chain(&manifest.files) {
         ensure!(!entry.name.eq_ignore_ascii_case(CARD), "the package has a file {CARD}, where the model card belongs");
@@ -202,25 +189,6 @@ fn read_package(folder: &Path) -> anyhow::Result<(Manifest, Vec<LocalFile>)> {
     }
     files.push(LocalFile::read(MANIFEST_FILE, folder.join(MANIFEST_FILE))?);
     Ok((manifest, files))
-}
-
-/// A validation's report, which must be of this package.
-///
-/// # Errors
-/// If it cannot be read, or is of another one.
-pub fn read_report(path: &Path, manifest: &Manifest) -> anyhow::Result<Report> {
-    let path = if path.is_dir() { path.join("report.json") } else { path.into() };
-    let text = haikuq_files::read_at_most(&path, MAX_REPORT).with_context(|| path.display().to_string())?;
-    let report: Report =
-        serde_json::from_slice(&text).with_context(|| format!("{}: no report of a validation", path.display()))?;
-    ensure!(
-        report.is_of(manifest),
-        "{}: it is of another package: recipe {}, {} bytes of weights; validate this one",
-        path.display(),
-        report.package.recipe,
-        report.package.weight_bytes
-    );
-    Ok(report)
 }
 
 /// The files of the package that the hub has, by its manifest. Any other file in the repository is nobody's to remove.

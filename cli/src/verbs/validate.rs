@@ -3,11 +3,11 @@
 use crate::BELOW_THRESHOLDS;
 use crate::arguments::browser::BrowserArgs;
 use crate::arguments::generation::{CacheArg, ComputeArgs};
-use crate::model::{is_package, open, open_tokenizer};
+use crate::model::{is_package, open, open_tokenizer, read_manifest};
 use crate::output::Context;
 use crate::output::progress::Progress;
 use crate::scored::Scored;
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
 use haikuq::golden::file::Golden;
 use haikuq::model::LanguageModel;
@@ -15,7 +15,6 @@ use haikuq::runner::RunnerOptions;
 use haikuq::validate::Outcome;
 use haikuq::validate::report::{Ingredients, Report, write_report};
 use haikuq::validate::thresholds::Thresholds;
-use haikuq_format::Manifest;
 use haikuq_format::manifest::MANIFEST_FILE;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,10 +76,7 @@ pub fn run(args: ValidateArgs, context: &Context) -> anyhow::Result<ExitCode> {
     if !is_package(&args.package) {
         bail!("{} is no package: it has no {MANIFEST_FILE}", args.package.display());
     }
-    let path = args.package.join(MANIFEST_FILE);
-    let manifest = haikuq_files::read_at_most(&path, haikuq_runtime::package::MAX_MANIFEST_BYTES)
-        .with_context(|| path.display().to_string())?;
-    let manifest = Manifest::from_json(&manifest).with_context(|| path.display().to_string())?;
+    let manifest = read_manifest(&args.package)?;
     let mut golden = Golden::read(&args.golden)?;
     golden.outputs.truncate(args.windows.unwrap_or(usize::MAX));
     golden.generations.truncate(args.prompts.unwrap_or(usize::MAX));
