@@ -166,9 +166,15 @@ pub(super) struct Client<'a> {
     endpoint: Uri,
     id: &'a HubId,
     revision: &'a str,
+    way_out: &'static str,
 }
 
 impl<'a> Client<'a> {
+    /// A client that publishes, for which the cache is no way out.
+    pub(super) fn publishing(settings: &'a Settings, id: &'a HubId, revision: &'a str) -> Result<Self, HubError> {
+        Ok(Self { way_out: "HF_ENDPOINT names a mirror", ..Self::new(settings, id, revision)? })
+    }
+
     pub(super) fn new(settings: &'a Settings, id: &'a HubId, revision: &'a str) -> Result<Self, HubError> {
         let endpoint = settings.endpoint.parse().map_err(|_| HubError::Endpoint { text: settings.endpoint.clone() })?;
         let timeout = Some(settings.retry.timeout);
@@ -183,7 +189,8 @@ impl<'a> Client<'a> {
             .timeout_per_read(timeout)
             .timeout_per_write(timeout)
             .tls_config(tls_config(settings)?);
-        Ok(Self { agent: config.build().into(), settings, endpoint, id, revision })
+        let way_out = "without a network, --offline uses what is in the cache, and HF_ENDPOINT names a mirror";
+        Ok(Self { agent: config.build().into(), settings, endpoint, id, revision, way_out })
     }
 
     pub(super) fn retry(&self) -> Retry {
@@ -381,7 +388,8 @@ impl<'a> Client<'a> {
     }
 
     fn unreachable(&self, asked: Asked, why: String) -> HubError {
-        HubError::Unreachable { host: self.host(&self.endpoint), what: format!("{} of {}", asked.text(), self.id.repo), why }
+        let what = format!("{} of {}", asked.text(), self.id.repo);
+        HubError::Unreachable { host: self.host(&self.endpoint), what, why, way_out: self.way_out }
     }
 
     /// What it means that there is no answer at all.

@@ -139,9 +139,7 @@ pub enum HubError {
         source: ChoiceError,
     },
     /// Nobody answers.
-    #[error(
-        "cannot reach {host} for {what}: {why}; without a network, --offline uses what is in the cache, and HF_ENDPOINT names a mirror"
-    )]
+    #[error("cannot reach {host} for {what}: {why}; {way_out}")]
     Unreachable {
         /// The host.
         host: String,
@@ -149,6 +147,8 @@ pub enum HubError {
         what: String,
         /// The system's reason.
         why: String,
+        /// What can be done about it.
+        way_out: &'static str,
     },
     /// A download broke off again and again.
     #[error(

@@ -55,7 +55,7 @@ impl Licence {
             return Err(HubError::Offline);
         }
         let revision = id.revision.as_deref().unwrap_or(DEFAULT_REVISION);
-        Client::new(settings, id, revision)?.licence(&retries(&id.repo, on_event))
+        Client::publishing(settings, id, revision)?.licence(&retries(&id.repo, on_event))
     }
 }
 
@@ -206,7 +206,7 @@ impl<'a> Remote<'a> {
         if super::cache::is_commit(revision) || revision.starts_with("refs/tags/") {
             return Err(HubError::NoBranch { repo: id.repo.clone(), revision: revision.into() });
         }
-        let client = Client::new(settings, id, revision)?;
+        let client = Client::publishing(settings, id, revision)?;
         let on_wait = retries(&id.repo, on_event);
         let (listing, has_branch) = match client.listing(&on_wait) {
             Ok(listing) => (Some(listing), true),
@@ -214,7 +214,7 @@ impl<'a> Remote<'a> {
             // Strangers are not told what there is.
             Err(HubError::Unauthorized { token_origin: None, .. }) => (None, true),
             Err(HubError::NoRevision { .. }) if id.revision.is_some() => {
-                (Some(Client::new(settings, id, DEFAULT_REVISION)?.listing(&on_wait)?), false)
+                (Some(Client::publishing(settings, id, DEFAULT_REVISION)?.listing(&on_wait)?), false)
             }
             Err(error) => return Err(error),
         };
@@ -413,7 +413,7 @@ impl<'a> Plan<'a> {
                 Ok(_) | Err(HubError::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
-            let main = Client::new(self.remote.settings, id, DEFAULT_REVISION)?;
+            let main = Client::publishing(self.remote.settings, id, DEFAULT_REVISION)?;
             self.remote.listing = Some(main.listing(&retries(&id.repo, on_event))?);
             had_branch = id.revision.as_deref().is_none_or(|r| r == DEFAULT_REVISION);
             if private && self.remote.listing.as_ref().is_some_and(|l| l.private == Some(false)) {

@@ -224,7 +224,8 @@ impl<'a> Work<'a> {
         Ok(commit.map(|commit| hub_identity(&parsed.repo, &commit, id)))
     }
 
-    /// The checkpoint as an argument, and what it is known by.
+    /// The checkpoint as an argument, and what it is known by. A model on the hub is named by its commit: a branch that moves meanwhile
+    /// does not give the steps of one job different models.
     fn checkpoint(&self) -> anyhow::Result<(PathBuf, String)> {
         match &self.job.checkpoint {
             CheckpointAt::Hub { id, revision } => {
@@ -232,7 +233,9 @@ impl<'a> Work<'a> {
                 let located = hub.locate(Path::new(id), self.context)?;
                 let source = located.hub.with_context(|| format!("{id} is on disk"))?;
                 let identity = hub_identity(&source.repo, &source.commit, id);
-                Ok((id.into(), identity))
+                let file = HubId::parse(id, &haikuq_hub::Settings::from_env()?.hosts())?.file;
+                let file = file.map_or(String::new(), |file| format!(":{file}"));
+                Ok((format!("hf:{}@{}{file}", source.repo, source.commit).into(), identity))
             }
             CheckpointAt::Path(path) => {
                 let sources = Checkpoint::open(path)?.sources();
@@ -354,9 +357,6 @@ impl<'a> Work<'a> {
     fn command(&self, verb: &str, checkpoint: &Path) -> Command {
         let mut command = self.program(verb);
         command.arg(checkpoint);
-        if let CheckpointAt::Hub { revision: Some(revision), .. } = &self.job.checkpoint {
-            command.arg("--revision").arg(revision);
-        }
         if self.job.text_only {
             command.arg("--text-only");
         }
