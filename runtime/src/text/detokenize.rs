@@ -21,6 +21,8 @@ const CONTEXT: usize = 8;
 pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,
+    /// Special tokens that are text all the same.
+    spelled: &'a [u32],
     /// Ids whose text was shown (the first `shown`) and ids that are held back.
     window: Vec<u32>,
     shown: usize,
@@ -29,12 +31,17 @@ pub struct StreamDecoder<'a> {
 impl<'a> StreamDecoder<'a> {
     /// A stream that starts a text of its own and leaves special tokens out.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, skip_special: true, window: Vec::new(), shown: 0 }
+        Self { tokenizer, skip_special: true, spelled: &[], window: Vec::new(), shown: 0 }
     }
 
     /// The same with special tokens spelled out.
     pub fn with_special(tokenizer: &'a Tokenizer) -> Self {
         Self { skip_special: false, ..Self::new(tokenizer) }
+    }
+
+    /// The same with these special tokens spelled out, and all others left out.
+    pub fn spelling(tokenizer: &'a Tokenizer, spelled: &'a [u32]) -> Self {
+        Self { spelled, ..Self::new(tokenizer) }
     }
 
     /// A stream that goes on after `prompt`, so that a first word keeps the space before it.
@@ -47,7 +54,7 @@ impl<'a> StreamDecoder<'a> {
 
     /// Takes the next token and gives the text that it completes; empty while a character is incomplete.
     pub fn push(&mut self, id: u32) -> String {
-        if !self.tokenizer.is_visible(id, self.skip_special) {
+        if !self.tokenizer.is_visible(id, self.skip_special && !self.spelled.contains(&id)) {
             return String::new();
         }
         self.window.push(id);

@@ -1,6 +1,7 @@
 //! Text in, token ids out, and back: tokenizers, chat templates, incremental detokenization, stop strings, and what a
 //! checkpoint recommends for generation.
 
+mod answer;
 mod charsmap;
 mod chat;
 mod config;
@@ -23,6 +24,7 @@ mod tests;
 mod tokenizer;
 mod vet;
 
+pub use answer::{AnswerFormat, AnswerParser, AnswerPart, ToolCall};
 pub use detokenize::StreamDecoder;
 pub use ends::{EndSource, EndToken};
 pub use error::TextError;
