@@ -3,10 +3,12 @@
 //! One loop serves one prompt or many. Prompts are computed one after the other (each exactly as it would be alone), then
 //! all texts grow together, up to [`MAX_BATCH`] a step, until each has its own reason to end.
 
+mod batch;
 mod conversation;
 mod options;
 mod pool;
 
+pub use batch::{Batch, Finished, Job};
 pub use conversation::Conversation;
 pub use options::{Completion, FinishReason, GenerateOptions, TokenEvent, Usage};
 pub use pool::ConversationPool;
@@ -41,12 +43,15 @@ pub struct Request<'a> {
     pub written: &'a [u32],
     /// When and how to write.
     pub options: &'a GenerateOptions,
+    /// Special tokens that are part of the text, such as the tags of calls: see
+    /// [`AnswerFormat::markers`](crate::text::AnswerFormat::markers).
+    pub spelled: &'a [u32],
 }
 
 impl<'a> Request<'a> {
     /// A text that nothing is written of yet.
     pub const fn new(conversation: &'a mut Conversation, prompt: &'a [u32], options: &'a GenerateOptions) -> Self {
-        Self { conversation, prompt, written: &[], options }
+        Self { conversation, prompt, written: &[], options, spelled: &[] }
     }
 
     /// What is computed before the first new token is chosen.
@@ -79,25 +84,26 @@ pub async fn generate(
         // Several groups take turns, a step each; one alone may run ahead.
         let alone = growing.len() <= MAX_BATCH;
         for group in growing.chunks(MAX_BATCH) {
-            grow(decoder, &mut texts, requests, group, alone, on_token).await?;
+            grow(decoder, &mut texts, requests, group, alone.then_some(&mut || true), on_token).await?;
         }
     }
     Ok(texts.into_iter().map(Text::finish).collect())
 }
 
-/// Adds a token to each text of `group`, or several where the GPU may run ahead, until one of them ends.
+/// Adds a token to each text of `group`, or several where the GPU may run ahead: until one of them ends, or `ahead` says no.
 async fn grow(
     decoder: &mut Decoder,
     texts: &mut [Text<'_>],
     requests: &mut [Request<'_>],
     group: &[usize],
-    run_ahead: bool,
+    mut ahead: Option<&mut (impl FnMut() -> bool + ?Sized)>,
     on_token: &mut (impl FnMut(TokenEvent<'_>) -> ControlFlow<()> + ?Sized),
 ) -> Result<(), GenerateError> {
     let options = group.iter().map(|i| requests[*i].options).collect::<Vec<_>>();
     let batch: Vec<_> = group.iter().zip(&options).map(|(i, options)| texts[*i].next(&requests[*i], options)).collect();
     let most = group.iter().map(|i| texts[*i].tokens_left(requests[*i].options)).min().unwrap_or(1);
     let max_context = decoder.max_context();
+    let most = if ahead.is_some() { most } else { 1 };
     let mut on_ids = |ids: &[u32]| {
         for (&i, &id) in group.iter().zip(ids) {
             // A token that was computed beyond a text's end belongs to nobody.
@@ -106,10 +112,10 @@ async fn grow(
                 texts[i].accept(id, &requests[i], max_context, on_token);
             }
         }
-        let go_on = run_ahead && group.iter().all(|i| texts[*i].finish.is_none());
+        let go_on = ahead.as_mut().is_some_and(|ahead| ahead()) && group.iter().all(|i| texts[*i].finish.is_none());
         if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
-    decoder.decode_steps(&batch, if run_ahead { most } else { 1 }, &mut on_ids).await?;
+    decoder.decode_steps(&batch, most, &mut on_ids).await?;
     for &i in group {
         let conversation = &mut *requests[i].conversation;
         let kept = decoder.truncate(conversation.sequence, conversation.cached.len())?;
@@ -164,7 +170,7 @@ impl<'a> Text<'a> {
         let reused_tokens = request.conversation.keep_prefix_of(&known, decoder)?;
         let mut text = Self {
             index,
-            stream: StreamDecoder::new(tokenizer),
+            stream: StreamDecoder::spelling(tokenizer, request.spelled),
             stops: StopStrings::new(request.options.stop_strings.iter().cloned()),
             ids: Vec::new(),
             text: String::new(),

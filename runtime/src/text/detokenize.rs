@@ -22,7 +22,7 @@ pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,
     /// Special tokens that are text all the same.
-    spelled: &'a [u32],
+    spelled: Vec<u32>,
     /// Ids whose text was shown (the first `shown`) and ids that are held back.
     window: Vec<u32>,
     shown: usize,
@@ -31,7 +31,7 @@ pub struct StreamDecoder<'a> {
 impl<'a> StreamDecoder<'a> {
     /// A stream that starts a text of its own and leaves special tokens out.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, skip_special: true, spelled: &[], window: Vec::new(), shown: 0 }
+        Self { tokenizer, skip_special: true, spelled: Vec::new(), window: Vec::new(), shown: 0 }
     }
 
     /// The same with special tokens spelled out.
@@ -40,8 +40,8 @@ impl<'a> StreamDecoder<'a> {
     }
 
     /// The same with these special tokens spelled out, and all others left out.
-    pub fn spelling(tokenizer: &'a Tokenizer, spelled: &'a [u32]) -> Self {
-        Self { spelled, ..Self::new(tokenizer) }
+    pub fn spelling(tokenizer: &'a Tokenizer, spelled: &[u32]) -> Self {
+        Self { spelled: spelled.to_vec(), ..Self::new(tokenizer) }
     }
 
     /// A stream that goes on after `prompt`, so that a first word keeps the space before it.
