@@ -23,6 +23,7 @@
 //! Conditional requests and content types are tower-http's, as are ranges but for what `ranges` adds. [`policy`] has what
 //! every answer has besides, and `connections` the rules for connections.
 
+pub mod api;
 mod connections;
 #[cfg(feature = "site")]
 mod embedded;

@@ -24,6 +24,8 @@ pub enum Site {
     /// Within the program (cargo feature `site`).
     #[cfg(feature = "site")]
     Embedded,
+    /// No pages: for servers of packages, or of an API, alone.
+    None,
 }
 
 impl Site {
@@ -58,6 +60,7 @@ impl Site {
             Self::Folder(folder) => folder.join(file).is_file(),
             #[cfg(feature = "site")]
             Self::Embedded => super::embedded::has(file),
+            Self::None => false,
         }
     }
 
@@ -67,6 +70,7 @@ impl Site {
             Self::Folder(folder) => folder.clone(),
             #[cfg(feature = "site")]
             Self::Embedded => "the program's own site".into(),
+            Self::None => PathBuf::new(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Site {
             Self::Folder(folder) => copy(folder, Path::new(""), to),
             #[cfg(feature = "site")]
             Self::Embedded => super::embedded::files().try_for_each(|(path, bytes)| to.write(Path::new(&path), &bytes)),
+            Self::None => Ok(()),
         }
     }
 
@@ -85,6 +90,7 @@ impl Site {
             Self::Folder(folder) => routes(ServeDir::new(folder), Some(folder.as_path().into())),
             #[cfg(feature = "site")]
             Self::Embedded => routes(super::embedded::service(), None),
+            Self::None => Router::new(),
         }
     }
 }

@@ -99,7 +99,8 @@ impl<'t> Batch<'t> {
         on_token: &mut (impl FnMut(TokenEvent<'_>) -> ControlFlow<()> + ?Sized),
     ) -> Result<Vec<Finished>, GenerateError> {
         let growing: Vec<usize> = (0..self.texts.len()).filter(|i| self.texts[*i].finish.is_none()).collect();
-        let mut requests: Vec<_> = self.jobs.iter_mut().map(|j| Request::new(&mut j.conversation, &j.prompt, &j.options)).collect();
+        let mut requests: Vec<_> =
+            self.jobs.iter_mut().map(|j| Request::new(&mut j.conversation, &j.prompt, &j.options)).collect();
         for group in growing.chunks(MAX_BATCH) {
             let alone = growing.len() <= MAX_BATCH;
             grow(decoder, &mut self.texts, &mut requests, group, alone.then_some(&mut *goes_on), on_token).await?;
