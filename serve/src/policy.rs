@@ -206,13 +206,15 @@ fn holds(validator: &HeaderValue, response: &Response) -> bool {
     !ranged || same(header::ETAG) || same(header::LAST_MODIFIED)
 }
 
-/// Text, JSON, code and wasm; weights are as good as random, and images are compressed already.
+/// Text, JSON, code and wasm; weights are as good as random, and images are compressed already. Events are to arrive at once, not when
+/// there are enough of them for a block.
 fn worth_compressing(status: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
     const KINDS: [&str; 5] = ["text/", "application/json", "application/javascript", "application/wasm", "image/svg+xml"];
     let value = |name| headers.get(name).and_then(|v| v.to_str().ok());
     let kind = value(header::CONTENT_TYPE).unwrap_or_default();
     let length = value(header::CONTENT_LENGTH).and_then(|n| n.parse().ok());
     status == StatusCode::OK
+        && !kind.starts_with("text/event-stream")
         && length.is_none_or(|n: u64| n >= COMPRESSED_FROM)
         && (KINDS.iter().any(|k| kind.starts_with(k)) || kind.starts_with("application/manifest+json"))
 }

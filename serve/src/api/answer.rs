@@ -5,7 +5,7 @@ use haikuq_runtime::text::{AnswerParser, AnswerPart, ToolCall};
 use serde_json::{Value, json};
 use std::hash::{BuildHasher, RandomState};
 
-/// What is said of how a text ended.
+/// OpenAI's word for the way in which a text ended.
 pub(super) fn finish_reason(finish: FinishReason, calls: bool) -> &'static str {
     match finish {
         FinishReason::Length | FinishReason::Context => "length",

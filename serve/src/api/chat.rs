@@ -44,7 +44,7 @@ pub(super) async fn answer(engines: &[Engine], body: &[u8]) -> Result<Response, 
     respond(engine, (0..writing.choices).map(text).collect(), writing, &CHAT).await
 }
 
-/// What is said, and what the model may call.
+/// The messages, and the tools that the model may call.
 struct Chat {
     messages: Vec<Message>,
     options: ChatOptions,

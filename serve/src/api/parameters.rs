@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// Choices of one request at most: a step's width.
 const MAX_CHOICES: usize = haikuq_runtime::decoder::MAX_BATCH;
 
-/// What a request has; what is null counts as absent.
+/// A request's parameters; one that is null counts as absent.
 pub(super) struct Parameters {
     fields: BTreeMap<String, Box<RawValue>>,
 }

@@ -8,6 +8,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use haikuq_runtime::generate::{Completion, Usage};
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -262,6 +263,8 @@ fn stream(mut texts: Texts, include_usage: bool) -> Response {
         let event = receive.recv().await?;
         Some((Ok::<_, Infallible>(event), receive))
     });
+    // Layers around this may ask again after the end.
+    let events = events.fuse();
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
     (headers, Body::from_stream(events)).into_response()
 }

@@ -18,7 +18,7 @@ const ENDS: [&str; 4] = ["<|end|>", "<|return|>", "<|call|>", "<|start|>"];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Harmony {
     message: Option<To>,
-    /// Whether the model left headers out: then all is said.
+    /// Whether the model left headers out: all of the text is content then.
     plain: bool,
 }
 

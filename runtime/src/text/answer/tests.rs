@@ -70,7 +70,7 @@ const HARMONY: &str = "<|channel|>analysis<|message|>";
     &["thinks Time?", r#"calls clock {"zone":"UTC"}"#])]
 #[case(HARMONY, "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>It is noon.", &["thinks Hm.", "says It is noon."])]
 #[case(HARMONY, "Plain.", &["says Plain."])]
-// What cannot be read stays as it is.
+// Calls that cannot be read stay text.
 #[case(HERMES, "<tool_call>{\"name\": 3}</tool_call> ok", &["says <tool_call>{\"name\": 3}</tool_call> ok"])]
 #[case(HERMES, "<tool_call>{\"name\": \"clock\"", &["says <tool_call>{\"name\": \"clock\""])]
 #[case(MISTRAL, "[TOOL_CALLS] are !! fun", &["says [TOOL_CALLS] are !! fun"])]
