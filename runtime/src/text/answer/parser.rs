@@ -18,7 +18,7 @@ pub enum AnswerPart {
 
 /// Takes an answer apart while it is written.
 ///
-/// Text that could be the beginning of a tag is held back until it is clear. What looks like a call but cannot be read stays
+/// Text that could be the beginning of a tag is held back until it is clear. Text that looks like a call but cannot be read stays
 /// content, tags included: nothing that a model wrote is lost. Space around thoughts and calls belongs to neither.
 #[derive(Clone, Debug)]
 pub struct AnswerParser {
