@@ -166,6 +166,7 @@ impl Product<'_> {
                 tokens,
                 bias: None,
                 mode: self.mode,
+                times: None,
             };
             let norm = self.normed.then(|| Norm { gain: (&gain_buffer).into(), epsilon: 1e-5 });
             if tuning == "exact" {

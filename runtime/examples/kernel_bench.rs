@@ -150,6 +150,7 @@ fn bench(gpu: &Gpu, line: &str, matrices: &[GpuMatrix], mode: Output, tokens: us
             tokens,
             bias: None,
             mode,
+            times: None,
         };
         if tokens > 8 {
             Matmul { projection }.bind(gpu)

@@ -197,6 +197,7 @@ impl Matrix {
                 tokens,
                 bias: None,
                 mode: Output::Store,
+                times: None,
             };
             candidate.bind(gpu, projection, &scratch)
         };

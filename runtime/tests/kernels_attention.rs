@@ -152,6 +152,8 @@ fn decode_agrees_for_sequences_of_different_lengths(
 #[case::wide_enough_for_eight_chunks(2, 1, 256, 40, 129)]
 #[case::widest(2, 1, 512, 40, 129)]
 #[case::wider_than_eight_chunks(3, 1, 300, 21, 600)]
+#[case::widest_in_a_group_in_parts(8, 1, 512, 70, 900)]
+#[case::halves_of_nine_pieces(4, 2, 288, 33, 40)]
 #[case::group_of_three(6, 2, 64, 37, 50)]
 #[case::group_of_four_in_parts(4, 1, 32, 5, 900)]
 #[case::group_of_eight_in_parts(8, 1, 48, 41, 1000)]

@@ -124,6 +124,7 @@ fn products_are_those_of_the_twin(
                 tokens,
                 bias: biased.then(|| (&bias_buffer).into()),
                 mode,
+                times: None,
             };
             let phase = if many { Phase::Prefill } else { Phase::Decode };
             let shape = ExpertsShape {
@@ -183,6 +184,7 @@ fn sizes_that_do_not_fit_are_refused() {
             tokens: 1,
             bias: None,
             mode: Output::Store,
+            times: None,
         };
         match (MatvecExperts { projection, num_experts, active: 2, routing }).bind(&gpu) {
             Err(GpuError::Validation(why)) => why,

@@ -23,7 +23,7 @@ use haikuq_runtime::kernels::matmul_int8::{self, MatmulInt8};
 use haikuq_runtime::kernels::matmul_matrices::{self, MatmulMatrices};
 use haikuq_runtime::kernels::matmul_tile::MatmulTile;
 use haikuq_runtime::kernels::matvec::{self, Cpu};
-use haikuq_runtime::kernels::projection::{Output, Projection};
+use haikuq_runtime::kernels::projection::{Output, Projection, Times};
 use haikuq_runtime::kernels::weights::GpuMatrix;
 use weights::{Random, assert_close, devices, matrix, pad, read, scheme, schemes};
 
@@ -69,6 +69,8 @@ struct Case {
     bias: Vec<f32>,
     mode: Output,
     tokens: usize,
+    /// Whether activations are multiplied with others: rows of two more than their width, all but the first.
+    times: Option<Vec<f32>>,
 }
 
 impl Case {
@@ -78,7 +80,7 @@ impl Case {
         let x = random.values(tokens * columns);
         let previous = random.values(tokens * gpu_matrix.rows);
         let bias = random.values(gpu_matrix.rows);
-        Self { gpu_matrix, values, x, previous, bias, mode, tokens }
+        Self { gpu_matrix, values, x, previous, bias, mode, tokens, times: None }
     }
 
     /// What a candidate writes. Asserts that it leaves the padding as it was.
@@ -89,6 +91,7 @@ impl Case {
         let before = pad(&self.previous[..self.tokens * width], width, output_stride);
         let y = gpu.upload("y", &before);
         let bias = gpu.upload("bias", &self.bias);
+        let times = self.times.as_ref().map(|t| gpu.upload("times", t));
         let projection = Projection {
             matrix: &self.gpu_matrix,
             input: (&x).into(),
@@ -98,6 +101,7 @@ impl Case {
             tokens: self.tokens,
             bias: Some((&bias).into()),
             mode: self.mode,
+            times: times.as_ref().map(|t| Times { values: t.into(), stride: width + 2, first: 1 }),
         };
         let bytes = match candidate {
             Candidate::Tile => 0,
@@ -135,6 +139,12 @@ impl Case {
             mode: self.mode,
         };
         matvec::cpu(&arguments, &mut expected);
+        if let Some(times) = &self.times {
+            let width = self.mode.width(self.gpu_matrix.rows);
+            for (y, times) in expected.chunks_mut(width).zip(times.chunks(width + 2)) {
+                y.iter_mut().zip(&times[1..]).for_each(|(y, t)| *y *= t);
+            }
+        }
         let GpuMatrix { scheme, rows, columns, .. } = self.gpu_matrix;
         let what = format!(
             "{candidate:?} {scheme} {rows} × {columns}, {} tokens, {:?} on {}",
@@ -177,6 +187,15 @@ fn every_output_is_what_its_formula_says() {
             let case = Case::new(&gpu, scheme("q4/32"), &[8, 134], 130, 21, mode, i as u32);
             CANDIDATES.iter().for_each(|candidate| case.check(&gpu, *candidate));
         }
+    }
+}
+
+#[test]
+fn activations_are_multiplied_with_other_numbers() {
+    for gpu in devices() {
+        let mut case = Case::new(&gpu, scheme("q4/32"), &[8, 134], 130, 21, Output::Activate(Activation::Gelu), 4);
+        case.times = Some(Random::new(6).values(21 * (142 + 2)));
+        CANDIDATES.iter().for_each(|candidate| case.check(&gpu, *candidate));
     }
 }
 
@@ -251,6 +270,7 @@ fn too_little_scratch_is_refused() {
         tokens: 3,
         bias: None,
         mode: Output::Store,
+        times: None,
     };
     let scratch = gpu.storage("scratch", matmul_int8::scratch_bytes(64, 3) - 16);
     let refused = MatmulInt8 { projection, scratch: (&scratch).into(), tile: None }.bind(&gpu);

@@ -14,7 +14,7 @@ use haikuq_runtime::device::{Dispatch, Gpu};
 use haikuq_runtime::kernels::attention::{AttentionShape, CpuCache, Token};
 use haikuq_runtime::kernels::matvec::{self, Cpu, Norm};
 use haikuq_runtime::kernels::matvec_int8::{self, Heads, MatvecInt8, Shape, Tuning};
-use haikuq_runtime::kernels::projection::{Output, Projection};
+use haikuq_runtime::kernels::projection::{Output, Projection, Times};
 use haikuq_runtime::kernels::quantize;
 use haikuq_runtime::kernels::rope_cache::{self, CpuSteps, Rope};
 use haikuq_runtime::kernels::weights::{GpuChunk, GpuMatrix};
@@ -85,6 +85,8 @@ struct Case<'a> {
     mode: Output,
     bias: bool,
     norm: bool,
+    /// Whether activations are multiplied with others.
+    times: bool,
     tuning: Option<Tuning>,
 }
 
@@ -96,6 +98,7 @@ fn check(gpu: &Gpu, case: &Case<'_>, seed: u32) {
     let x: Vec<f32> = random.values(tokens * columns).iter().map(|x| x * if case.norm { 30.0 } else { 1.0 }).collect();
     let width = mode.width(gpu_matrix.rows);
     let previous = random.values(tokens * width);
+    let times = random.values(tokens * (width + 2));
     let bias = case.bias.then(|| random.values(gpu_matrix.rows));
     let gain = case.norm.then(|| random.values(columns));
     let (input_stride, output_stride) = (padded(columns), padded(width) + 32);
@@ -104,6 +107,7 @@ fn check(gpu: &Gpu, case: &Case<'_>, seed: u32) {
     let y = gpu.upload("y", &before);
     let bias_buffer = bias.as_ref().map(|b| gpu.upload("bias", b));
     let gain_buffer = gain.as_ref().map(|g| gpu.upload("gain", &pad(g, columns, input_stride)));
+    let times_buffer = gpu.upload("times", &times);
     let scratch = gpu.storage("scratch", (tokens * 2 * columns + 16384) as u64);
     let projection = Projection {
         matrix: &gpu_matrix,
@@ -114,6 +118,7 @@ fn check(gpu: &Gpu, case: &Case<'_>, seed: u32) {
         tokens,
         bias: bias_buffer.as_ref().map(Into::into),
         mode,
+        times: case.times.then(|| Times { values: (&times_buffer).into(), stride: width + 2, first: 1 }),
     };
     let norm = gain_buffer.as_ref().map(|g| Norm { gain: g.into(), epsilon: EPSILON });
     let kernel = MatvecInt8 { projection, norm, heads: None, scratch: Some((&scratch).into()), tuning: case.tuning };
@@ -128,12 +133,27 @@ fn check(gpu: &Gpu, case: &Case<'_>, seed: u32) {
     let mut expected = previous;
     let input = &rounded_activations(&x, columns, gain.as_deref());
     matvec::cpu(&Cpu { weights: &weights, columns, input, norm: None, bias: bias.as_deref(), mode }, &mut expected);
+    if case.times {
+        for (y, times) in expected.chunks_mut(width).zip(times.chunks(width + 2)) {
+            y.iter_mut().zip(&times[1..]).for_each(|(y, t)| *y *= t);
+        }
+    }
     let Case { scheme, tuning, .. } = case;
     compare(&format!("{scheme} {columns} columns, {tokens} tokens, {mode:?}, {tuning:?}"), &found, &expected);
 }
 
 fn plain(scheme: Scheme) -> Case<'static> {
-    Case { scheme, chunk_rows: &[37], columns: 333, tokens: 1, mode: Output::Store, bias: false, norm: false, tuning: None }
+    Case {
+        scheme,
+        chunk_rows: &[37],
+        columns: 333,
+        tokens: 1,
+        mode: Output::Store,
+        bias: false,
+        norm: false,
+        times: false,
+        tuning: None,
+    }
 }
 
 fn grouped() -> Vec<Scheme> {
@@ -161,6 +181,17 @@ fn every_output_is_made_with_bias_and_norm() {
                     Case { chunk_rows: &[24, 8, 10], tokens, mode: *mode, bias: true, norm: true, ..plain(scheme("q4/32")) };
                 check(&gpu, &case, i as u32);
             }
+        }
+    }
+}
+
+#[test]
+fn activations_are_multiplied_with_other_numbers() {
+    let mode = Output::Activate(Activation::GeluTanh);
+    for gpu in gpus() {
+        for tokens in [1, 3] {
+            let case = Case { chunk_rows: &[24, 8, 10], tokens, mode, times: true, ..plain(scheme("q4/32")) };
+            check(&gpu, &case, 2);
         }
     }
 }
@@ -255,6 +286,7 @@ fn heads_are_rotated_and_written_where_attention_reads_them() {
                         tokens: count,
                         bias: Some((&bias_buffer).into()),
                         mode: Output::Store,
+                        times: None,
                     },
                     norm: Some(Norm { gain: (&gain_buffer).into(), epsilon: EPSILON }),
                     heads: Some(Heads {

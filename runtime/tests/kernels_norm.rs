@@ -11,7 +11,7 @@ use support::{Random, assert_close, permutations, run};
 #[rstest]
 fn rows_of_any_width_are_normalized_and_padding_stays_zero(
     #[values(NormKind::Rms, NormKind::Layer, NormKind::LayerNoBias)] kind: NormKind,
-    #[values(1, 5, 32, 100, 288, 577, 2050)] columns: usize,
+    #[values(1, 5, 32, 100, 288, 577, 2050, 4500)] columns: usize,
     #[values(None, Some(0.3))] residual: Option<f32>,
 ) {
     let norm = Norm { kind, epsilon: 1e-5 };

@@ -13,7 +13,7 @@ use haikuq_runtime::device::{Dispatch, Gpu};
 use haikuq_runtime::kernels::embed::{self, Embed, Rows};
 use haikuq_runtime::kernels::matmul::Matmul;
 use haikuq_runtime::kernels::matvec::{self, Cpu, Matvec, Norm};
-use haikuq_runtime::kernels::projection::{Output, Projection};
+use haikuq_runtime::kernels::projection::{Output, Projection, Times};
 use haikuq_runtime::kernels::weights::{GpuMatrix, Lookup};
 use weights::{Random, assert_close, devices, matrix, pad, read, scheme, schemes};
 
@@ -29,6 +29,8 @@ struct Case {
     gain: Option<Vec<f32>>,
     mode: Output,
     tokens: usize,
+    /// What activations are multiplied with: rows of three times their width and five more, from [`Case::first`] on.
+    times: Option<Vec<f32>>,
 }
 
 const EPSILON: f32 = 1e-5;
@@ -39,7 +41,7 @@ impl Case {
         let (gpu_matrix, values) = matrix(gpu, scheme, chunk_rows, columns, &mut random);
         let x = random.values(tokens * columns);
         let previous = random.values(tokens * gpu_matrix.rows);
-        Self { gpu_matrix, values, x, previous, bias: None, gain: None, mode, tokens }
+        Self { gpu_matrix, values, x, previous, bias: None, gain: None, mode, tokens, times: None }
     }
 
     fn with_bias(mut self) -> Self {
@@ -54,6 +56,19 @@ impl Case {
         self
     }
 
+    fn with_times(mut self) -> Self {
+        self.times = Some(Random::new(9).values(self.tokens * self.stride()));
+        self
+    }
+
+    fn stride(&self) -> usize {
+        3 * self.width() + 5
+    }
+
+    fn first(&self) -> usize {
+        self.width() + 3
+    }
+
     fn width(&self) -> usize {
         self.mode.width(self.gpu_matrix.rows)
     }
@@ -66,6 +81,7 @@ impl Case {
         let before = pad(&self.previous[tokens.start * width..tokens.end * width], width, output_stride);
         let y = gpu.upload("y", &before);
         let bias = self.bias.as_ref().map(|b| gpu.upload("bias", b));
+        let times = self.times.as_ref().map(|t| gpu.upload("times", &t[tokens.start * self.stride()..]));
         let gain = self.gain.as_ref().map(|g| gpu.upload("gain", &pad(g, columns, padded(columns))));
         let projection = Projection {
             matrix: &self.gpu_matrix,
@@ -76,6 +92,7 @@ impl Case {
             tokens: tokens.len(),
             bias: bias.as_ref().map(Into::into),
             mode: self.mode,
+            times: times.as_ref().map(|t| Times { values: t.into(), stride: self.stride(), first: self.first() }),
         };
         let dispatches = if matmul {
             Matmul { projection }.bind(gpu)
@@ -104,6 +121,11 @@ impl Case {
             mode: self.mode,
         };
         matvec::cpu(&arguments, &mut y);
+        if let Some(times) = &self.times {
+            for (y, times) in y.chunks_mut(self.width()).zip(times.chunks(self.stride())) {
+                y.iter_mut().zip(&times[self.first()..]).for_each(|(y, t)| *y *= t);
+            }
+        }
         y
     }
 
@@ -139,6 +161,15 @@ fn matvec_reads_every_scheme() {
             let columns = [96, 333, 608][i % 3];
             Case::new(&gpu, scheme, &[37], columns, 1 + i % 3, Output::Store, i as u32).check_matvec(&gpu, &scheme.to_string());
         }
+    }
+}
+
+#[test]
+fn activations_are_multiplied_with_other_numbers() {
+    for gpu in devices() {
+        let case = Case::new(&gpu, q4(), &[24, 13], 96, 3, Output::Activate(Activation::GeluTanh), 5).with_bias().with_times();
+        case.check_matvec(&gpu, "times");
+        case.check_matmul(&gpu, "times");
     }
 }
 
@@ -324,6 +355,7 @@ fn sizes_that_do_not_fit_are_refused() {
         tokens: 1,
         bias: None,
         mode: Output::Store,
+        times: None,
     };
     let refused = |projection: Projection<'_>| Matmul { projection }.bind(gpu).err().map(|e| e.to_string());
     assert_eq!(refused(good.clone()), None);

@@ -242,8 +242,7 @@ fn a_layer_sees_the_cache_of_another_and_takes_its_own_numbers() {
     hidden += layers.1.attention_output · attended
     inner = glu Silu(layers.1.gate_up · norm(hidden, layers.1.mlp_norm))
     hidden += layers.1.down · inner
-    per_layer_gate = GeluTanh(layers.1.per_layer_gate · hidden)
-    per_layer_gate *= per_layer[1]
+    per_layer_gate = GeluTanh(layers.1.per_layer_gate · hidden) * per_layer[1]
     block_output = layers.1.per_layer_output · per_layer_gate
     hidden = (hidden + norm(block_output, layers.1.per_layer_post_norm)) * layers.1.output_scale
     ");

@@ -23,7 +23,7 @@ use crate::kernels::norm::NormRows;
 use crate::kernels::per_layer_inputs::PerLayerRows;
 use crate::kernels::project::{ProjectHeadsJob, ProjectHeadsShape, ProjectJob, ProjectShape};
 use crate::kernels::project_experts::{ExpertsJob, ExpertsShape};
-use crate::kernels::projection::Projection;
+use crate::kernels::projection::{Projection, Times};
 use crate::kernels::rope_cache::{QkNormalization, Rope, RopeCache};
 use crate::kernels::sample::Sample;
 use crate::kernels::short_conv::ConvolveTokens;
@@ -33,7 +33,9 @@ use crate::program::rewrite::{Fusions, fuse};
 use crate::program::{FusedNorm, Operation, Output, Part, Phase, Program, RowSource, Value, build};
 use haikuq_format::DecoderSpec;
 use haikuq_format::layout::padded;
-use haikuq_format::spec::{Attention, DeltaNet, Experts, GatedNorm, Mamba2, Mlp, NormKind, PerLayerEmbedding, ShortConv};
+use haikuq_format::spec::{
+    Activation, Attention, DeltaNet, Experts, GatedNorm, Mamba2, Mlp, NormKind, PerLayerEmbedding, ShortConv,
+};
 use std::collections::HashMap;
 
 /// One operation's dispatches.
@@ -152,6 +154,9 @@ impl Choices<'_> {
                 let shape = project_shape(program.rows, program.phase, weights, *output, bias.is_some(), norm.is_some());
                 self.need_of(tables::PROJECT, &shape)
             }
+            Operation::ProjectTimes { matrix, activation, .. } => {
+                self.need_of(tables::PROJECT, &self.times_shape(program, matrix, *activation))
+            }
             Operation::ProjectRopeCache { layer, .. } => {
                 self.need_of(tables::PROJECT_HEADS, &self.heads_shape(program.rows, program.phase, *layer))
             }
@@ -203,6 +208,9 @@ impl Choices<'_> {
                 let shape = project_shape(program.rows, program.phase, weights, *output, bias.is_some(), norm.is_some());
                 self.rivals_of(tables::PROJECT, &shape)
             }
+            Operation::ProjectTimes { matrix, activation, .. } => {
+                self.rivals_of(tables::PROJECT, &self.times_shape(program, matrix, *activation))
+            }
             Operation::Attend { layer, .. } => self.rivals_of(tables::ATTEND, &self.attend_shape(program, *layer)),
             _ => None,
         }
@@ -216,6 +224,10 @@ impl Choices<'_> {
     }
 
     /// The shape of a layer's queries, keys and values, normalized on the way where the spec's norms can be.
+    fn times_shape(&self, program: &Program, matrix: &str, activation: Activation) -> ProjectShape {
+        project_shape(program.rows, program.phase, self.weights.get(matrix), Output::Activate(activation), false, false)
+    }
+
     fn heads_shape(&self, rows: usize, phase: Phase, layer: usize) -> ProjectHeadsShape {
         let (spec, weights) = (self.spec, self.weights.get(&format!("layers.{layer}.qkv")));
         let a = attention(spec, layer);
@@ -336,6 +348,9 @@ impl<'a> Context<'a> {
             Operation::Project { matrix, bias, norm, from, into, output } => {
                 self.project(program, matrix, bias.as_deref(), norm.as_ref(), [*from, *into], *output)
             }
+            Operation::ProjectTimes { layer, matrix, activation, from, times, into } => {
+                self.project_times(program, matrix, *activation, [*from, *into], (*times, *layer))
+            }
             Operation::RopeCache { layer, from, into, .. } => self.rope_cache(program, *layer, [*from, *into]),
             Operation::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
                 self.project_heads(program, *layer, matrix, bias.as_deref(), norm.as_ref(), [*from, *into])
@@ -402,6 +417,25 @@ impl<'a> Context<'a> {
         Ok(bound)
     }
 
+    /// An activation, multiplied with the numbers of a layer.
+    fn project_times(
+        &self,
+        program: &Program,
+        matrix: &str,
+        activation: Activation,
+        [from, into]: [Value; 2],
+        (times, layer): (Value, usize),
+    ) -> Result<Bound, GpuError> {
+        let weights = self.weights.get(matrix);
+        let shape = self.choices().times_shape(program, matrix, activation);
+        let mut job = self.project_job(program, weights, None, None, [from, into], Output::Activate(activation));
+        let (stride, first) = (padded(times.width(self.spec)), layer * into.width(self.spec));
+        job.projection.times = Some(Times { values: self.value(times), stride, first });
+        let mut bound = self.bind_best(tables::PROJECT, &shape, &job, project_words(&shape), &self.buffers.scratch)?;
+        bound.count_product(weights, program.rows);
+        Ok(bound)
+    }
+
     fn project_heads(
         &self,
         program: &Program,
@@ -451,6 +485,7 @@ impl<'a> Context<'a> {
                 tokens: program.rows,
                 bias: bias.map(|name| self.vector(name)),
                 mode,
+                times: None,
             },
             norm: norm.map(|n| Norm { gain: self.vector(&format!("{}.gain", n.parameters)), epsilon: n.epsilon }),
             scratch: (&self.buffers.scratch).into(),
@@ -760,6 +795,7 @@ impl<'a> Context<'a> {
             tokens: program.rows,
             bias: bias.map(|name| self.vector(name)),
             mode: output,
+            times: None,
         };
         let ExpertsShape { num_experts, active, .. } = shape;
         let product = MatvecExperts { projection, num_experts, active, routing: self.value(routing) };

@@ -96,7 +96,7 @@ impl Choices<'_> {
         for (i, operation) in program.operations.iter().enumerate() {
             let Some(rivals) = self.rivals(program, operation) else { continue };
             let bytes = match operation {
-                Operation::Project { matrix, .. } => self.weights.get(matrix).bytes(),
+                Operation::Project { matrix, .. } | Operation::ProjectTimes { matrix, .. } => self.weights.get(matrix).bytes(),
                 _ => 0,
             };
             let same = |t: &&mut Task| t.rivals.operation == rivals.operation && t.rivals.shape == rivals.shape;

@@ -80,6 +80,8 @@ flags! {
     Glu = "GLU",
     /// Weights are codes with a scale a group.
     Grouped = "GROUPED",
+    /// Two subgroups have a half of each head.
+    HeadHalves = "HEAD_HALVES",
     /// Rows are those of query, key and value heads, which are rotated and written to the cache.
     Heads = "HEADS",
     /// Codes have a plane of high bits.
@@ -154,6 +156,8 @@ flags! {
     TableWorkgroup = "TABLE_WORKGROUP",
     /// Cooperative matrices: `enable wgpu_cooperative_matrix;`.
     Matrices = "MATRICES",
+    /// Activations are multiplied with other numbers at last.
+    Times = "TIMES",
     /// Values are normalized.
     ValueNorm = "VALUE_NORM",
     /// Cached keys are read eight at a time.

@@ -2,7 +2,7 @@
 //! are rounded to f16, sums are f32. Its CPU twin is [`attention::cpu`](super::attention::cpu).
 
 use super::attend::Attend;
-use super::attention::AttentionShape;
+use super::attention::{AttentionShape, MAX_HEAD_DIM};
 use super::attention_prefill::AttentionPrefill;
 use super::attention_prefill_parts::Tiling;
 use super::candidate::{Candidate, Numerics};
@@ -21,12 +21,26 @@ pub static CANDIDATE: Candidate<Attend> = Candidate {
     bind: |gpu, job| bind(gpu, &job.prefill(), &job.scratch),
 };
 
-const TILING: Tiling = Tiling { rows: 64, keys: 32, workgroups: 768 };
+/// Dimensions of a head beyond which two subgroups share it.
+const WIDE: u32 = 256;
+
+/// Whether two subgroups share a head.
+fn is_wide(shape: &AttentionShape) -> bool {
+    shape.head_dim > WIDE
+}
+
+fn tiling(shape: &AttentionShape) -> Tiling {
+    // As the shader counts.
+    let (rows, keys) = if is_wide(shape) { (32, 16) } else { (64, 32) };
+    Tiling { rows, keys, workgroups: 768 }
+}
 
 /// Whether the kernel runs on a device, for heads of this shape.
 pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
     let lanes = profile.subgroup_barriers && profile.subgroup_min_size == 32 && profile.subgroup_max_size == 32;
-    let cache = shape.cache_f16 && shape.head_dim.is_multiple_of(16) && (16..=256).contains(&shape.head_dim);
+    // Whole matrices for each subgroup.
+    let step = if is_wide(shape) { 32 } else { 16 };
+    let cache = shape.cache_f16 && shape.head_dim.is_multiple_of(step) && (16..=MAX_HEAD_DIM).contains(&shape.head_dim);
     profile.has_matrix(16, 16, 16) && lanes && cache && profile.workgroup_memory >= workgroup_bytes(shape)
 }
 
@@ -34,14 +48,16 @@ pub fn fits(profile: &Profile, shape: &AttentionShape) -> bool {
 fn workgroup_bytes(shape: &AttentionShape) -> u32 {
     let widest = match shape.head_dim.div_ceil(32) {
         n @ 0..=4 => 32 * n,
-        _ => 256,
+        5..=8 => 256,
+        _ => 512,
     };
-    64 * (widest + 8) * 2 + (64 * 10 - 2) * (16 + 8) + 16
+    let Tiling { rows, keys, .. } = tiling(shape);
+    rows * (widest + 8) * 2 + (64 * (keys / 4 + 2) - 2) * (16 + 8) + 16
 }
 
 /// Bytes of scratch memory for `num_tokens` tokens.
 pub fn scratch_bytes(num_tokens: u32, shape: &AttentionShape, window: Option<u32>) -> u64 {
-    TILING.scratch_bytes(num_tokens, shape, window)
+    tiling(shape).scratch_bytes(num_tokens, shape, window)
 }
 
 /// Binds the kernel, where it [`fits`], and the one that merges parts where there are any.
@@ -49,7 +65,9 @@ pub fn scratch_bytes(num_tokens: u32, shape: &AttentionShape, window: Option<u32
 /// # Errors
 /// [`GpuError::Limit`] if they do not fit the device.
 pub fn bind(gpu: &Gpu, job: &AttentionPrefill<'_>, scratch: &Binding<'_>) -> Result<Vec<Dispatch>, GpuError> {
-    TILING.bind(gpu, &ATTENTION_PREFILL_MATRICES, &[Flag::Matrices, Flag::Subgroups], job, scratch)
+    let mut flags = vec![Flag::Matrices, Flag::Subgroups];
+    flags.extend(is_wide(&job.shape).then_some(Flag::HeadHalves));
+    tiling(&job.shape).bind(gpu, &ATTENTION_PREFILL_MATRICES, &flags, job, scratch)
 }
 
 #[cfg(test)]
@@ -79,6 +97,10 @@ mod tests {
         assert!(!fits(&full, &AttentionShape { head_dim: 72, ..shape }));
         let widest = AttentionShape { head_dim: 256, ..shape };
         assert!(!fits(&full, &widest));
-        assert!(fits(&Profile { workgroup_memory: 48 << 10, ..full }, &widest));
+        let large = Profile { workgroup_memory: 48 << 10, ..full };
+        assert!(fits(&large, &widest));
+        assert!(fits(&large, &AttentionShape { head_dim: 512, ..shape }));
+        assert!(fits(&large, &AttentionShape { head_dim: 320, ..shape }));
+        assert!(!fits(&large, &AttentionShape { head_dim: 336, ..shape }), "half of it is no multiple of 16");
     }
 }

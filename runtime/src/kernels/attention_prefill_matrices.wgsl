@@ -6,6 +6,9 @@
 // in matrices all the way. Scores go through workgroup memory, where two lanes share a row, and come back as f16
 // weights.
 //
+// Heads of more than 256 dimensions (HEAD_HALVES) are too much for the registers of one subgroup: two share 16 rows, each with one half
+// of the dimensions. Each adds the other's scores to its own, and computes the same weights. Tiles have half as many rows and keys.
+//
 // A weight is exp(score − reference). The reference is the row's largest score when it was last set, and is set anew
 // only when scores rise by more than SLACK above it: then the sums, which are matrices, take a trip through workgroup
 // memory to be scaled. Weights reach e^SLACK, far from the end of f16; the result does not depend on the reference.
@@ -20,13 +23,23 @@ const QUADS: u32 = 8u * CHUNKS;
 // Pieces of 16 dimensions in the widest head. Pieces that a head does not have are never touched and take no registers.
 const PIECES: u32 = 16u;
 
+#ifdef HEAD_HALVES
+const TILE_ROWS: u32 = 32u;
+const TILE_KEYS: u32 = 16u;
+// Subgroups that share rows.
+const SHARES: u32 = 2u;
+#else
 const TILE_ROWS: u32 = 64u;
 const TILE_KEYS: u32 = 32u;
+const SHARES: u32 = 1u;
+#endif
 // vec4 of keys, and of values, that an invocation fetches for a tile.
 const FETCH: u32 = TILE_KEYS * QUADS / 256u;
 const SLACK: f32 = 8.0;
-// vec4 from row to row of scores and of weights: 8 and two more, against bank conflicts.
-const SCORE_STRIDE: u32 = 10u;
+// vec4 from row to row of scores and of weights: two more than there are, against bank conflicts.
+const SCORE_STRIDE: u32 = TILE_KEYS / 4u + 2u;
+// vec4 of scores that a lane has of its row.
+const OWN_SCORES: u32 = TILE_KEYS / 8u;
 
 override HEADS: u32;
 // vec4 from one token's queries or output to the next one's.
@@ -47,8 +60,8 @@ var<workgroup> shared_parts: Parts;
 // Queries; then keys, and after them values. Rows are HEAD_DIM / 4 + 2 vec4 apart.
 var<workgroup> tile: array<vec4<f16>, TILE_ROWS * (QUADS + 2u)>;
 // Without the padding of the last row: with it, heads of 256 would not fit into 48 KiB.
-var<workgroup> scores: array<vec4<f32>, TILE_ROWS * SCORE_STRIDE - 2u>;
-var<workgroup> weights: array<vec4<f16>, TILE_ROWS * SCORE_STRIDE - 2u>;
+var<workgroup> scores: array<vec4<f32>, 64u * SCORE_STRIDE - 2u>;
+var<workgroup> weights: array<vec4<f16>, 64u * SCORE_STRIDE - 2u>;
 
 // The functions below take one matrix, and are called for each by its number: drivers keep the matrices of an array in
 // registers only where all indices are known, and do not unroll loops with barriers.
@@ -102,7 +115,8 @@ fn main(
     @builtin(local_invocation_index) local: u32,
 ) {
     let quads = HEAD_DIM / 4u;
-    let pieces = HEAD_DIM / 16u;
+    // Of this subgroup.
+    let pieces = HEAD_DIM / (16u * SHARES);
     let stride = quads + 2u;
     let kv_head = group.y;
     let num_rows = size.x * GROUP;
@@ -163,11 +177,14 @@ fn main(
         }
     }
 
-    // This subgroup's rows of the tile, and the one that this lane shares with its neighbour.
+    // This subgroup's rows of scores, and the one that this lane shares with its neighbour; then its row of the tile, and its first
+    // vec4 of the dimensions.
     let own = local / 32u * 16u;
     let half = local % 2u;
     let row = own + local % 32u / 2u;
-    let position = token.y + (first_row + row) / GROUP - first;
+    let tile_row = local / (32u * SHARES) * 16u + local % 32u / 2u;
+    let quad = local / 32u % SHARES * (4u * pieces);
+    let position = token.y + (first_row + tile_row) / GROUP - first;
     let row_first_seen = first_seen(position);
     // Keys that all rows of the tile see lie between these.
     let common_begin = first_seen(token.y + last - first);
@@ -175,7 +192,7 @@ fn main(
     var query: array<coop_mat16x16<f16, A>, PIECES>;
     var sums: array<coop_mat16x16<f32, C>, PIECES>;
     for (var p = 0u; p < pieces; p++) {
-        query[p] = coopLoadT<coop_mat16x16<f16, A>>(&tile[own * stride + 4u * p], stride);
+        query[p] = coopLoadT<coop_mat16x16<f16, A>>(&tile[local / (32u * SHARES) * 16u * stride + quad + 4u * p], stride);
         sums[p] = coop_mat16x16<f32, C>();
     }
     var reference = MASKED;
@@ -211,6 +228,13 @@ fn main(
         }
 
         var s0 = coop_mat16x16<f32, C>();
+#ifdef HEAD_HALVES
+        for (var p = 0u; p < pieces; p++) {
+            s0 = coopMultiplyAdd(query[p], coopLoad<coop_mat16x16<f16, B>>(&tile[quad + 4u * p], stride), s0);
+        }
+        coopStoreT(s0, &scores[own * SCORE_STRIDE], SCORE_STRIDE);
+        workgroupBarrier();
+#else
         var s1 = coop_mat16x16<f32, C>();
         for (var p = 0u; p < pieces; p++) {
             s0 = coopMultiplyAdd(query[p], coopLoad<coop_mat16x16<f16, B>>(&tile[4u * p], stride), s0);
@@ -219,22 +243,35 @@ fn main(
         coopStoreT(s0, &scores[own * SCORE_STRIDE], SCORE_STRIDE);
         coopStoreT(s1, &scores[own * SCORE_STRIDE + 4u], SCORE_STRIDE);
         subgroupBarrier();
+#endif
 
-        var s: array<vec4<f32>, 4>;
-        for (var j = 0u; j < 4u; j++) {
+        var s: array<vec4<f32>, OWN_SCORES>;
+        for (var j = 0u; j < OWN_SCORES; j++) {
             s[j] = scores[row * SCORE_STRIDE + 2u * j + half];
+#ifdef HEAD_HALVES
+            // In the same order for both, so that they agree to the last bit.
+            let other = scores[(row ^ 16u) * SCORE_STRIDE + 2u * j + half];
+            s[j] = select(other + s[j], s[j] + other, (row & 16u) == 0u);
+#endif
             if SOFTCAP != 0.0 {
                 s[j] = vec4<f32>(soft_cap(s[j].x), soft_cap(s[j].y), soft_cap(s[j].z), soft_cap(s[j].w));
             }
         }
+#ifdef HEAD_HALVES
+        // Both have read before one of them writes over its scores.
+        workgroupBarrier();
+#endif
         if key + TILE_KEYS - 1u > token.y || key < common_begin {
-            for (var j = 0u; j < 4u; j++) {
+            for (var j = 0u; j < OWN_SCORES; j++) {
                 let at = vec4<u32>(key + 4u * (2u * j + half)) + vec4<u32>(0u, 1u, 2u, 3u);
                 let seen = (at <= vec4<u32>(position)) & (at >= vec4<u32>(row_first_seen));
                 s[j] = select(vec4<f32>(MASKED), s[j], seen);
             }
         }
-        let m4 = max(max(s[0], s[1]), max(s[2], s[3]));
+        var m4 = max(s[0], s[1]);
+#ifndef HEAD_HALVES
+        m4 = max(m4, max(s[2], s[3]));
+#endif
         var m = max(max(m4.x, m4.y), max(m4.z, m4.w));
         m = max(m, subgroupShuffleXor(m, 1u));
         // A loop that runs once at most, because naga has no notion of a condition that is the same for a subgroup.
@@ -297,7 +334,7 @@ fn main(
             }
             break;
         }
-        for (var j = 0u; j < 4u; j++) {
+        for (var j = 0u; j < OWN_SCORES; j++) {
             // Where nothing has been seen yet, the reference is MASKED too, and the difference says nothing.
             let w = vec4<f16>(select(vec4<f32>(0.0), exp(s[j] - reference), s[j] > vec4<f32>(MASKED)));
             weights[row * SCORE_STRIDE + 2u * j + half] = w;
@@ -307,28 +344,35 @@ fn main(
         }
         subgroupBarrier();
         let w0 = coopLoadT<coop_mat16x16<f16, A>>(&weights[own * SCORE_STRIDE], SCORE_STRIDE);
+#ifdef HEAD_HALVES
+        for (var p = 0u; p < pieces; p++) {
+            let v0 = coopLoadT<coop_mat16x16<f16, B>>(&tile[TILE_KEYS * stride + quad + 4u * p], stride);
+            sums[p] = coopMultiplyAdd(w0, v0, sums[p]);
+        }
+#else
         let w1 = coopLoadT<coop_mat16x16<f16, A>>(&weights[own * SCORE_STRIDE + 4u], SCORE_STRIDE);
         for (var p = 0u; p < pieces; p++) {
             let v0 = coopLoadT<coop_mat16x16<f16, B>>(&tile[TILE_KEYS * stride + 4u * p], stride);
             let v1 = coopLoadT<coop_mat16x16<f16, B>>(&tile[(TILE_KEYS + 16u) * stride + 4u * p], stride);
             sums[p] = coopMultiplyAdd(w1, v1, coopMultiplyAdd(w0, v0, sums[p]));
         }
+#endif
     }
 
     total += subgroupShuffleXor(total, 1u);
-    let t = min((first_row + row) / GROUP, last);
+    let t = min((first_row + tile_row) / GROUP, last);
     var to: Target;
-    to.inside = row < count;
+    to.inside = tile_row < count;
     to.whole = parts.count == 1u;
     if to.whole {
-        let head = kv_head * GROUP + (first_row + row) % GROUP;
-        to.at = t * PITCH + head * quads;
+        let head = kv_head * GROUP + (first_row + tile_row) % GROUP;
+        to.at = t * PITCH + head * quads + quad;
         to.factor = select(0.0, 1.0 / with_sink(total, reference, head), tokens[t].z != IDLE);
     } else {
-        let record = record_of(group.z, kv_head, first_row + row, num_rows);
-        to.at = record + 1u;
+        let record = record_of(group.z, kv_head, first_row + tile_row, num_rows);
+        to.at = record + 1u + quad;
         to.factor = 1.0;
-        if to.inside && half == 0u {
+        if to.inside && half == 0u && quad == 0u {
             partials[record] = vec4<f32>(reference, total, 0.0, 0.0);
         }
     }

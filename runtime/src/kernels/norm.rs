@@ -6,6 +6,9 @@ use haikuq_format::spec::Norm;
 
 super::shader!(NORM = "norm");
 
+/// vec4 of a row that an invocation holds at most; as the shader has it.
+const MAX_HELD: u32 = 4;
+
 /// `y[t] = norm(x[t])` for each of `tokens` rows, or `y[t] += residual × norm(x[t])`, times `scale` where there is one.
 #[derive(Clone, Debug)]
 pub struct NormRows<'a> {
@@ -49,9 +52,11 @@ impl NormRows<'_> {
             bindings.push((4, scale.clone()));
             flags.push(Flag::Scaled);
         }
+        // Small rows gain nothing from idle invocations.
+        let workgroup = pitch.next_power_of_two().clamp(32, 256);
         let mut constants = vec![
-            // Small rows gain nothing from idle invocations.
-            ("WORKGROUP", f64::from(pitch.next_power_of_two().clamp(32, 256))),
+            ("WORKGROUP", f64::from(workgroup)),
+            ("HELD", pitch.div_ceil(workgroup).min(MAX_HELD).into()),
             ("COLUMNS", self.columns.into()),
             ("PITCH", pitch.into()),
             ("EPSILON", self.norm.epsilon.into()),

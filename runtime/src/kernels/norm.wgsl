@@ -8,6 +8,9 @@ override COLUMNS: u32;
 // padded(COLUMNS) / 4
 override PITCH: u32;
 override EPSILON: f32;
+// vec4 of a row that an invocation holds in registers, of those that it has; the rest is read again for each use.
+const MAX_HELD: u32 = 4u;
+override HELD: u32;
 #ifdef RESIDUAL
 override MULTIPLIER: f32;
 #endif
@@ -34,13 +37,16 @@ fn gains(i: u32) -> vec4<f32> {
     return g * inside(i);
 }
 
+// Vector `i`, and the bias where there is one.
+fn biased(value: vec4<f32>, i: u32) -> vec4<f32> {
 #ifdef BIAS
-fn biases(i: u32) -> vec4<f32> {
     let last = COLUMNS - 1u;
     let b = vec4<f32>(bias[min(4u * i, last)], bias[min(4u * i + 1u, last)], bias[min(4u * i + 2u, last)], bias[min(4u * i + 3u, last)]);
-    return b * inside(i);
-}
+    return value + b * inside(i);
+#else
+    return value;
 #endif
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -53,10 +59,31 @@ fn main(
 #endif
 ) {
     let row = group.x * PITCH;
+    // All of a row is on its way before the first sum is known: a small norm is a wait for memory, and nothing else.
+    var own: array<vec4<f32>, MAX_HELD>;
+    var own_gains: array<vec4<f32>, MAX_HELD>;
+#ifdef RESIDUAL
+    var before: array<vec4<f32>, MAX_HELD>;
+#endif
+    for (var n = 0u; n < HELD; n++) {
+        let i = min(local + n * WORKGROUP, PITCH - 1u);
+        own[n] = x[row + i];
+#ifdef RESIDUAL
+        before[n] = y[row + i];
+#endif
+        own_gains[n] = gains(i);
+    }
+    var scaled = 1.0;
+#ifdef SCALED
+    scaled = multiplier[0];
+#endif
     var mean = 0.0;
 #ifdef LAYER
     var sum = 0.0;
-    for (var i = local; i < PITCH; i += WORKGROUP) {
+    for (var n = 0u; n < HELD; n++) {
+        sum += dot(own[n], inside(local + n * WORKGROUP));
+    }
+    for (var i = local + HELD * WORKGROUP; i < PITCH; i += WORKGROUP) {
         sum += dot(x[row + i], inside(i));
     }
 #ifdef SUBGROUPS
@@ -66,7 +93,11 @@ fn main(
 #endif
 #endif
     var squares = 0.0;
-    for (var i = local; i < PITCH; i += WORKGROUP) {
+    for (var n = 0u; n < HELD; n++) {
+        let d = (own[n] - mean) * inside(local + n * WORKGROUP);
+        squares += dot(d, d);
+    }
+    for (var i = local + HELD * WORKGROUP; i < PITCH; i += WORKGROUP) {
         let d = (x[row + i] - mean) * inside(i);
         squares += dot(d, d);
     }
@@ -76,17 +107,21 @@ fn main(
     let total = workgroup_sum(squares, local);
 #endif
     let scale = 1.0 / sqrt(total / f32(COLUMNS) + EPSILON);
-    for (var i = local; i < PITCH; i += WORKGROUP) {
-        var value = (x[row + i] - mean) * scale * gains(i);
-#ifdef BIAS
-        value += biases(i);
+    for (var n = 0u; n < HELD; n++) {
+        let i = local + n * WORKGROUP;
+        if i < PITCH {
+            var value = biased((own[n] - mean) * scale * own_gains[n], i);
+#ifdef RESIDUAL
+            value = fma(vec4<f32>(MULTIPLIER), value, before[n]);
 #endif
+            y[row + i] = value * scaled;
+        }
+    }
+    for (var i = local + HELD * WORKGROUP; i < PITCH; i += WORKGROUP) {
+        var value = biased((x[row + i] - mean) * scale * gains(i), i);
 #ifdef RESIDUAL
         value = fma(vec4<f32>(MULTIPLIER), value, y[row + i]);
 #endif
-#ifdef SCALED
-        value *= multiplier[0];
-#endif
-        y[row + i] = value;
+        y[row + i] = value * scaled;
     }
 }

@@ -26,6 +26,19 @@ pub struct Projection<'a> {
     pub bias: Option<Binding<'a>>,
     /// What becomes of the sums.
     pub mode: Output,
+    /// Multiplies activations ([`Output::Activate`]) at last.
+    pub times: Option<Times<'a>>,
+}
+
+/// Numbers that the rows of a product are multiplied with.
+#[derive(Clone, Debug)]
+pub struct Times<'a> {
+    /// f32 \[tokens\]\[stride\].
+    pub values: Binding<'a>,
+    /// Values from one token's to the next one's.
+    pub stride: usize,
+    /// Where a token's first one is.
+    pub first: usize,
 }
 
 /// `shared/projection.wgsl` has the same fields.
@@ -44,6 +57,10 @@ pub(super) struct Params {
     pub(super) softcap: f32,
     pub(super) epsilon: f32,
     pub(super) columns: f32,
+    pub(super) times_stride: u32,
+    pub(super) times_first: u32,
+    /// Up to whole vectors.
+    pub(super) padding: [u32; 2],
 }
 
 impl Output {
@@ -169,6 +186,12 @@ impl<'a> Projection<'a> {
         if matches!(self.mode, Output::Glu(_)) && self.matrix.chunks.iter().any(odd) {
             return fail("pairs of gate and up rows must not be cut".into());
         }
+        if let Some(Times { values, stride, first }) = &self.times {
+            if !matches!(self.mode, Output::Activate(_)) {
+                return fail("only activations are multiplied with other numbers".into());
+            }
+            self.holds("factors", values, (self.tokens - 1) * stride + first + width)?;
+        }
         self.holds("output", &self.output, (self.tokens - 1) * self.output_stride + width)
     }
 
@@ -184,6 +207,7 @@ impl<'a> Projection<'a> {
         let mut flags = self.matrix.flags();
         flags.extend(self.bias.is_some().then_some(Flag::Bias));
         flags.extend(self.mode.flag());
+        flags.extend(self.times.is_some().then_some(Flag::Times));
         flags
     }
 
@@ -192,6 +216,7 @@ impl<'a> Projection<'a> {
         let mut flags: Vec<_> = self.matrix.flags().into_iter().filter(|f| *f != Flag::F16).collect();
         flags.extend(self.bias.is_some().then_some(Flag::Bias));
         flags.extend(self.mode.flag());
+        flags.extend(self.times.is_some().then_some(Flag::Times));
         flags
     }
 
@@ -216,6 +241,9 @@ impl<'a> Projection<'a> {
             softcap,
             epsilon,
             columns: self.matrix.columns as f32,
+            times_stride: self.times.as_ref().map_or(0, |t| t.stride as u32),
+            times_first: self.times.as_ref().map_or(0, |t| t.first as u32),
+            padding: [0; 2],
         };
         gpu.uniform("projection", &params)
     }
@@ -225,6 +253,7 @@ impl<'a> Projection<'a> {
         let mut bindings = chunk.bindings();
         bindings.extend([(0, params.into()), (1, self.input.clone()), (2, self.output.clone())]);
         bindings.extend(self.bias.iter().map(|bias| (8, bias.clone())));
+        bindings.extend(self.times.iter().map(|times| (9, times.values.clone())));
         bindings
     }
 }

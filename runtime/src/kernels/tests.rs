@@ -120,7 +120,7 @@ fn parameters_lie_where_shaders_read_them() {
         (
             "shared/projection",
             layout!(projection::Params: rows, first_row, units, groups, group_units_log2, input_stride, output_stride, tokens,
-                multiplier, softcap, epsilon, columns),
+                multiplier, softcap, epsilon, columns, times_stride, times_first),
         ),
         (
             "shared/sampling",

@@ -73,6 +73,21 @@ pub enum Operation {
         /// Queries.
         into: Value,
     },
+    /// An [`Operation::Project`] with an activation, and the [`Operation::TakeLayer`] of its result.
+    ProjectTimes {
+        /// The layer.
+        layer: usize,
+        /// The matrix.
+        matrix: String,
+        /// What becomes of the sums before they are multiplied.
+        activation: Activation,
+        /// What is multiplied with the matrix.
+        from: Value,
+        /// The numbers of all layers.
+        times: Value,
+        /// Where it goes.
+        into: Value,
+    },
     /// Attention of a layer over its cache, or that of an earlier one.
     Attend {
         /// The layer.
@@ -352,6 +367,7 @@ impl Operation {
             Self::EndStream { end: End::First(1), from, .. } => vec![from, Value::Hidden],
             Self::EndStream { end: End::Last(1) | End::Add, from, streams, .. } => vec![from, streams],
             Self::EndStream { from, streams, .. } => vec![from, streams, Value::Hidden],
+            Self::ProjectTimes { from, times, .. } => vec![from, times],
             Self::ProjectExperts { routing, from, into, output: Output::Residual { .. }, .. } => vec![routing, from, into],
             Self::ProjectExperts { routing, from, .. } => vec![routing, from],
             Self::Norm { from, .. }
@@ -379,6 +395,7 @@ impl Operation {
             | Self::Project { into, .. }
             | Self::RopeCache { into, .. }
             | Self::ProjectRopeCache { into, .. }
+            | Self::ProjectTimes { into, .. }
             | Self::Attend { into, .. }
             | Self::Scale { into, .. }
             | Self::PerLayerInputs { into }
@@ -408,7 +425,7 @@ impl Operation {
         match self {
             Self::Embed { table, .. } => format!("embed {table}"),
             Self::Norm { parameters, .. } => part(parameters),
-            Self::Project { matrix, .. } => part(matrix),
+            Self::Project { matrix, .. } | Self::ProjectTimes { matrix, .. } => part(matrix),
             Self::ProjectExperts { matrix, .. } => format!("{} of experts", part(matrix)),
             Self::ChooseExperts { .. } => "choose experts".into(),
             Self::RopeCache { .. } => "rope and cache".into(),
@@ -462,6 +479,9 @@ impl fmt::Display for Operation {
             Self::RopeCache { writes: false, from, into, .. } => write!(f, "{into} = rope({from})"),
             Self::ProjectRopeCache { layer, matrix, bias, norm, from, into } => {
                 write!(f, "{into}, cache[{layer}] = rope({matrix} · {}{})", normed(from, norm), plus(bias))
+            }
+            Self::ProjectTimes { layer, matrix, activation, from, times, into } => {
+                write!(f, "{into} = {activation:?}({matrix} · {from}) * {times}[{layer}]")
             }
             Self::Attend { cache, from, into, .. } => write!(f, "{into} = attend({from}, cache[{cache}])"),
             Self::PerLayerInputs { into } => write!(f, "{into} = norm({into}, per_layer_norm) + per_layer_embedding[ids]"),

@@ -18,6 +18,7 @@ pub fn fuse(mut program: Program, fusions: Fusions<'_>) -> Program {
         fuse_norms(&mut program.operations);
     }
     fuse_rope(&mut program.operations, fusions.rope);
+    fuse_times(&mut program.operations);
     program
 }
 
@@ -75,6 +76,31 @@ fn fuse_rope(operations: &mut Vec<Operation>, wanted: &dyn Fn(usize) -> bool) {
                     into: *into,
                 })
             }
+            _ => None,
+        };
+        if let Some(fused) = fused {
+            operations.splice(at..at + 2, [fused]);
+        }
+        at += 1;
+    }
+}
+
+/// An activation, and the product with the numbers that a token brings along for the layer.
+fn fuse_times(operations: &mut Vec<Operation>) {
+    let mut at = 0;
+    while at + 1 < operations.len() {
+        let fused = match (&operations[at], &operations[at + 1]) {
+            (
+                Operation::Project { matrix, bias: None, norm: None, from, into: written, output: Output::Activate(activation) },
+                Operation::TakeLayer { layer, from: times, into },
+            ) if written == into => Some(Operation::ProjectTimes {
+                layer: *layer,
+                matrix: matrix.clone(),
+                activation: *activation,
+                from: *from,
+                times: *times,
+                into: *into,
+            }),
             _ => None,
         };
         if let Some(fused) = fused {

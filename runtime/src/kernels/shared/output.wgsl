@@ -1,5 +1,5 @@
 // What becomes of the sums of four neighbouring rows for one token: bias, activation, residual, soft cap, and writing.
-// Flags: BIAS; none or one of RESIDUAL, GLU, ACTIVATE, LOGITS. The kernel declares `params` with `rows` (of this
+// Flags: BIAS; none or one of RESIDUAL, GLU, ACTIVATE (and then perhaps TIMES), LOGITS. The kernel declares `params` with `rows` (of this
 // chunk), `first_row`, `output_stride`, `multiplier` and `softcap`.
 
 #import activation
@@ -8,6 +8,9 @@
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 #ifdef BIAS
 @group(0) @binding(8) var<storage, read> bias: array<f32>;
+#endif
+#ifdef TIMES
+@group(0) @binding(9) var<storage, read> times: array<f32>;
 #endif
 
 fn biased(row: u32, sum: f32) -> f32 {
@@ -27,7 +30,11 @@ fn write_value(token: u32, row: u32, value: f32) {
     output[at] = fma(params.multiplier, value, output[at]);
 #else
 #ifdef ACTIVATE
+#ifdef TIMES
+    output[at] = activate(value) * times[token * params.times_stride + params.times_first + output_row(row)];
+#else
     output[at] = activate(value);
+#endif
 #else
 #ifdef LOGITS
     var logit = params.multiplier * value;

@@ -19,6 +19,9 @@ struct Params {
     // Of NORM: its epsilon, and the true number of columns.
     epsilon: f32,
     columns: f32,
+    // Of TIMES: from a token's factors to the next one's, and the first of them.
+    times_stride: u32,
+    times_first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
