@@ -253,7 +253,7 @@ impl<'a> Projection<'a> {
         let mut bindings = chunk.bindings();
         bindings.extend([(0, params.into()), (1, self.input.clone()), (2, self.output.clone())]);
         bindings.extend(self.bias.iter().map(|bias| (8, bias.clone())));
-        bindings.extend(self.times.iter().map(|times| (9, times.values.clone())));
+        bindings.extend(self.times.iter().map(|times| (15, times.values.clone())));
         bindings
     }
 }

@@ -10,7 +10,7 @@
 @group(0) @binding(8) var<storage, read> bias: array<f32>;
 #endif
 #ifdef TIMES
-@group(0) @binding(9) var<storage, read> times: array<f32>;
+@group(0) @binding(15) var<storage, read> times: array<f32>;
 #endif
 
 fn biased(row: u32, sum: f32) -> f32 {
