@@ -152,6 +152,8 @@ flags! {
     TableSubgroup = "TABLE_SUBGROUP",
     /// The table lies in workgroup memory.
     TableWorkgroup = "TABLE_WORKGROUP",
+    /// Only some tokens may be chosen.
+    Masked = "MASKED",
     /// Cooperative matrices: `enable wgpu_cooperative_matrix;`.
     Matrices = "MATRICES",
     /// Values are normalized.

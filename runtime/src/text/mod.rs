@@ -20,6 +20,7 @@ mod template;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod token_bytes;
 mod tokenizer;
 mod vet;
 
@@ -30,4 +31,5 @@ pub use generation_defaults::{GenerationDefaults, SamplingOverrides};
 pub use message::{ChatOptions, Message};
 pub use numbers::read_json;
 pub use stop::StopStrings;
+pub use token_bytes::TokenBytes;
 pub use tokenizer::{Special, Tokenizer, TokenizerFiles};
