@@ -5,7 +5,7 @@ mod support;
 use haikuq_format::layout::padded;
 use haikuq_runtime::device::Gpu;
 use haikuq_runtime::kernels::attention::{IDLE, Token};
-use haikuq_runtime::kernels::sample::{MarkSeen, Sample, SampleParams, seen_words};
+use haikuq_runtime::kernels::sample::{MarkSeen, Sample, SampleParams, mask_words, seen_words};
 use haikuq_runtime::sampling::{SamplingOptions, sample_cpu, uniform};
 use rstest::rstest;
 use support::{Random, gpu, read};
@@ -36,6 +36,20 @@ impl Bench {
     }
 
     fn sample(&self, params: &[SampleParams]) -> Vec<u32> {
+        self.sample_of(params, None)
+    }
+
+    /// The same where only the ids of each row's list may be chosen.
+    fn sample_among(&self, params: &[SampleParams], allowed: &[Vec<u32>]) -> Vec<u32> {
+        let words = mask_words(self.vocab as u32) as usize;
+        let mut bits = vec![0u32; words * allowed.len()];
+        for (row, ids) in allowed.iter().enumerate() {
+            ids.iter().for_each(|id| bits[row * words + *id as usize / 32] |= 1 << (id % 32));
+        }
+        self.sample_of(params, Some(&self.gpu.upload("mask", &bits)))
+    }
+
+    fn sample_of(&self, params: &[SampleParams], mask: Option<&wgpu::Buffer>) -> Vec<u32> {
         let (rows, vocab) = (self.rows as u32, self.vocab as u32);
         let chosen = self.gpu.storage("chosen", 4 * u64::from(rows));
         let params = self.gpu.upload("params", params);
@@ -49,6 +63,7 @@ impl Bench {
             scratch: (&scratch).into(),
             chosen: (&chosen).into(),
             next: Some((&self.next).into()),
+            mask: mask.map(Into::into),
         };
         let [scan, choose] = kernel.bind(&self.gpu).unwrap();
         self.gpu.run(&[&scan, &choose]);
@@ -232,6 +247,53 @@ fn members_of_a_batch_differ_and_idle_ones_are_left_alone() {
         let ids: Vec<u32> = (0..500).filter(|id| seen[row * words + *id as usize / 32] >> (id % 32) & 1 == 1).collect();
         assert_eq!(ids, expected, "row {row}");
     }
+}
+
+/// A row in which what is not allowed is excluded as the twin knows it.
+fn excluding(row: &[f32], allowed: &[u32]) -> Vec<f32> {
+    (0..).zip(row).map(|(id, l)| if allowed.contains(&id) { *l } else { f32::NEG_INFINITY }).collect()
+}
+
+#[rstest]
+fn tokens_outside_a_mask_have_no_part_in_any_step(#[values(5, 100, 300, 4099)] vocab: usize, #[values(1, 3, 40)] of: usize) {
+    let mut random = Random::new(vocab as u64);
+    let rows: Vec<Vec<f32>> = (0..5).map(|_| random.values(vocab).iter().map(|x| (x * 64.0).round() / 16.0).collect()).collect();
+    let allowed: Vec<Vec<u32>> =
+        (0..5).map(|t| (0..vocab as u32).filter(|id| (id * 7 + t) as usize % of == 0).collect()).collect();
+    let options = [
+        SamplingOptions::greedy(),
+        warm(),
+        warm_with(|o| o.top_k = 3),
+        warm_with(|o| o.top_p = 0.4),
+        warm_with(|o| (o.min_p, o.repetition_penalty) = (0.2, 1.3)),
+    ];
+    let seen: Vec<Vec<u32>> = (0..5).map(|t| (t..vocab as u32).step_by(3).collect()).collect();
+    let bench = Bench::new(vocab, &rows, &seen);
+    for step in 0..4 {
+        let params: Vec<_> = (0..).zip(&options).map(|(t, o)| SampleParams::new(o, step, t)).collect();
+        let fresh = Bench::new(vocab, &rows, &seen);
+        let found = fresh.sample_among(&params, &allowed);
+        for (t, options) in options.iter().enumerate() {
+            let row = excluding(&rows[t], &allowed[t]);
+            let expected = sample_cpu(&row, &seen[t], options, uniform(options.seed, step)).unwrap_or(IDLE);
+            assert_eq!(found[t], expected, "{options:?}");
+        }
+    }
+    // Without a mask the same rows have their own largest logits.
+    let greedy: Vec<_> = (0..5).map(|t| SampleParams::new(&SamplingOptions::greedy(), 0, t)).collect();
+    for (t, id) in bench.sample(&greedy).into_iter().enumerate() {
+        assert_eq!(Some(id), sample_cpu(&rows[t], &[], &SamplingOptions::greedy(), 0.0));
+    }
+}
+
+#[test]
+fn a_mask_hides_no_broken_logit_and_an_empty_one_leaves_no_token() {
+    let mut broken = vec![1.0; 70];
+    broken[40] = f32::NAN;
+    let bench = Bench::new(70, &[broken, vec![1.0; 70]], &[]);
+    let params: Vec<_> = (0..2).map(|t| SampleParams::new(&SamplingOptions::greedy(), 0, t)).collect();
+    assert_eq!(bench.sample_among(&params, &[vec![3, 69], vec![]]), [IDLE, IDLE]);
+    assert_eq!(bench.sample_among(&params, &[vec![3, 69], vec![69]]), [IDLE, 69]);
 }
 
 #[test]

@@ -274,7 +274,7 @@ fn gated() -> DecoderSpec {
 fn a_step_ends_with_logits_and_a_choice() {
     let spec = spec(json!({}), json!({"logit_softcap": 30.0}));
     let head = fuse(build(&spec, Part::Head { rows: 1, from: Value::Hidden }), ALL);
-    let sample = build(&spec, Part::Sample { rows: 1, advance: true });
+    let sample = build(&spec, Part::Sample { rows: 1, advance: true, masked: false });
     insta::assert_snapshot!(format!("{head}{sample}"), @r"
     logits = (embedding · norm(hidden, final_norm)), capped at 30
     chosen, next ids = sample(logits)
@@ -284,7 +284,7 @@ fn a_step_ends_with_logits_and_a_choice() {
 fn programs(spec: &DecoderSpec, fusions: Fusions) -> Vec<Program> {
     let steps = [Step::of_decode(1), Step::of_prefill(64)].map(Part::Body);
     let heads = [Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows: 1, from });
-    let parts = steps.into_iter().chain(heads).chain([Part::Sample { rows: 1, advance: true }]);
+    let parts = steps.into_iter().chain(heads).chain([Part::Sample { rows: 1, advance: true, masked: false }]);
     parts.map(|part| fuse(build(spec, part), fusions)).collect()
 }
 

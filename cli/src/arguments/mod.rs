@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod checkpoint;
 pub mod device;
+pub mod format;
 pub mod generation;
 
 /// A whole number of at least 1.

@@ -1,8 +1,10 @@
 //! `haikuq bench`: how fast a package runs on a GPU.
 
+use crate::arguments::format::FormatArgs;
 use crate::arguments::generation::LoadArgs;
 use crate::output::Context;
 use crate::output::table::Table;
+use crate::verbs::bench_format::{self, Formatted};
 use clap::Args;
 use haikuq::runner::Runner;
 use haikuq_runtime::decoder::{Choice, Decoder, MemoryUse, Next, SequenceId, StepProfile};
@@ -44,6 +46,8 @@ pub struct BenchArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
     load: LoadArgs,
 }
 
@@ -68,6 +72,9 @@ struct Report {
     /// Decode speed over that of reading the weights once a step at `read_bandwidth_bytes_per_second`.
     share_of_memory_limit: Option<f64>,
     numerics: Numerics,
+    /// With a format: texts under it beside free ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    formatted: Option<Formatted>,
     /// With `--profile`: a step of prefill and one of decode.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     profile: Vec<StepProfile>,
@@ -80,6 +87,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let mut runner = Runner::load(&args.package, &args.load.options(context.adapter.clone(), batch), &mut |_| {})?;
     let load_s = started.elapsed().as_secs_f64();
     context.warn(&runner.notes);
+    let formatted = bench_format::measure(&mut runner, &args.format, args.decode_tokens, args.repeat)?;
     let decoder = &mut runner.decoder;
     let needed = args.depth + args.prompt_tokens.max(1) + args.decode_tokens;
     anyhow::ensure!(
@@ -124,6 +132,7 @@ pub fn run(args: BenchArgs, context: &Context) -> anyhow::Result<ExitCode> {
         decode_tokens_per_second: decode_rate,
         memory: decoder.memory(),
         numerics: decoder.numerics(),
+        formatted,
         profile,
         bytes_per_step,
         read_bandwidth_bytes_per_second: bandwidth,
@@ -238,6 +247,9 @@ fn print(r: &Report, context: &Context) -> anyhow::Result<()> {
             mib(r.bytes_per_step),
             r.read_bandwidth_bytes_per_second / 1e9,
         ))?;
+    }
+    if let Some(f) = &r.formatted {
+        bench_format::print(f, context)?;
     }
     context.print(format_args!("numerics         {:>8}", r.numerics.to_string()))?;
     for step in &r.profile {

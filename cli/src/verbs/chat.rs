@@ -1,5 +1,6 @@
 //! `haikuq chat`: a conversation on the terminal.
 
+use crate::arguments::format::{FormatArgs, Formatting};
 use crate::arguments::generation::{LoadArgs, SamplingArgs, TemplateArgs};
 use crate::output::Context;
 use crate::verbs::run::{print_piece, summary};
@@ -7,7 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 use haikuq::runner::Runner;
 use haikuq_runtime::decoder::DecoderError;
-use haikuq_runtime::generate::{Conversation, FinishReason, GenerateError, GenerateOptions, Request, TokenEvent, generate};
+use haikuq_runtime::generate::{
+    Constraint, Conversation, FinishReason, GenerateError, GenerateOptions, Request, TokenEvent, generate,
+};
 use haikuq_runtime::text::{ChatOptions, Message, Tokenizer};
 use rustyline::error::ReadlineError;
 use std::ops::ControlFlow;
@@ -32,6 +35,8 @@ pub struct ChatArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    format: FormatArgs,
+    #[command(flatten)]
     load: LoadArgs,
 }
 
@@ -39,6 +44,7 @@ struct Chat {
     runner: Runner,
     tokenizer: Tokenizer,
     options: GenerateOptions,
+    format: Option<Formatting>,
     conversation: Conversation,
     messages: Vec<Message>,
     template: ChatOptions,
@@ -58,8 +64,10 @@ pub fn run(args: ChatArgs, context: &Context) -> anyhow::Result<ExitCode> {
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot watch for Ctrl-C")?;
     let messages: Vec<Message> = args.system.iter().map(|s| Message::system(s.as_str())).collect();
     let tokenizer = runner.tokenizer()?;
+    let options = args.sampling.resolve(&runner, &tokenizer)?;
     let mut chat = Chat {
-        options: args.sampling.resolve(&runner, &tokenizer)?,
+        format: args.format.resolve(&runner, &tokenizer, &options.stop_tokens)?,
+        options,
         tokenizer,
         conversation: Conversation::start(&mut runner.decoder)?,
         opening: messages.len(),
@@ -103,7 +111,9 @@ impl Chat {
         self.messages.push(Message::new("user", text));
         let prompt = self.tokenizer.encode_chat_with(&self.messages, &self.template)?;
         self.interrupted.store(false, Ordering::Relaxed);
+        let mut matcher = self.format.as_ref().map(Formatting::matcher).transpose()?;
         let mut requests = [Request::new(&mut self.conversation, &prompt, &self.options)];
+        requests[0].constraint = matcher.as_mut().map(|matcher| matcher as &mut dyn Constraint);
         let mut broken = None;
         let interrupted = self.interrupted.clone();
         let mut on_token = |event: TokenEvent<'_>| {

@@ -1,6 +1,7 @@
 //! The verbs, one file each, with its `Args` and a `run` that returns the exit code.
 
 pub mod bench;
+mod bench_format;
 pub mod calibrate;
 pub mod chat;
 pub mod completions;

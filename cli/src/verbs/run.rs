@@ -1,12 +1,13 @@
 //! `haikuq run`: prompts in, streamed text out.
 
+use crate::arguments::format::FormatArgs;
 use crate::arguments::generation::{LoadArgs, SamplingArgs, TemplateArgs};
 use crate::output::Context;
 use crate::output::context::harmless;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use haikuq::runner::Runner;
-use haikuq_runtime::generate::{Completion, Conversation, FinishReason, Request, TokenEvent, Usage, generate};
+use haikuq_runtime::generate::{Completion, Constraint, Conversation, FinishReason, Request, TokenEvent, Usage, generate};
 use haikuq_runtime::text::{Message, Special, Tokenizer};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
@@ -40,6 +41,8 @@ pub struct RunArgs {
     template: TemplateArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    format: FormatArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -96,15 +99,22 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
     context.warn(&runner.notes);
     let tokenizer = runner.tokenizer()?;
     let generation = args.sampling.resolve(&runner, &tokenizer)?;
+    let format = args.format.resolve(&runner, &tokenizer, &generation.stop_tokens)?;
     let max_context = runner.package.manifest().spec.max_context;
     prompts.iter().try_for_each(|prompt| check_length(prompt, max_context))?;
     let ids = prompts.iter().map(|p| encode(&tokenizer, p, &args)).collect::<anyhow::Result<Vec<_>>>()?;
 
     let mut conversations = prompts.iter().map(|_| Conversation::start(&mut runner.decoder)).collect::<Result<Vec<_>, _>>()?;
+    let mut matchers = format.iter().flat_map(|f| prompts.iter().map(|_| f.matcher())).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut constraints = matchers.iter_mut();
     let mut requests: Vec<_> = conversations
         .iter_mut()
         .zip(&ids)
-        .map(|(conversation, prompt)| Request::new(conversation, prompt, &generation))
+        .map(|(conversation, prompt)| {
+            let mut request = Request::new(conversation, prompt, &generation);
+            request.constraint = constraints.next().map(|matcher| matcher as &mut dyn Constraint);
+            request
+        })
         .collect();
     let streams = !args.json && prompts.len() == 1;
     let mut broken = None;

@@ -382,7 +382,7 @@ impl<'a> Context<'a> {
             Operation::ProjectExperts { layer, matrix, bias, routing, from, into, output } => {
                 self.project_experts(program, *layer, matrix, bias.as_deref(), [*routing, *from, *into], *output)
             }
-            Operation::Sample { from, advance } => self.sample(program, *from, *advance),
+            Operation::Sample { from, advance, masked } => self.sample(program, *from, *advance, *masked),
         }?;
         bound.operation = operation.name();
         Ok(bound)
@@ -810,7 +810,7 @@ impl<'a> Context<'a> {
         Ok(bound)
     }
 
-    fn sample(&self, program: &Program, from: Value, advance: bool) -> Result<Bound, GpuError> {
+    fn sample(&self, program: &Program, from: Value, advance: bool, masked: bool) -> Result<Bound, GpuError> {
         let b = self.buffers;
         let sample = Sample {
             rows: program.rows as u32,
@@ -821,6 +821,7 @@ impl<'a> Context<'a> {
             scratch: (&b.sample_scratch).into(),
             chosen: (&b.chosen).into(),
             next: advance.then(|| (&b.tokens).into()),
+            mask: masked.then(|| (&b.mask).into()),
         };
         Ok(Bound::new("sample", format!("{} × {}", self.spec.vocab_size, program.rows), sample.bind(self.gpu)?.into()))
     }

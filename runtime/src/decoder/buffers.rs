@@ -6,7 +6,7 @@ use super::run_ahead::TOGETHER;
 use super::weights::Weights;
 use crate::device::Gpu;
 use crate::kernels::rope_cache;
-use crate::kernels::sample::{Sample, SampleParams, seen_words};
+use crate::kernels::sample::{Sample, SampleParams, mask_words, seen_words};
 use crate::kernels::weights::{GpuChunk, GpuMatrix};
 use crate::program::Value;
 use crate::program::place::Placement;
@@ -52,6 +52,8 @@ pub(super) struct Buffers {
     pub(super) sample_scratch: wgpu::Buffer,
     /// Tokens that have occurred, one bit an id, [`seen_words`] a sequence.
     pub(super) seen: wgpu::Buffer,
+    /// Tokens that may be chosen, one bit an id, [`mask_words`] a row of a batch.
+    pub(super) mask: wgpu::Buffer,
     /// Chosen ids \[MAX_BATCH\].
     pub(super) chosen: wgpu::Buffer,
     /// Mappable copies of `chosen`, one for each submission on its way.
@@ -126,6 +128,7 @@ impl Buffers {
             params_ahead: gpu.storage("sample parameters ahead", (TOGETHER * MAX_BATCH * size_of::<SampleParams>()) as u64),
             sample_scratch: gpu.storage("sampling", Sample::scratch_bytes(MAX_BATCH as u32, spec.vocab_size as u32)),
             seen: gpu.storage("seen tokens", sizes.max_sequences as u64 * u64::from(seen_words(spec.vocab_size as u32)) * 4),
+            mask: gpu.storage("tokens allowed", MAX_BATCH as u64 * u64::from(mask_words(spec.vocab_size as u32)) * 4),
             chosen: gpu.storage("chosen tokens", (MAX_BATCH * 4) as u64),
             staging: (0..MAX_IN_FLIGHT).map(staging).collect(),
         }
@@ -148,6 +151,7 @@ impl Buffers {
             &self.params_ahead,
             &self.sample_scratch,
             &self.seen,
+            &self.mask,
             &self.chosen,
         ];
         let rows = self.per_layer_rows.as_ref().map_or(0, StepRows::bytes);

@@ -12,6 +12,7 @@ mod bind;
 mod buffers;
 mod cache;
 mod error;
+mod masked;
 mod measure;
 mod pages;
 mod profile;
@@ -252,7 +253,7 @@ impl Decoder {
         for from in [Value::Hidden, Value::HeadRows] {
             parts.get(&context, Part::Head { rows: 1, from })?;
         }
-        parts.get(&context, Part::Sample { rows: 1, advance: true })?;
+        parts.get(&context, Part::Sample { rows: 1, advance: true, masked: false })?;
         Ok(())
     }
 
@@ -401,7 +402,7 @@ impl Decoder {
         self.write_params(&[choice.params(id)]);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         // The next step is given its token by the host; that it is also advanced spares another pipeline.
-        self.encode(&mut encoder, &[Part::Sample { rows: 1, advance: true }])?;
+        self.encode(&mut encoder, &[Part::Sample { rows: 1, advance: true, masked: false }])?;
         self.submit_sampling(encoder);
         Ok(self.land().await?[0])
     }
@@ -550,7 +551,7 @@ fn programs(choices: &bind::Choices<'_>, chunk: usize) -> Vec<Program> {
     for rows in (1..=MAX_BATCH).chain([buffers::logit_rows(choices.spec, chunk)]) {
         parts.extend([Value::Hidden, Value::HeadRows].map(|from| Part::Head { rows, from }));
     }
-    parts.push(Part::Sample { rows: 1, advance: true });
+    parts.push(Part::Sample { rows: 1, advance: true, masked: false });
     parts.iter().map(|part| choices.program(*part)).collect()
 }
 

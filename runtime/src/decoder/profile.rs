@@ -140,7 +140,7 @@ impl Decoder {
         self.gpu.write(&self.buffers.tokens, 0, entries);
         let params: Vec<_> = ids.iter().map(|id| SampleParams::new(&SamplingOptions::greedy(), 0, id.row as u32)).collect();
         self.write_params(&params);
-        let parts = [Part::Body(step), Part::Head { rows, from }, Part::Sample { rows, advance: false }];
+        let parts = [Part::Body(step), Part::Head { rows, from }, Part::Sample { rows, advance: false, masked: false }];
         let mut times = [const { Vec::new() }; 3];
         for round in 0..=ROUNDS {
             let started = Instant::now();

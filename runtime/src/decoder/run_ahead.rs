@@ -160,7 +160,7 @@ impl Decoder {
 
     /// How many steps, at most `most`, can be submitted after those on their way: all `sequences` have room for them, and
     /// none of them becomes a long one, which computes it anew.
-    fn steps_ahead(&self, sequences: &[SequenceId], most: usize) -> Result<usize, DecoderError> {
+    pub(super) fn steps_ahead(&self, sequences: &[SequenceId], most: usize) -> Result<usize, DecoderError> {
         let mut steps = most;
         for sequence in sequences {
             let len = self.cache.len(*sequence)?;
@@ -257,8 +257,11 @@ impl Decoder {
         params: &[Vec<SampleParams>],
     ) -> Result<wgpu::CommandBuffer, DecoderError> {
         let rows = sequences.len();
-        let parts =
-            [Part::Body(Step::of_decode(rows)), Part::Head { rows, from: Value::Hidden }, Part::Sample { rows, advance: true }];
+        let parts = [
+            Part::Body(Step::of_decode(rows)),
+            Part::Head { rows, from: Value::Hidden },
+            Part::Sample { rows, advance: true, masked: false },
+        ];
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         // One write for all steps: later ones get their parameters by a copy. Where nothing is drawn, all are the same.
         let changing = params.iter().any(|p| *p != params[0]);

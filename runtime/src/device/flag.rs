@@ -154,6 +154,8 @@ flags! {
     TableSubgroup = "TABLE_SUBGROUP",
     /// The table lies in workgroup memory.
     TableWorkgroup = "TABLE_WORKGROUP",
+    /// Only some tokens may be chosen.
+    Masked = "MASKED",
     /// Cooperative matrices: `enable wgpu_cooperative_matrix;`.
     Matrices = "MATRICES",
     /// Activations are multiplied with other numbers at last.

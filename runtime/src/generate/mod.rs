@@ -1,14 +1,18 @@
 //! Text from a loaded decoder: prompts in, tokens and text out as they are chosen.
 //!
 //! One loop serves one prompt or many. Prompts are computed one after the other (each exactly as it would be alone), then
-//! all texts grow together, up to [`MAX_BATCH`] a step, until each has its own reason to end.
+//! all texts grow together, up to [`MAX_BATCH`] a step, until each has its own reason to end. A text under a [`Constraint`] is
+//! written to its end at once.
 
 mod batch;
+mod constrained;
+mod constraint;
 mod conversation;
 mod options;
 mod pool;
 
 pub use batch::{Batch, Finished, Job};
+pub use constraint::{Constraint, ConstraintError, Outlook};
 pub use conversation::Conversation;
 pub use options::{Completion, FinishReason, GenerateOptions, TokenEvent, Usage};
 pub use pool::ConversationPool;
@@ -29,6 +33,9 @@ pub enum GenerateError {
     /// A sampling option is out of range.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// A text's constraint cannot go on.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// One text to write.
@@ -46,12 +53,14 @@ pub struct Request<'a> {
     /// Special tokens that are part of the text, such as the tags of calls: see
     /// [`AnswerFormat::markers`](crate::text::AnswerFormat::markers).
     pub spelled: &'a [u32],
+    /// What the text may be, at its beginning. Texts with a constraint are written one after the other.
+    pub constraint: Option<&'a mut dyn Constraint>,
 }
 
 impl<'a> Request<'a> {
     /// A text that nothing is written of yet.
     pub const fn new(conversation: &'a mut Conversation, prompt: &'a [u32], options: &'a GenerateOptions) -> Self {
-        Self { conversation, prompt, written: &[], options, spelled: &[] }
+        Self { conversation, prompt, written: &[], options, spelled: &[], constraint: None }
     }
 
     /// What is computed before the first new token is chosen.
@@ -162,7 +171,7 @@ impl<'a> Text<'a> {
         if request.prompt.is_empty() {
             return Err(DecoderError::NoTokens.into());
         }
-        let known = request.known();
+        let mut known = request.known();
         if known.len() > decoder.max_context() {
             let (needed, limit) = (known.len(), decoder.max_context());
             return Err(DecoderError::ContextOverflow { needed, limit }.into());
@@ -206,6 +215,13 @@ impl<'a> Text<'a> {
             return Ok(text);
         }
         let sequence = request.conversation.sequence;
+        let mut constraint = request.constraint.take();
+        let mut outlook = Outlook::default();
+        if let Some(constraint) = &mut constraint {
+            outlook = constraint.accept(request.written)?;
+            // What is forced is computed with the prompt.
+            known.extend(outlook.forced.iter().take(decoder.max_context() - known.len()));
+        }
         decoder.expect(sequence, known.len())?;
         for (i, chunk) in known[reused_tokens..].chunks(decoder.prefill_chunk()).enumerate() {
             if i > 0 {
@@ -221,6 +237,12 @@ impl<'a> Text<'a> {
         }
         if request.options.sampling.repetition_penalty != 1.0 {
             decoder.set_seen(sequence, &known);
+        }
+        if let Some(constraint) = constraint {
+            // Tokens that are forced are told at once, but the time of the prompt is not theirs.
+            decoder.gpu().finish().await.map_err(DecoderError::from)?;
+            text.write_constrained(decoder, request, constraint, outlook, on_token).await?;
+            return Ok(text);
         }
         let id = decoder.sample_first(sequence, text.choice(request.options)).await?;
         text.accept(id, request, decoder.max_context(), on_token);

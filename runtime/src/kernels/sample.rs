@@ -59,6 +59,11 @@ pub const fn seen_words(vocab: u32) -> u32 {
     vocab.div_ceil(32)
 }
 
+/// Words of one row's mask: a bit an id.
+pub const fn mask_words(vocab: u32) -> u32 {
+    vocab.div_ceil(32)
+}
+
 /// `chosen[t] = sample(logits[t], params[t])` for each of `rows` rows.
 #[derive(Clone, Debug)]
 pub struct Sample<'a> {
@@ -79,6 +84,8 @@ pub struct Sample<'a> {
     /// [`Token`](super::attention::Token)s of the next step, \[rows\]: each gets the id, and a position one higher, so
     /// that a step can be submitted before the last one's id has been read back.
     pub next: Option<Binding<'a>>,
+    /// u32 \[rows\]\[[`mask_words`]\]: a bit for each id that may be chosen; all may where there is no mask.
+    pub mask: Option<Binding<'a>>,
 }
 
 impl Sample<'_> {
@@ -101,11 +108,15 @@ impl Sample<'_> {
         ];
         let inputs = [&self.logits, &self.params, &self.seen, &self.scratch];
         let mut bindings: Vec<_> = (0..).zip(inputs.map(Clone::clone)).collect();
+        let mut flags = Vec::new();
+        if let Some(mask) = &self.mask {
+            flags.push(Flag::Masked);
+            bindings.push((6, mask.clone()));
+        }
         let grid = [spans, self.rows, 1];
-        let scan = Kernel { shader: &SAMPLE_SCAN, flags: &[], constants: &common, bindings: &bindings, grid }.bind(gpu)?;
+        let scan = Kernel { shader: &SAMPLE_SCAN, flags: &flags, constants: &common, bindings: &bindings, grid }.bind(gpu)?;
 
         bindings.push((4, self.chosen.clone()));
-        let mut flags = Vec::new();
         if let Some(next) = &self.next {
             flags.push(Flag::Advance);
             bindings.push((5, next.clone()));

@@ -24,6 +24,10 @@ override SPANS: u32;
 // Tokens of the next step: gets the id, and a position one higher.
 @group(0) @binding(5) var<storage, read_write> next: array<vec4<u32>>;
 #endif
+#ifdef MASKED
+// Tokens that may be chosen: [row][SEEN_WORDS], a bit an id.
+@group(0) @binding(6) var<storage, read> mask: array<u32>;
+#endif
 
 const CAPACITY: u32 = 1024u;
 
@@ -98,12 +102,16 @@ fn read_quad(row: Row, i: u32) -> Quad {
     if row.penalty != 1.0 {
         seen_bits = atomicLoad(&seen[row.sequence * SEEN_WORDS + i / 8u]);
     }
-    let orders = vec4<u32>(
+    var orders = vec4<u32>(
         penalized(bits.x, ids.x, seen_bits, row.penalty),
         penalized(bits.y, ids.y, seen_bits, row.penalty),
         penalized(bits.z, ids.z, seen_bits, row.penalty),
         penalized(bits.w, ids.w, seen_bits, row.penalty),
     );
+#ifdef MASKED
+    let allowed = vec4<u32>(mask[row.index * SEEN_WORDS + min(i / 8u, SEEN_WORDS - 1u)]) >> (ids % vec4<u32>(32u));
+    orders = select(vec4<u32>(EXCLUDED), orders, (allowed & vec4<u32>(1u)) != vec4<u32>(0u));
+#endif
     return Quad(select(vec4<u32>(EXCLUDED), orders, ids < vec4<u32>(VOCAB)), ids);
 }
 

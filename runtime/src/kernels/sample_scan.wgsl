@@ -7,6 +7,10 @@
 @group(0) @binding(2) var<storage, read> seen: array<u32>;
 // [row][span]: order of the largest, its id, 1 where a logit is NaN or plus infinity, 0.
 @group(0) @binding(3) var<storage, read_write> spans: array<vec4<u32>>;
+#ifdef MASKED
+// Tokens that may be chosen: [row][SEEN_WORDS], a bit an id.
+@group(0) @binding(6) var<storage, read> mask: array<u32>;
+#endif
 
 var<workgroup> best: array<vec3<u32>, 64>;
 
@@ -29,7 +33,15 @@ fn main(
         if p.repetition_penalty != 1.0 {
             seen_bits = seen[p.sequence * SEEN_WORDS + i / 32u];
         }
+#ifdef MASKED
+        let allowed = mask[t * SEEN_WORDS + i / 32u];
+#endif
         for (var c = 0u; c < 4u; c++) {
+#ifdef MASKED
+            if meaningful(bits[c]) && ((allowed >> ((i + c) % 32u)) & 1u) == 0u {
+                continue;
+            }
+#endif
             let order = penalized(bits[c], i + c, seen_bits, p.repetition_penalty);
             if i + c >= VOCAB {
                 break;

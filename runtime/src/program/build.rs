@@ -10,7 +10,9 @@ pub fn build(spec: &DecoderSpec, part: Part) -> Program {
     let (rows, phase, operations) = match part {
         Part::Body(Step { phase, tokens }) => (tokens, phase, body(spec)),
         Part::Head { rows, from } => (rows, few_or_many(rows), head(spec, from)),
-        Part::Sample { rows, advance } => (rows, Phase::Decode, vec![Operation::Sample { from: Value::Logits, advance }]),
+        Part::Sample { rows, advance, masked } => {
+            (rows, Phase::Decode, vec![Operation::Sample { from: Value::Logits, advance, masked }])
+        }
     };
     Program { rows, phase, operations }
 }

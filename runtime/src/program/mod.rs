@@ -79,6 +79,8 @@ pub enum Part {
         rows: usize,
         /// Whether each chosen token becomes the next step's, at the next position.
         advance: bool,
+        /// Whether only tokens of a mask may be chosen.
+        masked: bool,
     },
 }
 

@@ -272,6 +272,8 @@ pub enum Operation {
         from: Value,
         /// Whether the token becomes the next step's, at the next position.
         advance: bool,
+        /// Whether only tokens of a mask may be chosen.
+        masked: bool,
     },
 }
 
@@ -501,8 +503,11 @@ impl fmt::Display for Operation {
             Self::MambaConv { layer, from, into } => write!(f, "{into}, columns[{layer}] = mamba_conv({from}, columns[{layer}])"),
             Self::MambaScan { layer, from, into } => write!(f, "{into}, state[{layer}] = mamba_scan({from}, state[{layer}])"),
             Self::MambaNorm { from, into, .. } => write!(f, "{into} = gated({into}, gates of {from})"),
-            Self::Sample { from, advance: false } => write!(f, "chosen = sample({from})"),
-            Self::Sample { from, advance: true } => write!(f, "chosen, next ids = sample({from})"),
+            Self::Sample { from, advance, masked } => {
+                let next = if *advance { ", next ids" } else { "" };
+                let mask = if *masked { ", mask" } else { "" };
+                write!(f, "chosen{next} = sample({from}{mask})")
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ mod template;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod token_bytes;
 mod tokenizer;
 mod vet;
 
@@ -32,4 +33,5 @@ pub use generation_defaults::{GenerationDefaults, SamplingOverrides};
 pub use message::{ChatOptions, Message};
 pub use numbers::read_json;
 pub use stop::StopStrings;
+pub use token_bytes::TokenBytes;
 pub use tokenizer::{Special, Tokenizer, TokenizerFiles};

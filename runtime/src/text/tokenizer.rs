@@ -56,7 +56,7 @@ pub struct Tokenizer {
 pub(super) struct Inner {
     pub(super) tokenizer: tokenizers::Tokenizer,
     /// What `tokenizer.json` has around the vocabulary.
-    around: Map<String, Value>,
+    pub(super) around: Map<String, Value>,
     special: BTreeSet<u32>,
     pub(super) control: ControlTokens,
     /// `bos_token` and its like, as templates name them.
