@@ -43,6 +43,14 @@ impl Format {
         }
     }
 
+    /// A JSON schema as a part of a grammar, after `%json`: checked and completed as [`Format::JsonSchema`] is.
+    ///
+    /// # Errors
+    /// [`GrammarError::Keyword`] for a keyword that would not be kept.
+    pub fn schema_in_grammar(schema: &Value) -> Result<String, GrammarError> {
+        Ok(schema::prepare(schema)?.to_string())
+    }
+
     /// What llguidance is to compile.
     pub(crate) fn grammar(&self) -> Result<TopLevelGrammar, GrammarError> {
         Ok(match self {

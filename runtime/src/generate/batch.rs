@@ -1,12 +1,11 @@
 //! [`Batch`]: texts that are written together, and come and go.
 
-use super::{Completion, Conversation, GenerateError, GenerateOptions, Request, Text, TokenEvent, grow};
+use super::{Completion, Constraint, Conversation, GenerateError, GenerateOptions, Request, Text, TokenEvent, grow};
 use crate::decoder::{Decoder, MAX_BATCH};
 use crate::text::Tokenizer;
 use std::ops::ControlFlow;
 
 /// A text to write, with all that it needs.
-#[derive(Debug)]
 pub struct Job {
     /// Where its keys and values are cached; what `prompt` shares with it is not computed again.
     pub conversation: Conversation,
@@ -16,6 +15,8 @@ pub struct Job {
     pub options: GenerateOptions,
     /// Special tokens that are part of the text, such as the tags of calls.
     pub spelled: Vec<u32>,
+    /// What the text may be, at its beginning. Such a text is written to its end when it joins.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// A text that is finished.
@@ -75,6 +76,7 @@ impl<'t> Batch<'t> {
         self.joined += 1;
         let mut request = Request::new(&mut job.conversation, &job.prompt, &job.options);
         request.spelled = &job.spelled;
+        request.constraint = job.constraint.as_deref_mut().map(|constraint| constraint as &mut dyn Constraint);
         match Text::start(decoder, self.tokenizer, &mut request, index, on_token).await {
             Ok(text) => {
                 self.texts.push(text);

@@ -25,7 +25,7 @@ mod token_bytes;
 mod tokenizer;
 mod vet;
 
-pub use answer::{AnswerFormat, AnswerParser, AnswerPart, ToolCall};
+pub use answer::{AnswerFormat, AnswerParser, AnswerPart, CallCount, CallRule, ToolCall};
 pub use detokenize::StreamDecoder;
 pub use ends::{EndSource, EndToken};
 pub use error::TextError;

@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::answer::Answer;
+use super::demanded::{CHOICES, Demanded, Wanted};
 use super::engine::Engine;
 use super::error::ApiError;
 use super::parameters::{Parameters, writing};
@@ -14,10 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const PROMPT_END: usize = 8;
 
 /// Parameters that ask for what is so anyway.
-const NEUTRAL: [(&str, &[&str]); 9] = [
+const NEUTRAL: [(&str, &[&str]); 8] = [
     ("logprobs", &["false"]),
     ("top_logprobs", &["0"]),
-    ("response_format", &["{\"type\":\"text\"}"]),
     ("modalities", &["[\"text\"]"]),
     ("functions", &["[]"]),
     ("function_call", &["\"none\"", "\"auto\""]),
@@ -35,13 +35,24 @@ pub(super) async fn answer(engines: &[Engine], body: &[u8]) -> Result<Response, 
     let chat = Chat::take(&mut parameters)?;
     parameters.neutral(&NEUTRAL)?;
     parameters.end()?;
-    let (tokenizer, one_call, tools) = (engine.tokenizer().clone(), chat.one_call, chat.tools().to_vec());
-    // A long conversation takes a while.
-    let encoded = tokio::task::spawn_blocking(move || chat.encode(&tokenizer)).await;
-    let (prompt, end) = encoded.map_err(|e| ApiError::failed(e.to_string()))??;
-    let parser = engine.format().parser(&end, &tools);
-    let text = |_| Text { prompt: prompt.clone(), reply: Reply::Chat(Box::new(Answer::new(parser.clone(), one_call))) };
-    respond(engine, (0..writing.choices).map(text).collect(), writing, &CHAT).await
+    let (tokenizer, format, one_call, tools) =
+        (engine.tokenizer().clone(), engine.format().clone(), chat.one_call, chat.tools().to_vec());
+    let (compile, choices) = (engine.compiler(), writing.choices);
+    // A long conversation takes a while, and a grammar may.
+    let made = tokio::task::spawn_blocking(move || -> Result<_, ApiError> {
+        let demanded = chat.demanded.clone();
+        let (prompt, end) = chat.encode(&tokenizer)?;
+        let wanted = demanded.map(|demanded| demanded.format(&format, &tokenizer, &end)).transpose()?;
+        let compile = |wanted: &Wanted| compile(&wanted.format).map_err(|e| ApiError::invalid(wanted.param, &e.to_string()));
+        let constraints = (0..choices).map(|_| wanted.as_ref().map(compile).transpose()).collect::<Result<Vec<_>, _>>()?;
+        Ok((prompt, format.parser(&end, &tools), constraints))
+    });
+    let (prompt, parser, constraints) = made.await.map_err(|e| ApiError::failed(e.to_string()))??;
+    let text = |constraint| {
+        let reply = Reply::Chat(Box::new(Answer::new(parser.clone(), one_call)));
+        Text { prompt: prompt.clone(), constraint, reply }
+    };
+    respond(engine, constraints.into_iter().map(text).collect(), writing, &CHAT).await
 }
 
 /// The messages, and the tools that the model may call.
@@ -50,6 +61,8 @@ struct Chat {
     options: ChatOptions,
     /// Whether an answer ends after one call.
     one_call: bool,
+    /// What an answer has to be.
+    demanded: Option<Demanded>,
 }
 
 impl Chat {
@@ -77,22 +90,18 @@ impl Chat {
                 ));
             }
         }
-        let choice: Option<Value> = parameters.take("tool_choice", "\"auto\" or \"none\"")?;
-        match choice.as_ref().map_or(Some("auto"), Value::as_str) {
-            Some("auto") => {}
-            Some("none") => options.tools = None,
-            _ => return Err(ApiError::unsupported("tool_choice", ", other than as \"auto\" or \"none\"")),
-        }
         if options.tools.as_ref().is_some_and(Vec::is_empty) {
             options.tools = None;
         }
         let one_call = !parameters.take("parallel_tool_calls", "true or false")?.unwrap_or(true);
+        let (choice, format) = (parameters.take("tool_choice", CHOICES)?, parameters.take("response_format", "an object")?);
+        let demanded = Demanded::new(&mut options.tools, choice.as_ref(), one_call, format.as_ref())?;
         let variables: Option<Map<String, Value>> = parameters.take("chat_template_kwargs", "an object")?;
         options.variables.extend(variables.into_iter().flatten());
         if let Some(effort) = parameters.take::<String>("reasoning_effort", "a text")? {
             options.variables.insert("reasoning_effort".into(), effort.into());
         }
-        Ok(Self { messages, options, one_call })
+        Ok(Self { messages, options, one_call, demanded })
     }
 
     fn tools(&self) -> &[Value] {

@@ -53,6 +53,6 @@ pub(super) async fn answer(engines: &[Engine], body: &[u8]) -> Result<Response, 
         return Err(ApiError::invalid("prompt", &format!("there is no token {id}, but {vocabulary} of them")));
     }
     let each = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, writing.choices));
-    let texts = each.map(|prompt| Text { prompt: prompt.clone(), reply: Reply::Text(String::new()) }).collect();
+    let texts = each.map(|prompt| Text { prompt: prompt.clone(), constraint: None, reply: Reply::Text(String::new()) }).collect();
     respond(engine, texts, writing, &COMPLETIONS).await
 }

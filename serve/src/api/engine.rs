@@ -1,13 +1,16 @@
 //! [`Engine`]: a package's decoder on a thread of its own, which writes for all requests at once.
 
 use super::error::ApiError;
+use haikuq_grammar::{Format, GrammarError, Vocabulary};
 use haikuq_runtime::decoder::{Decoder, DecoderError};
-use haikuq_runtime::generate::{Batch, Completion, ConversationPool, GenerateError, GenerateOptions, Job, TokenEvent};
+use haikuq_runtime::generate::{
+    Batch, Completion, Constraint, ConversationPool, GenerateError, GenerateOptions, Job, TokenEvent,
+};
 use haikuq_runtime::text::{AnswerFormat, GenerationDefaults, Tokenizer};
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -31,6 +34,10 @@ pub struct Engine {
     markers: Vec<u32>,
     stop_tokens: Vec<u32>,
     max_context: usize,
+    /// Rows of the decoder's vocabulary.
+    vocab_size: usize,
+    /// Made with the first text that is held to a format.
+    vocabulary: Arc<OnceLock<Result<Vocabulary, GrammarError>>>,
     queue: Arc<Queue>,
 }
 
@@ -51,6 +58,8 @@ pub(super) struct Work {
     pub(super) index: usize,
     pub(super) prompt: Vec<u32>,
     pub(super) options: GenerateOptions,
+    /// What the text may be.
+    pub(super) constraint: Option<Box<dyn Constraint>>,
     /// Whether tokens that mark thoughts and calls are part of the text.
     pub(super) with_markers: bool,
     /// Set by the reader when it needs no more.
@@ -123,8 +132,10 @@ impl Engine {
         let format = AnswerFormat::of(tokenizer.chat_template().unwrap_or_default());
         let markers = format.markers().into_iter().filter_map(|marker| tokenizer.token_id(marker)).collect();
         let (queue, max_context) = (Arc::new(Queue::default()), decoder.max_context());
+        let (vocab_size, vocabulary) = (decoder.spec().vocab_size, Arc::default());
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        let engine = Self { name, created, tokenizer, defaults, format, markers, stop_tokens, max_context, queue };
+        let engine =
+            Self { name, created, tokenizer, defaults, format, markers, stop_tokens, max_context, vocab_size, vocabulary, queue };
         let writer =
             Writer { tokenizer: engine.tokenizer.clone(), markers: engine.markers.clone(), queue: engine.queue.clone(), load };
         std::thread::Builder::new().name(format!("engine of {}", engine.name)).spawn(move || writer.run(decoder))?;
@@ -158,6 +169,17 @@ impl Engine {
 
     pub(super) fn max_context(&self) -> usize {
         self.max_context
+    }
+
+    /// Compiles a format for texts of this package: each gets a constraint of its own from what is returned. To be called where it
+    /// may take a while.
+    pub(super) fn compiler(&self) -> impl Fn(&Format) -> Result<Box<dyn Constraint>, GrammarError> + Send + 'static {
+        let (tokenizer, vocabulary) = (self.tokenizer.clone(), self.vocabulary.clone());
+        let (size, ends) = (self.vocab_size, self.stop_tokens.clone());
+        move |format| {
+            let vocabulary = vocabulary.get_or_init(|| Vocabulary::of_tokenizer(&tokenizer, size, &ends));
+            Ok(Box::new(vocabulary.as_ref().map_err(Clone::clone)?.matcher(format)?))
+        }
     }
 
     /// Hands texts to the writer.
@@ -255,10 +277,10 @@ impl Writer {
         pool: &mut ConversationPool,
     ) -> Result<usize, GenerateError> {
         let reader = work.reader();
-        let Work { prompt, options, with_markers, .. } = work;
+        let Work { prompt, options, constraint, with_markers, .. } = work;
         let conversation = pool.take(&prompt, decoder)?;
         let spelled = if with_markers { self.markers.clone() } else { Vec::new() };
-        let job = Job { conversation, prompt, options, spelled };
+        let job = Job { conversation, prompt, options, spelled, constraint };
         pollster::block_on(batch.join(decoder, job, &mut |event: TokenEvent<'_>| reader.text(event.text)))
     }
 }

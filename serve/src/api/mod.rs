@@ -12,6 +12,7 @@
 mod answer;
 mod chat;
 mod completions;
+mod demanded;
 mod engine;
 mod error;
 mod parameters;

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use haikuq_runtime::generate::{Completion, Usage};
+use haikuq_runtime::generate::{Completion, Constraint, Usage};
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -34,6 +34,8 @@ pub(super) const COMPLETIONS: Kind = Kind { whole: "text_completion", chunk: "te
 /// A text that is asked for.
 pub(super) struct Text {
     pub(super) prompt: Vec<u32>,
+    /// What it may be.
+    pub(super) constraint: Option<Box<dyn Constraint>>,
     pub(super) reply: Reply,
 }
 
@@ -92,7 +94,7 @@ pub(super) async fn respond(
     let (events, receiver) = unbounded_channel();
     let (mut work, mut replies, mut over) = (Vec::new(), Vec::new(), Vec::new());
     let limit = engine.max_context();
-    for (index, Text { prompt, reply }) in texts.into_iter().enumerate() {
+    for (index, Text { prompt, constraint, reply }) in texts.into_iter().enumerate() {
         if prompt.len() >= limit {
             let message = format!("the prompt has {} tokens, and the context holds {limit}, the answer included", prompt.len());
             return Err(ApiError::too_long(message));
@@ -103,7 +105,7 @@ pub(super) async fn respond(
         let is_over = Arc::new(AtomicBool::new(false));
         over.push(is_over.clone());
         let with_markers = matches!(reply, Reply::Chat(_));
-        work.push(Work { index, prompt, options, with_markers, is_over, events: events.clone() });
+        work.push(Work { index, prompt, options, constraint, with_markers, is_over, events: events.clone() });
         replies.push(Some(reply));
     }
     drop(events);

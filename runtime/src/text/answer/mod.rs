@@ -6,6 +6,7 @@
 mod call;
 mod format;
 mod harmony;
+mod lark;
 mod parser;
 #[cfg(test)]
 mod tests;
@@ -13,4 +14,5 @@ mod value;
 
 pub use call::ToolCall;
 pub use format::AnswerFormat;
+pub use lark::{CallCount, CallRule};
 pub use parser::{AnswerParser, AnswerPart};
