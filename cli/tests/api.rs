@@ -192,6 +192,53 @@ fn the_assistants_words_are_continued_and_stop_texts_end_an_answer() {
 }
 
 #[test]
+fn answers_keep_to_schemas_and_calls_to_their_tools() {
+    let server = Server::start();
+    let place = json!({"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": {"type": "integer", "maximum": 9, "minimum": 1}},
+        "required": ["city", "days"], "additionalProperties": false});
+    let mut request = chat("Where to?");
+    (request["max_tokens"], request["temperature"], request["seed"]) = (200.into(), 1.into(), 3.into());
+    let is_place = |text: &str| {
+        let place: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text:?}"));
+        ["Rome", "Oslo"].contains(&place["city"].as_str().unwrap()) && (1..10).contains(&place["days"].as_i64().unwrap())
+    };
+
+    let mut formatted = request.clone();
+    formatted["response_format"] = json!({"type": "json_schema", "json_schema": {"name": "place", "schema": place}});
+    formatted["n"] = 2.into();
+    let answer = server.ask("chat/completions", &formatted);
+    for choice in answer["choices"].as_array().unwrap() {
+        assert!(is_place(choice["message"]["content"].as_str().unwrap()) && choice["finish_reason"] == "stop", "{choice}");
+    }
+
+    let function =
+        |name: &str, strict: bool| json!({"type": "function", "function": {"name": name, "parameters": place, "strict": strict}});
+    request["tools"] = json!([function("weather", true), function("flights", true)]);
+    request["tool_choice"] = json!("required");
+    let answer = server.ask("chat/completions", &request);
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
+    let call = &choice["message"]["tool_calls"][0]["function"];
+    assert!(
+        ["weather", "flights"].contains(&call["name"].as_str().unwrap()) && is_place(call["arguments"].as_str().unwrap()),
+        "{call}"
+    );
+
+    request["tool_choice"] = json!({"type": "function", "function": {"name": "flights"}});
+    let chunks = server.stream("chat/completions", request.clone());
+    let calls: Vec<_> =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array()).flatten().collect();
+    assert!(calls.len() == 1 && calls[0]["index"] == 0 && calls[0]["function"]["name"] == "flights", "{calls:?}");
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+
+    // Its calls are JSON as any text may be, so nothing tells a strict one from text while it is written.
+    request["tool_choice"] = json!("auto");
+    let (status, body) = server.send("chat/completions", &request.to_string());
+    let error: Value = serde_json::from_reader(body).unwrap();
+    assert!(status == 400 && error["error"]["message"].as_str().unwrap().contains("strict"), "{error}");
+}
+
+#[test]
 fn what_is_not_supported_is_refused_by_name_and_neutral_values_pass() {
     let server = Server::start();
     for (path, name, value, why) in [
@@ -205,8 +252,9 @@ fn what_is_not_supported_is_refused_by_name_and_neutral_values_pass() {
         ("completions", "stream_options", json!({"include_usage": true}), "only with stream"),
         ("completions", "prompt", json!([4_000_000]), "there is no token 4000000"),
         ("completions", "model", json!("gpt-4"), "there is no model"),
-        ("chat/completions", "response_format", json!({"type": "json_object"}), "not supported"),
-        ("chat/completions", "tool_choice", json!("required"), "other than as"),
+        ("chat/completions", "response_format", json!({"type": "xml"}), "response_format"),
+        ("chat/completions", "response_format", json!({"type": "json_schema", "json_schema": {"schema": {"if": {}}}}), "\"if\""),
+        ("chat/completions", "tool_choice", json!("required"), "there are no tools"),
         ("chat/completions", "tools", json!([{"type": "web_search"}]), "tools[0]"),
         ("chat/completions", "logprobs", json!(true), "other than as false"),
         ("chat/completions", "messages", json!([]), "there must be one"),
