@@ -26,7 +26,7 @@ const HOST: &str = r"[a-zA-Z0-9]{1,24}(-[a-zA-Z0-9]{1,24})?(\.[a-zA-Z0-9]{1,24}(
 
 /// Makes `schema` narrower.
 pub(crate) fn narrow(schema: &mut Value) {
-    // What is put together of several schemas would go through this definition without end.
+    // Schemas that are put together would go through this definition without end.
     let fill = !combines(schema);
     narrow_one(schema, fill);
     if let Value::Object(root) = schema

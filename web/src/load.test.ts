@@ -5,6 +5,7 @@ import { checkChat } from './options.js';
 import { listStored, removeStored, storageUse } from './store/stored.js';
 import { fakeCaches } from './testing/fake-caches.js';
 import { encode, type FakeEngines, fakeEngines } from './testing/fake-engine.js';
+import { fakeGrammar } from './testing/fake-grammar.js';
 import { fakeOpfs } from './testing/fake-opfs.js';
 import { fakePackage, someBytes } from './testing/fake-package.js';
 import { fakeServer, type FakeServer } from './testing/fake-server.js';
@@ -38,6 +39,7 @@ function fakeWorker(): Worker {
   const instance = wasmInstance(engines.module);
   const host = createHost({
     emit: (event, transfer = []) => port2.postMessage({ haikuqEvent: event }, transfer),
+    grammarModule: async () => fakeGrammar,
     engineModule: () => moduleFetched.then(() => instance),
     describeAdapter: async () => adapter,
     network: server.network,

@@ -40,7 +40,20 @@ const WRITING = {
   ignoreEos: [oneOf(true, false), 'true or false'],
 } satisfies Rules;
 
+const isFormat: Check = (value) => {
+  if (typeof value !== 'object' || value === null) return false;
+  const { type, regex, grammar, json_schema: schema } = value as Record<string, unknown>;
+  if (type === 'regex') return isText(regex);
+  if (type === 'grammar') return isText(grammar);
+  if (type === 'json_schema') return typeof schema === 'object' && schema !== null && 'schema' in schema;
+  return type === 'text' || type === 'json_object';
+};
+
 const CALL: Rules = {
+  responseFormat: [
+    isFormat,
+    '{ type: "text" | "json_object" }, { type: "json_schema", json_schema: { schema } }, { type: "regex", regex } or { type: "grammar", grammar }',
+  ],
   ...WRITING,
   stop: [isStop, 'texts that are not empty'],
   signal: [isSignal, 'an AbortSignal'],
@@ -101,6 +114,8 @@ export function writeOptions(options: GenerateOptions): WriteOptions {
   for (const name of Object.keys(WRITING) as (keyof typeof WRITING)[]) {
     if (options[name] !== undefined) told[name] = options[name];
   }
+  const { responseFormat: format } = options;
+  if (format !== undefined && format.type !== 'text') told.responseFormat = JSON.stringify(asJson('responseFormat', format));
   if (options.stop !== undefined) told.stop = [options.stop].flat();
   return told as unknown as WriteOptions;
 }

@@ -147,7 +147,29 @@ export interface SamplingOptions {
   seed?: number;
 }
 
+/** What an answer is to be; see `response_format` of OpenAI's API, which has the first three. */
+export type ResponseFormat =
+  /** Nothing is asked for. */
+  | { type: 'text' }
+  /** A JSON object. */
+  | { type: 'json_object' }
+  /** JSON that validates against a schema. A keyword that could not be kept is refused by name, whatever `strict` says. */
+  | { type: 'json_schema'; json_schema: JsonSchemaFormat }
+  /** Text that a regular expression (in the syntax of Rust's `regex`) matches as a whole. */
+  | { type: 'regex'; regex: string }
+  /** Text of a grammar, in llguidance's variant of Lark. */
+  | { type: 'grammar'; grammar: string };
+
+export interface JsonSchemaFormat {
+  schema?: object | boolean;
+  name?: string;
+  description?: string;
+  strict?: boolean | null;
+}
+
 export interface GenerateOptions extends SamplingOptions {
+  /** What the answer is to be. The first request that has one loads a second WebAssembly module. */
+  responseFormat?: ResponseFormat;
   /** Tokens at most; as many as the context holds where absent. */
   maxTokens?: number;
   /** The text ends before any of these. */

@@ -219,7 +219,7 @@ impl<'a> Text<'a> {
         let mut outlook = Outlook::default();
         if let Some(constraint) = &mut constraint {
             outlook = constraint.accept(request.written)?;
-            // What is forced is computed with the prompt.
+            // Forced tokens are computed with the prompt.
             known.extend(outlook.forced.iter().take(decoder.max_context() - known.len()));
         }
         decoder.expect(sequence, known.len())?;

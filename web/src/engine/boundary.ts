@@ -33,6 +33,8 @@ export interface EngineRequest {
   seed?: number;
   stop?: string[];
   ignoreEos?: boolean;
+  /** What the text may be. */
+  constraint?: import('./grammar.js').EngineConstraint;
 }
 
 /** A finished text. */

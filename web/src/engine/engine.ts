@@ -53,6 +53,10 @@ export interface Engine {
   /** Bytes of GPU memory, and of the WebAssembly heap. */
   memory(): { weights: number; cache: number; scratch: number; wasm: number };
   encode(text: string, controlTokens: boolean): Uint32Array;
+  /** Ids of a text in the middle of a text, without control tokens. */
+  encodeBare(text: string): Uint32Array;
+  /** What each token writes: the bytes of all, and where each token's end; 0xff and its name for a control token. */
+  tokenBytes(): { bytes: Uint8Array; ends: Uint32Array };
   decode(ids: Uint32Array): string;
   /**
    * Token ids of a conversation (an `EngineChat` as JSON), ready for the assistant's answer. Throws `invalid-package` without a

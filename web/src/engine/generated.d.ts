@@ -3,3 +3,5 @@
  * types check without a build. Its shape is `EngineModule`.
  */
 declare module '*/generated/haikuq_web.js';
+/** The same for `GrammarModule`. */
+declare module '*/generated/haikuq_web_grammar.js';

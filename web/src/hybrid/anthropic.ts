@@ -43,6 +43,9 @@ export function anthropicMessages(options: AnthropicOptions): ChatBackend {
 function requestBody(options: AnthropicOptions, messages: readonly Message[], chatOptions: ChatOptions): Record<string, unknown> {
   const { system, turns } = splitSystem(options.system, messages);
   const stops = stopList(chatOptions.stop);
+  if (chatOptions.responseFormat && chatOptions.responseFormat.type !== 'text') {
+    throw new HaikuqError('invalid-argument', 'responseFormat: the API holds no answer to a format', { field: 'responseFormat' });
+  }
   return {
     model: options.model,
     max_tokens: chatOptions.maxTokens ?? options.maxTokens,

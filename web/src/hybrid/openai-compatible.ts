@@ -17,7 +17,7 @@ export interface OpenAICompatibleOptions extends EndpointOptions {
 /**
  * Answers from an endpoint that speaks OpenAI's chat completions and streams its events.
  *
- * `temperature`, `topP`, `seed` and `stop` are passed on where the call gives them. Servers that know `top_k` and the
+ * `temperature`, `topP`, `seed`, `responseFormat` and `stop` are passed on where the call gives them. Servers that know `top_k` and the
  * like get them by the option `body`. Servers that refuse `stream_options`: `body: { stream_options: undefined }`; the
  * result's token counts are then 0. Finish reasons that haikuq has no name for (`content_filter`, `tool_calls`, …)
  * finish with `stop`.
@@ -50,6 +50,7 @@ function requestBody(options: OpenAICompatibleOptions, messages: readonly Messag
     temperature: chatOptions.temperature,
     top_p: chatOptions.topP,
     seed: chatOptions.seed,
+    response_format: chatOptions.responseFormat,
     stop: stops.length === 0 ? undefined : stops,
   };
 }

@@ -96,7 +96,7 @@ describe("OpenAI's client", () => {
   });
 
   it("throws its own errors, by the caller's field", async () => {
-    const refused = client.chat.completions.create({ model: 'm', messages, response_format: { type: 'json_object' } });
+    const refused = client.chat.completions.create({ model: 'm', messages, response_format: { type: 'xml' as 'text' } });
     await expect(refused).rejects.toMatchObject({ status: 400, type: 'invalid_request_error', param: 'response_format' });
     await expect(refused).rejects.toBeInstanceOf(OpenAI.BadRequestError);
     const long = client.chat.completions.create({ model: 'm', messages: [{ role: 'user', content: tooLong }], stream: true });

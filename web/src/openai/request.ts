@@ -14,6 +14,7 @@ const OPTIONS = {
   min_p: 'minP',
   repetition_penalty: 'repetitionPenalty',
   stop: 'stop',
+  response_format: 'responseFormat',
 } as const satisfies Partial<Record<keyof OpenAIRequest, keyof ChatOptions>>;
 
 type Neutral = [asksForNothing: (value: unknown) => boolean, expected: string];
@@ -24,7 +25,6 @@ const only = (...values: unknown[]): Neutral => [
   values.map((value) => JSON.stringify(value)).join(' or '),
 ];
 const empty = (what: string): Neutral => [(value) => Array.isArray(value) && value.length === 0, `an empty list: ${what}`];
-const typeOf = (value: unknown) => (value as { type?: unknown }).type;
 const zeros = (value: unknown) => typeof value === 'object' && Object.values(value as object).every((bias) => bias === 0);
 const texts = (value: unknown) => Array.isArray(value) && value.every((modality) => modality === 'text');
 
@@ -37,7 +37,6 @@ const NEUTRAL: Record<string, Neutral> = {
   functions: empty(CANNOT_CALL),
   tool_choice: only('none', 'auto'),
   function_call: only('none', 'auto'),
-  response_format: [(value) => typeOf(value) === 'text', '{"type":"text"}'],
   logit_bias: [zeros, 'no bias but 0'],
   logprobs: only(false),
   top_logprobs: only(0),

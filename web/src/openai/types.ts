@@ -1,5 +1,7 @@
 /** The public types of `model.openai`: what OpenAI's own types are assignable to, and what is assignable to them. */
 
+import type { ResponseFormat } from '../types.js';
+
 /** A part of a message; only parts of type `text` (and `refusal`, of assistants) can be read. */
 export interface OpenAIPart {
   type: string;
@@ -39,6 +41,8 @@ export interface OpenAIRequest {
   top_k?: number | null;
   min_p?: number | null;
   repetition_penalty?: number | null;
+  /** OpenAI's three, `regex` and `grammar`. */
+  response_format?: ResponseFormat | null;
   /** From here on: only values that ask for nothing, as each is described. */
   n?: number | null;
   /** Empty. */
@@ -47,8 +51,6 @@ export interface OpenAIRequest {
   /** `none` or `auto`. */
   tool_choice?: string | object | null;
   function_call?: string | object | null;
-  /** `{ type: 'text' }`. */
-  response_format?: { type: string } | null;
   /** Empty, or nothing but zeros. */
   logit_bias?: { [token: string]: number } | null;
   logprobs?: boolean | null;

@@ -151,6 +151,8 @@ function engineMethods(engines: FakeEngines, made: FakeEngines['made'][number]):
     kernelTimes: () => engines.kernelTimes,
     memory: () => ({ weights: 1, cache: 2, scratch: 3, wasm: 4 }),
     encode,
+    encodeBare: encode,
+    tokenBytes: () => ({ bytes: Uint8Array.of(97, 98), ends: Uint32Array.of(1, 2) }),
     decode,
     encodeChat,
     async generate(requests, onToken) {

@@ -5,6 +5,7 @@ import type { Model } from '../types.js';
 import { createHost } from '../worker/host.js';
 import { wasmInstance } from '../worker/wasm-instance.js';
 import { type FakeEngines, loadRequest } from './fake-engine.js';
+import { fakeGrammar } from './fake-grammar.js';
 import { fakePackage, someBytes } from './fake-package.js';
 import { fakeServer } from './fake-server.js';
 
@@ -14,6 +15,7 @@ export async function fakeModel(engines: FakeEngines): Promise<Model> {
   const events = createCallEvents();
   const host = createHost({
     emit: (event) => 'call' in event && events.deliver(event),
+    grammarModule: async () => fakeGrammar,
     engineModule: async () => wasmInstance(engines.module),
     describeAdapter: async () => ({ vendor: '', architecture: '', device: '', description: '', limits: {}, software: true }),
     network: server.network,

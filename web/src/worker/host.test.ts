@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { HaikuqError } from '../errors.js';
 import { deviceLost, EOS, encode, type FakeEngines, fakeEngines, loadRequest } from '../testing/fake-engine.js';
+import { fakeGrammar } from '../testing/fake-grammar.js';
 import { fakeOpfs } from '../testing/fake-opfs.js';
 import { fakePackage, someBytes } from '../testing/fake-package.js';
 import { fakeServer, type FakeServer } from '../testing/fake-server.js';
@@ -31,6 +32,7 @@ beforeEach(async () => {
   newHost = () =>
     createHost({
       emit: (event) => void events.push(event),
+      grammarModule: async () => fakeGrammar,
       engineModule: async () => instance,
       describeAdapter: () => describeAdapter(),
       network: server.network,

@@ -12,6 +12,8 @@ import { networkOf } from '../store/page-requests.js';
 import { stageClock } from '../store/stages.js';
 import type { DeviceOptions, ModelInfo, ModelProfile, Trimmed } from '../types.js';
 import type { AdapterFacts } from './adapter.js';
+import { createFormats } from './formats.js';
+import type { GrammarModule } from '../engine/grammar.js';
 import { createEngineKeeper, type EngineKeeper } from './engine-keeper.js';
 import { progressReporter } from './progress.js';
 import type { CallId, Emit, Host, LoadRequest, WriteRequest, Written } from './protocol.js';
@@ -23,6 +25,8 @@ import { nothingWritten, startWriting, type Writing } from './writing.js';
 export interface HostOptions {
   emit: Emit;
   engineModule: () => Promise<WasmInstance>;
+  /** Loaded for the first request that has a format. */
+  grammarModule: () => Promise<GrammarModule>;
   /** `adapter` is what the facts are of: the first engine gets its device from it. */
   describeAdapter: (options: DeviceOptions) => Promise<AdapterFacts & { adapter?: GPUAdapter }>;
   network: Network;
@@ -49,9 +53,19 @@ interface LoadParts {
 }
 
 export function createHost(options: HostOptions): Host {
-  const { emit, engineModule, describeAdapter, network, onTrap, hasher = hasherHere, now = () => performance.now() } = options;
+  const {
+    emit,
+    engineModule,
+    grammarModule,
+    describeAdapter,
+    network,
+    onTrap,
+    hasher = hasherHere,
+    now = () => performance.now(),
+  } = options;
   const calls = new Map<CallId, AbortController>();
   const queue = createQueue();
+  const formats = createFormats(grammarModule);
   let loaded: Loaded | undefined;
 
   /** Runs `work` with a signal that `cancel` aborts. */
@@ -168,7 +182,7 @@ export function createHost(options: HostOptions): Host {
         const fitted = encodePrompts(engine, request, model().info.contextSize);
         trimmed = fitted.trimmed;
         const onText = (index: number, text: string) => emit({ type: 'text', call, index, text });
-        writing = startWriting({ prompts: fitted.prompts, options: request.options, signal, started, onText, now });
+        writing = startWriting({ prompts: fitted.prompts, options: request.options, formats, signal, started, onText, now });
       }
       await writing.continue(engine);
     }

@@ -32,10 +32,12 @@ export interface LoadRequest extends Pick<LoadOptions, 'cache' | 'contextSize' |
 }
 
 /** How to write, after validation. */
-export interface WriteOptions extends Omit<EngineRequest, 'prompt' | 'written' | 'seed'> {
+export interface WriteOptions extends Omit<EngineRequest, 'prompt' | 'written' | 'seed' | 'constraint'> {
   seed: number;
   /** What is added to the seed from one text of a batch to the next. */
   seedStep: number;
+  /** A `ResponseFormat` as JSON. */
+  responseFormat?: string;
 }
 
 export type WriteRequest =

@@ -8,6 +8,7 @@ import { hasherOfWorkers, serveHashing } from '../store/hash.js';
 import { describeAdapter } from './adapter.js';
 import { type CallPort, serveCalls } from './calls.js';
 import { loadEngineModule } from './engine-module.js';
+import { loadGrammarModule } from './grammar-module.js';
 import { createHost } from './host.js';
 import type { HostEvent } from './protocol.js';
 import { watchTraps } from './traps.js';
@@ -25,7 +26,18 @@ function serveModel(): void {
   const atOnce = Math.min(3, Math.max(1, navigator.hardwareConcurrency >> 1));
   const hasher = hasherOfWorkers(() => new Worker(location.href, { type: 'module', name: HASHER }), atOnce);
   const onTrap = watchTraps(globalThis);
-  serveCalls(createHost({ emit, engineModule: loadEngineModule, describeAdapter, network: browserNetwork(), onTrap, hasher }), scope);
+  serveCalls(
+    createHost({
+      emit,
+      engineModule: loadEngineModule,
+      grammarModule: loadGrammarModule,
+      describeAdapter,
+      network: browserNetwork(),
+      onTrap,
+      hasher,
+    }),
+    scope,
+  );
 }
 
 if (scope.name === HASHER) serveHashing(scope as unknown as Pick<Worker, 'addEventListener' | 'postMessage'>);

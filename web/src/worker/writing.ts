@@ -2,6 +2,7 @@
 
 import type { Engine, EngineCompletion, EngineRequest } from '../engine/engine.js';
 import type { GenerationResult } from '../types.js';
+import type { Formats } from './formats.js';
 import type { WriteOptions } from './protocol.js';
 
 interface Text {
@@ -21,6 +22,7 @@ export interface Writing {
 export interface WritingOptions {
   prompts: Uint32Array[];
   options: WriteOptions;
+  formats: Formats;
   signal: AbortSignal;
   /** When the call was made, by `now`. */
   started: number;
@@ -28,10 +30,10 @@ export interface WritingOptions {
   now: () => number;
 }
 
-export function startWriting({ prompts, options, signal, started, onText, now }: WritingOptions): Writing {
+export function startWriting({ prompts, options, formats, signal, started, onText, now }: WritingOptions): Writing {
   const texts = prompts.map((): Text => ({ ids: [], text: '' }));
   const completions: (EngineCompletion | undefined)[] = prompts.map(() => undefined);
-  const { seed, seedStep, ...told } = options;
+  const { seed, seedStep, responseFormat, ...told } = options;
 
   function onToken(index: number, id: number | undefined, text: string): boolean {
     const written = texts[index] as Text;
@@ -61,9 +63,18 @@ export function startWriting({ prompts, options, signal, started, onText, now }:
     }
     const open = group.filter((i) => !completions[i]);
     if (open.length === 0) return;
-    const requests = open.map((i) => request(prompts[i] as Uint32Array, i));
-    const done = await engine.generate(requests, (index, id, text) => onToken(open[index] as number, id, text));
-    open.forEach((i, place) => (completions[i] = done[place]));
+    const held = responseFormat === undefined ? [] : await formats.constrain(engine, responseFormat, open.length);
+    const requests = open.map((i, place) => {
+      const of = request(prompts[i] as Uint32Array, i);
+      const constraint = held[place]?.constraint;
+      return constraint ? { ...of, constraint } : of;
+    });
+    try {
+      const done = await engine.generate(requests, (index, id, text) => onToken(open[index] as number, id, text));
+      open.forEach((i, place) => (completions[i] = done[place]));
+    } finally {
+      for (const { free } of held) free();
+    }
   }
   return {
     async continue(engine) {

@@ -112,6 +112,8 @@ taken! {
         seed / seed: [Option<f64>],
         stop / stop: [Option<Vec<String>>],
         ignore_eos / ignoreEos: [Option<bool>],
+        /// What the text may be.
+        constraint / constraint: [Option<crate::constraint::JsConstraint>] "?: import('./grammar.js').EngineConstraint",
     }
 }
 

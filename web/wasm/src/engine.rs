@@ -11,12 +11,12 @@ use haikuq_runtime::decoder::{
     CachePrecision, Decoder, DecoderOptions, LoadProgress, MAX_BATCH, Measure, MemoryUse, require_supported,
 };
 use haikuq_runtime::device::{Gpu, GpuOptions, offer_adapter};
-use haikuq_runtime::generate::{Conversation, ConversationPool, Request, TokenEvent, generate};
+use haikuq_runtime::generate::{Constraint, Conversation, ConversationPool, Request, TokenEvent, generate};
 use haikuq_runtime::kernels::candidate::Numerics;
 use haikuq_runtime::kernels::measured::Measured;
 use haikuq_runtime::package::Package;
 use haikuq_runtime::text::{GenerationDefaults, Special, Tokenizer};
-use js_sys::{Array, Date, Float32Array, Function};
+use js_sys::{Array, Date, Float32Array, Function, Uint8Array, Uint32Array};
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::rc::Rc;
@@ -130,6 +130,20 @@ impl Engine {
         Ok(self.inner.tokenizer.encode(text, special).map_err(Thrown::from)?)
     }
 
+    /// What each token writes: `{ bytes, ends }`.
+    #[wasm_bindgen(js_name = tokenBytes)]
+    pub fn token_bytes(&self) -> Result<JsValue, JsValue> {
+        let all = self.inner.tokenizer.token_bytes().map_err(Thrown::from)?;
+        let bytes = Uint8Array::from(all.bytes.as_slice());
+        Ok(object([("bytes", bytes.into()), ("ends", Uint32Array::from(all.ends.as_slice()).into())]))
+    }
+
+    /// Token ids of a text in the middle of a text.
+    #[wasm_bindgen(js_name = encodeBare)]
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>, JsValue> {
+        Ok(self.inner.tokenizer.encode_bare(text, Special::Plain).map_err(Thrown::from)?)
+    }
+
     /// Text of token ids, control tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, JsValue> {
         Ok(self.inner.tokenizer.decode(ids, true).map_err(Thrown::from)?)
@@ -151,9 +165,9 @@ impl Engine {
         let inner = self.inner.clone();
         let ends = inner.defaults.stop_tokens(&inner.package.manifest().spec, Some(&inner.tokenizer));
         let wanted: Result<Vec<_>, _> = requests.iter().map(|r| Wanted::new(r, &inner.defaults, &ends)).collect();
-        let wanted = wanted?;
+        let mut wanted = wanted?;
         let mut working = inner.take()?;
-        let result = run(&mut working, &inner.tokenizer, &wanted, &on_token).await;
+        let result = run(&mut working, &inner.tokenizer, &mut wanted, &on_token).await;
         inner.put(working);
         Ok(result?)
     }
@@ -264,10 +278,10 @@ async fn load(source: JsSource, options: &EngineOptions, on_progress: &Function)
     })
 }
 
-async fn run(working: &mut Working, tokenizer: &Tokenizer, wanted: &[Wanted], on_token: &Function) -> Result<Array, Thrown> {
+async fn run(working: &mut Working, tokenizer: &Tokenizer, wanted: &mut [Wanted], on_token: &Function) -> Result<Array, Thrown> {
     let Working { decoder, pool } = working;
     let mut conversations: Vec<Conversation> = Vec::with_capacity(wanted.len());
-    for w in wanted {
+    for w in &*wanted {
         match pool.take(&w.prompt, decoder) {
             Ok(conversation) => conversations.push(conversation),
             Err(error) => {
@@ -282,6 +296,7 @@ async fn run(working: &mut Working, tokenizer: &Tokenizer, wanted: &[Wanted], on
         .map(|(conversation, w)| {
             let mut request = Request::new(conversation, &w.prompt, &w.options);
             request.written = &w.written;
+            request.constraint = w.constraint.as_mut().map(|constraint| constraint as &mut dyn Constraint);
             request
         })
         .collect();

@@ -3,7 +3,7 @@
 use crate::values::{number, object};
 use haikuq_runtime::decoder::DecoderError;
 use haikuq_runtime::device::GpuError;
-use haikuq_runtime::generate::GenerateError;
+use haikuq_runtime::generate::{ConstraintError, GenerateError};
 use haikuq_runtime::package::PackageError;
 use haikuq_runtime::sampling::SamplingError;
 use haikuq_runtime::text::TextError;
@@ -107,6 +107,12 @@ impl From<TextError> for Thrown {
     }
 }
 
+impl From<ConstraintError> for Thrown {
+    fn from(error: ConstraintError) -> Self {
+        Self::new("invalid-argument", error.to_string())
+    }
+}
+
 impl From<SamplingError> for Thrown {
     fn from(error: SamplingError) -> Self {
         Self::new("invalid-argument", error.to_string())
@@ -118,6 +124,7 @@ impl From<GenerateError> for Thrown {
         match error {
             GenerateError::Decoder(e) => e.into(),
             GenerateError::Sampling(e) => e.into(),
+            GenerateError::Constraint(e) => e.into(),
             error => Self::new("internal", error.to_string()),
         }
     }

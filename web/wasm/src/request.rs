@@ -1,6 +1,7 @@
 //! Requests in the runtime's terms, and completions in JavaScript's.
 
 use crate::boundary::{EngineCompletion, EngineRequest};
+use crate::constraint::JsConstraint;
 use crate::error::Thrown;
 use haikuq_runtime::generate::{Completion, FinishReason, GenerateOptions};
 use haikuq_runtime::text::{GenerationDefaults, SamplingOverrides};
@@ -12,6 +13,7 @@ pub struct Wanted {
     pub prompt: Vec<u32>,
     pub written: Vec<u32>,
     pub options: GenerateOptions,
+    pub constraint: Option<JsConstraint>,
 }
 
 impl Wanted {
@@ -30,7 +32,8 @@ impl Wanted {
             options.stop_tokens = ends.to_vec();
         }
         options.stop_strings = request.stop().unwrap_or_default();
-        Ok(Self { prompt: request.prompt(), written: request.written().unwrap_or_default(), options })
+        let written = request.written().unwrap_or_default();
+        Ok(Self { prompt: request.prompt(), written, options, constraint: request.constraint() })
     }
 }
 
