@@ -13,8 +13,8 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 crates() {
-    # The other two are for the browser's build, and are not published.
-    cargo package --workspace --exclude haikuq-web --exclude haikuq-bindgen --quiet
+    # The other three are for the browser's build, and are not published.
+    cargo package --workspace --exclude haikuq-web --exclude haikuq-web-grammar --exclude haikuq-bindgen --quiet
     for crate in "$target"/package/*.crate; do
         bytes=$(wc -c <"$crate")
         echo "$(basename "$crate"): $bytes bytes, built"

@@ -1,5 +1,5 @@
-//! Answers that have to call tools do, whatever the model says: in the format of each family, a die writes them, and what takes answers
-//! apart finds the calls.
+//! Answers that have to call tools do so, whatever the model says. In the format of each family a die writes them, and
+//! [`AnswerFormat`] finds their calls.
 
 use haikuq_grammar::{Format, Vocabulary};
 use haikuq_runtime::sampling::uniform;
