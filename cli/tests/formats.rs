@@ -114,7 +114,7 @@ fn expressions_and_grammars_bind_the_whole_text() {
     let (line, _) = write(&mut runner, &Format::Grammar(grammar.into()), &warm(1, 20), &[], usize::MAX);
     assert!(line.text.starts_with("I see ") || line.text.starts_with("I hear "), "{}", line.text);
     assert!(line.text.ends_with('.'), "{}", line.text);
-    // This alone may be said, and no step is taken for it.
+    // One text alone fits, so no step is taken.
     let (fixed, _) = write(&mut runner, &Format::Regex("Once upon a time".into()), &warm(1, 20), &[], usize::MAX);
     assert_eq!((fixed.text.as_str(), fixed.finish), ("Once upon a time", FinishReason::Stop));
 }
