@@ -8,7 +8,7 @@ export PATH="$PWD/.tools/node/bin:$HOME/.cargo/bin:$PATH"
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/tmp}
 
 missing=()
-for built in src/engine/generated/haikuq_web_bg.wasm dist/index.js dist/engine/generated/haikuq_web_bg.wasm site/index.html site/bench/index.html site/validate/index.html; do
+for built in src/engine/generated/haikuq_web{,_grammar}_bg.wasm dist/index.js dist/engine/generated/haikuq_web{,_grammar}_bg.wasm site/index.html site/bench/index.html site/validate/index.html; do
     [ -e "web/$built" ] || missing+=("web/$built")
 done
 if [ ${#missing[@]} -gt 0 ]; then

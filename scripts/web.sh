@@ -11,3 +11,6 @@ npm run --silent site >/dev/null
 echo
 echo "what a page downloads to generate:"
 node scripts/sizes.mjs site/validate/assets/haikuq_web_bg-*.wasm site/validate/assets/worker-*.js
+echo
+echo "and with the first response format:"
+node scripts/sizes.mjs site/validate/assets/haikuq_web_grammar_bg-*.wasm

@@ -17,6 +17,7 @@ export default async function setUp(): Promise<void> {
     'site/bench/index.html',
     'site/validate/index.html',
     'dist/engine/generated/haikuq_web_bg.wasm',
+    'dist/engine/generated/haikuq_web_grammar_bg.wasm',
   ]) {
     if (!existsSync(web(built))) throw new Error(`web/${built} is missing: build it (make web)`);
   }
