@@ -259,7 +259,7 @@ fn tokens_outside_a_mask_have_no_part_in_any_step(#[values(5, 100, 300, 4099)] v
     let mut random = Random::new(vocab as u64);
     let rows: Vec<Vec<f32>> = (0..5).map(|_| random.values(vocab).iter().map(|x| (x * 64.0).round() / 16.0).collect()).collect();
     let allowed: Vec<Vec<u32>> =
-        (0..5).map(|t| (0..vocab as u32).filter(|id| (id * 7 + t) as usize % of == 0).collect()).collect();
+        (0..5).map(|t| (0..vocab as u32).filter(|id| ((id * 7 + t) as usize).is_multiple_of(of)).collect()).collect();
     let options = [
         SamplingOptions::greedy(),
         warm(),
